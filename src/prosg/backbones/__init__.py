@@ -1,0 +1,1 @@
+"""Backbones: recurrent language models as functions of (tokens, state, update)."""

@@ -1,0 +1,1 @@
+"""Kernels: for each operation an oracle and fast implementations behind one signature."""
