@@ -1,0 +1,43 @@
+# Each target sets up what it needs: a virtual environment in .venv (reused if there is one) and what it runs there.
+#   make demo    train the bundled small model for a minute and show what the update does
+#   make test    the test suite
+#   make lint    ruff and mypy
+#   make bench   every benchmark, one after the other
+# Another Python: make test PYTHON=python3.12; another environment: make test VENV=path.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+# An editable install is redone when what it is made of changes: dependencies, and the extensions' sources.
+MADE_OF := pyproject.toml constraints.txt $(wildcard setup.py src/prosg/ops/*.c)
+
+.PHONY: demo test lint bench
+
+demo: $(VENV)/.prosg
+	$(BIN)/prosg demo
+
+test: $(VENV)/.prosg-dev
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/.prosg-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.prosg-dev
+	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed; name one with make ... PYTHON=...' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.prosg: $(MADE_OF) | $(BIN)/python
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/.prosg-dev: $(MADE_OF) | $(BIN)/python
+	$(INSTALL) '.[dev]'
+	@touch $@ $(VENV)/.prosg
