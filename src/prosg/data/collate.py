@@ -1,0 +1,149 @@
+"""Rows into tensors: ids, weights, and batches of like lengths.
+
+B batch, Tp / Ta tokens of the longest prompt / answer in the batch (answers include the end token)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from random import Random
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from prosg.data.record import Row
+
+__all__ = ["EncodedRow", "LengthBatches", "OffsetTokenizer", "collate", "encode_row", "encode_rows", "row_number"]
+
+
+class OffsetTokenizer(Protocol):
+    """All that is asked of a tokenizer here; `prosg.tokenizer.Tokenizer` is one."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
+
+
+class EncodedRow(NamedTuple):
+    """A row as ids. `answer` ends with the end token; `late_start` is the answer token where its last stage begins."""
+
+    row_id: int
+    id: str
+    prompt: list[int]
+    answer: list[int]
+    late_start: int
+    has_stages: bool
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+def row_number(row_id: str) -> int:
+    """A 63-bit number for an id, the same in every process: seed of a row's random draws in training."""
+    return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big") >> 1
+
+
+def encode_row(row: Row, tokenizer: OffsetTokenizer, end_id: int = 0) -> EncodedRow:
+    """Prompt and answer are tokenised apart, the end token is added to the answer.
+
+    `late_start` is the first token that holds a character of the last stage's marker or text; without stages, 80 % of
+    the answer's tokens stand before it.
+    """
+    answer, offsets = tokenizer.encode_offsets(row.answer)
+    if row.stages:
+        start = row.stages[-1].start
+        late = next((index for index, (_, end) in enumerate(offsets) if end > start), len(answer))
+    else:
+        late = len(answer) * 4 // 5
+    return EncodedRow(
+        row_number(row.id), row.id, tokenizer.encode(row.prompt), [*answer, end_id], late, bool(row.stages)
+    )
+
+
+def encode_rows(
+    rows: Iterable[Row], tokenizer: OffsetTokenizer, end_id: int = 0, *, max_tokens: int | None = None
+) -> tuple[list[EncodedRow], list[str]]:
+    """Encode rows; returns those of at most `max_tokens` (prompt and answer together) and the ids of those too long."""
+    kept, too_long = [], []
+    for row in rows:
+        encoded = encode_row(row, tokenizer, end_id)
+        if max_tokens is None or encoded.tokens <= max_tokens:
+            kept.append(encoded)
+        else:
+            too_long.append(row.id)
+    return kept, too_long
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.int64)
+
+
+def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]:
+    """Pad on the right. Padding is id 0 with weight 0; lengths say where a row ends.
+
+    prompt (B, Tp), answer (B, Ta) int64; weights (B, Ta) float32: 1 for predicting that answer token, `late_weight`
+    from the last stage's first token to the end token where a row has stages; prompt_lengths, answer_lengths,
+    late_start, row_ids (B,) int64.
+    """
+    if not rows:
+        raise ValueError("no rows to collate; a batch has at least one")
+    answer = _padded([row.answer for row in rows])
+    lengths = torch.tensor([len(row.answer) for row in rows])
+    late = torch.tensor([row.late_start for row in rows])
+    staged = torch.tensor([row.has_stages for row in rows])
+    position = torch.arange(answer.shape[1])
+    heavy = (position >= late[:, None]) & staged[:, None]
+    weights = torch.where(heavy, late_weight, 1.0) * (position < lengths[:, None])
+    return {
+        "prompt": _padded([row.prompt for row in rows]),
+        "prompt_lengths": torch.tensor([len(row.prompt) for row in rows]),
+        "answer": answer,
+        "answer_lengths": lengths,
+        "weights": weights.to(torch.float32),
+        "late_start": late,
+        "row_ids": torch.tensor([row.row_id for row in rows]),
+    }
+
+
+class LengthBatches:
+    """Batches of like lengths: a batch sampler that is a pure function of (seed, epoch, global batch size).
+
+    Rows are shuffled, sorted by length within runs of `run` batches, cut into batches, and the batches shuffled. Every
+    row comes exactly once per epoch; an incomplete last batch is kept, or left out with `drop_last`.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int = 0, *, drop_last: bool = False, run: int = 50
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if not lengths or (drop_last and len(lengths) < batch_size):
+            raise ValueError(f"{len(lengths)} rows do not fill one batch of {batch_size}; give more rows")
+        self.lengths, self.batch_size, self.seed, self.drop_last, self.run = lengths, batch_size, seed, drop_last, run
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.lengths), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = Random(f"{self.seed}/{self.epoch}/{self.batch_size}")
+        order = list(range(len(self.lengths)))
+        rng.shuffle(order)
+        # The incomplete batch is taken from the shuffled rows, or it would always hold the longest ones.
+        whole = len(order) - len(order) % self.batch_size
+        batches = []
+        for start in range(0, whole, self.run * self.batch_size):
+            run = sorted(order[start : min(start + self.run * self.batch_size, whole)], key=self.lengths.__getitem__)
+            batches += [run[cut : cut + self.batch_size] for cut in range(0, len(run), self.batch_size)]
+        if whole < len(order) and not self.drop_last:
+            batches.append(order[whole:])
+        rng.shuffle(batches)
+        return iter(batches)

@@ -1,0 +1,67 @@
+"""Stories: one line of simple sentences of about 7 to 8 words, from a small closed vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+
+from prosg.data.kinds import words as w
+
+__all__ = ["PATTERNS", "Story", "sentence", "story_of_sentences", "story_of_words"]
+
+
+class Story(NamedTuple):
+    """A story's text with its number of sentences and of words."""
+
+    text: str
+    sentences: int
+    words: int
+
+
+Pick = Callable[[list[str]], str]
+
+# Each pattern is a function of one choosing function, so that no slot's distribution depends on another.
+PATTERNS: tuple[Callable[[Pick], str], ...] = (
+    lambda p: f"the {p(w.ADJECTIVES)} {p(w.SUBJECTS)} {p(w.MOVES)} {p(w.PREPOSITIONS)} the {p(w.NATURE)}",
+    lambda p: f"{p(w.TIMES)} the {p(w.SUBJECTS)} {p(w.MOVES)} {p(w.ADVERBS)} {p(w.PREPOSITIONS)} the {p(w.NATURE)}",
+    lambda p: (
+        f"the {p(w.SUBJECTS)} {p(w.SEES)} a {p(w.ADJECTIVES)} {p(w.SUBJECTS)} {p(w.PREPOSITIONS)} the {p(w.NATURE)}"
+    ),
+    lambda p: f"the {p(w.SKY)} was {p(w.WEATHER)} and the {p(w.SUBJECTS)} {p(w.MOVES)} {p(w.ADVERBS)}",
+    lambda p: f"every {p(w.SUBJECTS)} {p(w.MOVES)} when the {p(w.SKY)} was {p(w.WEATHER)}",
+    lambda p: f"a {p(w.ADJECTIVES)} {p(w.SUBJECTS)} and a {p(w.SUBJECTS)} {p(w.MOVES)} {p(w.ADVERBS)}",
+    lambda p: f"no {p(w.SUBJECTS)} {p(w.SEES)} the {p(w.THINGS)} {p(w.PREPOSITIONS)} the {p(w.NATURE)}",
+    lambda p: f"it was {p(w.WEATHER)} {p(w.PREPOSITIONS)} the {p(w.NATURE)} {p(w.TIMES)}",
+)
+
+
+def sentence(rng: Random) -> str:
+    """One sentence, capitalised and with its full stop."""
+    # int(random() * n) draws three times faster than choice(), which counts at a hundred thousand long stories.
+    random = rng.random
+    text = PATTERNS[int(random() * len(PATTERNS))](lambda words: words[int(random() * len(words))])
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def story_of_sentences(rng: Random, count: int) -> Story:
+    """A story of exactly `count` sentences (at least one)."""
+    text = " ".join(sentence(rng) for _ in range(count))
+    return Story(text, count, text.count(" ") + 1)
+
+
+def story_of_words(rng: Random, low: int, high: int) -> Story:
+    """A story whose number of words lies in [low, high]. Raises ValueError where whole sentences cannot give that."""
+    for _ in range(200):
+        target = rng.randint(low, high)
+        parts: list[str] = []
+        total = 0
+        while total < target:
+            part = sentence(rng)
+            parts.append(part)
+            total += part.count(" ") + 1
+        if total > high and total - part.count(" ") - 1 >= low:
+            total -= parts.pop().count(" ") + 1
+        if low <= total <= high and parts:
+            return Story(" ".join(parts), len(parts), total)
+    raise ValueError(f"no story of whole sentences (6 to 9 words each) has {low} to {high} words; allow a wider range")

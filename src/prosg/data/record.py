@@ -1,0 +1,210 @@
+"""The row: one instruction with its answer, stages and checks; reading and writing files of them (JSON lines).
+
+    {"id", "kind", "prompt", "answer", "stages": [{"instruction", "check", "start", "marker"}], "distance_words"}
+
+`start` is the character offset of a stage in the answer, `marker` the text that opens it there ("" for the first
+stage), `distance_words` the words of the answer before the stage that needs the prompt. `leaks` says that the answer
+restates, before its last stage, what that stage needs. Other fields are kept as they are. A row of only a prompt and
+an answer is fine for training; its id is derived from the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from prosg.data.checks import validate_check
+
+__all__ = [
+    "Row",
+    "Stage",
+    "atomic_text",
+    "derived_id",
+    "iter_jsonl",
+    "read_rows",
+    "row_from_dict",
+    "row_to_dict",
+    "write_rows",
+]
+
+FIELDS = ("id", "kind", "prompt", "answer", "stages", "distance_words", "leaks")
+STAGE_FIELDS = ("instruction", "check", "start", "marker")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of an answer: what was asked, how it is checked, where it starts and which text opens it."""
+
+    instruction: str
+    check: Mapping[str, Any]
+    start: int
+    marker: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt with its answer. `stages` is empty for plain training pairs; `extra` holds fields we do not know."""
+
+    id: str
+    prompt: str
+    answer: str
+    kind: str = ""
+    stages: tuple[Stage, ...] = ()
+    distance_words: int = 0
+    leaks: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def derived_id(prompt: str, answer: str) -> str:
+    """The id of a row that came without one: the first 16 hex digits of sha256 over prompt and answer."""
+    return hashlib.sha256(f"{prompt}\0{answer}".encode()).hexdigest()[:16]
+
+
+def _typed(data: Mapping[str, Any], key: str, wanted: type, default: Any) -> Any:
+    value = data.get(key, default)
+    # bool is an int in Python, but `"start": true` is a mistake.
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise ValueError(f"{key!r} must be of type {wanted.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _stage(data: object, answer: str, previous: Stage | None) -> Stage:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"a stage is an object, not {type(data).__name__}")
+    if set(data) != set(STAGE_FIELDS):
+        wrong = sorted(set(data) ^ set(STAGE_FIELDS))
+        raise ValueError(f"a stage has exactly the fields {', '.join(STAGE_FIELDS)}; not so: {', '.join(wrong)}")
+    validate_check(data["check"])
+    stage = Stage(
+        _typed(data, "instruction", str, ""),
+        data["check"],
+        _typed(data, "start", int, 0),
+        _typed(data, "marker", str, ""),
+    )
+    if previous is None:
+        if stage.start != 0 or stage.marker:
+            raise ValueError(f"the first stage has start 0 and marker '', not {stage.start} and {stage.marker!r}")
+        return stage
+    if not stage.marker:
+        raise ValueError("only the first stage may have an empty marker")
+    if not previous.start < stage.start < len(answer):
+        raise ValueError(f"stage start {stage.start} must lie between {previous.start + 1} and {len(answer) - 1}")
+    if not answer.startswith(stage.marker, stage.start):
+        raise ValueError(f"the answer does not have the marker {stage.marker!r} at {stage.start}")
+    return stage
+
+
+def row_from_dict(data: object) -> Row:
+    """Check one decoded JSON object and make a Row of it. Raises ValueError saying what was wrong."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"a row is a JSON object, not {type(data).__name__}")
+    for key in ("prompt", "answer"):
+        if key not in data:
+            raise ValueError(f"{key!r} is missing; a row needs at least 'prompt' and 'answer'")
+        if not _typed(data, key, str, "").strip():
+            raise ValueError(f"{key!r} is empty; it must hold some text")
+    prompt, answer = data["prompt"], data["answer"]
+    row_id = _typed(data, "id", str, derived_id(prompt, answer))
+    if not row_id:
+        raise ValueError("'id' is empty; leave it out to have one derived")
+    stages: list[Stage] = []
+    for stage in _typed(data, "stages", list, []):
+        stages.append(_stage(stage, answer, stages[-1] if stages else None))
+    distance = _typed(data, "distance_words", int, 0)
+    if distance < 0:
+        raise ValueError(f"'distance_words' is {distance}; it must be 0 or more")
+    return Row(
+        id=row_id,
+        prompt=prompt,
+        answer=answer,
+        kind=_typed(data, "kind", str, ""),
+        stages=tuple(stages),
+        distance_words=distance,
+        leaks=_typed(data, "leaks", bool, False),
+        extra={key: value for key, value in data.items() if key not in FIELDS},
+    )
+
+
+def row_to_dict(row: Row) -> dict[str, Any]:
+    """The row as it stands in a file; `leaks` only where it is true."""
+    stages = [{name: getattr(stage, name) for name in STAGE_FIELDS} for stage in row.stages]
+    data: dict[str, Any] = {"id": row.id, "kind": row.kind, "prompt": row.prompt, "answer": row.answer}
+    data |= {"stages": stages, "distance_words": row.distance_words}
+    if row.leaks:
+        data["leaks"] = True
+    return data | dict(row.extra)
+
+
+def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+    """Line numbers (from 1) and decoded objects of a JSON lines file; blank lines are passed over.
+
+    Raises ValueError `FILE:LINE: ...` for a line that is not JSON or not UTF-8, and for a file that cannot be read.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below; only the opening is guarded here
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    with file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}:{number}: not UTF-8 text ({error.reason})") from error
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not JSON ({error.msg}); each line is one object") from error
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[Row]:
+    """All rows of a file. Raises ValueError `FILE:LINE: what was wrong` for bad rows, twice used ids and no rows."""
+    rows: list[Row] = []
+    lines: dict[str, int] = {}
+    for number, data in iter_jsonl(path):
+        try:
+            row = row_from_dict(data)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
+        if row.id in lines:
+            if "id" in data:
+                raise ValueError(f"{path}:{number}: id {row.id!r} is taken by line {lines[row.id]}; ids are unique")
+            # The same pair twice is a legitimate way to weight it; its second id says where it stood.
+            row = replace(row, id=f"{row.id}-{number}")
+        lines[row.id] = number
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path}: holds no rows; at least one is needed")
+    return rows
+
+
+def atomic_text(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
+    """Write lines beside `path` and rename, so that a reader never meets half a file; returns how many were written."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    count = 0
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            for line in lines:
+                file.write(line + "\n")
+                count += 1
+        # mkstemp makes files that only their owner can read; a data file gets the usual permissions.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return count
+
+
+def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> int:
+    """Write rows to a JSON lines file, whole or not at all; returns how many."""
+    return atomic_text(path, (json.dumps(row_to_dict(row), ensure_ascii=False) for row in rows))
