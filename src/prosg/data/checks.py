@@ -99,8 +99,8 @@ def validate_check(check: Any) -> None:
         value = check[key]
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise ValueError(f"check {name!r}: {key!r} must be of type {wanted.__name__}, not {type(value).__name__}")
-        if key == "items" and not (value and all(isinstance(item, str) for item in value)):
-            raise ValueError(f"check {name!r}: 'items' must be a list of at least one string")
+    if "items" in kind.parameters and not (check["items"] and all(isinstance(item, str) for item in check["items"])):
+        raise ValueError(f"check {name!r}: 'items' must be a list of at least one string")
     if "checks" in kind.parameters:
         for part in check["checks"]:
             validate_check(part)

@@ -99,9 +99,9 @@ def draw_story(rng: Random) -> Contents:
 
 
 def build_story(contents: Contents, rng: Random, story: Story | None) -> Draft:
-    # The drawn sentence opens the story, so that splits of stories are told apart by how they begin.
-    text = contents[0] if story is None else f"{contents[0]} {story.text}"
-    whole = Story(text, 1 + (story.sentences if story else 0), len(text.split()))
+    # The drawn sentence takes the place of the story's first, so that splits of stories differ in how they begin.
+    text = contents[0] if story is None else " ".join([contents[0], *story.text.split(". ", 1)[1:]])
+    whole = Story(text, story.sentences if story else 1, len(text.split()))
     phrase, check = story_phrase(whole, rng)
     return Draft(rng.choice(STORY_PROMPTS).format(story=phrase), [story_part(whole, check)])
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from prosg.data.kinds.base import Kind
 from prosg.data.kinds.demo import CODE, ENDING, NAMES_KIND, STORY
+from prosg.data.kinds.more import LIST_USE, PAIRS, REVERSE, RULE, SENTENCE, STEPS
 
 __all__ = ["DEMO_KINDS", "KINDS"]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (ENDING, NAMES_KIND, CODE, STORY)}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (ENDING, NAMES_KIND, CODE, PAIRS, RULE, SENTENCE, STEPS, LIST_USE, REVERSE, STORY)
+}
 DEMO_KINDS = ("ending", "names", "code")

@@ -21,18 +21,23 @@ class Story(NamedTuple):
 
 Pick = Callable[[list[str]], str]
 
+
+def _a(phrase: str) -> str:
+    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+
+
 # Each pattern is a function of one choosing function, so that no slot's distribution depends on another.
 PATTERNS: tuple[Callable[[Pick], str], ...] = (
     lambda p: f"the {p(w.ADJECTIVES)} {p(w.SUBJECTS)} {p(w.MOVES)} {p(w.PREPOSITIONS)} the {p(w.NATURE)}",
     lambda p: f"{p(w.TIMES)} the {p(w.SUBJECTS)} {p(w.MOVES)} {p(w.ADVERBS)} {p(w.PREPOSITIONS)} the {p(w.NATURE)}",
     lambda p: (
-        f"the {p(w.SUBJECTS)} {p(w.SEES)} a {p(w.ADJECTIVES)} {p(w.SUBJECTS)} {p(w.PREPOSITIONS)} the {p(w.NATURE)}"
+        f"the {p(w.SUBJECTS)} {p(w.SEES)} {_a(p(w.ADJECTIVES))} {p(w.SUBJECTS)} {p(w.PREPOSITIONS)} the {p(w.NATURE)}"
     ),
     lambda p: f"the {p(w.SKY)} was {p(w.WEATHER)} and the {p(w.SUBJECTS)} {p(w.MOVES)} {p(w.ADVERBS)}",
     lambda p: f"every {p(w.SUBJECTS)} {p(w.MOVES)} when the {p(w.SKY)} was {p(w.WEATHER)}",
-    lambda p: f"a {p(w.ADJECTIVES)} {p(w.SUBJECTS)} and a {p(w.SUBJECTS)} {p(w.MOVES)} {p(w.ADVERBS)}",
+    lambda p: f"{_a(p(w.ADJECTIVES))} {p(w.SUBJECTS)} and {_a(p(w.SUBJECTS))} {p(w.MOVES)} {p(w.ADVERBS)}",
     lambda p: f"no {p(w.SUBJECTS)} {p(w.SEES)} the {p(w.THINGS)} {p(w.PREPOSITIONS)} the {p(w.NATURE)}",
-    lambda p: f"it was {p(w.WEATHER)} {p(w.PREPOSITIONS)} the {p(w.NATURE)} {p(w.TIMES)}",
+    lambda p: f"{p(w.TIMES)} it was {p(w.WEATHER)} {p(w.PREPOSITIONS)} the {p(w.NATURE)}",
 )
 
 
