@@ -1,0 +1,118 @@
+"""Files of tensors: read without executing them, written so that they are either whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+__all__ = ["CheckpointError", "dtype_name", "read_json", "read_tensors", "written_whole"]
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+class CheckpointError(ValueError):
+    """A file or folder that cannot be used as a checkpoint."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError for anything else."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not an object")
+    return content
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors in one file (.safetensors, else torch.save's), mapped copy-on-write where the format allows it.
+
+    Raises CheckpointError for a damaged file, for objects other than tensors and for tensors that are not of floats.
+    """
+    try:
+        tensors = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: truncated, or not a safetensors file ({error})") from None
+    for name, tensor in tensors.items():
+        if not (isinstance(name, str) and isinstance(tensor, Tensor)):
+            raise CheckpointError(f"{path}: {name} is a {type(tensor).__name__}; only tensors are allowed")
+        if tensor.dtype not in FLOATS:
+            kinds = ", ".join(dtype_name(dtype) for dtype in FLOATS)
+            raise CheckpointError(f"{path}: {name} is {dtype_name(tensor.dtype)}; supported: {kinds}")
+    return tensors
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        start = file.read(2)
+    is_zip = zipfile.is_zipfile(path)
+    if not start:
+        raise CheckpointError(f"{path}: empty")
+    if start == b"PK" and not is_zip:
+        raise CheckpointError(f"{path}: truncated")
+    if not (is_zip or start[0] == 0x80):
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
+    except pickle.UnpicklingError:
+        damaged = "" if is_zip else ", or is damaged"
+        raise CheckpointError(
+            f"{path}: contains code or pickled objects other than tensors{damaged}; refused"
+        ) from None
+    except (RuntimeError, EOFError, LookupError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise CheckpointError(f"{path}: truncated, or not a PyTorch checkpoint ({reason})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}; needs a dict of tensors")
+    return content
+
+
+@contextmanager
+def written_whole(path: Path, *, overwrite: bool = False, marker: str | None = None) -> Iterator[Path]:
+    """A name beside `path` to write a file or folder under; it becomes `path` if the block succeeds, else vanishes.
+
+    An existing file is replaced only with `overwrite`, an existing folder only if it also holds a file called `marker`,
+    so that no other folder can be lost to a mistyped path. An empty folder may always be replaced.
+    """
+    path = Path(os.path.abspath(path))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise FileExistsError(f"{path}: exists; pass overwrite=True to replace it")
+        if marker is None or not (path / marker).is_file():
+            raise FileExistsError(f"{path}: a folder without {marker or 'a checkpoint'}; not replaced")
+    elif path.is_file() and not overwrite:
+        raise FileExistsError(f"{path}: exists; pass overwrite=True to replace it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        if path.is_dir():
+            path.rename(replaced)
+        temporary.replace(path)
+    finally:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        for leftover in (temporary, replaced):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As configs call it: "float32", "bfloat16", ..."""
+    return str(dtype).removeprefix("torch.")
