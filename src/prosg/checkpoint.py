@@ -134,9 +134,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise FileNotFoundError(f"{path}: no such file or folder")
     hf_config: dict[str, Any] = {}
     if path.is_dir():
-        folder, files = path, _folder_files(path)
         if (path / "config.json").is_file():
             hf_config = _read_hf_config(path / "config.json")
+        folder, files = path, _folder_files(path)
     else:
         folder, files = path.parent, [path]
     tensors: dict[str, Tensor] = {}
@@ -176,7 +176,8 @@ def _read_hf_config(path: Path) -> dict[str, Any]:
     layouts = {str(kind.layout.hf_required["model_type"]): kind.layout for kind in BACKBONES.values()}
     model_type = str(config.get("model_type"))
     if model_type not in layouts:
-        raise CheckpointError(f"{path}: model_type is {model_type!r}; supported: {', '.join(layouts)}")
+        supported = ", ".join(f"{layout!r} ({own})" for layout, own in zip(layouts, BACKBONES, strict=True))
+        raise CheckpointError(f"{path}: model_type is {model_type!r}; supported: {supported}")
     for field, value in layouts[model_type].hf_required.items():
         if config.get(field, value) != value:
             raise CheckpointError(f"{path}: {field} is {config[field]!r}; supported: {value!r}")
@@ -211,6 +212,8 @@ def _recognise(path: Path, tensors: dict[str, Tensor]) -> tuple[RWKV4Config, dic
         if names:
             listed = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise CheckpointError(f"{path}: {what} tensors in this {version} checkpoint: {listed}")
+    # In the model's order, whatever the file's: so converting there and back gives the same bytes.
+    tensors = {name: tensors[name] for name in expected}
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(

@@ -55,7 +55,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _unpickle(path: Path) -> dict[str, Tensor]:
+def _unpickle(path: Path) -> dict[Any, Any]:
     with path.open("rb") as file:
         start = file.read(2)
     is_zip = zipfile.is_zipfile(path)
