@@ -115,10 +115,7 @@ def map_update(update: Update, fn: _RowFn) -> Update:
 
 def take_update_rows(update: Update, rows: Tensor) -> Update:
     """Rows of an update, by index (N,)."""
-    return {
-        site: LowRank(d.a[rows], d.b if d.b.dim() == 2 else d.b[rows])
-        for site, d in update.items()
-    }
+    return {site: LowRank(d.a[rows], d.b if d.b.dim() == 2 else d.b[rows]) for site, d in update.items()}
 
 
 def join_updates(updates: Sequence[Update]) -> Update:

@@ -20,7 +20,9 @@ State = tuple[Any, ...]
 
 def map_state(fn: Callable[..., Tensor], *states: State) -> State:
     """Apply `fn` leaf by leaf to states of the same kind."""
-    return tuple(type(layers[0])(*(fn(*leaves) for leaves in zip(*layers, strict=True))) for layers in zip(*states, strict=True))
+    return tuple(
+        type(layers[0])(*(fn(*leaves) for leaves in zip(*layers, strict=True))) for layers in zip(*states, strict=True)
+    )
 
 
 def take_rows(state: State, rows: Tensor) -> State:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prosg.data.record import Row
 
-__all__ = ["EncodedRow", "LengthBatches", "OffsetTokenizer", "collate", "encode_row", "encode_rows", "row_number"]
+__all__ = ["EncodedRow", "LengthBatches", "OffsetTokenizer", "collate", "encode_row", "encode_rows", "pad", "row_number"]
 
 
 class OffsetTokenizer(Protocol):
@@ -77,7 +77,8 @@ def encode_rows(
     return kept, too_long
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """(B, T) int64, padded with 0 on the right to the longest row."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.int64)
 
@@ -91,7 +92,7 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
     """
     if not rows:
         raise ValueError("no rows to collate; a batch has at least one")
-    answer = _padded([row.answer for row in rows])
+    answer = pad([row.answer for row in rows])
     lengths = torch.tensor([len(row.answer) for row in rows])
     late = torch.tensor([row.late_start for row in rows])
     staged = torch.tensor([row.has_stages for row in rows])
@@ -99,7 +100,7 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
     heavy = (position >= late[:, None]) & staged[:, None]
     weights = torch.where(heavy, late_weight, 1.0) * (position < lengths[:, None])
     return {
-        "prompt": _padded([row.prompt for row in rows]),
+        "prompt": pad([row.prompt for row in rows]),
         "prompt_lengths": torch.tensor([len(row.prompt) for row in rows]),
         "answer": answer,
         "answer_lengths": lengths,

@@ -1,0 +1,298 @@
+"""Every choice that can be made: the synthesis module, what training does to the state, and training itself.
+
+Dataclasses whose docstrings are the command line's help. Unknown keys and values out of range raise ValueError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["PERTURBATIONS", "PRESETS", "Optimisation", "Perturbation", "ProSGConfig", "StopRule", "TrainConfig"]
+
+
+@dataclass(frozen=True)
+class ProSGConfig:
+    """The synthesis module. What is saved beside an adapter's weights; a preset is a set of these values.
+
+    Attributes:
+        preset: Name of the preset that it started from; a label.
+        reading: What is read of the prompt: its last token's input ("last", eq. 13-16), every position by softmax
+            attention ("attention"), or nothing ("none": a static adapter).
+        rank: Rank n of the update.
+        synthesize: Which factors depend on the prompt: "a" (eq. 20), "both", or "none" (static).
+        bottleneck: Width d of the reads; 0 picks a quarter of the model's width. Attention only.
+        memory_tap: Also read what the recurrence returned at each position. Attention only.
+        state_embedding: Add a learned vector per projection (eq. 13-16), or per read.
+        blocks: Residual blocks in the transforming stack (eq. 18).
+        hidden: Hidden width of a block; 0 takes the stack's own width.
+        share_stack: One stack for all layers instead of one per layer.
+        final_norm: LayerNorm after the stack.
+        log_length: Scale attention scores by log T / log T0, so that reads stay as sharp in longer prompts.
+        reference_length: T0, a typical prompt length in training, tokens.
+        alpha: Scale of the update.
+        target_modules: Projections of each time-mixing block that get an update.
+        base: Path of the backbone that it was trained on, as given then.
+        base_fingerprint: Fingerprint of that backbone.
+    """
+
+    preset: str = "plus"
+    reading: Literal["last", "attention", "none"] = "attention"
+    rank: int = 8
+    synthesize: Literal["a", "both", "none"] = "both"
+    bottleneck: int = 0
+    memory_tap: bool = True
+    state_embedding: bool = True
+    blocks: int = 2
+    hidden: int = 0
+    share_stack: bool = False
+    final_norm: bool = True
+    log_length: bool = True
+    reference_length: float = 20.0
+    alpha: float = 1.0
+    target_modules: tuple[str, ...] = ("key", "value", "receptance", "output")
+    base: str = ""
+    base_fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        for name, least in (("rank", 1), ("blocks", 0), ("bottleneck", 0), ("hidden", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"module.{name} is {getattr(self, name)}, must be at least {least}")
+        if self.reference_length <= 1:
+            raise ValueError(f"module.reference_length is {self.reference_length}, must be above 1")
+        if not self.target_modules:
+            raise ValueError("module.target_modules is empty; name at least one projection")
+        allowed = {"last": ("a",), "attention": ("a", "both"), "none": ("none",)}[self.reading]
+        if self.synthesize not in allowed:
+            raise ValueError(
+                f"module.synthesize is {self.synthesize!r}, but reading {self.reading!r} allows {' or '.join(allowed)}"
+            )
+
+    def resolve(self, width: int) -> ProSGConfig:
+        """The same with every size that was left open filled in for a model of this width."""
+        return dataclasses.replace(self, bottleneck=self.bottleneck or max(width // 4, 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ProSGConfig:
+        """From JSON; ValueError names unknown keys and what is allowed."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
+        return cls(**values)
+
+    @classmethod
+    def from_preset(cls, preset: str, **changes: Any) -> ProSGConfig:
+        """A preset with some options changed."""
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
+        return dataclasses.replace(PRESETS[preset], **changes)
+
+
+PRESETS: dict[str, ProSGConfig] = {
+    "paper": ProSGConfig(
+        preset="paper",
+        reading="last",
+        rank=1,
+        synthesize="a",
+        memory_tap=False,
+        blocks=1,
+        final_norm=False,
+        log_length=False,
+    ),
+    "plus": ProSGConfig(preset="plus"),
+    "static": ProSGConfig(
+        preset="static", reading="none", rank=64, synthesize="none", memory_tap=False, state_embedding=False, blocks=0
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """How often the state is touched in training, and how strongly. Probabilities are per row and step.
+
+    Attributes:
+        wipe_first: Probability of the initial state at the prompt's end, at the first step...
+        wipe_last: ...and at the last one; linear in between.
+        swap: Probability of another prompt's state at the prompt's end.
+        load: Probability of loading at the prompt's end.
+        load_story: Probability of loading at a place of the answer before its last stage.
+        age: Probability of ageing at the prompt's end.
+        age_steps: Longest ageing at the prompt's end, tokens.
+        cut: Probability of ageing at a place of the answer before its last stage.
+        cut_steps: Longest ageing there, tokens: the distance that is wanted.
+        weakest: Natural logarithm of the least that ageing or loading leaves of the state; drawn from U(weakest, 0).
+        load_weight: Largest natural logarithm of the loaded memory's weight; drawn from U(0, load_weight).
+        bank_size: States of long text kept for loading.
+        bank_rows: How many of them grow in each step.
+        bank_restart: Probability that a growing one starts again from a prompt of the step.
+    """
+
+    wipe_first: float = 0.0
+    wipe_last: float = 0.0
+    swap: float = 0.0
+    load: float = 0.0
+    load_story: float = 0.0
+    age: float = 0.0
+    age_steps: float = 150.0
+    cut: float = 0.0
+    cut_steps: float = 3000.0
+    weakest: float = -6.0
+    load_weight: float = 2.0
+    bank_size: int = 64
+    bank_rows: int = 16
+    bank_restart: float = 0.06
+
+    def __post_init__(self) -> None:
+        for name in ("wipe_first", "wipe_last", "swap", "load", "load_story", "age", "cut", "bank_restart"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"perturbation.{name} is {getattr(self, name)}, must be a probability, 0 to 1")
+        for name in ("age_steps", "cut_steps", "load_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"perturbation.{name} is {getattr(self, name)}, must not be negative")
+        if self.weakest > 0:
+            raise ValueError(f"perturbation.weakest is {self.weakest}, must be 0 or less")
+        if (self.load and self.age) or (self.load_story and self.cut):
+            raise ValueError("perturbation: a place is aged or loaded, not both; set load or age, load_story or cut")
+        if not 1 <= self.bank_rows <= self.bank_size:
+            raise ValueError(f"perturbation.bank_rows is {self.bank_rows}, must be 1 to bank_size ({self.bank_size})")
+
+    @property
+    def loads(self) -> bool:
+        """Whether a bank is needed."""
+        return self.load > 0 or self.load_story > 0
+
+    @property
+    def in_story(self) -> bool:
+        """Whether the answer is read in two calls."""
+        return self.load_story > 0 or self.cut > 0
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is done at all."""
+        return any((self.wipe_first, self.wipe_last, self.swap, self.load, self.load_story, self.age, self.cut))
+
+
+PERTURBATIONS: dict[str, Perturbation] = {
+    "none": Perturbation(),
+    "plus": Perturbation(wipe_first=0.9, wipe_last=0.05, load=0.5, load_story=0.5),
+    "durable": Perturbation(age=0.4, cut=0.4),
+}
+"""What suits an update (the state may be gone or full), and what suits durable fine-tuning of RWKV-4 (it fades)."""
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """When training ends before its last step, judged on the validation rows.
+
+    Attributes:
+        metric: late_exact, exact, late_perplexity or perplexity.
+        value: Stop when the metric is at least this (perplexities: at most)...
+        times: ...in this many evaluations in a row. 0 never stops early.
+        patience: Stop after this many evaluations without a better value; 0 never does.
+    """
+
+    metric: Literal["late_exact", "exact", "late_perplexity", "perplexity"] = "late_exact"
+    value: float = 0.99
+    times: int = 0
+    patience: int = 0
+
+    @property
+    def falling(self) -> bool:
+        """Whether less is better."""
+        return self.metric.endswith("perplexity")
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """The optimiser and its schedule: AdamW, linear warm-up, cosine.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Rows per step, over all processes and accumulation steps.
+        accumulation: Parts that a step's batch is read in.
+        lr: Peak learning rate.
+        final_lr: Learning rate at the last step, as a share of the peak.
+        warmup_steps: Steps of linear warm-up.
+        beta1: AdamW's first coefficient.
+        beta2: AdamW's second coefficient.
+        weight_decay: AdamW's weight decay.
+        clip: Largest gradient norm; 0 does not clip.
+        skip_above: A step whose gradient norm is not finite, or above this many times its running mean, is skipped and
+            counted.
+        late_weight: Weight of the last stage's tokens, where rows have stages.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    accumulation: int = 1
+    lr: float = 4e-3
+    final_lr: float = 0.1
+    warmup_steps: int = 50
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    skip_above: float = 8.0
+    late_weight: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}, must be at least 1")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"optim.batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}"
+            )
+        if not self.lr > 0:
+            raise ValueError(f"optim.lr is {self.lr}, must be above 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        model: Backbone to train, or to train a module on: a .pth file or a folder.
+        train: jsonl files of {"prompt", "answer"} rows.
+        output: Folder for the trained model, checkpoints and logs.
+        validation: jsonl files; without them nothing is evaluated.
+        tokenizer: tokenizer.json or its folder; by default the one that lies with the model.
+        module: The synthesis module (phase 2 and static).
+        perturbation: What is done to the recurrent state.
+        optim: Optimiser and schedule.
+        stop: Early stopping.
+        eval_steps: Steps between evaluations.
+        save_steps: Steps between checkpoints; the two newest complete ones are kept.
+        log_steps: Steps between lines in TensorBoard and on the screen. steps.jsonl has every step.
+        dtype: Arithmetic: fp32, bf16 (autocast), or auto: whichever a one-second probe finds faster.
+        device: cpu, cuda, or auto.
+        seed: Of initial weights, order of rows and perturbations.
+        max_tokens: Rows with more tokens than this, prompt and answer, are left out and counted; 0 keeps all.
+        threads: CPU threads; 0 leaves PyTorch's own choice.
+        progress: Show a progress bar.
+    """
+
+    model: str
+    train: list[str]
+    output: str
+    validation: list[str] = field(default_factory=list)
+    tokenizer: str = ""
+    module: ProSGConfig = field(default_factory=ProSGConfig)
+    perturbation: Perturbation = field(default_factory=Perturbation)
+    optim: Optimisation = field(default_factory=Optimisation)
+    stop: StopRule = field(default_factory=StopRule)
+    eval_steps: int = 100
+    save_steps: int = 200
+    log_steps: int = 20
+    dtype: Literal["auto", "fp32", "bf16"] = "fp32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+    max_tokens: int = 0
+    threads: int = 0
+    progress: bool = True

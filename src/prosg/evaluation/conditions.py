@@ -1,0 +1,112 @@
+"""The controls: whose update acts, and whether the prompt's state is there.
+
+    update  own    the prompt's own update
+            other  another prompt's of the same kind: a fixed derangement, drawn by seed
+            mean   the exact mean of the products dW over training prompts of the kind
+            none   no update
+    state   kept   the recurrent state after the prompt
+            wiped  the initial state instead; the first token still comes from the prompt's logits
+
+An update that carries its prompt works as `own` and `wiped`, and fails as `other` and `mean`. One that is a mere bias
+works as well with another prompt's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from prosg.data.collate import EncodedRow, pad
+from prosg.encoded import EncodedPrompt
+from prosg.lowrank import Update, join_updates, mean_update, take_update_rows
+from prosg.prosg import ProSG
+
+__all__ = ["Condition", "Conditions", "derangement", "encode_prompts"]
+
+MEAN_PROMPTS = 96
+"""Training prompts of a kind that the mean update is taken over."""
+
+
+class Condition(NamedTuple):
+    """Whose update, and which state."""
+
+    update: Literal["own", "other", "mean", "none"]
+    state: Literal["kept", "wiped"] = "kept"
+
+    def __str__(self) -> str:
+        return self.update if self.state == "kept" else f"{self.update}, {self.state}"
+
+
+def encode_prompts(model: ProSG, prompts: Sequence[Sequence[int]], batch_size: int = 64) -> EncodedPrompt:
+    """Encode many prompts, batch by batch, in order."""
+    device = next(model.parameters()).device
+    parts = []
+    for start in range(0, len(prompts), batch_size):
+        some = prompts[start : start + batch_size]
+        lengths = torch.tensor([len(ids) for ids in some], device=device)
+        parts.append(model.encode(pad(some).to(device), lengths))
+    return EncodedPrompt.join(parts)
+
+
+def derangement(groups: Sequence[str], seed: int) -> Tensor:
+    """(N,) for each row another row of its group. ValueError for a group of one."""
+    rng = Random(seed)
+    partner = [0] * len(groups)
+    for group in sorted(set(groups)):
+        members = [i for i, name in enumerate(groups) if name == group]
+        if len(members) < 2:
+            raise ValueError(f"kind {group!r} has one row; another prompt's update needs at least two")
+        rng.shuffle(members)
+        for here, there in zip(members, members[1:] + members[:1], strict=True):
+            partner[here] = there
+    return torch.tensor(partner)
+
+
+class Conditions:
+    """The rows' prompts, encoded once, under any condition."""
+
+    def __init__(
+        self,
+        model: ProSG,
+        rows: Sequence[EncodedRow],
+        kinds: Sequence[str],
+        training: dict[str, list[list[int]]],
+        seed: int,
+    ) -> None:
+        """`kinds` names each row's kind; `training` holds token ids of training prompts by kind, for the mean."""
+        self.model = model
+        self.own = encode_prompts(model, [row.prompt for row in rows])
+        self.kinds = list(kinds)
+        self.training = training
+        self.partner = derangement(kinds, seed)
+        self.prompts = [row.prompt for row in rows]
+
+    def encoded(self, condition: Condition) -> EncodedPrompt:
+        """The rows' encoded prompts under a condition."""
+        state, update, logits = self.own
+        if condition.state == "wiped":
+            state = self.model.backbone.init_state(self.own.batch)
+        if condition.update == "none" or update is None:
+            update = None
+        elif condition.update == "other":
+            update = take_update_rows(update, self.partner.to(logits.device))
+        elif condition.update == "mean":
+            update = self._mean()
+        return EncodedPrompt(state, update, logits)
+
+    def _mean(self) -> Update:
+        by_kind: dict[str, Update] = {}
+        for kind in sorted(set(self.kinds)):
+            prompts = self.training[kind][:MEAN_PROMPTS]
+            if len(prompts) < 64:
+                raise ValueError(f"kind {kind!r} has {len(prompts)} training prompts; the mean update needs 64")
+            update = encode_prompts(self.model, prompts).update
+            assert update is not None
+            by_kind[kind] = mean_update([update], self.kinds.count(kind))
+        order = [i for kind in by_kind for i, k in enumerate(self.kinds) if k == kind]
+        back = torch.argsort(torch.tensor(order))
+        return take_update_rows(join_updates(list(by_kind.values())), back.to(self.own.logits.device))

@@ -1,0 +1,256 @@
+"""The whole model: a prompt is read, its update synthesized, and the answer written under it (figures 1 and 3).
+
+encode:    prompt -> backbone -> (state, taps, last logits);  taps -> synthesizer -> update      (eq. 1, 13-20)
+answer:    token 1 from the prompt's last logits; then (state, update) -> backbone -> logits    (eq. 2, 8-12)
+forward:   both passes and the loss                                                              (eq. 22, 23)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from prosg.backbones.base import Backbone
+from prosg.config import ProSGConfig
+from prosg.encoded import EncodedPrompt
+from prosg.generate import Sampling, generate_texts, stream_text
+from prosg.lowrank import Update
+from prosg.perturb import Draws, perturb
+from prosg.state import State, choose_rows, take_rows
+from prosg.synthesizer import Synthesizer
+
+__all__ = ["ProSG", "Scored"]
+
+CHUNK = 512
+"""Tokens of a prompt that are read in one call."""
+
+
+class Scored(NamedTuple):
+    """What `ProSG.forward` returns; the Trainer takes the first."""
+
+    loss: Tensor
+    """() weighted negative log-likelihood per answer token, nats"""
+    nll: Tensor
+    """(B, T) negative log-likelihood of each answer token, 0 beyond its length"""
+    hits: Tensor
+    """(B, T) whether the likeliest token was the right one"""
+    encoded: EncodedPrompt
+
+
+class ProSG(nn.Module):
+    """A backbone, and the module that turns its prompts into updates (None: the backbone alone)."""
+
+    def __init__(self, backbone: Any, config: ProSGConfig | None = None, seed: int | None = None) -> None:
+        """`backbone` is a Backbone and an nn.Module; `seed` fixes the module's initial weights."""
+        super().__init__()
+        self.backbone: Backbone = backbone
+        self.synthesizer = None if config is None else Synthesizer(config, backbone.sites, backbone.tap_widths, seed)
+        self.update_enabled = True
+        self.tokenizer: Any = None
+
+    @property
+    def config(self) -> ProSGConfig | None:
+        """The module's configuration."""
+        return None if self.synthesizer is None else self.synthesizer.config
+
+    @contextlib.contextmanager
+    def disable_update(self) -> Iterator[None]:
+        """Within, prompts are encoded without an update: the backbone alone."""
+        before, self.update_enabled = self.update_enabled, False
+        try:
+            yield
+        finally:
+            self.update_enabled = before
+
+    @torch.no_grad()
+    def encode(
+        self,
+        prompt: str | Sequence[str] | Tensor,
+        lengths: Int[Tensor, " B"] | None = None,
+        *,
+        chunk: int = CHUNK,
+        window: int | None = None,
+    ) -> EncodedPrompt:
+        """Read prompts, chunk by chunk, without an update; then synthesize theirs.
+
+        Args:
+            prompt: A text, several texts, or token ids (B, T), padded on the right.
+            lengths: Valid tokens of each row of ids; all of them by default.
+            chunk: Tokens read at once: memory needed does not grow beyond it.
+            window: Show the module windows of this many tokens, each read from the initial state, instead of one
+                reading: for prompts that overfill the state. The state is that of the whole reading (read twice then).
+
+        Raises:
+            ValueError: for an empty prompt.
+        """
+        if not isinstance(prompt, Tensor):
+            prompt, lengths = self._tokenise([prompt] if isinstance(prompt, str) else prompt)
+        batch, time = prompt.shape
+        if lengths is None:
+            lengths = torch.full((batch,), time, device=prompt.device)
+        if time == 0 or bool((lengths < 1).any()):
+            raise ValueError("a prompt is empty; every prompt needs at least one token")
+        synthesizer = self.synthesizer if self.update_enabled else None
+        taps = synthesizer.taps if synthesizer is not None and window is None else ()
+        reads = None if synthesizer is None else synthesizer.init(lengths)
+        state: State = self.backbone.init_state(batch)
+        logits: Tensor | None = None
+        for piece, left in _pieces(prompt, lengths, chunk):
+            output = self.backbone(piece, state, lengths=left, logits="last", taps=taps)
+            state, last = output.state, output.logits
+            assert last is not None
+            logits = last if logits is None else torch.where((left > 0).unsqueeze(1), last, logits)
+            if synthesizer is not None and window is None:
+                reads = synthesizer.read(reads, output.taps, _valid(piece, left))
+        assert logits is not None
+        if synthesizer is not None and window is not None:
+            if synthesizer.taps == ("last",):
+                raise ValueError("window: this module reads the last token only; windows are for reading 'attention'")
+            for part, here in _pieces(prompt, lengths, window):
+                fresh = self.backbone.init_state(batch)
+                for piece, left in _pieces(part, here, chunk):
+                    output = self.backbone(piece, fresh, lengths=left, logits="none", taps=synthesizer.taps)
+                    fresh = output.state
+                    reads = synthesizer.read(reads, output.taps, _valid(piece, left))
+        update = None if synthesizer is None else synthesizer.finish(reads)
+        return EncodedPrompt(state, update, logits)
+
+    def forward(
+        self,
+        prompt: Int[Tensor, "B Tp"],
+        prompt_lengths: Int[Tensor, " B"],
+        answer: Int[Tensor, "B Ta"],
+        answer_lengths: Int[Tensor, " B"],
+        weights: Float[Tensor, "B Ta"],
+        draws: Draws | None = None,
+        bank: State | None = None,
+        count: Tensor | int | None = None,
+    ) -> Scored:
+        """Both passes; the loss is sum(weights * nll) / count, count the batch's answer tokens unless given.
+
+        `draws` says what is done to the state between the calls, and where; `bank` holds the states that are loaded.
+        The prompt pass runs without gradient where the backbone is frozen (phase 2).
+        """
+        frozen = not any(p.requires_grad for p in self.backbone.parameters())  # type: ignore[attr-defined]
+        encoded = self._encode_for_training(prompt, prompt_lengths, frozen)
+        state = encoded.state
+        if draws is not None:
+            state = choose_rows(draws.swap, take_rows(state, _neighbours(state)), state)
+            before = state
+            state = choose_rows(draws.wipe, self.backbone.init_state(prompt.shape[0]), state)
+            state = perturb(self.backbone, state, draws.end, bank, before)
+        steps = answer_lengths - 1  # tokens that are read to predict the next
+        start = torch.zeros_like(steps)
+        if draws is None or not bool((draws.story.age | draws.story.load).any()):
+            _, nll, hits = self._read(state, encoded.update, answer, start, steps)
+        else:
+            position = torch.minimum(draws.position, steps)
+            state, nll, hits = self._read(state, encoded.update, answer, start, position)
+            state = perturb(self.backbone, state, draws.story, bank, state)
+            _, rest, rest_hits = self._read(state, encoded.update, answer, position, steps - position)
+            nll, hits = nll + rest, hits | rest_hits
+        nll, hits = _with_first(encoded.logits, answer, nll, hits)
+        loss = (weights * nll).sum() / (answer_lengths.sum() if count is None else count)
+        return Scored(loss, nll, hits, encoded)
+
+    @torch.no_grad()
+    def score(
+        self, encoded: EncodedPrompt, answer: Int[Tensor, "B Ta"], lengths: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B Ta"], Tensor]:
+        """Each answer token's negative log-likelihood under an encoded prompt, nats, and whether it was the likeliest.
+
+        Both (B, Ta), 0 beyond `lengths`.
+        """
+        steps = lengths - 1
+        _, nll, hits = self._read(encoded.state, encoded.update, answer, torch.zeros_like(steps), steps)
+        return _with_first(encoded.logits, answer, nll, hits)
+
+    def _encode_for_training(self, prompt: Tensor, lengths: Tensor, frozen: bool) -> EncodedPrompt:
+        synthesizer = self.synthesizer if self.update_enabled else None
+        taps = () if synthesizer is None else synthesizer.taps
+        with torch.no_grad() if frozen else contextlib.nullcontext():
+            output = self.backbone(prompt, lengths=lengths, logits="last", taps=taps)
+        assert output.logits is not None
+        update = None if synthesizer is None else synthesizer(output.taps, _valid(prompt, lengths))
+        return EncodedPrompt(output.state, update, output.logits)
+
+    def _read(
+        self, state: State, update: Update | None, answer: Tensor, start: Tensor, lengths: Tensor
+    ) -> tuple[State, Tensor, Tensor]:
+        """Read `lengths` (B,) answer tokens from `start` (B,); nll and hits (B, T - 1) of the tokens after each."""
+        batch, time = answer.shape
+        longest = max(int(lengths.max()), 1)
+        index = start.unsqueeze(1) + torch.arange(longest, device=answer.device)
+        valid = torch.arange(longest, device=answer.device) < lengths.unsqueeze(1)
+        index = index.clamp(max=time - 2) if time > 1 else index * 0
+        output = self.backbone(answer.gather(1, index), state, update=update, lengths=lengths)
+        assert output.logits is not None
+        targets = answer.gather(1, (index + 1).clamp(max=time - 1))
+        nll = F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+        nll = nll.view_as(targets) * valid
+        hits = (output.logits.argmax(2) == targets) & valid
+        width = max(time - 1, 1)
+        placed = nll.new_zeros(batch, width).scatter_add(1, index, nll)
+        placed_hits = nll.new_zeros(batch, width).scatter_add(1, index, hits.to(nll.dtype)) > 0
+        return output.state, placed[:, : time - 1], placed_hits[:, : time - 1]
+
+    def _tokenise(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids = [self._need_tokenizer().encode(text) for text in texts]
+        lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
+        padded = torch.zeros(len(ids), int(lengths.max()) if ids else 0, dtype=torch.int64)
+        for row, values in zip(padded, ids, strict=True):
+            row[: len(values)] = torch.tensor(values, dtype=torch.int64)
+        device = self.backbone.init_state(1)[0][0].device
+        return padded.to(device), lengths.to(device)
+
+    def _need_tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise ValueError("this model has no tokenizer: set model.tokenizer, or pass token ids")
+        return self.tokenizer
+
+    def generate(self, prompt: str | Sequence[str] | EncodedPrompt, **sampling: Any) -> list[str]:
+        """One answer per prompt, in one batch; options: `Sampling`."""
+        encoded = prompt if isinstance(prompt, EncodedPrompt) else self.encode(prompt)
+        answers = generate_texts(self.backbone, encoded, self._need_tokenizer(), Sampling(**sampling))
+        return [answer.text for answer in answers]
+
+    def stream(self, prompt: str | EncodedPrompt, **sampling: Any) -> Iterator[str]:
+        """Pieces of one answer as they are written; options: `Sampling`."""
+        encoded = prompt if isinstance(prompt, EncodedPrompt) else self.encode(prompt)
+        yield from stream_text(self.backbone, encoded, self._need_tokenizer(), Sampling(**sampling))
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters train, of how many, as PEFT does."""
+        trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in self.parameters())
+        print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}")
+
+
+def _pieces(tokens: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    if size < 1:
+        raise ValueError(f"chunk or window is {size}, must be at least 1 token")
+    for start in range(0, tokens.shape[1], size):
+        piece = tokens[:, start : start + size]
+        yield piece, (lengths - start).clamp(min=0, max=piece.shape[1])
+
+
+def _with_first(logits: Tensor, answer: Tensor, nll: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the first token, which the prompt's own logits predict, in front."""
+    first = F.cross_entropy(logits.float(), answer[:, 0], reduction="none")
+    hit = logits.argmax(1) == answer[:, 0]
+    return torch.cat([first.unsqueeze(1), nll], 1), torch.cat([hit.unsqueeze(1), hits], 1)
+
+
+def _valid(tokens: Tensor, lengths: Tensor) -> Tensor:
+    return torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
+
+
+def _neighbours(state: State) -> Tensor:
+    leaf: Tensor = state[0][0]
+    return torch.arange(leaf.shape[0], device=leaf.device).roll(-1)

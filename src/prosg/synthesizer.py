@@ -1,0 +1,269 @@
+"""The gradient synthesis module: what a prompt left in the network becomes a low-rank update (eq. 13-20).
+
+Symbols (ProSG, arXiv 2311.01981), per time-mixing block:
+
+    x        time-mix input at the prompt's last token           `Taps.last`
+    e_*      state embedding, one per projection  (eq. 13-16)    `slots`
+    S        transforming stack                   (eq. 18)       `Stack`
+    A, B     factors of the update                (eq. 20)       `LowRank.a`, `LowRank.b`
+    n        rank of the update                                  `rank`
+
+Two presets of one class, each choice a named option of `ProSGConfig`:
+
+`paper`  x, n copies of it, + e_p -> S -> reshaped to A (n, I); B learned and the same for every prompt.
+         What the paper leaves open: S is per layer (`share_stack`), one block of hidden width n E (`blocks`, `hidden`),
+         x is taken after ln1, B starts at zero.
+`plus`   u = W_x x + W_m m + c over all positions (m: what the recurrence returned), of a bottleneck width d;
+         4 n learned queries read u by softmax attention, scores q.u / sqrt(d) * log T / log T0 (T the prompt's length);
+         + e -> S (width d, shared by the layer's slots) -> LayerNorm, without which dW is quadratic in the size of u;
+         per projection A = (A0 + L_A h + c_A) / sqrt(I), B = B0 + L_B h + c_B, one rank-1 term per read.
+`static` nothing is read: A and B are learned. The control that tells an update of the prompt from a mere bias.
+
+In each B is zero at the start, so that dW = 0 and the model is bit-equal to its backbone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from prosg.backbones.base import Taps
+from prosg.config import ProSGConfig
+from prosg.lowrank import LowRank, Site, Update
+
+__all__ = ["LayerReads", "Reads", "Synthesizer"]
+
+
+class LayerReads(NamedTuple):
+    """What has been read in one layer so far: the last input, and a softmax attention under way."""
+
+    last: Tensor | None
+    """(B, E)"""
+    top: Tensor | None
+    """(B, S) running maximum of the scores; not differentiated."""
+    total: Tensor | None
+    """(B, S) sum of exp(score - top)."""
+    value: Tensor | None
+    """(B, S, d) sum of exp(score - top) u."""
+
+
+class Reads(NamedTuple):
+    """Accumulators over a prompt that is read chunk by chunk; their size does not depend on its length."""
+
+    lengths: Tensor
+    """(B,) the whole prompt's length."""
+    layers: tuple[LayerReads, ...]
+
+
+class Stack(nn.Module):
+    """Transforming stack S (eq. 18): blocks h + LN(L2 relu(L1 h)), shape kept."""
+
+    def __init__(self, width: int, hidden: int, blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width), nn.LayerNorm(width))
+            for _ in range(blocks)
+        )
+        for block in self.blocks:
+            for linear in (block[0], block[2]):
+                _init_linear(linear, linear.in_features**-0.5)
+
+    def forward(self, h: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
+        for block in self.blocks:
+            h = h + block(h)
+        return h
+
+
+class LayerSynthesizer(nn.Module):
+    """One time-mixing block's part: read, embed, transform, give the factors of its projections."""
+
+    def __init__(
+        self, config: ProSGConfig, shapes: Mapping[str, tuple[int, int]], widths: tuple[int, int], stack: Stack | None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.shapes = dict(shapes)
+        n, (width, memory) = config.rank, widths
+        self.names = tuple(shapes)
+        slots = len(self.names) * n
+        if config.reading == "attention":
+            d = config.bottleneck
+            self.from_input = _init_linear(nn.Linear(width, d), width**-0.5)
+            if config.memory_tap:
+                self.from_memory = _init_linear(nn.Linear(memory, d, bias=False), (3 * width) ** -0.5)
+            self.queries = nn.Parameter(torch.randn(slots, d))
+            self.slots = nn.Parameter(0.02 * torch.randn(slots, d)) if config.state_embedding else None
+            self.stack = stack or make_stack(config, d)
+            self.norm = nn.LayerNorm(d) if config.final_norm else nn.Identity()
+        elif config.reading == "last":
+            self.slots = (
+                nn.Parameter(0.02 * torch.randn(len(self.names), n * width)) if config.state_embedding else None
+            )
+            self.stack = stack or make_stack(config, n * width)
+            self.norm = nn.LayerNorm(n * width) if config.final_norm else nn.Identity()
+        self.base_a, self.base_b = nn.ParameterDict(), nn.ParameterDict()
+        self.map_a, self.map_b = nn.ModuleDict(), nn.ModuleDict()
+        for name, (out, inp) in self.shapes.items():
+            self.base_b[name] = nn.Parameter(torch.zeros(n, out))
+            if config.reading != "last":
+                self.base_a[name] = nn.Parameter(torch.randn(n, inp))
+            if config.reading == "attention":
+                self.map_a[name] = _init_linear(nn.Linear(d, inp), (3 * d) ** -0.5)
+            if config.synthesize == "both":
+                self.map_b[name] = _init_linear(nn.Linear(d, out), 0.0)
+
+    def start(self, batch: int) -> LayerReads:
+        """Nothing read yet."""
+        if self.config.reading != "attention":
+            return LayerReads(None, None, None, None)
+        slots, d = self.queries.shape
+        empty = self.queries.new_zeros(batch, slots)
+        return LayerReads(None, empty - 1e30, empty, empty.new_zeros(batch, slots, d))
+
+    def read(self, reads: LayerReads, taps: Taps, layer: int, valid: Tensor, lengths: Tensor) -> LayerReads:
+        """Take in a chunk (B, T, ...) of which `valid` (B, T) positions belong to the prompt."""
+        if self.config.reading == "last":
+            return reads._replace(last=taps.last[layer].float())
+        if self.config.reading == "none":
+            return reads
+        u = self.from_input(taps.inputs[layer].to(self.queries.dtype))
+        if self.config.memory_tap:
+            u = u + self.from_memory(taps.memory[layer].to(self.queries.dtype))
+        scores = (u @ self.queries.mT).mT.to(self.queries.dtype) * self.queries.shape[1] ** -0.5
+        if self.config.log_length:
+            grown = torch.log(lengths.to(scores.dtype)) / math.log(self.config.reference_length)
+            scores = scores * grown.view(-1, 1, 1)
+        assert reads.top is not None and reads.total is not None and reads.value is not None
+        mask = valid.unsqueeze(1)
+        top = torch.maximum(reads.top, scores.masked_fill(~mask, -1e30).amax(2)).detach()
+        old = torch.exp(reads.top - top)
+        weights = torch.exp(scores - top.unsqueeze(2)).masked_fill(~mask, 0.0)
+        return LayerReads(
+            None,
+            top,
+            old * reads.total + weights.sum(2),
+            old.unsqueeze(2) * reads.value + weights @ u.to(weights.dtype),
+        )
+
+    def finish(self, reads: LayerReads, batch: int) -> dict[str, LowRank]:
+        """The factors of this layer's projections, fp32."""
+        n = self.config.rank
+        factors: dict[str, LowRank] = {}
+        if self.config.reading == "none":
+            return {
+                name: LowRank((a / a.shape[1] ** 0.5).expand(batch, *a.shape), self.config.alpha * self.base_b[name].mT)
+                for name, a in self.base_a.items()
+            }
+        if self.config.reading == "last":
+            assert reads.last is not None
+            h = reads.last.repeat(1, n).unsqueeze(1).expand(-1, len(self.names), -1)
+        else:
+            assert reads.total is not None and reads.value is not None
+            h = reads.value / reads.total.unsqueeze(2)
+        if self.slots is not None:
+            h = h + self.slots
+        h = self.norm(self.stack(h)).float()
+        for index, (name, (_, inp)) in enumerate(self.shapes.items()):
+            if self.config.reading == "last":
+                a = h[:, index].reshape(batch, n, inp)
+            else:
+                own = h[:, index * n : (index + 1) * n]
+                a = (self.base_a[name] + self.map_a[name](own)) / inp**0.5
+            b = self.base_b[name].mT
+            if self.config.synthesize == "both":
+                b = (self.base_b[name] + self.map_b[name](own)).mT
+            factors[name] = LowRank(a.float(), self.config.alpha * b.float())
+        return factors
+
+
+class Synthesizer(nn.Module):
+    """Reads a prompt's taps and gives its update; see the module's glossary.
+
+    Raises ValueError where a preset cannot serve a backbone's shapes, naming the site.
+    """
+
+    def __init__(
+        self,
+        config: ProSGConfig,
+        sites: Mapping[Site, tuple[int, int]],
+        tap_widths: tuple[tuple[int, int], ...],
+        generator_seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        names = {site.name for site in sites}
+        if missing := [name for name in config.target_modules if name not in names]:
+            raise ValueError(f"target_modules {missing} not in this backbone; it has {sorted(names)}")
+        self.sites = {site: shape for site, shape in sites.items() if site.name in config.target_modules}
+        if config.reading == "last":
+            for site, (_, inp) in self.sites.items():
+                if inp != tap_widths[site.layer][0]:
+                    raise ValueError(
+                        f"site {site} has {inp} inputs, but the last token's input has width "
+                        f"{tap_widths[site.layer][0]}: reading 'last' needs them equal; use the preset 'plus'"
+                    )
+        config = config.resolve(tap_widths[0][0])
+        self.config = config
+        with torch.random.fork_rng(devices=[], enabled=generator_seed is not None):
+            if generator_seed is not None:
+                torch.manual_seed(generator_seed)
+            shared = None
+            if config.share_stack and config.reading != "none":
+                d = config.bottleneck if config.reading == "attention" else config.rank * tap_widths[0][0]
+                shared = make_stack(config, d)
+            self.layers = nn.ModuleList(
+                LayerSynthesizer(
+                    config, {s.name: shape for s, shape in self.sites.items() if s.layer == i}, widths, shared
+                )
+                for i, widths in enumerate(tap_widths)
+            )
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """What it wants to be shown."""
+        if self.config.reading == "last":
+            return ("last",)
+        if self.config.reading == "none":
+            return ()
+        return ("inputs", "memory") if self.config.memory_tap else ("inputs",)
+
+    def init(self, lengths: Int[Tensor, " B"]) -> Reads:
+        """Empty accumulators for prompts of these whole lengths."""
+        return Reads(lengths, tuple(layer.start(lengths.shape[0]) for layer in self.layers))
+
+    def read(self, reads: Reads, taps: Taps, valid: Bool[Tensor, "B T"]) -> Reads:
+        """Take in one chunk; as often as the prompt has chunks."""
+        layers = (
+            layer.read(seen, taps, i, valid, reads.lengths)
+            for i, (layer, seen) in enumerate(zip(self.layers, reads.layers, strict=True))
+        )
+        return reads._replace(layers=tuple(layers))
+
+    def finish(self, reads: Reads) -> Update:
+        """The update: per site A (B, r, I), and B (O, r) or (B, O, r)."""
+        batch = reads.lengths.shape[0]
+        return {
+            Site(i, name): delta
+            for i, (layer, seen) in enumerate(zip(self.layers, reads.layers, strict=True))
+            for name, delta in layer.finish(seen, batch).items()
+        }
+
+    def forward(self, taps: Taps, valid: Bool[Tensor, "B T"]) -> Update:
+        """The three in one, for a prompt in one chunk."""
+        return self.finish(self.read(self.init(valid.sum(1)), taps, valid))
+
+
+def make_stack(config: ProSGConfig, width: int) -> Stack:
+    """The transforming stack for slots of this width."""
+    return Stack(width, config.hidden or width, config.blocks)
+
+
+def _init_linear(linear: nn.Linear, std: float) -> nn.Linear:
+    nn.init.normal_(linear.weight, std=std)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+    return linear

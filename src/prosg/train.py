@@ -1,0 +1,425 @@
+"""One trainer for every phase; a phase picks what is trained.
+
+    finetune     the whole backbone, on the answer's tokens                    phase 1, eq. 22
+    synthesize   the synthesis module alone, the backbone frozen               phase 2, eq. 23
+    static       a low-rank adapter that reads nothing, the backbone frozen    the control
+
+transformers' Trainer runs the loop. What is added here: batches and perturbations that are a function of (seed, step,
+row), so that a resumed run repeats an uninterrupted one; checkpoints that are written beside and renamed, so that a
+kill at any moment leaves only complete ones; steps with an exploding gradient are skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from prosg.config import Optimisation, StopRule, TrainConfig
+from prosg.data.collate import EncodedRow, LengthBatches, collate
+from prosg.evaluation.perplexity import perplexity
+from prosg.perturb import StoryBank, draw
+from prosg.prosg import ProSG
+
+__all__ = ["Phase", "ProSGTrainer", "TrainResult", "fit", "probe_dtype"]
+
+Phase = Literal["finetune", "synthesize", "static"]
+STAGING = ".writing"
+WEIGHTS, BANK, DONE = "weights.safetensors", "bank.safetensors", "result.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """How a run ended. `reached`: the stop rule's value was reached (None without a rule)."""
+
+    steps: int
+    seconds: float
+    skipped: int
+    reached: bool | None
+    metrics: dict[str, float]
+    dtype: str
+
+
+class StepBatches:
+    """Row indices of every micro-batch of a run, in order: epochs of length-grouped batches, one after the other."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, count: int, seed: int) -> None:
+        self.epochs = LengthBatches(lengths, batch_size, seed=seed, drop_last=len(lengths) >= batch_size)
+        self.count = count
+        self.batch_size = batch_size
+        self.drop_last = False
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        given, epoch = 0, 0
+        while True:
+            self.epochs.set_epoch(epoch)
+            for batch in self.epochs:
+                if given == self.count:
+                    return
+                yield batch
+                given += 1
+            epoch += 1
+
+
+class ProSGTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer for a ProSG model; see the module's docstring for what it adds."""
+
+    def __init__(
+        self,
+        model: ProSG,
+        config: TrainConfig,
+        arguments: TrainingArguments,
+        rows: list[EncodedRow],
+        validation: list[EncodedRow],
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        super().__init__(
+            model=model, args=arguments, train_dataset=rows, eval_dataset=validation or None, callbacks=callbacks
+        )
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
+        self.settings = config
+        self.rows, self.validation = rows, validation
+        self.bank = StoryBank(config.perturbation, config.seed)
+        self.tick = 0  # micro-batches read so far
+        self.norms = 0.0  # running mean of the gradient norm
+        self.skipped = 0
+        self.last_norm = 0.0
+        self.last_loss = 0.0
+
+    # -- data
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The run's batches, split over processes by Accelerate."""
+        optim = self.settings.optim
+        lengths = [len(row.prompt) + len(row.answer) for row in self.rows]
+        micro = optim.batch_size // optim.accumulation
+        sampler = StepBatches(lengths, micro, optim.steps * optim.accumulation, self.settings.seed)
+
+        def gather(rows: list[EncodedRow]) -> dict[str, Tensor]:
+            return collate(rows, late_weight=optim.late_weight)
+
+        loader: DataLoader[Any] = DataLoader(self.rows, batch_sampler=sampler, collate_fn=gather)  # type: ignore[arg-type]
+        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        count = torch.stack([batch["answer_lengths"].sum() for batch in batch_samples]).sum().to(device)
+        if self.args.world_size > 1:
+            count = self.accelerator.gather(count).sum()
+        return count
+
+    # -- a step
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Both passes with this step's perturbations; then the bank's states grow."""
+        p, step = self.settings.perturbation, self.state.global_step
+        late_start, row_ids = inputs["late_start"], inputs["row_ids"]
+        draws = None
+        if p.active:
+            progress = step / max(self.settings.optim.steps - 1, 1)
+            draws = draw(p, self.settings.seed, step, progress, row_ids.cpu(), late_start.cpu())
+            draws = _to(draws, late_start.device)
+            if p.loads and self.bank.state is None:
+                self._grow(inputs)
+        scored = model(
+            prompt=inputs["prompt"],
+            prompt_lengths=inputs["prompt_lengths"],
+            answer=inputs["answer"],
+            answer_lengths=inputs["answer_lengths"],
+            weights=inputs["weights"],
+            draws=draws,
+            bank=self.bank.state,
+            count=num_items_in_batch,
+        )
+        if p.loads:
+            self._grow(inputs, scored.encoded)
+        self.tick += 1
+        loss = scored.loss * self.accelerator.num_processes
+        return (loss, scored) if return_outputs else loss
+
+    def _grow(self, inputs: dict[str, Tensor], encoded: Any = None) -> None:
+        model: ProSG = self.accelerator.unwrap_model(self.model)
+        if encoded is None:
+            encoded = model.encode(inputs["prompt"], inputs["prompt_lengths"])
+        self.bank.grow(model.backbone, self.tick, inputs["answer"], inputs["late_start"], encoded.state, encoded.update)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As the Trainer's; the loss is kept for the step's log line."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self.last_loss += float(loss) / self.accelerator.num_processes
+        return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Clip; drop the gradients, so that the optimiser has nothing to do, where their norm has exploded."""
+        optim = self.settings.optim
+        norm: Tensor = self.accelerator.clip_grad_norm_(model.parameters(), optim.clip or float("inf"))
+        value = float(norm)
+        exploded = self.norms > 0 and value > optim.skip_above * self.norms
+        if not torch.isfinite(norm) or exploded:
+            self.skipped += 1
+            for parameter in model.parameters():
+                parameter.grad = None
+        else:
+            self.norms = value if self.norms == 0 else 0.98 * self.norms + 0.02 * value
+        self.last_norm = value
+        return norm
+
+    # -- evaluation
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Perplexities and exact predictions on the validation rows."""
+        training = self.model.training
+        self.model.eval()
+        with self.compute_loss_context_manager():
+            scores = perplexity(self.model, self.validation)
+        self.model.train(training)
+        metrics = {f"eval_{k}": float(v) for k, v in scores.to_dict().items() if v is not None}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # -- checkpoints
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The parameters that train."""
+        return {name: p.detach().contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return os.path.join(super()._get_output_dir(trial), STAGING)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write beside, then rename; then drop the older ones. A folder called checkpoint-N is complete."""
+        out = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        shutil.rmtree(out / STAGING, ignore_errors=True)
+        super()._save_checkpoint(model, trial)
+        if (out / name).exists():
+            shutil.rmtree(out / name)
+        (out / STAGING / name).rename(out / name)
+        for old in complete_checkpoints(out)[:-2]:
+            shutil.rmtree(old)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """What trains, and what the perturbations remember."""
+        assert output_dir is not None
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.trained_state(), folder / WEIGHTS)
+        save_file(self.bank.state_dict(), folder / BANK)
+        (folder / "counters.json").write_text(
+            json.dumps({"tick": self.tick, "norms": self.norms, "skipped": self.skipped})
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        self.model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+        self.bank.load_state_dict(load_file(folder / BANK), self.model.backbone)
+        counters = json.loads((folder / "counters.json").read_text())
+        self.tick, self.norms, self.skipped = counters["tick"], counters["norms"], counters["skipped"]
+
+
+class StepLog(TrainerCallback):  # type: ignore[misc]
+    """steps.jsonl: one line per optimiser step, cut back to the checkpoint at a resume."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trainer: ProSGTrainer
+        self.file: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        lines = []
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= state.global_step:
+                        lines.append(line + "\n")
+                except json.JSONDecodeError:  # cut by a kill
+                    break
+        self.path.write_text("".join(lines))
+        self.file = self.path.open("a", buffering=1)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        t = self.trainer
+        row = {"step": state.global_step, "loss": t.last_loss, "grad_norm": t.last_norm, "skipped": t.skipped}
+        self.file.write(json.dumps(row) + "\n")
+        t.last_loss = 0.0
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.file.close()
+
+
+class Stop(TrainerCallback):  # type: ignore[misc]
+    """The stop rule. It looks at the logged history alone, so a resumed run stops where it would have stopped."""
+
+    def __init__(self, rule: StopRule) -> None:
+        self.rule = rule
+
+    def reached(self, history: Sequence[dict[str, Any]]) -> bool:
+        """Whether the value was reached, `times` times in a row, at the end of a history."""
+        values = self._values(history)
+        last = values[-self.rule.times :] if self.rule.times else []
+        return len(last) == self.rule.times > 0 and all(v >= self._sign * self.rule.value for v in last)
+
+    @property
+    def _sign(self) -> float:
+        return -1.0 if self.rule.falling else 1.0
+
+    def _values(self, history: Sequence[dict[str, Any]]) -> list[float]:
+        key = f"eval_{self.rule.metric}"
+        return [self._sign * row[key] for row in history if key in row]
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        values = self._values(state.log_history)
+        stale = len(values) - 1 - values.index(max(values)) if values else 0
+        if self.reached(state.log_history) or (self.rule.patience and stale >= self.rule.patience):
+            control.should_training_stop = True
+            control.should_save = True
+        return control
+
+
+class Report(TrainerCallback):  # type: ignore[misc]
+    """Hands (step, newest metrics) to a function of the caller's."""
+
+    def __init__(self, tell: Callable[[int, dict[str, Any]], None]) -> None:
+        self.tell = tell
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % 10 == 0:
+            self.tell(state.global_step, {})
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self.tell(state.global_step, metrics or {})
+
+
+def complete_checkpoints(output: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    found = [p for p in output.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
+
+
+def probe_dtype(width: int = 96, seconds: float = 0.5) -> str:
+    """bf16 where a matrix product of a model's shape is clearly faster in it than in fp32, else fp32."""
+    a, b = torch.randn(1500, width), torch.randn(width, 4 * width)
+
+    def rate(dtype: torch.dtype) -> float:
+        x, y = a.to(dtype), b.to(dtype)
+        (x @ y).sum()
+        count, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            for _ in range(10):
+                x @ y
+            count += 10
+        return count / (time.perf_counter() - start)
+
+    return "bf16" if rate(torch.bfloat16) > 1.5 * rate(torch.float32) else "fp32"
+
+
+def fit(
+    model: ProSG,
+    phase: Phase,
+    config: TrainConfig,
+    rows: list[EncodedRow],
+    validation: list[EncodedRow],
+    tell: Callable[[int, dict[str, Any]], None] | None = None,
+) -> TrainResult:
+    """Train `model` in place, going on from the newest complete checkpoint in `config.output`, if there is one.
+
+    Raises ValueError for a phase that does not fit the model, and where there are no rows.
+    """
+    if not rows:
+        raise ValueError("there are no rows to train on")
+    if (model.synthesizer is None) != (phase == "finetune"):
+        raise ValueError(f"phase {phase} needs a model {'without' if phase == 'finetune' else 'with'} a module")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    for parameter in model.parameters():
+        parameter.requires_grad_(phase == "finetune")
+    if model.synthesizer is not None:
+        model.synthesizer.requires_grad_(True)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "fp32" if (output / "dtype").exists() else probe_dtype()
+        dtype = (output / "dtype").read_text() if (output / "dtype").exists() else dtype  # type: ignore[assignment]
+    (output / "dtype").write_text(dtype)
+    log = StepLog(output / "steps.jsonl")
+    stop = Stop(config.stop)
+    callbacks: list[TrainerCallback] = [log, stop]
+    if tell is not None:
+        callbacks.append(Report(tell))
+    trainer = ProSGTrainer(
+        model, config, _arguments(config, config.optim, dtype, bool(validation)), rows, validation, callbacks
+    )
+    log.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
+    checkpoints = complete_checkpoints(output)
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    model.eval()
+    history = trainer.state.log_history
+    metrics = next((h for h in reversed(history) if any(k.startswith("eval_") for k in h)), {})
+    return TrainResult(
+        steps=trainer.state.global_step,
+        seconds=time.perf_counter() - start,
+        skipped=trainer.skipped,
+        reached=stop.reached(history) if config.stop.times else None,
+        metrics={k: v for k, v in metrics.items() if k.startswith("eval_")},
+        dtype=dtype,
+    )
+
+
+def _arguments(config: TrainConfig, optim: Optimisation, dtype: str, evaluate: bool) -> TrainingArguments:
+    use_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    return TrainingArguments(
+        output_dir=config.output,
+        per_device_train_batch_size=optim.batch_size // optim.accumulation,
+        gradient_accumulation_steps=optim.accumulation,
+        max_steps=optim.steps,
+        learning_rate=optim.lr,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": optim.final_lr},
+        warmup_steps=optim.warmup_steps,
+        adam_beta1=optim.beta1,
+        adam_beta2=optim.beta2,
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.clip or 1e9,
+        bf16=dtype == "bf16",
+        logging_steps=config.log_steps,
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=config.eval_steps,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        report_to=["tensorboard"],
+        seed=config.seed,
+        use_cpu=use_cpu,
+        remove_unused_columns=False,
+        disable_tqdm=not config.progress or not sys.stderr.isatty(),
+        log_level="error",
+        accelerator_config={"split_batches": True},
+        dataloader_pin_memory=not use_cpu,
+    )
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """Tensors of nested named tuples, moved."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return type(value)(*(_to(part, device) for part in value))
