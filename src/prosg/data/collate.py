@@ -15,7 +15,16 @@ from torch import Tensor
 
 from prosg.data.record import Row
 
-__all__ = ["EncodedRow", "LengthBatches", "OffsetTokenizer", "collate", "encode_row", "encode_rows", "pad", "row_number"]
+__all__ = [
+    "EncodedRow",
+    "LengthBatches",
+    "OffsetTokenizer",
+    "collate",
+    "encode_row",
+    "encode_rows",
+    "pad",
+    "row_number",
+]
 
 
 class OffsetTokenizer(Protocol):

@@ -69,4 +69,4 @@ def story_of_words(rng: Random, low: int, high: int) -> Story:
             total -= parts.pop().count(" ") + 1
         if low <= total <= high and parts:
             return Story(" ".join(parts), len(parts), total)
-    raise ValueError(f"no story of whole sentences (6 to 9 words each) has {low} to {high} words; allow a wider range")
+    raise ValueError(f"no story of whole sentences (7 to 9 words each) has {low} to {high} words; allow a wider range")

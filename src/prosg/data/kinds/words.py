@@ -34,37 +34,33 @@ COLORS = _words("red blue green yellow purple orange pink brown golden scarlet")
 # Stories.
 ADJECTIVES = _words(
     """
-    old young quiet clever tired gentle brave lonely happy hungry proud shy strange lazy curious tiny wild wise calm
-    clumsy cheerful angry sleepy noisy humble eager patient honest sad kind
+    old young quiet tired brave happy proud shy strange lazy tiny wild wise calm clever angry noisy sad kind bold
+    slow big small thin poor rich loud gentle hungry lonely
     """
 )
 SUBJECTS = _words(
     """
-    fox owl bear wolf deer rabbit crow mouse frog horse goat duck swan hawk beaver badger turtle otter farmer hunter
-    shepherd child woman man sailor painter singer doctor soldier stranger
+    fox owl bear wolf deer rabbit crow mouse frog horse goat duck swan hawk hen toad turtle otter farmer hunter
+    baker child woman man girl boy singer sailor cat dog
     """
 )
 MOVES = _words(
     """
-    walked ran slept rested waited danced wandered played hid stood sat jumped crawled sang cried laughed dreamed
-    worked traveled stopped
+    walked ran slept rested waited danced played hid stood sat jumped sang cried laughed worked stopped turned fell
+    swam hurried
     """
 )
-SEES = _words("saw met followed heard found watched called helped feared liked missed chased")
-ADVERBS = _words(
-    """
-    slowly softly quickly alone again together often happily sadly bravely gladly calmly early late forever proudly
-    """
-)
+SEES = _words("saw met heard found watched called helped feared liked missed chased passed")
+ADVERBS = _words("slowly softly quickly alone again together often early late sadly gladly")
 PREPOSITIONS = _words("near behind across beyond beside below above under through along")
 NATURE = _words(
     """
-    forest river hill meadow lake valley mountain cave field garden bridge island swamp desert shore cliff stream
-    road path pond ocean marsh canyon glacier orchard
+    forest river hill meadow lake valley cave field garden bridge island swamp desert shore cliff stream road path
+    pond ocean marsh mountain trail bay
     """
 )
-TIMES = _words("today soon later then yesterday once sometimes tonight finally meanwhile")
-SKY = _words("sun moon wind rain snow fog sky storm frost thunder")
-WEATHER = _words("cold warm bright dark heavy gray cool soft strong pale")
-THINGS = _words("tree leaf stone flower branch shadow nest cloud feather berry")
+TIMES = _words("today soon later then once tonight finally there here now")
+SKY = _words("sun moon wind rain snow fog sky storm frost dawn")
+WEATHER = _words("cold warm bright dark heavy gray cool soft pale fine")
+THINGS = _words("tree leaf stone flower shadow nest cloud berry grass moss")
 NUMBERS = _words("one two three four five six seven eight nine ten")
