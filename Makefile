@@ -27,7 +27,7 @@ lint: $(VENV)/.prosg-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.prosg-dev
-	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -68,6 +68,7 @@ def test_roundtrips_bit_for_bit(model: RWKV4, dtype: torch.dtype, tmp_path: Path
         assert loaded.config == CONFIG
         assert same(loaded, model)
         assert fingerprint(loaded) == fingerprint(model) == fingerprint_file(tmp_path / name)
+    assert len({path.stat().st_mode for path in (tmp_path / "folder").iterdir()}) == 1
     assert len({(tmp_path / name).read_bytes() for name in ("a.pth", "b.pth", "c.pth")}) == 1
 
 
