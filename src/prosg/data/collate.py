@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class OffsetTokenizer(Protocol):
     """All that is asked of a tokenizer here; `prosg.tokenizer.Tokenizer` is one."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
@@ -28,9 +28,8 @@ class KindScore(NamedTuple):
     late: int
 
 
-def _progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
-    bar: Iterable[T] = tqdm(items, total=total, desc=what, unit="row", disable=not sys.stderr.isatty(), leave=False)
-    return bar
+def _progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    yield from tqdm(items, total=total, desc=what, unit="row", disable=not sys.stderr.isatty(), leave=False)
 
 
 def _complain(error: Exception) -> int:

@@ -1,0 +1,109 @@
+from random import Random
+from typing import Any
+
+import pytest
+
+from prosg.data.checks import CHECKS, find_stages, run_check, score, split_items, validate_check
+from prosg.data.kinds import make_row
+from prosg.data.record import row_from_dict
+
+ITEMS = {"items": ["Anna", "Bob"], "after": "Names:"}
+
+
+@pytest.mark.parametrize(
+    ("check", "passing", "failing"),
+    [
+        ({"type": "exact", "text": "Code: 12"}, [" Code: 12\n"], ["Code: 123", "Code: 1 2", ""]),
+        (
+            {"type": "ordered_items", **ITEMS},
+            ["Names: Anna and Bob.", "Names: Anna, Bob"],
+            ["Names: Bob and Anna.", "Anna, Bob"],
+        ),
+        ({"type": "same_items", **ITEMS}, ["Names: Bob and Anna."], ["Names: Bob, Bob and Anna.", "Names: Anna."]),
+        ({"type": "contains", "items": ["cup", "key"]}, ["The key, the cup."], ["The keys and the cup."]),
+        ({"type": "ends_with", "text": "Keep it."}, ["So. Keep it. "], ["Keep it. So."]),
+        ({"type": "sentences", "min": 2, "max": 2}, ["One is. Two are!"], ["One is.", "A. B. C.", "A. . ."]),
+        ({"type": "sentences"}, ["A."], ["", "...", "no stop"]),
+        ({"type": "all_of", "checks": [{"type": "sentences"}, {"type": "ends_with", "text": "b."}]}, ["A b."], ["b"]),
+    ],
+)
+def test_each_check_passes_and_fails(check: dict[str, Any], passing: list[str], failing: list[str]) -> None:
+    validate_check(check)
+    assert [run_check(check, text) for text in passing] == [True] * len(passing)
+    assert [run_check(check, text) for text in failing] == [False] * len(failing)
+
+
+def test_every_type_is_tested_above() -> None:
+    tested = {"exact", "ordered_items", "same_items", "contains", "ends_with", "sentences", "all_of"}
+    assert set(CHECKS) == tested
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        ("exact", "an object with a type, not str"),
+        ({}, "unknown check type None; allowed: exact"),
+        ({"type": "exact"}, "needs the parameter 'text'"),
+        ({"type": "exact", "text": 3}, "must be of type str, not int"),
+        ({"type": "exact", "text": "a", "words": 3}, "no parameter 'words'; allowed: text"),
+        ({"type": "sentences", "min": True}, "must be of type int, not bool"),
+        ({"type": "contains", "items": []}, "at least one string"),
+        ({"type": "contains", "items": [1]}, "at least one string"),
+        ({"type": "all_of", "checks": [{"type": "magic"}]}, "unknown check type 'magic'"),
+    ],
+)
+def test_bad_checks_are_errors(check: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate_check(check)
+
+
+def test_running_an_unknown_check_is_an_error() -> None:
+    with pytest.raises(ValueError, match="allowed: exact"):
+        run_check({"type": "magic"}, "text")
+
+
+def test_items_are_split_at_commas_and_ands() -> None:
+    assert split_items(" Anna, Bob, and Andrew and Cara. ") == ["Anna", "Bob", "Andrew", "Cara"]
+
+
+THREE = row_from_dict(
+    {
+        "prompt": "p",
+        "answer": "A.\nB: b\nC: c",
+        "stages": [
+            {"instruction": "a", "check": {"type": "sentences"}, "start": 0, "marker": ""},
+            {"instruction": "b", "check": {"type": "exact", "text": "B: b"}, "start": 2, "marker": "\nB:"},
+            {"instruction": "c", "check": {"type": "exact", "text": "C: c"}, "start": 7, "marker": "\nC:"},
+        ],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "stages", "right"),
+    [
+        ("A.\nB: b\nC: c", ["A.", "B: b", "C: c"], [True, True, True]),
+        ("Other. Words.\nB: b\nC: d", ["Other. Words.", "B: b", "C: d"], [True, True, False]),
+        ("A.\nC: c", ["A.", None, "C: c"], [True, False, True]),
+        ("A.\nB: b", ["A.", "B: b", None], [True, True, False]),
+        ("A.\nC: c\nB: b", ["A.\nC: c", "B: b", None], [True, True, False]),
+        ("A.\nB: b\nC: c\nC: c", ["A.", "B: b", "C: c\nC: c"], [True, True, False]),
+        ("", ["", None, None], [False, False, False]),
+    ],
+)
+def test_generated_text_is_cut_by_the_markers(text: str, stages: list[str | None], right: list[bool]) -> None:
+    assert find_stages(THREE, text) == stages
+    assert score(THREE, text) == right
+
+
+def test_a_stated_number_of_sentences_is_not_held_against_a_length_that_was_forced() -> None:
+    rng = Random(0)
+    row = next(row for _ in range(99) if "max" in (row := make_row("code", rng, (4, 4))).stages[0].check)
+    longer = "One more sentence. " + row.answer
+    assert score(row, longer) == [False, True]
+    assert score(row, longer, length_controlled=True) == [True, True]
+    assert score(row, row.answer[row.stages[1].start :], length_controlled=True) == [False, True]
+
+
+def test_no_stages_no_scores() -> None:
+    assert score(row_from_dict({"prompt": "p", "answer": "a"}), "a") == []
