@@ -1,75 +1,53 @@
-"""RWKV-4's time-mixing recurrence (the paper's eq. 5-6), several implementations behind one signature.
+"""RWKV-4's recurrence: the implementations behind one signature, and the choice among them.
 
-Per channel, with w = -exp(time_decay) < 0 and u = time_first, all relative to a running maximum `top`:
+    scan    the oracle, step by step, differentiated by autograd: any device and type; `wkv4_scan` has the equations
+    torch   in chunks, with a backward written by hand: any device and type
+    c       compiled, with a backward written by hand: CPU, fp32 and fp64, where a compiler was there at installation
+    auto    c where it serves, else torch
 
-    q = max(top, u + k);      y   = (e^(top-q) num + e^(u+k-q) v) / (e^(top-q) den + e^(u+k-q))
-    q = max(top + w, k);      num = e^(top+w-q) num + e^(k-q) v
-                              den = e^(top+w-q) den + e^(k-q);      top = q
-
-The memory's true size is (num, den) e^top. `top` only keeps the numbers finite, so it is never differentiated:
-gradients of num' and den' are taken at fixed top', which is exact for every function of the true memory.
+Every one takes w, u (C,), k, v (B, T, C), the memory and `lengths` (B,) or None, and returns y (B, T, C) and the memory
+after the last valid step. Steps at and beyond `lengths` change nothing, return 0 and get no gradient. `top` has no
+gradient, and those of num and den are at fixed top: exact for every function of the true memory (num, den) e^top.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["KERNELS", "EMPTY_TOP", "Memory", "wkv4_scan"]
+from prosg.ops import wkv4_c
+from prosg.ops.wkv4_scan import EMPTY_TOP, Memory, wkv4_scan
+from prosg.ops.wkv4_torch import wkv4_torch
 
-EMPTY_TOP = -1e30
-"""`top` of an empty memory."""
-
-
-class Memory(NamedTuple):
-    """What the recurrence carries; each (B, C)."""
-
-    num: Tensor
-    den: Tensor
-    top: Tensor
-
-
-def wkv4_scan(
-    w: Float[Tensor, " C"],
-    u: Float[Tensor, " C"],
-    k: Float[Tensor, "B T C"],
-    v: Float[Tensor, "B T C"],
-    memory: Memory,
-    lengths: Int[Tensor, " B"] | None = None,
-) -> tuple[Float[Tensor, "B T C"], Memory]:
-    """The oracle: the equations above, step by step, in the type of its arguments, differentiated by autograd.
-
-    Steps at and beyond `lengths` change nothing and return 0.
-    """
-    num, den, top = memory
-    top = top.detach()
-    outputs = []
-    for t in range(k.shape[1]):
-        kt, vt = k[:, t], v[:, t]
-        q = torch.maximum(top, u + kt).detach()
-        old, new = (top - q).exp(), (u + kt - q).exp()
-        y = (old * num + new * vt) / (old * den + new)
-        q = torch.maximum(top + w, kt).detach()
-        old, new = (top + w - q).exp(), (kt - q).exp()
-        step = Memory(old * num + new * vt, old * den + new, q)
-        if lengths is None:
-            num, den, top = step
-        else:
-            valid = (t < lengths).unsqueeze(1)
-            y = torch.where(valid, y, 0)
-            num, den, top = (torch.where(valid, a, b) for a, b in zip(step, (num, den, top), strict=True))
-        outputs.append(y)
-    return torch.stack(outputs, 1), Memory(num, den, top)
-
+__all__ = ["EMPTY_TOP", "KERNELS", "Kernel", "Memory", "describe", "kernel", "wkv4_scan"]
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Memory, Tensor | None], tuple[Tensor, Memory]]
-KERNELS: dict[str, Kernel] = {"scan": wkv4_scan}
+KERNELS: dict[str, Kernel] = {"scan": wkv4_scan, "torch": wkv4_torch, "c": wkv4_c.wkv4_c}
+
+
+def _unavailable(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why `name` does not serve here, or None."""
+    return wkv4_c.unavailable(device, dtype) if name == "c" else None
 
 
 def kernel(name: str, device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The implementation called `name`; "auto" picks the fastest that serves this device and type."""
-    return KERNELS["scan"]
+    """The implementation called `name`; "auto" picks the fastest that serves this device and type.
+
+    Raises ValueError, saying what there is, if `name` is unknown or does not serve.
+    """
+    if name == "auto":
+        name = "torch" if _unavailable("c", device, dtype) else "c"
+    if name not in KERNELS:
+        raise ValueError(f"unknown wkv4 kernel {name!r}; known are auto, {', '.join(KERNELS)}")
+    if reason := _unavailable(name, device, dtype):
+        others = ", ".join(other for other in KERNELS if not _unavailable(other, device, dtype))
+        raise ValueError(f"wkv4 kernel {name!r} is not available: {reason}; available are auto, {others}")
+    return KERNELS[name]
+
+
+def describe(device: torch.device, dtype: torch.dtype) -> str:
+    """What "auto" picks, in one line, such as "wkv4: c (avx512f)" or "wkv4: torch (c: not built ...)"."""
+    reason = _unavailable("c", device, dtype)
+    return f"wkv4: torch (c: {reason})" if reason else f"wkv4: c ({wkv4_c.instructions()})"

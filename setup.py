@@ -1,0 +1,28 @@
+"""The compiled kernels; everything else about the package stands in pyproject.toml.
+
+They have a plain C interface and are loaded with ctypes. They are optional: without a working C compiler the package
+installs all the same, and the pure PyTorch versions are used.
+"""
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+class BuildKernels(build_ext):
+    """`build_ext` for libraries that are no Python modules."""
+
+    def build_extension(self, ext: Extension) -> None:
+        if self.compiler.compiler_type == "unix":
+            # Nobody reads errno or floating-point flags here; without them the loops vectorise.
+            ext.extra_compile_args = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+        super().build_extension(ext)
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        """None beside those marked in the source: there is no PyInit function."""
+        return ext.export_symbols
+
+
+setup(
+    cmdclass={"build_ext": BuildKernels},
+    ext_modules=[Extension("prosg.ops._wkv4", ["src/prosg/ops/wkv4.c"], optional=True)],
+)

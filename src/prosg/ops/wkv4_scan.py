@@ -1,0 +1,65 @@
+"""RWKV-4's time-mixing recurrence (the paper's eq. 5-6), step by step: the oracle of the fast implementations.
+
+Per channel, with w = -exp(time_decay) < 0 and u = time_first, all relative to a running maximum `top`:
+
+    q = max(top, u + k);      y   = (e^(top-q) num + e^(u+k-q) v) / (e^(top-q) den + e^(u+k-q))
+    q = max(top + w, k);      num = e^(top+w-q) num + e^(k-q) v
+                              den = e^(top+w-q) den + e^(k-q);      top = q
+
+The memory's true size is (num, den) e^top. `top` only keeps the numbers finite, so it is never differentiated:
+gradients of num' and den' are taken at fixed top', which is exact for every function of the true memory.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["EMPTY_TOP", "Memory", "wkv4_scan"]
+
+EMPTY_TOP = -1e30
+"""`top` of an empty memory."""
+
+
+class Memory(NamedTuple):
+    """What the recurrence carries; each (B, C)."""
+
+    num: Tensor
+    den: Tensor
+    top: Tensor
+
+
+def wkv4_scan(
+    w: Float[Tensor, " C"],
+    u: Float[Tensor, " C"],
+    k: Float[Tensor, "B T C"],
+    v: Float[Tensor, "B T C"],
+    memory: Memory,
+    lengths: Int[Tensor, " B"] | None = None,
+) -> tuple[Float[Tensor, "B T C"], Memory]:
+    """The oracle: the equations above, step by step, in the type of its arguments, differentiated by autograd.
+
+    Steps at and beyond `lengths` change nothing and return 0.
+    """
+    num, den, top = memory
+    top = top.detach()
+    outputs = []
+    for t in range(k.shape[1]):
+        kt, vt = k[:, t], v[:, t]
+        q = torch.maximum(top, u + kt).detach()
+        old, new = (top - q).exp(), (u + kt - q).exp()
+        y = (old * num + new * vt) / (old * den + new)
+        q = torch.maximum(top + w, kt).detach()
+        old, new = (top + w - q).exp(), (kt - q).exp()
+        step = Memory(old * num + new * vt, old * den + new, q)
+        if lengths is None:
+            num, den, top = step
+        else:
+            valid = (t < lengths).unsqueeze(1)
+            y = torch.where(valid, y, 0)
+            num, den, top = (torch.where(valid, a, b) for a, b in zip(step, (num, den, top), strict=True))
+        outputs.append(y)
+    return torch.stack(outputs, 1), Memory(num, den, top)
