@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-__all__ = ["PERTURBATIONS", "PRESETS", "Optimisation", "Perturbation", "ProSGConfig", "StopRule", "TrainConfig"]
+__all__ = ["PRESETS", "RECIPES", "Optimisation", "Perturbation", "ProSGConfig", "Recipe", "StopRule", "TrainConfig"]
 
 
 @dataclass(frozen=True)
@@ -178,14 +178,6 @@ class Perturbation:
         return any((self.wipe_first, self.wipe_last, self.swap, self.load, self.load_story, self.age, self.cut))
 
 
-PERTURBATIONS: dict[str, Perturbation] = {
-    "none": Perturbation(),
-    "plus": Perturbation(wipe_first=0.9, wipe_last=0.05, load=0.5, load_story=0.5),
-    "durable": Perturbation(age=0.4, cut=0.4),
-}
-"""What suits an update (the state may be gone or full), and what suits durable fine-tuning of RWKV-4 (it fades)."""
-
-
 @dataclass(frozen=True)
 class StopRule:
     """When training ends before its last step, judged on the validation rows.
@@ -253,12 +245,43 @@ class Optimisation:
             raise ValueError(f"optim.lr is {self.lr}, must be above 0")
 
 
+class Recipe(NamedTuple):
+    """Defaults that belong together."""
+
+    phase: Literal["finetune", "synthesize", "static"]
+    module: ProSGConfig = ProSGConfig()
+    perturbation: Perturbation = Perturbation()
+    optim: Optimisation = Optimisation()
+
+
+_FINETUNE = Optimisation(lr=1e-5, late_weight=1.0)
+_DURABLE = Perturbation(age=0.4, cut=0.4)
+
+RECIPES: dict[str, Recipe] = {
+    "plain": Recipe("finetune", optim=_FINETUNE),
+    "durable": Recipe("finetune", perturbation=_DURABLE, optim=_FINETUNE),
+    "paper": Recipe("synthesize", module=PRESETS["paper"], optim=Optimisation(lr=1e-3, late_weight=1.0)),
+    "plus": Recipe(
+        "synthesize",
+        module=PRESETS["plus"],
+        perturbation=Perturbation(wipe_first=0.9, wipe_last=0.05, load=0.5, load_story=0.5),
+    ),
+    "static": Recipe("static", module=PRESETS["static"], optim=Optimisation(lr=3e-3)),
+    "static-durable": Recipe("static", module=PRESETS["static"], perturbation=_DURABLE, optim=Optimisation(lr=3e-3)),
+}
+"""What suits an update (the state may be gone, or full) and what suits durable fine-tuning of RWKV-4 (it fades).
+
+plain and durable start from the rate for pretrained checkpoints; a model trained from scratch takes a hundred times it.
+"""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
     Attributes:
         model: Backbone to train, or to train a module on: a .pth file or a folder.
+        recipe: Defaults for module, perturbation and optim, each still an option of its own.
         train: jsonl files of {"prompt", "answer"} rows.
         output: Folder for the trained model, checkpoints and logs.
         validation: jsonl files; without them nothing is evaluated.
@@ -279,9 +302,10 @@ class TrainConfig:
     """
 
     model: str
-    train: list[str]
+    train: list[str] | str
     output: str
-    validation: list[str] = field(default_factory=list)
+    recipe: str = ""
+    validation: list[str] | str = field(default_factory=list)
     tokenizer: str = ""
     module: ProSGConfig = field(default_factory=ProSGConfig)
     perturbation: Perturbation = field(default_factory=Perturbation)

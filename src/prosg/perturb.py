@@ -59,9 +59,8 @@ class Draws(NamedTuple):
 
 def uniforms(seed: int, step: int, ids: np.ndarray, count: int) -> np.ndarray:
     """(len(ids), count) numbers in [0, 1), a function of seed, step, id and column alone (splitmix64)."""
-    mask = np.uint64(0xFFFFFFFFFFFFFFFF)
     with np.errstate(over="ignore"):
-        x = np.uint64(seed & int(mask))
+        x: np.ndarray = np.full(1, seed & (2**64 - 1), np.uint64)
         for part in (np.full(1, step, np.uint64), ids.astype(np.uint64)[:, None], np.arange(count, dtype=np.uint64)):
             x = x + np.uint64(0x9E3779B97F4A7C15) * (part + np.uint64(1))
             x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -77,19 +76,20 @@ def draw(p: Perturbation, seed: int, step: int, progress: float, row_ids: Tensor
     swap = next(column) < p.swap
     wipe = next(column) < p.wipe_first + (p.wipe_last - p.wipe_first) * progress
 
-    def touch(load: float, age: float, longest: float) -> Touch:
+    def touch(load: float, age: float, longest: float, place: Tensor) -> Touch:
         hit, steps, shift, weight, bank = (next(column) for _ in range(5))
         return Touch(
-            age=(hit < age) & ~wipe,
+            age=(hit < age) & ~wipe & place,
             steps=steps * longest,
             shift=shift * p.weakest,
-            load=hit < load,
+            load=(hit < load) & place,
             weight=torch.exp(weight * p.load_weight),
             bank_row=(bank * p.bank_size).long(),
         )
 
-    end = touch(p.load, p.age, p.age_steps)
-    story = touch(p.load_story, p.cut, p.cut_steps)
+    story_there = late_start > 1  # an answer of one stage has no place before its last one
+    end = touch(p.load, p.age, p.age_steps, torch.ones_like(story_there))
+    story = touch(p.load_story, p.cut, p.cut_steps, story_there)
     position = 1 + (next(column) * (late_start - 1).clamp(min=1)).long()
     return Draws(swap, wipe, end, story, position)
 
@@ -143,7 +143,7 @@ class StoryBank:
             if self.update is not None and update is not None:
                 fresh = detach_update(_rows(update, source[renew]))
                 self.update = replace_update_rows(self.update, rows[renew], fresh)
-        longest = int(lengths[source].max())
+        longest = max(int(lengths[source].max()), 1)
         grown = backbone(
             stories[source, :longest],
             take_rows(self.state, rows),

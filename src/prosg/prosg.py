@@ -23,7 +23,7 @@ from prosg.generate import Sampling, generate_texts, stream_text
 from prosg.lowrank import Update
 from prosg.perturb import Draws, perturb
 from prosg.state import State, choose_rows, take_rows
-from prosg.synthesizer import Synthesizer
+from prosg.synthesizer import Reads, Synthesizer
 
 __all__ = ["ProSG", "Scored"]
 
@@ -55,7 +55,7 @@ class ProSG(nn.Module):
         self.tokenizer: Any = None
 
     @property
-    def config(self) -> ProSGConfig | None:
+    def prosg_config(self) -> ProSGConfig | None:
         """The module's configuration."""
         return None if self.synthesizer is None else self.synthesizer.config
 
@@ -98,7 +98,7 @@ class ProSG(nn.Module):
             raise ValueError("a prompt is empty; every prompt needs at least one token")
         synthesizer = self.synthesizer if self.update_enabled else None
         taps = synthesizer.taps if synthesizer is not None and window is None else ()
-        reads = None if synthesizer is None else synthesizer.init(lengths)
+        reads = synthesizer.init(lengths) if synthesizer is not None else Reads(lengths, ())
         state: State = self.backbone.init_state(batch)
         logits: Tensor | None = None
         for piece, left in _pieces(prompt, lengths, chunk):

@@ -25,7 +25,7 @@ In each B is zero at the start, so that dW = 0 and the model is bit-equal to its
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,13 +65,14 @@ class Stack(nn.Module):
 
     def __init__(self, width: int, hidden: int, blocks: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
+        self.blocks: Sequence[nn.Sequential] = nn.ModuleList(  # type: ignore[assignment]
             nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width), nn.LayerNorm(width))
             for _ in range(blocks)
         )
         for block in self.blocks:
-            for linear in (block[0], block[2]):
-                _init_linear(linear, linear.in_features**-0.5)
+            for linear in block:
+                if isinstance(linear, nn.Linear):
+                    _init_linear(linear, linear.in_features**-0.5)
 
     def forward(self, h: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
         for block in self.blocks:
@@ -215,7 +216,7 @@ class Synthesizer(nn.Module):
             if config.share_stack and config.reading != "none":
                 d = config.bottleneck if config.reading == "attention" else config.rank * tap_widths[0][0]
                 shared = make_stack(config, d)
-            self.layers = nn.ModuleList(
+            self.layers: Sequence[LayerSynthesizer] = nn.ModuleList(  # type: ignore[assignment]
                 LayerSynthesizer(
                     config, {s.name: shape for s, shape in self.sites.items() if s.layer == i}, widths, shared
                 )

@@ -192,7 +192,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         self.model.train(training)
         metrics = {f"eval_{k}": float(v) for k, v in scores.to_dict().items() if v is not None}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     # -- checkpoints
@@ -355,11 +355,7 @@ def fit(
         model.synthesizer.requires_grad_(True)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    dtype = config.dtype
-    if dtype == "auto":
-        dtype = "fp32" if (output / "dtype").exists() else probe_dtype()
-        dtype = (output / "dtype").read_text() if (output / "dtype").exists() else dtype  # type: ignore[assignment]
-    (output / "dtype").write_text(dtype)
+    dtype = _settle_dtype(config.dtype, output)
     log = StepLog(output / "steps.jsonl")
     stop = Stop(config.stop)
     callbacks: list[TrainerCallback] = [log, stop]
@@ -375,7 +371,7 @@ def fit(
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     model.eval()
     history = trainer.state.log_history
-    metrics = next((h for h in reversed(history) if any(k.startswith("eval_") for k in h)), {})
+    metrics: dict[str, float] = next((h for h in reversed(history) if any(k.startswith("eval_") for k in h)), {})
     return TrainResult(
         steps=trainer.state.global_step,
         seconds=time.perf_counter() - start,
@@ -384,6 +380,15 @@ def fit(
         metrics={k: v for k, v in metrics.items() if k.startswith("eval_")},
         dtype=dtype,
     )
+
+
+def _settle_dtype(wanted: str, output: Path) -> str:
+    """Probe once for a run: a resumed one keeps what it began with."""
+    recorded = output / "dtype"
+    if wanted == "auto":
+        wanted = recorded.read_text() if recorded.exists() else probe_dtype()
+    recorded.write_text(wanted)
+    return wanted
 
 
 def _arguments(config: TrainConfig, optim: Optimisation, dtype: str, evaluate: bool) -> TrainingArguments:

@@ -15,7 +15,7 @@ is fp32 (fp64 in an fp64 model) whatever the weights are; `attention_size` and `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -161,7 +161,8 @@ class RWKV4(nn.Module):
         super().__init__()
         self.config = config
         self.emb = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        # Typed as what it holds: a ModuleList is a sequence of bare Modules to a type checker.
+        self.blocks: Sequence[Block] = nn.ModuleList(Block(config, i) for i in range(config.num_layers))  # type: ignore[assignment]
         self.ln_out = nn.LayerNorm(config.hidden_size)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.kernel = kernel
@@ -237,8 +238,8 @@ class RWKV4(nn.Module):
         deltas: list[dict[str, LowRank]] = [{} for _ in self.blocks]
         if update is not None:
             check_update(update, self.sites, batch)
-            for site, delta in update.items():
-                deltas[site.layer][site.name] = delta
+            for site, low_rank in update.items():
+                deltas[site.layer][site.name] = low_rank
         if unknown := set(taps) - set(TAPS):
             raise ValueError(f"unknown taps {sorted(unknown)}; known are {', '.join(TAPS)}")
         kernel = wkv4.kernel(self.kernel, tokens.device, self.state_dtype)

@@ -37,7 +37,10 @@ class OffsetTokenizer(Protocol):
 
 
 class EncodedRow(NamedTuple):
-    """A row as ids. `answer` ends with the end token; `late_start` is the answer token where its last stage begins."""
+    """A row as ids. `answer` ends with the end token; `late_start` is the answer token where its last stage begins.
+
+    `late_text` is the first token after that stage's marker: what the model has to know, not where it chose to begin.
+    """
 
     row_id: int
     id: str
@@ -45,6 +48,7 @@ class EncodedRow(NamedTuple):
     answer: list[int]
     late_start: int
     has_stages: bool
+    late_text: int
 
     @property
     def tokens(self) -> int:
@@ -63,13 +67,17 @@ def encode_row(row: Row, tokenizer: OffsetTokenizer, end_id: int = 0) -> Encoded
     the answer's tokens stand before it.
     """
     answer, offsets = tokenizer.encode_offsets(row.answer)
+
+    def first_after(place: int) -> int:
+        return next((index for index, (_, end) in enumerate(offsets) if end > place), len(answer))
+
     if row.stages:
-        start = row.stages[-1].start
-        late = next((index for index, (_, end) in enumerate(offsets) if end > start), len(answer))
+        last = row.stages[-1]
+        late, text = first_after(last.start), first_after(last.start + len(last.marker))
     else:
-        late = len(answer) * 4 // 5
+        late = text = len(answer) * 4 // 5
     return EncodedRow(
-        row_number(row.id), row.id, tokenizer.encode(row.prompt), [*answer, end_id], late, bool(row.stages)
+        row_number(row.id), row.id, tokenizer.encode(row.prompt), [*answer, end_id], late, bool(row.stages), text
     )
 
 
@@ -98,7 +106,7 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
 
     prompt (B, Tp), answer (B, Ta) int64; weights (B, Ta) float32: 1 for predicting that answer token, `late_weight`
     from the last stage's first token to the end token where a row has stages; prompt_lengths, answer_lengths,
-    late_start, row_ids (B,) int64.
+    late_start, late_text, row_ids (B,) int64.
     """
     if not rows:
         raise ValueError("no rows to collate; a batch has at least one")
@@ -116,6 +124,7 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
         "answer_lengths": lengths,
         "weights": weights.to(torch.float32),
         "late_start": late,
+        "late_text": torch.tensor([row.late_text for row in rows]),
         "row_ids": torch.tensor([row.row_id for row in rows]),
     }
 

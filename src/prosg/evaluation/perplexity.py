@@ -77,7 +77,8 @@ def perplexity(
         nll[indices], tokens[indices] = total(scores, valid), batch["answer_lengths"].float().cpu()
         late_nll[indices], late_tokens[indices] = total(scores, late), late.sum(1).float().cpu()
         exact[indices] = (right | ~valid).all(1).float().cpu()
-        late_exact[indices] = (right | ~late).all(1).float().cpu()
+        known = valid & (position >= batch["late_text"].unsqueeze(1))
+        late_exact[indices] = (right | ~known).all(1).float().cpu()
     some = bool(staged.any())
     return Perplexity(
         rows=len(rows),
