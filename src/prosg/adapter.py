@@ -1,0 +1,201 @@
+"""Models and encoded prompts in and out of files.
+
+    adapter/    prosg_config.json   the module's options, its base and the base's fingerprint
+                prosg_model.safetensors   the module's weights
+    x.safetensors   an encoded prompt: state, update, last logits; metadata names the model that made it
+
+A model is named by a backbone (a .pth or a folder), an adapter folder, or "demo": the small trained model that comes
+with the package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from prosg.checkpoint import TOKENIZER, fingerprint, load_backbone
+from prosg.config import ProSGConfig
+from prosg.encoded import EncodedPrompt, flatten, unflatten
+from prosg.files import CheckpointError, read_json, written_whole
+from prosg.prosg import ProSG
+from prosg.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = [
+    "demo_model",
+    "is_adapter",
+    "load_adapter",
+    "load_encoded",
+    "load_model",
+    "model_fingerprint",
+    "save_adapter",
+    "save_encoded",
+]
+
+CONFIG, WEIGHTS = "prosg_config.json", "prosg_model.safetensors"
+ENCODED_FORMAT = "prosg-encoded-1"
+
+
+def demo_model() -> Path:
+    """The adapter that comes with the package; its backbone lies beside it."""
+    return Path(str(files("prosg") / "demo_model" / "plus"))
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether this folder holds an adapter."""
+    return (Path(path) / CONFIG).is_file()
+
+
+def load_model(
+    model: str | Path,
+    *,
+    base: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    kernel: str = "auto",
+) -> ProSG:
+    """A model by its name: a backbone, an adapter folder, or "demo".
+
+    Args:
+        model: What to load.
+        base: The adapter's backbone, where it is not where the adapter says.
+        tokenizer: A tokenizer.json or its folder; by default the one beside the backbone's weights, if there is one.
+        dtype: Type of the backbone's weights; the file's own by default.
+        device: Where to put it.
+        kernel: Implementation of the recurrence.
+
+    Raises:
+        CheckpointError, FileNotFoundError: naming the file and what is wrong with it.
+        ValueError: where a tokenizer has more tokens than the model.
+    """
+    path = demo_model() if str(model) == "demo" else Path(model)
+    if is_adapter(path):
+        loaded, where = load_adapter(path, base=base, dtype=dtype, device=device, kernel=kernel)
+    else:
+        if base is not None:
+            raise ValueError(f"{path} is not an adapter folder (it has no {CONFIG}), so it has no base")
+        loaded, where = ProSG(load_backbone(path, dtype=dtype, device=device, kernel=kernel)), path
+    folder = where if where.is_dir() else where.parent
+    found = Path(tokenizer) if tokenizer else folder / TOKENIZER
+    if tokenizer or found.is_file():
+        loaded.tokenizer = load_tokenizer(found)
+        check_vocabulary(loaded, loaded.tokenizer, found)
+    loaded.eval()
+    return loaded
+
+
+def check_vocabulary(model: ProSG, tokenizer: Tokenizer, path: str | Path) -> None:
+    """ValueError where the tokenizer has tokens that the model does not know."""
+    size = model.backbone.config.vocab_size
+    if tokenizer.vocab_size > size:
+        raise ValueError(f"{path}: {tokenizer.vocab_size} tokens, but the model's vocabulary has {size}; they must fit")
+
+
+def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = None, overwrite: bool = False) -> None:
+    """Write the module's configuration and weights, naming the base (as given) and the base's fingerprint."""
+    if model.synthesizer is None:
+        raise ValueError("this model has no synthesis module to save")
+    config = dataclasses.replace(
+        model.synthesizer.config,
+        base=str(base) if base is not None else model.synthesizer.config.base,
+        base_fingerprint=fingerprint(model.backbone),  # type: ignore[arg-type]
+    )
+    with written_whole(Path(folder), overwrite=overwrite, marker=CONFIG) as temporary:
+        temporary.mkdir()
+        tensors = {name: tensor.contiguous() for name, tensor in model.synthesizer.state_dict().items()}
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        (temporary / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", "utf-8")
+
+
+def load_adapter(folder: str | Path, *, base: str | Path | None = None, **options: Any) -> tuple[ProSG, Path]:
+    """The model of an adapter folder, and where its backbone was found; options as `load_backbone`'s."""
+    folder = Path(folder)
+    if not is_adapter(folder):
+        raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG}")
+    try:
+        config = ProSGConfig.from_dict(read_json(folder / CONFIG))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from None
+    where = Path(base) if base is not None else _find_base(folder, config)
+    backbone = load_backbone(where, **options)
+    if config.base_fingerprint and fingerprint(backbone) != config.base_fingerprint:
+        raise CheckpointError(
+            f"{folder}: made for another backbone than {where} (fingerprint {config.base_fingerprint[:12]}, "
+            f"this one has {fingerprint(backbone)[:12]}); name the right one with --base"
+        )
+    model = ProSG(backbone, config)
+    assert model.synthesizer is not None
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        model.synthesizer.load_state_dict(tensors)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder / WEIGHTS}: no such file") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: truncated, or not a safetensors file ({error})") from None
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    model.synthesizer.to(options.get("device", "cpu"))
+    model.eval()
+    return model, where
+
+
+def _find_base(folder: Path, config: ProSGConfig) -> Path:
+    """The base as the adapter names it: as a path from here, or from the adapter's own folder."""
+    for candidate in (folder / config.base, Path(config.base)):
+        if config.base and candidate.exists():
+            return candidate
+    raise FileNotFoundError(f"{folder}: its backbone {config.base or '(unnamed)'} is not there; say where with --base")
+
+
+def model_fingerprint(model: ProSG) -> str:
+    """Which model made an encoded prompt: the backbone's fingerprint, and a full hash of the module's weights."""
+    digest = hashlib.sha256(fingerprint(model.backbone).encode())  # type: ignore[arg-type]
+    if model.synthesizer is not None:
+        for name, tensor in sorted(model.synthesizer.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_encoded(encoded: EncodedPrompt, model: ProSG, path: str | Path, *, overwrite: bool = True) -> None:
+    """Write an encoded prompt as one safetensors file."""
+    tensors = flatten(encoded.state, encoded.update) | {"logits": encoded.logits.contiguous()}
+    metadata = {"format": ENCODED_FORMAT, "model": model_fingerprint(model)}
+    with written_whole(Path(path), overwrite=overwrite) as temporary:
+        save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary, metadata=metadata)
+
+
+def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
+    """Read an encoded prompt. CheckpointError for another model's, or a file that is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: truncated, or not a safetensors file ({error})") from None
+    if metadata.get("format") != ENCODED_FORMAT:
+        raise CheckpointError(
+            f"{path}: not an encoded prompt; make one with: prosg encode MODEL --prompt ... --out FILE"
+        )
+    if metadata.get("model") != model_fingerprint(model):
+        raise CheckpointError(f"{path}: made by another model; encode the prompt again with this one")
+    device = next(model.parameters()).device
+    try:
+        logits = tensors.pop("logits")
+        state, update = unflatten({name: tensor.to(device) for name, tensor in tensors.items()}, model.backbone)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return EncodedPrompt(state, update, logits.to(device))

@@ -1,0 +1,387 @@
+"""The command line: every command is a function of the package with its options spelled out.
+
+Errors that a user can mend are one line on stderr, exit status 2, without a traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from prosg.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
+
+__all__ = ["main"]
+
+MODEL_HELP = "a backbone (.pth file or folder), an adapter folder, or: demo"
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's, with errors on one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what was wrong and stop with status 2."""
+        line = " ".join(message.split())
+        print(f"error: {line} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(arguments)
+    if not arguments:
+        parser.print_help()
+        return 2
+    options = parser.parse_args(arguments)
+    command: Callable[[Any], int] = COMMANDS[_path(options)]
+    try:
+        return command(_leaf(options))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _path(options: Namespace) -> str:
+    names = [options.subcommand]
+    inner = options[options.subcommand]
+    while "subcommand" in inner:
+        names.append(inner.subcommand)
+        inner = inner[inner.subcommand]
+    return " ".join(names)
+
+
+def _leaf(options: Namespace) -> Namespace:
+    while "subcommand" in options:
+        options = options[options.subcommand]
+    return options
+
+
+# -- parsers
+
+
+def _parser(arguments: Sequence[str]) -> Parser:
+    parser = Parser(
+        prog="prosg",
+        description="A prompt becomes a low-rank update of a recurrent language model's weights.",
+        epilog="Start with: prosg generate demo --prompt 'Remember the code 4821937. Tell a story, then say the code.'",
+    )
+    commands = parser.add_subcommands(dest="subcommand", required=False)
+    commands.add_subcommand("demo", _demo_parser(), help="train a small model here and show what the update does")
+    commands.add_subcommand("generate", _generate_parser(), help="write an answer to a prompt")
+    commands.add_subcommand("encode", _encode_parser(), help="turn a prompt into a file: state and weight update")
+    train = Parser(description="Training. Killed and started again, a run goes on from its newest checkpoint.")
+    commands.add_subcommand("train", train, help="fine-tune a backbone, or train a module on it")
+    data = Parser(description="Multi-stage instructions with programmatic checks.")
+    commands.add_subcommand("data", data, help="make and check multi-stage instructions")
+    commands.add_subcommand("perplexity", _perplexity_parser(), help="score answers: answer tokens only")
+    commands.add_subcommand("info", _info_parser(), help="what a model is: sizes, sites, kernels, fingerprint")
+    commands.add_subcommand("convert", _convert_parser(), help="between .pth files and Hugging Face folders")
+    _add_train_commands(train, arguments)
+    _add_data_commands(data)
+    return parser
+
+
+def _model_options(parser: Parser) -> Parser:
+    parser.add_argument("model", type=str, help=MODEL_HELP)
+    parser.add_argument("--base", type=str | None, help="an adapter's backbone, where it has moved")
+    parser.add_argument("--tokenizer", type=str | None, help="tokenizer.json or its folder, if not beside the weights")
+    parser.add_argument("--dtype", type=str | None, help="fp32, bf16, fp16 or fp64; the file's own by default")
+    parser.add_argument("--device", type=str, default="cpu", help="cpu or cuda")
+    return parser
+
+
+def _demo_parser() -> Parser:
+    parser = Parser(description="Train a small model, its module and the rivals here, and print the table.")
+    parser.add_argument(
+        "--full", action="store_true", help="with the rivals, three learning rates each, 192 rows a cell"
+    )
+    parser.add_argument("--seeds", type=str, default="1", help="one run each, like 1,2,3")
+    parser.add_argument("--out", type=str, default="runs/demo", help="folder; a stopped run goes on where it was")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings and evaluations side by side")
+    parser.add_argument("--plain", action="store_true", help="lines instead of a live display")
+    return parser
+
+
+def _generate_parser() -> Parser:
+    parser = _model_options(Parser(description="Write an answer, streamed as it comes."))
+    parser.add_argument("--prompt", type=str | None, help="the prompt")
+    parser.add_argument("--encoded", type=str | None, help="a file made by: prosg encode")
+    parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
+    parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest that hold this probability")
+    parser.add_argument("--stop", type=str, action="append", help="end the answer at this text; may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
+    parser.add_argument("--no-update", action="store_true", help="the backbone alone")
+    parser.add_argument("--hold-until", type=int, default=0, help="sentences to write before the marker is forced")
+    parser.add_argument("--force-marker", type=str, default="", help=r"text that opens the late stage, like '\nCode:'")
+    parser.add_argument("--late-temperature", type=float, default=0.0, help="temperature from the marker on")
+    parser.add_argument("--window", type=int | None, help="show the module the prompt in windows of this many tokens")
+    return parser
+
+
+def _encode_parser() -> Parser:
+    parser = _model_options(Parser(description="Read a prompt once, and keep what it left: state and weight update."))
+    parser.add_argument("--prompt", type=str, required=True, help="the prompt")
+    parser.add_argument("--out", type=str, required=True, help="the .safetensors file to write")
+    parser.add_argument("--window", type=int | None, help="show the module the prompt in windows of this many tokens")
+    return parser
+
+
+def _perplexity_parser() -> Parser:
+    parser = _model_options(Parser(description="Perplexity of answers under their prompts, end tokens included."))
+    parser.add_argument("file", type=str, help="jsonl rows of prompt and answer")
+    parser.add_argument("--no-update", action="store_true", help="the backbone alone")
+    parser.add_argument("--batch-size", type=int, default=32, help="rows scored at once")
+    return parser
+
+
+def _info_parser() -> Parser:
+    return _model_options(Parser(description="What a model is, and what runs it here."))
+
+
+def _convert_parser() -> Parser:
+    parser = Parser(description="A .pth destination gets BlinkDL's layout, any other name a Hugging Face folder.")
+    parser.add_argument("src", type=str, help="a .pth file or a folder")
+    parser.add_argument("dst", type=str, help="what to write")
+    parser.add_argument("--dtype", type=str | None, help="fp32, bf16, fp16 or fp64; as it is by default")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    return parser
+
+
+def _add_data_commands(parser: Parser) -> None:
+    commands = parser.add_subcommands(dest="subcommand", required=True)
+    make = Parser(description="Make rows from the grammars of the kinds.")
+    make.add_argument("file", type=str, help="the jsonl file to write")
+    make.add_argument("--size", type=int, default=1000, help="rows")
+    make.add_argument("--seed", type=int, default=0, help="another seed, other rows")
+    make.add_argument("--kinds", type=str, nargs="+", help="kinds, apart by commas or spaces; the demo's by default")
+    make.add_argument("--distance", type=int, nargs=2, metavar=("MIN", "MAX"), help="words before the late stage")
+    make.add_argument("--sentences", type=int, nargs=2, metavar=("MIN", "MAX"), help="sentences instead of words")
+    make.add_argument("--split", type=str, default="train", help="train, validation or test: contents never overlap")
+    commands.add_subcommand("make", make, help="make a file of rows")
+    check = Parser(
+        description="Validate rows; with answers, score them. Status 0 all right, 1 some failed, 2 bad input."
+    )
+    check.add_argument("file", type=str, help="jsonl rows")
+    check.add_argument("--answers", type=str | None, help='jsonl lines of {"id", "answer"}')
+    commands.add_subcommand("check", check, help="validate rows and score answers")
+
+
+PHASES = {
+    "finetune": ("plain", "phase 1: the whole backbone, on the answers' tokens"),
+    "synthesize": ("plus", "phase 2: the synthesis module, the backbone frozen"),
+    "static": ("static", "the control: a low-rank adapter that reads no prompt"),
+}
+
+
+def _add_train_commands(parser: Parser, arguments: Sequence[str]) -> None:
+    commands = parser.add_subcommands(dest="subcommand", required=True)
+    for phase, (recipe, text) in PHASES.items():
+        command = Parser(
+            description=f"{text}. Recipes: {', '.join(n for n, r in RECIPES.items() if r.phase == phase)}."
+        )
+        command.add_argument("--config", action="config", help="YAML with any of these options")
+        command.add_class_arguments(TrainConfig)
+        command.set_defaults(_recipe_defaults(phase, _chosen_recipe(arguments) or recipe))
+        commands.add_subcommand(phase, command, help=text)
+
+
+def _chosen_recipe(arguments: Sequence[str]) -> str | None:
+    """The recipe sets other options' defaults, so it has to be known before they are read."""
+    chosen, configs = None, []
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--recipe", "--config"):
+            value = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
+            if name == "--recipe":
+                chosen = value
+            else:
+                configs.append(value)
+    for path in configs if chosen is None else []:
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = yaml.safe_load(file)
+        except (OSError, yaml.YAMLError):
+            continue  # the parser will say what is wrong with it
+        if isinstance(content, dict) and isinstance(content.get("recipe"), str):
+            chosen = content["recipe"]
+    return chosen
+
+
+def _recipe_defaults(phase: str, name: str) -> dict[str, Any]:
+    recipe = RECIPES.get(name)
+    if recipe is None or recipe.phase != phase:
+        return {"recipe": name}  # refused when the command runs, with the names that are allowed
+    defaults: dict[str, Any] = {"recipe": name}
+    for group, values in (("module", recipe.module), ("perturbation", recipe.perturbation), ("optim", recipe.optim)):
+        defaults[group] = dataclasses.asdict(values)
+    return defaults
+
+
+# -- commands; what they need is imported when they run
+
+
+def _dtype(name: str | None) -> Any:
+    import torch
+
+    table = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64, None: None}
+    if name not in table:
+        raise ValueError(f"--dtype is {name!r}, allowed: fp32, bf16, fp16, fp64")
+    return table[name]
+
+
+def _load(options: Namespace, need_tokenizer: bool = True) -> Any:
+    from prosg.adapter import load_model
+
+    model = load_model(
+        options.model,
+        base=options.base,
+        tokenizer=options.tokenizer,
+        dtype=_dtype(options.dtype),
+        device=options.device,
+    )
+    if need_tokenizer and model.tokenizer is None:
+        raise ValueError(f"{options.model}: no tokenizer.json lies beside it; name one with --tokenizer")
+    return model
+
+
+def _encoded(options: Namespace, model: Any) -> Any:
+    if not options.prompt:
+        raise ValueError("--prompt is empty; a prompt needs at least one character")
+    return model.encode(options.prompt, window=options.window)
+
+
+def _run_generate(options: Namespace) -> int:
+    from prosg.adapter import load_encoded
+
+    if (options.prompt is None) == (options.encoded is None):
+        raise ValueError("give either --prompt TEXT or --encoded FILE")
+    model = _load(options)
+    encoded = _encoded(options, model) if options.encoded is None else load_encoded(options.encoded, model)
+    if options.no_update:
+        encoded = encoded._replace(update=None)
+    pieces = model.stream(
+        encoded,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        stop=options.stop or (),
+        seed=options.seed,
+        hold_until=options.hold_until,
+        force_marker=options.force_marker.replace("\\n", "\n"),
+        late_temperature=options.late_temperature,
+    )
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _run_encode(options: Namespace) -> int:
+    import os
+
+    from prosg.adapter import save_encoded
+
+    model = _load(options)
+    encoded = _encoded(options, model)
+    save_encoded(encoded, model, options.out)
+    what = "state and update" if encoded.update else "state (this model has no module)"
+    print(f"{options.out}: {what}, {os.path.getsize(options.out):,} bytes")
+    return 0
+
+
+def _run_train(phase: str) -> Callable[[Namespace], int]:
+    def run(options: Namespace) -> int:
+        from prosg.commands import train
+
+        values = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig)}
+        for name, kind in (
+            ("module", ProSGConfig),
+            ("perturbation", Perturbation),
+            ("optim", Optimisation),
+            ("stop", StopRule),
+        ):
+            values[name] = kind(**values[name].as_dict()) if isinstance(values[name], Namespace) else values[name]
+        return train(phase, TrainConfig(**values))
+
+    return run
+
+
+def _run_data_make(options: Namespace) -> int:
+    from prosg.data import commands
+    from prosg.data.kinds import DEMO_KINDS, SENTENCES
+
+    if options.distance and options.sentences:
+        raise ValueError("give --distance or --sentences, not both")
+    kinds = [kind for part in options.kinds or DEMO_KINDS for kind in part.split(",") if kind]
+    return commands.make(
+        options.file,
+        size=options.size,
+        seed=options.seed,
+        kinds=kinds,
+        distance=tuple(options.distance) if options.distance else None,
+        sentences=tuple(options.sentences) if options.sentences else SENTENCES,
+        split=options.split,
+    )
+
+
+def _run_data_check(options: Namespace) -> int:
+    from prosg.data import commands
+
+    return commands.check(options.file, answers=options.answers)
+
+
+def _run_perplexity(options: Namespace) -> int:
+    from prosg.commands import perplexity_of_file
+
+    model = _load(options)
+    return perplexity_of_file(model, options.file, update=not options.no_update, batch_size=options.batch_size)
+
+
+def _run_info(options: Namespace) -> int:
+    from prosg.commands import info
+
+    return info(_load(options, need_tokenizer=False))
+
+
+def _run_convert(options: Namespace) -> int:
+    from prosg.checkpoint import convert
+
+    convert(options.src, options.dst, _dtype(options.dtype), overwrite=options.overwrite)
+    print(options.dst)
+    return 0
+
+
+def _run_demo(options: Namespace) -> int:
+    from prosg.demo import run
+
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds is {options.seeds!r}; give whole numbers apart by commas, like 1,2,3") from None
+    return run(options.out, seeds=seeds, full=options.full, jobs=options.jobs, live=not options.plain)
+
+
+COMMANDS: dict[str, Callable[[Any], int]] = {
+    "demo": _run_demo,
+    "generate": _run_generate,
+    "encode": _run_encode,
+    "train finetune": _run_train("finetune"),
+    "train synthesize": _run_train("synthesize"),
+    "train static": _run_train("static"),
+    "data make": _run_data_make,
+    "data check": _run_data_check,
+    "perplexity": _run_perplexity,
+    "info": _run_info,
+    "convert": _run_convert,
+}
