@@ -189,7 +189,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gy: Tensor, gnum: Tensor, gden: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gy: Tensor, gnum: Tensor, gden: Tensor, _top: Tensor) -> tuple[Tensor | None, ...]:
         w, u, k, v, num, den, top, lengths = ctx.saved_tensors
         time = k.shape[1]
         chunks = _chunks(w, k, v, lengths)
