@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
+from safetensors.torch import load_model as load_tensors
 
 from prosg.checkpoint import TOKENIZER, fingerprint, load_backbone
 from prosg.config import ProSGConfig
@@ -110,8 +111,7 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
     )
     with written_whole(Path(folder), overwrite=overwrite, marker=CONFIG) as temporary:
         temporary.mkdir()
-        tensors = {name: tensor.contiguous() for name, tensor in model.synthesizer.state_dict().items()}
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        save_model(model.synthesizer, str(temporary / WEIGHTS), metadata={"format": "pt"})  # a shared stack once
         (temporary / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", "utf-8")
 
 
@@ -134,8 +134,7 @@ def load_adapter(folder: str | Path, *, base: str | Path | None = None, **option
     model = ProSG(backbone, config)
     assert model.synthesizer is not None
     try:
-        tensors = load_file(folder / WEIGHTS)
-        model.synthesizer.load_state_dict(tensors)
+        load_tensors(model.synthesizer, folder / WEIGHTS)
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder / WEIGHTS}: no such file") from None
     except SafetensorError as error:

@@ -82,6 +82,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
     data = Parser(description="Multi-stage instructions with programmatic checks.")
     commands.add_subcommand("data", data, help="make and check multi-stage instructions")
     commands.add_subcommand("perplexity", _perplexity_parser(), help="score answers: answer tokens only")
+    commands.add_subcommand("curve", _curve_parser(), help="how much of its prompt a model still knows, how far on")
     commands.add_subcommand("info", _info_parser(), help="what a model is: sizes, sites, kernels, fingerprint")
     commands.add_subcommand("convert", _convert_parser(), help="between .pth files and Hugging Face folders")
     _add_train_commands(train, arguments)
@@ -141,6 +142,26 @@ def _perplexity_parser() -> Parser:
     parser.add_argument("file", type=str, help="jsonl rows of prompt and answer")
     parser.add_argument("--no-update", action="store_true", help="the backbone alone")
     parser.add_argument("--batch-size", type=int, default=32, help="rows scored at once")
+    return parser
+
+
+def _curve_parser() -> Parser:
+    parser = _model_options(
+        Parser(
+            description="The forgetting curve: late-stage accuracy against distance, under the model's own update and "
+            "the controls (another prompt's, the mean, none, state wiped), on generated instructions."
+        )
+    )
+    parser.add_argument("--out", type=str, required=True, help="the .json file to write: rows of results, and answers")
+    parser.add_argument("--system", type=str, default="", help="what to call it in the results")
+    parser.add_argument("--updates", type=str, help="own,other,mean,none,wiped; all but none by default")
+    parser.add_argument("--rows", type=int, default=64, help="prompts per cell")
+    parser.add_argument("--kinds", type=str, help="kinds, apart by commas; the demo's by default")
+    parser.add_argument("--sentences", type=int, nargs="+", help="lengths of the story; the first is in range")
+    parser.add_argument("--seed", type=int, default=0, help="of prompts, stories and the derangement")
+    parser.add_argument("--split", type=str, default="test", help="train, validation or test")
+    parser.add_argument("--replay", action="store_true", help="read the prompt again before the late stage")
+    parser.add_argument("--no-free", action="store_true", help="leave out answers of free length")
     return parser
 
 
@@ -348,6 +369,28 @@ def _run_perplexity(options: Namespace) -> int:
     return perplexity_of_file(model, options.file, update=not options.no_update, batch_size=options.batch_size)
 
 
+def _run_curve(options: Namespace) -> int:
+    from prosg.commands import curve_of_model
+    from prosg.data.kinds import DEMO_KINDS
+    from prosg.evaluation.curve import SENTENCES
+
+    model = _load(options)
+    default = "none" if model.synthesizer is None else "own,other,mean,wiped"
+    return curve_of_model(
+        model,
+        options.out,
+        system=options.system or options.model,
+        seed=options.seed,
+        updates=(options.updates or default).split(","),
+        kinds=options.kinds.split(",") if options.kinds else DEMO_KINDS,
+        size=options.rows,
+        sentences=options.sentences or SENTENCES,
+        split=options.split,
+        replay=options.replay,
+        free=not options.no_free,
+    )
+
+
 def _run_info(options: Namespace) -> int:
     from prosg.commands import info
 
@@ -382,6 +425,7 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     "data make": _run_data_make,
     "data check": _run_data_check,
     "perplexity": _run_perplexity,
+    "curve": _run_curve,
     "info": _run_info,
     "convert": _run_convert,
 }

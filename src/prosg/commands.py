@@ -6,28 +6,33 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from prosg.adapter import load_model, save_adapter
 from prosg.checkpoint import TOKENIZER, fingerprint, save_backbone
 from prosg.config import PRESETS, RECIPES, TrainConfig
-from prosg.data.collate import EncodedRow, encode_rows
+from prosg.data.collate import EncodedRow, encode_rows, replay_prompt
 from prosg.data.record import read_rows
+from prosg.evaluation.conditions import Condition
+from prosg.evaluation.curve import ALL_CONDITIONS, forgetting_curve
 from prosg.evaluation.perplexity import perplexity
-from prosg.ops import wkv4
+from prosg.jobs import write_progress
+from prosg.perturb import uniforms
 from prosg.prosg import ProSG
 from prosg.synthesizer import Synthesizer
 
-__all__ = ["info", "perplexity_of_file", "train"]
+__all__ = ["curve_of_model", "info", "perplexity_of_file", "train", "write_json"]
 
 
-def train(phase: str, config: TrainConfig, tell: Callable[[int, dict[str, Any]], None] | None = None) -> int:
+def train(phase: str, config: TrainConfig) -> int:
     """Run one phase from files to files.
 
     The output folder gets the trained backbone (phase 1) or adapter, the configuration, checkpoints, steps.jsonl,
-    TensorBoard's logs and result.json. A finished run is not run again; an unfinished one goes on.
+    TensorBoard's logs, progress.json and result.json. A finished run is not run again; an unfinished one goes on.
     """
     allowed = [name for name, recipe in RECIPES.items() if recipe.phase == phase]
     if config.recipe and config.recipe not in allowed:
@@ -49,8 +54,19 @@ def train(phase: str, config: TrainConfig, tell: Callable[[int, dict[str, Any]],
         model = ProSG(backbone, config.module, seed=config.seed)
     rows = _rows(config.train, tokenizer, config.max_tokens, "train")
     validation = _rows(config.validation, tokenizer, config.max_tokens, "validation")
+    if config.replay:
+        chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
+        rows = [replay_prompt(row) if again else row for row, again in zip(rows, chosen, strict=True)]
 
     from prosg.train import fit  # transformers takes seconds to import; errors above come at once
+
+    note = ""
+
+    def tell(step: int, metrics: dict[str, Any]) -> None:
+        nonlocal note
+        value = metrics.get(f"eval_{config.stop.metric}")
+        note = note if value is None else f"{config.stop.metric} {value:.3f}"
+        write_progress(output / "progress.json", step / config.optim.steps, f"step {step}  {note}")
 
     result = fit(model, phase, config, rows, validation, tell)  # type: ignore[arg-type]
     where = _find_tokenizer(config)
@@ -119,11 +135,45 @@ def perplexity_of_file(model: ProSG, file: str, *, update: bool = True, batch_si
     return 0
 
 
+def curve_of_model(
+    model: ProSG,
+    out: str,
+    *,
+    system: str,
+    seed: int,
+    updates: Sequence[str],
+    **options: Any,
+) -> int:
+    """Measure a forgetting curve and write it: {"rows", "answers"}; options as `forgetting_curve`'s."""
+    known = {str(c): c for c in (*ALL_CONDITIONS, Condition("none"))} | {"wiped": Condition("own", "wiped")}
+    if unknown := [name for name in updates if name not in known]:
+        raise ValueError(f"--updates has {', '.join(unknown)}; allowed: own, other, mean, none, wiped")
+    if model.synthesizer is None and list(updates) != ["none"]:
+        raise ValueError("this model has no module: its only update is none")
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def tell(share: float, note: str) -> None:
+        write_progress(path.with_suffix(".progress"), share, note)
+
+    labels = {"backbone": model.backbone.config.model_type, "system": system, "seed": seed}
+    conditions = [known[name] for name in updates]
+    result = forgetting_curve(model, labels=labels, conditions=conditions, seed=seed, tell=tell, **options)
+    write_json(path, result._asdict())
+    for row in result.rows:
+        if row["kind"] == "all":
+            low, high = row["late_interval"]
+            print(
+                f"{row['update']:>6} {row['state']:>6} {row['length']:>11} {row['distance_tokens']:>6} tokens:"
+                f"  late {row['late_accuracy']:.3f} [{low:.3f}, {high:.3f}]  all stages {row['accuracy']:.3f}"
+            )
+    return 0
+
+
 def info(model: ProSG) -> int:
     """Print what a model is."""
     backbone: Any = model.backbone
     state = sum(leaf.numel() * leaf.element_size() for layer in backbone.init_state(1) for leaf in layer)
-    device = next(model.parameters()).device
     total = sum(p.numel() for p in backbone.parameters())
     lines = [
         ("type", backbone.config.model_type),
@@ -132,7 +182,7 @@ def info(model: ProSG) -> int:
         ("fingerprint", fingerprint(backbone)),
         ("state", f"{state:,} bytes per row"),
         ("sites", f"{len(backbone.sites)}: " + ", ".join(sorted({site.name for site in backbone.sites}))),
-        ("kernel", wkv4.describe(backbone.kernel, device, backbone.state_dtype)),
+        ("kernel", backbone.kernel_in_use),
         ("tokenizer", f"{model.tokenizer.vocab_size} tokens" if model.tokenizer else "none"),
     ]
     if model.synthesizer is not None:

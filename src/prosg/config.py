@@ -64,7 +64,10 @@ class ProSGConfig:
             raise ValueError(f"module.reference_length is {self.reference_length}, must be above 1")
         if not self.target_modules:
             raise ValueError("module.target_modules is empty; name at least one projection")
-        allowed = {"last": ("a",), "attention": ("a", "both"), "none": ("none",)}[self.reading]
+        readings = {"last": ("a",), "attention": ("a", "both"), "none": ("none",)}
+        if self.reading not in readings:
+            raise ValueError(f"module.reading is {self.reading!r}; known are {', '.join(readings)}")
+        allowed = readings[self.reading]
         if self.synthesize not in allowed:
             raise ValueError(
                 f"module.synthesize is {self.synthesize!r}, but reading {self.reading!r} allows {' or '.join(allowed)}"
@@ -296,6 +299,8 @@ class TrainConfig:
         dtype: Arithmetic: fp32, bf16 (autocast), or auto: whichever a one-second probe finds faster.
         device: cpu, cuda, or auto.
         seed: Of initial weights, order of rows and perturbations.
+        replay: Share of the training rows in which the prompt is read again, unscored, before the last stage: a rival
+            of the module that costs tokens instead.
         max_tokens: Rows with more tokens than this, prompt and answer, are left out and counted; 0 keeps all.
         threads: CPU threads; 0 leaves PyTorch's own choice.
         progress: Show a progress bar.
@@ -317,6 +322,7 @@ class TrainConfig:
     dtype: Literal["auto", "fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
+    replay: float = 0.0
     max_tokens: int = 0
     threads: int = 0
     progress: bool = True

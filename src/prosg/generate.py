@@ -95,8 +95,11 @@ def pick(
         before = ordered.cumsum(1) - ordered
         p = torch.zeros_like(p).scatter(1, index, ordered.masked_fill(before >= top_p, 0.0))
     total = p.cumsum(1)
-    drawn = torch.searchsorted(total, (numbers.unsqueeze(1) * total[:, -1:]).contiguous(), right=True)
-    return torch.where(temperature > 0, drawn.squeeze(1).clamp(max=logits.shape[1] - 1), greedy)
+    # A product that rounds up to the total would point behind the last token that may be drawn.
+    below = torch.nextafter(total[:, -1:], torch.zeros_like(total[:, -1:]))
+    target = torch.minimum(numbers.unsqueeze(1).to(total.dtype) * total[:, -1:], below)
+    drawn = torch.searchsorted(total, target, right=True).squeeze(1)
+    return torch.where(temperature > 0, drawn, greedy)
 
 
 def sentence_ends(tokenizer: Any) -> Tensor:

@@ -20,7 +20,7 @@ from prosg.backbones.base import Backbone
 from prosg.config import ProSGConfig
 from prosg.encoded import EncodedPrompt
 from prosg.generate import Sampling, generate_texts, stream_text
-from prosg.lowrank import Update
+from prosg.lowrank import Update, wide
 from prosg.perturb import Draws, perturb
 from prosg.state import State, choose_rows, take_rows
 from prosg.synthesizer import Reads, Synthesizer
@@ -192,7 +192,7 @@ class ProSG(nn.Module):
         output = self.backbone(answer.gather(1, index), state, update=update, lengths=lengths)
         assert output.logits is not None
         targets = answer.gather(1, (index + 1).clamp(max=time - 1))
-        nll = F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+        nll = F.cross_entropy(wide(output.logits.flatten(0, 1)), targets.flatten(), reduction="none")
         nll = nll.view_as(targets) * valid
         hits = (output.logits.argmax(2) == targets) & valid
         width = max(time - 1, 1)
@@ -242,7 +242,7 @@ def _pieces(tokens: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor
 
 def _with_first(logits: Tensor, answer: Tensor, nll: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
     """Put the first token, which the prompt's own logits predict, in front."""
-    first = F.cross_entropy(logits.float(), answer[:, 0], reduction="none")
+    first = F.cross_entropy(wide(logits), answer[:, 0], reduction="none")
     hit = logits.argmax(1) == answer[:, 0]
     return torch.cat([first.unsqueeze(1), nll], 1), torch.cat([hit.unsqueeze(1), hits], 1)
 

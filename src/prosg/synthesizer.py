@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from prosg.backbones.base import Taps
 from prosg.config import ProSGConfig
-from prosg.lowrank import LowRank, Site, Update
+from prosg.lowrank import LowRank, Site, Update, wide
 
 __all__ = ["LayerReads", "Reads", "Synthesizer"]
 
@@ -129,7 +129,7 @@ class LayerSynthesizer(nn.Module):
     def read(self, reads: LayerReads, taps: Taps, layer: int, valid: Tensor, lengths: Tensor) -> LayerReads:
         """Take in a chunk (B, T, ...) of which `valid` (B, T) positions belong to the prompt."""
         if self.config.reading == "last":
-            return reads._replace(last=taps.last[layer].float())
+            return reads._replace(last=wide(taps.last[layer]))
         if self.config.reading == "none":
             return reads
         u = self.from_input(taps.inputs[layer].to(self.queries.dtype))
@@ -141,7 +141,9 @@ class LayerSynthesizer(nn.Module):
             scores = scores * grown.view(-1, 1, 1)
         assert reads.top is not None and reads.total is not None and reads.value is not None
         mask = valid.unsqueeze(1)
-        top = torch.maximum(reads.top, scores.masked_fill(~mask, -1e30).amax(2)).detach()
+        # Before exp: beyond the prompt a score may be anything, and 0 * inf would be the gradient.
+        scores = scores.masked_fill(~mask, -1e30)
+        top = torch.maximum(reads.top, scores.amax(2)).detach()
         old = torch.exp(reads.top - top)
         weights = torch.exp(scores - top.unsqueeze(2)).masked_fill(~mask, 0.0)
         return LayerReads(
@@ -152,7 +154,7 @@ class LayerSynthesizer(nn.Module):
         )
 
     def finish(self, reads: LayerReads, batch: int) -> dict[str, LowRank]:
-        """The factors of this layer's projections, fp32."""
+        """The factors of this layer's projections, fp32 (fp64 in an fp64 model)."""
         n = self.config.rank
         factors: dict[str, LowRank] = {}
         if self.config.reading == "none":
@@ -168,7 +170,7 @@ class LayerSynthesizer(nn.Module):
             h = reads.value / reads.total.unsqueeze(2)
         if self.slots is not None:
             h = h + self.slots
-        h = self.norm(self.stack(h)).float()
+        h = wide(self.norm(self.stack(h)))
         for index, (name, (_, inp)) in enumerate(self.shapes.items()):
             if self.config.reading == "last":
                 a = h[:, index].reshape(batch, n, inp)
@@ -178,7 +180,7 @@ class LayerSynthesizer(nn.Module):
             b = self.base_b[name].mT
             if self.config.synthesize == "both":
                 b = (self.base_b[name] + self.map_b[name](own)).mT
-            factors[name] = LowRank(a.float(), self.config.alpha * b.float())
+            factors[name] = LowRank(wide(a), self.config.alpha * wide(b))
         return factors
 
 

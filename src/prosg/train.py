@@ -176,9 +176,9 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
             self.skipped += 1
             for parameter in model.parameters():
                 parameter.grad = None
-        else:
-            self.norms = value if self.norms == 0 else 0.98 * self.norms + 0.02 * value
-        self.last_norm = value
+            value = optim.skip_above * self.norms  # a norm that has grown for good moves the mean up to it
+        self.norms = value if self.norms == 0 else 0.98 * self.norms + 0.02 * value
+        self.last_norm = float(norm)
         return norm
 
     # -- evaluation

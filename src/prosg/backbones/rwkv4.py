@@ -182,6 +182,13 @@ class RWKV4(nn.Module):
         return ((self.config.hidden_size, self.config.attention_size),) * self.config.num_layers
 
     @property
+    def kernel_in_use(self) -> str:
+        """Which implementation of the recurrence runs here, and why."""
+        if self.kernel == "auto":
+            return wkv4.describe(self.emb.weight.device, self.state_dtype)
+        return f"wkv4: {self.kernel} (chosen)"
+
+    @property
     def state_dtype(self) -> torch.dtype:
         """fp32, or fp64 in an fp64 model."""
         return torch.promote_types(self.emb.weight.dtype, torch.float32)

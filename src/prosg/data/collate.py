@@ -49,6 +49,8 @@ class EncodedRow(NamedTuple):
     late_start: int
     has_stages: bool
     late_text: int
+    unscored: tuple[int, int] = (0, 0)
+    """answer tokens [first, last) that carry no weight: a prompt that is read again"""
 
     @property
     def tokens(self) -> int:
@@ -79,6 +81,14 @@ def encode_row(row: Row, tokenizer: OffsetTokenizer, end_id: int = 0) -> Encoded
     return EncodedRow(
         row_number(row.id), row.id, tokenizer.encode(row.prompt), [*answer, end_id], late, bool(row.stages), text
     )
+
+
+def replay_prompt(row: EncodedRow) -> EncodedRow:
+    """The row with its prompt read again, unscored, right before the last stage."""
+    start, size = row.late_start, len(row.prompt)
+    answer = [*row.answer[:start], *row.prompt, *row.answer[start:]]
+    end = start + size
+    return row._replace(answer=answer, late_start=end, late_text=row.late_text + size, unscored=(start, end))
 
 
 def encode_rows(
@@ -116,7 +126,9 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
     staged = torch.tensor([row.has_stages for row in rows])
     position = torch.arange(answer.shape[1])
     heavy = (position >= late[:, None]) & staged[:, None]
-    weights = torch.where(heavy, late_weight, 1.0) * (position < lengths[:, None])
+    again = torch.tensor([row.unscored for row in rows])
+    scored = (position < lengths[:, None]) & ~((position >= again[:, :1]) & (position < again[:, 1:]))
+    weights = torch.where(heavy, late_weight, 1.0) * scored
     return {
         "prompt": pad([row.prompt for row in rows]),
         "prompt_lengths": torch.tensor([len(row.prompt) for row in rows]),

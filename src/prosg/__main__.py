@@ -1,0 +1,5 @@
+"""`python -m prosg`."""
+
+from prosg.cli import main
+
+raise SystemExit(main())

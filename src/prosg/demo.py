@@ -1,0 +1,288 @@
+"""`prosg demo`: the whole path, made here, on a small model: forget, remember, and the proof.
+
+    data, tokenizer, random weights -> base (single-stage) -> phase 1 -> the frozen backbone gets `paper` and `plus`
+    -> forgetting curves with controls -> results.json, report.md, forgetting.png
+
+With `--full` the rivals stand beside, each with three learning rates, the best one chosen on validation rows. Every job
+is a public command with files before and after it, so whatever is stopped goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prosg.checkpoint import save_backbone
+from prosg.commands import write_json
+from prosg.data.kinds import DEMO_KINDS, make_rows
+from prosg.data.record import write_rows
+from prosg.jobs import Job, run_jobs
+from prosg.tokenizer import train_bpe
+
+__all__ = ["Plan", "prepare", "run"]
+
+RATES = (1e-3, 3e-3, 1e-2)
+"""Learning rates that every rival may choose from."""
+RIVAL_ROWS = 48
+"""Validation rows on which it chooses."""
+RIVAL_SENTENCES = (5, 60, 125)
+RIVALS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "phase1_more": ("finetune", "plain", ()),
+    "phase1_perturbed": ("finetune", "durable", ()),
+    "phase1_replay": ("finetune", "plain", ("--replay", "0.5")),
+    "static": ("static", "static", ()),
+    "static_perturbed": ("static", "static-durable", ()),
+}
+"""Phase, recipe and further options of each."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of the demo.
+
+    Attributes:
+        rows: Rows per cell.
+        base_steps: Single-stage steps from random weights.
+        phase1_steps: At most; it ends when the late stage is exact on validation rows.
+        module_steps: Of `paper` and `plus`.
+        rival_steps: Steps of each rival: at least as many as cost `plus`'s seconds on a quiet core.
+    """
+
+    rows: int = 64
+    base_steps: int = 300
+    phase1_steps: int = 2500
+    module_steps: int = 1000
+    rival_steps: tuple[tuple[str, int], ...] = (
+        ("phase1_more", 1600),
+        ("phase1_perturbed", 1400),
+        ("phase1_replay", 1200),
+        ("static", 1600),
+        ("static_perturbed", 1400),
+    )
+
+
+def run(
+    out: str | Path, seeds: Sequence[int], full: bool, jobs: int, live: bool = True, plan: Plan | None = None
+) -> int:
+    """Train, measure and report; goes on where it was stopped. Returns the exit status."""
+    from prosg.evaluation.report import write_report
+
+    plan = plan or Plan(rows=192 if full else 64)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    dtype = _dtype(out)
+    folders = {seed: out / f"seed-{seed}" for seed in seeds}
+    for seed, folder in folders.items():
+        prepare(folder, seed, plan)
+    try:
+        work = [job for seed, folder in folders.items() for job in _trainings(folder, seed, full, plan, dtype)]
+        if full:
+            work += [job for seed, folder in folders.items() for job in _choices(folder, seed, plan)]
+        work += [job for seed, folder in folders.items() for job in _curves(folder, seed, plan)]
+        run_jobs(work, jobs, live)
+        if full:
+            best = {seed: _choose(folder, plan) for seed, folder in folders.items()}
+            run_jobs(
+                [job for seed, folder in folders.items() for job in _rival_curves(folder, seed, plan, best[seed])],
+                jobs,
+                live,
+            )
+    except ChildProcessError as error:
+        print(error, file=sys.stderr)
+        return 1
+    about = {
+        "command": shlex.join(["prosg", *sys.argv[1:]]),
+        "dtype": dtype,
+        "seconds": round(time.perf_counter() - start),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {jobs} jobs of one thread side by side",
+        "versions": {name: version(name) for name in ("prosg", "torch", "transformers", "tokenizers")},
+        "commit": _commit(),
+        "plan": dataclasses.asdict(plan),
+        "runs": {str(seed): _runs(folder) for seed, folder in folders.items()},
+    }
+    print(write_report(out, list(folders.values()), about))
+    return 0
+
+
+def prepare(folder: Path, seed: int, plan: Plan) -> None:
+    """Rows, tokenizer and random weights of one seed, unless they are there."""
+    from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES
+
+    data, start = folder / "data", folder / "start"
+    if (start / "config.json").exists():
+        return
+    data.mkdir(parents=True, exist_ok=True)
+    count = 32 * plan.phase1_steps // 2
+    stories = make_rows(DEMO_KINDS, count, seed, "train")
+    single = make_rows(DEMO_KINDS, count // 5, seed, "train", sentences=(0, 0))
+    plain = make_rows(("story",), count // 25, seed, "train")
+    write_rows(data / "train.jsonl", stories)
+    write_rows(data / "base.jsonl", [*single, *plain])
+    write_rows(data / "phase1.jsonl", [*stories, *single[: count // 10]])  # a tenth stays single-stage
+    write_rows(data / "validation.jsonl", make_rows(DEMO_KINDS, 192, seed, "validation"))
+    tokenizer = train_bpe([text for row in stories[:3000] for text in (row.prompt, row.answer)])
+    path = tokenizer.save(data)
+    model = RWKV4(RWKV4_SIZES["demo"])
+    model.reset_parameters(torch.Generator().manual_seed(seed))
+    save_backbone(model, start, tokenizer=path)
+
+
+def _train(name: str, phase: str, folder: Path, model: str, data: str, seconds: float, *options: str) -> Job:
+    output = folder / name
+    command = ["train", phase, "--model", str(folder / model), "--train", str(folder / "data" / data)]
+    command += ["--validation", str(folder / "data" / "validation.jsonl"), "--output", str(output)]
+    needs = model.partition("/")[0]
+    return Job(
+        f"{folder.name} {name}",
+        (*command, *options),
+        done=output / "result.json",
+        progress=output / "progress.json",
+        log=output / "log.txt",
+        needs=() if needs == "start" else (f"{folder.name} {needs}",),
+        seconds=seconds,
+    )
+
+
+def _trainings(folder: Path, seed: int, full: bool, plan: Plan, dtype: str) -> list[Job]:
+    """Every training of one seed; names are those of the output folders."""
+    common = ("--seed", str(seed), "--dtype", dtype, "--progress", "false", "--save_steps", "250")
+    scratch = ("--optim.lr", "3e-3")  # weights made here; the recipes' rates are for pretrained ones
+    until = ("--stop.times", "2", "--stop.value", "0.985", "--eval_steps", "100")
+
+    def steps(count: int) -> tuple[str, ...]:
+        return ("--optim.steps", str(count))
+
+    module = (*common, *steps(plan.module_steps), "--eval_steps", "250")
+    base = (*common, *scratch, *steps(plan.base_steps))
+    phase1 = (*common, *scratch, *until, *steps(plan.phase1_steps))
+    paper = (*module, "--recipe", "paper", "--module.rank", "3", "--optim.lr", "3e-3")
+    jobs = [
+        _train("base", "finetune", folder, "start", "base.jsonl", 20, *base),
+        _train("phase1", "finetune", folder, "base/model", "phase1.jsonl", 90, *phase1),
+        _train("plus", "synthesize", folder, "phase1/model", "train.jsonl", 75, "--recipe", "plus", *module),
+        _train("paper", "synthesize", folder, "phase1/model", "train.jsonl", 50, *paper),
+    ]
+    for name, count in plan.rival_steps if full else ():
+        phase, recipe, extra = RIVALS[name]
+        for rate in RATES:
+            tuned = ("--recipe", recipe, "--optim.lr", str(rate), "--optim.late_weight", "3", *extra)
+            options = (*common, *tuned, *steps(count), "--eval_steps", "400")
+            jobs.append(_train(f"{name}-{rate:g}", phase, folder, "phase1/model", "train.jsonl", 80, *options))
+    return jobs
+
+
+def _curve(name: str, folder: Path, run_name: str, system: str, seed: int, seconds: float, *options: str) -> Job:
+    """Measure what a training left."""
+    out = folder / "curves" / f"{name}.json"
+    made = "model" if run_name.startswith("phase1") else "adapter"
+    command = ["curve", str(folder / run_name / made), "--system", system, "--out", str(out), "--seed", str(seed)]
+    return Job(
+        f"{folder.name} measure {name}",
+        (*command, *options),
+        done=out,
+        progress=out.with_suffix(".progress"),
+        log=out.with_suffix(".txt"),
+        needs=(f"{folder.name} {run_name}",),
+        seconds=seconds,
+    )
+
+
+def _curves(folder: Path, seed: int, plan: Plan) -> list[Job]:
+    """Phase 1 and both presets on the test split, every condition."""
+    rows = ("--rows", str(plan.rows))
+    cost = plan.rows / 64
+    module = (*rows, "--updates", "own,other,mean,none,wiped")
+    return [
+        _curve("phase1", folder, "phase1", "phase1", seed, 8 * cost, *rows),
+        _curve("plus", folder, "plus", "plus", seed, 40 * cost, *module),
+        _curve("paper", folder, "paper", "paper", seed, 40 * cost, *module),
+    ]
+
+
+def _replay(name: str) -> tuple[str, ...]:
+    return ("--replay",) if name == "phase1_replay" else ()
+
+
+def _choices(folder: Path, seed: int, plan: Plan) -> list[Job]:
+    """Every rival at every learning rate, on validation rows."""
+    options = ("--rows", str(RIVAL_ROWS), "--split", "validation", "--no-free", "--sentences")
+    options = (*options, *map(str, RIVAL_SENTENCES))
+    return [
+        _curve(f"choose-{name}-{rate:g}", folder, f"{name}-{rate:g}", name, seed, 8, *options, *_replay(name))
+        for name, _ in plan.rival_steps
+        for rate in RATES
+    ]
+
+
+def _choose(folder: Path, plan: Plan) -> dict[str, float]:
+    """Each rival's best rate: late accuracy on validation rows, mean over the distances. All are logged."""
+    log: dict[str, dict[str, float]] = {}
+    for name, _ in plan.rival_steps:
+        log[name] = {}
+        for rate in RATES:
+            cells = json.loads((folder / "curves" / f"choose-{name}-{rate:g}.json").read_text("utf-8"))["rows"]
+            scores = [cell["late_accuracy"] for cell in cells if cell["kind"] == "all"]
+            log[name][f"{rate:g}"] = sum(scores) / len(scores)
+    best = {name: max(RATES, key=lambda rate, name=name: log[name][f"{rate:g}"]) for name in log}  # type: ignore[misc]
+    write_json(folder / "rates.json", {"late_accuracy": log, "chosen": best})
+    return best
+
+
+def _rival_curves(folder: Path, seed: int, plan: Plan, best: dict[str, float]) -> list[Job]:
+    rows = ("--rows", str(plan.rows))
+    return [
+        _curve(name, folder, f"{name}-{rate:g}", name, seed, 10 * plan.rows / 64, *rows, *_replay(name))
+        for name, rate in best.items()
+    ]
+
+
+def _dtype(out: Path) -> str:
+    """Probed once for a folder, and recorded."""
+    from prosg.train import probe_dtype
+
+    path = out / "dtype"
+    if not path.exists():
+        path.write_text(probe_dtype())
+    return path.read_text()
+
+
+def _runs(folder: Path) -> dict[str, Any]:
+    """Steps and seconds of every training of a seed."""
+    found = {}
+    for path in sorted(folder.glob("*/result.json")):
+        result = json.loads(path.read_text("utf-8"))
+        found[path.parent.name] = {key: result[key] for key in ("steps", "seconds", "skipped", "reached")}
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The commit of a development checkout, else the version that is installed."""
+    here = Path(__file__).parent
+    found = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or version("prosg")
