@@ -39,6 +39,8 @@ class EncodedPrompt(NamedTuple):
     def join(parts: list[EncodedPrompt]) -> EncodedPrompt:
         """One batch out of several."""
         updates = [part.update for part in parts if part.update is not None]
+        if 0 < len(updates) < len(parts):
+            raise ValueError("encoded prompts with and without an update cannot be joined")
         return EncodedPrompt(
             join_states([part.state for part in parts]),
             join_updates(updates) if updates else None,
