@@ -1,0 +1,247 @@
+"""The demo's end: results.json, report.md and forgetting.png from the seeds' curves, and what a terminal shows.
+
+Every sentence that says what came out is made from the numbers of the tables: "better" stands only where the interval
+of every seed's paired difference excludes zero, and whether an update carries its prompt is judged by its controls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prosg.evaluation.examples import Example, examples_in_columns, examples_in_markdown, first_examples
+from prosg.evaluation.findings import amount, findings, join
+from prosg.evaluation.measured import OWN, PAPER, PHASE1, Bin, Difference, Line, Measured, read_measured, verdict
+from prosg.evaluation.plot import plot_curves
+from prosg.files import written_whole
+
+__all__ = ["write_report"]
+
+Table = list[list[str]]
+"""Rows of cells, the heading first."""
+
+
+def write_report(out: Path, folders: list[Path], about: dict[str, Any]) -> str:
+    """Write results.json, forgetting.png and report.md into `out`; returns the text for a terminal.
+
+    Args:
+        out: The demo's folder.
+        folders: One per seed, each with curves/*.json and, where rivals were tried, rates.json.
+        about: How it came to be: command, dtype, machine, versions, commit, seconds, plan, runs.
+
+    Raises:
+        ValueError: where there are no curves, or two that were measured on different prompts.
+    """
+    measured = read_measured(folders)
+    examples = first_examples(measured)
+    said = [*_convergence_warning(about["runs"]), *findings(measured)]
+    _write(out / "results.json", json.dumps({"about": about, "rows": measured.rows}, indent=2) + "\n")
+    plot_curves(out / "forgetting.png", measured)
+    _write(out / "report.md", _markdown(measured, examples, folders, about, said))
+    return _terminal(measured, examples, out, said)
+
+
+def _write(path: Path, text: str) -> None:
+    with written_whole(path, overwrite=True) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def _markdown(
+    measured: Measured, examples: list[Example], folders: Sequence[Path], about: dict[str, Any], said: list[str]
+) -> str:
+    spread = " mean over seeds (each seed)," if len(measured.seeds) > 1 else ""
+    seeds = f"seed{'s' * (len(measured.seeds) > 1)} {join(map(str, measured.seeds))}"
+    parts = [
+        "# The forgetting curve",
+        "\n".join(f"- {sentence}" for sentence in said),
+        "![Late-stage accuracy against distance](forgetting.png)",
+        "## Late stage exactly right",
+        f"Share of prompts,{spread} by tokens generated before the late stage (mean over systems). Free-running and "
+        f"length-controlled; {join(_sizes(measured))} prompts of the test split per cell, {seeds}.",
+        _to_markdown(_late_table(measured, _with_seeds)),
+        "## In range, without length control",
+        "The model decides when the late stage begins. Perplexity is over all answer tokens of reference answers.",
+        _to_markdown(_range_table(measured, _with_seeds)),
+        *_comparisons(measured),
+        "## By kind of instruction",
+        "Late stage exactly right, mean over seeds.",
+        _to_markdown(_kind_table(measured)),
+        "## Distances",
+        "Tokens that each system really generated before the late stage, mean over rows and seeds. For "
+        '"prompt read again" they count the prompt that is read a second time.',
+        _to_markdown(_distance_table(measured)),
+        "## Training",
+        *_training(about["runs"]),
+        *_rates(folders),
+        "## Answers",
+        "The first prompt of each kind, not chosen by outcome.",
+        examples_in_markdown(examples),
+        "## How this was made",
+        _to_markdown([["", ""], *([name, text] for name, text in _made(about))]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _terminal(measured: Measured, examples: list[Example], out: Path, said: list[str]) -> str:
+    seeds = len(measured.seeds)
+    over = f", mean over {seeds} seeds" if seeds > 1 else ""
+    parts = [
+        f"Late stage exactly right{over}, by tokens generated before it:",
+        _to_text(_late_table(measured, _mean_only)),
+        "In range, without length control:",
+        _to_text(_range_table(measured, _mean_only)),
+        *(_wrap(sentence) for sentence in said),
+        examples_in_columns(examples),
+        "\n".join(f"{out / name}" for name in ("report.md", "forgetting.png", "results.json")),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _wrap(sentence: str) -> str:
+    import textwrap
+
+    return textwrap.fill(sentence.replace("`", ""), 100, initial_indent="- ", subsequent_indent="  ")
+
+
+def _with_seeds(values: Sequence[float | None], write: Callable[[float], str] = amount) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return _mean_only(known, write)
+    return f"{_mean_only(known, write)} ({'/'.join(map(write, known))})"
+
+
+def _mean_only(values: Sequence[float | None], write: Callable[[float], str] = amount) -> str:
+    known = [value for value in values if value is not None]
+    return write(sum(known) / len(known)) if known else "-"
+
+
+def _late_table(measured: Measured, cell: Callable[[list[float]], str]) -> Table:
+    heading = ["tokens", *(f"{where.tokens:,}" for where in measured.bins)]
+    return [heading] + [
+        [str(line), *(cell(measured.values(line, where)) for where in measured.bins)] for line in measured.lines
+    ]
+
+
+def _range_table(measured: Measured, cell: Callable[..., str]) -> Table:
+    table = [["", "all stages right", "late stage right", "perplexity"]]
+    for line in measured.lines:
+        rows = [measured.free[line, seed] for seed in measured.seeds if (line, seed) in measured.free]
+        if rows:
+            shares = [cell([row[key] for row in rows]) for key in ("accuracy", "late_accuracy")]
+            table.append([str(line), *shares, cell([row["perplexity"] for row in rows], "{:.2f}".format)])
+    return table
+
+
+def _kind_table(measured: Measured) -> Table:
+    kinds = dict.fromkeys(row["kind"] for row in measured.rows if row["kind"] != "all")
+    table = [["", "kind", *(f"{where.tokens:,}" for where in measured.bins)]]
+    for line in (PHASE1, PAPER, OWN, *measured.rivals):
+        for kind in kinds:
+            found = [row for row in measured.rows if measured.is_cell(row, line) and row["kind"] == kind]
+            by_bin = [[r["late_accuracy"] for r in found if r["sentences"] == b.sentences] for b in measured.bins]
+            if found:
+                table.append([str(line), kind, *map(_mean_only, by_bin)])
+    return table
+
+
+def _distance_table(measured: Measured) -> Table:
+    def cell(line: Line, where: Bin) -> str:
+        return _mean_only(measured.values(line, where, "distance_tokens"), "{:,.0f}".format)
+
+    heading = ["sentences", *(str(where.sentences) for where in measured.bins)]
+    return [heading, *([str(line), *(cell(line, where) for where in measured.bins)] for line in measured.lines)]
+
+
+def _comparisons(measured: Measured) -> list[str]:
+    others = [line for line in (PHASE1, PAPER, *measured.rivals) if line in measured.lines]
+    if OWN not in measured.lines or not others:
+        return []
+
+    def cell(differences: list[Difference]) -> str:
+        return "<br>".join([f"**{verdict(differences)}**", *map(_difference, differences)])
+
+    table = [["plus, own update, minus", *(f"{where.tokens:,}" for where in measured.bins)]]
+    for line in others:
+        table.append([str(line), *(cell(measured.differences(OWN, line, where)) for where in measured.bins)])
+    return [
+        "## Paired differences",
+        "Of late accuracy on the same prompts"
+        + (", one line per seed" if len(measured.seeds) > 1 else "")
+        + ", with 95 % bootstrap intervals over prompts, not corrected for the number of comparisons. Better or worse "
+        "only where the interval of every seed excludes zero.",
+        _to_markdown(table),
+    ]
+
+
+def _difference(difference: Difference) -> str:
+    def signed(value: float) -> str:
+        return ("-" if value < 0 else "+" if value > 0 else "") + amount(abs(value))
+
+    return f"{signed(difference.mean)} [{signed(difference.low)}, {signed(difference.high)}]"
+
+
+def _convergence_warning(runs: dict[str, dict[str, Any]]) -> list[str]:
+    missed = [seed for seed, found in runs.items() if found.get("phase1", {}).get("reached") is False]
+    if not missed:
+        return []
+    return [
+        f"**Phase 1 did not reach its validation criterion (seed {join(missed)})**: there it had not learned the task "
+        "when the modules were trained on it, and low numbers need not be forgetting."
+    ]
+
+
+def _training(runs: dict[str, dict[str, Any]]) -> list[str]:
+    reached = {None: "none set", True: "reached", False: "**not reached**"}
+    table = [["run", "seed", "steps", "seconds", "skipped steps", "validation criterion"]]
+    for name in dict.fromkeys(name for found in runs.values() for name in found):
+        for seed, found in runs.items():
+            if name in found:
+                run = found[name]
+                numbers = [f"{run['steps']:,}", f"{run['seconds']:.0f}", str(run["skipped"])]
+                table.append([name, seed, *numbers, reached[run["reached"]]])
+    return ["Seconds are wall-clock beside other runs on the same machine.", _to_markdown(table)]
+
+
+def _rates(folders: Sequence[Path]) -> list[str]:
+    table = [["rival", "seed folder", "late accuracy on validation rows at each learning rate", "chosen"]]
+    for folder in folders:
+        if not (folder / "rates.json").exists():
+            continue
+        content = json.loads((folder / "rates.json").read_text("utf-8"))
+        for name, tried in content["late_accuracy"].items():
+            text = ", ".join(f"{rate}: {amount(value)}" for rate, value in tried.items())
+            table.append([name, folder.name, text, f"{content['chosen'][name]:g}"])
+    return ["### Learning rates of the rivals", _to_markdown(table)] if len(table) > 1 else []
+
+
+def _made(about: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("command", f"`{about['command']}`"),
+        ("machine", about["machine"]),
+        ("dtype of training", about["dtype"]),
+        ("versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())),
+        ("commit", about["commit"]),
+        ("seconds of this call", f"{about['seconds']:,} (what was there from earlier calls is not counted)"),
+        ("plan", ", ".join(f"{name} {json.dumps(value)}" for name, value in about["plan"].items())),
+    ]
+
+
+def _sizes(measured: Measured) -> list[str]:
+    return [str(size) for size in sorted({row["n"] for row in measured.cells.values()})]
+
+
+def _to_markdown(table: Table) -> str:
+    head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in table]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _to_text(table: Table) -> str:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
