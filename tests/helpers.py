@@ -114,7 +114,8 @@ def tokens(batch: int, time: int, seed: int = 0, vocab: int = VOCAB) -> Tensor:
 def gap(a: Tensor, b: Tensor) -> float:
     """Largest difference, in units of the largest value."""
     assert a.shape == b.shape
-    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-300))
+    with torch.no_grad():
+        return float((a - b).abs().max() / b.abs().max().clamp(min=1e-300))
 
 
 def assert_near(a: Tensor, b: Tensor, tolerance: float) -> None:

@@ -62,7 +62,11 @@ class Sampling:
                 raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}, must be above 0 and at most 1")
-        if self.hold_until and not self.force_marker:
+        if isinstance(self.stop, str):  # a string is a sequence of strings, too: its characters
+            object.__setattr__(self, "stop", (self.stop,))
+        if not all(self.stop):
+            raise ValueError("a stop string is empty; every answer would end at once")
+        if self.hold_until and not (self.force_marker and all(self.force_marker)):
             raise ValueError("hold_until needs force_marker: the text that opens the late stage")
 
 
@@ -196,6 +200,8 @@ def _markers(sampling: Sampling, tokenizer: Any, batch: int) -> list[list[int]] 
 def generate_texts(backbone: Backbone, encoded: EncodedPrompt, tokenizer: Any, sampling: Sampling) -> list[Generation]:
     """One answer per prompt, all in one batch."""
     ids: list[list[int]] = [[] for _ in range(encoded.batch)]
+    decoders = [tokenizer.stream() for _ in ids]
+    texts = [""] * encoded.batch
     reasons = ["length"] * encoded.batch
     stopped = [False] * encoded.batch
     for token, running in decode(
@@ -212,13 +218,14 @@ def generate_texts(backbone: Backbone, encoded: EncodedPrompt, tokenizer: Any, s
                 reasons[i], stopped[i] = "end", True
                 continue
             ids[i].append(value)
-            if sampling.stop and any(stop in tokenizer.decode(ids[i]) for stop in sampling.stop):
+            texts[i] += decoders[i].push(value)
+            if any(stop in texts[i] for stop in sampling.stop):
                 reasons[i], stopped[i] = "stop", True
         if all(stopped):
             break
     answers = []
-    for row, reason in zip(ids, reasons, strict=True):
-        text = tokenizer.decode(row)
+    for row, written, decoder, reason in zip(ids, texts, decoders, reasons, strict=True):
+        text = written + decoder.flush()
         cuts = [text.index(stop) for stop in sampling.stop if stop in text]
         answers.append(Generation(text[: min(cuts)] if cuts else text, row, reason))
     return answers
@@ -251,5 +258,6 @@ def stream_text(backbone: Backbone, encoded: EncodedPrompt, tokenizer: Any, samp
             yield pending[:ready]
             pending = pending[ready:]
     pending += decoder.flush()
-    if pending:
-        yield pending
+    cuts = [pending.index(stop) for stop in sampling.stop if stop in pending]
+    if rest := pending[: min(cuts)] if cuts else pending:
+        yield rest
