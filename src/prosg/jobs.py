@@ -118,8 +118,9 @@ def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         # Freed memory that goes back to the system has to be faulted in again at the next step.
-        "MALLOC_TRIM_THRESHOLD_": "-1",
-        "MALLOC_MMAP_THRESHOLD_": "4294967296",
+        "MALLOC_TRIM_THRESHOLD_": "100000000000",
+        "MALLOC_MMAP_THRESHOLD_": "33554432",
+        "MALLOC_TOP_PAD_": "67108864",
     }
     with job.log.open("ab") as log:
         return subprocess.Popen(

@@ -150,7 +150,7 @@ class ProSG(nn.Module):
         if draws is None or not bool((draws.story.age | draws.story.load).any()):
             _, nll, hits = self._read(state, encoded.update, answer, start, steps)
         else:
-            position = torch.minimum(draws.position, steps)
+            position = _boundaries(draws, steps)
             state, nll, hits = self._read(state, encoded.update, answer, start, position)
             state = perturb(self.backbone, state, draws.story, bank, state)
             _, rest, rest_hits = self._read(state, encoded.update, answer, position, steps - position)
@@ -238,6 +238,17 @@ def _pieces(tokens: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor
     for start in range(0, tokens.shape[1], size):
         piece = tokens[:, start : start + size]
         yield piece, (lengths - start).clamp(min=0, max=piece.shape[1])
+
+
+def _boundaries(draws: Draws, steps: Tensor) -> Tensor:
+    """(B,) tokens read in the first of two calls: as drawn where a row is touched there.
+
+    The others' boundary may stand anywhere: it is put where neither call grows beyond what the touched rows need.
+    """
+    touched = draws.story.age | draws.story.load
+    position = torch.minimum(draws.position, steps)
+    first, second = position[touched].max(), (steps - position)[touched].max()
+    return torch.where(touched, position, (steps - second).clamp(min=0).minimum(first))
 
 
 def _with_first(logits: Tensor, answer: Tensor, nll: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
