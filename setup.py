@@ -14,7 +14,7 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         if self.compiler.compiler_type == "unix":
             # Nobody reads errno or floating-point flags here; without them the loops vectorise.
-            ext.extra_compile_args = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+            ext.extra_compile_args = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
         super().build_extension(ext)
 
     def get_export_symbols(self, ext: Extension) -> list[str]:

@@ -66,13 +66,11 @@ def _functions(dtype: torch.dtype) -> Functions:
     library = _library()
     assert isinstance(library, ctypes.CDLL)
     name = {torch.float32: "f32", torch.float64: "f64"}[dtype]
-    lanes = getattr(library, f"prosg_wkv4_lanes_{name}")
-    lanes.restype = ctypes.c_int64
     forward = getattr(library, f"prosg_wkv4_forward_{name}")
     backward = getattr(library, f"prosg_wkv4_backward_{name}")
     forward.argtypes = [ctypes.c_int64] * 4 + [ctypes.c_void_p] * 12
     backward.argtypes = [ctypes.c_int64] * 4 + [ctypes.c_void_p] * 17
-    return Functions(forward, backward, lanes())
+    return Functions(forward, backward, library.prosg_wkv4_lanes())
 
 
 @lru_cache(maxsize=1)

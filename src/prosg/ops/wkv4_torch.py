@@ -57,25 +57,6 @@ class Weights(NamedTuple):
     new: Tensor
 
 
-class Forward(NamedTuple):
-    """Everything between the inputs and y."""
-
-    after: Memory
-    """(B, C) each: the last memory."""
-    across: Tensor
-    """(n, B, C): the old memory's weight over a whole chunk."""
-    memory: Memory
-    """(c, B, n, C) each: the memory before every step."""
-    step: Weights
-    """(c, B, n, C) each: in the memory after the step."""
-    read: Weights
-    """(c, B, n, C) each: in y."""
-    den: Tensor
-    """(c, B, n, C): D."""
-    y: Tensor
-    """(c, B, n, C); finite, but without meaning, where the step is not valid."""
-
-
 def _split(x: Tensor, size: int) -> Tensor:
     """(B, T, ...) -> (c, B, n, ...); steps that the last chunk lacks are 0."""
     if missing := -x.shape[1] % size:
@@ -112,109 +93,119 @@ def _chunks(w: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Chunks:
     )
 
 
-def _linear(factor: Tensor, term: Tensor, first: Tensor) -> Tensor:
-    """x_0 = first, x_{i+1} = factor_i x_i + term_i -> every x: (s, ...) -> (s + 1, ...)."""
-    out = first.new_empty(len(term) + 1, *first.shape)
-    out[0] = first
-    for i in range(len(term)):
-        torch.addcmul(term[i], factor[i], out[i], out=out[i + 1])
-    return out
-
-
-def _linear_back(factor: Tensor, term: Tensor, last: Tensor) -> Tensor:
-    """x_s = last, x_i = factor_i x_{i+1} + term_i -> every x: (s, ...) -> (s + 1, ...)."""
-    out = last.new_empty(len(term) + 1, *last.shape)
-    out[-1] = last
-    for i in reversed(range(len(term))):
-        torch.addcmul(term[i], factor[i], out[i + 1], out=out[i])
-    return out
-
-
 def _memories(
-    decay: Tensor, top_in: Tensor, num_in: Tensor, den_in: Tensor | None, first: Memory
+    decay: Tensor, top_in: Tensor, num_in: Tensor, den_in: Tensor | float, first: Memory
 ) -> tuple[Memory, Weights]:
-    """s steps, each a decay and a write of (num_in, den_in) e^top_in; den_in None is 1.
-
-    -> the s + 1 memories between the steps, the s weights.
-    """
-    top = first.top.new_empty(len(top_in) + 1, *first.top.shape)
+    """s steps, each a decay and a write of (num_in, den_in) e^top_in -> the s + 1 memories between them, s weights."""
+    num, den, top = (x.new_empty(len(top_in) + 1, *x.shape) for x in first)
     top[0] = first.top
     for i in range(len(top_in)):
         torch.maximum(top[i] + decay[i], top_in[i], out=top[i + 1])
     old = (top[:-1] + decay).sub_(top[1:]).exp_()
     new = (top_in - top[1:]).exp_()
-    num = _linear(old, new * num_in, first.num)
-    den = _linear(old, new if den_in is None else new * den_in, first.den)
+    for x, x_in, start in ((num, num_in, first.num), (den, den_in, first.den)):
+        x[0] = start
+        torch.mul(new, x_in, out=x[1:])
+        for i in range(len(top_in)):
+            x[i + 1].addcmul_(old[i], x[i])
     return Memory(num, den, top), Weights(old, new)
 
 
-def _forward(w: Tensor, u: Tensor, chunks: Chunks, first: Memory) -> Forward:
-    k, v = chunks.k, chunks.v
-    reach = torch.addcmul(k, chunks.left, w)
+def _between(w: Tensor, chunks: Chunks, first: Memory) -> tuple[Memory, Tensor]:
+    """The memories between the chunks (n + 1, B, C), and the old memory's weight over each chunk (n, B, C)."""
+    reach = torch.addcmul(chunks.k, chunks.left, w)
     # A chunk without a valid step writes nothing: not at top -inf, whose differences are not numbers.
     top = reach.amax(0).clamp_(min=EMPTY_TOP)
     share = reach.sub_(top).exp_()
-    writes = ((share * v).sum(0), share.sum(0))
-    num, den = (x.movedim(1, 0) for x in writes)
-    between, across = _memories((chunks.steps * w).movedim(1, 0), top.movedim(1, 0), num, den, first)
+    den = share.sum(0)
+    num = share.mul_(chunks.v).sum(0)
+    decay, top, num, den = (x.movedim(1, 0) for x in (chunks.steps * w, top, num, den))
+    between, weights = _memories(decay, top, num, den, first)
+    return between, weights.old
 
+
+def _within(chunks: Chunks, between: Memory) -> tuple[Memory, Weights]:
+    """The memories before every step, and the weights in those after it; (c, B, n, C) each."""
     starts = Memory(*(x[:-1].movedim(0, 1) for x in between))
-    memories, step = _memories(chunks.decay, k, v, None, starts)
-    before = Memory(*(x[:-1] for x in memories))
+    memories, weights = _memories(chunks.decay, chunks.k, chunks.v, 1.0, starts)
+    return Memory(*(x[:-1] for x in memories)), weights
 
-    key = k + u
-    q = torch.maximum(before.top, key)
-    read = Weights((before.top - q).exp_(), key.sub_(q).exp_())
-    den = torch.addcmul(read.new, read.old, before.den)
+
+def _read(u: Tensor, chunks: Chunks, memory: Memory) -> tuple[Weights, Tensor]:
+    """The weights in y, and D; (c, B, n, C) each. D is 1 where the step is not valid."""
+    ahead = (memory.top - chunks.k).sub_(u)
+    old = ahead.clamp(max=0).exp_()
+    new = ahead.clamp_(min=0).neg_().exp_()
+    den = torch.addcmul(new, old, memory.den)
     if chunks.invalid is not None:
         den.masked_fill_(chunks.invalid, 1)
-    y = (read.new * v).addcmul_(read.old, before.num).div_(den)
-    return Forward(Memory(*(x[-1] for x in between)), across.old, before, step, read, den, y)
+    return Weights(old, new), den
 
 
 class _Recurrence(torch.autograd.Function):
-    """The forward above; backward runs it once more instead of keeping what lies in between."""
+    """Keeps the memories between the chunks; backward computes those between the steps once more.
+
+    On a CPU most of the time of large tensors goes into getting fresh memory: hence the work in place, in backward in
+    buffers whose contents are no longer needed.
+    """
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
         w, u, k, v, num, den, top, lengths = args
-        ctx.save_for_backward(*args)
         chunks = _chunks(w, k, v, lengths)
-        result = _forward(w, u, chunks, Memory(num, den, top))
-        y = result.y if chunks.invalid is None else result.y.masked_fill_(chunks.invalid, 0)
-        # The last memories are rows of larger tensors, which would be kept as long as they are.
-        after = tuple(x.clone() for x in result.after)
+        between, across = _between(w, chunks, Memory(num, den, top))
+        memory, _ = _within(chunks, between)
+        (a, b), divisor = _read(u, chunks, memory)
+        y = b.mul_(chunks.v).addcmul_(a, memory.num).div_(divisor)
+        if chunks.invalid is not None:
+            y.masked_fill_(chunks.invalid, 0)
+        y = _join(y, k.shape[1])
+        # Copies: a row of a larger tensor would keep all of it.
+        after = tuple(x[-1].clone() for x in between)
+        ctx.save_for_backward(w, u, k, v, lengths, y, across, *between)
         ctx.mark_non_differentiable(after[2])
-        return _join(y, k.shape[1]), *after
+        return y, *after
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gy: Tensor, gnum: Tensor, gden: Tensor, _top: Tensor) -> tuple[Tensor | None, ...]:
-        w, u, k, v, num, den, top, lengths = ctx.saved_tensors
+        w, u, k, v, lengths, y, across, *between = ctx.saved_tensors
         time = k.shape[1]
         chunks = _chunks(w, k, v, lengths)
-        _, across, before, (c, d), (a, b), divisor, y = _forward(w, u, chunks, Memory(num, den, top))
-        g = _split(gy, math.isqrt(time)) / divisor
+        y, gy = (_split(x, len(chunks.k)) for x in (y, gy))
+        memory, (c, d) = _within(chunks, Memory(*between))
+        (a, b), divisor = _read(u, chunks, memory)
+        g = torch.div(gy, divisor, out=divisor)
         if chunks.invalid is not None:
             g.masked_fill_(chunks.invalid, 0)
+        gv = b.mul_(g)
 
-        terms = a * g, (a * g).mul_(y).neg_()
-        behind = []
-        for term, last in zip(terms, (gnum, gden), strict=True):
-            within = _linear_back(c, term, torch.zeros_like(term[0]))[0]
-            starts = _linear_back(across, within.movedim(1, 0), last)
-            behind.append((_linear_back(c, term, starts[1:].movedim(0, 1))[1:], starts[0]))
-        (into_num, first_num), (into_den, first_den) = behind
+        # One row more than steps: the last is what comes from behind the chunk.
+        into_num, into_den = (g.new_empty(len(g) + 1, *g.shape[1:]) for _ in range(2))
+        torch.mul(a, g, out=into_num[:-1])
+        torch.mul(into_num[:-1], y, out=into_den[:-1]).neg_()
+        firsts = []
+        for into, last in ((into_num, gnum), (into_den, gden)):
+            own = into[-2]
+            for i in reversed(range(len(c) - 1)):
+                own = torch.addcmul(into[i], c[i], own)
+            starts = [last]
+            for j in reversed(range(len(across))):
+                starts.append(torch.addcmul(own[:, j], across[j], starts[-1]))
+            torch.stack(starts[-2::-1], 1, out=into[-1])
+            for i in reversed(range(len(c))):
+                into[i].addcmul_(c[i], into[i + 1])
+            firsts.append(starts[-1])
+        into_num, into_den = into_num[1:], into_den[1:]
 
-        gv = b * g
-        h = (chunks.v - y).mul_(gv)
+        h = torch.sub(chunks.v, y, out=g).mul_(gv)
         gu = h.sum((0, 1, 2))
-        gk = h.addcmul_(d, (into_num * chunks.v).add_(into_den))
-        gv = gv.addcmul_(d, into_num)
-        gw = (into_num * before.num).addcmul_(into_den, before.den).mul_(c)
+        gk = h.addcmul_(d, torch.mul(into_num, chunks.v, out=a).add_(into_den))
+        gv.addcmul_(d, into_num)
+        gw = into_num.mul_(memory.num).addcmul_(into_den, memory.den).mul_(c)
         if chunks.invalid is not None:
             gw.masked_fill_(chunks.invalid, 0)
-        return gw.sum((0, 1, 2)), gu, _join(gk, time), _join(gv, time), first_num, first_den, None, None
+        return gw.sum((0, 1, 2)), gu, _join(gk, time), _join(gv, time), *firsts, None, None
 
 
 def wkv4_torch(
