@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from prosg.evaluation.measured import OWN, PHASE1, Bin, Line, Measured, verdict
 
-__all__ = ["FAR_TOKENS", "amount", "compare", "distances", "findings", "join"]
+__all__ = ["FAR_TOKENS", "amount", "findings", "join"]
 
 FAR_TOKENS = 500
 """Controls are judged from here on: nearer, the recurrent state alone may hold the prompt."""
@@ -31,7 +31,7 @@ def distances(bins: Sequence[Bin]) -> str:
     return f"{join(f'{where.tokens:,}' for where in bins)} tokens"
 
 
-def compare(measured: Measured, ours: Line, theirs: Line, bins: Sequence[Bin]) -> dict[str, list[Bin]]:
+def _compare(measured: Measured, ours: Line, theirs: Line, bins: Sequence[Bin]) -> dict[str, list[Bin]]:
     """The bins by what their intervals allow to say of ours against theirs."""
     found: dict[str, list[Bin]] = {}
     for where in bins:
@@ -44,10 +44,10 @@ def findings(measured: Measured) -> list[str]:
     said = []
     if PHASE1 in measured.lines:
         each = [f"{_late(measured, PHASE1, where)} at {where.tokens:,}" for where in measured.bins]
-        said.append(f"Phase 1 alone has the late stage exactly right in {join(each)} tokens.")
+        said.append(f"Phase 1 alone, late stage exactly right: {join(each)} tokens.")
     if OWN in measured.lines:
         each = [f"{_late(measured, OWN, where)} at {where.tokens:,}" for where in measured.bins]
-        said.append(f"With its own update `plus` has it right in {join(each)} tokens.")
+        said.append(f"`plus`, its own update: {join(each)} tokens.")
     far = [where for where in measured.bins if where.tokens >= FAR_TOKENS]
     for system in ("plus", "paper"):
         if Line(system, "own") in measured.lines:
@@ -82,7 +82,7 @@ def _carries(measured: Measured, system: str, far: Sequence[Bin]) -> list[str]:
         for line, name in lines.items()
         if line in measured.lines
     ]
-    better = {line: compare(measured, own, line, far).get("better", []) for line in controls}
+    better = {line: _compare(measured, own, line, far).get("better", []) for line in controls}
     numbers = f"`{system}` at {distances(far)}: {join(each)}."
     everywhere = [where for where in far if all(where in found for found in better.values())]
     rivals = join(controls.values())
@@ -108,19 +108,21 @@ def _beside_rivals(measured: Measured) -> str:
             "further against perturbed states, or than a static adapter; `--full` measures them."
         )
     bins = [where for where in measured.bins if measured.values(OWN, where)]
-    by_rival = {rival: compare(measured, OWN, rival, bins) for rival in measured.rivals}
+    by_rival = {rival: _compare(measured, OWN, rival, bins) for rival in measured.rivals}
     best, level = [], []
     for where in bins:
-        if all(where in found.get("better", []) for found in by_rival.values()):
+        said = {rival: next(word for word, found in by_rival[rival].items() if where in found) for rival in by_rival}
+        if set(said.values()) == {"better"}:
             best.append(where)
-        elif not any(where in found.get("worse", []) for found in by_rival.values()):
-            level.append(where)
+        elif "worse" not in said.values():
+            equal = [rival for rival, word in said.items() if word == "no clear difference"]
+            strongest = max(equal, key=lambda rival: measured.mean(rival, where) or 0.0, default=None)
+            level += [f'{where.tokens:,} ("{strongest}")'] if strongest else []
     parts = []
     if best:
         parts.append(f"better than every rival at {distances(best)}")
-    for where in level:
-        equal = [f'"{rival}"' for rival, found in by_rival.items() if where in found.get("no clear difference", [])]
-        parts.append(f"not clearly different from {join(equal)} at {distances([where])}")
+    if level:
+        parts.append(f"not clearly different from the best of them at {join(level)} tokens")
     for rival, found in by_rival.items():
         if "worse" in found:
             parts.append(f'worse than "{rival}" at {distances(found["worse"])}')

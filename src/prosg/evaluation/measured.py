@@ -130,7 +130,7 @@ class Measured:
     def values(self, line: Line, where: Bin, key: str = "late_accuracy") -> list[float]:
         """One value per seed that has it."""
         found = (self.cells.get((line, seed, where.sentences)) for seed in self.seeds)
-        return [row[key] for row in found if row is not None]
+        return [float(row[key]) for row in found if row is not None]
 
     def mean(self, line: Line, where: Bin) -> float | None:
         """Late accuracy, mean over seeds; None where it was not measured."""
@@ -181,9 +181,8 @@ def read_measured(folders: Sequence[Path]) -> Measured:
             content = json.loads(path.read_text("utf-8"))
             for row in content["rows"]:
                 if _counts(row) and _line(row) not in LINES:
-                    raise ValueError(
-                        f"{path}: unknown {tuple(_line(row))}; known: {', '.join(map(str, map(tuple, LINES)))}"
-                    )
+                    known = ", ".join(" ".join(line[:]) for line in LINES)
+                    raise ValueError(f"{path}: unknown {' '.join(_line(row)[:])!r}; known: {known}")
             rows += filter(_counts, content["rows"])
             answers += filter(_counts, content["answers"])
     if not rows:

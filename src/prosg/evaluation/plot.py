@@ -61,7 +61,7 @@ def plot_curves(path: Path, measured: Measured) -> None:
             _dress(axis, measured)
             if len(panels) > 1:
                 axis.set_title(title, loc="left")
-                axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=1, frameon=False, handlelength=3.2)
+                axis.legend(loc="upper left", bbox_to_anchor=(0, -0.17), ncols=1, frameon=False, handlelength=3.2)
             else:
                 axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=3.2)
         axes[0].set_ylabel("late stage exactly right (share of prompts)")

@@ -7,6 +7,8 @@ of every seed's paired difference excludes zero, and whether an update carries i
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,9 +59,12 @@ def _markdown(
         "# The forgetting curve",
         "\n".join(f"- {sentence}" for sentence in said),
         "![Late-stage accuracy against distance](forgetting.png)",
+        "Lines are means over seeds, dots the seeds."
+        if len(measured.seeds) > 1
+        else "Bands are 95 % bootstrap intervals over prompts.",
         "## Late stage exactly right",
-        f"Share of prompts,{spread} by tokens generated before the late stage (mean over systems). Free-running and "
-        f"length-controlled; {join(_sizes(measured))} prompts of the test split per cell, {seeds}.",
+        f"Share of prompts,{spread} by tokens generated before the late stage (mean over systems); free-running, "
+        f"length-controlled. {join(_sizes(measured))} prompts per cell, {seeds}; {join(_backbones(measured))}.",
         _to_markdown(_late_table(measured, _with_seeds)),
         "## In range, without length control",
         "The model decides when the late stage begins. Perplexity is over all answer tokens of reference answers.",
@@ -76,7 +81,8 @@ def _markdown(
         *_training(about["runs"]),
         *_rates(folders),
         "## Answers",
-        "The first prompt of each kind, not chosen by outcome.",
+        f"The first prompt of each kind, not chosen by outcome; seed {measured.seeds[0]}, length-controlled, the "
+        "prompt's state kept.",
         examples_in_markdown(examples),
         "## How this was made",
         _to_markdown([["", ""], *([name, text] for name, text in _made(about))]),
@@ -86,13 +92,14 @@ def _markdown(
 
 def _terminal(measured: Measured, examples: list[Example], out: Path, said: list[str]) -> str:
     seeds = len(measured.seeds)
+    controls = [str(line) for line in measured.lines if line.is_control]
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
     parts = [
         f"Late stage exactly right{over}, by tokens generated before it:",
         _to_text(_late_table(measured, _mean_only)),
         "In range, without length control:",
-        _to_text(_range_table(measured, _mean_only)),
-        *(_wrap(sentence) for sentence in said),
+        _to_text([row for row in _range_table(measured, _mean_only) if row[0] not in controls]),
+        "\n".join(map(_wrap, said)),
         examples_in_columns(examples),
         "\n".join(f"{out / name}" for name in ("report.md", "forgetting.png", "results.json")),
     ]
@@ -100,9 +107,7 @@ def _terminal(measured: Measured, examples: list[Example], out: Path, said: list
 
 
 def _wrap(sentence: str) -> str:
-    import textwrap
-
-    return textwrap.fill(sentence.replace("`", ""), 100, initial_indent="- ", subsequent_indent="  ")
+    return textwrap.fill(re.sub("[`*]", "", sentence), 100, initial_indent="- ", subsequent_indent="  ")
 
 
 def _with_seeds(values: Sequence[float | None], write: Callable[[float], str] = amount) -> str:
@@ -187,8 +192,8 @@ def _convergence_warning(runs: dict[str, dict[str, Any]]) -> list[str]:
     if not missed:
         return []
     return [
-        f"**Phase 1 did not reach its validation criterion (seed {join(missed)})**: there it had not learned the task "
-        "when the modules were trained on it, and low numbers need not be forgetting."
+        f"**Phase 1 did not reach its validation criterion (seed {join(missed)}).** Everything else was trained on it "
+        "as it was; low numbers of that seed need not be forgetting."
     ]
 
 
@@ -201,7 +206,10 @@ def _training(runs: dict[str, dict[str, Any]]) -> list[str]:
                 run = found[name]
                 numbers = [f"{run['steps']:,}", f"{run['seconds']:.0f}", str(run["skipped"])]
                 table.append([name, seed, *numbers, reached[run["reached"]]])
-    return ["Seconds are wall-clock beside other runs on the same machine.", _to_markdown(table)]
+    return [
+        "Seconds are wall-clock, beside other runs on the same machine, since a run was started or last went on.",
+        _to_markdown(table),
+    ]
 
 
 def _rates(folders: Sequence[Path]) -> list[str]:
@@ -230,6 +238,10 @@ def _made(about: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _sizes(measured: Measured) -> list[str]:
     return [str(size) for size in sorted({row["n"] for row in measured.cells.values()})]
+
+
+def _backbones(measured: Measured) -> list[str]:
+    return sorted({row["backbone"] for row in measured.rows})
 
 
 def _to_markdown(table: Table) -> str:
