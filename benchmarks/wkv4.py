@@ -27,21 +27,17 @@ from prosg.ops import wkv4
 PEER = "transformers"
 LATENCY = {"batch": 64, "tokens": 1, "channels": 96}
 
-Run = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Run = Callable[[Tensor, Tensor, Tensor, Tensor, wkv4.Memory], Tensor]
 
 
 def systems() -> dict[str, Run]:
-    """time_decay, u (C,), k, v (B, T, C) -> y, each from an empty memory."""
+    """time_decay, u (C,), k, v (B, T, C), memory -> y."""
 
     def ours(kernel: wkv4.Kernel) -> Run:
-        def run(time_decay: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            zeros = torch.zeros(k.shape[0], k.shape[2])
-            return kernel(-time_decay.exp(), u, k, v, wkv4.Memory(zeros, zeros, zeros + wkv4.EMPTY_TOP), None)[0]
+        return lambda time_decay, u, k, v, memory: kernel(-time_decay.exp(), u, k, v, memory, None)[0]
 
-        return run
-
-    def peer(time_decay: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return rwkv_linear_attention_cpu(time_decay, u, k, v, return_state=True)[0]
+    def peer(time_decay: Tensor, u: Tensor, k: Tensor, v: Tensor, memory: wkv4.Memory) -> Tensor:
+        return rwkv_linear_attention_cpu(time_decay, u, k, v, state=memory, return_state=True)[0]
 
     cpu = torch.device("cpu")
     built = [name for name in wkv4.KERNELS if name != "c" or not wkv4.wkv4_c.unavailable(cpu, torch.float32)]
@@ -53,8 +49,13 @@ def inputs(batch: int, tokens: int, channels: int, *, gradients: bool) -> list[T
     return [torch.randn(shape).requires_grad_(gradients) for shape in shapes]
 
 
-def train(run: Run, tensors: list[Tensor], weight: Tensor) -> None:
-    torch.autograd.grad(run(*tensors), tensors, weight)
+def empty(k: Tensor) -> wkv4.Memory:
+    zeros = torch.zeros(k.shape[0], k.shape[2])
+    return wkv4.Memory(zeros, zeros, zeros + wkv4.EMPTY_TOP)
+
+
+def train(run: Run, tensors: list[Tensor], memory: wkv4.Memory, weight: Tensor) -> None:
+    torch.autograd.grad(run(*tensors, memory), tensors, weight)
 
 
 def medians(actions: dict[str, Callable[[], object]], repeats: int, calls: int) -> dict[str, float]:
@@ -91,8 +92,9 @@ def measure(sizes: dict[str, int], repeats: int, threads: int) -> list[dict[str,
     weight = torch.randn_like(tensors[2])
     one = inputs(**LATENCY, gradients=False)
     runs = systems()
-    whole = medians({name: lambda run=run: train(run, tensors, weight) for name, run in runs.items()}, repeats, 1)
-    single = medians({name: lambda run=run: run(*one) for name, run in runs.items()}, repeats, 200)
+    memory, memory_one = empty(tensors[2]), empty(one[2])
+    whole = medians({n: lambda run=run: train(run, tensors, memory, weight) for n, run in runs.items()}, repeats, 1)
+    single = medians({n: lambda run=run: run(*one, memory_one) for n, run in runs.items()}, repeats, 200)
     rows = []
     for name in runs:
         for quantity, value, unit, size in (
