@@ -26,6 +26,7 @@ from prosg.checkpoint import TOKENIZER, fingerprint, load_backbone
 from prosg.config import ProSGConfig
 from prosg.encoded import EncodedPrompt, flatten, unflatten
 from prosg.files import CheckpointError, read_json, written_whole
+from prosg.lowrank import check_update
 from prosg.prosg import ProSG
 from prosg.tokenizer import Tokenizer, load_tokenizer
 
@@ -193,8 +194,11 @@ def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
         raise CheckpointError(f"{path}: made by another model; encode the prompt again with this one")
     device = next(model.parameters()).device
     try:
+        if "logits" not in tensors:
+            raise ValueError("tensor 'logits' is missing")
         logits = tensors.pop("logits")
         state, update = unflatten({name: tensor.to(device) for name, tensor in tensors.items()}, model.backbone)
-    except (KeyError, ValueError) as error:
+        check_update(update or {}, model.backbone.sites, logits.shape[0])
+    except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return EncodedPrompt(state, update, logits.to(device))

@@ -87,6 +87,8 @@ class ProSGConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise ValueError(f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
+        if "target_modules" in values:  # JSON has lists only
+            values = {**values, "target_modules": tuple(values["target_modules"])}
         return cls(**values)
 
     @classmethod

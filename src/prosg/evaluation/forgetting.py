@@ -36,7 +36,7 @@ class Written(NamedTuple):
 
     text: str
     distance_tokens: int
-    """tokens generated before the late stage"""
+    """tokens generated, or read again, before the late stage"""
 
 
 class _Fork(NamedTuple):
@@ -103,7 +103,10 @@ def length_controlled(
         at = forks[n].tokens.tolist()
         answers.append(
             [
-                Written(tokenizer.decode(table[i][: at[i]] + marker_ids[i] + late[i]), at[i] + len(forced[i]) * replay)
+                Written(
+                    tokenizer.decode(table[i][: at[i]] + marker_ids[i] + late[i]),
+                    at[i] + len(forced[i]) - len(marker_ids[i]),
+                )
                 for i in range(batch)
             ]
         )
