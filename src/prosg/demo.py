@@ -3,8 +3,8 @@
     data, tokenizer, random weights -> base (single-stage) -> phase 1 -> the frozen backbone gets `paper` and `plus`
     -> forgetting curves with controls -> results.json, report.md, forgetting.png
 
-With `--full` the rivals stand beside, each with three learning rates, the best one chosen on validation rows. Every job
-is a public command with files before and after it, so whatever is stopped goes on.
+With `--full` the rivals stand beside, each with the best of three learning rates on validation rows of the first seed.
+Every job is a public command with files before and after it, so whatever is stopped goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +35,7 @@ from prosg.tokenizer import train_bpe
 __all__ = ["Plan", "prepare", "run"]
 
 RATES = (1e-3, 3e-3, 1e-2)
-"""Learning rates that every rival may choose from."""
+"""Learning rates that every rival may choose from, on validation rows of the first seed."""
 RIVAL_ROWS = 48
 """Validation rows on which it chooses."""
 RIVAL_SENTENCES = (5, 60, 125)
@@ -66,11 +66,11 @@ class Plan:
     phase1_steps: int = 2500
     module_steps: int = 1000
     rival_steps: tuple[tuple[str, int], ...] = (
-        ("phase1_more", 1600),
-        ("phase1_perturbed", 1400),
+        ("phase1_more", 1400),
+        ("phase1_perturbed", 1100),
         ("phase1_replay", 1200),
-        ("static", 1600),
-        ("static_perturbed", 1400),
+        ("static", 1800),
+        ("static_perturbed", 1300),
     )
 
 
@@ -88,19 +88,20 @@ def run(
     folders = {seed: out / f"seed-{seed}" for seed in seeds}
     for seed, folder in folders.items():
         prepare(folder, seed, plan)
+    first = seeds[0]
     try:
-        work = [job for seed, folder in folders.items() for job in _trainings(folder, seed, full, plan, dtype)]
-        if full:
-            work += [job for seed, folder in folders.items() for job in _choices(folder, seed, plan)]
+        work = [job for seed, folder in folders.items() for job in _trainings(folder, seed, plan, dtype)]
         work += [job for seed, folder in folders.items() for job in _curves(folder, seed, plan)]
+        if full:
+            work += _rivals(folders[first], first, plan, dtype, dict.fromkeys(RIVALS, RATES))
+            work += _choices(folders[first], first)
         run_jobs(work, jobs, live)
         if full:
-            best = {seed: _choose(folder, plan) for seed, folder in folders.items()}
-            run_jobs(
-                [job for seed, folder in folders.items() for job in _rival_curves(folder, seed, plan, best[seed])],
-                jobs,
-                live,
-            )
+            best = _choose(folders[first])
+            rates = {name: (rate,) for name, rate in best.items()}
+            work = [job for seed, folder in folders.items() for job in _rivals(folder, seed, plan, dtype, rates)]
+            work += [job for seed, folder in folders.items() for job in _rival_curves(folder, seed, plan, best)]
+            run_jobs(work, jobs, live)
     except ChildProcessError as error:
         print(error, file=sys.stderr)
         return 1
@@ -157,9 +158,13 @@ def _train(name: str, phase: str, folder: Path, model: str, data: str, seconds: 
     )
 
 
-def _trainings(folder: Path, seed: int, full: bool, plan: Plan, dtype: str) -> list[Job]:
-    """Every training of one seed; names are those of the output folders."""
-    common = ("--seed", str(seed), "--dtype", dtype, "--progress", "false", "--save_steps", "250")
+def _common(seed: int, dtype: str) -> tuple[str, ...]:
+    return ("--seed", str(seed), "--dtype", dtype, "--progress", "false", "--save_steps", "250")
+
+
+def _trainings(folder: Path, seed: int, plan: Plan, dtype: str) -> list[Job]:
+    """Base, phase 1 and both presets of one seed; names are those of the output folders."""
+    common = _common(seed, dtype)
     scratch = ("--optim.lr", "3e-3")  # weights made here; the recipes' rates are for pretrained ones
     until = ("--stop.times", "2", "--stop.value", "0.985", "--eval_steps", "100")
 
@@ -170,18 +175,23 @@ def _trainings(folder: Path, seed: int, full: bool, plan: Plan, dtype: str) -> l
     base = (*common, *scratch, *steps(plan.base_steps))
     phase1 = (*common, *scratch, *until, *steps(plan.phase1_steps))
     paper = (*module, "--recipe", "paper", "--module.rank", "3", "--optim.lr", "3e-3")
-    jobs = [
+    return [
         _train("base", "finetune", folder, "start", "base.jsonl", 20, *base),
-        _train("phase1", "finetune", folder, "base/model", "phase1.jsonl", 90, *phase1),
-        _train("plus", "synthesize", folder, "phase1/model", "train.jsonl", 75, "--recipe", "plus", *module),
-        _train("paper", "synthesize", folder, "phase1/model", "train.jsonl", 50, *paper),
+        _train("phase1", "finetune", folder, "base/model", "phase1.jsonl", 110, *phase1),
+        _train("plus", "synthesize", folder, "phase1/model", "train.jsonl", 110, "--recipe", "plus", *module),
+        _train("paper", "synthesize", folder, "phase1/model", "train.jsonl", 70, *paper),
     ]
-    for name, count in plan.rival_steps if full else ():
+
+
+def _rivals(folder: Path, seed: int, plan: Plan, dtype: str, rates: Mapping[str, tuple[float, ...]]) -> list[Job]:
+    """The rivals' trainings, at these learning rates."""
+    jobs = []
+    for name, count in plan.rival_steps:
         phase, recipe, extra = RIVALS[name]
-        for rate in RATES:
+        for rate in rates[name]:
             tuned = ("--recipe", recipe, "--optim.lr", str(rate), "--optim.late_weight", "3", *extra)
-            options = (*common, *tuned, *steps(count), "--eval_steps", "400")
-            jobs.append(_train(f"{name}-{rate:g}", phase, folder, "phase1/model", "train.jsonl", 80, *options))
+            options = (*_common(seed, dtype), *tuned, "--optim.steps", str(count), "--eval_steps", "400")
+            jobs.append(_train(f"{name}-{rate:g}", phase, folder, "phase1/model", "train.jsonl", 120, *options))
     return jobs
 
 
@@ -213,25 +223,30 @@ def _curves(folder: Path, seed: int, plan: Plan) -> list[Job]:
     ]
 
 
-def _replay(name: str) -> tuple[str, ...]:
-    return ("--replay",) if name == "phase1_replay" else ()
+def _measured_as(name: str) -> tuple[str, ...]:
+    """How a rival is measured: with what it has."""
+    if name == "phase1_replay":
+        return ("--replay",)
+    return ("--updates", "own") if name.startswith("static") else ()
 
 
-def _choices(folder: Path, seed: int, plan: Plan) -> list[Job]:
+def _choices(folder: Path, seed: int) -> list[Job]:
     """Every rival at every learning rate, on validation rows."""
-    options = ("--rows", str(RIVAL_ROWS), "--split", "validation", "--no-free", "--sentences")
-    options = (*options, *map(str, RIVAL_SENTENCES))
+    rows = ("--rows", str(RIVAL_ROWS), "--split", "validation", "--no-free")
+    lengths = ("--sentences", *map(str, RIVAL_SENTENCES))
     return [
-        _curve(f"choose-{name}-{rate:g}", folder, f"{name}-{rate:g}", name, seed, 8, *options, *_replay(name))
-        for name, _ in plan.rival_steps
+        _curve(
+            f"choose-{name}-{rate:g}", folder, f"{name}-{rate:g}", name, seed, 12, *rows, *_measured_as(name), *lengths
+        )
+        for name in RIVALS
         for rate in RATES
     ]
 
 
-def _choose(folder: Path, plan: Plan) -> dict[str, float]:
+def _choose(folder: Path) -> dict[str, float]:
     """Each rival's best rate: late accuracy on validation rows, mean over the distances. All are logged."""
     log: dict[str, dict[str, float]] = {}
-    for name, _ in plan.rival_steps:
+    for name in RIVALS:
         log[name] = {}
         for rate in RATES:
             cells = json.loads((folder / "curves" / f"choose-{name}-{rate:g}.json").read_text("utf-8"))["rows"]
@@ -245,7 +260,7 @@ def _choose(folder: Path, plan: Plan) -> dict[str, float]:
 def _rival_curves(folder: Path, seed: int, plan: Plan, best: dict[str, float]) -> list[Job]:
     rows = ("--rows", str(plan.rows))
     return [
-        _curve(name, folder, f"{name}-{rate:g}", name, seed, 10 * plan.rows / 64, *rows, *_replay(name))
+        _curve(name, folder, f"{name}-{rate:g}", name, seed, 10 * plan.rows / 64, *rows, *_measured_as(name))
         for name, rate in best.items()
     ]
 

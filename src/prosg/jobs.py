@@ -116,6 +116,8 @@ def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
+        # Threads that wait without spinning: beside other work, spinning ones are many times slower.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         # Freed memory that goes back to the system has to be faulted in again at the next step.
         "MALLOC_TRIM_THRESHOLD_": "100000000000",

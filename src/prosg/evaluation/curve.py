@@ -122,7 +122,8 @@ def forgetting_curve(
             )
             answers += [
                 {**common, "sentences": n, "length": length, "id": row.id, "kind": row.kind, "prompt": row.prompt}
-                | {"text": written.text, "distance_tokens": written.distance_tokens, "late": right_here[-1]}
+                | {"text": written.text, "expected": row.answer[row.stages[-1].start :].strip()}
+                | {"distance_tokens": written.distance_tokens, "late": right_here[-1]}
                 for row, written, right_here in zip(rows, cell, right, strict=True)
             ]
     return CurveResult(results, answers)
