@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -224,6 +225,19 @@ class ProSG(nn.Module):
         """Pieces of one answer as they are written; options: `Sampling`."""
         encoded = prompt if isinstance(prompt, EncodedPrompt) else self.encode(prompt)
         yield from stream_text(self.backbone, encoded, self._need_tokenizer(), Sampling(**sampling))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> ProSG:
+        """The model of an adapter folder, a backbone, or "demo"; options as `load_model`'s (base, dtype, device...)."""
+        from prosg.adapter import load_model
+
+        return load_model(path, **options)
+
+    def save_pretrained(self, folder: str | Path, *, base: str | Path | None = None, overwrite: bool = False) -> None:
+        """Write the module as an adapter folder that names its base; see `save_adapter`."""
+        from prosg.adapter import save_adapter
+
+        save_adapter(self, folder, base=base, overwrite=overwrite)
 
     def print_trainable_parameters(self) -> None:
         """Print how many parameters train, of how many, as PEFT does."""

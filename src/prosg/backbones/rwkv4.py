@@ -210,7 +210,10 @@ class RWKV4(nn.Module):
         aged = []
         for block, layer in zip(self.blocks, state, strict=True):
             w = -torch.exp(block.att.time_decay.to(layer.top.dtype))
-            aged.append(layer._replace(top=layer.top + shift.unsqueeze(1) + steps.unsqueeze(1) * w))
+            decay = shift.unsqueeze(1) + steps.unsqueeze(1) * w
+            # top is never differentiated, so the gradient of the decay goes by (num, den), through a factor of one.
+            one = torch.exp(decay - decay.detach())
+            aged.append(layer._replace(num=layer.num * one, den=layer.den * one, top=layer.top + decay.detach()))
         return tuple(aged)
 
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
