@@ -10,7 +10,6 @@ with the package.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from importlib.resources import files
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file, save_model
 from safetensors.torch import load_model as load_tensors
 
-from prosg.checkpoint import TOKENIZER, fingerprint, load_backbone
+from prosg.checkpoint import TOKENIZER, fingerprint, fingerprint_file, load_backbone
 from prosg.config import ProSGConfig
 from prosg.encoded import EncodedPrompt, flatten, unflatten
 from prosg.files import CheckpointError, read_json, written_whole
@@ -85,6 +84,7 @@ def load_model(
         if base is not None:
             raise ValueError(f"{path} is not an adapter folder (it has no {CONFIG}), so it has no base")
         loaded, where = ProSG(load_backbone(path, dtype=dtype, device=device, kernel=kernel)), path
+    loaded.base = str(where)
     folder = where if where.is_dir() else where.parent
     found = Path(tokenizer) if tokenizer else folder / TOKENIZER
     if tokenizer or found.is_file():
@@ -105,15 +105,15 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
     """Write the module's configuration and weights, naming the base (as given) and the base's fingerprint."""
     if model.synthesizer is None:
         raise ValueError("this model has no synthesis module to save")
-    config = dataclasses.replace(
-        model.synthesizer.config,
-        base=str(base) if base is not None else model.synthesizer.config.base,
-        base_fingerprint=fingerprint(model.backbone),  # type: ignore[arg-type]
-    )
+    config = {
+        **model.synthesizer.config.to_dict(),
+        "base": str(base) if base is not None else model.base,
+        "base_fingerprint": fingerprint(model.backbone),  # type: ignore[arg-type]
+    }
     with written_whole(Path(folder), overwrite=overwrite, marker=CONFIG) as temporary:
         temporary.mkdir()
         save_model(model.synthesizer, str(temporary / WEIGHTS), metadata={"format": "pt"})  # a shared stack once
-        (temporary / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", "utf-8")
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def load_adapter(folder: str | Path, *, base: str | Path | None = None, **options: Any) -> tuple[ProSG, Path]:
@@ -121,16 +121,20 @@ def load_adapter(folder: str | Path, *, base: str | Path | None = None, **option
     folder = Path(folder)
     if not is_adapter(folder):
         raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG}")
+    values = read_json(folder / CONFIG)
+    named, made_for = str(values.pop("base", "")), str(values.pop("base_fingerprint", ""))
     try:
-        config = ProSGConfig.from_dict(read_json(folder / CONFIG))
+        config = ProSGConfig.from_dict(values)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from None
-    where = Path(base) if base is not None else _find_base(folder, config)
+    where = Path(base) if base is not None else _find_base(folder, named)
     backbone = load_backbone(where, **options)
-    if config.base_fingerprint and fingerprint(backbone) != config.base_fingerprint:
+    # A backbone that was narrowed on the way in has other values than the one that the adapter knows.
+    here = fingerprint(backbone) if options.get("dtype") is None else fingerprint_file(where)
+    if made_for and here != made_for:
         raise CheckpointError(
-            f"{folder}: made for another backbone than {where} (fingerprint {config.base_fingerprint[:12]}, "
-            f"this one has {fingerprint(backbone)[:12]}); name the right one with --base"
+            f"{folder}: made for another backbone than {where} (fingerprint {made_for[:12]}, here {here[:12]}); "
+            "name the right one with --base"
         )
     model = ProSG(backbone, config)
     assert model.synthesizer is not None
@@ -149,12 +153,12 @@ def load_adapter(folder: str | Path, *, base: str | Path | None = None, **option
     return model, where
 
 
-def _find_base(folder: Path, config: ProSGConfig) -> Path:
-    """The base as the adapter names it: as a path from here, or from the adapter's own folder."""
-    for candidate in (folder / config.base, Path(config.base)):
-        if config.base and candidate.exists():
+def _find_base(folder: Path, named: str) -> Path:
+    """The base as the adapter names it: as a path from the adapter's own folder, or from here."""
+    for candidate in (folder / named, Path(named)):
+        if named and candidate.exists():
             return candidate
-    raise FileNotFoundError(f"{folder}: its backbone {config.base or '(unnamed)'} is not there; say where with --base")
+    raise FileNotFoundError(f"{folder}: its backbone {named or '(unnamed)'} is not there; say where with --base")
 
 
 def model_fingerprint(model: ProSG) -> str:

@@ -33,8 +33,6 @@ class ProSGConfig:
         reference_length: T0, a typical prompt length in training, tokens.
         alpha: Scale of the update.
         target_modules: Projections of each time-mixing block that get an update.
-        base: Path of the backbone that it was trained on, as given then.
-        base_fingerprint: Fingerprint of that backbone.
     """
 
     preset: str = "plus"
@@ -52,8 +50,6 @@ class ProSGConfig:
     reference_length: float = 20.0
     alpha: float = 1.0
     target_modules: tuple[str, ...] = ("key", "value", "receptance", "output")
-    base: str = ""
-    base_fingerprint: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
@@ -199,6 +195,11 @@ class StopRule:
     times: int = 0
     patience: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("times", "patience"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"stop.{name} is {getattr(self, name)}, must not be negative")
+
     @property
     def falling(self) -> bool:
         """Whether less is better."""
@@ -248,6 +249,16 @@ class Optimisation:
             )
         if not self.lr > 0:
             raise ValueError(f"optim.lr is {self.lr}, must be above 0")
+        if not self.skip_above > 1:
+            raise ValueError(f"optim.skip_above is {self.skip_above}, must be above 1")
+        for name in ("warmup_steps", "weight_decay", "clip", "late_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}, must not be negative")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}, must be at least 0 and below 1")
+        if not 0 <= self.final_lr <= 1:
+            raise ValueError(f"optim.final_lr is {self.final_lr}, must be a share of lr, 0 to 1")
 
 
 class Recipe(NamedTuple):
@@ -328,3 +339,19 @@ class TrainConfig:
     max_tokens: int = 0
     threads: int = 0
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("eval_steps", "save_steps", "log_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        for name in ("max_tokens", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}, must be 0 to 2^32 - 1")
+        if not 0 <= self.replay <= 1:
+            raise ValueError(f"replay is {self.replay}, must be a share of the rows, 0 to 1")
+        if not self.train:
+            raise ValueError("train is empty; name at least one jsonl file")
+        if (self.stop.times or self.stop.patience) and not self.validation:
+            raise ValueError("stop judges validation rows; name a file with --validation")

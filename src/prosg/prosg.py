@@ -54,6 +54,8 @@ class ProSG(nn.Module):
         self.synthesizer = None if config is None else Synthesizer(config, backbone.sites, backbone.tap_widths, seed)
         self.update_enabled = True
         self.tokenizer: Any = None
+        self.base = ""
+        """where the backbone came from, for adapters to name"""
 
     @property
     def prosg_config(self) -> ProSGConfig | None:
