@@ -1,5 +1,5 @@
 # Each target sets up what it needs: a virtual environment in .venv (reused if there is one) and what it runs there.
-#   make demo    train the bundled small model for a minute and show what the update does
+#   make demo    train a small model and its module here, and print what the update does and the proof
 #   make test    the test suite
 #   make lint    ruff and mypy
 #   make bench   every benchmark, one after the other

@@ -26,12 +26,16 @@ from prosg.perturb import uniforms
 __all__ = ["Generation", "Sampling", "decode", "generate_texts", "pick", "sentence_ends", "stream_text"]
 
 
+TOKENS_PER_SENTENCE = 24
+"""Longest sentence that is waited for under length control, on average over a story."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen.
 
     Attributes:
-        max_tokens: Longest answer, tokens.
+        max_tokens: Longest answer, tokens; a story that is held may take `TOKENS_PER_SENTENCE` more per sentence.
         temperature: 0 takes the likeliest token.
         top_k: Draw from the k likeliest tokens; 0 from all.
         top_p: Draw from the likeliest tokens that hold this much probability.
@@ -159,7 +163,8 @@ def decode(
     held = torch.full((batch,), sampling.hold_until > 0, device=device)
     forcing = torch.zeros_like(running)
     sentences = torch.zeros(batch, dtype=torch.int64, device=device)
-    for step in range(sampling.max_tokens):
+    longest = sampling.max_tokens + sampling.hold_until * TOKENS_PER_SENTENCE
+    for step in range(longest):
         if bool(held.any()):
             banned = torch.zeros_like(logits, dtype=torch.bool)
             banned[:, sampling.end_token] = True
@@ -179,7 +184,7 @@ def decode(
             marker.see(token)
             forcing = forcing & ~marker.late
         running = running & (token != sampling.end_token)
-        if not bool(running.any()) or step + 1 == sampling.max_tokens:
+        if not bool(running.any()) or step + 1 == longest:
             return
         output = backbone(token.unsqueeze(1), state, update=encoded.update, logits="last")
         assert output.logits is not None

@@ -65,6 +65,22 @@ RWKV4_SIZES: dict[str, RWKV4Config] = {
 """Published sizes (Pile vocabulary; the World models have vocab_size 65536) and two small ones."""
 
 
+class Linear(nn.Linear):
+    """nn.Linear that draws no initial weights where it has no storage: on the meta device that costs seconds."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding, likewise."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class RWKV4Layer(NamedTuple):
     """Recurrent state of one block: two token shifts (B, E) and the memory (B, C)."""
 
@@ -86,10 +102,10 @@ class TimeMix(nn.Module):
         self.time_mix_k = nn.Parameter(torch.zeros(1, 1, width))
         self.time_mix_v = nn.Parameter(torch.zeros(1, 1, width))
         self.time_mix_r = nn.Parameter(torch.zeros(1, 1, width))
-        self.key = nn.Linear(width, size, bias=False)
-        self.value = nn.Linear(width, size, bias=False)
-        self.receptance = nn.Linear(width, size, bias=False)
-        self.output = nn.Linear(size, width, bias=False)
+        self.key = Linear(width, size, bias=False)
+        self.value = Linear(width, size, bias=False)
+        self.receptance = Linear(width, size, bias=False)
+        self.output = Linear(size, width, bias=False)
 
     def forward(
         self,
@@ -127,9 +143,9 @@ class ChannelMix(nn.Module):
         width = config.hidden_size
         self.time_mix_k = nn.Parameter(torch.zeros(1, 1, width))
         self.time_mix_r = nn.Parameter(torch.zeros(1, 1, width))
-        self.key = nn.Linear(width, config.ffn_size, bias=False)
-        self.receptance = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(config.ffn_size, width, bias=False)
+        self.key = Linear(width, config.ffn_size, bias=False)
+        self.receptance = Linear(width, width, bias=False)
+        self.value = Linear(config.ffn_size, width, bias=False)
 
     def forward(self, x: Tensor, layer: RWKV4Layer, lengths: Tensor | None) -> tuple[Tensor, RWKV4Layer]:
         """x (B, T, E) -> y (B, T, E), state."""
@@ -160,11 +176,11 @@ class RWKV4(nn.Module):
     def __init__(self, config: RWKV4Config, kernel: str = "auto") -> None:
         super().__init__()
         self.config = config
-        self.emb = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.emb = Embedding(config.vocab_size, config.hidden_size)
         # Typed as what it holds: a ModuleList is a sequence of bare Modules to a type checker.
         self.blocks: Sequence[Block] = nn.ModuleList(Block(config, i) for i in range(config.num_layers))  # type: ignore[assignment]
         self.ln_out = nn.LayerNorm(config.hidden_size)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.kernel = kernel
 
     @property
@@ -186,6 +202,7 @@ class RWKV4(nn.Module):
         """Which implementation of the recurrence runs here, and why."""
         if self.kernel == "auto":
             return wkv4.describe(self.emb.weight.device, self.state_dtype)
+        wkv4.kernel(self.kernel, self.emb.weight.device, self.state_dtype)  # raises where there is no such thing
         return f"wkv4: {self.kernel} (chosen)"
 
     @property

@@ -62,14 +62,16 @@ def forgetting_curve(
         sentences: Lengths of the story; the first is in range.
         seed: Of the prompts, the stories and the derangement.
         split: Of the prompts.
-        replay: Read the prompt again before the late stage.
+        replay: Read the prompt again before the late stage; rows then say how many `extra_tokens` that takes.
         free: Also write answers of free length.
         tell: Gets the share done and what is being done.
 
     Raises:
-        ValueError: for a kind that restates what its late stage needs.
+        ValueError: for an unknown kind, and for one that restates what its late stage needs.
     """
     for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind {kind!r}; allowed: {', '.join(KINDS)}")
         if KINDS[kind].leaks:
             raise ValueError(f"kind {kind!r} restates its contents in the answer: it says nothing about forgetting")
     tokenizer = model.tokenizer
@@ -86,6 +88,8 @@ def forgetting_curve(
     for number, condition in enumerate(conditions):
         encoded = prompts.encoded(condition)
         common = {**labels, "split": split, "update": condition.update, "state": condition.state}
+        if replay:
+            common["extra_tokens"] = round(sum(len(row.prompt) for row in encoded_rows) / len(encoded_rows))
 
         def tell_part(share: float, number: int = number, condition: Condition = condition) -> None:
             if tell is not None:

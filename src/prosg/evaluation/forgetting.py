@@ -17,7 +17,7 @@ from torch import Tensor
 from prosg.backbones.base import Backbone
 from prosg.data.collate import EncodedRow, pad
 from prosg.encoded import EncodedPrompt
-from prosg.generate import Sampling, decode, pick, sentence_ends
+from prosg.generate import TOKENS_PER_SENTENCE, Sampling, decode, pick, sentence_ends
 from prosg.perturb import uniforms
 from prosg.state import State, map_state, replace_rows, take_rows
 from prosg.tokenizer import Tokenizer
@@ -27,8 +27,6 @@ __all__ = ["Written", "free_running", "length_controlled"]
 TEMPERATURE = 0.8
 LATE_TOKENS = 48
 """Longest late stage."""
-TOKENS_PER_SENTENCE = 24
-"""A row that has not ended its sentences by then is judged where it stands."""
 
 
 class Written(NamedTuple):
@@ -72,7 +70,7 @@ def length_controlled(
     count = torch.zeros(batch, dtype=torch.int64)
     story: list[Tensor] = []
     temperature = torch.full((batch,), TEMPERATURE)
-    limit = longest * TOKENS_PER_SENTENCE
+    limit = longest * TOKENS_PER_SENTENCE  # a row that has not ended its sentences by then is judged where it stands
     for step in range(limit):
         logits = logits.index_fill(1, torch.tensor([Sampling.end_token]), -torch.inf).scatter(1, first, -torch.inf)
         uniform = torch.from_numpy(uniforms(seed, step, numbers, 1)[:, 0]).float()
