@@ -131,9 +131,8 @@ def prepare(folder: Path, seed: int, plan: Plan) -> None:
     stories = make_rows(DEMO_KINDS, count, seed, "train")
     single = make_rows(DEMO_KINDS, count // 5, seed, "train", sentences=(0, 0))
     plain = make_rows(("story",), count // 25, seed, "train")
-    write_rows(data / "train.jsonl", stories)
     write_rows(data / "base.jsonl", [*single, *plain])
-    write_rows(data / "phase1.jsonl", [*stories, *single[: count // 10]])  # a tenth stays single-stage
+    write_rows(data / "train.jsonl", [*stories, *single[: count // 10]])  # a tenth stays single-stage
     write_rows(data / "validation.jsonl", make_rows(DEMO_KINDS, 192, seed, "validation"))
     tokenizer = train_bpe([text for row in stories[:3000] for text in (row.prompt, row.answer)])
     path = tokenizer.save(data)
@@ -177,7 +176,7 @@ def _trainings(folder: Path, seed: int, plan: Plan, dtype: str) -> list[Job]:
     paper = (*module, "--recipe", "paper", "--module.rank", "3", "--optim.lr", "3e-3")
     return [
         _train("base", "finetune", folder, "start", "base.jsonl", 20, *base),
-        _train("phase1", "finetune", folder, "base/model", "phase1.jsonl", 110, *phase1),
+        _train("phase1", "finetune", folder, "base/model", "train.jsonl", 110, *phase1),
         _train("plus", "synthesize", folder, "phase1/model", "train.jsonl", 110, "--recipe", "plus", *module),
         _train("paper", "synthesize", folder, "phase1/model", "train.jsonl", 70, *paper),
     ]
