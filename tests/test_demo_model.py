@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from prosg.adapter import demo_model, load_model
 from prosg.evaluation.conditions import Condition
 from prosg.evaluation.curve import forgetting_curve

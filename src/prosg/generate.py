@@ -176,7 +176,7 @@ def decode(
         token = torch.where(forcing, marker.next(), token)
         yield token, running.clone()
         if ends_sentence is not None and sampling.hold_until:
-            sentences += ends_sentence[token] & held
+            sentences += ends_sentence.to(device)[token] & held
             over = held & (sentences >= sampling.hold_until)
             held, forcing = held & ~over, forcing | over
         if markers is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES, RWKV4Config
 
 

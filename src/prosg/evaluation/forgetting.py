@@ -61,19 +61,23 @@ def length_controlled(
     replay: the prompt is read again before the marker (a rival that needs no module). `tell` gets the share done.
     """
     marker_ids = [tokenizer.encode(marker) for marker in markers]
-    first = torch.tensor([ids[0] for ids in marker_ids]).unsqueeze(1)
-    ends = sentence_ends(tokenizer)
+    device = encoded.logits.device
+    first = torch.tensor([ids[0] for ids in marker_ids], device=device).unsqueeze(1)
+    end = torch.tensor([Sampling.end_token], device=device)
+    ends = sentence_ends(tokenizer).to(device)
     numbers = np.array([row.row_id for row in rows], dtype=np.uint64)
     batch, longest = len(rows), max(sentences)
     state, logits = encoded.state, encoded.logits
-    forks = {n: _Fork(map_state(torch.clone, state), torch.zeros(batch, dtype=torch.int64)) for n in sentences}
-    count = torch.zeros(batch, dtype=torch.int64)
+    forks = {
+        n: _Fork(map_state(torch.clone, state), torch.zeros(batch, dtype=torch.int64, device=device)) for n in sentences
+    }
+    count = torch.zeros(batch, dtype=torch.int64, device=device)
     story: list[Tensor] = []
-    temperature = torch.full((batch,), TEMPERATURE)
+    temperature = torch.full((batch,), TEMPERATURE, device=device)
     limit = longest * TOKENS_PER_SENTENCE  # a row that has not ended its sentences by then is judged where it stands
     for step in range(limit):
-        logits = logits.index_fill(1, torch.tensor([Sampling.end_token]), -torch.inf).scatter(1, first, -torch.inf)
-        uniform = torch.from_numpy(uniforms(seed, step, numbers, 1)[:, 0]).float()
+        logits = logits.index_fill(1, end, -torch.inf).scatter(1, first, -torch.inf)
+        uniform = torch.from_numpy(uniforms(seed, step, numbers, 1)[:, 0]).float().to(device)
         token = pick(logits, temperature, uniform)
         story.append(token)
         output = backbone(token.unsqueeze(1), state, update=encoded.update, logits="last")
@@ -115,10 +119,11 @@ def _late_stage(
     backbone: Backbone, state: State, encoded: EncodedPrompt, forced: Sequence[Sequence[int]]
 ) -> list[list[int]]:
     """Read the forced tokens, then write greedily until the end token."""
-    lengths = torch.tensor([len(ids) for ids in forced])
-    output = backbone(pad(forced), state, update=encoded.update, lengths=lengths, logits="last")
+    device = encoded.logits.device
+    lengths = torch.tensor([len(ids) for ids in forced], device=device)
+    output = backbone(pad(forced).to(device), state, update=encoded.update, lengths=lengths, logits="last")
     written: list[list[int]] = [[] for _ in forced]
-    running = torch.ones(len(forced), dtype=torch.bool)
+    running = torch.ones(len(forced), dtype=torch.bool, device=device)
     for _ in range(LATE_TOKENS):
         assert output.logits is not None
         token = output.logits.argmax(1)
