@@ -6,8 +6,13 @@ Errors that a user can mend are one line on stderr, exit status 2, without a tra
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -21,32 +26,59 @@ MODEL_HELP = "a backbone (.pth file or folder), an adapter folder, or: demo"
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's, with errors on one line."""
+    """jsonargparse's, with errors on one line, in a user's words."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what was wrong and stop with status 2."""
         line = " ".join(message.split())
-        print(f"error: {line} (see {self.prog} --help)", file=sys.stderr)
+        if line.startswith("the following arguments are required"):
+            line = re.sub(r"\b(?:\w+\.)+", "", line)  # names of commands
+        for pattern, words in PLAIN_WORDS:
+            line = re.sub(pattern, words, line)
+        print(f"error: {line} (see {self.prog.replace(' [options]', '')} --help)", file=sys.stderr)
         raise SystemExit(2)
+
+
+PLAIN_WORDS = (
+    (r"a typing\.Literal\[(.*?)\]", r"one of \1"),
+    (r"a <class '(\w+)'>", r"\1"),
+    (r'^Parser key "', r'"'),
+    (r'expected "(?:\w+\.)?subcommand" to be', "expected a command,"),
+)
+"""What jsonargparse says, and what is meant."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(arguments)
-    if not arguments:
-        parser.print_help()
-        return 2
-    options = parser.parse_args(arguments)
-    command: Callable[[Any], int] = COMMANDS[_path(options)]
     try:
-        return command(_leaf(options))
+        parser = _parser(arguments)
+        if not arguments:
+            parser.print_help()
+            return 2
+        options = parser.parse_args(arguments)
+        command: Callable[[Any], int] = COMMANDS[_path(options)]
+        status = command(_leaf(options))
+        sys.stdout.flush()  # so that a pipe that was closed shows here, not in the interpreter's last moments
+        return status
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the newest checkpoint", file=sys.stderr)
+        goes_on = arguments[:1] in (["train"], ["demo"])
+        print("\nstopped" + "; the same command goes on from here" * goes_on, file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except BrokenPipeError:
+        # Whoever read has enough (`| head`). What is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        known = error.filename is not None and error.strerror is not None
+        return _complain(f"{error.filename}: {error.strerror}" if known else str(error))
+    except ValueError as error:
+        return _complain(str(error))
+
+
+def _complain(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 def _path(options: Namespace) -> str:
@@ -92,10 +124,11 @@ def _parser(arguments: Sequence[str]) -> Parser:
 
 def _model_options(parser: Parser) -> Parser:
     parser.add_argument("model", type=str, help=MODEL_HELP)
-    parser.add_argument("--base", type=str | None, help="an adapter's backbone, where it has moved")
-    parser.add_argument("--tokenizer", type=str | None, help="tokenizer.json or its folder, if not beside the weights")
-    parser.add_argument("--dtype", type=str | None, help="fp32, bf16, fp16 or fp64; the file's own by default")
+    parser.add_argument("--base", type=str, help="an adapter's backbone, where it has moved")
+    parser.add_argument("--tokenizer", type=str, help="tokenizer.json or its folder, if not beside the weights")
+    parser.add_argument("--dtype", type=str, help="fp32, bf16, fp16 or fp64; the file's own by default")
     parser.add_argument("--device", type=str, default="cpu", help="cpu or cuda")
+    parser.add_argument("--kernel", type=str, default="auto", help="what runs the recurrence; auto picks the fastest")
     return parser
 
 
@@ -113,8 +146,8 @@ def _demo_parser() -> Parser:
 
 def _generate_parser() -> Parser:
     parser = _model_options(Parser(description="Write an answer, streamed as it comes."))
-    parser.add_argument("--prompt", type=str | None, help="the prompt")
-    parser.add_argument("--encoded", type=str | None, help="a file made by: prosg encode")
+    parser.add_argument("--prompt", type=str, help="the prompt")
+    parser.add_argument("--encoded", type=str, help="a file made by: prosg encode")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
@@ -173,7 +206,7 @@ def _convert_parser() -> Parser:
     parser = Parser(description="A .pth destination gets BlinkDL's layout, any other name a Hugging Face folder.")
     parser.add_argument("src", type=str, help="a .pth file or a folder")
     parser.add_argument("dst", type=str, help="what to write")
-    parser.add_argument("--dtype", type=str | None, help="fp32, bf16, fp16 or fp64; as it is by default")
+    parser.add_argument("--dtype", type=str, help="fp32, bf16, fp16 or fp64; as it is by default")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     return parser
 
@@ -193,7 +226,7 @@ def _add_data_commands(parser: Parser) -> None:
         description="Validate rows; with answers, score them. Status 0 all right, 1 some failed, 2 bad input."
     )
     check.add_argument("file", type=str, help="jsonl rows")
-    check.add_argument("--answers", type=str | None, help='jsonl lines of {"id", "answer"}')
+    check.add_argument("--answers", type=str, help='jsonl lines of {"id", "answer"}')
     commands.add_subcommand("check", check, help="validate rows and score answers")
 
 
@@ -202,6 +235,15 @@ PHASES = {
     "synthesize": ("plus", "phase 2: the synthesis module, the backbone frozen"),
     "static": ("static", "the control: a low-rank adapter that reads no prompt"),
 }
+
+
+GROUPS: dict[str, Any] = {
+    "module": ProSGConfig,
+    "perturbation": Perturbation,
+    "optim": Optimisation,
+    "stop": StopRule,
+}
+"""Options of a training that are groups of options."""
 
 
 def _add_train_commands(parser: Parser, arguments: Sequence[str]) -> None:
@@ -217,25 +259,49 @@ def _add_train_commands(parser: Parser, arguments: Sequence[str]) -> None:
 
 
 def _chosen_recipe(arguments: Sequence[str]) -> str | None:
-    """The recipe sets other options' defaults, so it has to be known before they are read."""
-    chosen, configs = None, []
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in ("--recipe", "--config"):
-            value = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
-            if name == "--recipe":
-                chosen = value
-            else:
-                configs.append(value)
-    for path in configs if chosen is None else []:
-        try:
-            with open(path, encoding="utf-8") as file:
-                content = yaml.safe_load(file)
-        except (OSError, yaml.YAMLError):
-            continue  # the parser will say what is wrong with it
-        if isinstance(content, dict) and isinstance(content.get("recipe"), str):
+    """The recipe sets other options' defaults, so it has to be known before they are read.
+
+    ValueError for a configuration file that cannot be read or has keys that do not exist: naming file and key.
+    """
+    chosen = None
+    for path in _values("--config", arguments):
+        content = _read_config(path)
+        if isinstance(content.get("recipe"), str):
             chosen = content["recipe"]
-    return chosen
+    return next(reversed(_values("--recipe", arguments)), chosen)
+
+
+def _values(option: str, arguments: Sequence[str]) -> list[str]:
+    """What an option is given on the command line, as `--option VALUE` or `--option=VALUE`."""
+    apart = [value for name, value in itertools.pairwise(arguments) if name == option]
+    return apart + [value for name, equals, value in (a.partition("=") for a in arguments) if equals and name == option]
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({error})") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}; needs options and their values")
+    for wrong, known in _unknown(TrainConfig, content):
+        raise ValueError(f"{path}: unknown key {wrong}; known are {', '.join(known)}")
+    return content
+
+
+def _unknown(kind: Any, content: Mapping[Any, Any], inside: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Keys that are no option of a dataclass, and what is."""
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key, value in content.items():
+        name, _, rest = str(key).partition(".")
+        if name not in known:
+            yield f"{inside}{key}", known
+        elif name in GROUPS and (rest or isinstance(value, Mapping)):
+            yield from _unknown(GROUPS[name], {rest: None} if rest else value, f"{name}.")
 
 
 def _recipe_defaults(phase: str, name: str) -> dict[str, Any]:
@@ -262,13 +328,16 @@ def _dtype(name: str | None) -> Any:
 
 def _load(options: Namespace, need_tokenizer: bool = True) -> Any:
     from prosg.adapter import load_model
+    from prosg.commands import check_device
 
+    check_device(options.device)
     model = load_model(
         options.model,
         base=options.base,
         tokenizer=options.tokenizer,
         dtype=_dtype(options.dtype),
         device=options.device,
+        kernel=options.kernel,
     )
     if need_tokenizer and model.tokenizer is None:
         raise ValueError(f"{options.model}: no tokenizer.json lies beside it; name one with --tokenizer")
@@ -278,7 +347,16 @@ def _load(options: Namespace, need_tokenizer: bool = True) -> Any:
 def _encoded(options: Namespace, model: Any) -> Any:
     if not options.prompt:
         raise ValueError("--prompt is empty; a prompt needs at least one character")
+    _check_text("--prompt", options.prompt)
     return model.encode(options.prompt, window=options.window)
+
+
+def _check_text(option: str, text: str) -> None:
+    """ValueError for bytes that are no characters: Python lets a command line's pass as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{option} is not UTF-8 text") from None
 
 
 def _run_generate(options: Namespace) -> int:
@@ -288,6 +366,7 @@ def _run_generate(options: Namespace) -> int:
         raise ValueError("give either --prompt TEXT or --encoded FILE")
     model = _load(options)
     encoded = _encoded(options, model) if options.encoded is None else load_encoded(options.encoded, model)
+    _check_text("--force-marker", options.force_marker)
     if options.no_update:
         encoded = encoded._replace(update=None)
     pieces = model.stream(
@@ -309,15 +388,18 @@ def _run_generate(options: Namespace) -> int:
 
 
 def _run_encode(options: Namespace) -> int:
-    import os
-
     from prosg.adapter import save_encoded
 
+    out = Path(options.out)
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
+    if out.is_dir():
+        raise ValueError(f"--out {out}: is a folder; name a file in it")
     model = _load(options)
     encoded = _encoded(options, model)
-    save_encoded(encoded, model, options.out)
+    save_encoded(encoded, model, out)
     what = "state and update" if encoded.update else "state (this model has no module)"
-    print(f"{options.out}: {what}, {os.path.getsize(options.out):,} bytes")
+    print(f"{out}: {what}, {out.stat().st_size:,} bytes")
     return 0
 
 
@@ -326,12 +408,7 @@ def _run_train(phase: str) -> Callable[[Namespace], int]:
         from prosg.commands import train
 
         values = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig)}
-        for name, kind in (
-            ("module", ProSGConfig),
-            ("perturbation", Perturbation),
-            ("optim", Optimisation),
-            ("stop", StopRule),
-        ):
+        for name, kind in GROUPS.items():
             values[name] = kind(**values[name].as_dict()) if isinstance(values[name], Namespace) else values[name]
         return train(phase, TrainConfig(**values))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from prosg.adapter import load_model, save_adapter
 from prosg.checkpoint import TOKENIZER, fingerprint, save_backbone
@@ -20,12 +21,24 @@ from prosg.data.record import read_rows
 from prosg.evaluation.conditions import Condition
 from prosg.evaluation.curve import ALL_CONDITIONS, forgetting_curve
 from prosg.evaluation.perplexity import perplexity
+from prosg.files import read_json
 from prosg.jobs import write_progress
 from prosg.perturb import uniforms
 from prosg.prosg import ProSG
 from prosg.synthesizer import Synthesizer
 
-__all__ = ["curve_of_model", "info", "perplexity_of_file", "train", "write_json"]
+__all__ = ["check_device", "curve_of_model", "info", "perplexity_of_file", "train", "write_json"]
+
+
+CONFIG = "config.json"
+
+
+def check_device(name: str) -> None:
+    """ValueError for a device that does not exist, here or at all."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device is {name!r}, allowed: cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is 'cuda', but PyTorch finds no CUDA device here; use --device cpu")
 
 
 def train(phase: str, config: TrainConfig) -> int:
@@ -38,10 +51,11 @@ def train(phase: str, config: TrainConfig) -> int:
     if config.recipe and config.recipe not in allowed:
         raise ValueError(f"recipe is {config.recipe!r}; for {phase} allowed: {', '.join(allowed)}")
     output = Path(config.output)
-    _settle_config(config, output)
+    _check_config(config, output)
     if (output / "result.json").exists():
         print(f"{output}: already trained", file=sys.stderr)
         return 0
+    check_device(config.device)
     model = load_model(config.model, tokenizer=config.tokenizer or None)
     if model.tokenizer is None:
         raise ValueError(f"{config.model}: no tokenizer.json lies beside it; name one with --tokenizer")
@@ -58,7 +72,11 @@ def train(phase: str, config: TrainConfig) -> int:
         chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
         rows = [replay_prompt(row) if again else row for row, again in zip(rows, chosen, strict=True)]
 
-    from prosg.train import fit  # transformers takes seconds to import; errors above come at once
+    from prosg.train import check, fit  # transformers takes seconds to import; errors above come at once
+
+    check(model, phase, config, rows, validation)  # type: ignore[arg-type]
+    # Only now: what was refused above leaves nothing that would stand in the corrected command's way.
+    _write_config(config, output)
 
     note = ""
 
@@ -81,22 +99,27 @@ def train(phase: str, config: TrainConfig) -> int:
     return 0
 
 
-def _settle_config(config: TrainConfig, output: Path) -> None:
-    """Write the run's configuration; refuse to go on with another one, since the result would be neither."""
+def _check_config(config: TrainConfig, output: Path) -> None:
+    """Refuse to go on with another configuration: the result would be neither's."""
     passing = ("progress", "threads", "log_steps")
     now = json.loads(json.dumps(dataclasses.asdict(config)))
-    path = output / "config.json"
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output}: is a file; --output names a folder")
+    path = output / CONFIG
     if path.exists():
-        before = json.loads(path.read_text("utf-8"))
+        before = read_json(path)
         changed = [key for key in now if key not in passing and now[key] != before.get(key)]
         if changed:
             raise ValueError(
                 f"{output} holds a run with another configuration ({', '.join(changed)} changed); "
                 "choose another --output, or delete it"
             )
-        return
+
+
+def _write_config(config: TrainConfig, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    write_json(path, now)
+    if not (output / CONFIG).exists():
+        write_json(output / CONFIG, dataclasses.asdict(config))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -125,6 +148,8 @@ def _rows(files: Sequence[str] | str, tokenizer: Any, max_tokens: int, what: str
 
 def perplexity_of_file(model: ProSG, file: str, *, update: bool = True, batch_size: int = 32) -> int:
     """Print a file's perplexities as JSON."""
+    if batch_size < 1:
+        raise ValueError(f"--batch-size is {batch_size}, must be at least 1")
     rows = _rows(file, model.tokenizer, 0, "")
     if update:
         scores = perplexity(model, rows, batch_size)
@@ -151,6 +176,8 @@ def curve_of_model(
     if model.synthesizer is None and list(updates) != ["none"]:
         raise ValueError("this model has no module: its only update is none")
     path = Path(out)
+    if path.is_dir():
+        raise ValueError(f"--out {path}: is a folder; name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def tell(share: float, note: str) -> None:

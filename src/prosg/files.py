@@ -92,17 +92,23 @@ def written_whole(path: Path, *, overwrite: bool = False, marker: str | None = N
     replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.is_dir() and any(path.iterdir()):
         if not overwrite:
-            raise FileExistsError(f"{path}: exists; pass overwrite=True to replace it")
+            raise FileExistsError(f"{path}: exists; pass overwrite=True (--overwrite) to replace it")
         if marker is None or not (path / marker).is_file():
             raise FileExistsError(f"{path}: a folder without {marker or 'a checkpoint'}; not replaced")
     elif path.is_file() and not overwrite:
-        raise FileExistsError(f"{path}: exists; pass overwrite=True to replace it")
+        raise FileExistsError(f"{path}: exists; pass overwrite=True (--overwrite) to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
         if path.is_dir():
             path.rename(replaced)
         temporary.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({error})") from None
+    except OSError as error:
+        if error.filename is None or os.fspath(error.filename) != str(temporary):
+            raise
+        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from None
     finally:
         if replaced.exists() and not path.exists():
             replaced.rename(path)

@@ -6,8 +6,11 @@ that was stopped goes on by itself. Each writes its progress beside, as {"share"
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +24,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 __all__ = ["Job", "read_progress", "run_jobs", "write_progress"]
+
+
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def read_progress(path: Path) -> tuple[float, str]:
     try:
         told = json.loads(path.read_text("utf-8"))
         return float(told["share"]), str(told["note"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return 0.0, ""
 
 
@@ -67,6 +73,9 @@ def run_jobs(jobs: Sequence[Job], width: int, live: bool = True) -> None:
 
     Raises ChildProcessError, with the end of its log, for a job that fails; what is done stays done.
     """
+    if width < 1:
+        raise ValueError(f"jobs is {width}, must be at least 1")
+    _check_needs(jobs)
     done = {job.name for job in jobs if job.done.exists()}
     running: dict[str, subprocess.Popen[bytes]] = {}
     began: dict[str, float] = {}
@@ -111,6 +120,26 @@ def run_jobs(jobs: Sequence[Job], width: int, live: bool = True) -> None:
             display.stop()
 
 
+def _check_needs(jobs: Sequence[Job]) -> None:
+    """ValueError for names that come twice, and for jobs that could never begin."""
+    possible: set[str] = set()
+    left = list(jobs)
+    while ready := [job for job in left if set(job.needs) <= possible]:
+        possible |= {job.name for job in ready}
+        left = [job for job in left if job.name not in possible]
+    if len({job.name for job in jobs}) < len(jobs):
+        raise ValueError("two jobs have the same name")
+    if left:
+        raise ValueError(f"{left[0].name} needs {', '.join(left[0].needs)}: not among the jobs, or in a circle")
+
+
+def _end_with(libc: ctypes.CDLL, parent: int) -> None:
+    """In a child: end when the parent ends, however it does (Linux)."""
+    libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it ended before the call
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -131,6 +160,7 @@ def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
             stderr=log,
             stdin=subprocess.DEVNULL,
             env=environment,
+            preexec_fn=functools.partial(_end_with, LIBC, os.getpid()) if LIBC is not None else None,
         )
 
 

@@ -12,6 +12,7 @@ kill at any moment leaves only complete ones; steps with an exploding gradient a
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -26,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from prosg.config import Optimisation, StopRule, TrainConfig
 from prosg.data.collate import EncodedRow, LengthBatches, collate
@@ -34,7 +36,7 @@ from prosg.evaluation.perplexity import perplexity
 from prosg.perturb import StoryBank, draw
 from prosg.prosg import ProSG
 
-__all__ = ["Phase", "ProSGTrainer", "TrainResult", "fit", "probe_dtype"]
+__all__ = ["Phase", "ProSGTrainer", "TrainResult", "check", "fit", "probe_dtype"]
 
 Phase = Literal["finetune", "synthesize", "static"]
 STAGING = ".writing"
@@ -54,27 +56,30 @@ class TrainResult:
 
 
 class StepBatches:
-    """Row indices of every micro-batch of a run, in order: epochs of length-grouped batches, one after the other."""
+    """Row indices of every micro-batch of a run, in order: epochs of length-grouped batches, one after the other.
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, count: int, seed: int) -> None:
+    A step's rows are the same however many parts (`accumulation`) they are read in.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, accumulation: int, steps: int, seed: int) -> None:
         self.epochs = LengthBatches(lengths, batch_size, seed=seed, drop_last=len(lengths) >= batch_size)
-        self.count = count
-        self.batch_size = batch_size
+        self.accumulation, self.steps = accumulation, steps
+        self.batch_size = batch_size // accumulation
         self.drop_last = False
 
     def __len__(self) -> int:
-        return self.count
+        return self.steps * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        given, epoch = 0, 0
-        while True:
+        steps = range(self.steps)
+        for _, batch in zip(steps, self._batches(), strict=False):
+            cuts = [len(batch) * part // self.accumulation for part in range(self.accumulation + 1)]
+            yield from (batch[start:end] for start, end in itertools.pairwise(cuts))
+
+    def _batches(self) -> Iterator[list[int]]:
+        for epoch in itertools.count():
             self.epochs.set_epoch(epoch)
-            for batch in self.epochs:
-                if given == self.count:
-                    return
-                yield batch
-                given += 1
-            epoch += 1
+            yield from self.epochs
 
 
 class ProSGTrainer(Trainer):  # type: ignore[misc]
@@ -101,6 +106,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         self.skipped = 0
         self.last_norm = 0.0
         self.last_loss = 0.0
+        self.began = time.perf_counter()  # moved back by what earlier starts of the run took
 
     # -- data
 
@@ -108,8 +114,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         """The run's batches, split over processes by Accelerate."""
         optim = self.settings.optim
         lengths = [len(row.prompt) + len(row.answer) for row in self.rows]
-        micro = optim.batch_size // optim.accumulation
-        sampler = StepBatches(lengths, micro, optim.steps * optim.accumulation, self.settings.seed)
+        sampler = StepBatches(lengths, optim.batch_size, optim.accumulation, optim.steps, self.settings.seed)
 
         def gather(rows: list[EncodedRow]) -> dict[str, Tensor]:
             return collate(rows, late_weight=optim.late_weight)
@@ -224,15 +229,31 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         save_file(self.trained_state(), folder / WEIGHTS)
         save_file(self.bank.state_dict(), folder / BANK)
         (folder / "counters.json").write_text(
-            json.dumps({"tick": self.tick, "norms": self.norms, "skipped": self.skipped})
+            json.dumps({"tick": self.tick, "norms": self.norms, "skipped": self.skipped, "seconds": self.seconds})
         )
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training, that of earlier starts of the run up to their checkpoints included."""
+        return time.perf_counter() - self.began
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
         self.model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-        self.bank.load_state_dict(load_file(folder / BANK), self.model.backbone)
+        self.bank.load_state_dict(load_file(folder / BANK, device=str(self.args.device)), self.model.backbone)
         counters = json.loads((folder / "counters.json").read_text())
         self.tick, self.norms, self.skipped = counters["tick"], counters["norms"], counters["skipped"]
+        self.began = time.perf_counter() - counters["seconds"]
+
+    def go_on(self, checkpoint: Path | None, stop: Stop) -> None:
+        """Train from a checkpoint, or from the start; a run that its stop rule ended there takes no further step."""
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+            if stop.ended(state.log_history):
+                self._load_from_checkpoint(str(checkpoint))
+                self.state = state
+                return
+        self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
@@ -252,7 +273,9 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
                         lines.append(line + "\n")
                 except json.JSONDecodeError:  # cut by a kill
                     break
-        self.path.write_text("".join(lines))
+        whole = self.path.with_suffix(".tmp")
+        whole.write_text("".join(lines))
+        whole.replace(self.path)
         self.file = self.path.open("a", buffering=1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -285,10 +308,14 @@ class Stop(TrainerCallback):  # type: ignore[misc]
         key = f"eval_{self.rule.metric}"
         return [self._sign * row[key] for row in history if key in row]
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        values = self._values(state.log_history)
+    def ended(self, history: Sequence[dict[str, Any]]) -> bool:
+        """Whether training stops at the end of a history."""
+        values = self._values(history)
         stale = len(values) - 1 - values.index(max(values)) if values else 0
-        if self.reached(state.log_history) or (self.rule.patience and stale >= self.rule.patience):
+        return self.reached(history) or (self.rule.patience > 0 and stale >= self.rule.patience)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if self.ended(state.log_history):
             control.should_training_stop = True
             control.should_save = True
         return control
@@ -333,6 +360,21 @@ def probe_dtype(width: int = 96, seconds: float = 0.4) -> str:
     return "bf16" if rate(True) > 1.2 * rate(False) else "fp32"
 
 
+def check(
+    model: ProSG, phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow], validation: Sequence[EncodedRow]
+) -> None:
+    """ValueError for a phase that does not fit the model, and for rows that cannot be trained or judged on."""
+    if (model.synthesizer is None) != (phase == "finetune"):
+        raise ValueError(f"phase {phase} needs a model {'without' if phase == 'finetune' else 'with'} a module")
+    if not rows:
+        raise ValueError("there are no rows to train on")
+    if len(rows) < config.optim.accumulation:
+        raise ValueError(f"{len(rows)} rows cannot be read in {config.optim.accumulation} parts (optim.accumulation)")
+    judged = config.stop.times or config.stop.patience
+    if judged and config.stop.metric.startswith("late_") and not any(row.has_stages for row in validation):
+        raise ValueError(f"stop.metric is {config.stop.metric}, but no validation row has stages; choose another")
+
+
 def fit(
     model: ProSG,
     phase: Phase,
@@ -343,12 +385,9 @@ def fit(
 ) -> TrainResult:
     """Train `model` in place, going on from the newest complete checkpoint in `config.output`, if there is one.
 
-    Raises ValueError for a phase that does not fit the model, and where there are no rows.
+    Raises ValueError for what `check` finds.
     """
-    if not rows:
-        raise ValueError("there are no rows to train on")
-    if (model.synthesizer is None) != (phase == "finetune"):
-        raise ValueError(f"phase {phase} needs a model {'without' if phase == 'finetune' else 'with'} a module")
+    check(model, phase, config, rows, validation)
     if config.threads:
         torch.set_num_threads(config.threads)
     for parameter in model.parameters():
@@ -369,14 +408,13 @@ def fit(
     log.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     checkpoints = complete_checkpoints(output)
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    trainer.go_on(checkpoints[-1] if checkpoints else None, stop)
     model.eval()
     history = trainer.state.log_history
     metrics: dict[str, float] = next((h for h in reversed(history) if any(k.startswith("eval_") for k in h)), {})
     return TrainResult(
         steps=trainer.state.global_step,
-        seconds=time.perf_counter() - start,
+        seconds=trainer.seconds,
         skipped=trainer.skipped,
         reached=stop.reached(history) if config.stop.times else None,
         metrics={k: v for k, v in metrics.items() if k.startswith("eval_")},
@@ -389,7 +427,10 @@ def _settle_dtype(wanted: str, output: Path) -> str:
     recorded = output / "dtype"
     if wanted == "auto":
         wanted = recorded.read_text() if recorded.exists() else probe_dtype()
-    recorded.write_text(wanted)
+    if not recorded.exists():
+        whole = recorded.with_suffix(".tmp")
+        whole.write_text(wanted)
+        whole.replace(recorded)
     return wanted
 
 
