@@ -246,8 +246,6 @@ def _write(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
         renamed = {to_hf(name, layout.names) or name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(renamed, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
-        # safetensors writes for the owner's eyes only.
-        shutil.copymode(temporary / "config.json", temporary / "model.safetensors")
         if checkpoint.tokenizer:
             shutil.copyfile(checkpoint.tokenizer, temporary / TOKENIZER)
 

@@ -100,6 +100,7 @@ def written_whole(path: Path, *, overwrite: bool = False, marker: str | None = N
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
+        _open_to_readers(temporary)
         if path.is_dir():
             path.rename(replaced)
         temporary.replace(path)
@@ -117,6 +118,15 @@ def written_whole(path: Path, *, overwrite: bool = False, marker: str | None = N
                 shutil.rmtree(leftover)
             else:
                 leftover.unlink(missing_ok=True)
+
+
+def _open_to_readers(written: Path) -> None:
+    """Give files the mode that others have: safetensors writes for the owner's eyes only."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    for file in written.rglob("*") if written.is_dir() else [written]:
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
