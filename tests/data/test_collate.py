@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from prosg.data.collate import EncodedRow, LengthBatches, collate, encode_row, encode_rows, row_number
+from prosg.data.collate import EncodedRow, LengthBatches, collate, encode_row, encode_rows, replay_prompt, row_number
 from prosg.data.kinds import KINDS, make_rows
 from prosg.data.record import Row, row_from_dict
 from prosg.tokenizer import Tokenizer, train_bpe
@@ -33,9 +33,12 @@ def test_the_late_stage_begins_with_its_marker(rows: list[Row], tokenizer: Token
         encoded = encode_row(row, tokenizer)
         assert encoded.has_stages == bool(row.stages)
         if row.stages:
-            assert tokenizer.decode(encoded.answer[encoded.late_start : -1]) == row.answer[row.stages[-1].start :]
+            last = row.stages[-1]
+            assert tokenizer.decode(encoded.answer[encoded.late_start : -1]) == row.answer[last.start :]
+            text = tokenizer.decode(encoded.answer[encoded.late_text : -1])
+            assert last.marker + text == row.answer[last.start :]
         else:
-            assert encoded.late_start == (len(encoded.answer) - 1) * 4 // 5
+            assert encoded.late_start == encoded.late_text == (len(encoded.answer) - 1) * 4 // 5
 
 
 def test_a_token_across_the_boundary_belongs_to_the_late_stage() -> None:
@@ -68,8 +71,8 @@ def test_rows_too_long_are_reported(rows: list[Row], tokenizer: Tokenizer) -> No
 def test_collate_pads_on_the_right_and_weighs_the_late_stage() -> None:
     batch = collate(
         [
-            EncodedRow(11, "a", [1, 2, 3], [4, 5, 6, 0], 2, True),
-            EncodedRow(12, "b", [9], [8, 0], 1, False),
+            EncodedRow(11, "a", [1, 2, 3], [4, 5, 6, 0], 2, True, 3),
+            EncodedRow(12, "b", [9], [8, 0], 1, False, 1),
         ],
         3.0,
     )
@@ -80,11 +83,20 @@ def test_collate_pads_on_the_right_and_weighs_the_late_stage() -> None:
         "answer_lengths": [4, 2],
         "weights": [[1.0, 1.0, 3.0, 3.0], [1.0, 1.0, 0.0, 0.0]],
         "late_start": [2, 1],
+        "late_text": [3, 1],
         "row_ids": [11, 12],
     }
     kinds = {name: value.dtype for name, value in batch.items()}
     assert kinds.pop("weights") == torch.float32
     assert set(kinds.values()) == {torch.int64}
+
+
+def test_a_replayed_prompt_stands_before_the_late_stage_and_carries_no_weight() -> None:
+    row = EncodedRow(11, "a", [1, 2, 3], [4, 5, 6, 7, 0], 2, True, 3)
+    again = replay_prompt(row)
+    assert again.answer == [4, 5, 1, 2, 3, 6, 7, 0]
+    assert (again.late_start, again.late_text) == (5, 6)
+    assert collate([again], 3.0)["weights"].tolist() == [[1.0, 1.0, 0.0, 0.0, 0.0, 3.0, 3.0, 3.0]]
 
 
 def test_nothing_to_collate_is_an_error() -> None:
