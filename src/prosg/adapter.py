@@ -4,8 +4,8 @@
                 prosg_model.safetensors   the module's weights
     x.safetensors   an encoded prompt: state, update, last logits; metadata names the model that made it
 
-A model is named by a backbone (a .pth or a folder), an adapter folder, or "demo": the small trained model that comes
-with the package.
+A model is named by a backbone (a .pth or a folder), an adapter folder, a finished training's output folder, or "demo":
+the small trained model that comes with the package.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def load_model(
     device: torch.device | str = "cpu",
     kernel: str = "auto",
 ) -> ProSG:
-    """A model by its name: a backbone, an adapter folder, or "demo".
+    """A model by its name: a backbone, an adapter folder, a training's output folder, or "demo".
 
     Args:
         model: What to load.
@@ -77,7 +77,7 @@ def load_model(
         CheckpointError, FileNotFoundError: naming the file and what is wrong with it.
         ValueError: where a tokenizer has more tokens than the model.
     """
-    path = demo_model() if str(model) == "demo" else Path(model)
+    path = demo_model() if str(model) == "demo" else _trained(Path(model))
     if is_adapter(path):
         loaded, where = load_adapter(path, base=base, dtype=dtype, device=device, kernel=kernel)
     else:
@@ -92,6 +92,15 @@ def load_model(
         check_vocabulary(loaded, loaded.tokenizer, found)
     loaded.eval()
     return loaded
+
+
+def _trained(path: Path) -> Path:
+    """What a finished training left in its output folder; any other path as it is."""
+    if (path / "result.json").is_file():
+        for made in ("adapter", "model"):
+            if (path / made).is_dir():
+                return path / made
+    return path
 
 
 def check_vocabulary(model: ProSG, tokenizer: Tokenizer, path: str | Path) -> None:

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ from prosg.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopR
 
 __all__ = ["main"]
 
-MODEL_HELP = "a backbone (.pth file or folder), an adapter folder, or: demo"
+MODEL_HELP = "a backbone (.pth file or folder), an adapter folder, a training's output folder, or: demo"
 
 
 class Parser(ArgumentParser):
@@ -104,6 +105,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
         prog="prosg",
         description="A prompt becomes a low-rank update of a recurrent language model's weights.",
         epilog="Start with: prosg generate demo --prompt 'Remember the code 4821937. Tell a story, then say the code.'",
+        version=version("prosg"),
     )
     commands = parser.add_subcommands(dest="subcommand", required=False)
     commands.add_subcommand("demo", _demo_parser(), help="train a small model here and show what the update does")
@@ -117,7 +119,8 @@ def _parser(arguments: Sequence[str]) -> Parser:
     commands.add_subcommand("curve", _curve_parser(), help="how much of its prompt a model still knows, how far on")
     commands.add_subcommand("info", _info_parser(), help="what a model is: sizes, sites, kernels, fingerprint")
     commands.add_subcommand("convert", _convert_parser(), help="between .pth files and Hugging Face folders")
-    _add_train_commands(train, arguments)
+    if "train" in arguments:  # hundreds of options take time to spell out, which the other commands need not wait for
+        _add_train_commands(train, arguments)
     _add_data_commands(data)
     return parser
 

@@ -61,8 +61,7 @@ def train(phase: str, config: TrainConfig) -> int:
         raise ValueError(f"{config.model}: no tokenizer.json lies beside it; name one with --tokenizer")
     if model.synthesizer is not None:
         raise ValueError(f"{config.model}: is an adapter already; train on its backbone")
-    tokenizer = model.tokenizer
-    backbone = model.backbone
+    tokenizer, backbone, base = model.tokenizer, model.backbone, Path(model.base)
     backbone.float()  # type: ignore[attr-defined]  # master weights; bf16 is autocast
     if phase != "finetune":
         model = ProSG(backbone, config.module, seed=config.seed)
@@ -87,12 +86,11 @@ def train(phase: str, config: TrainConfig) -> int:
         write_progress(output / "progress.json", step / config.optim.steps, f"step {step}  {note}")
 
     result = fit(model, phase, config, rows, validation, tell)  # type: ignore[arg-type]
-    where = _find_tokenizer(config)
     if phase == "finetune":
-        save_backbone(backbone, output / "model", tokenizer=where, overwrite=True)  # type: ignore[arg-type]
+        its_tokenizer = _tokenizer_file(Path(config.tokenizer) if config.tokenizer else base)
+        save_backbone(backbone, output / "model", tokenizer=its_tokenizer, overwrite=True)  # type: ignore[arg-type]
     else:
-        base = os.path.relpath(Path(config.model), output / "adapter")
-        save_adapter(model, output / "adapter", base=base, overwrite=True)
+        save_adapter(model, output / "adapter", base=os.path.relpath(base, output / "adapter"), overwrite=True)
     write_json(output / "result.json", dataclasses.asdict(result))
     made = output / ("model" if phase == "finetune" else "adapter")
     print(f"{made}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped", file=sys.stderr)
@@ -129,11 +127,11 @@ def write_json(path: Path, content: Any) -> None:
     temporary.replace(path)
 
 
-def _find_tokenizer(config: TrainConfig) -> Path:
-    given = Path(config.tokenizer or config.model)
-    if given.is_dir():
-        return given / TOKENIZER
-    return given if config.tokenizer else given.parent / TOKENIZER
+def _tokenizer_file(path: Path) -> Path:
+    """The tokenizer.json that is meant by itself, by its folder, or by the .pth beside it."""
+    if path.is_dir():
+        return path / TOKENIZER
+    return path.parent / TOKENIZER if path.suffix == ".pth" else path
 
 
 def _rows(files: Sequence[str] | str, tokenizer: Any, max_tokens: int, what: str) -> list[EncodedRow]:

@@ -409,6 +409,7 @@ def fit(
     trainer.remove_callback(PrinterCallback)
     checkpoints = complete_checkpoints(output)
     trainer.go_on(checkpoints[-1] if checkpoints else None, stop)
+    shutil.rmtree(output / STAGING, ignore_errors=True)
     model.eval()
     history = trainer.state.log_history
     metrics: dict[str, float] = next((h for h in reversed(history) if any(k.startswith("eval_") for k in h)), {})
