@@ -475,10 +475,10 @@ def test_bf16_is_autocast_over_fp32_weights(shop: Workshop, tmp_path: Path) -> N
 
 
 def test_a_probed_type_is_kept(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prosg.train, "probe_dtype", lambda: "bf16")
+    monkeypatch.setattr(prosg.train, "probe_dtype", lambda _: "bf16")
     command = shop.command("finetune", tmp_path / "run", "--dtype", "auto")
     killed(command, between_steps())
-    monkeypatch.setattr(prosg.train, "probe_dtype", lambda: "fp32")
+    monkeypatch.setattr(prosg.train, "probe_dtype", lambda _: "fp32")
     assert main(command) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["dtype"] == "bf16"
 

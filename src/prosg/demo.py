@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES
 from prosg.checkpoint import save_backbone
 from prosg.commands import write_json
 from prosg.data.kinds import DEMO_KINDS, make_rows
@@ -121,8 +122,6 @@ def run(
 
 def prepare(folder: Path, seed: int, plan: Plan) -> None:
     """Rows, tokenizer and random weights of one seed, unless they are there."""
-    from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES
-
     data, start = folder / "data", folder / "start"
     if (start / "config.json").exists():
         return
@@ -265,12 +264,15 @@ def _rival_curves(folder: Path, seed: int, plan: Plan, best: dict[str, float]) -
 
 
 def _dtype(out: Path) -> str:
-    """Probed once for a folder, and recorded."""
+    """Probed once for a folder, on one thread as the jobs run, and recorded."""
     from prosg.train import probe_dtype
 
     path = out / "dtype"
     if not path.exists():
-        path.write_text(probe_dtype())
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        path.write_text(probe_dtype(RWKV4(RWKV4_SIZES["demo"])))
+        torch.set_num_threads(threads)
     return path.read_text()
 
 

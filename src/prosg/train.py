@@ -341,23 +341,32 @@ def complete_checkpoints(output: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
 
 
-def probe_dtype(width: int = 96, seconds: float = 0.4) -> str:
-    """bf16 where a small feed-forward block trains clearly faster under autocast than in fp32, else fp32."""
-    block = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
-    x = torch.randn(1500, width)
+def probe_dtype(backbone: Any, rows: int = 32, seconds: float = 0.5) -> str:
+    """bf16 where this backbone's passes, there and back, are half as fast again under autocast as in fp32; else fp32.
+
+    Lengths change from pass to pass, as in training: on a CPU each new shape costs bf16 products a set-up.
+    """
+    device = next(backbone.parameters()).device
+    trainable = [p.requires_grad for p in backbone.parameters()]
+    backbone.requires_grad_(True)
 
     def rate(enabled: bool) -> float:
-        count, start = -2, time.perf_counter()
-        while count < 0 or time.perf_counter() - start < seconds:
+        count, start = -1, time.perf_counter()
+        while count < 1 or time.perf_counter() - start < seconds:
             if count == 0:
                 start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                loss = block(x).square().mean()
+            tokens = torch.zeros(rows, 33 + 7 * (count % 5), dtype=torch.int64, device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+                loss = torch.log_softmax(backbone(tokens).logits.float(), 2)[..., 0].mean()
             loss.backward()
             count += 1
         return count / (time.perf_counter() - start)
 
-    return "bf16" if rate(True) > 1.2 * rate(False) else "fp32"
+    faster = rate(True) > 1.5 * rate(False)
+    backbone.zero_grad(set_to_none=True)
+    for parameter, before in zip(backbone.parameters(), trainable, strict=True):
+        parameter.requires_grad_(before)
+    return "bf16" if faster else "fp32"
 
 
 def check(
@@ -396,7 +405,7 @@ def fit(
         model.synthesizer.requires_grad_(True)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    dtype = _settle_dtype(config.dtype, output)
+    dtype = _settle_dtype(config.dtype, output, model)
     log = StepLog(output / "steps.jsonl")
     stop = Stop(config.stop)
     callbacks: list[TrainerCallback] = [log, stop]
@@ -423,11 +432,11 @@ def fit(
     )
 
 
-def _settle_dtype(wanted: str, output: Path) -> str:
+def _settle_dtype(wanted: str, output: Path, model: ProSG) -> str:
     """Probe once for a run: a resumed one keeps what it began with."""
     recorded = output / "dtype"
     if wanted == "auto":
-        wanted = recorded.read_text() if recorded.exists() else probe_dtype()
+        wanted = recorded.read_text() if recorded.exists() else probe_dtype(model.backbone)
     if not recorded.exists():
         whole = recorded.with_suffix(".tmp")
         whole.write_text(wanted)
