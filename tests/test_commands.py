@@ -72,7 +72,7 @@ def test_a_recipe_of_another_phase_is_refused(shop: Workshop, tmp_path: Path, ph
 def test_devices() -> None:
     for name in ("auto", "cpu"):
         check_device(name)
-    with pytest.raises(ValueError, match="allowed: cpu, cuda"):
+    with pytest.raises(ValueError, match="allowed: auto, cpu, cuda"):
         check_device("gpu")
 
 

@@ -13,7 +13,6 @@ from prosg.lowrank import (
     check_update,
     detach_update,
     join_updates,
-    map_update,
     mean_update,
     project,
     replace_update_rows,
@@ -90,7 +89,6 @@ def test_rows_of_an_update() -> None:
     before = dense(whole)
     assert_rows(replace_update_rows(whole, torch.tensor([3, 1]), other), replaced)
     assert_rows(whole, before)
-    assert_rows(map_update(whole, lambda leaf: leaf.flip(0)), {site: d.flip(0) for site, d in dense(whole).items()})
 
 
 def test_a_taken_update_keeps_a_learned_b_learned() -> None:

@@ -290,7 +290,11 @@ def test_phase_1_trains_everything(shop: Workshop, trained: Callable[..., ProSG]
 def test_an_adapter_folder_holds_the_module_alone(shop: Workshop, tmp_path: Path) -> None:
     shop.run("synthesize", tmp_path / "run")
     adapter = tmp_path / "run" / "adapter"
-    assert sorted(path.name for path in adapter.iterdir()) == ["prosg_config.json", "prosg_model.safetensors"]
+    assert sorted(path.name for path in adapter.iterdir()) == [
+        "prosg_config.json",
+        "prosg_model.safetensors",
+        "tokenizer.json",
+    ]
     model = load_model(adapter)
     assert model.synthesizer is not None
     count = sum(p.numel() for p in model.synthesizer.parameters())
@@ -324,7 +328,7 @@ def by_hand(model: ProSG, rows: list[EncodedRow], late_weight: float) -> float:
             late = row.has_stages and place >= row.late_start
             again = row.unscored[0] <= place < row.unscored[1]
             total += nll * (late_weight if late else 1.0) * (not again)
-        count += len(row.answer)
+        count += len(row.answer) - (row.unscored[1] - row.unscored[0])
     return total / count
 
 

@@ -1,7 +1,8 @@
 """Models and encoded prompts in and out of files.
 
-    adapter/    prosg_config.json   the module's options, its base and the base's fingerprint
+    adapter/    prosg_config.json         the module's options, its base, the base's and the tokenizer's fingerprint
                 prosg_model.safetensors   the module's weights
+                tokenizer.json            the tokenizer that it was trained with
     x.safetensors   an encoded prompt: state, update, last logits; metadata names the model that made it
 
 A model is named by a backbone (a .pth or a folder), an adapter folder, a finished training's output folder, or "demo":
@@ -68,7 +69,7 @@ def load_model(
     Args:
         model: What to load.
         base: The adapter's backbone, where it is not where the adapter says.
-        tokenizer: A tokenizer.json or its folder; by default the one beside the backbone's weights, if there is one.
+        tokenizer: A tokenizer.json or its folder; by default the adapter's, or the one beside the backbone's weights.
         dtype: Type of the backbone's weights; the file's own by default.
         device: Where to put it.
         kernel: Implementation of the recurrence.
@@ -85,11 +86,14 @@ def load_model(
             raise ValueError(f"{path} is not an adapter folder (it has no {CONFIG}), so it has no base")
         loaded, where = ProSG(load_backbone(path, dtype=dtype, device=device, kernel=kernel)), path
     loaded.base = str(where)
-    folder = where if where.is_dir() else where.parent
-    found = Path(tokenizer) if tokenizer else folder / TOKENIZER
-    if tokenizer or found.is_file():
+    beside = (path / TOKENIZER, (where if where.is_dir() else where.parent) / TOKENIZER)
+    found = Path(tokenizer) if tokenizer else next((file for file in beside if file.is_file()), None)
+    if found is not None:
         loaded.tokenizer = load_tokenizer(found)
         check_vocabulary(loaded, loaded.tokenizer, found)
+        trained_with = read_json(path / CONFIG).get("tokenizer_fingerprint") if is_adapter(path) else None
+        if trained_with and trained_with != loaded.tokenizer.fingerprint:
+            raise ValueError(f"{found}: not the tokenizer that {path} was trained with; leave out --tokenizer")
     loaded.eval()
     return loaded
 
@@ -118,10 +122,13 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
         **model.synthesizer.config.to_dict(),
         "base": str(base) if base is not None else model.base,
         "base_fingerprint": fingerprint(model.backbone),  # type: ignore[arg-type]
+        "tokenizer_fingerprint": model.tokenizer.fingerprint if model.tokenizer is not None else "",
     }
     with written_whole(Path(folder), overwrite=overwrite, marker=CONFIG) as temporary:
         temporary.mkdir()
         save_model(model.synthesizer, str(temporary / WEIGHTS), metadata={"format": "pt"})  # a shared stack once
+        if model.tokenizer is not None:
+            model.tokenizer.save(temporary)
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
@@ -131,7 +138,7 @@ def load_adapter(folder: str | Path, *, base: str | Path | None = None, **option
     if not is_adapter(folder):
         raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG}")
     values = read_json(folder / CONFIG)
-    named, made_for = str(values.pop("base", "")), str(values.pop("base_fingerprint", ""))
+    named, made_for, _ = (str(values.pop(key, "")) for key in ("base", "base_fingerprint", "tokenizer_fingerprint"))
     try:
         config = ProSGConfig.from_dict(values)
     except (ValueError, TypeError) as error:

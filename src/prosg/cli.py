@@ -130,7 +130,7 @@ def _model_options(parser: Parser) -> Parser:
     parser.add_argument("--base", type=str, help="an adapter's backbone, where it has moved")
     parser.add_argument("--tokenizer", type=str, help="tokenizer.json or its folder, if not beside the weights")
     parser.add_argument("--dtype", type=str, help="fp32, bf16, fp16 or fp64; the file's own by default")
-    parser.add_argument("--device", type=str, default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto: cuda where there is one")
     parser.add_argument("--kernel", type=str, default="auto", help="what runs the recurrence; auto picks the fastest")
     return parser
 
@@ -141,7 +141,7 @@ def _demo_parser() -> Parser:
         "--full", action="store_true", help="with the rivals, three learning rates each, 192 rows a cell"
     )
     parser.add_argument("--seeds", type=str, default="1", help="one run each, like 1,2,3")
-    parser.add_argument("--out", type=str, default="runs/demo", help="folder; a stopped run goes on where it was")
+    parser.add_argument("--out", type=str, help="folder to go on in; by default runs/demo, with --full runs/full")
     parser.add_argument("--jobs", type=int, default=2, help="trainings and evaluations side by side")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live display")
     return parser
@@ -155,7 +155,9 @@ def _generate_parser() -> Parser:
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest that hold this probability")
-    parser.add_argument("--stop", type=str, action="append", help="end the answer at this text; may be repeated")
+    parser.add_argument(
+        "--stop", type=str, action="append", help=r"end the answer at this text, like '\n'; may be repeated"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
     parser.add_argument("--no-update", action="store_true", help="the backbone alone")
     parser.add_argument("--hold-until", type=int, default=0, help="sentences to write before the marker is forced")
@@ -192,7 +194,7 @@ def _curve_parser() -> Parser:
     parser.add_argument("--system", type=str, default="", help="what to call it in the results")
     parser.add_argument("--updates", type=str, help="own,other,mean,none,wiped; all but none by default")
     parser.add_argument("--rows", type=int, default=64, help="prompts per cell")
-    parser.add_argument("--kinds", type=str, help="kinds, apart by commas; the demo's by default")
+    parser.add_argument("--kinds", type=str, nargs="+", help="kinds, apart by commas or spaces; the demo's by default")
     parser.add_argument("--sentences", type=int, nargs="+", help="lengths of the story; the first is in range")
     parser.add_argument("--seed", type=int, default=0, help="of prompts, stories and the derangement")
     parser.add_argument("--split", type=str, default="test", help="train, validation or test")
@@ -256,7 +258,7 @@ def _add_train_commands(parser: Parser, arguments: Sequence[str]) -> None:
             description=f"{text}. Recipes: {', '.join(n for n, r in RECIPES.items() if r.phase == phase)}."
         )
         command.add_argument("--config", action="config", help="YAML with any of these options")
-        command.add_class_arguments(TrainConfig)
+        command.add_class_arguments(TrainConfig, skip={"module"} if phase == "finetune" else None)
         command.set_defaults(_recipe_defaults(phase, _chosen_recipe(arguments) or recipe))
         commands.add_subcommand(phase, command, help=text)
 
@@ -312,9 +314,10 @@ def _recipe_defaults(phase: str, name: str) -> dict[str, Any]:
     if recipe is None or recipe.phase != phase:
         return {"recipe": name}  # refused when the command runs, with the names that are allowed
     defaults: dict[str, Any] = {"recipe": name}
-    for group, values in (("module", recipe.module), ("perturbation", recipe.perturbation), ("optim", recipe.optim)):
-        defaults[group] = dataclasses.asdict(values)
-    return defaults
+    groups: dict[str, Any] = {"perturbation": recipe.perturbation, "optim": recipe.optim}
+    if phase != "finetune":
+        groups["module"] = recipe.module
+    return defaults | {group: dataclasses.asdict(values) for group, values in groups.items()}
 
 
 # -- commands; what they need is imported when they run
@@ -333,13 +336,13 @@ def _load(options: Namespace, need_tokenizer: bool = True) -> Any:
     from prosg.adapter import load_model
     from prosg.commands import check_device
 
-    check_device(options.device)
+    device = check_device(options.device)
     model = load_model(
         options.model,
         base=options.base,
         tokenizer=options.tokenizer,
         dtype=_dtype(options.dtype),
-        device=options.device,
+        device=device,
         kernel=options.kernel,
     )
     if need_tokenizer and model.tokenizer is None:
@@ -378,7 +381,7 @@ def _run_generate(options: Namespace) -> int:
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
-        stop=options.stop or (),
+        stop=[text.replace("\\n", "\n") for text in options.stop or ()],
         seed=options.seed,
         hold_until=options.hold_until,
         force_marker=options.force_marker.replace("\\n", "\n"),
@@ -410,12 +413,16 @@ def _run_train(phase: str) -> Callable[[Namespace], int]:
     def run(options: Namespace) -> int:
         from prosg.commands import train
 
-        values = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig)}
-        for name, kind in GROUPS.items():
+        values = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig) if field.name in options}
+        for name, kind in ((name, kind) for name, kind in GROUPS.items() if name in values):
             values[name] = kind(**values[name].as_dict()) if isinstance(values[name], Namespace) else values[name]
         return train(phase, TrainConfig(**values))
 
     return run
+
+
+def _kinds(given: list[str] | None) -> list[str]:
+    return [kind for part in given or [] for kind in part.split(",") if kind]
 
 
 def _run_data_make(options: Namespace) -> int:
@@ -424,12 +431,11 @@ def _run_data_make(options: Namespace) -> int:
 
     if options.distance and options.sentences:
         raise ValueError("give --distance or --sentences, not both")
-    kinds = [kind for part in options.kinds or DEMO_KINDS for kind in part.split(",") if kind]
     return commands.make(
         options.file,
         size=options.size,
         seed=options.seed,
-        kinds=kinds,
+        kinds=_kinds(options.kinds) or DEMO_KINDS,
         distance=tuple(options.distance) if options.distance else None,
         sentences=tuple(options.sentences) if options.sentences else SENTENCES,
         split=options.split,
@@ -462,7 +468,7 @@ def _run_curve(options: Namespace) -> int:
         system=options.system or options.model,
         seed=options.seed,
         updates=(options.updates or default).split(","),
-        kinds=options.kinds.split(",") if options.kinds else DEMO_KINDS,
+        kinds=_kinds(options.kinds) or DEMO_KINDS,
         size=options.rows,
         sentences=options.sentences or SENTENCES,
         split=options.split,
@@ -492,7 +498,8 @@ def _run_demo(options: Namespace) -> int:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
         raise ValueError(f"--seeds is {options.seeds!r}; give whole numbers apart by commas, like 1,2,3") from None
-    return run(options.out, seeds=seeds, full=options.full, jobs=options.jobs, live=not options.plain)
+    out = options.out or ("runs/full" if options.full else "runs/demo")
+    return run(out, seeds=seeds, full=options.full, jobs=options.jobs, live=not options.plain)
 
 
 COMMANDS: dict[str, Callable[[Any], int]] = {

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from prosg.adapter import load_model, save_adapter
 from prosg.checkpoint import TOKENIZER, fingerprint, save_backbone
@@ -33,12 +34,15 @@ __all__ = ["check_device", "curve_of_model", "info", "perplexity_of_file", "trai
 CONFIG = "config.json"
 
 
-def check_device(name: str) -> None:
-    """ValueError for a device that does not exist, here or at all."""
+def check_device(name: str) -> str:
+    """The device that is meant; ValueError for one that does not exist, here or at all."""
     if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"--device is {name!r}, allowed: cpu, cuda")
+        raise ValueError(f"--device is {name!r}, allowed: auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is 'cuda', but PyTorch finds no CUDA device here; use --device cpu")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
 
 
 def train(phase: str, config: TrainConfig) -> int:
@@ -55,8 +59,8 @@ def train(phase: str, config: TrainConfig) -> int:
     if (output / "result.json").exists():
         print(f"{output}: already trained", file=sys.stderr)
         return 0
-    check_device(config.device)
-    model = load_model(config.model, tokenizer=config.tokenizer or None)
+    device = check_device(config.device)
+    model = load_model(config.model, tokenizer=config.tokenizer or None, device=device)
     if model.tokenizer is None:
         raise ValueError(f"{config.model}: no tokenizer.json lies beside it; name one with --tokenizer")
     if model.synthesizer is not None:
@@ -64,11 +68,13 @@ def train(phase: str, config: TrainConfig) -> int:
     tokenizer, backbone, base = model.tokenizer, model.backbone, Path(model.base)
     backbone.float()  # type: ignore[attr-defined]  # master weights; bf16 is autocast
     if phase != "finetune":
-        model = ProSG(backbone, config.module, seed=config.seed)
-    rows = _rows(config.train, tokenizer, config.max_tokens, "train")
-    validation = _rows(config.validation, tokenizer, config.max_tokens, "validation")
+        model = ProSG(backbone, config.module, seed=config.seed).to(device)
+        model.tokenizer = tokenizer
+    rows = _rows(config.train, tokenizer, config.max_tokens, "train", config.end_token)
+    validation = _rows(config.validation, tokenizer, config.max_tokens, "validation", config.end_token)
     if config.replay:
         chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
+        chosen &= np.array([row.has_stages for row in rows])
         rows = [replay_prompt(row) if again else row for row, again in zip(rows, chosen, strict=True)]
 
     from prosg.train import check, fit  # transformers takes seconds to import; errors above come at once
@@ -134,21 +140,23 @@ def _tokenizer_file(path: Path) -> Path:
     return path.parent / TOKENIZER if path.suffix == ".pth" else path
 
 
-def _rows(files: Sequence[str] | str, tokenizer: Any, max_tokens: int, what: str) -> list[EncodedRow]:
+def _rows(files: Sequence[str] | str, tokenizer: Any, max_tokens: int, what: str, end_id: int) -> list[EncodedRow]:
     rows: list[EncodedRow] = []
     for file in [files] if isinstance(files, str) else files:
-        kept, too_long = encode_rows(read_rows(file), tokenizer, max_tokens=max_tokens or None)
+        kept, too_long = encode_rows(read_rows(file), tokenizer, end_id, max_tokens=max_tokens or None)
         rows += kept
         if too_long:
             print(f"{file}: {len(too_long)} {what} rows left out, above {max_tokens} tokens", file=sys.stderr)
     return rows
 
 
-def perplexity_of_file(model: ProSG, file: str, *, update: bool = True, batch_size: int = 32) -> int:
+def perplexity_of_file(
+    model: ProSG, file: str, *, update: bool = True, batch_size: int = 32, end_token: int = 0
+) -> int:
     """Print a file's perplexities as JSON."""
     if batch_size < 1:
         raise ValueError(f"--batch-size is {batch_size}, must be at least 1")
-    rows = _rows(file, model.tokenizer, 0, "")
+    rows = _rows(file, model.tokenizer, 0, "", end_token)
     if update:
         scores = perplexity(model, rows, batch_size)
     else:
@@ -178,13 +186,20 @@ def curve_of_model(
         raise ValueError(f"--out {path}: is a folder; name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
 
+    progress = path.with_suffix(".progress")
+    bar = tqdm(total=100, unit="%", leave=False, disable=not sys.stderr.isatty())
+
     def tell(share: float, note: str) -> None:
-        write_progress(path.with_suffix(".progress"), share, note)
+        write_progress(progress, share, note)
+        bar.set_description(f"measuring: {note}", refresh=False)
+        bar.update(round(100 * share) - bar.n)
 
     labels = {"backbone": model.backbone.config.model_type, "system": system, "seed": seed}
     conditions = [known[name] for name in updates]
     result = forgetting_curve(model, labels=labels, conditions=conditions, seed=seed, tell=tell, **options)
     write_json(path, result._asdict())
+    bar.close()
+    progress.unlink(missing_ok=True)
     for row in result.rows:
         if row["kind"] == "all":
             low, high = row["late_interval"]
@@ -216,7 +231,9 @@ def info(model: ProSG) -> int:
         lines += [(f"  {key}", value) for key, value in model.synthesizer.config.to_dict().items() if key != "preset"]
     for name, preset in PRESETS.items():
         try:
-            count = sum(p.numel() for p in Synthesizer(preset, backbone.sites, backbone.tap_widths).parameters())
+            with torch.device("meta"):
+                module = Synthesizer(preset, backbone.sites, backbone.tap_widths)
+            count = sum(p.numel() for p in module.parameters())
             lines.append((f"preset {name}", f"{count:,} parameters ({count / total:.1%})"))
         except ValueError as error:
             lines.append((f"preset {name}", f"not for this backbone: {error}"))

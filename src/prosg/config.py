@@ -17,7 +17,8 @@ class ProSGConfig:
     """The synthesis module. What is saved beside an adapter's weights; a preset is a set of these values.
 
     Attributes:
-        preset: Name of the preset that it started from; a label.
+        preset: Name of the preset that it started from: a label, which has to fit `reading`. In Python presets come
+            from `ProSGConfig.from_preset`, on the command line from `--recipe`.
         reading: What is read of the prompt: its last token's input ("last", eq. 13-16), every position by softmax
             attention ("attention"), or nothing ("none": a static adapter).
         rank: Rank n of the update.
@@ -63,6 +64,12 @@ class ProSGConfig:
         readings = {"last": ("a",), "attention": ("a", "both"), "none": ("none",)}
         if self.reading not in readings:
             raise ValueError(f"module.reading is {self.reading!r}; known are {', '.join(readings)}")
+        reads = {"paper": "last", "plus": "attention", "static": "none"}.get(self.preset, self.reading)
+        if self.reading != reads:
+            raise ValueError(
+                f"module.preset is {self.preset!r}, which reads {reads!r}, but module.reading is {self.reading!r}; a "
+                f"preset is a label: take ProSGConfig.from_preset({self.preset!r}) or --recipe, or set it to ''"
+            )
         allowed = readings[self.reading]
         if self.synthesize not in allowed:
             raise ValueError(
@@ -130,7 +137,7 @@ class Perturbation:
         weakest: Natural logarithm of the least that ageing or loading leaves of the state; drawn from U(weakest, 0).
         load_weight: Largest natural logarithm of the loaded memory's weight; drawn from U(0, load_weight).
         bank_size: States of long text kept for loading.
-        bank_rows: How many of them grow in each step.
+        bank_rows: How many of them grow in each step (with accumulation, in each part of it).
         bank_restart: Probability that a growing one starts again from a prompt of the step.
     """
 
@@ -169,11 +176,6 @@ class Perturbation:
         return self.load > 0 or self.load_story > 0
 
     @property
-    def in_story(self) -> bool:
-        """Whether the answer is read in two calls."""
-        return self.load_story > 0 or self.cut > 0
-
-    @property
     def active(self) -> bool:
         """Whether anything is done at all."""
         return any((self.wipe_first, self.wipe_last, self.swap, self.load, self.load_story, self.age, self.cut))
@@ -187,7 +189,7 @@ class StopRule:
         metric: late_exact, exact, late_perplexity or perplexity.
         value: Stop when the metric is at least this (perplexities: at most)...
         times: ...in this many evaluations in a row. 0 never stops early.
-        patience: Stop after this many evaluations without a better value; 0 never does.
+        patience: Stop after this many evaluations without a better value; 0 never does. The last weights are kept.
     """
 
     metric: Literal["late_exact", "exact", "late_perplexity", "perplexity"] = "late_exact"
@@ -297,10 +299,11 @@ class TrainConfig:
 
     Attributes:
         model: Backbone to train, or to train a module on: a .pth file or a folder.
-        recipe: Defaults for module, perturbation and optim, each still an option of its own.
-        train: jsonl files of {"prompt", "answer"} rows.
+        recipe: On the command line and in YAML: the name of defaults for module, perturbation and optim, each still an
+            option of its own. In Python take them from `RECIPES`.
+        train: A jsonl file of {"prompt", "answer"} rows; several as '[a.jsonl, b.jsonl]'.
         output: Folder for the trained model, checkpoints and logs.
-        validation: jsonl files; without them nothing is evaluated.
+        validation: Likewise; without it nothing is evaluated.
         tokenizer: tokenizer.json or its folder; by default the one that lies with the model.
         module: The synthesis module (phase 2 and static).
         perturbation: What is done to the recurrent state.
@@ -314,6 +317,7 @@ class TrainConfig:
         seed: Of initial weights, order of rows and perturbations.
         replay: Share of the training rows in which the prompt is read again, unscored, before the last stage: a rival
             of the module that costs tokens instead.
+        end_token: Id of the token that ends an answer.
         max_tokens: Rows with more tokens than this, prompt and answer, are left out and counted; 0 keeps all.
         threads: CPU threads; 0 leaves PyTorch's own choice.
         progress: Show a progress bar.
@@ -336,6 +340,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
     replay: float = 0.0
+    end_token: int = 0
     max_tokens: int = 0
     threads: int = 0
     progress: bool = True

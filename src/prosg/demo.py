@@ -84,6 +84,7 @@ def run(
     plan = plan or Plan(rows=192 if full else 64)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    _check_plan(out / "plan.json", plan)
     start = time.perf_counter()
     dtype = _dtype(out)
     folders = {seed: out / f"seed-{seed}" for seed in seeds}
@@ -100,7 +101,8 @@ def run(
         if full:
             best = _choose(folders[first])
             rates = {name: (rate,) for name, rate in best.items()}
-            work = [job for seed, folder in folders.items() for job in _rivals(folder, seed, plan, dtype, rates)]
+            others = {seed: folder for seed, folder in folders.items() if seed != first}
+            work += [job for seed, folder in others.items() for job in _rivals(folder, seed, plan, dtype, rates)]
             work += [job for seed, folder in folders.items() for job in _rival_curves(folder, seed, plan, best)]
             run_jobs(work, jobs, live)
     except ChildProcessError as error:
@@ -118,6 +120,17 @@ def run(
     }
     print(write_report(out, list(folders.values()), about))
     return 0
+
+
+def _check_plan(path: Path, plan: Plan) -> None:
+    """Refuse to go on with other sizes: cells of different sizes, or of other prompts, do not compare."""
+    now = json.loads(json.dumps(dataclasses.asdict(plan)))
+    if path.exists():
+        before = json.loads(path.read_text("utf-8"))
+        if changed := [name for name in now if before.get(name) != now[name]]:
+            was = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in changed)
+            raise ValueError(f"{path.parent}: was begun with another plan ({was}); choose another --out, or delete it")
+    write_json(path, now)
 
 
 def prepare(folder: Path, seed: int, plan: Plan) -> None:
@@ -281,7 +294,11 @@ def _runs(folder: Path) -> dict[str, Any]:
     found = {}
     for path in sorted(folder.glob("*/result.json")):
         result = json.loads(path.read_text("utf-8"))
-        found[path.parent.name] = {key: result[key] for key in ("steps", "seconds", "skipped", "reached")}
+        config = json.loads((path.parent / "config.json").read_text("utf-8"))
+        found[path.parent.name] = {
+            **{key: result[key] for key in ("steps", "seconds", "skipped", "reached")},
+            **{key: config[key] for key in ("recipe", "module", "perturbation", "optim")},
+        }
     return found
 
 

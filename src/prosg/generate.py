@@ -110,9 +110,12 @@ def pick(
     return torch.where(temperature > 0, drawn, greedy)
 
 
-def sentence_ends(tokenizer: Any) -> Tensor:
-    """(V,) bool: tokens whose text ends a sentence."""
-    return torch.tensor([tokenizer.decode([i]).rstrip().endswith((".", "!", "?")) for i in range(tokenizer.vocab_size)])
+def sentence_ends(tokenizer: Any, vocab_size: int) -> Tensor:
+    """(V,) bool: tokens whose text ends a sentence; a model's ids beyond its tokenizer's end none."""
+    ends = torch.zeros(vocab_size, dtype=torch.bool)
+    for token in range(tokenizer.vocab_size):
+        ends[token] = tokenizer.decode([token]).rstrip().endswith((".", "!", "?"))
+    return ends
 
 
 class Markers:
@@ -163,7 +166,8 @@ def decode(
     held = torch.full((batch,), sampling.hold_until > 0, device=device)
     forcing = torch.zeros_like(running)
     sentences = torch.zeros(batch, dtype=torch.int64, device=device)
-    longest = sampling.max_tokens + sampling.hold_until * TOKENS_PER_SENTENCE
+    longest_story = sampling.hold_until * TOKENS_PER_SENTENCE  # one that does not end its sentences is cut there
+    longest = sampling.max_tokens + longest_story
     for step in range(longest):
         if bool(held.any()):
             banned = torch.zeros_like(logits, dtype=torch.bool)
@@ -177,7 +181,7 @@ def decode(
         yield token, running.clone()
         if ends_sentence is not None and sampling.hold_until:
             sentences += ends_sentence.to(device)[token] & held
-            over = held & (sentences >= sampling.hold_until)
+            over = held & ((sentences >= sampling.hold_until) | (step + 1 >= longest_story))
             held, forcing = held & ~over, forcing | over
         if markers is not None:
             # A held or freely written marker is matched as it comes; a forced one starts from its first token.
@@ -214,7 +218,7 @@ def generate_texts(backbone: Backbone, encoded: EncodedPrompt, tokenizer: Any, s
         encoded,
         sampling,
         markers=_markers(sampling, tokenizer, encoded.batch),
-        ends_sentence=sentence_ends(tokenizer) if sampling.hold_until else None,
+        ends_sentence=sentence_ends(tokenizer, encoded.logits.shape[1]) if sampling.hold_until else None,
     ):
         for i, (value, alive) in enumerate(zip(token.tolist(), running.tolist(), strict=True)):
             if stopped[i] or not alive:
@@ -248,7 +252,7 @@ def stream_text(backbone: Backbone, encoded: EncodedPrompt, tokenizer: Any, samp
         encoded,
         sampling,
         markers=_markers(sampling, tokenizer, 1),
-        ends_sentence=sentence_ends(tokenizer) if sampling.hold_until else None,
+        ends_sentence=sentence_ends(tokenizer, encoded.logits.shape[1]) if sampling.hold_until else None,
     )
     for token, _ in steps:
         if int(token) == sampling.end_token:

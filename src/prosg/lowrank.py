@@ -11,7 +11,7 @@ nothing about it is stored on a module. Factors are kept in fp32 and cast to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,7 +26,6 @@ __all__ = [
     "check_update",
     "detach_update",
     "join_updates",
-    "map_update",
     "mean_update",
     "project",
     "replace_update_rows",
@@ -63,7 +62,6 @@ class LowRank(NamedTuple):
 
 
 Update = Mapping[Site, LowRank]
-_RowFn = Callable[[Tensor], Tensor]
 
 
 def project(
@@ -114,11 +112,6 @@ def detach_update(update: Update) -> Update:
     return {site: LowRank(d.a.detach(), d.b.detach()) for site, d in update.items()}
 
 
-def map_update(update: Update, fn: _RowFn) -> Update:
-    """Apply `fn` to every factor, batch first."""
-    return {site: LowRank(fn(d.a), fn(d.rows().b)) for site, d in update.items()}
-
-
 def take_update_rows(update: Update, rows: Tensor) -> Update:
     """Rows of an update, by index (N,)."""
     return {site: LowRank(d.a[rows], d.b if d.b.dim() == 2 else d.b[rows]) for site, d in update.items()}
@@ -156,7 +149,7 @@ def mean_update(updates: Iterator[Update] | Sequence[Update], batch: int) -> Upd
     for update in updates:
         count += batch_size(update)
         for site, delta in update.items():
-            dense = delta.dense().sum(0)
+            dense = torch.einsum("bor,bri->oi", delta.rows().b, delta.a)
             total[site] = total[site] + dense if site in total else dense
     if not count:
         raise ValueError("the mean of no updates is undefined")

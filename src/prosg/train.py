@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -40,7 +41,9 @@ __all__ = ["Phase", "ProSGTrainer", "TrainResult", "check", "fit", "probe_dtype"
 
 Phase = Literal["finetune", "synthesize", "static"]
 STAGING = ".writing"
-WEIGHTS, BANK, DONE = "weights.safetensors", "bank.safetensors", "result.json"
+WEIGHTS, BANK = "weights.safetensors", "bank.safetensors"
+SKIPS = 100
+"""Steps skipped in a row after which a run is given up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +107,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         self.tick = 0  # micro-batches read so far
         self.norms = 0.0  # running mean of the gradient norm
         self.skipped = 0
+        self.in_a_row = 0
         self.last_norm = 0.0
         self.last_loss = 0.0
         self.began = time.perf_counter()  # moved back by what earlier starts of the run took
@@ -123,7 +127,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        count = torch.stack([batch["answer_lengths"].sum() for batch in batch_samples]).sum().to(device)
+        count = torch.stack([(batch["weights"] > 0).sum() for batch in batch_samples]).sum().to(device)
         if self.args.world_size > 1:
             count = self.accelerator.gather(count).sum()
         return count
@@ -175,15 +179,19 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         """Clip; drop the gradients, so that the optimiser has nothing to do, where their norm has exploded."""
         optim = self.settings.optim
         norm: Tensor = self.accelerator.clip_grad_norm_(model.parameters(), optim.clip or float("inf"))
-        value = float(norm)
-        exploded = self.norms > 0 and value > optim.skip_above * self.norms
-        if not torch.isfinite(norm) or exploded:
-            self.skipped += 1
+        value = self.last_norm = float(norm)
+        finite = math.isfinite(value)
+        if not finite or 0 < optim.skip_above * self.norms < value:
+            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+            if self.in_a_row == SKIPS:
+                raise ValueError(f"training diverged: {SKIPS} steps in a row had to be skipped; lower optim.lr")
             for parameter in model.parameters():
                 parameter.grad = None
             value = optim.skip_above * self.norms  # a norm that has grown for good moves the mean up to it
-        self.norms = value if self.norms == 0 else 0.98 * self.norms + 0.02 * value
-        self.last_norm = float(norm)
+        else:
+            self.in_a_row = 0
+        if finite:
+            self.norms = value if self.norms == 0 else 0.98 * self.norms + 0.02 * value
         return norm
 
     # -- evaluation
@@ -193,7 +201,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         training = self.model.training
         self.model.eval()
         with self.compute_loss_context_manager():
-            scores = perplexity(self.model, self.validation)
+            scores = perplexity(self.model, self.validation, self.args.per_device_train_batch_size)
         self.model.train(training)
         metrics = {f"eval_{k}": float(v) for k, v in scores.to_dict().items() if v is not None}
         self.log(metrics)
@@ -213,10 +221,10 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         """Write beside, then rename; then drop the older ones. A folder called checkpoint-N is complete."""
         out = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
+        if (out / name).exists():  # saved at this step already
+            return
         shutil.rmtree(out / STAGING, ignore_errors=True)
         super()._save_checkpoint(model, trial)
-        if (out / name).exists():
-            shutil.rmtree(out / name)
         (out / STAGING / name).rename(out / name)
         for old in complete_checkpoints(out)[:-2]:
             shutil.rmtree(old)
@@ -375,6 +383,9 @@ def check(
     """ValueError for a phase that does not fit the model, and for rows that cannot be trained or judged on."""
     if (model.synthesizer is None) != (phase == "finetune"):
         raise ValueError(f"phase {phase} needs a model {'without' if phase == 'finetune' else 'with'} a module")
+    if phase != "finetune" and (config.module.reading == "none") != (phase == "static"):
+        allowed = "none" if phase == "static" else "last or attention"
+        raise ValueError(f"module.reading is {config.module.reading!r}; {phase} allows {allowed}")
     if not rows:
         raise ValueError("there are no rows to train on")
     if len(rows) < config.optim.accumulation:

@@ -76,7 +76,7 @@ def test_a_fork_equals_generation_held_until_there() -> None:
 
 
 def test_stories_have_their_length_and_distances_are_tokens_written() -> None:
-    ends = sentence_ends(word_tokenizer())
+    ends = sentence_ends(word_tokenizer(), word_tokenizer().vocab_size)
     for n, cell in zip((1, 3, 6), run((1, 3, 6)), strict=True):
         for written, marker in zip(cell, MARKERS, strict=True):
             answer = ids(written.text)
@@ -97,7 +97,7 @@ def test_the_late_stage_is_greedy_and_a_replayed_prompt_is_read_before_its_marke
         extra = rows[i].prompt if replay else []
         answer = ids(written.text)
         before = plain[i].distance_tokens
-        assert written.distance_tokens == before + len(extra)
+        assert written.distance_tokens == before  # what was written; the prompt that is read again comes on top
         marker, late = ids(MARKERS[i]), answer[before + len(ids(MARKERS[i])) :]
         alone = encoded.take(torch.tensor([i]))
         read = [*answer[:before], *extra, *marker, *late]
@@ -111,7 +111,7 @@ def test_the_late_stage_is_greedy_and_a_replayed_prompt_is_read_before_its_marke
 
 def test_a_story_that_does_not_end_its_sentences_is_judged_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prosg.evaluation.forgetting.TOKENS_PER_SENTENCE", 2)
-    ends = sentence_ends(word_tokenizer())
+    ends = sentence_ends(word_tokenizer(), word_tokenizer().vocab_size)
     stuck = 0
     for n, cell in zip((1, 5), run((1, 5)), strict=True):
         for written in cell:

@@ -82,7 +82,7 @@ class Conditions:
         self.own = encode_prompts(model, [row.prompt for row in rows])
         self.kinds = list(kinds)
         self.training = training
-        self.partner = derangement(kinds, seed)
+        self.seed = seed
         self.prompts = [row.prompt for row in rows]
 
     def encoded(self, condition: Condition) -> EncodedPrompt:
@@ -93,7 +93,7 @@ class Conditions:
         if condition.update == "none" or update is None:
             update = None
         elif condition.update == "other":
-            update = take_update_rows(update, self.partner.to(logits.device))
+            update = take_update_rows(update, derangement(self.kinds, self.seed).to(logits.device))
         elif condition.update == "mean":
             update = self._mean()
         return EncodedPrompt(state, update, logits)

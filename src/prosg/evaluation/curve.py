@@ -14,8 +14,9 @@ from prosg.data.kinds import DEMO_KINDS, KINDS, make_rows
 from prosg.data.record import Row
 from prosg.evaluation.conditions import MEAN_PROMPTS, Condition, Conditions
 from prosg.evaluation.forgetting import Written, free_running, length_controlled
-from prosg.evaluation.perplexity import perplexity
+from prosg.evaluation.perplexity import Perplexity, perplexity
 from prosg.evaluation.statistics import bootstrap_interval
+from prosg.generate import TOKENS_PER_SENTENCE
 from prosg.prosg import ProSG
 
 __all__ = ["ALL_CONDITIONS", "SENTENCES", "CurveResult", "forgetting_curve"]
@@ -28,6 +29,12 @@ ALL_CONDITIONS = (
     Condition("mean"),
     Condition("own", "wiped"),
 )
+
+
+PERPLEXITIES = ("perplexity", "sample_perplexity", "late_perplexity")
+"""Over reference answers, in range; see `prosg.evaluation.perplexity`."""
+FREE_TOKENS = 40
+"""Room for a late stage where the model decides on the length itself."""
 
 
 class CurveResult(NamedTuple):
@@ -62,7 +69,8 @@ def forgetting_curve(
         sentences: Lengths of the story; the first is in range.
         seed: Of the prompts, the stories and the derangement.
         split: Of the prompts.
-        replay: Read the prompt again before the late stage; rows then say how many `extra_tokens` that takes.
+        replay: Read the prompt again before the late stage; rows then say how many `extra_tokens` that takes. Only
+            length-controlled: where nobody says when the late stage comes, nobody can read the prompt before it.
         free: Also write answers of free length.
         tell: Gets the share done and what is being done.
 
@@ -74,8 +82,15 @@ def forgetting_curve(
             raise ValueError(f"unknown kind {kind!r}; allowed: {', '.join(KINDS)}")
         if KINDS[kind].leaks:
             raise ValueError(f"kind {kind!r} restates its contents in the answer: it says nothing about forgetting")
+    if not sentences or min(sentences) < 1:
+        raise ValueError(f"sentences are {', '.join(map(str, sentences)) or 'none'}; each story has at least one")
     tokenizer = model.tokenizer
     rows = make_rows(kinds, size, seed, split, sentences=(sentences[0], sentences[0]))
+    for row in rows:
+        if len(row.stages) != 2:
+            raise ValueError(
+                f"kind {row.kind!r} has {len(row.stages)} stages; a curve needs a story and one late stage after it"
+            )
     encoded_rows, _ = encode_rows(rows, tokenizer)
     markers = [row.stages[-1].marker for row in rows]
     training = {
@@ -96,7 +111,7 @@ def forgetting_curve(
                 tell((number + share) / len(conditions), str(condition))
 
         tell_part(0.0)
-        scores = perplexity(model, encoded_rows, encoded=encoded)
+        scores = None if replay else perplexity(model, encoded_rows, encoded=encoded)
         cells = length_controlled(
             model.backbone,
             encoded,
@@ -109,8 +124,9 @@ def forgetting_curve(
             tell=tell_part,
         )
         measured = [(n, "controlled", cell) for n, cell in zip(sentences, cells, strict=True)]
-        if free:
-            cell = free_running(model.backbone, encoded, tokenizer, encoded_rows, markers, seed)
+        if free and not replay:
+            longest = FREE_TOKENS + sentences[0] * TOKENS_PER_SENTENCE
+            cell = free_running(model.backbone, encoded, tokenizer, encoded_rows, markers, seed, longest)
             measured.append((sentences[0], "free", cell))
         for n, length, cell in measured:
             right = [
@@ -122,7 +138,7 @@ def forgetting_curve(
                 cell,
                 right,
                 {**common, "sentences": n, "length": length, "in_range": n == sentences[0]},
-                scores.perplexity if n == sentences[0] else None,
+                scores if n == sentences[0] else None,
             )
             answers += [
                 {**common, "sentences": n, "length": length, "id": row.id, "kind": row.kind, "prompt": row.prompt}
@@ -138,7 +154,7 @@ def _cells(
     written: Sequence[Written],
     right: Sequence[Sequence[bool]],
     common: dict[str, Any],
-    in_range_perplexity: float | None,
+    scores: Perplexity | None,
 ) -> list[dict[str, Any]]:
     """One row of results for all kinds together, and one for each."""
     cells = []
@@ -152,7 +168,7 @@ def _cells(
                 "kind": kind,
                 "distance_tokens": round(sum(written[i].distance_tokens for i in chosen) / len(chosen)),
                 "n": len(chosen),
-                "perplexity": in_range_perplexity if kind == "all" else None,
+                **{name: getattr(scores, name) if scores and kind == "all" else None for name in PERPLEXITIES},
                 "accuracy": sum(all(right[i]) for i in chosen) / len(chosen),
                 "late_accuracy": sum(late) / len(late),
                 "late_interval": [low, high],

@@ -64,7 +64,7 @@ def length_controlled(
     device = encoded.logits.device
     first = torch.tensor([ids[0] for ids in marker_ids], device=device).unsqueeze(1)
     end = torch.tensor([Sampling.end_token], device=device)
-    ends = sentence_ends(tokenizer).to(device)
+    ends = sentence_ends(tokenizer, encoded.logits.shape[1]).to(device)
     numbers = np.array([row.row_id for row in rows], dtype=np.uint64)
     batch, longest = len(rows), max(sentences)
     state, logits = encoded.state, encoded.logits
@@ -104,13 +104,7 @@ def length_controlled(
         late = _late_stage(backbone, forks[n].state, encoded, forced)
         at = forks[n].tokens.tolist()
         answers.append(
-            [
-                Written(
-                    tokenizer.decode(table[i][: at[i]] + marker_ids[i] + late[i]),
-                    at[i] + len(forced[i]) - len(marker_ids[i]),
-                )
-                for i in range(batch)
-            ]
+            [Written(tokenizer.decode(table[i][: at[i]] + marker_ids[i] + late[i]), at[i]) for i in range(batch)]
         )
     return answers
 
@@ -145,9 +139,12 @@ def free_running(
     rows: Sequence[EncodedRow],
     markers: Sequence[str],
     seed: int,
-    max_tokens: int = 160,
+    max_tokens: int,
 ) -> list[Written]:
-    """Every row's answer without length control: the model decides when the late stage begins."""
+    """Every row's answer without length control: the model decides when the late stage begins.
+
+    The distance is that of the text before the marker, which the tokenizer cuts at the same place as the whole.
+    """
     ids: list[list[int]] = [[] for _ in rows]
     sampling = Sampling(max_tokens=max_tokens, temperature=TEMPERATURE, seed=seed)
     numbers = np.array([row.row_id for row in rows], dtype=np.uint64)

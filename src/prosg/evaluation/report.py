@@ -75,7 +75,7 @@ def _markdown(
         _to_markdown(_kind_table(measured)),
         "## Distances",
         "Tokens that each system really generated before the late stage, mean over rows and seeds. For "
-        '"prompt read again" they count the prompt that is read a second time.',
+        '"prompt read again" the prompt that is read a second time comes on top (`extra_tokens` in results.json).',
         _to_markdown(_distance_table(measured)),
         "## Training",
         *_training(about["runs"]),
@@ -207,7 +207,7 @@ def _training(runs: dict[str, dict[str, Any]]) -> list[str]:
                 numbers = [f"{run['steps']:,}", f"{run['seconds']:.0f}", str(run["skipped"])]
                 table.append([name, seed, *numbers, reached[run["reached"]]])
     return [
-        "Seconds are wall-clock, beside other runs on the same machine, since a run was started or last went on.",
+        "Seconds are wall-clock, beside other runs on the same machine.",
         _to_markdown(table),
     ]
 
