@@ -383,9 +383,9 @@ def check(
     """ValueError for a phase that does not fit the model, and for rows that cannot be trained or judged on."""
     if (model.synthesizer is None) != (phase == "finetune"):
         raise ValueError(f"phase {phase} needs a model {'without' if phase == 'finetune' else 'with'} a module")
-    if phase != "finetune" and (config.module.reading == "none") != (phase == "static"):
+    if model.synthesizer is not None and (model.synthesizer.config.reading == "none") != (phase == "static"):
         allowed = "none" if phase == "static" else "last or attention"
-        raise ValueError(f"module.reading is {config.module.reading!r}; {phase} allows {allowed}")
+        raise ValueError(f"module.reading is {model.synthesizer.config.reading!r}; {phase} allows {allowed}")
     if not rows:
         raise ValueError("there are no rows to train on")
     if len(rows) < config.optim.accumulation:
