@@ -38,6 +38,7 @@ def scores() -> list[dict[str, object]]:
 
 
 def main(run: Path) -> None:
+    """Copy phase 1 and `plus` of a run into the package, and score them there."""
     folder = demo_model().parent
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
