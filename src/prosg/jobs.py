@@ -79,7 +79,7 @@ def run_jobs(jobs: Sequence[Job], width: int, live: bool = True) -> None:
     done = {job.name for job in jobs if job.done.exists()}
     running: dict[str, subprocess.Popen[bytes]] = {}
     began: dict[str, float] = {}
-    start, worked = time.monotonic(), 0.0
+    start = time.monotonic()
     skipped = set(done)
     console = Console(stderr=True)
     display = Live(console=console, refresh_per_second=2, transient=False) if live and console.is_terminal else None
@@ -96,7 +96,6 @@ def run_jobs(jobs: Sequence[Job], width: int, live: bool = True) -> None:
                 if process.returncode != 0 or not job.done.exists():
                     raise ChildProcessError(f"{name} failed; the end of {job.log}:\n{_tail(job.log)}")
                 done.add(name)
-                worked += job.seconds
                 if display is None:
                     print(f"[{time.monotonic() - start:6.0f} s] {name} done", file=sys.stderr, flush=True)
             ready = [j for j in jobs if j.name not in done | running.keys() and set(j.needs) <= done]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from prosg.backbones.base import Backbone
 from prosg.config import ProSGConfig
+from prosg.data.collate import pad
 from prosg.encoded import EncodedPrompt
 from prosg.generate import Sampling, generate_texts, stream_text
 from prosg.lowrank import Update, wide
@@ -206,10 +207,8 @@ class ProSG(nn.Module):
     def _tokenise(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids = [self._need_tokenizer().encode(text) for text in texts]
         lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
-        padded = torch.zeros(len(ids), int(lengths.max()) if ids else 0, dtype=torch.int64)
-        for row, values in zip(padded, ids, strict=True):
-            row[: len(values)] = torch.tensor(values, dtype=torch.int64)
-        device = self.backbone.init_state(1)[0][0].device
+        padded = pad(ids) if ids else torch.zeros(0, 0, dtype=torch.int64)
+        device = next(self.parameters()).device
         return padded.to(device), lengths.to(device)
 
     def _need_tokenizer(self) -> Any:
