@@ -1,0 +1,49 @@
+"""RWKV-7's time-mixing recurrence (arXiv 2503.14456, eq. 16-17), step by step: the oracle of the fast implementations.
+
+Per head, S (N, N) with rows for values and columns for keys, w = log of the decay of each column:
+
+    S <- S diag(e^w) + (S a) b^T + v k^T;      y = S r            (S is read after the write)
+
+RWKV-7 takes a = -kk, b = kk * (in-context learning rate), with kk a unit vector: what S holds at kk is replaced in part.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["wkv7_scan"]
+
+
+def wkv7_scan(
+    r: Float[Tensor, "B T H N"],
+    w: Float[Tensor, "B T H N"],
+    k: Float[Tensor, "B T H N"],
+    v: Float[Tensor, "B T H N"],
+    a: Float[Tensor, "B T H N"],
+    b: Float[Tensor, "B T H N"],
+    state: Float[Tensor, "B H N N"],
+    lengths: Int[Tensor, " B"] | None = None,
+) -> tuple[Float[Tensor, "B T H N"], Float[Tensor, "B H N N"]]:
+    """The oracle: the equations above, step by step, in the type of its arguments, differentiated by autograd.
+
+    Steps at and beyond `lengths` change nothing and return 0.
+    """
+    outputs = []
+    for t in range(k.shape[1]):
+        removed = state @ a[:, t].unsqueeze(-1)
+        step = (
+            state * w[:, t].exp().unsqueeze(-2)
+            + removed @ b[:, t].unsqueeze(-2)
+            + v[:, t].unsqueeze(-1) @ k[:, t].unsqueeze(-2)
+        )
+        y = (step @ r[:, t].unsqueeze(-1)).squeeze(-1)
+        if lengths is None:
+            state = step
+        else:
+            valid = (t < lengths).view(-1, 1, 1)
+            y = torch.where(valid, y, 0)
+            state = torch.where(valid.unsqueeze(-1), step, state)
+        outputs.append(y)
+    return torch.stack(outputs, 1), state
