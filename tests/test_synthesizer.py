@@ -244,15 +244,13 @@ def test_presets_are_what_the_experiments_used() -> None:
     assert (plus.reading, plus.rank, plus.synthesize, plus.blocks, plus.hidden) == ("attention", 8, "both", 2, 0)
     assert plus.memory_tap and plus.state_embedding and plus.final_norm and plus.log_length
     assert (plus.reference_length, plus.alpha, plus.share_stack) == (20.0, 1.0, False)
-    assert plus.resolve(96).bottleneck == 24
-    assert plus.resolve(2).bottleneck == 1
+    assert plus.resolve(96, ()).bottleneck == 24
+    assert plus.resolve(2, ()).bottleneck == 1
     assert (paper.reading, paper.rank, paper.synthesize, paper.blocks, paper.hidden) == ("last", 1, "a", 1, 0)
     assert paper.state_embedding
     assert not (paper.final_norm or paper.share_stack)
     assert (static.reading, static.rank, static.synthesize) == ("none", 64, "none")
-    assert all(
-        p.target_modules == ("key", "value", "receptance", "output") and p.alpha == 1.0 for p in PRESETS.values()
-    )
+    assert all(p.target_modules == () and p.alpha == 1.0 for p in PRESETS.values())
     assert [name for name, p in PRESETS.items() if p.preset != name] == []
 
 
@@ -309,6 +307,15 @@ def test_paper_names_the_site_that_it_cannot_serve() -> None:
     assert len(Synthesizer(three, backbone.sites, backbone.tap_widths).sites) == 3 * 3
 
 
+def test_no_projections_named_means_all_of_the_backbone() -> None:
+    backbone = live_backbone("rwkv4")
+    every = Synthesizer(PRESETS["plus"], backbone.sites, backbone.tap_widths)
+    assert every.sites == backbone.sites
+    assert every.config.target_modules == ("key", "value", "receptance", "output")
+    again = Synthesizer(every.config, backbone.sites, backbone.tap_widths)
+    assert again.config == every.config
+
+
 def test_unknown_projections_are_named() -> None:
     backbone = TINY["rwkv4"].make(9)
     config = ProSGConfig.from_preset("plus", target_modules=("key", "gate"))
@@ -322,7 +329,6 @@ def test_unknown_projections_are_named() -> None:
         ({"rank": 0}, "module.rank is 0, must be at least 1"),
         ({"blocks": -1}, "module.blocks is -1"),
         ({"reference_length": 1.0}, "module.reference_length is 1.0, must be above 1"),
-        ({"target_modules": ()}, "module.target_modules is empty"),
         ({"synthesize": "none"}, "module.synthesize is 'none', but reading 'attention' allows a or both"),
     ],
 )

@@ -33,7 +33,7 @@ class ProSGConfig:
         log_length: Scale attention scores by log T / log T0, so that reads stay as sharp in longer prompts.
         reference_length: T0, a typical prompt length in training, tokens.
         alpha: Scale of the update.
-        target_modules: Projections of each time-mixing block that get an update.
+        target_modules: Projections of each time-mixing block that get an update, by name; none named: all of them.
     """
 
     preset: str = "plus"
@@ -50,7 +50,7 @@ class ProSGConfig:
     log_length: bool = True
     reference_length: float = 20.0
     alpha: float = 1.0
-    target_modules: tuple[str, ...] = ("key", "value", "receptance", "output")
+    target_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
@@ -59,8 +59,6 @@ class ProSGConfig:
                 raise ValueError(f"module.{name} is {getattr(self, name)}, must be at least {least}")
         if self.reference_length <= 1:
             raise ValueError(f"module.reference_length is {self.reference_length}, must be above 1")
-        if not self.target_modules:
-            raise ValueError("module.target_modules is empty; name at least one projection")
         readings = {"last": ("a",), "attention": ("a", "both"), "none": ("none",)}
         if self.reading not in readings:
             raise ValueError(f"module.reading is {self.reading!r}; known are {', '.join(readings)}")
@@ -76,9 +74,11 @@ class ProSGConfig:
                 f"module.synthesize is {self.synthesize!r}, but reading {self.reading!r} allows {' or '.join(allowed)}"
             )
 
-    def resolve(self, width: int) -> ProSGConfig:
-        """The same with every size that was left open filled in for a model of this width."""
-        return dataclasses.replace(self, bottleneck=self.bottleneck or max(width // 4, 1))
+    def resolve(self, width: int, names: tuple[str, ...]) -> ProSGConfig:
+        """The same with all that was left open filled in for a model of this width and these projections."""
+        return dataclasses.replace(
+            self, bottleneck=self.bottleneck or max(width // 4, 1), target_modules=self.target_modules or names
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -198,7 +198,8 @@ class Synthesizer(nn.Module):
         generator_seed: int | None = None,
     ) -> None:
         super().__init__()
-        names = {site.name for site in sites}
+        names = tuple(dict.fromkeys(site.name for site in sites))
+        config = config.resolve(tap_widths[0][0], names)
         if missing := [name for name in config.target_modules if name not in names]:
             raise ValueError(f"target_modules {missing} not in this backbone; it has {sorted(names)}")
         self.sites = {site: shape for site, shape in sites.items() if site.name in config.target_modules}
@@ -209,7 +210,6 @@ class Synthesizer(nn.Module):
                         f"site {site} has {inp} inputs, but the last token's input has width "
                         f"{tap_widths[site.layer][0]}: reading 'last' needs them equal; use the preset 'plus'"
                     )
-        config = config.resolve(tap_widths[0][0])
         self.config = config
         with torch.random.fork_rng(devices=[], enabled=generator_seed is not None):
             if generator_seed is not None:
