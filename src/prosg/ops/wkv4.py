@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from prosg.ops import wkv4_c
+from prosg.ops.choose import Choice
 from prosg.ops.wkv4_scan import EMPTY_TOP, Memory, wkv4_scan
 from prosg.ops.wkv4_torch import wkv4_torch
 
@@ -26,28 +26,5 @@ __all__ = ["EMPTY_TOP", "KERNELS", "Kernel", "Memory", "describe", "kernel", "wk
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Memory, Tensor | None], tuple[Tensor, Memory]]
 KERNELS: dict[str, Kernel] = {"scan": wkv4_scan, "torch": wkv4_torch, "c": wkv4_c.wkv4_c}
 
-
-def _unavailable(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why `name` does not serve here, or None."""
-    return wkv4_c.unavailable(device, dtype) if name == "c" else None
-
-
-def kernel(name: str, device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The implementation called `name`; "auto" picks the fastest that serves this device and type.
-
-    Raises ValueError, saying what there is, if `name` is unknown or does not serve.
-    """
-    if name == "auto":
-        name = "torch" if _unavailable("c", device, dtype) else "c"
-    if name not in KERNELS:
-        raise ValueError(f"unknown wkv4 kernel {name!r}; known are auto, {', '.join(KERNELS)}")
-    if reason := _unavailable(name, device, dtype):
-        others = ", ".join(other for other in KERNELS if not _unavailable(other, device, dtype))
-        raise ValueError(f"wkv4 kernel {name!r} is not available: {reason}; available are auto, {others}")
-    return KERNELS[name]
-
-
-def describe(device: torch.device, dtype: torch.dtype) -> str:
-    """What "auto" picks, in one line, such as "wkv4: c (avx512f)" or "wkv4: torch (c: not built ...)"."""
-    reason = _unavailable("c", device, dtype)
-    return f"wkv4: torch (c: {reason})" if reason else f"wkv4: c ({wkv4_c.instructions()})"
+_choice = Choice("wkv4", KERNELS, wkv4_c)
+kernel, describe = _choice.kernel, _choice.describe

@@ -2,8 +2,7 @@
 
     scan    the oracle, step by step, differentiated by autograd: any device and type; `wkv7_scan` has the equations
     torch   in chunks of time, differentiated by autograd: any device and type
-    c       compiled, with a backward written by hand: CPU, fp32 and fp64, where a compiler was there at installation
-    auto    c where it serves, else torch
+    auto    torch
 
 Every one takes r, w, k, v, a, b (B, T, H, N), the state (B, H, N, N) and `lengths` (B,) or None, and returns y
 (B, T, H, N) and the state after the last valid step. w is the logarithm of the decay, -0.61 to 0. Steps at and beyond
@@ -17,10 +16,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from prosg.ops.choose import Choice
 from prosg.ops.wkv7_scan import wkv7_scan
 from prosg.ops.wkv7_torch import wkv7_torch
 
-__all__ = ["KERNELS", "Kernel", "wkv7_scan"]
+__all__ = ["KERNELS", "Kernel", "describe", "kernel", "wkv7_scan"]
 
 Kernel = Callable[..., tuple[Tensor, Tensor]]
 KERNELS: dict[str, Kernel] = {"scan": wkv7_scan, "torch": wkv7_torch}
+
+
+class _NotWritten:
+    """Until there is a compiled version."""
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str:
+        return "there is none yet"
+
+    def instructions(self) -> str:
+        raise NotImplementedError
+
+
+_choice = Choice("wkv7", KERNELS, _NotWritten())
+kernel, describe = _choice.kernel, _choice.describe

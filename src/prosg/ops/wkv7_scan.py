@@ -4,7 +4,8 @@ Per head, S (N, N) with rows for values and columns for keys, w = log of the dec
 
     S <- S diag(e^w) + (S a) b^T + v k^T;      y = S r            (S is read after the write)
 
-RWKV-7 takes a = -kk, b = kk * (in-context learning rate), with kk a unit vector: what S holds at kk is replaced in part.
+RWKV-7 takes a = -kk, b = kk * (in-context learning rate), with kk a unit vector: what S holds at kk is replaced in
+part.
 """
 
 from __future__ import annotations

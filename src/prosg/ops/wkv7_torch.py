@@ -5,8 +5,8 @@ u_t = S_{t-1} a_t (what is removed), every state is a sum over what was written 
 
     S_t = S_0 D_t + sum_{s <= t} (u_s b_s^T + v_s k_s^T) D_t / D_s
 
-With a~_t = D_{t-1} a_t, r~_t = D_t r_t, b~_s = b_s / D_s, k~_s = k_s / D_s, rows for steps, and L / LI the part strictly
-below the diagonal / below and on it:
+With a~_t = D_{t-1} a_t, r~_t = D_t r_t, b~_s = b_s / D_s, k~_s = k_s / D_s, rows for steps, and L / LI the part
+strictly below the diagonal / below and on it:
 
     U = A~ S_0^T + L(A~ B~^T) U + L(A~ K~^T) V          a triangular system: U = X S_0^T + Z
     Y = R~ S_0^T + LI(R~ B~^T) U + LI(R~ K~^T) V
