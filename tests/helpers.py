@@ -14,6 +14,7 @@ from tokenizers import models, pre_tokenizers
 from torch import Tensor
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
+from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.config import ProSGConfig
 from prosg.lowrank import Site
 from prosg.prosg import ProSG
@@ -33,6 +34,17 @@ class Tiny(NamedTuple):
     """the matrix of a site, in place: the oracle merges dW into it"""
     memory: Callable[[State], list[Tensor]]
     """a state as tensors that are the same however the memory was normalised"""
+    ages: bool = True
+    """whether its memory can be aged by steps: where the decay depends on the text it cannot"""
+
+
+def att_weight(backbone: Any, site: Site) -> Tensor:
+    weight: Tensor = getattr(backbone.blocks[site.layer].att, site.name).weight
+    return weight
+
+
+def plain_memory(state: State) -> list[Tensor]:
+    return [leaf for layer in state for leaf in layer]
 
 
 def rwkv4_memory(state: State) -> list[Tensor]:
@@ -46,14 +58,26 @@ def rwkv4_memory(state: State) -> list[Tensor]:
 def rwkv4(**sizes: int) -> Tiny:
     return Tiny(
         make=lambda vocab: RWKV4(RWKV4Config(vocab_size=vocab, **sizes)),
-        weight=lambda backbone, site: getattr(backbone.blocks[site.layer].att, site.name).weight,
+        weight=att_weight,
         memory=rwkv4_memory,
+    )
+
+
+def rwkv7(**sizes: int) -> Tiny:
+    sizes = {"decay_rank": 3, "rate_rank": 4, "value_rank": 2, "gate_rank": 4, **sizes}
+    return Tiny(
+        make=lambda vocab: RWKV7(RWKV7Config(vocab_size=vocab, **sizes)),
+        weight=att_weight,
+        memory=plain_memory,
+        ages=False,
     )
 
 
 TINY: dict[str, Tiny] = {
     "rwkv4": rwkv4(hidden_size=12, num_layers=2),
     "rwkv4, own widths": rwkv4(hidden_size=12, num_layers=3, attention_size=20, ffn_size=28),
+    "rwkv7": rwkv7(hidden_size=12, num_layers=2, head_size=6),
+    "rwkv7, own widths": rwkv7(hidden_size=12, num_layers=3, head_size=5, attention_size=20, ffn_size=28),
 }
 
 MODULES: dict[str, ProSGConfig] = {
@@ -70,7 +94,7 @@ def live_backbone(name: str, dtype: torch.dtype = torch.float64, vocab: int = VO
     backbone.reset_parameters(generator)
     with torch.no_grad():
         for parameter in backbone.parameters():
-            if parameter.dim() == 1:
+            if parameter.dim() != 2 or 0 in (parameter.abs().max(), parameter.std()):  # fresh vectors are all alike
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
         backbone.head.weight.normal_(generator=generator)
     return backbone.to(dtype)

@@ -17,7 +17,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +25,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prosg.backbones import BACKBONES, NativeBackbone
+from prosg.backbones import BACKBONES
 from prosg.backbones.convert import Layout, detect, from_hf, read_sizes, to_hf
-from prosg.backbones.rwkv4 import RWKV4Config
+from prosg.backbones.native import Native
 from prosg.files import CheckpointError, dtype_name, read_json, read_tensors, written_whole
 
 __all__ = [
@@ -49,18 +49,18 @@ SAMPLES = 256
 class Checkpoint(NamedTuple):
     """What a file or folder holds, under canonical (BlinkDL) names and checked against the config's shapes."""
 
-    config: RWKV4Config
+    config: Any
     tensors: dict[str, Tensor]
     tokenizer: Path | None
 
 
 def load_backbone(
     path: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", kernel: str = "auto"
-) -> NativeBackbone:
+) -> Native:
     """A backbone with the weights of a `.pth` file or a folder.
 
-    dtype None keeps the file's own type, the widest where it has several, except that fp16 becomes fp32: RWKV-4's
-    residual stream overflows fp16 in deep models. `time_decay` and `time_first` may be wider than the rest and are
+    dtype None keeps the file's own type, the widest where it has several, except that fp16 becomes fp32: RWKV's
+    residual stream overflows fp16 in deep models. Tensors of `Layout.keep_wide` may be wider than the rest and are
     never narrowed. Weights whose type stays are mapped from the file copy-on-write: training does not write to it.
     """
     config, tensors, _ = read_checkpoint(path)
@@ -75,9 +75,7 @@ def load_backbone(
     return model.to(device)
 
 
-def save_backbone(
-    model: NativeBackbone, path: str | Path, *, tokenizer: Path | None = None, overwrite: bool = False
-) -> None:
+def save_backbone(model: Native, path: str | Path, *, tokenizer: Path | None = None, overwrite: bool = False) -> None:
     """Write `model` as BlinkDL's file if `path` ends in .pth, else as a folder that transformers loads.
 
     tokenizer: a `tokenizer.json` that goes into the folder, or beside the file.
@@ -144,7 +142,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         tensors |= read_tensors(file)
     if hf_config.get("tie_word_embeddings") and "head.weight" not in tensors and "rwkv.embeddings.weight" in tensors:
         tensors["head.weight"] = tensors["rwkv.embeddings.weight"].clone()
-    config, tensors = _recognise(path, tensors)
+    config, tensors = _recognise(path, tensors, hf_config)
     tokenizer = folder / TOKENIZER
     return Checkpoint(config, tensors, tokenizer if tokenizer.is_file() else None)
 
@@ -184,7 +182,7 @@ def _read_hf_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _recognise(path: Path, tensors: dict[str, Tensor]) -> tuple[RWKV4Config, dict[str, Tensor]]:
+def _recognise(path: Path, tensors: dict[str, Tensor], hf_config: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
     """Config and canonically named tensors. Raises CheckpointError for another version, or what does not fit."""
     supported = ", ".join(BACKBONES)
     version = detect(tensors)
@@ -199,8 +197,11 @@ def _recognise(path: Path, tensors: dict[str, Tensor]) -> tuple[RWKV4Config, dic
     kind = BACKBONES[version]
     if "emb.weight" not in tensors:
         tensors = {from_hf(name, kind.layout.names) or name: tensor for name, tensor in tensors.items()}
+        tensors = {n: t.mT if kind.layout.transposed.search(n) and t.dim() == 2 else t for n, t in tensors.items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if not kind.layout.unused.match(name)}
+    told = kind.layout.hf_only(hf_config) if hf_config else {}
     try:
-        config = kind.config(**read_sizes(tensors, kind.layout))
+        config = kind.config(**read_sizes(tensors, kind.layout), **told)
     except KeyError as error:
         raise CheckpointError(f"{path}: tensor {error} is missing") from None
     except (IndexError, ValueError) as error:
@@ -215,21 +216,33 @@ def _recognise(path: Path, tensors: dict[str, Tensor]) -> tuple[RWKV4Config, dic
     # In the model's order, whatever the file's: so converting there and back gives the same bytes.
     tensors = {name: tensors[name] for name in expected}
     for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
+        shape = expected[name].shape
+        if tensor.shape != shape and _without_ones(tensor.shape) == _without_ones(shape):
+            tensors[name] = tensor.reshape(shape)  # a vector is sometimes stored as (1, 1, E) and sometimes as (E,)
+        elif tensor.shape != shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)} for {config}"
+                f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(shape)} for {config}"
             )
     return config, tensors
 
 
+def _without_ones(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]
+
+
 def _write(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
-    layout = BACKBONES[checkpoint.config.model_type].layout
+    kind = BACKBONES[checkpoint.config.model_type]
+    layout = kind.layout
     # A tensor may be a window on a whole mapped file, which would be written along with it.
     tensors = {
         name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
         for name, tensor in checkpoint.tensors.items()
     }
     if path.suffix == ".pth":
+        if kind.config(**read_sizes(tensors, layout)) != checkpoint.config:
+            raise CheckpointError(
+                f"{path}: a .pth cannot tell {checkpoint.config} from its tensors' shapes; write a folder instead"
+            )
         _check_tokenizer_beside(checkpoint.tokenizer, path.parent / TOKENIZER)
         with written_whole(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
             torch.save(tensors, file)
@@ -243,11 +256,19 @@ def _write(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
     hf_config = {**layout.hf_config, **fields, "dtype": dtype_name(tensors["emb.weight"].dtype)}
     with written_whole(path, overwrite=overwrite, marker="config.json") as temporary:
         temporary.mkdir()
-        renamed = {to_hf(name, layout.names) or name: tensor.contiguous() for name, tensor in tensors.items()}
+        renamed = {to_hf(name, layout.names) or name: _as_hf(name, t, layout) for name, t in tensors.items()}
         save_file(renamed, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
         if checkpoint.tokenizer:
             shutil.copyfile(checkpoint.tokenizer, temporary / TOKENIZER)
+
+
+def _as_hf(name: str, tensor: Tensor, layout: Layout) -> Tensor:
+    if layout.transposed.search(name):
+        tensor = tensor.mT
+    if layout.flat.search(name):
+        tensor = tensor.flatten()
+    return tensor.contiguous()
 
 
 def _check_tokenizer_beside(tokenizer: Path | None, beside: Path) -> None:

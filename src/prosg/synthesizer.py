@@ -129,7 +129,9 @@ class LayerSynthesizer(nn.Module):
     def read(self, reads: LayerReads, taps: Taps, layer: int, valid: Tensor, lengths: Tensor) -> LayerReads:
         """Take in a chunk (B, T, ...) of which `valid` (B, T) positions belong to the prompt."""
         if self.config.reading == "last":
-            return reads._replace(last=wide(taps.last[layer]))
+            last = wide(taps.last[layer])
+            here = valid.any(1, keepdim=True)  # a row that ended in an earlier chunk keeps what it had there
+            return reads._replace(last=last if reads.last is None else torch.where(here, last, reads.last))
         if self.config.reading == "none":
             return reads
         u = self.from_input(taps.inputs[layer].to(self.queries.dtype))

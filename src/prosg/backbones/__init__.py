@@ -1,25 +1,31 @@
 """Backbones: recurrent language models as functions of (tokens, state, update)."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from prosg.backbones.convert import RWKV4_LAYOUT, Layout
-from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
+from prosg.backbones.convert import RWKV4_LAYOUT, RWKV7_LAYOUT, Layout
+from prosg.backbones.native import Native
+from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES, RWKV4Config
+from prosg.backbones.rwkv7 import RWKV7, RWKV7_SIZES, RWKV7Config
 
-__all__ = ["BACKBONES", "BackboneKind", "NativeBackbone"]
-
-NativeBackbone = RWKV4
-"""Any backbone whose weights this package reads and writes itself."""
+__all__ = ["BACKBONES", "BackboneKind"]
 
 
 class BackboneKind(NamedTuple):
-    """A native backbone, its config and the names of its tensors in files."""
+    """A native backbone: one whose weights this package reads and writes itself."""
 
-    model: type[NativeBackbone]
-    config: type[RWKV4Config]
+    model: Callable[..., Native]
+    """(config, kernel) -> the backbone"""
+    config: type[Any]
+    """its sizes"""
+    sizes: Mapping[str, Any]
+    """configs by name: published sizes, "demo" and "debug" """
     layout: Layout
+    """the names of its tensors in files"""
 
 
 BACKBONES: dict[str, BackboneKind] = {
-    "rwkv4": BackboneKind(RWKV4, RWKV4Config, RWKV4_LAYOUT),
+    "rwkv4": BackboneKind(RWKV4, RWKV4Config, RWKV4_SIZES, RWKV4_LAYOUT),
+    "rwkv7": BackboneKind(RWKV7, RWKV7Config, RWKV7_SIZES, RWKV7_LAYOUT),
 }
 """By `config.model_type`, which is also what `convert.detect` calls them."""

@@ -27,7 +27,7 @@ class Taps(NamedTuple):
     """What a synthesizer may read; tuples run over the layers, each with its own width. Empty where not asked for."""
 
     last: tuple[Tensor, ...] = ()
-    """(B, E) time-mix input (after ln1) at the last valid token: the paper's x."""
+    """(B, E) time-mix input (after ln1) at the last valid token: the paper's x. Anything in a row without one."""
     inputs: tuple[Tensor, ...] = ()
     """(B, T, E) every position's time-mix input."""
     memory: tuple[Tensor, ...] = ()

@@ -7,12 +7,12 @@ table or reads one; a new backbone adds a `Layout`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["RWKV4_LAYOUT", "Layout", "detect", "from_hf", "read_sizes", "to_hf"]
+__all__ = ["RWKV4_LAYOUT", "RWKV7_LAYOUT", "Layout", "detect", "from_hf", "read_sizes", "to_hf"]
 
 Names = tuple[tuple[str, str], ...]
 """(BlinkDL, Hugging Face) pairs; N stands for a block's number, * for the rest of the name. The first match counts."""
@@ -32,6 +32,16 @@ class Layout(NamedTuple):
     """What else is written to config.json."""
     hf_required: Mapping[str, object]
     """Fields of config.json that must have this value where they are given: the backbone knows no other."""
+    hf_only: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
+    """Config fields that no tensor tells, from config.json."""
+    optional: frozenset[str] = frozenset()
+    """Config fields whose tensor may be missing."""
+    unused: re.Pattern[str] = re.compile(r"(?!)")
+    """Tensors that some files hold and no model reads."""
+    transposed: re.Pattern[str] = re.compile(r"(?!)")
+    """Matrices that Hugging Face's layout holds the other way round."""
+    flat: re.Pattern[str] = re.compile(r"(?!)")
+    """Vectors that it holds without the axes of length 1. Such axes make no difference in reading."""
 
 
 RWKV4_LAYOUT = Layout(
@@ -74,6 +84,72 @@ RWKV4_LAYOUT = Layout(
         "eos_token_id": 0,
     },
     hf_required={"model_type": "rwkv", "layer_norm_epsilon": 1e-5},
+)
+
+RWKV7_LAYOUT = Layout(
+    names=(
+        ("emb.*", "model.embeddings.*"),
+        ("blocks.N.ln0.*", "model.layers.N.pre_norm.*"),
+        ("blocks.N.ln1.*", "model.layers.N.attn_norm.*"),
+        ("blocks.N.ln2.*", "model.layers.N.ffn_norm.*"),
+        ("blocks.N.att.receptance.*", "model.layers.N.attn.r_proj.*"),
+        ("blocks.N.att.key.*", "model.layers.N.attn.k_proj.*"),
+        ("blocks.N.att.value.*", "model.layers.N.attn.v_proj.*"),
+        ("blocks.N.att.output.*", "model.layers.N.attn.o_proj.*"),
+        ("blocks.N.att.ln_x.*", "model.layers.N.attn.g_norm.*"),
+        *(
+            (f"blocks.N.att.{letter}{number}", f"model.layers.N.attn.{letter}_lora.lora.{part}")
+            for letter in "wavg"
+            for number, part in enumerate(("2.bias", "0.weight", "2.weight"))
+        ),
+        ("blocks.N.att.*", "model.layers.N.attn.*"),
+        ("blocks.N.ffn.*", "model.layers.N.ffn.*"),
+        ("ln_out.*", "model.norm.*"),
+        ("head.*", "lm_head.*"),
+    ),
+    sizes={
+        "vocab_size": ("emb.weight", 0),
+        "hidden_size": ("emb.weight", 1),
+        "attention_size": ("blocks.0.att.key.weight", 0),
+        "ffn_size": ("blocks.0.ffn.key.weight", 0),
+        "head_size": ("blocks.0.att.r_k", 1),
+        "decay_rank": ("blocks.0.att.w1", 1),
+        "rate_rank": ("blocks.0.att.a1", 1),
+        "value_rank": ("blocks.1.att.v1", 1),
+        "gate_rank": ("blocks.0.att.g1", 1),
+    },
+    keep_wide=re.compile(r"\.att\.w0$"),
+    hf_sizes={
+        "vocab_size": "vocab_size",
+        "hidden_size": "hidden_size",
+        "num_hidden_layers": "num_layers",
+        "attention_hidden_size": "attention_size",
+        "intermediate_size": "ffn_size",
+        "head_dim": "head_size",
+        "num_heads": "num_heads",
+        "decay_low_rank_dim": "decay_rank",
+        "a_low_rank_dim": "rate_rank",
+        "v_low_rank_dim": "value_rank",
+        "gate_low_rank_dim": "gate_rank",
+        "ln_x_eps": "ln_x_eps",
+    },
+    hf_config={
+        "architectures": ["RWKV7ForCausalLM"],
+        "model_type": "rwkv7",
+        "norm_eps": 1e-5,
+        "norm_bias": True,
+        "tie_word_embeddings": False,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    },
+    hf_required={"model_type": "rwkv7", "norm_eps": 1e-5, "norm_bias": True, "tie_word_embeddings": False},
+    # Others' code takes head_dim * norm_eps, which is BlinkDL's 64e-5 for heads of 64 only.
+    hf_only=lambda config: {"ln_x_eps": config.get("ln_x_eps", 1e-5 * config.get("head_dim", 64))},
+    optional=frozenset({"value_rank"}),  # a single layer has no v1
+    unused=re.compile(r"blocks\.0\.att\.v[012]$"),
+    transposed=re.compile(r"\.att\.[wavg][12]$"),
+    flat=re.compile(r"\.att\.([wav]0|k_k|k_a)$|\.ffn\.x_k$"),
 )
 
 SIGNS: tuple[tuple[str, str], ...] = (
@@ -127,5 +203,9 @@ def _rename(name: str, names: Names) -> str | None:
 def read_sizes(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, int]:
     """The backbone's sizes, as its config's arguments. Raises KeyError or IndexError for what is not there."""
     blocks = {match[1] for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
-    sizes = {field: tensors[name].shape[dim] for field, (name, dim) in layout.sizes.items()}
+    sizes = {
+        field: tensors[name].shape[dim]
+        for field, (name, dim) in layout.sizes.items()
+        if name in tensors or field not in layout.optional
+    }
     return sizes | {"num_layers": len(blocks)}

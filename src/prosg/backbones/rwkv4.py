@@ -15,21 +15,20 @@ is fp32 (fp64 in an fp64 model) whatever the weights are; `attention_size` and `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from prosg.backbones.base import TAPS, Logits, Output, Taps, last_valid, shift_tokens
-from prosg.lowrank import LowRank, Site, Update, check_update, project
+from prosg.backbones.base import last_valid, shift_tokens
+from prosg.backbones.native import Block, Call, Linear, Mixed, Native
+from prosg.lowrank import LowRank, project
 from prosg.ops import wkv4
 from prosg.state import State
 
 __all__ = ["RWKV4", "RWKV4_SIZES", "RWKV4Config", "RWKV4Layer"]
-
-SITE_NAMES = ("key", "value", "receptance", "output")
 
 
 @dataclass(frozen=True)
@@ -65,22 +64,6 @@ RWKV4_SIZES: dict[str, RWKV4Config] = {
 """Published sizes (Pile vocabulary; the World models have vocab_size 65536) and two small ones."""
 
 
-class Linear(nn.Linear):
-    """nn.Linear that draws no initial weights where it has no storage: on the meta device that costs seconds."""
-
-    def reset_parameters(self) -> None:
-        if not self.weight.is_meta:
-            super().reset_parameters()
-
-
-class Embedding(nn.Embedding):
-    """nn.Embedding, likewise."""
-
-    def reset_parameters(self) -> None:
-        if not self.weight.is_meta:
-            super().reset_parameters()
-
-
 class RWKV4Layer(NamedTuple):
     """Recurrent state of one block: two token shifts (B, E) and the memory (B, C)."""
 
@@ -112,11 +95,10 @@ class TimeMix(nn.Module):
         x: Tensor,
         layer: RWKV4Layer,
         deltas: Mapping[str, LowRank],
-        active: Tensor | None,
-        lengths: Tensor | None,
-        kernel: wkv4.Kernel,
+        call: Call,
     ) -> tuple[Tensor, Tensor, RWKV4Layer]:
         """x (B, T, E) -> y (B, T, E), memory tap (B, T, C), state."""
+        active, lengths, kernel = call
         shifted = shift_tokens(x, layer.att_shift)
         k = project(self.key, torch.lerp(shifted, x, self.time_mix_k), deltas.get("key"), active)
         v = project(self.value, torch.lerp(shifted, x, self.time_mix_v), deltas.get("value"), active)
@@ -157,7 +139,7 @@ class ChannelMix(nn.Module):
         return y, layer._replace(ffn_shift=shift.to(layer.ffn_shift.dtype))
 
 
-class Block(nn.Module):
+class RWKV4Block(Block):
     """ln1 -> time-mixing, ln2 -> channel-mixing, both residual; block 0 starts with ln0."""
 
     def __init__(self, config: RWKV4Config, index: int) -> None:
@@ -169,57 +151,37 @@ class Block(nn.Module):
         self.att = TimeMix(config)
         self.ffn = ChannelMix(config)
 
+    def forward(self, stream: Tensor, layer: RWKV4Layer, deltas: Mapping[str, LowRank], call: Call) -> Mixed:
+        """x (B, T, E) -> x."""
+        seen = self.ln1(stream)
+        y, memory, layer = self.att(seen, layer, deltas, call)
+        x = stream + y
+        y, layer = self.ffn(self.ln2(x), layer, call.lengths)
+        return Mixed(x + y, layer, seen, memory)
 
-class RWKV4(nn.Module):
+
+class RWKV4(Native):
     """RWKV-4 as a function of (tokens, state, update); see `Backbone`."""
 
+    site_names = ("key", "value", "receptance", "output")
+    kernels = wkv4
+
     def __init__(self, config: RWKV4Config, kernel: str = "auto") -> None:
-        super().__init__()
-        self.config = config
-        self.emb = Embedding(config.vocab_size, config.hidden_size)
-        # Typed as what it holds: a ModuleList is a sequence of bare Modules to a type checker.
-        self.blocks: Sequence[Block] = nn.ModuleList(Block(config, i) for i in range(config.num_layers))  # type: ignore[assignment]
-        self.ln_out = nn.LayerNorm(config.hidden_size)
-        self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.kernel = kernel
+        super().__init__(config, [RWKV4Block(config, i) for i in range(config.num_layers)], kernel)
 
-    @property
-    def sites(self) -> dict[Site, tuple[int, int]]:
-        """key, value, receptance (C, E) and output (E, C) of every time-mixing block."""
-        return {
-            Site(i, name): (linear.out_features, linear.in_features)
-            for i, block in enumerate(self.blocks)
-            for name, linear in ((name, getattr(block.att, name)) for name in SITE_NAMES)
-        }
-
-    @property
-    def tap_widths(self) -> tuple[tuple[int, int], ...]:
-        """(E, C) per layer."""
-        return ((self.config.hidden_size, self.config.attention_size),) * self.config.num_layers
-
-    @property
-    def kernel_in_use(self) -> str:
-        """Which implementation of the recurrence runs here, and why."""
-        if self.kernel == "auto":
-            return wkv4.describe(self.emb.weight.device, self.state_dtype)
-        wkv4.kernel(self.kernel, self.emb.weight.device, self.state_dtype)  # raises where there is no such thing
-        return f"wkv4: {self.kernel} (chosen)"
-
-    @property
-    def state_dtype(self) -> torch.dtype:
-        """fp32, or fp64 in an fp64 model."""
-        return torch.promote_types(self.emb.weight.dtype, torch.float32)
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> (B, T, E)."""
+        x: Tensor = self.blocks[0].ln0(self.emb(tokens))
+        return x
 
     def init_state(self, batch: int) -> tuple[RWKV4Layer, ...]:
         """Zeros, and an empty memory."""
-        c = self.config
-
-        def full(width: int, value: float = 0.0) -> Tensor:
-            return torch.full((batch, width), value, dtype=self.state_dtype, device=self.emb.weight.device)
-
-        e, a = c.hidden_size, c.attention_size
+        e, a = (batch, self.config.hidden_size), (batch, self.config.attention_size)
         return tuple(
-            RWKV4Layer(full(e), full(e), full(a), full(a), full(a, wkv4.EMPTY_TOP)) for _ in range(c.num_layers)
+            RWKV4Layer(
+                self.empty(*e), self.empty(*e), self.empty(*a), self.empty(*a), self.empty(*a, value=wkv4.EMPTY_TOP)
+            )
+            for _ in self.blocks
         )
 
     def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
@@ -247,55 +209,6 @@ class RWKV4(nn.Module):
             mean = strange.num / strange.den.clamp(min=torch.finfo(strange.den.dtype).tiny)
             loaded.append(layer._replace(num=own * layer.num + added * mean, den=own * layer.den + added, top=top))
         return tuple(loaded)
-
-    def forward(
-        self,
-        tokens: Tensor,
-        state: State | None = None,
-        *,
-        update: Update | None = None,
-        update_from: Tensor | None = None,
-        lengths: Tensor | None = None,
-        logits: Logits = "all",
-        taps: Collection[str] = (),
-    ) -> Output:
-        """tokens (B, T) int64 -> Output; see `Backbone`. Raises ValueError for an update or taps that do not fit."""
-        batch, time = tokens.shape
-        state = self.init_state(batch) if state is None else state
-        deltas: list[dict[str, LowRank]] = [{} for _ in self.blocks]
-        if update is not None:
-            check_update(update, self.sites, batch)
-            for site, low_rank in update.items():
-                deltas[site.layer][site.name] = low_rank
-        if unknown := set(taps) - set(TAPS):
-            raise ValueError(f"unknown taps {sorted(unknown)}; known are {', '.join(TAPS)}")
-        kernel = wkv4.kernel(self.kernel, tokens.device, self.state_dtype)
-
-        x = self.blocks[0].ln0(self.emb(tokens))
-        active = None
-        if update_from is not None:
-            position = torch.arange(time, device=tokens.device)
-            active = (position >= update_from.unsqueeze(1)).unsqueeze(2).to(x.dtype)
-        layers, last, inputs, memories = [], [], [], []
-        for block, layer, delta in zip(self.blocks, state, deltas, strict=True):
-            seen = block.ln1(x)
-            y, memory, layer = block.att(seen, layer, delta, active, lengths, kernel)
-            x = x + y
-            y, layer = block.ffn(block.ln2(x), layer, lengths)
-            x = x + y
-            layers.append(layer)
-            if "last" in taps:
-                last.append(layer.att_shift.to(seen.dtype))
-            if "inputs" in taps:
-                inputs.append(seen)
-            if "memory" in taps:
-                memories.append(memory)
-        out = None
-        if logits == "all":
-            out = self.head(self.ln_out(x))
-        elif logits == "last":
-            out = self.head(self.ln_out(last_valid(x, x[:, 0], lengths)))
-        return Output(out, tuple(layers), Taps(tuple(last), tuple(inputs), tuple(memories)))
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

@@ -1,0 +1,301 @@
+"""RWKV-7 (arXiv 2503.14456), with a per-row update of its time-mixing projections.
+
+    tokens -> emb -> ln0 -> L x (x + TimeMix(ln1 x); x + ChannelMix(ln2 x)) -> ln_out -> head -> logits
+
+Symbols and where they stand (equations of ProSG, arXiv 2311.01981, for the projections):
+
+    x_t        time-mix input, after ln1; `Taps.inputs`, and at the prompt's last token the paper's x (eq. 13-16)
+    x_r ...    token shift, x_t + mu (x_{t-1} - x_t), another mu for r, w, k, v, a, g
+    W_r ...    receptance, key, value, output: replaced by W + dW (eq. 8-12)
+    w          log of the decay, -e^-0.5 sigmoid(w0 + tanh(x w1) w2), per channel and token
+    a          in-context learning rate, sigmoid(a0 + x a1 a2)
+    kk         the direction that is replaced: k * k_k, of unit length in each head; taken before k's own change
+    k          k (1 + (a - 1) k_a)
+    v          in layers after the first moved towards the first layer's, by sigmoid(v0 + x v1 v2)
+    S          memory, (N, N) per head: S <- S diag(e^w) - (S kk) (kk a)^T + v k^T; y = S r
+    y          group norm of S r, plus the bonus (r . k r_k) v; `Taps.memory`
+    g          gate, sigmoid(x g1) g2
+
+Parameter names are those of BlinkDL's `.pth` files. Deviations: the recurrent state is fp32 (fp64 in an fp64 model)
+whatever the weights are; widths, ranks and the heads' size are free.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prosg.backbones.base import last_valid, shift_tokens
+from prosg.backbones.native import Block, Call, Linear, Mixed, Native
+from prosg.lowrank import LowRank, project
+from prosg.ops import wkv7
+from prosg.state import State
+
+__all__ = ["RWKV7", "RWKV7_SIZES", "RWKV7Config", "RWKV7Layer"]
+
+FASTEST = math.exp(-0.5)
+"""Largest decay per token: e^-FASTEST = .545 is the least that is kept."""
+LN_X_EPS = 64e-5
+"""Of the group norm, whatever the heads' size: BlinkDL's."""
+
+
+@dataclass(frozen=True)
+class RWKV7Config:
+    """Sizes of an RWKV-7 model. 0 takes the usual: attention_size E, ffn_size 4 E, ranks as BlinkDL's trainer.
+
+    `decay_rank`, `rate_rank`, `value_rank` and `gate_rank` are the inner widths of w1 w2, a1 a2, v1 v2 and g1 g2.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    attention_size: int = 0
+    ffn_size: int = 0
+    head_size: int = 64
+    decay_rank: int = 0
+    rate_rank: int = 0
+    value_rank: int = 0
+    gate_rank: int = 0
+    ln_x_eps: float = LN_X_EPS
+
+    model_type = "rwkv7"
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_layers", "head_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"RWKV7Config.{name} is {getattr(self, name)}, must be at least 1")
+        e = self.hidden_size
+
+        def rank(factor: float, power: float) -> int:
+            return max(32, 32 * round(factor * float(e) ** power / 32))
+
+        usual = {"attention_size": e, "ffn_size": 4 * e, "decay_rank": rank(1.8, 0.5), "rate_rank": rank(1.8, 0.5)}
+        usual |= {"value_rank": rank(1.3, 0.5), "gate_rank": rank(0.6, 0.8)}
+        for name, size in usual.items():
+            object.__setattr__(self, name, getattr(self, name) or size)
+        if self.num_layers == 1:  # nothing has this width
+            object.__setattr__(self, "value_rank", usual["value_rank"])
+        if self.attention_size % self.head_size:
+            raise ValueError(
+                f"RWKV7Config.attention_size is {self.attention_size}, must be a multiple of head_size {self.head_size}"
+            )
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of the memory."""
+        return self.attention_size // self.head_size
+
+
+RWKV7_SIZES: dict[str, RWKV7Config] = {
+    "debug": RWKV7Config(vocab_size=256, hidden_size=32, num_layers=2, head_size=16),
+    "demo": RWKV7Config(vocab_size=1024, hidden_size=96, num_layers=3, head_size=32),
+    "0.1B": RWKV7Config(vocab_size=65536, hidden_size=768, num_layers=12),
+    "0.4B": RWKV7Config(vocab_size=65536, hidden_size=1024, num_layers=24),
+    "1.5B": RWKV7Config(vocab_size=65536, hidden_size=2048, num_layers=24),
+    "2.9B": RWKV7Config(vocab_size=65536, hidden_size=2560, num_layers=32),
+    "7.2B": RWKV7Config(vocab_size=65536, hidden_size=4096, num_layers=32),
+}
+"""Published sizes of the World models, and two small ones. Ranks of a file are read from the file."""
+
+
+class RWKV7Layer(NamedTuple):
+    """Recurrent state of one block: two token shifts (B, E) and the memory (B, H, N, N), rows for values."""
+
+    att_shift: Tensor
+    ffn_shift: Tensor
+    memory: Tensor
+
+
+class Stream(NamedTuple):
+    """What crosses layers."""
+
+    x: Tensor
+    """(B, T, E)"""
+    first: Tensor | None
+    """(B, T, C) the first layer's value, under its update; None before it"""
+
+
+class TimeMix(nn.Module):
+    """Time-mixing block: token shift, r w k v a g, the recurrence, group norm, bonus, gate, output projection."""
+
+    def __init__(self, config: RWKV7Config, index: int) -> None:
+        super().__init__()
+        width, size, heads = config.hidden_size, config.attention_size, config.num_heads
+        self.heads, self.eps = heads, config.ln_x_eps
+
+        def vector(length: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(1, 1, length))
+
+        def pair(rank: int) -> tuple[nn.Parameter, nn.Parameter]:
+            return nn.Parameter(torch.zeros(width, rank)), nn.Parameter(torch.zeros(rank, size))
+
+        self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g = (vector(width) for _ in range(6))
+        self.w0, (self.w1, self.w2) = vector(size), pair(config.decay_rank)
+        self.a0, (self.a1, self.a2) = vector(size), pair(config.rate_rank)
+        if index > 0:  # the first layer's value is what the others are moved towards
+            self.v0, (self.v1, self.v2) = vector(size), pair(config.value_rank)
+        self.g1, self.g2 = pair(config.gate_rank)
+        self.k_k, self.k_a = vector(size), vector(size)
+        self.r_k = nn.Parameter(torch.zeros(heads, config.head_size))
+        self.receptance = Linear(width, size, bias=False)
+        self.key = Linear(width, size, bias=False)
+        self.value = Linear(width, size, bias=False)
+        self.output = Linear(size, width, bias=False)
+        self.ln_x = nn.GroupNorm(heads, size, eps=config.ln_x_eps)
+
+    def forward(
+        self, x: Tensor, first: Tensor | None, layer: RWKV7Layer, deltas: Mapping[str, LowRank], call: Call
+    ) -> tuple[Tensor, Tensor, Tensor, RWKV7Layer]:
+        """x (B, T, E), the first layer's value -> y (B, T, E), memory tap (B, T, C), that value, state."""
+        active, lengths, kernel = call
+        shifted = shift_tokens(x, layer.att_shift)
+        wide = layer.memory.dtype
+
+        def mixed(mu: Tensor) -> Tensor:
+            return torch.lerp(x, shifted, mu)
+
+        def heads(z: Tensor) -> Tensor:
+            return z.to(wide).view(*z.shape[:2], self.heads, -1)
+
+        r = project(self.receptance, mixed(self.x_r), deltas.get("receptance"), active)
+        w = torch.tanh(mixed(self.x_w) @ self.w1) @ self.w2
+        k = project(self.key, mixed(self.x_k), deltas.get("key"), active)
+        seen = mixed(self.x_v)
+        v = project(self.value, seen, deltas.get("value"), active)
+        a = torch.sigmoid(self.a0 + mixed(self.x_a) @ self.a1 @ self.a2)
+        g = torch.sigmoid(mixed(self.x_g) @ self.g1) @ self.g2
+        if first is None:
+            first = v
+        else:
+            v = v + (first - v) * torch.sigmoid(self.v0 + seen @ self.v1 @ self.v2)
+        w = -FASTEST * torch.sigmoid(self.w0.to(wide) + w.to(wide))
+        kk = F.normalize(heads(k * self.k_k), dim=-1)
+        k = k * (1 + (a - 1) * self.k_a)
+        r_, k_, v_ = heads(r), heads(k), heads(v)
+        y, memory = kernel(r_, heads(w), k_, v_, -kk, kk * heads(a), layer.memory, lengths)
+        norm = F.group_norm(
+            y.flatten(0, 1).flatten(1), self.heads, self.ln_x.weight.to(wide), self.ln_x.bias.to(wide), self.eps
+        )
+        bonus = (r_ * k_ * self.r_k.to(wide)).sum(-1, keepdim=True) * v_
+        tap = (norm.view_as(y) + bonus).flatten(2)
+        out = project(self.output, tap.to(g.dtype) * g, deltas.get("output"), active)
+        shift = last_valid(x, layer.att_shift, lengths)
+        return out, tap, first, layer._replace(att_shift=shift.to(wide), memory=memory)
+
+
+class ChannelMix(nn.Module):
+    """Channel-mixing block: token shift, squared ReLU."""
+
+    def __init__(self, config: RWKV7Config) -> None:
+        super().__init__()
+        self.x_k = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.key = Linear(config.hidden_size, config.ffn_size, bias=False)
+        self.value = Linear(config.ffn_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, layer: RWKV7Layer, lengths: Tensor | None) -> tuple[Tensor, RWKV7Layer]:
+        """x (B, T, E) -> y (B, T, E), state."""
+        k = self.key(torch.lerp(x, shift_tokens(x, layer.ffn_shift), self.x_k))
+        y = self.value(torch.relu(k).square())
+        shift = last_valid(x, layer.ffn_shift, lengths)
+        return y, layer._replace(ffn_shift=shift.to(layer.ffn_shift.dtype))
+
+
+class RWKV7Block(Block):
+    """ln1 -> time-mixing, ln2 -> channel-mixing, both residual; block 0 starts with ln0."""
+
+    def __init__(self, config: RWKV7Config, index: int) -> None:
+        super().__init__()
+        if index == 0:
+            self.ln0 = nn.LayerNorm(config.hidden_size)
+        self.ln1 = nn.LayerNorm(config.hidden_size)
+        self.ln2 = nn.LayerNorm(config.hidden_size)
+        self.att = TimeMix(config, index)
+        self.ffn = ChannelMix(config)
+
+    def forward(self, stream: Stream, layer: RWKV7Layer, deltas: Mapping[str, LowRank], call: Call) -> Mixed:
+        """x (B, T, E) and the first layer's value -> the same after this layer."""
+        seen = self.ln1(stream.x)
+        y, memory, first, layer = self.att(seen, stream.first, layer, deltas, call)
+        x = stream.x + y
+        y, layer = self.ffn(self.ln2(x), layer, call.lengths)
+        return Mixed(Stream(x + y, first), layer, seen, memory)
+
+
+class RWKV7(Native):
+    """RWKV-7 as a function of (tokens, state, update); see `Backbone`."""
+
+    site_names = ("receptance", "key", "value", "output")
+    kernels = wkv7
+
+    def __init__(self, config: RWKV7Config, kernel: str = "auto") -> None:
+        super().__init__(config, [RWKV7Block(config, i) for i in range(config.num_layers)], kernel)
+
+    def embed(self, tokens: Tensor) -> Stream:
+        """(B, T) -> x (B, T, E)."""
+        return Stream(self.blocks[0].ln0(self.emb(tokens)), None)
+
+    def hidden(self, stream: Stream) -> Tensor:
+        """x (B, T, E)."""
+        return stream.x
+
+    def init_state(self, batch: int) -> tuple[RWKV7Layer, ...]:
+        """Zeros."""
+        e, n = self.config.hidden_size, self.config.head_size
+        memory = (batch, self.config.num_heads, n, n)
+        return tuple(RWKV7Layer(self.empty(batch, e), self.empty(batch, e), self.empty(*memory)) for _ in self.blocks)
+
+    def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
+        """S <- S e^shift (B,). Raises ValueError for steps other than 0: how fast it decays depends on the tokens."""
+        if bool((steps != 0).any()):
+            raise ValueError("RWKV-7's memory cannot be aged by steps, as its decay depends on the text; load instead")
+        factor = torch.exp(shift.to(self.state_dtype)).view(-1, 1, 1, 1)
+        return tuple(layer._replace(memory=factor * layer.memory) for layer in state)
+
+    def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
+        """S <- keep S + S_other where weight is not 0. Nothing is normalised: a state's own size is its weight."""
+        keep, there = (x.to(self.state_dtype).view(-1, 1, 1, 1) for x in (keep, weight != 0))
+        return tuple(
+            layer._replace(memory=keep * layer.memory + there * strange.memory)
+            for layer, strange in zip(state, other, strict=True)
+        )
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Initialise for training from scratch: vectors as BlinkDL's trainer, matrices at the scale of their inputs."""
+        c = self.config
+        width = torch.arange(c.hidden_size) / c.hidden_size
+        channel = torch.arange(c.attention_size) / max(c.attention_size - 1, 1)
+        place = torch.arange(c.head_size).repeat(c.num_heads)
+        zigzag = (2 * place - (c.head_size - 1)) / max(c.head_size - 1, 1)
+        zigzag = zigzag * zigzag.abs()
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2 and not name.endswith("r_k"):
+                inputs = parameter.shape[0] if name.rpartition(".")[2][0] in "wavg" and ".att." in name else 0
+                std = 0.02 if name in ("emb.weight", "head.weight") else (inputs or parameter.shape[1]) ** -0.5
+                parameter.normal_(0.0, std, generator=generator)
+        for i, block in enumerate(self.blocks):
+            depth, rest = i / max(c.num_layers - 1, 1), 1 - i / c.num_layers
+            att = block.att
+            for mu, power in ((att.x_r, 0.2), (att.x_w, 0.9), (att.x_k, 0.7), (att.x_v, 0.7), (att.x_a, 0.9)):
+                mu.copy_((1 - width ** (power * rest)).view(1, 1, -1))
+            att.x_g.copy_((1 - width ** (0.2 * rest)).view(1, 1, -1))
+            block.ffn.x_k.copy_((1 - width ** (rest**4)).view(1, 1, -1))
+            att.w0.copy_((-5.5 + 6 * channel ** (1 + depth**0.3) + 2.5 * zigzag).view(1, 1, -1))
+            att.a0.copy_((-0.19 + 0.3 * zigzag + 0.4 * (channel - 0.5)).view(1, 1, -1))
+            if i > 0:
+                att.v0.copy_((0.73 - 0.4 * (channel - 0.5)).view(1, 1, -1))
+                att.v1.zero_()
+            for first in (att.w1, att.a1):
+                first.zero_()
+            for second in (att.w2, att.a2):
+                second.mul_(0.1)
+            att.k_k.copy_((0.71 - 0.1 * (channel - 0.5)).view(1, 1, -1))
+            att.k_a.fill_(1.02)
+            att.r_k.fill_(-0.04)
+            att.ln_x.weight.fill_(((1 + i) / c.num_layers) ** 0.7)
