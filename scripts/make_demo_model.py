@@ -1,6 +1,6 @@
 """Put a demo run's model into the package, and record what it scores.
 
-    python scripts/make_demo_model.py runs/demo/seed-1
+    python scripts/make_demo_model.py runs/demo-rwkv4/seed-1
 
 `prosg generate demo` answers with it; a test holds it to the recorded scores.
 """

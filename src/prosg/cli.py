@@ -140,8 +140,9 @@ def _demo_parser() -> Parser:
     parser.add_argument(
         "--full", action="store_true", help="with the rivals, three learning rates each, 192 rows a cell"
     )
+    parser.add_argument("--backbone", type=str, default="rwkv4", help="what is trained: rwkv4 or rwkv7, each small")
     parser.add_argument("--seeds", type=str, default="1", help="one run each, like 1,2,3")
-    parser.add_argument("--out", type=str, help="folder to go on in; by default runs/demo, with --full runs/full")
+    parser.add_argument("--out", type=str, help="folder to go on in; by default runs/demo-NAME, with --full full-NAME")
     parser.add_argument("--jobs", type=int, default=2, help="trainings and evaluations side by side")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live display")
     return parser
@@ -492,14 +493,15 @@ def _run_convert(options: Namespace) -> int:
 
 
 def _run_demo(options: Namespace) -> int:
-    from prosg.demo import run
+    from prosg.demo import Plan, run
 
     try:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
         raise ValueError(f"--seeds is {options.seeds!r}; give whole numbers apart by commas, like 1,2,3") from None
-    out = options.out or ("runs/full" if options.full else "runs/demo")
-    return run(out, seeds=seeds, full=options.full, jobs=options.jobs, live=not options.plain)
+    plan = Plan(backbone=options.backbone, rows=192 if options.full else 64)
+    out = options.out or f"runs/{'full' if options.full else 'demo'}-{plan.backbone}"
+    return run(out, seeds=seeds, full=options.full, jobs=options.jobs, plan=plan, live=not options.plain)
 
 
 COMMANDS: dict[str, Callable[[Any], int]] = {

@@ -274,10 +274,12 @@ class Recipe(NamedTuple):
 
 _FINETUNE = Optimisation(lr=1e-5, late_weight=1.0)
 _DURABLE = Perturbation(age=0.4, cut=0.4)
+_DURABLE_LOAD = Perturbation(load=0.5, load_story=0.5)
 
 RECIPES: dict[str, Recipe] = {
     "plain": Recipe("finetune", optim=_FINETUNE),
     "durable": Recipe("finetune", perturbation=_DURABLE, optim=_FINETUNE),
+    "durable-load": Recipe("finetune", perturbation=_DURABLE_LOAD, optim=_FINETUNE),
     "paper": Recipe("synthesize", module=PRESETS["paper"], optim=Optimisation(lr=1e-3, late_weight=1.0)),
     "plus": Recipe(
         "synthesize",
@@ -286,8 +288,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "static": Recipe("static", module=PRESETS["static"], optim=Optimisation(lr=3e-3)),
     "static-durable": Recipe("static", module=PRESETS["static"], perturbation=_DURABLE, optim=Optimisation(lr=3e-3)),
+    "static-durable-load": Recipe(
+        "static", module=PRESETS["static"], perturbation=_DURABLE_LOAD, optim=Optimisation(lr=3e-3)
+    ),
 }
-"""What suits an update (the state may be gone, or full) and what suits durable fine-tuning of RWKV-4 (it fades).
+"""What suits an update (the state may be gone, or full), and what suits durable fine-tuning: of RWKV-4, whose memory
+fades with the number of tokens (durable), and of RWKV-7, whose memory fills up instead (durable-load).
 
 plain and durable start from the rate for pretrained checkpoints; a model trained from scratch takes a hundred times it.
 """

@@ -1,4 +1,4 @@
-"""`prosg demo`: the whole path, made here, on a small model: forget, remember, and the proof.
+"""`prosg demo [--backbone NAME]`: the whole path, made here, on a small model: forget, remember, and the proof.
 
     data, tokenizer, random weights -> base (single-stage) -> phase 1 -> the frozen backbone gets `paper` and `plus`
     -> forgetting curves with controls -> results.json, report.md, forgetting.png
@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES
+from prosg.backbones import BACKBONES
 from prosg.checkpoint import save_backbone
 from prosg.commands import write_json
 from prosg.data.kinds import DEMO_KINDS, make_rows
@@ -40,14 +40,33 @@ RATES = (1e-3, 3e-3, 1e-2)
 RIVAL_ROWS = 48
 """Validation rows on which it chooses."""
 RIVAL_SENTENCES = (5, 60, 125)
+DURABLE = {"rwkv4": "durable", "rwkv7": "durable-load"}
+"""The recipe that mends forgetting best without a module: the strongest rival."""
 RIVALS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "phase1_more": ("finetune", "plain", ()),
-    "phase1_perturbed": ("finetune", "durable", ()),
+    "phase1_perturbed": ("finetune", "{durable}", ()),
     "phase1_replay": ("finetune", "plain", ("--replay", "0.5")),
     "static": ("static", "static", ()),
-    "static_perturbed": ("static", "static-durable", ()),
+    "static_perturbed": ("static", "static-{durable}", ()),
 }
 """Phase, recipe and further options of each."""
+RIVAL_STEPS: dict[str, tuple[tuple[str, int], ...]] = {
+    "rwkv4": (
+        ("phase1_more", 1400),
+        ("phase1_perturbed", 1100),
+        ("phase1_replay", 1200),
+        ("static", 1800),
+        ("static_perturbed", 1300),
+    ),
+    "rwkv7": (
+        ("phase1_more", 1400),
+        ("phase1_perturbed", 1100),
+        ("phase1_replay", 1200),
+        ("static", 1800),
+        ("static_perturbed", 1300),
+    ),
+}
+"""Steps of each: at least as many as cost `plus`'s seconds on a quiet core."""
 
 
 @dataclass(frozen=True)
@@ -55,38 +74,41 @@ class Plan:
     """Sizes of the demo.
 
     Attributes:
+        backbone: Its `demo` size is what is trained.
         rows: Rows per cell.
         base_steps: Single-stage steps from random weights.
         phase1_steps: At most; it ends when the late stage is exact on validation rows.
         module_steps: Of `paper` and `plus`.
-        rival_steps: Steps of each rival: at least as many as cost `plus`'s seconds on a quiet core.
+        rival_steps: Steps of each rival; by default those of `RIVAL_STEPS`.
     """
 
+    backbone: str = "rwkv4"
     rows: int = 64
     base_steps: int = 300
     phase1_steps: int = 2500
     module_steps: int = 1000
-    rival_steps: tuple[tuple[str, int], ...] = (
-        ("phase1_more", 1400),
-        ("phase1_perturbed", 1100),
-        ("phase1_replay", 1200),
-        ("static", 1800),
-        ("static_perturbed", 1300),
-    )
+    rival_steps: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.backbone not in DURABLE:
+            raise ValueError(f"--backbone is {self.backbone!r}; allowed: {', '.join(DURABLE)}")
+        object.__setattr__(self, "rival_steps", self.rival_steps or RIVAL_STEPS[self.backbone])
+
+    def fresh(self) -> Any:
+        """The backbone without weights of its own."""
+        kind = BACKBONES[self.backbone]
+        return kind.model(kind.sizes["demo"])
 
 
-def run(
-    out: str | Path, seeds: Sequence[int], full: bool, jobs: int, live: bool = True, plan: Plan | None = None
-) -> int:
+def run(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan, live: bool = True) -> int:
     """Train, measure and report; goes on where it was stopped. Returns the exit status."""
     from prosg.evaluation.report import write_report
 
-    plan = plan or Plan(rows=192 if full else 64)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _check_plan(out / "plan.json", plan)
     start = time.perf_counter()
-    dtype = _dtype(out)
+    dtype = _dtype(out, plan)
     folders = {seed: out / f"seed-{seed}" for seed in seeds}
     for seed, folder in folders.items():
         prepare(folder, seed, plan)
@@ -148,7 +170,7 @@ def prepare(folder: Path, seed: int, plan: Plan) -> None:
     write_rows(data / "validation.jsonl", make_rows(DEMO_KINDS, 192, seed, "validation"))
     tokenizer = train_bpe([text for row in stories[:3000] for text in (row.prompt, row.answer)])
     path = tokenizer.save(data)
-    model = RWKV4(RWKV4_SIZES["demo"])
+    model = plan.fresh()
     model.reset_parameters(torch.Generator().manual_seed(seed))
     save_backbone(model, start, tokenizer=path)
 
@@ -200,6 +222,7 @@ def _rivals(folder: Path, seed: int, plan: Plan, dtype: str, rates: Mapping[str,
     for name, count in plan.rival_steps:
         phase, recipe, extra = RIVALS[name]
         for rate in rates[name]:
+            recipe = recipe.format(durable=DURABLE[plan.backbone])
             tuned = ("--recipe", recipe, "--optim.lr", str(rate), "--optim.late_weight", "3", *extra)
             options = (*_common(seed, dtype), *tuned, "--optim.steps", str(count), "--eval_steps", "400")
             jobs.append(_train(f"{name}-{rate:g}", phase, folder, "phase1/model", "train.jsonl", 120, *options))
@@ -276,7 +299,7 @@ def _rival_curves(folder: Path, seed: int, plan: Plan, best: dict[str, float]) -
     ]
 
 
-def _dtype(out: Path) -> str:
+def _dtype(out: Path, plan: Plan) -> str:
     """Probed once for a folder, on one thread as the jobs run, and recorded."""
     from prosg.train import probe_dtype
 
@@ -284,7 +307,7 @@ def _dtype(out: Path) -> str:
     if not path.exists():
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        path.write_text(probe_dtype(RWKV4(RWKV4_SIZES["demo"])))
+        path.write_text(probe_dtype(plan.fresh()))
         torch.set_num_threads(threads)
     return path.read_text()
 

@@ -117,7 +117,8 @@ class Native(nn.Module):
     @property
     def tap_widths(self) -> tuple[tuple[int, int], ...]:
         """(E, I of the output projection) per layer."""
-        return ((self.config.hidden_size, self.config.attention_size),) * self.config.num_layers
+        width: tuple[int, int] = (self.config.hidden_size, self.config.attention_size)
+        return (width,) * len(self.blocks)
 
     @property
     def kernel_in_use(self) -> str:

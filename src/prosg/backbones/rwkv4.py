@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -164,7 +164,7 @@ class RWKV4(Native):
     """RWKV-4 as a function of (tokens, state, update); see `Backbone`."""
 
     site_names = ("key", "value", "receptance", "output")
-    kernels = wkv4
+    kernels: ClassVar[Any] = wkv4
 
     def __init__(self, config: RWKV4Config, kernel: str = "auto") -> None:
         super().__init__(config, [RWKV4Block(config, i) for i in range(config.num_layers)], kernel)

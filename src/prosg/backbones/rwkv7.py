@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ class RWKV7Config:
         e = self.hidden_size
 
         def rank(factor: float, power: float) -> int:
-            return max(32, 32 * round(factor * float(e) ** power / 32))
+            return max(32, 32 * int(factor * e**power / 32 + 0.5))
 
         usual = {"attention_size": e, "ffn_size": 4 * e, "decay_rank": rank(1.8, 0.5), "rate_rank": rank(1.8, 0.5)}
         usual |= {"value_rank": rank(1.3, 0.5), "gate_rank": rank(0.6, 0.8)}
@@ -231,7 +231,7 @@ class RWKV7(Native):
     """RWKV-7 as a function of (tokens, state, update); see `Backbone`."""
 
     site_names = ("receptance", "key", "value", "output")
-    kernels = wkv7
+    kernels: ClassVar[Any] = wkv7
 
     def __init__(self, config: RWKV7Config, kernel: str = "auto") -> None:
         super().__init__(config, [RWKV7Block(config, i) for i in range(config.num_layers)], kernel)
