@@ -54,7 +54,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     whole = (folder / "alone" / "x.pth").read_bytes()
     (folder / "truncated.pth").write_bytes(whole[: len(whole) // 2])
     torch.save({"emb.weight": Code(folder / "executed")}, folder / "code.pth")
-    signs = {"v5": "ln_x.weight", "v6": "time_maa_x", "v7": "r_k"}
+    signs = {"v5": "ln_x.weight", "v6": "time_maa_x"}
     for version, sign in signs.items():
         torch.save({"emb.weight": torch.zeros(9, 4), f"blocks.0.att.{sign}": torch.zeros(4)}, folder / f"{version}.pth")
     (folder / "many").mkdir()
@@ -128,7 +128,6 @@ BAD_MODELS = [
     case("info code.pth", "code.pth", "code"),
     case("info v5.pth", "RWKV-5", "supported: rwkv4"),
     case("info v6.pth", "RWKV-6", "supported: rwkv4"),
-    case("info v7.pth", "RWKV-7", "supported: rwkv4"),
     case("info train.jsonl", "not a PyTorch checkpoint"),
     case("info full", "no weights", "model.safetensors"),
     case("generate start --prompt x --tokenizer many", "350 tokens", "300"),
