@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 __all__ = ["PRESETS", "RECIPES", "Optimisation", "Perturbation", "ProSGConfig", "Recipe", "StopRule", "TrainConfig"]
 
@@ -156,8 +156,16 @@ class Perturbation:
     bank_rows: int = 16
     bank_restart: float = 0.06
 
+    KINDS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "wipe": ("wipe_first", "wipe_last"),
+        "swap": ("swap",),
+        "load": ("load", "load_story"),
+        "age": ("age", "cut"),
+    }
+    """What is done to a memory -> the options that say how often."""
+
     def __post_init__(self) -> None:
-        for name in ("wipe_first", "wipe_last", "swap", "load", "load_story", "age", "cut", "bank_restart"):
+        for name in (*(name for names in self.KINDS.values() for name in names), "bank_restart"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"perturbation.{name} is {getattr(self, name)}, must be a probability, 0 to 1")
         for name in ("age_steps", "cut_steps", "load_weight"):
@@ -178,7 +186,7 @@ class Perturbation:
     @property
     def active(self) -> bool:
         """Whether anything is done at all."""
-        return any((self.wipe_first, self.wipe_last, self.swap, self.load, self.load_story, self.age, self.cut))
+        return any(getattr(self, name) for names in self.KINDS.values() for name in names)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,11 @@ def unflatten(flat: Mapping[str, Tensor], backbone: Backbone) -> tuple[State, Up
         )
         for layer, blank in zip(state, empty, strict=True):
             for name, leaf, like in zip(layer._fields, layer, blank, strict=True):
-                if leaf.shape[1:] != like.shape[1:]:
+                # An axis that is empty in the beginning grows with the text.
+                fits = leaf.dim() == like.dim() and all(
+                    size in (0, own) for own, size in zip(leaf.shape[1:], like.shape[1:], strict=True)
+                )
+                if not fits:
                     raise ValueError(f"{name} has shape {tuple(leaf.shape)}, expected (B, {tuple(like.shape[1:])})")
         update: dict[Site, LowRank] = {}
         for key in flat:

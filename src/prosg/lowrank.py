@@ -22,6 +22,7 @@ __all__ = [
     "LowRank",
     "Site",
     "Update",
+    "add_delta",
     "batch_size",
     "check_update",
     "detach_update",
@@ -75,8 +76,11 @@ def project(
     `active` is 1 where the update acts and 0 where it does not (`update_from`).
     """
     y: Tensor = linear(x)
-    if delta is None:
-        return y
+    return y if delta is None else add_delta(y, x, delta, active)
+
+
+def add_delta(y: Tensor, x: Float[Tensor, "B T I"], delta: LowRank, active: Tensor | None = None) -> Tensor:
+    """y (B, T, O) + dW x: what a projection of x returned, as if its weights were W + dW; `active` as in `project`."""
     if active is not None:
         x = x * active
     return y + (x @ delta.a.to(x.dtype).mT) @ delta.b.to(x.dtype).mT

@@ -86,7 +86,8 @@ class ProSG(nn.Module):
         Args:
             prompt: A text, several texts, or token ids (B, T), padded on the right.
             lengths: Valid tokens of each row of ids; all of them by default.
-            chunk: Tokens read at once: memory needed does not grow beyond it.
+            chunk: Tokens read at once: memory needed does not grow beyond it. A backbone that does not continue reads
+                every prompt in one call.
             window: Show the module windows of this many tokens, each read from the initial state, instead of one
                 reading: for prompts that overfill the state. The state is that of the whole reading (read twice then).
 
@@ -103,7 +104,8 @@ class ProSG(nn.Module):
         synthesizer = self.synthesizer if self.update_enabled else None
         taps = synthesizer.taps if synthesizer is not None and window is None else ()
         reads = synthesizer.init(lengths) if synthesizer is not None else Reads(lengths, ())
-        state: State = self.backbone.init_state(batch)
+        chunk = chunk if self.backbone.continues else time
+        state: State | None = None
         logits: Tensor | None = None
         for piece, left in _pieces(prompt, lengths, chunk):
             output = self.backbone(piece, state, lengths=left, logits="last", taps=taps)
@@ -112,12 +114,12 @@ class ProSG(nn.Module):
             logits = last if logits is None else torch.where((left > 0).unsqueeze(1), last, logits)
             if synthesizer is not None and window is None:
                 reads = synthesizer.read(reads, output.taps, _valid(piece, left))
-        assert logits is not None
+        assert state is not None and logits is not None
         if synthesizer is not None and window is not None:
             if synthesizer.taps == ("last",):
                 raise ValueError("window: this module reads the last token only; windows are for reading 'attention'")
             for part, here in _pieces(prompt, lengths, window):
-                fresh = self.backbone.init_state(batch)
+                fresh: State | None = None
                 for piece, left in _pieces(part, here, chunk):
                     output = self.backbone(piece, fresh, lengths=left, logits="none", taps=synthesizer.taps)
                     fresh = output.state
@@ -139,13 +141,28 @@ class ProSG(nn.Module):
         """Both passes; the loss is sum(weights * nll) / count, count the batch's answer tokens unless given.
 
         `draws` says what is done to the state between the calls, and where; `bank` holds the states that are loaded.
-        The prompt pass runs without gradient where the backbone is frozen (phase 2).
         """
-        frozen = not any(p.requires_grad for p in self.backbone.parameters())  # type: ignore[attr-defined]
-        encoded = self._encode_for_training(prompt, prompt_lengths, frozen)
+        if self.backbone.continues:
+            encoded, nll, hits = self._in_two_calls(prompt, prompt_lengths, answer, answer_lengths, draws, bank)
+        else:
+            encoded, nll, hits = self._in_one_call(prompt, prompt_lengths, answer, answer_lengths, draws)
+        loss = (weights * nll).sum() / (answer_lengths.sum() if count is None else count)
+        return Scored(loss, nll, hits, encoded)
+
+    def _in_two_calls(
+        self,
+        prompt: Tensor,
+        prompt_lengths: Tensor,
+        answer: Tensor,
+        answer_lengths: Tensor,
+        draws: Draws | None,
+        bank: State | None,
+    ) -> tuple[EncodedPrompt, Tensor, Tensor]:
+        """The prompt, and the answer on from the state that it left; nll and hits (B, Ta)."""
+        encoded = self._encode_for_training(prompt, prompt_lengths)
         state = encoded.state
         if draws is not None:
-            state = choose_rows(draws.swap, take_rows(state, _neighbours(state)), state)
+            state = choose_rows(draws.swap, take_rows(state, _neighbours(prompt)), state)
             before = state
             state = choose_rows(draws.wipe, self.backbone.init_state(prompt.shape[0]), state)
             state = perturb(self.backbone, state, draws.end, bank, before)
@@ -159,9 +176,36 @@ class ProSG(nn.Module):
             state = perturb(self.backbone, state, draws.story, bank, state)
             _, rest, rest_hits = self._read(state, encoded.update, answer, position, steps - position)
             nll, hits = nll + rest, hits | rest_hits
-        nll, hits = _with_first(encoded.logits, answer, nll, hits)
-        loss = (weights * nll).sum() / (answer_lengths.sum() if count is None else count)
-        return Scored(loss, nll, hits, encoded)
+        return encoded, *_with_first(encoded.logits, answer, nll, hits)
+
+    def _in_one_call(
+        self, prompt: Tensor, prompt_lengths: Tensor, answer: Tensor, answer_lengths: Tensor, draws: Draws | None
+    ) -> tuple[EncodedPrompt, Tensor, Tensor]:
+        """The same for a backbone that does not continue: prompt and answer in one row, the update acts on the answer.
+
+        Instead of a state its prompt is exchanged: a wiped row reads the answer alone, a swapped one after the next
+        row's prompt. The first token is predicted by the row's own prompt in any case.
+        """
+        encoded = None
+        front, lengths = prompt, prompt_lengths
+        if draws is not None:
+            other = _neighbours(prompt)
+            front = torch.where(draws.swap.unsqueeze(1), prompt[other], prompt)
+            lengths = torch.where(draws.swap, lengths[other], lengths).masked_fill(draws.wipe, 0)
+        if draws is not None or self.synthesizer is not None:
+            encoded = self._encode_for_training(prompt, prompt_lengths)
+        read = lengths + answer_lengths - 1
+        rows = _joined(front, lengths, answer, max(int(read.max()), 1))
+        update = None if encoded is None else encoded.update
+        output = self.backbone(rows, update=update, update_from=lengths, lengths=read, keep_state=False)
+        assert output.logits is not None
+        place = torch.arange(answer.shape[1], device=answer.device)
+        index = (lengths.unsqueeze(1) - 1 + place).clamp(min=0, max=rows.shape[1] - 1)
+        logits = output.logits.gather(1, index.unsqueeze(2).expand(-1, -1, output.logits.shape[2]))
+        if encoded is None:
+            encoded = EncodedPrompt((), None, logits[:, 0])
+        nll, hits = _judge(logits[:, 1:], answer[:, 1:], place[1:] < answer_lengths.unsqueeze(1))
+        return encoded, *_with_first(encoded.logits, answer, nll, hits)
 
     @torch.no_grad()
     def score(
@@ -175,11 +219,15 @@ class ProSG(nn.Module):
         _, nll, hits = self._read(encoded.state, encoded.update, answer, torch.zeros_like(steps), steps)
         return _with_first(encoded.logits, answer, nll, hits)
 
-    def _encode_for_training(self, prompt: Tensor, lengths: Tensor, frozen: bool) -> EncodedPrompt:
+    def _encode_for_training(self, prompt: Tensor, lengths: Tensor) -> EncodedPrompt:
+        """As `encode`, in one call and with gradients; without any to the backbone where it is frozen (phase 2)."""
         synthesizer = self.synthesizer if self.update_enabled else None
         taps = () if synthesizer is None else synthesizer.taps
+        frozen = not any(p.requires_grad for p in self.backbone.parameters())  # type: ignore[attr-defined]
         with torch.no_grad() if frozen else contextlib.nullcontext():
-            output = self.backbone(prompt, lengths=lengths, logits="last", taps=taps)
+            output = self.backbone(
+                prompt, lengths=lengths, logits="last", taps=taps, keep_state=self.backbone.continues
+            )
         assert output.logits is not None
         update = None if synthesizer is None else synthesizer(output.taps, _valid(prompt, lengths))
         return EncodedPrompt(output.state, update, output.logits)
@@ -195,10 +243,7 @@ class ProSG(nn.Module):
         index = index.clamp(max=time - 2) if time > 1 else index * 0
         output = self.backbone(answer.gather(1, index), state, update=update, lengths=lengths)
         assert output.logits is not None
-        targets = answer.gather(1, (index + 1).clamp(max=time - 1))
-        nll = F.cross_entropy(wide(output.logits.flatten(0, 1)), targets.flatten(), reduction="none")
-        nll = nll.view_as(targets) * valid
-        hits = (output.logits.argmax(2) == targets) & valid
+        nll, hits = _judge(output.logits, answer.gather(1, (index + 1).clamp(max=time - 1)), valid)
         width = max(time - 1, 1)
         placed = nll.new_zeros(batch, width).scatter_add(1, index, nll)
         placed_hits = nll.new_zeros(batch, width).scatter_add(1, index, hits.to(nll.dtype)) > 0
@@ -255,6 +300,17 @@ def _pieces(tokens: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor
         yield piece, (lengths - start).clamp(min=0, max=piece.shape[1])
 
 
+def _joined(front: Tensor, lengths: Tensor, answer: Tensor, width: int) -> Tensor:
+    """(B, width) `lengths` (B,) tokens of each row of `front`, then the row of `answer`."""
+    place = torch.arange(width, device=answer.device)
+    behind = place - lengths.unsqueeze(1)
+    return torch.where(
+        behind < 0,
+        front.gather(1, place.clamp(max=front.shape[1] - 1).expand(len(front), -1)),
+        answer.gather(1, behind.clamp(min=0, max=answer.shape[1] - 1)),
+    )
+
+
 def _boundaries(draws: Draws, steps: Tensor) -> Tensor:
     """(B,) tokens read in the first of two calls: as drawn where a row is touched there.
 
@@ -264,6 +320,12 @@ def _boundaries(draws: Draws, steps: Tensor) -> Tensor:
     position = torch.minimum(draws.position, steps)
     first, second = position[touched].max(), (steps - position)[touched].max()
     return torch.where(touched, position, (steps - second).clamp(min=0).minimum(first))
+
+
+def _judge(logits: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """nll and hits (B, T) of targets (B, T), nothing where they are not valid."""
+    nll = F.cross_entropy(wide(logits.flatten(0, 1)), targets.flatten(), reduction="none").view_as(targets)
+    return nll * valid, (logits.argmax(2) == targets) & valid
 
 
 def _with_first(logits: Tensor, answer: Tensor, nll: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
@@ -277,6 +339,5 @@ def _valid(tokens: Tensor, lengths: Tensor) -> Tensor:
     return torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
 
 
-def _neighbours(state: State) -> Tensor:
-    leaf: Tensor = state[0][0]
-    return torch.arange(leaf.shape[0], device=leaf.device).roll(-1)
+def _neighbours(rows: Tensor) -> Tensor:
+    return torch.arange(rows.shape[0], device=rows.device).roll(-1)

@@ -386,6 +386,14 @@ def check(
     if model.synthesizer is not None and (model.synthesizer.config.reading == "none") != (phase == "static"):
         allowed = "none" if phase == "static" else "last or attention"
         raise ValueError(f"module.reading is {model.synthesizer.config.reading!r}; {phase} allows {allowed}")
+    can, p = model.backbone.perturbations, config.perturbation
+    refused = [name for kind, names in p.KINDS.items() for name in names if kind not in can and getattr(p, name)]
+    if refused:
+        options = " and ".join(f"perturbation.{name}" for name in refused)
+        raise ValueError(
+            f"{options} must be 0 for a backbone of type {model.backbone.config.model_type}: its memory can only be "
+            f"read by its own code; allowed: {', '.join(can)}"
+        )
     if not rows:
         raise ValueError("there are no rows to train on")
     if len(rows) < config.optim.accumulation:

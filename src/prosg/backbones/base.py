@@ -51,6 +51,19 @@ class Backbone(Protocol):
     def config(self) -> Any: ...
 
     @property
+    def continues(self) -> bool:
+        """Whether several tokens can be read on from a state, with gradients through it.
+
+        Where not, a prompt is read in one call, and training reads prompt and answer in one call (`update_from`).
+        """
+        ...
+
+    @property
+    def perturbations(self) -> tuple[str, ...]:
+        """What training may do to its memory: some of "wipe", "swap", "load", "age"."""
+        ...
+
+    @property
     def sites(self) -> Mapping[Site, tuple[int, int]]:
         """Every projection of a time-mixing block that an update may act on, with its shape (O, I)."""
         ...
@@ -86,11 +99,12 @@ class Backbone(Protocol):
         lengths: Tensor | None = None,
         logits: Logits = "all",
         taps: Collection[str] = (),
+        keep_state: bool = True,
     ) -> Output:
         """Read `tokens` (B, T) on from `state`.
 
         lengths (B,): valid tokens of each right-padded row; the others are identity steps. update_from (B,): the first
-        position that the update acts on. taps: names of the Taps wanted.
+        position that the update acts on. taps: names of the Taps wanted. keep_state: without it the state may be ().
         """
         ...
 

@@ -78,6 +78,9 @@ class Native(nn.Module):
     kernels: ClassVar[Any]
     """The module with the recurrence's implementations: `kernel` and `describe`."""
 
+    continues = True
+    perturbations = ("wipe", "swap", "load", "age")
+
     def __init__(self, config: Any, blocks: Sequence[Block], kernel: str = "auto") -> None:
         super().__init__()
         self.config = config
@@ -148,6 +151,7 @@ class Native(nn.Module):
         lengths: Tensor | None = None,
         logits: Logits = "all",
         taps: Collection[str] = (),
+        keep_state: bool = True,
     ) -> Output:
         """tokens (B, T) int64 -> Output; see `Backbone`. Raises ValueError for an update or taps that do not fit."""
         batch, time = tokens.shape
