@@ -2,7 +2,7 @@
 
     adapter/    prosg_config.json         the module's options, its base, the base's and the tokenizer's fingerprint
                 prosg_model.safetensors   the module's weights
-                tokenizer.json            the tokenizer that it was trained with
+                tokenizer.json            its tokenizer, unless it is World, which prosg_config.json names
     x.safetensors   an encoded prompt: state, update, last logits; metadata names the model that made it
 
 A model is named by a backbone (a .pth or a folder), an adapter folder, a finished training's output folder, or "demo":
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file, save_model
 from safetensors.torch import load_model as load_tensors
 
-from prosg.checkpoint import TOKENIZER, fingerprint, fingerprint_file, load_backbone
+from prosg.checkpoint import fingerprint, fingerprint_file, load_backbone
 from prosg.config import ProSGConfig
 from prosg.encoded import EncodedPrompt, flatten, unflatten
 from prosg.files import CheckpointError, read_json, written_whole
 from prosg.lowrank import check_update
 from prosg.prosg import ProSG
-from prosg.tokenizer import Tokenizer, load_tokenizer
+from prosg.tokenizer import BY_VOCABULARY_SIZE, WORLD, AnyTokenizer, load_tokenizer, tokenizer_beside
+from prosg.world import WORLD_FINGERPRINT
 
 __all__ = [
     "demo_model",
@@ -37,6 +39,7 @@ __all__ = [
     "load_encoded",
     "load_model",
     "model_fingerprint",
+    "need_tokenizer",
     "save_adapter",
     "save_encoded",
 ]
@@ -69,7 +72,8 @@ def load_model(
     Args:
         model: What to load.
         base: The adapter's backbone, where it is not where the adapter says.
-        tokenizer: A tokenizer.json or its folder; by default the adapter's, or the one beside the backbone's weights.
+        tokenizer: "world", a tokenizer.json, an RWKV vocabulary, or a folder with one; by default the adapter's, the
+            one beside the backbone's weights, or, said on stderr, World for a vocabulary of its size.
         dtype: Type of the backbone's weights; the file's own by default.
         device: Where to put it.
         kernel: Implementation of the recurrence.
@@ -86,8 +90,7 @@ def load_model(
             raise ValueError(f"{path} is not an adapter folder (it has no {CONFIG}), so it has no base")
         loaded, where = ProSG(load_backbone(path, dtype=dtype, device=device, kernel=kernel)), path
     loaded.base = str(where)
-    beside = (path / TOKENIZER, (where if where.is_dir() else where.parent) / TOKENIZER)
-    found = Path(tokenizer) if tokenizer else next((file for file in beside if file.is_file()), None)
+    found = tokenizer or _own_tokenizer(path) or tokenizer_beside(where) or _picked_tokenizer(loaded)
     if found is not None:
         loaded.tokenizer = load_tokenizer(found)
         check_vocabulary(loaded, loaded.tokenizer, found)
@@ -96,6 +99,33 @@ def load_model(
             raise ValueError(f"{found}: not the tokenizer that {path} was trained with; leave out --tokenizer")
     loaded.eval()
     return loaded
+
+
+def _own_tokenizer(path: Path) -> str | Path | None:
+    """An adapter's: the name that it keeps, or the file that lies in its folder."""
+    named = read_json(path / CONFIG).get("tokenizer", "") if is_adapter(path) else ""
+    if named not in ("", WORLD):
+        raise CheckpointError(f"{path / CONFIG}: tokenizer is {named!r}, allowed: {WORLD!r}, or a file beside it")
+    return named or tokenizer_beside(path)
+
+
+def _picked_tokenizer(model: ProSG) -> str | None:
+    """World for a model of its size."""
+    size = model.backbone.config.vocab_size
+    if BY_VOCABULARY_SIZE.get(size) != WORLD:
+        return None
+    print(f"tokenizer: World (picked by the vocabulary size {size}; another with --tokenizer)", file=sys.stderr)
+    return WORLD
+
+
+def need_tokenizer(model: ProSG, name: str | Path) -> None:
+    """ValueError where the model called `name` has no tokenizer, saying which one is meant if its size tells."""
+    if model.tokenizer is not None:
+        return
+    size = model.backbone.config.vocab_size
+    usual = BY_VOCABULARY_SIZE.get(size)
+    which = f"--tokenizer {usual}: models with a vocabulary of {size} use that" if usual else "--tokenizer"
+    raise ValueError(f"{name}: no tokenizer lies beside it; name one with {which}")
 
 
 def _trained(path: Path) -> Path:
@@ -107,7 +137,7 @@ def _trained(path: Path) -> Path:
     return path
 
 
-def check_vocabulary(model: ProSG, tokenizer: Tokenizer, path: str | Path) -> None:
+def check_vocabulary(model: ProSG, tokenizer: AnyTokenizer, path: str | Path) -> None:
     """ValueError where the tokenizer has tokens that the model does not know."""
     size = model.backbone.config.vocab_size
     if tokenizer.vocab_size > size:
@@ -118,17 +148,20 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
     """Write the module's configuration and weights, naming the base (as given) and the base's fingerprint."""
     if model.synthesizer is None:
         raise ValueError("this model has no synthesis module to save")
+    tokenizer = model.tokenizer
+    is_world = tokenizer is not None and tokenizer.fingerprint == WORLD_FINGERPRINT  # a megabyte that all have
     config = {
         **model.synthesizer.config.to_dict(),
         "base": str(base) if base is not None else model.base,
         "base_fingerprint": fingerprint(model.backbone),  # type: ignore[arg-type]
-        "tokenizer_fingerprint": model.tokenizer.fingerprint if model.tokenizer is not None else "",
+        "tokenizer": WORLD if is_world else "",
+        "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer is not None else "",
     }
     with written_whole(Path(folder), overwrite=overwrite, marker=CONFIG) as temporary:
         temporary.mkdir()
         save_model(model.synthesizer, str(temporary / WEIGHTS), metadata={"format": "pt"})  # a shared stack once
-        if model.tokenizer is not None:
-            model.tokenizer.save(temporary)
+        if tokenizer is not None and not is_world:
+            tokenizer.save(temporary)
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
@@ -138,7 +171,9 @@ def load_adapter(folder: str | Path, *, base: str | Path | None = None, **option
     if not is_adapter(folder):
         raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG}")
     values = read_json(folder / CONFIG)
-    named, made_for, _ = (str(values.pop(key, "")) for key in ("base", "base_fingerprint", "tokenizer_fingerprint"))
+    named, made_for = (str(values.pop(key, "")) for key in ("base", "base_fingerprint"))
+    for key in ("tokenizer", "tokenizer_fingerprint"):  # load_model's
+        values.pop(key, None)
     try:
         config = ProSGConfig.from_dict(values)
     except (ValueError, TypeError) as error:

@@ -1,8 +1,10 @@
 """Backbones in and out of files: BlinkDL's `.pth` and Hugging Face's RWKV folders, without importing transformers.
 
-    x.pth                one file, BlinkDL's names; a `tokenizer.json` may lie beside it
-    folder/              config.json, model.safetensors (also sharded) or pytorch_model.bin, tokenizer.json;
-                         or a single .pth with its tokenizer.json
+    x.pth                one file, BlinkDL's names; a tokenizer may lie beside it
+    folder/              config.json, model.safetensors (also sharded) or pytorch_model.bin, a tokenizer;
+                         or a single .pth with its tokenizer
+
+A tokenizer is a `tokenizer.json` or RWKV's `rwkv_vocab_v20230424.txt`.
 
 Sizes come from the tensors' shapes, never from a name or an assumption. Files are mapped into memory, not read, so that
 opening one is cheap; they are never executed: a pickle that holds anything but tensors is refused. What is written
@@ -29,6 +31,7 @@ from prosg.backbones import BACKBONES
 from prosg.backbones.convert import Layout, detect, from_hf, read_sizes, to_hf
 from prosg.backbones.native import Native
 from prosg.files import CheckpointError, dtype_name, read_json, read_tensors, written_whole
+from prosg.tokenizer import stored_name, tokenizer_beside
 
 __all__ = [
     "Checkpoint",
@@ -41,7 +44,6 @@ __all__ = [
     "save_backbone",
 ]
 
-TOKENIZER = "tokenizer.json"
 SAMPLES = 256
 """Values per tensor that a fingerprint looks at: each costs a page of a mapped file."""
 
@@ -78,14 +80,14 @@ def load_backbone(
 def save_backbone(model: Native, path: str | Path, *, tokenizer: Path | None = None, overwrite: bool = False) -> None:
     """Write `model` as BlinkDL's file if `path` ends in .pth, else as a folder that transformers loads.
 
-    tokenizer: a `tokenizer.json` that goes into the folder, or beside the file.
+    tokenizer: a `tokenizer.json` or an RWKV vocabulary, which goes into the folder, or beside the file.
     """
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     _write(Checkpoint(model.config, tensors, tokenizer), Path(path), overwrite)
 
 
 def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, *, overwrite: bool = False) -> None:
-    """A checkpoint in the other layout (or the same), `tokenizer.json` included; bit for bit where `dtype` is None."""
+    """A checkpoint in the other layout (or the same), its tokenizer included; bit for bit where `dtype` is None."""
     checkpoint = read_checkpoint(src)
     if dtype is not None:
         layout = BACKBONES[checkpoint.config.model_type].layout
@@ -134,17 +136,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         if (path / "config.json").is_file():
             hf_config = _read_hf_config(path / "config.json")
-        folder, files = path, _folder_files(path)
+        files = _folder_files(path)
     else:
-        folder, files = path.parent, [path]
+        files = [path]
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors |= read_tensors(file)
     if hf_config.get("tie_word_embeddings") and "head.weight" not in tensors and "rwkv.embeddings.weight" in tensors:
         tensors["head.weight"] = tensors["rwkv.embeddings.weight"].clone()
     config, tensors = _recognise(path, tensors, hf_config)
-    tokenizer = folder / TOKENIZER
-    return Checkpoint(config, tensors, tokenizer if tokenizer.is_file() else None)
+    return Checkpoint(config, tensors, tokenizer_beside(path))
 
 
 def _folder_files(folder: Path) -> list[Path]:
@@ -243,11 +244,13 @@ def _write(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
             raise CheckpointError(
                 f"{path}: a .pth cannot tell {checkpoint.config} from its tensors' shapes; write a folder instead"
             )
-        _check_tokenizer_beside(checkpoint.tokenizer, path.parent / TOKENIZER)
+        beside = tokenizer_beside(path)
+        if checkpoint.tokenizer and beside and beside.read_bytes() != checkpoint.tokenizer.read_bytes():
+            raise FileExistsError(f"{beside}: exists and differs from {checkpoint.tokenizer}; choose another folder")
         with written_whole(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
             torch.save(tensors, file)
-        if checkpoint.tokenizer and not (path.parent / TOKENIZER).exists():
-            with written_whole(path.parent / TOKENIZER) as temporary:
+        if checkpoint.tokenizer and not beside:
+            with written_whole(path.parent / stored_name(checkpoint.tokenizer)) as temporary:
                 shutil.copyfile(checkpoint.tokenizer, temporary)
         return
     if path.suffix in (".bin", ".pt", ".safetensors"):
@@ -260,7 +263,7 @@ def _write(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
         save_file(renamed, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
         if checkpoint.tokenizer:
-            shutil.copyfile(checkpoint.tokenizer, temporary / TOKENIZER)
+            shutil.copyfile(checkpoint.tokenizer, temporary / stored_name(checkpoint.tokenizer))
 
 
 def _as_hf(name: str, tensor: Tensor, layout: Layout) -> Tensor:
@@ -269,8 +272,3 @@ def _as_hf(name: str, tensor: Tensor, layout: Layout) -> Tensor:
     if layout.flat.search(name):
         tensor = tensor.flatten()
     return tensor.contiguous()
-
-
-def _check_tokenizer_beside(tokenizer: Path | None, beside: Path) -> None:
-    if tokenizer and beside.exists() and beside.read_bytes() != tokenizer.read_bytes():
-        raise FileExistsError(f"{beside}: exists and differs from {tokenizer}; choose another folder")

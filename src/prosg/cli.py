@@ -24,6 +24,10 @@ from prosg.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopR
 __all__ = ["main"]
 
 MODEL_HELP = "a backbone (.pth file or folder), an adapter folder, a training's output folder, or: demo"
+TOKENIZER_HELP = (
+    "world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default what lies beside the weights, else "
+    "world for a vocabulary of 65536"
+)
 
 
 class Parser(ArgumentParser):
@@ -128,7 +132,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
 def _model_options(parser: Parser) -> Parser:
     parser.add_argument("model", type=str, help=MODEL_HELP)
     parser.add_argument("--base", type=str, help="an adapter's backbone, where it has moved")
-    parser.add_argument("--tokenizer", type=str, help="tokenizer.json or its folder, if not beside the weights")
+    parser.add_argument("--tokenizer", type=str, help=TOKENIZER_HELP)
     parser.add_argument("--dtype", type=str, help="fp32, bf16, fp16 or fp64; the file's own by default")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto: cuda where there is one")
     parser.add_argument("--kernel", type=str, default="auto", help="what runs the recurrence; auto picks the fastest")
@@ -333,8 +337,8 @@ def _dtype(name: str | None) -> Any:
     return table[name]
 
 
-def _load(options: Namespace, need_tokenizer: bool = True) -> Any:
-    from prosg.adapter import load_model
+def _load(options: Namespace, asks_tokenizer: bool = True) -> Any:
+    from prosg.adapter import load_model, need_tokenizer
     from prosg.commands import check_device
 
     device = check_device(options.device)
@@ -346,8 +350,8 @@ def _load(options: Namespace, need_tokenizer: bool = True) -> Any:
         device=device,
         kernel=options.kernel,
     )
-    if need_tokenizer and model.tokenizer is None:
-        raise ValueError(f"{options.model}: no tokenizer.json lies beside it; name one with --tokenizer")
+    if asks_tokenizer:
+        need_tokenizer(model, options.model)
     return model
 
 
@@ -481,7 +485,7 @@ def _run_curve(options: Namespace) -> int:
 def _run_info(options: Namespace) -> int:
     from prosg.commands import info
 
-    return info(_load(options, need_tokenizer=False))
+    return info(_load(options, asks_tokenizer=False))
 
 
 def _run_convert(options: Namespace) -> int:

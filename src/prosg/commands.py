@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from prosg.adapter import load_model, save_adapter
-from prosg.checkpoint import TOKENIZER, fingerprint, save_backbone
+from prosg.adapter import load_model, need_tokenizer, save_adapter
+from prosg.checkpoint import fingerprint, save_backbone
 from prosg.config import PRESETS, RECIPES, TrainConfig
 from prosg.data.collate import EncodedRow, encode_rows, replay_prompt
 from prosg.data.record import read_rows
@@ -27,6 +27,7 @@ from prosg.jobs import write_progress
 from prosg.perturb import uniforms
 from prosg.prosg import ProSG
 from prosg.synthesizer import Synthesizer
+from prosg.tokenizer import WORLD, tokenizer_beside, tokenizer_file
 
 __all__ = ["check_device", "curve_of_model", "info", "perplexity_of_file", "train", "write_json"]
 
@@ -61,8 +62,7 @@ def train(phase: str, config: TrainConfig) -> int:
         return 0
     device = check_device(config.device)
     model = load_model(config.model, tokenizer=config.tokenizer or None, device=device)
-    if model.tokenizer is None:
-        raise ValueError(f"{config.model}: no tokenizer.json lies beside it; name one with --tokenizer")
+    need_tokenizer(model, config.model)
     if model.synthesizer is not None:
         raise ValueError(f"{config.model}: is an adapter already; train on its backbone")
     tokenizer, backbone, base = model.tokenizer, model.backbone, Path(model.base)
@@ -93,7 +93,7 @@ def train(phase: str, config: TrainConfig) -> int:
 
     result = fit(model, phase, config, rows, validation, tell)  # type: ignore[arg-type]
     if phase == "finetune":
-        its_tokenizer = _tokenizer_file(Path(config.tokenizer) if config.tokenizer else base)
+        its_tokenizer = tokenizer_file(config.tokenizer or tokenizer_beside(base) or WORLD)
         save_backbone(backbone, output / "model", tokenizer=its_tokenizer, overwrite=True)  # type: ignore[arg-type]
     else:
         save_adapter(model, output / "adapter", base=os.path.relpath(base, output / "adapter"), overwrite=True)
@@ -131,13 +131,6 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     temporary.replace(path)
-
-
-def _tokenizer_file(path: Path) -> Path:
-    """The tokenizer.json that is meant by itself, by its folder, or by the .pth beside it."""
-    if path.is_dir():
-        return path / TOKENIZER
-    return path.parent / TOKENIZER if path.suffix == ".pth" else path
 
 
 def _rows(files: Sequence[str] | str, tokenizer: Any, max_tokens: int, what: str, end_id: int) -> list[EncodedRow]:

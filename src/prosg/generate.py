@@ -112,10 +112,9 @@ def pick(
 
 def sentence_ends(tokenizer: Any, vocab_size: int) -> Tensor:
     """(V,) bool: tokens whose text ends a sentence; a model's ids beyond its tokenizer's end none."""
-    ends = torch.zeros(vocab_size, dtype=torch.bool)
-    for token in range(tokenizer.vocab_size):
-        ends[token] = tokenizer.decode([token]).rstrip().endswith((".", "!", "?"))
-    return ends
+    texts = (tokenizer.decode([token]) for token in range(tokenizer.vocab_size))
+    ends = [text.rstrip().endswith((".", "!", "?")) for text in texts]
+    return torch.tensor(ends + [False] * (vocab_size - len(ends)))
 
 
 class Markers:

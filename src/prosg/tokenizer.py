@@ -1,4 +1,7 @@
-"""Text to ids and back, around the `tokenizers` library; a streaming decoder; training a small byte-level BPE."""
+"""Text to ids and back: any `tokenizer.json` (around the `tokenizers` library), and RWKV's World (`world.py`).
+
+Here are also a streaming decoder, training a small byte-level BPE, and which file is meant by a name.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,26 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-__all__ = ["END_OF_TEXT", "StreamDecoder", "Tokenizer", "load_tokenizer", "train_bpe"]
+from prosg.world import END_OF_TEXT, VOCABULARY, WorldTokenizer, read_vocabulary, utf8, world_file
 
-END_OF_TEXT = "<|endoftext|>"
+__all__ = [
+    "BY_VOCABULARY_SIZE",
+    "END_OF_TEXT",
+    "WORLD",
+    "AnyTokenizer",
+    "StreamDecoder",
+    "Tokenizer",
+    "load_tokenizer",
+    "stored_name",
+    "tokenizer_beside",
+    "tokenizer_file",
+    "train_bpe",
+]
+
+WORLD = "world"
 FILE_NAME = "tokenizer.json"
+BY_VOCABULARY_SIZE = {65536: WORLD, 50277: "20B_tokenizer.json"}
+"""What published RWKV models of these vocabulary sizes are used with. Only World comes along, the other is a file."""
 _BROKEN = "\ufffd"  # what a decoder writes for bytes that are no character (yet)
 
 
@@ -44,10 +63,13 @@ class Tokenizer:
         return self._inner.token_to_id(token)
 
     def encode(self, text: str) -> list[int]:
+        """ValueError for a text with a lone surrogate, which is no character."""
+        utf8(text)
         return self._inner.encode(text, add_special_tokens=False).ids
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and, for each, the characters [start, end) of the text that it stands for."""
+        utf8(text)
         encoding = self._inner.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
@@ -99,17 +121,53 @@ class StreamDecoder:
         return piece
 
 
-def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """From a `tokenizer.json` file or a folder that holds one. Raises ValueError where there is none."""
-    file = Path(path)
-    if file.is_dir():
-        file = file / FILE_NAME
-    if not file.is_file():
-        raise ValueError(f"{path}: no {FILE_NAME} there; give that file or a folder that holds it")
+AnyTokenizer = Tokenizer | WorldTokenizer
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> AnyTokenizer:
+    """By its name, "world", or from a file: a `tokenizer.json`, an RWKV vocabulary, or a folder that holds one.
+
+    Raises ValueError where there is none, and for a damaged file, naming it.
+    """
+    file = tokenizer_file(path)
+    if not _is_json(file):
+        return read_vocabulary(file)
     try:
         return Tokenizer(tokenizers.Tokenizer.from_file(str(file)))
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"{file}: not a tokenizer.json of the tokenizers library ({error})") from error
+
+
+def tokenizer_file(path: str | os.PathLike[str]) -> Path:
+    """The file that is meant by "world", a file or its folder. Raises ValueError where there is none."""
+    if str(path) == WORLD:
+        return world_file()
+    file = Path(path)
+    found = tokenizer_beside(file) if file.is_dir() else file
+    if found is None or not found.is_file():
+        raise ValueError(
+            f"{path}: no {FILE_NAME} there, nor {VOCABULARY}; give such a file, a folder that holds it, or: {WORLD}"
+        )
+    return found
+
+
+def tokenizer_beside(model: str | os.PathLike[str]) -> Path | None:
+    """The tokenizer's file in a model's folder, or beside its file."""
+    path = Path(model)
+    folder = path if path.is_dir() else path.parent
+    return next((folder / name for name in (FILE_NAME, VOCABULARY) if (folder / name).is_file()), None)
+
+
+def stored_name(file: Path) -> str:
+    """What a tokenizer's file, whatever it is called, is called in a model's folder."""
+    return FILE_NAME if _is_json(file) else VOCABULARY
+
+
+def _is_json(file: Path) -> bool:
+    if file.suffix == ".json":
+        return True
+    with file.open("rb") as content:
+        return content.read(100).lstrip().startswith(b"{")
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int = 1024, *, min_frequency: int = 2) -> Tokenizer:

@@ -29,7 +29,7 @@ __all__ = [
 
 @runtime_checkable
 class OffsetTokenizer(Protocol):
-    """All that is asked of a tokenizer here; `prosg.tokenizer.Tokenizer` is one."""
+    """All that is asked of a tokenizer here; those of `prosg.tokenizer` are some."""
 
     def encode(self, text: str) -> list[int]: ...
 

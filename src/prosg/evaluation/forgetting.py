@@ -20,7 +20,7 @@ from prosg.encoded import EncodedPrompt
 from prosg.generate import TOKENS_PER_SENTENCE, Sampling, decode, pick, sentence_ends
 from prosg.perturb import uniforms
 from prosg.state import State, map_state, replace_rows, take_rows
-from prosg.tokenizer import Tokenizer
+from prosg.tokenizer import AnyTokenizer
 
 __all__ = ["Written", "free_running", "length_controlled"]
 
@@ -47,7 +47,7 @@ class _Fork(NamedTuple):
 def length_controlled(
     backbone: Backbone,
     encoded: EncodedPrompt,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     rows: Sequence[EncodedRow],
     markers: Sequence[str],
     sentences: Sequence[int],
@@ -135,7 +135,7 @@ def _late_stage(
 def free_running(
     backbone: Backbone,
     encoded: EncodedPrompt,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     rows: Sequence[EncodedRow],
     markers: Sequence[str],
     seed: int,
