@@ -318,7 +318,8 @@ class TrainConfig:
         train: A jsonl file of {"prompt", "answer"} rows; several as '[a.jsonl, b.jsonl]'.
         output: Folder for the trained model, checkpoints and logs.
         validation: Likewise; without it nothing is evaluated.
-        tokenizer: tokenizer.json or its folder; by default the one that lies with the model.
+        tokenizer: world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default what lies with the
+            model, else world for a vocabulary of 65536.
         module: The synthesis module (phase 2 and static).
         perturbation: What is done to the recurrent state.
         optim: Optimiser and schedule.
