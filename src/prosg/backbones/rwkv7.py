@@ -96,7 +96,7 @@ RWKV7_SIZES: dict[str, RWKV7Config] = {
     "debug": RWKV7Config(vocab_size=256, hidden_size=32, num_layers=2, head_size=16),
     "demo": RWKV7Config(vocab_size=1024, hidden_size=96, num_layers=3, head_size=32),
     "0.1B": RWKV7Config(vocab_size=65536, hidden_size=768, num_layers=12),
-    "0.4B": RWKV7Config(vocab_size=65536, hidden_size=1024, num_layers=24),
+    "0.4B": RWKV7Config(vocab_size=65536, hidden_size=1024, num_layers=24, gate_rank=128),
     "1.5B": RWKV7Config(vocab_size=65536, hidden_size=2048, num_layers=24),
     "2.9B": RWKV7Config(vocab_size=65536, hidden_size=2560, num_layers=32),
     "7.2B": RWKV7Config(vocab_size=65536, hidden_size=4096, num_layers=32),
