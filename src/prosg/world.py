@@ -106,7 +106,7 @@ class WorldTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, the end token spelled out; bytes that are no character become U+FFFD."""
-        return b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
+        return b"".join([self._texts.get(token, UNKNOWN) for token in ids]).decode("utf-8", "replace")
 
     def stream(self) -> ByteStream:
         return ByteStream(self)
