@@ -9,7 +9,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from prosg.data.kinds import make_rows
 from prosg.data.record import Row
-from prosg.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, train_bpe
+from prosg.tokenizer import END_OF_TEXT, AnyTokenizer, Tokenizer, load_tokenizer, train_bpe
 
 TEXTS = ["Names: Anna, Bob.\n\nCode: 482913", "Grüße 🙂 你好\r\n\tx  y", "", " ", f"a{END_OF_TEXT}b", "\ufffd!"]
 
@@ -24,9 +24,21 @@ def tokenizer(rows: list[Row]) -> Tokenizer:
     return train_bpe(text for row in rows for text in (row.prompt, row.answer))
 
 
+@pytest.fixture(scope="module")
+def world() -> AnyTokenizer:
+    return load_tokenizer("world")
+
+
+@pytest.fixture(params=["tokenizer", "world"])
+def either(request: pytest.FixtureRequest) -> AnyTokenizer:
+    """What is promised of every tokenizer."""
+    found: AnyTokenizer = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.mark.parametrize("text", TEXTS)
-def test_text_survives(tokenizer: Tokenizer, text: str) -> None:
-    assert tokenizer.decode(tokenizer.encode(text)) == text
+def test_text_survives(either: AnyTokenizer, text: str) -> None:
+    assert either.decode(either.encode(text)) == text
 
 
 def test_the_vocabulary_is_as_promised(tokenizer: Tokenizer) -> None:
@@ -38,8 +50,24 @@ def test_the_vocabulary_is_as_promised(tokenizer: Tokenizer) -> None:
     assert all(len(tokenizer.encode("\n" * count)) == count for count in range(4))
 
 
-def test_the_end_token_cannot_be_typed(tokenizer: Tokenizer) -> None:
-    assert 0 not in tokenizer.encode(f"a {END_OF_TEXT} b")
+def test_the_end_token_cannot_be_typed(either: AnyTokenizer) -> None:
+    assert either.token_id(END_OF_TEXT) == 0
+    assert either.decode([0]) == END_OF_TEXT
+    assert 0 not in either.encode(f"a {END_OF_TEXT} b")
+
+
+@pytest.mark.parametrize("text", ["a\ud83d", "\udc80"])
+def test_lone_surrogates_are_no_text(either: AnyTokenizer, text: str) -> None:
+    for encode in (either.encode, either.encode_offsets):
+        with pytest.raises(ValueError, match=f"character {len(text) - 1} of the text is the lone surrogate U"):
+            encode(text)
+
+
+def test_ids_beyond_the_vocabulary_do_not_stop_decoding(either: AnyTokenizer) -> None:
+    ids = either.encode("one two")
+    beyond = either.vocab_size + 3
+    for text in (either.decode([*ids, beyond]), "".join(streamed(either, [*ids, beyond]))):
+        assert text.replace("\ufffd", "") == "one two"
 
 
 def test_text_cut_at_newlines_and_behind_markers_gives_the_ids_of_the_whole(
@@ -60,11 +88,11 @@ def test_stories_take_about_nine_tokens_a_sentence(tokenizer: Tokenizer, rows: l
     assert 8.5 < tokens / sum(story.count(".") for story in stories) < 10
 
 
-def test_offsets_are_characters(tokenizer: Tokenizer) -> None:
+def test_offsets_are_characters(either: AnyTokenizer) -> None:
     text = "für 🙂\nx"
-    ids, offsets = tokenizer.encode_offsets(text)
-    assert ids == tokenizer.encode(text)
-    assert [offset for token, offset in zip(ids, offsets, strict=True) if tokenizer.decode([token]) == "\n"] == [(5, 6)]
+    ids, offsets = either.encode_offsets(text)
+    assert ids == either.encode(text)
+    assert [offset for token, offset in zip(ids, offsets, strict=True) if either.decode([token]) == "\n"] == [(5, 6)]
     assert offsets[-1] == (6, 7)
 
 
@@ -97,33 +125,35 @@ def test_no_tokenizer_no_loading(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"not a tokenizer\.json"):
         load_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=r"missing: no tokenizer\.json there, nor rwkv_vocab.*, or: world"):
+        load_tokenizer(tmp_path / "missing")
     with pytest.raises(ValueError, match="at least 257"):
         train_bpe(["a"], 256)
 
 
-def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+def streamed(tokenizer: AnyTokenizer, ids: list[int]) -> list[str]:
     decoder = tokenizer.stream()
     return [*(decoder.push(token) for token in ids), decoder.flush()]
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_streaming_never_emits_half_a_character(tokenizer: Tokenizer, text: str) -> None:
-    pieces = streamed(tokenizer, tokenizer.encode(text))
+def test_streaming_never_emits_half_a_character(either: AnyTokenizer, text: str) -> None:
+    pieces = streamed(either, either.encode(text))
     assert "".join(pieces) == text
     assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
 
 
-def test_streaming_equals_decoding_for_any_ids(tokenizer: Tokenizer) -> None:
+def test_streaming_equals_decoding_for_any_ids(either: AnyTokenizer) -> None:
     rng = Random(0)
     for _ in range(200):
         # Mostly single bytes, so that broken and unfinished characters are frequent.
-        ids = [rng.randrange(257) if rng.random() < 0.8 else rng.randrange(1024) for _ in range(30)]
-        assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
+        ids = [rng.randrange(257) if rng.random() < 0.8 else rng.randrange(either.vocab_size) for _ in range(30)]
+        assert "".join(streamed(either, ids)) == either.decode(ids)
 
 
-def test_streaming_says_early_what_is_certain(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode("The fox ran.")
-    assert streamed(tokenizer, ids) == [*(tokenizer.decode([token]) for token in ids), ""]
+def test_streaming_says_early_what_is_certain(either: AnyTokenizer) -> None:
+    ids = either.encode("The fox ran.")
+    assert streamed(either, ids) == [*(either.decode([token]) for token in ids), ""]
 
 
 def test_streaming_knows_decoders_that_treat_the_first_token_specially() -> None:
