@@ -21,12 +21,17 @@ from prosg.adapter import (
     load_encoded,
     load_model,
     model_fingerprint,
+    need_tokenizer,
     save_adapter,
     save_encoded,
 )
+from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoint import CheckpointError, save_backbone
+from prosg.config import PRESETS
 from prosg.encoded import EncodedPrompt
 from prosg.prosg import ProSG
+from prosg.tokenizer import load_tokenizer
+from prosg.world import VOCABULARY, WORLD_FINGERPRINT, WorldTokenizer
 
 PROMPT, LENGTHS, ANSWER = tokens(2, 6), torch.tensor([6, 4]), tokens(2, 5, seed=4)
 
@@ -229,6 +234,60 @@ def test_a_tokenizer_must_fit_the_vocabulary(tmp_path: Path) -> None:
     folder = save(live_model("rwkv4", "plus", torch.float32, vocab=12), tmp_path / "adapter")
     with pytest.raises(ValueError, match="tokenizer.json: 16 tokens, but the model's vocabulary has 12; they must fit"):
         load_model(folder)
+
+
+def small(vocab: int) -> ProSG:
+    return ProSG(RWKV4(RWKV4Config(vocab_size=vocab, hidden_size=4, num_layers=1)), PRESETS["plus"])
+
+
+def test_world_is_picked_by_the_vocabulary_size_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save(small(65536), tmp_path / "adapter")
+    for name in (tmp_path / "base.pth", folder):
+        loaded = load_model(name)
+        assert loaded.tokenizer.fingerprint == WORLD_FINGERPRINT
+        said = capsys.readouterr().err
+        assert said == "tokenizer: World (picked by the vocabulary size 65536; another with --tokenizer)\n"
+    assert load_model(folder, tokenizer="world").tokenizer.fingerprint == WORLD_FINGERPRINT
+    word_tokenizer().save(tmp_path)
+    assert load_model(tmp_path / "base.pth").tokenizer.fingerprint == word_tokenizer().fingerprint
+    assert capsys.readouterr().err == ""
+
+
+def test_an_adapter_remembers_world_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = small(65540)  # not picked for this size
+    trained.tokenizer = load_tokenizer("world")
+    folder = save(trained, tmp_path / "adapter")
+    assert not (folder / VOCABULARY).exists()
+    assert load_model(folder).tokenizer.fingerprint == WORLD_FINGERPRINT
+    assert capsys.readouterr().err == ""
+    refused(lambda: load_model(folder, tokenizer=word_tokenizer().save(tmp_path)), "not the tokenizer", ValueError)
+    config = json.loads((folder / "prosg_config.json").read_text())
+    (folder / "prosg_config.json").write_text(json.dumps(config | {"tokenizer": "word"}))
+    refused(lambda: load_model(folder), "prosg_config.json: tokenizer is 'word', allowed: 'world'")
+
+
+def test_an_adapter_keeps_a_vocabulary_of_its_own(tmp_path: Path) -> None:
+    trained = small(300)
+    trained.tokenizer = WorldTokenizer({byte + 1: bytes([byte]) for byte in range(256)} | {299: b"ab"})
+    folder = save(trained, tmp_path / "adapter")
+    assert load_model(folder).tokenizer.encode("abc") == [299, 100]
+    save_adapter(load_model(folder), folder, base="../base.pth", overwrite=True)
+    assert load_model(folder).tokenizer.fingerprint == trained.tokenizer.fingerprint
+
+
+def test_world_is_too_large_for_a_small_model(tmp_path: Path) -> None:
+    save(small(65529), tmp_path / "adapter")
+    message = "world: 65530 tokens, but the model's vocabulary has 65529; they must fit"
+    refused(lambda: load_model(tmp_path / "base.pth", tokenizer="world"), message, ValueError)
+
+
+def test_who_has_no_tokenizer_is_told_which_one_is_meant(tmp_path: Path) -> None:
+    for size, words in ((50277, "--tokenizer 20B_tokenizer.json: models with a vocabulary of 50277"), (300, "--token")):
+        save(small(size), tmp_path / str(size) / "adapter")
+        name = tmp_path / str(size) / "base.pth"
+        loaded = load_model(name)
+        assert loaded.tokenizer is None
+        refused(lambda: need_tokenizer(loaded, name), f"base.pth: no tokenizer lies beside it.*{words}", ValueError)  # noqa: B023
 
 
 # -- encoded prompts

@@ -25,6 +25,7 @@ from prosg.checkpoint import (
     save_backbone,
 )
 from prosg.files import CheckpointError, written_whole
+from prosg.world import VOCABULARY
 
 CONFIG = RWKV4Config(vocab_size=40, hidden_size=16, num_layers=3, attention_size=24, ffn_size=40)
 
@@ -167,6 +168,23 @@ def test_tokenizer_is_carried_along(model: RWKV4, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"tokenizer.json: exists and differs"):
         convert(tmp_path / "folder", tmp_path / "other.pth")
     assert not (tmp_path / "other.pth").exists()
+
+
+def test_an_rwkv_vocabulary_is_carried_along(model: RWKV4, tmp_path: Path) -> None:
+    vocabulary = tmp_path / "mine" / "vocabulary.txt"
+    vocabulary.parent.mkdir()
+    vocabulary.write_text("1 'a' 1\n")
+    save_backbone(model, tmp_path / "one" / "model.pth", tokenizer=vocabulary)
+    convert(tmp_path / "one" / "model.pth", tmp_path / "folder")
+    convert(tmp_path / "folder", tmp_path / "two" / "model.pth")
+    found = read_checkpoint(tmp_path / "two" / "model.pth").tokenizer
+    assert found == tmp_path / "two" / VOCABULARY
+    assert found.read_text() == vocabulary.read_text()
+    # Of two kinds in a folder one would be taken for both models.
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "tokenizer.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"tokenizer.json: exists and differs from .*rwkv_vocab"):
+        convert(tmp_path / "folder", tmp_path / "three" / "model.pth")
 
 
 class Malice:

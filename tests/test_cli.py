@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     other.reset_parameters(torch.Generator().manual_seed(5))
     save_backbone(other, folder / "other", tokenizer=shop.tokenizer)
     save_backbone(other, folder / "alone" / "x.pth")
+    save_backbone(RWKV4(replace(SIZE, vocab_size=50277)), folder / "alone" / "pile.pth")
+    (folder / "cut.txt").write_text("1 'a' 1\n2 'b' 1\n3 'c'")
     whole = (folder / "alone" / "x.pth").read_bytes()
     (folder / "truncated.pth").write_bytes(whole[: len(whole) // 2])
     torch.save({"emb.weight": Code(folder / "executed")}, folder / "code.pth")
@@ -132,6 +135,11 @@ BAD_MODELS = [
     case("info full", "no weights", "model.safetensors"),
     case("generate start --prompt x --tokenizer many", "350 tokens", "300"),
     case("generate start --prompt x --tokenizer full", "no tokenizer.json"),
+    case("generate start --prompt x --tokenizer world", "65530 tokens", "300"),
+    case("generate alone/pile.pth --prompt x", "alone/pile.pth", "--tokenizer 20B_tokenizer.json"),
+    case("generate start --prompt x --tokenizer train.jsonl", "train.jsonl", "not a"),
+    case("generate start --prompt x --tokenizer cut.txt", "cut.txt, line 3", "like: 65 '@' 1"),
+    case("generate start --prompt x --tokenizer nowhere", "nowhere", "no tokenizer.json", "world"),
     case("generate alone/x.pth --prompt x", "alone/x.pth", "--tokenizer"),
     case("perplexity alone/x.pth train.jsonl", "--tokenizer"),
     case("encode alone/x.pth --prompt x --out e.safetensors", "--tokenizer"),

@@ -190,7 +190,7 @@ def test_a_damaged_vocabulary_is_refused_by_line(name: str, tmp_path: Path) -> N
 
 def test_a_vocabulary_of_ones_own_is_taken(tmp_path: Path) -> None:
     file = tmp_path / VOCABULARY
-    file.write_text("\n".join([*BYTES, "300 \"it's\" 4", "301 'a\\'\"' 3", "302 'éé' 4"]) + "\n", "utf-8")
+    file.write_text("\n".join([*BYTES, '300 "it\'s" 4', "301 'a\\'\"' 3", "302 'éé' 4"]) + "\n", "utf-8")
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.encode("it'sa'\"éé") == [300, 301, 302]
     assert tokenizer.vocab_size == 303
