@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # so that a pipe that was closed shows here, not in the interpreter's last moments
         return status
     except KeyboardInterrupt:
-        goes_on = arguments[:1] in (["train"], ["demo"])
+        goes_on = arguments[:1] in (["train"], ["demo"]) or arguments[:2] == ["data", "build"]
         print("\nstopped" + "; the same command goes on from here" * goes_on, file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -118,7 +118,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
     train = Parser(description="Training. Killed and started again, a run goes on from its newest checkpoint.")
     commands.add_subcommand("train", train, help="fine-tune a backbone, or train a module on it")
     data = Parser(description="Multi-stage instructions with programmatic checks.")
-    commands.add_subcommand("data", data, help="make and check multi-stage instructions")
+    commands.add_subcommand("data", data, help="make, build, compose, check and count multi-stage instructions")
     commands.add_subcommand("perplexity", _perplexity_parser(), help="score answers: answer tokens only")
     commands.add_subcommand("curve", _curve_parser(), help="how much of its prompt a model still knows, how far on")
     commands.add_subcommand("info", _info_parser(), help="what a model is: sizes, sites, kernels, fingerprint")
@@ -238,6 +238,44 @@ def _add_data_commands(parser: Parser) -> None:
     check.add_argument("file", type=str, help="jsonl rows")
     check.add_argument("--answers", type=str, help='jsonl lines of {"id", "answer"}')
     commands.add_subcommand("check", check, help="validate rows and score answers")
+    _add_musi_commands(commands)
+
+
+def _add_musi_commands(commands: Any) -> None:
+    build = Parser(
+        description="Ask a chat model for multi-stage instructions and answers, filter and verify them, and export a "
+        "data set. Stopped anywhere and started again, a build goes on. Every key of CONFIG: prosg data options."
+    )
+    build.add_argument("config", type=str, help="the YAML file of the build, like configs/musi.yaml")
+    build.add_argument("--stages", type=str, nargs="+", help="prompts, filter, answers, verify, export; all by default")
+    build.add_argument("--dry-run", action="store_true", help="estimate requests, tokens and money, and ask nothing")
+    build.add_argument("--out", type=str, help="another folder than the configuration's")
+    commands.add_subcommand("build", build, help="build a data set with a chat model")
+    commands.add_subcommand(
+        "options", Parser(description="Every key of a build's configuration."), help="keys of CONFIG"
+    )
+    compose = Parser(description="Put single tasks of other data sets together to multi-stage instructions; no model.")
+    compose.add_argument("files", type=str, nargs="+", help="alpaca, dolly, self-instruct, sharegpt or messages layout")
+    compose.add_argument("--size", type=int, default=1000, help="rows, 80 / 10 / 10 over the splits")
+    compose.add_argument("--seed", type=int, default=0, help="another seed, other rows; the tasks' splits stay")
+    compose.add_argument("--out", type=str, required=True, help="folder with a file per split, or one .jsonl file")
+    compose.add_argument("--longest", type=int, default=0, help="leave out tasks of more words; 0: none")
+    compose.add_argument("--licence", type=str, default="", help="of the tasks, for the data card")
+    compose.add_argument("--overwrite", action="store_true", help="replace what is there")
+    commands.add_subcommand("compose", compose, help="make multi-stage instructions of single tasks")
+    review = Parser(
+        description="Look through rows and decide: keep, drop, edit, undo. Decisions stand beside the file."
+    )
+    review.add_argument("file", type=str, help="jsonl rows")
+    review.add_argument("--sample", type=int, default=0, help="look at this many rows, drawn by seed; 0: at all")
+    review.add_argument("--seed", type=int, default=0, help="of the sample")
+    review.add_argument("--apply", type=str, help="ask nothing, and write the rows as decided to this file")
+    commands.add_subcommand("review", review, help="look through rows: keep, drop, edit")
+    stats = Parser(description="Lengths, kinds, stages, distances and duplicates, as text and as a plot.")
+    stats.add_argument("file", type=str, help="jsonl rows")
+    stats.add_argument("--out", type=str, help="the .png file to write; beside the rows by default")
+    stats.add_argument("--similar-above", type=float, default=0.7, help="ROUGE-L F1 above which prompts are alike")
+    commands.add_subcommand("stats", stats, help="count and plot what is in a file")
 
 
 PHASES = {
@@ -453,6 +491,45 @@ def _run_data_check(options: Namespace) -> int:
     return commands.check(options.file, answers=options.answers)
 
 
+def _run_data_build(options: Namespace) -> int:
+    from prosg.data.musi.build import STAGES, build
+
+    return build(options.config, stages=_kinds(options.stages) or STAGES, dry_run=options.dry_run, out=options.out)
+
+
+def _run_data_options(options: Namespace) -> int:
+    from prosg.data.musi.config import help_text
+
+    print(help_text())
+    return 0
+
+
+def _run_data_compose(options: Namespace) -> int:
+    from prosg.data.musi.composing import compose
+
+    return compose(
+        options.files,
+        options.out,
+        size=options.size,
+        seed=options.seed,
+        longest=options.longest,
+        licence=options.licence,
+        overwrite=options.overwrite,
+    )
+
+
+def _run_data_review(options: Namespace) -> int:
+    from prosg.data.musi.review import review
+
+    return review(options.file, sample=options.sample, seed=options.seed, apply_to=options.apply)
+
+
+def _run_data_stats(options: Namespace) -> int:
+    from prosg.data.musi.stats import stats
+
+    return stats(options.file, out=options.out, above=options.similar_above)
+
+
 def _run_perplexity(options: Namespace) -> int:
     from prosg.commands import perplexity_of_file
 
@@ -517,6 +594,11 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     "train static": _run_train("static"),
     "data make": _run_data_make,
     "data check": _run_data_check,
+    "data build": _run_data_build,
+    "data options": _run_data_options,
+    "data compose": _run_data_compose,
+    "data review": _run_data_review,
+    "data stats": _run_data_stats,
     "perplexity": _run_perplexity,
     "curve": _run_curve,
     "info": _run_info,

@@ -21,8 +21,14 @@ ITEMS = {"items": ["Anna", "Bob"], "after": "Names:"}
         ),
         ({"type": "same_items", **ITEMS}, ["Names: Bob and Anna."], ["Names: Bob, Bob and Anna.", "Names: Anna."]),
         ({"type": "contains", "items": ["cup", "key"]}, ["The key, the cup."], ["The keys and the cup."]),
+        ({"type": "contains", "items": ["小红", "B7"]}, ["客人是小红和B7。"], ["客人是小明和B7。", "小红和B77。"]),
+        ({"type": "contains", "items": ["(a)"]}, ["so(a)b"], ["a"]),
+        ({"type": "same_items", "items": ["小红", "小明"]}, ["小明、小红。"], ["小红。"]),
         ({"type": "ends_with", "text": "Keep it."}, ["So. Keep it. "], ["Keep it. So."]),
         ({"type": "sentences", "min": 2, "max": 2}, ["One is. Two are!"], ["One is.", "A. B. C.", "A. . ."]),
+        ({"type": "sentences", "min": 2, "max": 2}, ["一。二！"], ["一。", "一，二。"]),
+        ({"type": "words", "min": 2, "max": 3}, ["Don't go.", "three-part one, two", "三个字"], ["one", "四个汉字"]),
+        ({"type": "words"}, ["1"], ["", "..."]),
         ({"type": "sentences"}, ["A."], ["", "...", "no stop"]),
         ({"type": "all_of", "checks": [{"type": "sentences"}, {"type": "ends_with", "text": "b."}]}, ["A b."], ["b"]),
     ],
@@ -34,7 +40,7 @@ def test_each_check_passes_and_fails(check: dict[str, Any], passing: list[str], 
 
 
 def test_every_type_is_tested_above() -> None:
-    tested = {"exact", "ordered_items", "same_items", "contains", "ends_with", "sentences", "all_of"}
+    tested = {"exact", "ordered_items", "same_items", "contains", "ends_with", "sentences", "words", "all_of"}
     assert set(CHECKS) == tested
 
 

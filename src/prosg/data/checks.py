@@ -27,10 +27,16 @@ class CheckType(NamedTuple):
     run: Callable[[Check, str], bool]
 
 
+UNSPACED = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""characters of scripts that are written without spaces: each counts as a word, and a word may begin beside any"""
+ENDS = ".!?\u3002\uff01\uff1f"
+BOUND = rf"[^\W{UNSPACED}]"
+
+
 def split_items(text: str) -> list[str]:
     """The items of "Anna, Bob, Cara and Dan.": split at commas and "and", the last full stop removed."""
-    text = text.strip().removesuffix(".")
-    return [item for item in re.split(r"\s*,\s*(?:and\s+)?|\s+and\s+", text) if item]
+    text = text.strip().removesuffix(".").removesuffix("\u3002")
+    return [item for item in re.split(r"\s*,\s*(?:and\s+)?|\s+and\s+|[\uff0c\u3001]", text) if item]
 
 
 def _items_after(check: Check, text: str) -> list[str] | None:
@@ -52,7 +58,13 @@ def _exact(check: Check, text: str) -> bool:
 
 
 def _contains(check: Check, text: str) -> bool:
-    return all(re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text) for item in check["items"])
+    for item in check["items"]:
+        # "key" is not in "keys", but Chinese words stand between others without a gap.
+        before = rf"(?<!{BOUND})" if re.match(BOUND, item) else ""
+        after = rf"(?!{BOUND})" if re.search(rf"{BOUND}$", item) else ""
+        if not re.search(before + re.escape(item) + after, text):
+            return False
+    return True
 
 
 def _ends_with(check: Check, text: str) -> bool:
@@ -61,7 +73,12 @@ def _ends_with(check: Check, text: str) -> bool:
 
 def _sentences(check: Check, text: str) -> bool:
     # A lone full stop is no sentence: there has to be a word before it.
-    count = len(re.findall(r"[^.!?]*\w[^.!?]*[.!?]", text))
+    count = len(re.findall(rf"[^{ENDS}]*\w[^{ENDS}]*[{ENDS}]", text))
+    return bool(check.get("min", 1) <= count <= check.get("max", count))
+
+
+def _words(check: Check, text: str) -> bool:
+    count = len(re.findall(rf"[{UNSPACED}]|{BOUND}+(?:['\u2019-]{BOUND}+)*", text))
     return bool(check.get("min", 1) <= count <= check.get("max", count))
 
 
@@ -76,6 +93,7 @@ CHECKS: dict[str, CheckType] = {
     "contains": CheckType({"items": list}, frozenset(), _contains),
     "ends_with": CheckType({"text": str}, frozenset(), _ends_with),
     "sentences": CheckType({"min": int, "max": int}, frozenset({"min", "max"}), _sentences),
+    "words": CheckType({"min": int, "max": int}, frozenset({"min", "max"}), _words),
     "all_of": CheckType({"checks": list}, frozenset(), _all_of),
 }
 
@@ -136,8 +154,8 @@ def find_stages(row: Row, text: str) -> list[str | None]:
 
 
 def _without_length(check: Check) -> Check:
-    if check["type"] == "sentences":
-        return {"type": "sentences", "min": 1}
+    if check["type"] in ("sentences", "words"):
+        return {"type": check["type"], "min": 1}
     if check["type"] == "all_of":
         return {"type": "all_of", "checks": [_without_length(part) for part in check["checks"]]}
     return check
