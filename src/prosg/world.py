@@ -164,32 +164,28 @@ def read_vocabulary(path: str | os.PathLike[str]) -> WorldTokenizer:
     known: set[bytes] = set()
     try:
         with open(path, encoding="utf-8") as lines:
-            for place, line in enumerate(lines, 1):
-                try:
-                    found = LINE.fullmatch(line)
-                    if found is None:
-                        raise ValueError(f"{line[:40].strip()!r} does not begin with an id and end with a length")
-                    number, token = (
-                        int(found["id"]),
-                        found["plain"].encode() if found["plain"] else _parse(found["any"]),
-                    )
-                    if number == END:
-                        raise ValueError("id 0 is kept for the end of a text")
-                    if not token or len(token) != int(found["length"]):
-                        raise ValueError(
-                            f"the token has {len(token)} bytes; at least 1, and {found['length']} expected"
-                        )
-                    if number in tokens or token in known:
-                        raise ValueError(f"{number if number in tokens else token!r} is there twice")
-                except ValueError as error:
-                    raise ValueError(
-                        f"{path}, line {place}: damaged, or not an RWKV vocabulary: {error}; a line is an id, a "
-                        "token and its length in bytes, like: 65 '@' 1"
-                    ) from None
+            for line in lines:
+                found = LINE.fullmatch(line)
+                if found is None:
+                    raise ValueError(f"{line[:40].strip()!r} does not begin with an id and end with a length")
+                number, plain, length = int(found["id"]), found["plain"], int(found["length"])
+                token = plain.encode() if plain else _parse(found["any"])
+                if number == END:
+                    raise ValueError("id 0 is kept for the end of a text")
+                if not token or len(token) != length:
+                    raise ValueError(f"the token has {len(token)} bytes; at least 1, and {length} expected")
+                if number in tokens or token in known:
+                    raise ValueError(f"{number if number in tokens else token!r} is there twice")
                 tokens[number] = token
                 known.add(token)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not an RWKV vocabulary: it is not UTF-8 text") from None
+    except ValueError as error:
+        place = len(tokens) + 1  # every line before has given one
+        raise ValueError(
+            f"{path}, line {place}: damaged, or not an RWKV vocabulary: {error}; a line is an id, a token and its "
+            "length in bytes, like: 65 '@' 1"
+        ) from None
     _check_bytes(known, path)
     return WorldTokenizer(tokens)
 
