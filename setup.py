@@ -24,5 +24,8 @@ class BuildKernels(build_ext):
 
 setup(
     cmdclass={"build_ext": BuildKernels},
-    ext_modules=[Extension("prosg.ops._wkv4", ["src/prosg/ops/wkv4.c"], optional=True)],
+    ext_modules=[
+        Extension(f"prosg.ops._{name}", [f"src/prosg/ops/{name}.c"], depends=["src/prosg/ops/kernel.h"], optional=True)
+        for name in ("wkv4", "wkv7")
+    ],
 )

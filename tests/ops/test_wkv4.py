@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu
 
+from helpers import TOLERANCE
+from kernels import compare, fast, with_threads
 from prosg.ops import wkv4
 from prosg.ops.wkv4 import Memory
 
-CPU = torch.device("cpu")
-REASON = wkv4.wkv4_c.unavailable(CPU, torch.float32)
-FAST = ["torch", pytest.param("c", marks=pytest.mark.skipif(REASON is not None, reason=f"c: {REASON}"))]
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+FAST = fast(wkv4.wkv4_c.LIBRARY)
 
 
 class Inputs(NamedTuple):
@@ -65,16 +64,6 @@ def everything(name: str, x: Inputs) -> dict[str, Tensor]:
     loss = (y * weights[0]).sum() + (memory * weights[1]).sum()
     gradients = torch.autograd.grad(loss, x[:6])
     return {"y": y, "memory": memory} | dict(zip(Inputs._fields, gradients, strict=False))
-
-
-def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
-    """Differences in units of each tensor's largest value."""
-    assert ours.keys() == theirs.keys()
-    gaps = {}
-    for name, a in ours.items():
-        b = theirs[name].double()
-        gaps[name] = ((a.double() - b).abs().max() / b.abs().max().clamp(min=1e-30)).item()
-    assert all(gap <= tolerance for gap in gaps.values()), gaps
 
 
 def test_the_oracle_is_transformers_recurrence() -> None:
@@ -225,39 +214,6 @@ def test_strided_inputs(name: str) -> None:
 def test_threads_change_nothing(name: str, dtype: torch.dtype) -> None:
     x = draw(3, 120, 1100).to(dtype)
     assert x.k.numel() >= wkv4.wkv4_c.PARALLEL_FROM
-    results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(everything(name, x))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(results[0][key], other[key]) for key in other)
-
-
-def test_choice() -> None:
-    resolve = wkv4.kernel
-    assert resolve("scan", CPU, torch.float32) is wkv4.KERNELS["scan"]
-    assert resolve("auto", torch.device("cuda"), torch.float32) is wkv4.KERNELS["torch"]
-    assert resolve("auto", CPU, torch.bfloat16) is wkv4.KERNELS["torch"]
-    with pytest.raises(ValueError, match=r"unknown wkv4 kernel 'cuda'; known are auto, scan, torch, c"):
-        resolve("cuda", CPU, torch.float32)
-    with pytest.raises(ValueError, match=r"'c' is not available: .* not on cuda; available are auto, scan, torch"):
-        resolve("c", torch.device("cuda"), torch.float32)
-
-
-def test_choice_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wkv4.wkv4_c, "_library", lambda: "it is not built")
-    assert wkv4.kernel("auto", CPU, torch.float32) is wkv4.KERNELS["torch"]
-    assert wkv4.describe(CPU, torch.float32) == "wkv4: torch (c: it is not built)"
-    with pytest.raises(ValueError, match="'c' is not available: it is not built"):
-        wkv4.kernel("c", CPU, torch.float32)
-
-
-@pytest.mark.skipif(REASON is not None, reason=f"c: {REASON}")
-def test_the_library_is_chosen_and_says_how_it_runs() -> None:
-    assert wkv4.kernel("auto", CPU, torch.float32) is wkv4.KERNELS["c"]
-    assert wkv4.kernel("auto", CPU, torch.float64) is wkv4.KERNELS["c"]
-    assert wkv4.describe(CPU, torch.float32) in {f"wkv4: c ({name})" for name in ("plain", "avx2", "avx512f")}
+    one, *others = with_threads([1, 2, 3], lambda: everything(name, x))
+    for other in others:
+        assert all(torch.equal(one[key], other[key]) for key in other)

@@ -26,5 +26,5 @@ __all__ = ["EMPTY_TOP", "KERNELS", "Kernel", "Memory", "describe", "kernel", "wk
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Memory, Tensor | None], tuple[Tensor, Memory]]
 KERNELS: dict[str, Kernel] = {"scan": wkv4_scan, "torch": wkv4_torch, "c": wkv4_c.wkv4_c}
 
-_choice = Choice("wkv4", KERNELS, wkv4_c)
+_choice = Choice(KERNELS, wkv4_c.LIBRARY)
 kernel, describe = _choice.kernel, _choice.describe

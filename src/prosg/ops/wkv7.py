@@ -2,7 +2,8 @@
 
     scan    the oracle, step by step, differentiated by autograd: any device and type; `wkv7_scan` has the equations
     torch   in chunks of time, differentiated by autograd: any device and type
-    auto    torch
+    c       compiled, with a backward written by hand: CPU, fp32 and fp64, where a compiler was there at installation
+    auto    c where it serves, else torch
 
 Every one takes r, w, k, v, a, b (B, T, H, N), the state (B, H, N, N) and `lengths` (B,) or None, and returns y
 (B, T, H, N) and the state after the last valid step. w is the logarithm of the decay, -0.61 to 0. Steps at and beyond
@@ -13,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
+from prosg.ops import wkv7_c
 from prosg.ops.choose import Choice
 from prosg.ops.wkv7_scan import wkv7_scan
 from prosg.ops.wkv7_torch import wkv7_torch
@@ -23,18 +24,7 @@ from prosg.ops.wkv7_torch import wkv7_torch
 __all__ = ["KERNELS", "Kernel", "describe", "kernel", "wkv7_scan"]
 
 Kernel = Callable[..., tuple[Tensor, Tensor]]
-KERNELS: dict[str, Kernel] = {"scan": wkv7_scan, "torch": wkv7_torch}
+KERNELS: dict[str, Kernel] = {"scan": wkv7_scan, "torch": wkv7_torch, "c": wkv7_c.wkv7_c}
 
-
-class _NotWritten:
-    """Until there is a compiled version."""
-
-    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str:
-        return "there is none yet"
-
-    def instructions(self) -> str:
-        raise NotImplementedError
-
-
-_choice = Choice("wkv7", KERNELS, _NotWritten())
+_choice = Choice(KERNELS, wkv7_c.LIBRARY)
 kernel, describe = _choice.kernel, _choice.describe
