@@ -15,18 +15,18 @@ import torch
 from tqdm import tqdm
 
 from prosg.adapter import load_model, need_tokenizer, save_adapter
-from prosg.checkpoint import fingerprint, save_backbone
-from prosg.config import PRESETS, RECIPES, TrainConfig
+from prosg.checkpoint import save_backbone
+from prosg.config import RECIPES, TrainConfig
 from prosg.data.collate import EncodedRow, encode_rows, replay_prompt
 from prosg.data.record import read_rows
 from prosg.evaluation.conditions import Condition
 from prosg.evaluation.curve import ALL_CONDITIONS, forgetting_curve
 from prosg.evaluation.perplexity import perplexity
 from prosg.files import read_json
+from prosg.info import describe
 from prosg.jobs import write_progress
 from prosg.perturb import uniforms
 from prosg.prosg import ProSG
-from prosg.synthesizer import Synthesizer
 from prosg.tokenizer import WORLD, tokenizer_beside, tokenizer_file
 
 __all__ = ["check_device", "curve_of_model", "info", "perplexity_of_file", "train", "write_json"]
@@ -205,31 +205,7 @@ def curve_of_model(
 
 def info(model: ProSG) -> int:
     """Print what a model is."""
-    backbone: Any = model.backbone
-    state = sum(leaf.numel() * leaf.element_size() for layer in backbone.init_state(1) for leaf in layer)
-    total = sum(p.numel() for p in backbone.parameters())
-    lines = [
-        ("type", backbone.config.model_type),
-        *((field.name, getattr(backbone.config, field.name)) for field in dataclasses.fields(backbone.config)),
-        ("parameters", f"{total:,} ({next(backbone.parameters()).dtype})"),
-        ("fingerprint", fingerprint(backbone)),
-        ("state", f"{state:,} bytes per row"),
-        ("sites", f"{len(backbone.sites)}: " + ", ".join(sorted({site.name for site in backbone.sites}))),
-        ("kernel", backbone.kernel_in_use),
-        ("tokenizer", f"{model.tokenizer.vocab_size} tokens" if model.tokenizer else "none"),
-    ]
-    if model.synthesizer is not None:
-        own = sum(p.numel() for p in model.synthesizer.parameters())
-        lines.append(("module", f"{model.synthesizer.config.preset}, {own:,} parameters ({own / total:.1%})"))
-        lines += [(f"  {key}", value) for key, value in model.synthesizer.config.to_dict().items() if key != "preset"]
-    for name, preset in PRESETS.items():
-        try:
-            with torch.device("meta"):
-                module = Synthesizer(preset, backbone.sites, backbone.tap_widths)
-            count = sum(p.numel() for p in module.parameters())
-            lines.append((f"preset {name}", f"{count:,} parameters ({count / total:.1%})"))
-        except ValueError as error:
-            lines.append((f"preset {name}", f"not for this backbone: {error}"))
+    lines = list(describe(model))
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
         print(f"{name:<{width}}{value}")

@@ -391,8 +391,8 @@ def check(
     if refused:
         options = " and ".join(f"perturbation.{name}" for name in refused)
         raise ValueError(
-            f"{options} must be 0 for a backbone of type {model.backbone.config.model_type}: its memory can only be "
-            f"read by its own code; allowed: {', '.join(can)}"
+            f"{options} must be 0 for a backbone of type {model.backbone.config.model_type}, whose memory knows only "
+            f"{', '.join(can)}" + ("; try --recipe durable-load" if "load" in can else "")
         )
     if not rows:
         raise ValueError("there are no rows to train on")

@@ -230,6 +230,7 @@ class RWKV7Block(Block):
 class RWKV7(Native):
     """RWKV-7 as a function of (tokens, state, update); see `Backbone`."""
 
+    perturbations = ("wipe", "swap", "load")
     site_names = ("receptance", "key", "value", "output")
     kernels: ClassVar[Any] = wkv7
 
