@@ -13,12 +13,41 @@ from prosg.checkpoint import fingerprint_file, save_backbone
 from prosg.cli import main
 from prosg.data.record import read_rows
 from prosg.tokenizer import train_bpe
+from prosg.world import VOCABULARY
 
 
 def run(capsys: pytest.CaptureFixture[str], *command: object) -> str:
     capsys.readouterr()
     assert main([str(part) for part in command]) == 0
     return capsys.readouterr().out
+
+
+def test_a_world_model_is_trained_without_naming_its_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = RWKV4(RWKV4Config(vocab_size=65536, hidden_size=8, num_layers=1))
+    model.reset_parameters(torch.Generator().manual_seed(0))
+    save_backbone(model, "start.pth")
+    flags = ("--prompt", "Grüße, 你好", "--max-tokens", "8", "--temperature", "1")
+    assert main(["generate", "start.pth", *flags]) == 0
+    told, said = capsys.readouterr()
+    assert said == "tokenizer: World (picked by the vocabulary size 65536; another with --tokenizer)\n"
+    assert run(capsys, "generate", "start.pth", *flags, "--tokenizer", "world") == told != "\n"
+    assert "65530 tokens" in run(capsys, "info", "start.pth")
+
+    run(capsys, "data", "make", "train.jsonl", "--size", 4, "--sentences", 0, 1)
+    few = ("--train", "train.jsonl", "--optim.steps", 2, "--optim.batch_size", 2, "--optim.warmup_steps", 1)
+    run(capsys, "train", "finetune", *few, "--model", "start.pth", "--output", "tuned")
+    assert Path("tuned/model", VOCABULARY).is_file()
+    run(capsys, "train", "synthesize", *few, "--model", "tuned/model", "--output", "memory")
+    assert {path.name for path in Path("memory/adapter").iterdir()} == {"prosg_config.json", "prosg_model.safetensors"}
+    assert main(["generate", "memory/adapter", *flags]) == 0
+    told, said = capsys.readouterr()
+    assert told != "\n" and said == ""
+    assert "perplexity" in run(capsys, "perplexity", "memory", "train.jsonl", "--tokenizer", "world")
+    measure = ("--rows", 2, "--sentences", 1, "--updates", "own,none", "--kinds", "code", "--no-free")
+    run(capsys, "curve", "memory", *measure, "--out", "curve.json")
 
 
 def test_from_data_to_an_answer(
