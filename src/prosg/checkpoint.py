@@ -198,7 +198,8 @@ def _recognise(path: Path, tensors: dict[str, Tensor], hf_config: dict[str, Any]
     kind = BACKBONES[version]
     if "emb.weight" not in tensors:
         tensors = {from_hf(name, kind.layout.names) or name: tensor for name, tensor in tensors.items()}
-        tensors = {n: t.mT if kind.layout.transposed.search(n) and t.dim() == 2 else t for n, t in tensors.items()}
+        turned = [name for name in tensors if kind.layout.transposed.search(name) and tensors[name].dim() == 2]
+        tensors |= {name: tensors[name].mT.contiguous() for name in turned}
     tensors = {name: tensor for name, tensor in tensors.items() if not kind.layout.unused.match(name)}
     told = kind.layout.hf_only(hf_config) if hf_config else {}
     try:

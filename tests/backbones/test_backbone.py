@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from helpers import (
     tokens,
 )
 from prosg.backbones.base import TAPS, Backbone, Output
+from prosg.checkpoint import convert, fingerprint, fingerprint_file, load_backbone, save_backbone
 from prosg.encoded import EncodedPrompt
 from prosg.lowrank import LowRank, Site, take_update_rows
 from prosg.prosg import ProSG
@@ -339,3 +341,23 @@ def test_a_memory_that_steps_do_not_age_says_so(name: str) -> None:
     else:
         with pytest.raises(ValueError, match="cannot be aged by steps"):
             backbone.age(state, steps, shift)
+
+
+@backbones
+@pytest.mark.parametrize("file", ["x.pth", "folder"])
+def test_files_hold_it_whole(name: str, file: str, tmp_path: Path) -> None:
+    backbone = live_backbone(name, torch.float32)
+    save_backbone(backbone, tmp_path / file)
+    loaded = load_backbone(tmp_path / file)
+    assert loaded.config == backbone.config
+    assert fingerprint(loaded) == fingerprint(backbone) == fingerprint_file(tmp_path / file)
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens(BATCH, TIME)).logits, backbone(tokens(BATCH, TIME)).logits)
+    convert(tmp_path / file, tmp_path / "there")
+    convert(tmp_path / "there", tmp_path / "back.pth")
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            load_backbone(tmp_path / "back.pth").state_dict().values(), loaded.state_dict().values(), strict=True
+        )
+    )
