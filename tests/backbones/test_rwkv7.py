@@ -48,7 +48,7 @@ def test_a_fresh_model_remembers_and_forgets_at_many_speeds():
     for block in model.blocks:
         lost = FASTEST * torch.sigmoid(block.att.w0)
         assert float(lost.min()) < 2e-3
-        assert float(lost.max()) > 0.3
+        assert float(lost.max()) > 0.1
 
 
 def test_published_sizes_are_those_of_the_files():

@@ -268,13 +268,10 @@ class RWKV7(Native):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Initialise for training from scratch: vectors as BlinkDL's trainer, matrices at the scale of their inputs."""
+        """Initialise for training from scratch: vectors as published with RWKV-7, matrices at the scale of their inputs."""
         c = self.config
         width = torch.arange(c.hidden_size) / c.hidden_size
         channel = torch.arange(c.attention_size) / max(c.attention_size - 1, 1)
-        place = torch.arange(c.head_size).repeat(c.num_heads)
-        zigzag = (2 * place - (c.head_size - 1)) / max(c.head_size - 1, 1)
-        zigzag = zigzag * zigzag.abs()
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2 and not name.endswith("r_k"):
                 inputs = parameter.shape[0] if name.rpartition(".")[2][0] in "wavg" and ".att." in name else 0
@@ -287,16 +284,14 @@ class RWKV7(Native):
                 mu.copy_((1 - width ** (power * rest)).view(1, 1, -1))
             att.x_g.copy_((1 - width ** (0.2 * rest)).view(1, 1, -1))
             block.ffn.x_k.copy_((1 - width ** (rest**4)).view(1, 1, -1))
-            att.w0.copy_((-5.5 + 6 * channel ** (1 + depth**0.3) + 2.5 * zigzag).view(1, 1, -1))
-            att.a0.copy_((-0.19 + 0.3 * zigzag + 0.4 * (channel - 0.5)).view(1, 1, -1))
+            att.w0.copy_((-6.5 + 5 * channel ** (0.85 + depth**0.5)).view(1, 1, -1))
             if i > 0:
-                att.v0.copy_((0.73 - 0.4 * (channel - 0.5)).view(1, 1, -1))
+                att.v0.fill_(1.0)
                 att.v1.zero_()
             for first in (att.w1, att.a1):
                 first.zero_()
             for second in (att.w2, att.a2):
                 second.mul_(0.1)
-            att.k_k.copy_((0.71 - 0.1 * (channel - 0.5)).view(1, 1, -1))
-            att.k_a.fill_(1.02)
-            att.r_k.fill_(-0.04)
+            att.k_k.fill_(0.85)
+            att.k_a.fill_(1.0)
             att.ln_x.weight.fill_(((1 + i) / c.num_layers) ** 0.7)
