@@ -268,14 +268,14 @@ class RWKV7(Native):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Initialise for training from scratch: vectors as published with RWKV-7, matrices at the scale of their inputs."""
+        """Initialise for training from scratch: vectors as published with RWKV-7, matrices by their inputs."""
         c = self.config
         width = torch.arange(c.hidden_size) / c.hidden_size
         channel = torch.arange(c.attention_size) / max(c.attention_size - 1, 1)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2 and not name.endswith("r_k"):
-                inputs = parameter.shape[0] if name.rpartition(".")[2][0] in "wavg" and ".att." in name else 0
-                std = 0.02 if name in ("emb.weight", "head.weight") else (inputs or parameter.shape[1]) ** -0.5
+                inputs = parameter.shape[0 if name[-1] in "12" else 1]  # w1, w2 and the like are applied from the right
+                std = 0.02 if name in ("emb.weight", "head.weight") else inputs**-0.5
                 parameter.normal_(0.0, std, generator=generator)
         for i, block in enumerate(self.blocks):
             depth, rest = i / max(c.num_layers - 1, 1), 1 - i / c.num_layers
