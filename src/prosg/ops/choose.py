@@ -16,35 +16,33 @@ K = TypeVar("K")
 
 @dataclass(frozen=True)
 class Choice(Generic[K]):
-    """Implementations of one recurrence behind one signature; "c" is that of the library."""
+    """Implementations of one recurrence behind one signature; "c" is that of the library, the others serve anywhere."""
 
     kernels: dict[str, K]
     library: Library
 
-    def _unavailable(self, name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-        return self.library.unavailable(device, dtype) if name == "c" else None
+    def available(self, device: torch.device, dtype: torch.dtype) -> dict[str, K]:
+        """The implementations that serve this device and type."""
+        reason = self.library.unavailable(device, dtype)
+        return {name: kernel for name, kernel in self.kernels.items() if name != "c" or not reason}
 
     def kernel(self, name: str, device: torch.device, dtype: torch.dtype) -> K:
         """The implementation called `name`; "auto" picks the fastest that serves this device and type.
 
         Raises ValueError, saying what there is, if `name` is unknown or does not serve.
         """
+        reason = self.library.unavailable(device, dtype)
         if name == "auto":
-            name = "torch" if self._unavailable("c", device, dtype) else "c"
+            name = "torch" if reason else "c"
+        what = f"{self.library.name} kernel {name!r}"
         if name not in self.kernels:
-            raise ValueError(f"unknown {self.library.name} kernel {name!r}; known are auto, {', '.join(self.kernels)}")
-        if reason := self._unavailable(name, device, dtype):
-            others = ", ".join(other for other in self.kernels if not self._unavailable(other, device, dtype))
-            raise ValueError(
-                f"{self.library.name} kernel {name!r} is not available: {reason}; available are auto, {others}"
-            )
+            raise ValueError(f"unknown {what}; known are auto, {', '.join(self.kernels)}")
+        if name == "c" and reason:
+            others = ", ".join(self.available(device, dtype))
+            raise ValueError(f"{what} is not available: {reason}; available are auto, {others}")
         return self.kernels[name]
 
     def describe(self, device: torch.device, dtype: torch.dtype) -> str:
         """What "auto" picks, in one line, such as "wkv4: c (avx512f)" or "wkv4: torch (c: not built ...)"."""
-        reason = self._unavailable("c", device, dtype)
-        return (
-            f"{self.library.name}: torch (c: {reason})"
-            if reason
-            else f"{self.library.name}: c ({self.library.instructions()})"
-        )
+        reason = self.library.unavailable(device, dtype)
+        return f"{self.library.name}: " + (f"torch (c: {reason})" if reason else f"c ({self.library.instructions()})")

@@ -21,10 +21,10 @@ from prosg.ops.choose import Choice
 from prosg.ops.wkv4_scan import EMPTY_TOP, Memory, wkv4_scan
 from prosg.ops.wkv4_torch import wkv4_torch
 
-__all__ = ["EMPTY_TOP", "KERNELS", "Kernel", "Memory", "describe", "kernel", "wkv4_scan"]
+__all__ = ["EMPTY_TOP", "KERNELS", "Kernel", "Memory", "available", "describe", "kernel", "wkv4_scan"]
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Memory, Tensor | None], tuple[Tensor, Memory]]
 KERNELS: dict[str, Kernel] = {"scan": wkv4_scan, "torch": wkv4_torch, "c": wkv4_c.wkv4_c}
 
 _choice = Choice(KERNELS, wkv4_c.LIBRARY)
-kernel, describe = _choice.kernel, _choice.describe
+available, kernel, describe = _choice.available, _choice.kernel, _choice.describe

@@ -21,10 +21,10 @@ from prosg.ops.choose import Choice
 from prosg.ops.wkv7_scan import wkv7_scan
 from prosg.ops.wkv7_torch import wkv7_torch
 
-__all__ = ["KERNELS", "Kernel", "describe", "kernel", "wkv7_scan"]
+__all__ = ["KERNELS", "Kernel", "available", "describe", "kernel", "wkv7_scan"]
 
 Kernel = Callable[..., tuple[Tensor, Tensor]]
 KERNELS: dict[str, Kernel] = {"scan": wkv7_scan, "torch": wkv7_torch, "c": wkv7_c.wkv7_c}
 
 _choice = Choice(KERNELS, wkv7_c.LIBRARY)
-kernel, describe = _choice.kernel, _choice.describe
+available, kernel, describe = _choice.available, _choice.kernel, _choice.describe

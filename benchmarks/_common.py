@@ -1,0 +1,121 @@
+"""What the benchmarks of the recurrences share: all implementations, interleaved in one run, as a table and as rows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """What there is to measure."""
+
+    name: str
+    systems: dict[str, Callable[..., Tensor]]
+    """inputs -> y"""
+    peer: str
+    """the system that the others' speed-ups refer to"""
+    inputs: Callable[..., list[Tensor]]
+    """sizes, and whether those that a model computes ask for gradients -> inputs"""
+    sizes: dict[str, int]
+    """of a training step, by default; "batch" and "tokens" are among them"""
+    one_token: dict[str, int]
+    """as in generation"""
+    in_use: str
+    """the implementation that is used here"""
+
+
+def medians(actions: dict[str, Callable[[], object]], repeats: int, calls: int) -> dict[str, float]:
+    """Seconds of one call: the systems take turns, so that what disturbs the machine disturbs all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for repeat in range(repeats + 1):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            for _ in range(calls):
+                action()
+            if repeat:  # the first is the warm-up
+                seconds[name].append((time.perf_counter() - start) / calls)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> str:
+    """The processor's name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def commit() -> str:
+    here = Path(__file__).parent
+    result = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
+    return result.stdout.strip()
+
+
+def train(run: Callable[..., Tensor], inputs: list[Tensor], weight: Tensor) -> None:
+    torch.autograd.grad(run(*inputs), [x for x in inputs if x.requires_grad], weight)
+
+
+def measure(it: Recurrence, sizes: dict[str, int], repeats: int, threads: int) -> list[dict[str, Any]]:
+    torch.set_num_threads(threads)
+    inputs, one = it.inputs(**sizes, gradients=True), it.inputs(**it.one_token, gradients=False)
+    weight = torch.randn_like(it.systems[it.peer](*inputs))
+    whole = medians({n: lambda run=run: train(run, inputs, weight) for n, run in it.systems.items()}, repeats, 1)
+    single = medians({n: lambda run=run: run(*one) for n, run in it.systems.items()}, repeats, 200)
+    rows = []
+    for name in it.systems:
+        for quantity, value, unit, size in (
+            (f"{it.name} forward and backward", 1e3 * whole[name], "ms", sizes),
+            (f"{it.name} speed-up", whole[it.peer] / whole[name], f"times {it.peer}", sizes),
+            (f"{it.name} one token", 1e6 * single[name], "us", it.one_token),
+        ):
+            rows.append({"quantity": quantity, "system": name, "value": value, "unit": unit, "threads": threads} | size)
+    return rows
+
+
+def text(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
+
+
+def show(it: Recurrence, rows: list[dict[str, Any]], sizes: dict[str, int], threads: int) -> None:
+    print(f"\n{threads} thread(s), fp32, {text(sizes)}; one token: {text(it.one_token)}")
+    print(f"{'':14}{'fwd + bwd, ms':>15}{'speed-up':>10}{'one token, us':>15}")
+    for name in it.systems:
+        whole, speed_up, single = (row["value"] for row in rows if row["system"] == name)
+        print(f"{name:14}{whole:15.2f}{speed_up:10.1f}{single:15.1f}")
+
+
+def main(it: Recurrence, description: str | None) -> None:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    for name, size in it.sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=7)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    sizes = {name: getattr(args, name) for name in it.sizes}
+    print(f"{machine()}; torch {torch.__version__}; {it.in_use}")
+    every = []
+    for threads in args.threads:
+        rows = measure(it, sizes, args.repeats, threads)
+        show(it, rows, sizes, threads)
+        every += rows
+    if args.out:
+        origin = {"dtype": "float32", "machine": machine(), "commit": commit()}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text("[\n" + ",\n".join("  " + json.dumps(row | origin) for row in every) + "\n]\n")
