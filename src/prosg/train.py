@@ -365,7 +365,7 @@ def probe_dtype(backbone: Any, rows: int = 32, seconds: float = 0.5) -> str:
                 start = time.perf_counter()
             tokens = torch.zeros(rows, 33 + 7 * (count % 5), dtype=torch.int64, device=device)
             with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-                loss = torch.log_softmax(backbone(tokens).logits.float(), 2)[..., 0].mean()
+                loss = torch.log_softmax(backbone(tokens, keep_state=False).logits.float(), 2)[..., 0].mean()
             loss.backward()
             count += 1
         return count / (time.perf_counter() - start)
