@@ -129,7 +129,8 @@ class Budget:
         self._end({"event": "settled", "booking": booking, "outcome": outcome, **cost._asdict()})
 
     def _end(self, line: dict[str, Any]) -> None:
-        self.log.append(line | {"time": round(time.time(), 3)})
+        # Where this line is lost with the machine's power, the booking is settled again from the reply's record.
+        self.log.append(line | {"time": round(time.time(), 3)}, wait=False)
         self._close(line)
 
     async def tell(self) -> None:

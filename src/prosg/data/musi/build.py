@@ -32,7 +32,7 @@ from prosg.data.musi.endpoint import Asker, Request, Shortfall
 from prosg.data.musi.estimate import estimate
 from prosg.data.musi.filter import decide, evaluation_texts
 from prosg.data.musi.prompts import Drafted, drafted, rounds
-from prosg.data.musi.store import Log, locked
+from prosg.data.musi.store import Log, locked, read_log
 from prosg.data.musi.text import plain
 from prosg.data.record import Row, atomic_text, read_rows, write_rows
 
@@ -65,7 +65,7 @@ def build(file: str, *, stages: Sequence[str] = STAGES, dry_run: bool = False, o
         print(estimate(config, categories))
         return 0
     with locked(config.folder):
-        return asyncio.run(_Build(config, categories).run(chosen))
+        return asyncio.run(_run(config, categories, chosen))
 
 
 def _check_files(config: BuildConfig) -> list[Category]:
@@ -94,6 +94,14 @@ def _check_packages(stages: Sequence[str]) -> None:
         raise ValueError(f"a build needs the packages {', '.join(missing)}: pip install 'prosg[data]'")
 
 
+async def _run(config: BuildConfig, categories: Sequence[Category], stages: Sequence[str]) -> int:
+    build = _Build(config, categories)
+    try:
+        return await build.run(stages)
+    finally:
+        await build.close()
+
+
 class _Build:
     """The files of a build, open, and what follows from them."""
 
@@ -116,9 +124,7 @@ class _Build:
     async def run(self, stages: Sequence[str]) -> int:
         """Run the stages; a cap ends the asking, and what is verified by then is exported."""
         for stage in stages:
-            if self.short.cap and stage != "export":
-                continue
-            if stage == "export" and self.short.cap and not (self.config.folder / "verified.jsonl").exists():
+            if self.short.cap and not (stage == "export" and self._anything_verified()):
                 continue
             await getattr(self, f"_{stage}")()
         self._tell_costs()
@@ -128,6 +134,17 @@ class _Build:
             why = f"{self.short.given_up} requests met only failures (the last: {self.short.reason})"
             print(f"{why}; the same command asks again", file=sys.stderr)
         return 1 if self.short else 0
+
+    async def close(self) -> None:
+        """Close connections and files."""
+        for asker in self.askers.values():
+            await asker.client.close()
+        for log in (*self.logs.values(), self.budget.log):
+            log.close()
+
+    def _anything_verified(self) -> bool:
+        path = self.config.folder / "verified.jsonl"
+        return path.exists() and path.stat().st_size > 0
 
     def _asker(self, stage: str) -> Asker:
         name = "judge" if stage == "verify" else "model"
@@ -239,10 +256,10 @@ class _Build:
         path = self.config.folder / "verified.jsonl"
         if not path.exists():
             raise ValueError(f"{path}: is not there; run the stage verify first")
-        if not path.stat().st_size:
+        if not self._anything_verified():
             raise ValueError(f"{path}: no pair passed; rejected.jsonl and filter.jsonl beside it say why")
         rows = read_rows(path)
-        rejects = Log(self.config.folder / "rejected.jsonl").records
+        rejects = read_log(self.config.folder / "rejected.jsonl")
         reasons = Counter(f"instruction: {_kind(one['reason'])}" for one in self._decisions() if not one["kept"])
         reasons += Counter(f"answer: {_kind(one['reasons'][0])}" for one in rejects)
         with _bar("export", len(rows), "row") as bar:
@@ -252,7 +269,7 @@ class _Build:
 
     # -- costs
 
-    def _costs(self) -> dict[str, dict[str, float]]:
+    def _costs(self) -> dict[str, dict[str, int | float]]:
         costs = {}
         for stage in ASKING:
             records = list(self.replies[stage].values())

@@ -278,7 +278,7 @@ def _prompt(
     return "\n\n".join(blocks)
 
 
-def reuse_summary(used: Mapping[str, int]) -> dict[str, float]:
+def reuse_summary(used: Mapping[str, int]) -> dict[str, int | float]:
     """How often tasks are used: least, median, most, mean."""
     counts = sorted(used.values())
     spread = Counter(counts)

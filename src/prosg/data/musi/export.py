@@ -63,7 +63,7 @@ def write_parquet(file: Path, rows: Sequence[Row]) -> None:
 def export(
     config: BuildConfig,
     rows: Sequence[Row],
-    costs: Mapping[str, Mapping[str, float]],
+    costs: Mapping[str, Mapping[str, int | float]],
     rejected: Counter[str],
     *,
     tell: Callable[[int], object] = lambda count: None,
@@ -100,7 +100,7 @@ def _card(
     config: BuildConfig,
     rows: Sequence[Row],
     sizes: Mapping[str, int],
-    costs: Mapping[str, Mapping[str, float]],
+    costs: Mapping[str, Mapping[str, int | float]],
     rejected: Counter[str],
     reviewed: Counter[str],
     hashes: Mapping[str, str],
@@ -160,7 +160,7 @@ def _models(config: BuildConfig) -> str:
     return f"Instructions and answers: {_endpoint(config.endpoint)}. Judge: {judge}. Seed {config.seed}."
 
 
-def _costs(costs: Mapping[str, Mapping[str, float]]) -> str:
+def _costs(costs: Mapping[str, Mapping[str, int | float]]) -> str:
     lines = [
         [stage, f"{cost['replies']:,}", f"{cost['tokens_in']:,}", f"{cost['tokens_out']:,}", f"{cost['money']:,.4f}"]
         for stage, cost in costs.items()

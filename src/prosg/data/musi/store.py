@@ -56,12 +56,13 @@ class Log:
         if os.fstat(self.handle).st_size > whole:
             os.ftruncate(self.handle, whole)
 
-    def append(self, *records: Mapping[str, Any]) -> None:
-        """Write records and wait until they are on the disk."""
+    def append(self, *records: Mapping[str, Any], wait: bool = True) -> None:
+        """Write records, and wait until they are on the disk unless they could be made again from what is."""
         data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
         while data:
             data = data[os.write(self.handle, data) :]
-        os.fsync(self.handle)
+        if wait:
+            os.fsync(self.handle)
         self.records += map(dict, records)
 
     def close(self) -> None:
