@@ -34,6 +34,8 @@ class Script:
 
     config: Any = None
     sites: Any = {}  # noqa: RUF012
+    continues = True
+    perturbations = ("wipe", "swap")
     tap_widths: Any = ()
 
     def __init__(self, rows: Sequence[Sequence[int]], vocab: int) -> None:
