@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     kernel: str = "auto",
+    target_modules: Sequence[str] = (),
 ) -> ProSG:
     """A model by its name: a backbone, an adapter folder, a training's output folder, or "demo".
 
@@ -77,6 +79,8 @@ def load_model(
         dtype: Type of the backbone's weights; the file's own by default.
         device: Where to put it.
         kernel: Implementation of the recurrence.
+        target_modules: Projections that an update may act on, for a backbone that transformers runs; an adapter knows
+            its own.
 
     Raises:
         CheckpointError, FileNotFoundError: naming the file and what is wrong with it.
@@ -88,7 +92,8 @@ def load_model(
     else:
         if base is not None:
             raise ValueError(f"{path} is not an adapter folder (it has no {CONFIG}), so it has no base")
-        loaded, where = ProSG(load_backbone(path, dtype=dtype, device=device, kernel=kernel)), path
+        backbone = load_backbone(path, dtype=dtype, device=device, kernel=kernel, target_modules=target_modules)
+        loaded, where = ProSG(backbone), path
     loaded.base = str(where)
     found = tokenizer or _own_tokenizer(path) or tokenizer_beside(where) or _picked_tokenizer(loaded)
     if found is not None:
@@ -179,7 +184,7 @@ def load_adapter(folder: str | Path, *, base: str | Path | None = None, **option
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from None
     where = Path(base) if base is not None else _find_base(folder, named)
-    backbone = load_backbone(where, **options)
+    backbone = load_backbone(where, target_modules=config.target_modules, **options)
     # A backbone that was narrowed on the way in has other values than the one that the adapter knows.
     here = fingerprint(backbone) if options.get("dtype") is None else fingerprint_file(where)
     if made_for and here != made_for:

@@ -1,8 +1,11 @@
-"""Backbones in and out of files: BlinkDL's `.pth` and Hugging Face's RWKV folders, without importing transformers.
+"""Backbones in and out of files: BlinkDL's `.pth` and Hugging Face's folders.
 
     x.pth                one file, BlinkDL's names; a tokenizer may lie beside it
     folder/              config.json, model.safetensors (also sharded) or pytorch_model.bin, a tokenizer;
                          or a single .pth with its tokenizer
+
+The native backbones are read and written here, without importing transformers; folders of other types go to it
+(`backbones.hf_files`).
 
 A tokenizer is a `tokenizer.json` or RWKV's `rwkv_vocab_v20230424.txt`.
 
@@ -29,6 +32,8 @@ from torch import Tensor, nn
 
 from prosg.backbones import BACKBONES
 from prosg.backbones.convert import Layout, detect, from_hf, read_sizes, to_hf
+from prosg.backbones.hf import HF_SITES, HFBackbone
+from prosg.backbones.hf_files import hf_type, load_hf, load_hf_model, save_hf
 from prosg.backbones.native import Native
 from prosg.files import CheckpointError, dtype_name, read_json, read_tensors, written_whole
 from prosg.tokenizer import stored_name, tokenizer_beside
@@ -57,14 +62,24 @@ class Checkpoint(NamedTuple):
 
 
 def load_backbone(
-    path: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", kernel: str = "auto"
-) -> Native:
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    kernel: str = "auto",
+    target_modules: Sequence[str] = (),
+) -> Native | HFBackbone:
     """A backbone with the weights of a `.pth` file or a folder.
+
+    target_modules: the projections that an update may act on, by the end of their names, in a model that transformers
+    runs; those of `HF_SITES` by default. Native backbones have theirs.
 
     dtype None keeps the file's own type, the widest where it has several, except that fp16 becomes fp32: RWKV's
     residual stream overflows fp16 in deep models. Tensors of `Layout.keep_wide` may be wider than the rest and are
     never narrowed. Weights whose type stays are mapped from the file copy-on-write: training does not write to it.
     """
+    if _is_for_transformers(path, target_modules):
+        return load_hf(path, target_modules, dtype=dtype, device=device, kernel=kernel)
     config, tensors, _ = read_checkpoint(path)
     kind = BACKBONES[config.model_type]
     if dtype is None:
@@ -77,17 +92,28 @@ def load_backbone(
     return model.to(device)
 
 
-def save_backbone(model: Native, path: str | Path, *, tokenizer: Path | None = None, overwrite: bool = False) -> None:
+def save_backbone(
+    model: Native | HFBackbone, path: str | Path, *, tokenizer: Path | None = None, overwrite: bool = False
+) -> None:
     """Write `model` as BlinkDL's file if `path` ends in .pth, else as a folder that transformers loads.
 
     tokenizer: a `tokenizer.json` or an RWKV vocabulary, which goes into the folder, or beside the file.
     """
+    if isinstance(model, HFBackbone):
+        save_hf(model, Path(path), tokenizer=tokenizer, overwrite=overwrite)
+        return
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     _write(Checkpoint(model.config, tensors, tokenizer), Path(path), overwrite)
 
 
 def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, *, overwrite: bool = False) -> None:
-    """A checkpoint in the other layout (or the same), its tokenizer included; bit for bit where `dtype` is None."""
+    """A checkpoint in the other layout (or the same), its tokenizer included; bit for bit where `dtype` is None.
+
+    Models that transformers runs have one layout; they are copied, or refused.
+    """
+    if _is_for_transformers(src):
+        save_hf(load_hf(src, dtype=dtype), Path(dst), tokenizer=tokenizer_beside(src), overwrite=overwrite)
+        return
     checkpoint = read_checkpoint(src)
     if dtype is not None:
         layout = BACKBONES[checkpoint.config.model_type].layout
@@ -101,11 +127,13 @@ def fingerprint(model: nn.Module) -> str:
     The same for a `.pth`, its folder and the model loaded from either, and for a wider copy; another for a copy that
     was narrowed, since its values are others.
     """
-    return _digest(model.state_dict())
+    return _digest((model.model if isinstance(model, HFBackbone) else model).state_dict())
 
 
 def fingerprint_file(path: str | Path) -> str:
-    """`fingerprint` of the model in a file or folder, without building it."""
+    """`fingerprint` of the model in a file or folder, without building a native one."""
+    if _is_for_transformers(path, ("any",)):
+        return _digest(load_hf_model(path).state_dict())
     return _digest(read_checkpoint(path).tensors)
 
 
@@ -172,15 +200,28 @@ def _folder_files(folder: Path) -> list[Path]:
 def _read_hf_config(path: Path) -> dict[str, Any]:
     """config.json, once it is sure that the backbone would compute what it describes."""
     config = read_json(path)
-    layouts = {str(kind.layout.hf_required["model_type"]): kind.layout for kind in BACKBONES.values()}
+    layouts = _layouts()
     model_type = str(config.get("model_type"))
     if model_type not in layouts:
         supported = ", ".join(f"{layout!r} ({own})" for layout, own in zip(layouts, BACKBONES, strict=True))
-        raise CheckpointError(f"{path}: model_type is {model_type!r}; supported: {supported}")
+        raise CheckpointError(
+            f"{path}: model_type is {model_type!r}; supported: {supported}, {', '.join(HF_SITES)}; other causal models "
+            "of transformers where target_modules name their projections"
+        )
     for field, value in layouts[model_type].hf_required.items():
         if config.get(field, value) != value:
             raise CheckpointError(f"{path}: {field} is {config[field]!r}; supported: {value!r}")
     return config
+
+
+def _layouts() -> dict[str, Layout]:
+    """By the model_type of a folder's config.json."""
+    return {str(kind.layout.hf_required["model_type"]): kind.layout for kind in BACKBONES.values()}
+
+
+def _is_for_transformers(path: str | Path, names: Sequence[str] = ()) -> bool:
+    model_type = hf_type(path, names)
+    return model_type != "" and model_type not in _layouts()
 
 
 def _recognise(path: Path, tensors: dict[str, Tensor], hf_config: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:

@@ -61,7 +61,12 @@ def train(phase: str, config: TrainConfig) -> int:
         print(f"{output}: already trained", file=sys.stderr)
         return 0
     device = check_device(config.device)
-    model = load_model(config.model, tokenizer=config.tokenizer or None, device=device)
+    model = load_model(
+        config.model,
+        tokenizer=config.tokenizer or None,
+        device=device,
+        target_modules=config.module.target_modules,
+    )
     need_tokenizer(model, config.model)
     if model.synthesizer is not None:
         raise ValueError(f"{config.model}: is an adapter already; train on its backbone")

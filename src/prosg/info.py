@@ -82,7 +82,7 @@ def _kept(backbone: Any, time: int, frozen: bool) -> float:
         with torch.enable_grad():
             if not isinstance(backbone, Native):
                 embedded = backbone.model.get_input_embeddings()(tokens).detach().requires_grad_()
-                return _saved(lambda: _scores(backbone.model(inputs_embeds=embedded).logits), backbone)
+                return _saved(lambda: _scores(backbone.model(inputs_embeds=embedded, use_cache=False).logits), backbone)
             kernel = backbone.kernels.kernel(backbone.kernel, tokens.device, backbone.state_dtype)
             call, state = Call(None, None, kernel), backbone.init_state(1)
             stream = _leaves(backbone.blocks[0](backbone.embed(tokens), state[0], {}, call).stream)

@@ -79,7 +79,7 @@ class Native(nn.Module):
     """The module with the recurrence's implementations: `kernel` and `describe`."""
 
     continues = True
-    perturbations = ("wipe", "swap", "load", "age")
+    perturbations: ClassVar[tuple[str, ...]] = ("wipe", "swap", "load", "age")
 
     def __init__(self, config: Any, blocks: Sequence[Block], kernel: str = "auto") -> None:
         super().__init__()
