@@ -13,6 +13,7 @@ import torch
 from tokenizers import models, pre_tokenizers
 from torch import Tensor
 
+from prosg.backbones.retnet import RetNet, RetNetConfig
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.config import ProSGConfig
@@ -73,11 +74,21 @@ def rwkv7(**sizes: int) -> Tiny:
     )
 
 
+def retnet(**sizes: int) -> Tiny:
+    return Tiny(
+        make=lambda vocab: RetNet(RetNetConfig(vocab_size=vocab, **sizes)),
+        weight=att_weight,
+        memory=plain_memory,
+    )
+
+
 TINY: dict[str, Tiny] = {
     "rwkv4": rwkv4(hidden_size=12, num_layers=2),
     "rwkv4, own widths": rwkv4(hidden_size=12, num_layers=3, attention_size=20, ffn_size=28),
     "rwkv7": rwkv7(hidden_size=12, num_layers=2, head_size=6),
     "rwkv7, own widths": rwkv7(hidden_size=12, num_layers=3, head_size=5, attention_size=20, ffn_size=28),
+    "retnet": retnet(hidden_size=12, num_layers=2, num_heads=3),
+    "retnet, own widths": retnet(hidden_size=24, num_layers=3, num_heads=2, value_size=20, ffn_size=28),
 }
 
 MODULES: dict[str, ProSGConfig] = {

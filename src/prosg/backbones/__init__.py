@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from prosg.backbones.convert import RWKV4_LAYOUT, RWKV7_LAYOUT, Layout
+from prosg.backbones.convert import RETNET_LAYOUT, RWKV4_LAYOUT, RWKV7_LAYOUT, Layout
 from prosg.backbones.native import Native
+from prosg.backbones.retnet import RETNET_SIZES, RetNet, RetNetConfig
 from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7_SIZES, RWKV7Config
 
@@ -27,5 +28,6 @@ class BackboneKind(NamedTuple):
 BACKBONES: dict[str, BackboneKind] = {
     "rwkv4": BackboneKind(RWKV4, RWKV4Config, RWKV4_SIZES, RWKV4_LAYOUT),
     "rwkv7": BackboneKind(RWKV7, RWKV7Config, RWKV7_SIZES, RWKV7_LAYOUT),
+    "retnet": BackboneKind(RetNet, RetNetConfig, RETNET_SIZES, RETNET_LAYOUT),
 }
 """By `config.model_type`, which is also what `convert.detect` calls them."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["RWKV4_LAYOUT", "RWKV7_LAYOUT", "Layout", "detect", "from_hf", "read_sizes", "to_hf"]
+__all__ = ["RETNET_LAYOUT", "RWKV4_LAYOUT", "RWKV7_LAYOUT", "Layout", "detect", "from_hf", "read_sizes", "to_hf"]
 
 Names = tuple[tuple[str, str], ...]
 """(BlinkDL, Hugging Face) pairs; N stands for a block's number, * for the rest of the name. The first match counts."""
@@ -152,20 +152,39 @@ RWKV7_LAYOUT = Layout(
     flat=re.compile(r"\.att\.([wav]0|k_k|k_a)$|\.ffn\.x_k$"),
 )
 
+RETNET_LAYOUT = Layout(
+    # There are no published weights: this package's own names are those of both kinds of files.
+    names=(("*", "*"),),
+    sizes={
+        "vocab_size": ("emb.weight", 0),
+        "hidden_size": ("emb.weight", 1),
+        "num_heads": ("blocks.0.att.decay", 0),
+        "value_size": ("blocks.0.att.value.weight", 0),
+        "ffn_size": ("blocks.0.ffn.up.weight", 0),
+    },
+    keep_wide=re.compile(r"\.att\.decay$"),
+    hf_sizes={
+        name: name for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "value_size", "ffn_size")
+    },
+    hf_config={"model_type": "retnet", "layer_norm_epsilon": 1e-5, "group_norm_epsilon": 1e-5},
+    hf_required={"model_type": "retnet", "layer_norm_epsilon": 1e-5, "group_norm_epsilon": 1e-5},
+)
+
 SIGNS: tuple[tuple[str, str], ...] = (
+    ("retnet", r"^blocks\.\d+\.att\.query\.weight$"),
     ("rwkv7", r"\.(att|attn|attention)\.(r_k|k_k)$"),
     ("rwkv6", r"\.(att|attention)\.time_maa_\w+$"),
     ("rwkv5", r"\.(att|attention)\.ln_x\.weight$"),
     ("rwkv4", r"\.(att|attention)\.time_mix_(k|key)$"),
     ("state", r"\.(att|attention)\.time_state$"),
 )
-"""What tells the versions apart, newest first: later versions kept some of the earlier ones' names."""
+"""What tells them apart, RWKV's versions newest first: later versions kept some of the earlier ones' names."""
 
 
 def detect(tensors: Mapping[str, Tensor]) -> str | None:
-    """The version that a checkpoint is of, by its tensors' names: "rwkv4" to "rwkv7" with "rwkv5.1" and "rwkv5.2".
+    """What a checkpoint is of, by its tensors' names: "retnet", or "rwkv4" to "rwkv7" with "rwkv5.1" and "rwkv5.2".
 
-    "state" for a file of learned initial states; None where nothing of RWKV is found.
+    "state" for a file of learned initial states; None where nothing of these is found.
     """
     for version, sign in SIGNS:
         if any(re.search(sign, name) for name in tensors):
