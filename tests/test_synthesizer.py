@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from helpers import MODULES, SYSTEMS, TINY, assert_near, assert_same_update, live_backbone, live_model, serves
 from prosg.backbones.base import Taps
+from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES
+from prosg.backbones.rwkv7 import RWKV7, RWKV7_SIZES
 from prosg.config import PRESETS, ProSGConfig
 from prosg.lowrank import Site
-from prosg.synthesizer import Synthesizer
+from prosg.prosg import ProSG
+from prosg.synthesizer import LARGE, Synthesizer
 
 systems = pytest.mark.parametrize(("name", "module"), SYSTEMS)
 
@@ -223,7 +227,7 @@ def sizes(width: int, layers: int) -> tuple[dict[Site, tuple[int, int]], tuple[t
     return {Site(i, name): (width, width) for i in range(layers) for name in names}, ((width, width),) * layers
 
 
-def count(module: Synthesizer) -> int:
+def count(module: Any) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
@@ -237,6 +241,59 @@ def test_sizes_of_the_presets() -> None:
             stacks = sum(p.numel() for layer in module.layers for p in layer.stack.parameters() if p.dim() == 2)
             assert stacks == 24 * 2 * (n * 1024) ** 2
             assert round(stacks / 1e6) == millions
+
+
+PUBLISHED = [(RWKV4, size) for size in RWKV4_SIZES.values()] + [(RWKV7, size) for size in RWKV7_SIZES.values()]
+
+
+@pytest.mark.parametrize(("kind", "size"), PUBLISHED, ids=[f"{k.__name__} {s.hidden_size}" for k, s in PUBLISHED])
+def test_the_module_has_at_most_a_tenth_of_a_large_backbone(kind: Any, size: Any) -> None:
+    with torch.device("meta"):
+        model = ProSG(kind(size), PRESETS["plus"])
+    assert model.synthesizer is not None
+    total, own, d = count(model.backbone), count(model.synthesizer), model.synthesizer.config.bottleneck
+    if total < LARGE:
+        assert d == size.hidden_size // 4
+        return
+    assert 0.09 * total < own <= total // 10
+    assert d % 8 == 0 and 128 <= d < size.hidden_size // 4
+    # What is named, as in every saved adapter, stays.
+    with torch.device("meta"):
+        named = ProSGConfig.from_preset("plus", bottleneck=size.hidden_size // 4)
+        assert count(Synthesizer(named, *shapes(model), backbone_size=total)) > total // 10
+
+
+def shapes(model: ProSG) -> tuple[Any, Any]:
+    return model.backbone.sites, model.backbone.tap_widths
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"share_stack": True, "hidden": 50, "blocks": 3},
+        {"memory_tap": False, "state_embedding": False, "final_norm": False, "synthesize": "a", "rank": 3},
+        {"target_modules": ("key", "output")},
+    ],
+)
+def test_the_bottleneck_is_the_widest_that_fits(changes: dict[str, Any]) -> None:
+    config = ProSGConfig.from_preset("plus", **changes)
+    names = ("key", "value", "receptance", "output")
+    sites, widths = {Site(i, name): (8000, 9000) for i in range(3) for name in names}, ((320, 480),) * 3
+    for size in (LARGE, LARGE + 10, 2 * LARGE):
+        with torch.device("meta"):
+            found = Synthesizer(config, sites, widths, backbone_size=size)
+            more = dataclasses.replace(found.config, bottleneck=found.config.bottleneck + 8)
+            wider = Synthesizer(more, sites, widths)
+        assert count(found) <= size // 10
+        assert found.config.bottleneck == 80 or count(wider) > size // 10
+
+
+def test_a_rank_too_large_for_a_tenth_leaves_the_least_width() -> None:
+    sites, widths = sizes(1024, 24)
+    config = ProSGConfig.from_preset("plus", rank=2000)
+    with torch.device("meta"):
+        assert Synthesizer(config, sites, widths, backbone_size=LARGE).config.bottleneck == 8
 
 
 def test_presets_are_what_the_experiments_used() -> None:

@@ -23,7 +23,8 @@ class ProSGConfig:
             attention ("attention"), or nothing ("none": a static adapter).
         rank: Rank n of the update.
         synthesize: Which factors depend on the prompt: "a" (eq. 20), "both", or "none" (static).
-        bottleneck: Width d of the reads; 0 picks a quarter of the model's width. Attention only.
+        bottleneck: Width d of the reads; 0 picks a quarter of the model's width, or less, in a backbone of 100 million
+            parameters or more, where the module would have more than a tenth of the backbone's. Attention only.
         memory_tap: Also read what the recurrence returned at each position. Attention only.
         state_embedding: Add a learned vector per projection (eq. 13-16), or per read.
         blocks: Residual blocks in the transforming stack (eq. 18).
@@ -75,7 +76,10 @@ class ProSGConfig:
             )
 
     def resolve(self, width: int, names: tuple[str, ...]) -> ProSGConfig:
-        """The same with all that was left open filled in for a model of this width and these projections."""
+        """The same with all that was left open filled in for a model of this width and these projections.
+
+        The bottleneck by width alone: `Synthesizer`, which can count itself, narrows it for large backbones.
+        """
         return dataclasses.replace(
             self, bottleneck=self.bottleneck or max(width // 4, 1), target_modules=self.target_modules or names
         )

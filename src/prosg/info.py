@@ -55,7 +55,7 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
     yield "  finetune", _training(ADAMW * total, activations)
     frozen = activation_bytes(backbone, frozen=True)
     for name, preset in PRESETS.items():
-        module = _count(preset, backbone)
+        module = _count(preset, backbone, total)
         if isinstance(module, str):
             yield f"  preset {name}", f"not for this backbone: {module}"
         else:
@@ -120,11 +120,11 @@ def _scores(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits.float(), 2)
 
 
-def _count(preset: ProSGConfig, backbone: Any) -> int | str:
+def _count(preset: ProSGConfig, backbone: Any, total: int) -> int | str:
     """Parameters of a preset's module, or why there is none for this backbone."""
     try:
         with torch.device("meta"):
-            module = Synthesizer(preset, backbone.sites, backbone.tap_widths)
+            module = Synthesizer(preset, backbone.sites, backbone.tap_widths, backbone_size=total)
     except ValueError as error:
         return str(error)
     return sum(p.numel() for p in module.parameters())

@@ -52,7 +52,10 @@ class ProSG(nn.Module):
         """`backbone` is a Backbone and an nn.Module; `seed` fixes the module's initial weights."""
         super().__init__()
         self.backbone: Backbone = backbone
-        self.synthesizer = None if config is None else Synthesizer(config, backbone.sites, backbone.tap_widths, seed)
+        self.synthesizer = None
+        if config is not None:
+            size = sum(p.numel() for p in backbone.parameters())
+            self.synthesizer = Synthesizer(config, backbone.sites, backbone.tap_widths, seed, size)
         self.update_enabled = True
         self.tokenizer: Any = None
         self.base = ""

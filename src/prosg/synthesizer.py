@@ -24,6 +24,8 @@ In each B is zero at the start, so that dW = 0 and the model is bit-equal to its
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -33,10 +35,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from prosg.backbones.base import Taps
+from prosg.backbones.native import Linear
 from prosg.config import ProSGConfig
 from prosg.lowrank import LowRank, Site, Update, wide
 
 __all__ = ["LayerReads", "Reads", "Synthesizer"]
+
+LARGE = 100_000_000
+"""Parameters of a backbone from which on the module's are kept under a tenth of them. A demo's model needs more."""
 
 
 class LayerReads(NamedTuple):
@@ -66,7 +72,7 @@ class Stack(nn.Module):
     def __init__(self, width: int, hidden: int, blocks: int) -> None:
         super().__init__()
         self.blocks: Sequence[nn.Sequential] = nn.ModuleList(  # type: ignore[assignment]
-            nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width), nn.LayerNorm(width))
+            nn.Sequential(Linear(width, hidden), nn.ReLU(), Linear(hidden, width), nn.LayerNorm(width))
             for _ in range(blocks)
         )
         for block in self.blocks:
@@ -94,9 +100,9 @@ class LayerSynthesizer(nn.Module):
         slots = len(self.names) * n
         if config.reading == "attention":
             d = config.bottleneck
-            self.from_input = _init_linear(nn.Linear(width, d), width**-0.5)
+            self.from_input = _init_linear(Linear(width, d), width**-0.5)
             if config.memory_tap:
-                self.from_memory = _init_linear(nn.Linear(memory, d, bias=False), (3 * width) ** -0.5)
+                self.from_memory = _init_linear(Linear(memory, d, bias=False), (3 * width) ** -0.5)
             self.queries = nn.Parameter(torch.randn(slots, d))
             self.slots = nn.Parameter(0.02 * torch.randn(slots, d)) if config.state_embedding else None
             self.stack = stack or make_stack(config, d)
@@ -114,9 +120,9 @@ class LayerSynthesizer(nn.Module):
             if config.reading != "last":
                 self.base_a[name] = nn.Parameter(torch.randn(n, inp))
             if config.reading == "attention":
-                self.map_a[name] = _init_linear(nn.Linear(d, inp), (3 * d) ** -0.5)
+                self.map_a[name] = _init_linear(Linear(d, inp), (3 * d) ** -0.5)
             if config.synthesize == "both":
-                self.map_b[name] = _init_linear(nn.Linear(d, out), 0.0)
+                self.map_b[name] = _init_linear(Linear(d, out), 0.0)
 
     def start(self, batch: int) -> LayerReads:
         """Nothing read yet."""
@@ -198,12 +204,19 @@ class Synthesizer(nn.Module):
         sites: Mapping[Site, tuple[int, int]],
         tap_widths: tuple[tuple[int, int], ...],
         generator_seed: int | None = None,
+        backbone_size: int = 0,
     ) -> None:
+        """`sites` and `tap_widths` as a backbone's; `generator_seed` fixes the initial weights.
+
+        backbone_size: the backbone's parameters, by which a bottleneck that is left open is chosen; 0: by its width.
+        """
         super().__init__()
         names = tuple(dict.fromkeys(site.name for site in sites))
-        config = config.resolve(tap_widths[0][0], names)
+        is_open, config = config.bottleneck == 0, config.resolve(tap_widths[0][0], names)
         if missing := [name for name in config.target_modules if name not in names]:
             raise ValueError(f"target_modules {missing} not in this backbone; it has {sorted(names)}")
+        if is_open and config.reading == "attention" and backbone_size >= LARGE:
+            config = _narrowed(config, sites, tap_widths, backbone_size // 10)
         self.sites = {site: shape for site, shape in sites.items() if site.name in config.target_modules}
         if config.reading == "last":
             for site, (_, inp) in self.sites.items():
@@ -262,12 +275,49 @@ class Synthesizer(nn.Module):
         return self.finish(self.read(self.init(valid.sum(1)), taps, valid))
 
 
+def _narrowed(
+    config: ProSGConfig, sites: Mapping[Site, tuple[int, int]], tap_widths: tuple[tuple[int, int], ...], limit: int
+) -> ProSGConfig:
+    """With the largest bottleneck up to the one it has, in steps of 8, whose module has at most `limit` parameters.
+
+    With 8 where no width has so few: the rank alone is then too large for that.
+    """
+
+    def count(bottleneck: int) -> int:
+        return _parameters(dataclasses.replace(config, bottleneck=bottleneck), sites, tap_widths)
+
+    if count(config.bottleneck) <= limit:
+        return config
+    widths = range(8, config.bottleneck, 8)
+    fitting = bisect.bisect_right(widths, limit, key=count)
+    return dataclasses.replace(config, bottleneck=widths[max(fitting - 1, 0)])
+
+
+def _parameters(
+    config: ProSGConfig, sites: Mapping[Site, tuple[int, int]], tap_widths: tuple[tuple[int, int], ...]
+) -> int:
+    """Parameters of a module that reads by attention. Making large ones takes seconds, on the meta device too."""
+    d, n = config.bottleneck, config.rank
+    hidden = config.hidden or d
+    stack = config.blocks * (2 * d * hidden + hidden + 3 * d)
+    total = stack * (1 if config.share_stack else len(tap_widths))
+    for width, memory in tap_widths:
+        total += d * (width + 1 + memory * config.memory_tap + 2 * config.final_norm)
+    for site, (out, inp) in sites.items():
+        if site.name in config.target_modules:
+            total += n * (out + inp) + n * d * (1 + config.state_embedding)
+            total += (d + 1) * (inp + out * (config.synthesize == "both"))
+    return total
+
+
 def make_stack(config: ProSGConfig, width: int) -> Stack:
     """The transforming stack for slots of this width."""
     return Stack(width, config.hidden or width, config.blocks)
 
 
 def _init_linear(linear: nn.Linear, std: float) -> nn.Linear:
+    if linear.weight.is_meta:  # as in `Linear`: modules are made there only to be counted
+        return linear
     nn.init.normal_(linear.weight, std=std)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
