@@ -144,7 +144,7 @@ def _demo_parser() -> Parser:
     parser.add_argument(
         "--full", action="store_true", help="with the rivals, three learning rates each, 192 rows a cell"
     )
-    parser.add_argument("--backbone", type=str, default="rwkv4", help="what is trained: rwkv4 or rwkv7, each small")
+    parser.add_argument("--backbone", type=str, default="rwkv4", help="rwkv4, rwkv7, retnet or mamba, each small")
     parser.add_argument("--seeds", type=str, default="1", help="one run each, like 1,2,3")
     parser.add_argument("--out", type=str, help="folder to go on in; by default runs/demo-NAME, with --full full-NAME")
     parser.add_argument("--jobs", type=int, default=2, help="trainings and evaluations side by side")

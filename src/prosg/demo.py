@@ -25,12 +25,12 @@ from typing import Any
 
 import torch
 
-from prosg.backbones import BACKBONES
 from prosg.checkpoint import save_backbone
 from prosg.commands import write_json
 from prosg.data.kinds import DEMO_KINDS, make_rows
 from prosg.data.record import write_rows
 from prosg.jobs import Job, run_jobs
+from prosg.subjects import SUBJECTS, Subject
 from prosg.tokenizer import train_bpe
 
 __all__ = ["Plan", "prepare", "run"]
@@ -40,8 +40,6 @@ RATES = (1e-3, 3e-3, 1e-2)
 RIVAL_ROWS = 48
 """Validation rows on which it chooses."""
 RIVAL_SENTENCES = (5, 60, 125)
-DURABLE = {"rwkv4": "durable", "rwkv7": "durable-load"}
-"""The recipe that mends forgetting best without a module: the strongest rival."""
 RIVALS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "phase1_more": ("finetune", "plain", ()),
     "phase1_perturbed": ("finetune", "{durable}", ()),
@@ -50,23 +48,6 @@ RIVALS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "static_perturbed": ("static", "static-{durable}", ()),
 }
 """Phase, recipe and further options of each."""
-RIVAL_STEPS: dict[str, tuple[tuple[str, int], ...]] = {
-    "rwkv4": (
-        ("phase1_more", 1400),
-        ("phase1_perturbed", 1100),
-        ("phase1_replay", 1200),
-        ("static", 1800),
-        ("static_perturbed", 1300),
-    ),
-    "rwkv7": (
-        ("phase1_more", 1400),
-        ("phase1_perturbed", 1100),
-        ("phase1_replay", 1200),
-        ("static", 1800),
-        ("static_perturbed", 1300),
-    ),
-}
-"""Steps of each: at least as many as cost `plus`'s seconds on a quiet core."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +55,12 @@ class Plan:
     """Sizes of the demo.
 
     Attributes:
-        backbone: Its `demo` size is what is trained.
+        backbone: What is trained, one of `SUBJECTS`.
         rows: Rows per cell.
         base_steps: Single-stage steps from random weights.
         phase1_steps: At most; it ends when the late stage is exact on validation rows.
         module_steps: Of `paper` and `plus`.
-        rival_steps: Steps of each rival; by default those of `RIVAL_STEPS`.
+        rival_steps: Steps of each rival; by default the backbone's.
     """
 
     backbone: str = "rwkv4"
@@ -90,14 +71,14 @@ class Plan:
     rival_steps: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.backbone not in DURABLE:
-            raise ValueError(f"--backbone is {self.backbone!r}; allowed: {', '.join(DURABLE)}")
-        object.__setattr__(self, "rival_steps", self.rival_steps or RIVAL_STEPS[self.backbone])
+        if self.backbone not in SUBJECTS:
+            raise ValueError(f"--backbone is {self.backbone!r}; allowed: {', '.join(SUBJECTS)}")
+        object.__setattr__(self, "rival_steps", self.rival_steps or self.subject.rivals)
 
-    def fresh(self) -> Any:
-        """The backbone without weights of its own."""
-        kind = BACKBONES[self.backbone]
-        return kind.model(kind.sizes["demo"])
+    @property
+    def subject(self) -> Subject:
+        """What the backbone brings."""
+        return SUBJECTS[self.backbone]
 
 
 def run(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan, live: bool = True) -> int:
@@ -110,6 +91,7 @@ def run(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan
     start = time.perf_counter()
     dtype = _dtype(out, plan)
     folders = {seed: out / f"seed-{seed}" for seed in seeds}
+    rivals = [name for name, _ in plan.rival_steps]
     for seed, folder in folders.items():
         prepare(folder, seed, plan)
     first = seeds[0]
@@ -117,11 +99,11 @@ def run(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan
         work = [job for seed, folder in folders.items() for job in _trainings(folder, seed, plan, dtype)]
         work += [job for seed, folder in folders.items() for job in _curves(folder, seed, plan)]
         if full:
-            work += _rivals(folders[first], first, plan, dtype, dict.fromkeys(RIVALS, RATES))
-            work += _choices(folders[first], first)
+            work += _rivals(folders[first], first, plan, dtype, dict.fromkeys(rivals, RATES))
+            work += _choices(folders[first], first, rivals)
         run_jobs(work, jobs, live)
         if full:
-            best = _choose(folders[first])
+            best = _choose(folders[first], rivals)
             rates = {name: (rate,) for name, rate in best.items()}
             others = {seed: folder for seed, folder in folders.items() if seed != first}
             work += [job for seed, folder in others.items() for job in _rivals(folder, seed, plan, dtype, rates)]
@@ -170,9 +152,7 @@ def prepare(folder: Path, seed: int, plan: Plan) -> None:
     write_rows(data / "validation.jsonl", make_rows(DEMO_KINDS, 192, seed, "validation"))
     tokenizer = train_bpe([text for row in stories[:3000] for text in (row.prompt, row.answer)])
     path = tokenizer.save(data)
-    model = plan.fresh()
-    model.reset_parameters(torch.Generator().manual_seed(seed))
-    save_backbone(model, start, tokenizer=path)
+    save_backbone(plan.subject.fresh(seed), start, tokenizer=path)
 
 
 def _train(name: str, phase: str, folder: Path, model: str, data: str, seconds: float, *options: str) -> Job:
@@ -207,13 +187,16 @@ def _trainings(folder: Path, seed: int, plan: Plan, dtype: str) -> list[Job]:
     module = (*common, *steps(plan.module_steps), "--eval_steps", "250")
     base = (*common, *scratch, *steps(plan.base_steps))
     phase1 = (*common, *scratch, *until, *steps(plan.phase1_steps))
+    plus = (*module, "--recipe", "plus", *plan.subject.plus)
     paper = (*module, "--recipe", "paper", "--module.rank", "3", "--optim.lr", "3e-3")
-    return [
+    jobs = [
         _train("base", "finetune", folder, "start", "base.jsonl", 20, *base),
         _train("phase1", "finetune", folder, "base/model", "train.jsonl", 110, *phase1),
-        _train("plus", "synthesize", folder, "phase1/model", "train.jsonl", 110, "--recipe", "plus", *module),
-        _train("paper", "synthesize", folder, "phase1/model", "train.jsonl", 70, *paper),
+        _train("plus", "synthesize", folder, "phase1/model", "train.jsonl", 110, *plus),
     ]
+    if plan.subject.paper:
+        jobs.append(_train("paper", "synthesize", folder, "phase1/model", "train.jsonl", 70, *paper))
+    return jobs
 
 
 def _rivals(folder: Path, seed: int, plan: Plan, dtype: str, rates: Mapping[str, tuple[float, ...]]) -> list[Job]:
@@ -222,7 +205,7 @@ def _rivals(folder: Path, seed: int, plan: Plan, dtype: str, rates: Mapping[str,
     for name, count in plan.rival_steps:
         phase, recipe, extra = RIVALS[name]
         for rate in rates[name]:
-            recipe = recipe.format(durable=DURABLE[plan.backbone])
+            recipe = recipe.format(durable=plan.subject.durable)
             tuned = ("--recipe", recipe, "--optim.lr", str(rate), "--optim.late_weight", "3", *extra)
             options = (*_common(seed, dtype), *tuned, "--optim.steps", str(count), "--eval_steps", "400")
             jobs.append(_train(f"{name}-{rate:g}", phase, folder, "phase1/model", "train.jsonl", 120, *options))
@@ -246,14 +229,14 @@ def _curve(name: str, folder: Path, run_name: str, system: str, seed: int, secon
 
 
 def _curves(folder: Path, seed: int, plan: Plan) -> list[Job]:
-    """Phase 1 and both presets on the test split, every condition."""
+    """Phase 1 and the presets on the test split, every condition."""
     rows = ("--rows", str(plan.rows))
     cost = plan.rows / 64
     module = (*rows, "--updates", "own,other,mean,none,wiped")
+    presets = ("plus", "paper") if plan.subject.paper else ("plus",)
     return [
         _curve("phase1", folder, "phase1", "phase1", seed, 8 * cost, *rows),
-        _curve("plus", folder, "plus", "plus", seed, 40 * cost, *module),
-        _curve("paper", folder, "paper", "paper", seed, 40 * cost, *module),
+        *(_curve(preset, folder, preset, preset, seed, 40 * cost, *module) for preset in presets),
     ]
 
 
@@ -264,7 +247,7 @@ def _measured_as(name: str) -> tuple[str, ...]:
     return ("--updates", "own") if name.startswith("static") else ()
 
 
-def _choices(folder: Path, seed: int) -> list[Job]:
+def _choices(folder: Path, seed: int, rivals: Sequence[str]) -> list[Job]:
     """Every rival at every learning rate, on validation rows."""
     rows = ("--rows", str(RIVAL_ROWS), "--split", "validation", "--no-free")
     lengths = ("--sentences", *map(str, RIVAL_SENTENCES))
@@ -272,15 +255,15 @@ def _choices(folder: Path, seed: int) -> list[Job]:
         _curve(
             f"choose-{name}-{rate:g}", folder, f"{name}-{rate:g}", name, seed, 12, *rows, *_measured_as(name), *lengths
         )
-        for name in RIVALS
+        for name in rivals
         for rate in RATES
     ]
 
 
-def _choose(folder: Path) -> dict[str, float]:
+def _choose(folder: Path, rivals: Sequence[str]) -> dict[str, float]:
     """Each rival's best rate: late accuracy on validation rows, mean over the distances. All are logged."""
     log: dict[str, dict[str, float]] = {}
-    for name in RIVALS:
+    for name in rivals:
         log[name] = {}
         for rate in RATES:
             cells = json.loads((folder / "curves" / f"choose-{name}-{rate:g}.json").read_text("utf-8"))["rows"]
@@ -307,7 +290,7 @@ def _dtype(out: Path, plan: Plan) -> str:
     if not path.exists():
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        path.write_text(probe_dtype(plan.fresh()))
+        path.write_text(probe_dtype(plan.subject.fresh(0)))
         torch.set_num_threads(threads)
     return path.read_text()
 
