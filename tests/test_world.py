@@ -202,3 +202,16 @@ def test_what_is_no_text_is_no_vocabulary(tmp_path: Path) -> None:
     file.write_bytes(b"PK\x03\x04\xff\xfe\x80")
     with pytest.raises(ValueError, match=r"model.pth: not an RWKV vocabulary: it is not UTF-8 text"):
         load_tokenizer(file)
+
+
+def test_the_compiled_tokenizer_takes_over_with_the_same_ids(
+    world: WorldTokenizer, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyrwkv_tokenizer")
+    text = (shared_data / "wikitext-2" / "test.txt").read_text("utf-8")[:200_000] + CUT
+    monkeypatch.setattr(world, "_encoded", 0)
+    plain = world.encode_offsets(text)
+    monkeypatch.setattr(world, "_encoded", 1 << 30)
+    assert world.encode_offsets(text) == plain
+    assert world.encode(text) == plain[0]
+    assert world._compiled is not None
