@@ -113,3 +113,8 @@ def test_a_stated_number_of_sentences_is_not_held_against_a_length_that_was_forc
 
 def test_no_stages_no_scores() -> None:
     assert score(row_from_dict({"prompt": "p", "answer": "a"}), "a") == []
+
+
+def test_a_text_that_never_ends_a_sentence_is_judged_at_once() -> None:
+    """With time that grew as the cube of the length this would take days."""
+    assert not run_check({"type": "sentences", "min": 1, "max": 9}, "word " * 20_000)

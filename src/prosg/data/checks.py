@@ -72,8 +72,9 @@ def _ends_with(check: Check, text: str) -> bool:
 
 
 def _sentences(check: Check, text: str) -> bool:
-    # A lone full stop is no sentence: there has to be a word before it.
-    count = len(re.findall(rf"[^{ENDS}]*\w[^{ENDS}]*[{ENDS}]", text))
+    # A lone full stop is no sentence: there has to be a word before it. Cut first: one pattern for both, on a text that
+    # never ends a sentence, takes time with the cube of its length.
+    count = sum(re.search(r"\w", sentence) is not None for sentence in re.split(f"[{ENDS}]", text)[:-1])
     return bool(check.get("min", 1) <= count <= check.get("max", count))
 
 
