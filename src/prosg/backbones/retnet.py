@@ -205,8 +205,8 @@ class RetNet(Native):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Initialise for training from scratch: matrices by their inputs, tokens at the scale of a layer norm."""
-        sizes = {"emb.weight": 1.0, "head.weight": 0.02}
+        """Initialise for training from scratch: matrices by their inputs, tokens small beside what layers add."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
-                parameter.normal_(0.0, sizes.get(name, parameter.shape[1] ** -0.5), generator=generator)
+                std = 0.02 if name in ("emb.weight", "head.weight") else parameter.shape[1] ** -0.5
+                parameter.normal_(0.0, std, generator=generator)
