@@ -8,49 +8,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
+from prosg.cli_parts import Parser, check_text, dtype_named, load, model_options
 from prosg.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
 
 __all__ = ["main"]
-
-MODEL_HELP = "a backbone (.pth file or folder), an adapter folder, a training's output folder, or: demo"
-TOKENIZER_HELP = (
-    "world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default what lies beside the weights, else "
-    "world for a vocabulary of 65536"
-)
-
-
-class Parser(ArgumentParser):
-    """jsonargparse's, with errors on one line, in a user's words."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what was wrong and stop with status 2."""
-        line = " ".join(message.split())
-        if line.startswith("the following arguments are required"):
-            line = re.sub(r"\b(?:\w+\.)+", "", line)  # names of commands
-        for pattern, words in PLAIN_WORDS:
-            line = re.sub(pattern, words, line)
-        print(f"error: {line} (see {self.prog.replace(' [options]', '')} --help)", file=sys.stderr)
-        raise SystemExit(2)
-
-
-PLAIN_WORDS = (
-    (r"a typing\.Literal\[(.*?)\]", r"one of \1"),
-    (r"a <class '(\w+)'>", r"\1"),
-    (r'^Parser key "', r'"'),
-    (r'expected "(?:\w+\.)?subcommand" to be', "expected a command,"),
-)
-"""What jsonargparse says, and what is meant."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,16 +100,6 @@ def _parser(arguments: Sequence[str]) -> Parser:
     return parser
 
 
-def _model_options(parser: Parser) -> Parser:
-    parser.add_argument("model", type=str, help=MODEL_HELP)
-    parser.add_argument("--base", type=str, help="an adapter's backbone, where it has moved")
-    parser.add_argument("--tokenizer", type=str, help=TOKENIZER_HELP)
-    parser.add_argument("--dtype", type=str, help="fp32, bf16, fp16 or fp64; the file's own by default")
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto: cuda where there is one")
-    parser.add_argument("--kernel", type=str, default="auto", help="what runs the recurrence; auto picks the fastest")
-    return parser
-
-
 def _demo_parser() -> Parser:
     parser = Parser(description="Train a small model, its module and the rivals here, and print the table.")
     parser.add_argument(
@@ -153,7 +114,7 @@ def _demo_parser() -> Parser:
 
 
 def _generate_parser() -> Parser:
-    parser = _model_options(Parser(description="Write an answer, streamed as it comes."))
+    parser = model_options(Parser(description="Write an answer, streamed as it comes."))
     parser.add_argument("--prompt", type=str, help="the prompt")
     parser.add_argument("--encoded", type=str, help="a file made by: prosg encode")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
@@ -173,7 +134,7 @@ def _generate_parser() -> Parser:
 
 
 def _encode_parser() -> Parser:
-    parser = _model_options(Parser(description="Read a prompt once, and keep what it left: state and weight update."))
+    parser = model_options(Parser(description="Read a prompt once, and keep what it left: state and weight update."))
     parser.add_argument("--prompt", type=str, required=True, help="the prompt")
     parser.add_argument("--out", type=str, required=True, help="the .safetensors file to write")
     parser.add_argument("--window", type=int | None, help="show the module the prompt in windows of this many tokens")
@@ -181,7 +142,7 @@ def _encode_parser() -> Parser:
 
 
 def _perplexity_parser() -> Parser:
-    parser = _model_options(Parser(description="Perplexity of answers under their prompts, end tokens included."))
+    parser = model_options(Parser(description="Perplexity of answers under their prompts, end tokens included."))
     parser.add_argument("file", type=str, help="jsonl rows of prompt and answer")
     parser.add_argument("--no-update", action="store_true", help="the backbone alone")
     parser.add_argument("--batch-size", type=int, default=32, help="rows scored at once")
@@ -189,7 +150,7 @@ def _perplexity_parser() -> Parser:
 
 
 def _curve_parser() -> Parser:
-    parser = _model_options(
+    parser = model_options(
         Parser(
             description="The forgetting curve: late-stage accuracy against distance, under the model's own update and "
             "the controls (another prompt's, the mean, none, state wiped), on generated instructions."
@@ -209,7 +170,7 @@ def _curve_parser() -> Parser:
 
 
 def _info_parser() -> Parser:
-    return _model_options(Parser(description="What a model is, and what runs it here."))
+    return model_options(Parser(description="What a model is, and what runs it here."))
 
 
 def _convert_parser() -> Parser:
@@ -366,46 +327,11 @@ def _recipe_defaults(phase: str, name: str) -> dict[str, Any]:
 # -- commands; what they need is imported when they run
 
 
-def _dtype(name: str | None) -> Any:
-    import torch
-
-    table = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64, None: None}
-    if name not in table:
-        raise ValueError(f"--dtype is {name!r}, allowed: fp32, bf16, fp16, fp64")
-    return table[name]
-
-
-def _load(options: Namespace, asks_tokenizer: bool = True) -> Any:
-    from prosg.adapter import load_model, need_tokenizer
-    from prosg.commands import check_device
-
-    device = check_device(options.device)
-    model = load_model(
-        options.model,
-        base=options.base,
-        tokenizer=options.tokenizer,
-        dtype=_dtype(options.dtype),
-        device=device,
-        kernel=options.kernel,
-    )
-    if asks_tokenizer:
-        need_tokenizer(model, options.model)
-    return model
-
-
 def _encoded(options: Namespace, model: Any) -> Any:
     if not options.prompt:
         raise ValueError("--prompt is empty; a prompt needs at least one character")
-    _check_text("--prompt", options.prompt)
+    check_text("--prompt", options.prompt)
     return model.encode(options.prompt, window=options.window)
-
-
-def _check_text(option: str, text: str) -> None:
-    """ValueError for bytes that are no characters: Python lets a command line's pass as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{option} is not UTF-8 text") from None
 
 
 def _run_generate(options: Namespace) -> int:
@@ -413,9 +339,9 @@ def _run_generate(options: Namespace) -> int:
 
     if (options.prompt is None) == (options.encoded is None):
         raise ValueError("give either --prompt TEXT or --encoded FILE")
-    model = _load(options)
+    model = load(options)
     encoded = _encoded(options, model) if options.encoded is None else load_encoded(options.encoded, model)
-    _check_text("--force-marker", options.force_marker)
+    check_text("--force-marker", options.force_marker)
     if options.no_update:
         encoded = encoded._replace(update=None)
     pieces = model.stream(
@@ -444,7 +370,7 @@ def _run_encode(options: Namespace) -> int:
         raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
     if out.is_dir():
         raise ValueError(f"--out {out}: is a folder; name a file in it")
-    model = _load(options)
+    model = load(options)
     encoded = _encoded(options, model)
     save_encoded(encoded, model, out)
     what = "state and update" if encoded.update else "state (this model has no module)"
@@ -533,7 +459,7 @@ def _run_data_stats(options: Namespace) -> int:
 def _run_perplexity(options: Namespace) -> int:
     from prosg.commands import perplexity_of_file
 
-    model = _load(options)
+    model = load(options)
     return perplexity_of_file(model, options.file, update=not options.no_update, batch_size=options.batch_size)
 
 
@@ -542,7 +468,7 @@ def _run_curve(options: Namespace) -> int:
     from prosg.data.kinds import DEMO_KINDS
     from prosg.evaluation.curve import SENTENCES
 
-    model = _load(options)
+    model = load(options)
     default = "none" if model.synthesizer is None else "own,other,mean,wiped"
     return curve_of_model(
         model,
@@ -562,13 +488,13 @@ def _run_curve(options: Namespace) -> int:
 def _run_info(options: Namespace) -> int:
     from prosg.commands import info
 
-    return info(_load(options, asks_tokenizer=False))
+    return info(load(options, asks_tokenizer=False))
 
 
 def _run_convert(options: Namespace) -> int:
     from prosg.checkpoint import convert
 
-    convert(options.src, options.dst, _dtype(options.dtype), overwrite=options.overwrite)
+    convert(options.src, options.dst, dtype_named(options.dtype), overwrite=options.overwrite)
     print(options.dst)
     return 0
 

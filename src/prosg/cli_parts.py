@@ -1,0 +1,88 @@
+"""What the parsers and runners of the commands share: errors on one line, the options of a model, loading it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+__all__ = ["Parser", "check_text", "dtype_named", "load", "model_options"]
+
+MODEL_HELP = "a backbone (.pth file or folder), an adapter folder, a training's output folder, or: demo"
+TOKENIZER_HELP = (
+    "world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default what lies beside the weights, else "
+    "world for a vocabulary of 65536"
+)
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's, with errors on one line, in a user's words."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what was wrong and stop with status 2."""
+        line = " ".join(message.split())
+        if line.startswith("the following arguments are required"):
+            line = re.sub(r"\b(?:\w+\.)+", "", line)  # names of commands
+        for pattern, words in PLAIN_WORDS:
+            line = re.sub(pattern, words, line)
+        print(f"error: {line} (see {self.prog.replace(' [options]', '')} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+PLAIN_WORDS = (
+    (r"a typing\.Literal\[(.*?)\]", r"one of \1"),
+    (r"a <class '(\w+)'>", r"\1"),
+    (r'^Parser key "', r'"'),
+    (r'expected "(?:\w+\.)?subcommand" to be', "expected a command,"),
+)
+"""What jsonargparse says, and what is meant."""
+
+
+def model_options(parser: Parser) -> Parser:
+    """Add the model, and how to load it; returns the parser."""
+    parser.add_argument("model", type=str, help=MODEL_HELP)
+    parser.add_argument("--base", type=str, help="an adapter's backbone, where it has moved")
+    parser.add_argument("--tokenizer", type=str, help=TOKENIZER_HELP)
+    parser.add_argument("--dtype", type=str, help="fp32, bf16, fp16 or fp64; the file's own by default")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto: cuda where there is one")
+    parser.add_argument("--kernel", type=str, default="auto", help="what runs the recurrence; auto picks the fastest")
+    return parser
+
+
+def dtype_named(name: str | None) -> Any:
+    """What --dtype means, a torch.dtype or None. ValueError for another name."""
+    import torch
+
+    table = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64, None: None}
+    if name not in table:
+        raise ValueError(f"--dtype is {name!r}, allowed: fp32, bf16, fp16, fp64")
+    return table[name]
+
+
+def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
+    """The model of `model_options`; ValueError where it has no tokenizer but needs one."""
+    from prosg.adapter import load_model, need_tokenizer
+    from prosg.commands import check_device
+
+    device = check_device(options.device)
+    model = load_model(
+        options.model,
+        base=options.base,
+        tokenizer=options.tokenizer,
+        dtype=dtype_named(options.dtype),
+        device=device,
+        kernel=options.kernel,
+    )
+    if asks_tokenizer:
+        need_tokenizer(model, options.model)
+    return model
+
+
+def check_text(option: str, text: str) -> None:
+    """ValueError for bytes that are no characters: Python lets a command line's pass as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{option} is not UTF-8 text") from None
