@@ -4,6 +4,8 @@ They have a plain C interface and are loaded with ctypes. They are optional: wit
 installs all the same, and the pure PyTorch versions are used.
 """
 
+from glob import glob
+
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -25,7 +27,9 @@ class BuildKernels(build_ext):
 setup(
     cmdclass={"build_ext": BuildKernels},
     ext_modules=[
-        Extension(f"prosg.ops._{name}", [f"src/prosg/ops/{name}.c"], depends=["src/prosg/ops/kernel.h"], optional=True)
+        Extension(
+            f"prosg.ops._{name}", [f"src/prosg/ops/{name}.c"], depends=sorted(glob("src/prosg/ops/*.h")), optional=True
+        )
         for name in ("wkv4", "wkv7")
     ],
 )

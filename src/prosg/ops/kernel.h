@@ -1,7 +1,7 @@
 /* What the compiled recurrences share: number types, instruction sets, the choice at run time, e^x.
  *
- * A library's source defines LIBRARY, its name, and SOURCE, its file, and includes this header, which includes that file
- * again, once per number type and instruction set, with these defined:
+ * A library's source defines LIBRARY, its name, SOURCE, its file, and ABI, and includes this header, which includes
+ * that file again, once per number type and instruction set, with these defined:
  *
  *     REAL, INT      the number type, and the integer type of its size
  *     NAME(f)        f's name for this type and set
