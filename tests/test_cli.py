@@ -66,6 +66,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
     (folder / "bad.jsonl").write_text(ROWS + '{"prompt": "Say"\n')
     (folder / "blank.jsonl").write_text(ROWS + '{"prompt": "", "answer": "Tree."}\n')
+    turns = [{"role": role, "content": "Tree."} for role in ("user", "user", "assistant")]
+    (folder / "order.jsonl").write_text(ROWS + json.dumps({"messages": turns}) + "\n")
+    (folder / "chat.jsonl").write_text(ROWS + json.dumps({"messages": turns[1:]}) + "\n")
     (folder / "none.jsonl").write_text("\n")
     (folder / "cut.safetensors").write_bytes((folder / "hello.safetensors").read_bytes()[:900])
     (folder / "unknown.yaml").write_text("recipe: plain\noptim:\n  stepz: 3\n")
@@ -162,6 +165,7 @@ BAD_PROMPTS = [
     case("generate plus --encoded cut.safetensors", "cut.safetensors", "truncated"),
     case("generate plus --encoded nowhere.safetensors", "no such file"),
     case("generate plus --encoded start/model.safetensors", "prosg encode"),
+    case(f"{GENERATE} --template alpaca", "'alpaca'", "none, world, pile, raven"),
     case(f"{GENERATE} --temperature -1", "temperature is -1.0"),
     case(f"{GENERATE} --temperature hot", "temperature", "hot", "float"),
     case(f"{GENERATE} --top-p 0", "top_p is 0.0"),
@@ -202,6 +206,10 @@ BAD_TRAINING = [
     case(f"{TRAIN} --stop.times 1 --validation rows.jsonl", "late_exact", "stages"),
     case(f"{TRAIN} --train bad.jsonl", "bad.jsonl:2", "not JSON"),
     case(f"{TRAIN} --train blank.jsonl", "blank.jsonl:2", "'prompt' is empty"),
+    case(f"{TRAIN} --train order.jsonl", "order.jsonl:2", "message 2 is the user's", "allowed"),
+    case(f"{TRAIN} --train chat.jsonl", "chat.jsonl", "--template world, pile, raven"),
+    case(f"{TRAIN} --template vicuna", "template is 'vicuna'", "none, world, pile, raven"),
+    case(f"{TRAIN} --truncate true", "truncate", "max_tokens", "at least 2"),
     case(f"{TRAIN} --train none.jsonl", "none.jsonl", "no rows"),
     case(f"{TRAIN} --train nowhere.jsonl", "nowhere.jsonl", "No such file"),
     case(f"{TRAIN} --model nowhere", "nowhere", "no such file or folder"),
@@ -223,6 +231,8 @@ BAD_FILES = [
     case("encode plus --prompt x", "required", "out"),
     case("perplexity start bad.jsonl", "bad.jsonl:2"),
     case("perplexity start blank.jsonl", "blank.jsonl:2"),
+    case("perplexity start chat.jsonl", "chat.jsonl", "--template"),
+    case("perplexity start chat.jsonl --template alpaca", "'alpaca'", "world"),
     case("perplexity start train.jsonl --batch-size 0", "--batch-size is 0"),
     case("convert start other", "exists", "--overwrite"),
     case("convert start full --overwrite", "full", "not replaced"),

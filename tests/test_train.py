@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -503,3 +505,42 @@ def test_rows_have_more_fields_than_training_needs(shop: Workshop, tmp_path: Pat
     shop.run("finetune", tmp_path / "more", "--train", file)
     shop.run("finetune", tmp_path / "run")
     assert losses(tmp_path / "more") == losses(tmp_path / "run")
+
+
+def test_chat_rows_train_as_what_their_template_makes_of_them(shop: Workshop, tmp_path: Path) -> None:
+    chat, plain = [], []
+    for row in read_rows(shop.train):
+        turns = [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.answer}]
+        chat.append({"id": row.id, "messages": turns})
+        question, answer = (re.sub(r"\n+", "\n", text).strip() for text in (row.prompt, row.answer))
+        plain.append({"id": row.id, "prompt": f"Question: {question}\n\nAnswer:", "answer": f" {answer}"})
+    for name, rows in (("chat", chat), ("plain", plain)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shop.run("finetune", tmp_path / "one", "--train", tmp_path / "chat.jsonl", "--template", "pile")
+    shop.run("finetune", tmp_path / "two", "--train", tmp_path / "plain.jsonl")
+    assert losses(tmp_path / "one") == losses(tmp_path / "two")
+
+
+def test_rows_are_cut_where_it_is_asked_for(shop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = sorted(row.tokens for row in encoded(shop))[20]
+    shop.run("finetune", tmp_path / "run", "--max_tokens", few, "--truncate", "true", "--optim.steps", 1)
+    assert f"train rows cut to {few} tokens" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_under_a_version_with_more_options(shop: Workshop, tmp_path: Path) -> None:
+    command = shop.command("finetune", tmp_path / "run")
+    killed(command, between_steps())
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    del config["template"], config["optim"]["clip"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="template changed"):
+        prosg.commands.train("finetune", replace(config_of(command), template="pile"))
+    assert main(command) == 0
+
+
+def config_of(command: list[str]) -> TrainConfig:
+    caught: list[TrainConfig] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prosg.commands, "train", lambda _, config: caught.append(config) or 0)
+        main(command)
+    return caught[0]

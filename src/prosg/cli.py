@@ -101,6 +101,13 @@ def _parser(arguments: Sequence[str]) -> Parser:
 
 
 def _demo_parser() -> Parser:
+TEMPLATE_HELP = "how a conversation is written: none, world, pile or raven"
+
+
+def _template_option(parser: Parser, default: str, more: str = "") -> None:
+    parser.add_argument("--template", type=str, default=default, help=TEMPLATE_HELP + more)
+
+
     parser = Parser(description="Train a small model, its module and the rivals here, and print the table.")
     parser.add_argument(
         "--full", action="store_true", help="with the rivals, three learning rates each, 192 rows a cell"
@@ -118,6 +125,7 @@ def _generate_parser() -> Parser:
     parser.add_argument("--prompt", type=str, help="the prompt")
     parser.add_argument("--encoded", type=str, help="a file made by: prosg encode")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
+    _template_option(parser, "none", "; the prompt is the user's turn, and the answer ends where the next would begin")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest that hold this probability")
@@ -137,13 +145,15 @@ def _encode_parser() -> Parser:
     parser = model_options(Parser(description="Read a prompt once, and keep what it left: state and weight update."))
     parser.add_argument("--prompt", type=str, required=True, help="the prompt")
     parser.add_argument("--out", type=str, required=True, help="the .safetensors file to write")
+    _template_option(parser, "none", "; the prompt is the user's turn")
     parser.add_argument("--window", type=int | None, help="show the module the prompt in windows of this many tokens")
     return parser
 
 
 def _perplexity_parser() -> Parser:
     parser = model_options(Parser(description="Perplexity of answers under their prompts, end tokens included."))
-    parser.add_argument("file", type=str, help="jsonl rows of prompt and answer")
+    parser.add_argument("file", type=str, help="jsonl rows of prompt and answer, messages, or text")
+    _template_option(parser, "", "; by default as the rows are, world for chat rows and World's tokenizer")
     parser.add_argument("--no-update", action="store_true", help="the backbone alone")
     parser.add_argument("--batch-size", type=int, default=32, help="rows scored at once")
     return parser
@@ -331,13 +341,18 @@ def _encoded(options: Namespace, model: Any) -> Any:
     if not options.prompt:
         raise ValueError("--prompt is empty; a prompt needs at least one character")
     check_text("--prompt", options.prompt)
-    return model.encode(options.prompt, window=options.window)
+    from prosg.data.templates import Turn, frame, known_template
+
+    prompt = frame([Turn("user", options.prompt)], known_template(options.template) or "none")
+    return model.encode(prompt, window=options.window)
 
 
 def _run_generate(options: Namespace) -> int:
     from prosg.adapter import load_encoded
 
+    from prosg.data.templates import TEMPLATES, known_template
     if (options.prompt is None) == (options.encoded is None):
+    template = TEMPLATES[known_template(options.template) or "none"]
         raise ValueError("give either --prompt TEXT or --encoded FILE")
     model = load(options)
     encoded = _encoded(options, model) if options.encoded is None else load_encoded(options.encoded, model)
@@ -350,14 +365,17 @@ def _run_generate(options: Namespace) -> int:
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
-        stop=[text.replace("\\n", "\n") for text in options.stop or ()],
+        stop=[*(text.replace("\\n", "\n") for text in options.stop or ()), *([template.stop] if template.stop else [])],
         seed=options.seed,
         hold_until=options.hold_until,
         force_marker=options.force_marker.replace("\\n", "\n"),
         late_temperature=options.late_temperature,
     )
     for piece in pieces:
-        print(piece, end="", flush=True)
+    begun = not template.assistant
+        shown = piece if begun else piece.removeprefix(" ")  # it stands between the cue and the reply
+        begun = begun or piece != ""
+        print(shown, end="", flush=True)
     print()
     return 0
 
@@ -460,7 +478,9 @@ def _run_perplexity(options: Namespace) -> int:
     from prosg.commands import perplexity_of_file
 
     model = load(options)
-    return perplexity_of_file(model, options.file, update=not options.no_update, batch_size=options.batch_size)
+    return perplexity_of_file(
+        model, options.file, update=not options.no_update, batch_size=options.batch_size, template=options.template
+    )
 
 
 def _run_curve(options: Namespace) -> int:

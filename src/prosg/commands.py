@@ -19,6 +19,7 @@ from prosg.checkpoint import save_backbone
 from prosg.config import RECIPES, TrainConfig
 from prosg.data.collate import EncodedRow, encode_rows, replay_prompt
 from prosg.data.record import read_rows
+from prosg.data.templates import known_template
 from prosg.evaluation.conditions import Condition
 from prosg.evaluation.curve import ALL_CONDITIONS, forgetting_curve
 from prosg.evaluation.perplexity import perplexity
@@ -75,8 +76,14 @@ def train(phase: str, config: TrainConfig) -> int:
     if phase != "finetune":
         model = ProSG(backbone, config.module, seed=config.seed).to(device)
         model.tokenizer = tokenizer
-    rows = _rows(config.train, tokenizer, config.max_tokens, "train", config.end_token)
-    validation = _rows(config.validation, tokenizer, config.max_tokens, "validation", config.end_token)
+    encoding = {
+        "end_id": config.end_token,
+        "max_tokens": config.max_tokens or None,
+        "template": config.template,
+        "truncate": config.truncate,
+    }
+    rows = _rows(config.train, tokenizer, "train", **encoding)
+    validation = _rows(config.validation, tokenizer, "validation", **encoding)
     if config.replay:
         chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
         chosen &= np.array([row.has_stages for row in rows])
@@ -116,13 +123,20 @@ def _check_config(config: TrainConfig, output: Path) -> None:
         raise ValueError(f"{output}: is a file; --output names a folder")
     path = output / CONFIG
     if path.exists():
-        before = read_json(path)
+        before = _with_defaults(read_json(path))
         changed = [key for key in now if key not in passing and now[key] != before.get(key)]
         if changed:
             raise ValueError(
                 f"{output} holds a run with another configuration ({', '.join(changed)} changed); "
                 "choose another --output, or delete it"
             )
+
+
+def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration with the options that came after it: it ran as their defaults are."""
+    fresh = json.loads(json.dumps(dataclasses.asdict(TrainConfig("", "-", ""))))
+    groups = {key: {**fresh[key], **value} for key, value in stored.items() if isinstance(fresh.get(key), dict)}
+    return {**fresh, **stored, **groups}
 
 
 def _write_config(config: TrainConfig, output: Path) -> None:
@@ -138,23 +152,29 @@ def write_json(path: Path, content: Any) -> None:
     temporary.replace(path)
 
 
-def _rows(files: Sequence[str] | str, tokenizer: Any, max_tokens: int, what: str, end_id: int) -> list[EncodedRow]:
+def _rows(files: Sequence[str] | str, tokenizer: Any, what: str, **encoding: Any) -> list[EncodedRow]:
+    """The files' rows, encoded; options as `encode_rows`'s. Says on stderr how many were too long."""
     rows: list[EncodedRow] = []
     for file in [files] if isinstance(files, str) else files:
-        kept, too_long = encode_rows(read_rows(file), tokenizer, end_id, max_tokens=max_tokens or None)
+        read = read_rows(file)
+        try:
+            kept, too_long = encode_rows(read, tokenizer, **encoding)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
         rows += kept
         if too_long:
-            print(f"{file}: {len(too_long)} {what} rows left out, above {max_tokens} tokens", file=sys.stderr)
+            done = "cut to" if encoding.get("truncate") else "left out, above"
+            print(f"{file}: {len(too_long)} {what} rows {done} {encoding['max_tokens']} tokens", file=sys.stderr)
     return rows
 
 
 def perplexity_of_file(
-    model: ProSG, file: str, *, update: bool = True, batch_size: int = 32, end_token: int = 0
+    model: ProSG, file: str, *, update: bool = True, batch_size: int = 32, end_token: int = 0, template: str = ""
 ) -> int:
-    """Print a file's perplexities as JSON."""
+    """Print a file's perplexities as JSON; template as `TrainConfig`'s."""
     if batch_size < 1:
         raise ValueError(f"--batch-size is {batch_size}, must be at least 1")
-    rows = _rows(file, model.tokenizer, 0, "", end_token)
+    rows = _rows(file, model.tokenizer, "", end_id=end_token, template=known_template(template))
     if update:
         scores = perplexity(model, rows, batch_size)
     else:

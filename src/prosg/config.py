@@ -9,6 +9,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from prosg.data.templates import known_template
+
 __all__ = ["PRESETS", "RECIPES", "Optimisation", "Perturbation", "ProSGConfig", "Recipe", "StopRule", "TrainConfig"]
 
 
@@ -238,6 +240,8 @@ class Optimisation:
         skip_above: A step whose gradient norm is not finite, or above this many times its running mean, is skipped and
             counted.
         late_weight: Weight of the last stage's tokens, where rows have stages.
+        checkpointing: Keep the blocks' inputs alone, and compute again in the backward pass what is in them: less
+            memory, the same gradients, about a third more time. Native backbones only.
     """
 
     steps: int = 1000
@@ -252,6 +256,7 @@ class Optimisation:
     clip: float = 1.0
     skip_above: float = 8.0
     late_weight: float = 3.0
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation"):
@@ -319,7 +324,7 @@ class TrainConfig:
         model: Backbone to train, or to train a module on: a .pth file or a folder.
         recipe: On the command line and in YAML: the name of defaults for module, perturbation and optim, each still an
             option of its own. In Python take them from `RECIPES`.
-        train: A jsonl file of {"prompt", "answer"} rows; several as '[a.jsonl, b.jsonl]'.
+        train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows; several as '[a.jsonl, b.jsonl]'.
         output: Folder for the trained model, checkpoints and logs.
         validation: Likewise; without it nothing is evaluated.
         tokenizer: world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default what lies with the
@@ -337,7 +342,10 @@ class TrainConfig:
         replay: Share of the training rows in which the prompt is read again, unscored, before the last stage: a rival
             of the module that costs tokens instead.
         end_token: Id of the token that ends an answer.
+        template: How a conversation is written: none, world, pile or raven. By default as text rows are, for chat rows
+            World's where the tokenizer is World's, and none for rows of a prompt and an answer.
         max_tokens: Rows with more tokens than this, prompt and answer, are left out and counted; 0 keeps all.
+        truncate: Cut them instead: the prompt's beginning, and the end of an answer that is too long by itself.
         threads: CPU threads; 0 leaves PyTorch's own choice.
         progress: Show a progress bar.
     """
@@ -360,7 +368,9 @@ class TrainConfig:
     seed: int = 0
     replay: float = 0.0
     end_token: int = 0
+    template: str = ""
     max_tokens: int = 0
+    truncate: bool = False
     threads: int = 0
     progress: bool = True
 
@@ -375,6 +385,9 @@ class TrainConfig:
             raise ValueError(f"seed is {self.seed}, must be 0 to 2^32 - 1")
         if not 0 <= self.replay <= 1:
             raise ValueError(f"replay is {self.replay}, must be a share of the rows, 0 to 1")
+        known_template(self.template)
+        if self.truncate and self.max_tokens < 2:
+            raise ValueError(f"truncate cuts rows to max_tokens, which is {self.max_tokens}, must be at least 2")
         if not self.train:
             raise ValueError("train is empty; name at least one jsonl file")
         if (self.stop.times or self.stop.patience) and not self.validation:

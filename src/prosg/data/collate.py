@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from random import Random
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from prosg.data.record import Row
+from prosg.data.record import Row, Stage
+from prosg.data.templates import TEMPLATES, Turn, closed_up, frame
+from prosg.world import WORLD_FINGERPRINT
 
 __all__ = [
     "EncodedRow",
     "LengthBatches",
     "OffsetTokenizer",
     "collate",
+    "cut",
     "encode_row",
     "encode_rows",
+    "frame_row",
     "pad",
     "row_number",
 ]
@@ -83,6 +88,45 @@ def encode_row(row: Row, tokenizer: OffsetTokenizer, end_id: int = 0) -> Encoded
     )
 
 
+def frame_row(row: Row, template: str, tokenizer: OffsetTokenizer) -> Row:
+    """The row as its model is to see it: prompt with the cues, answer as the reply to them, stages where they then are.
+
+    template: a name of `TEMPLATES`; "" takes what a row came in (text rows), the tokenizer's (chat rows: world where it
+    is World's), and none for rows of a prompt and an answer.
+
+    Raises ValueError for chat rows without a template, and where a stage's marker is lost between closed-up lines.
+    """
+    name = template or row.framing
+    if not name and row.turns and getattr(tokenizer, "fingerprint", "") == WORLD_FINGERPRINT:
+        name = "world"
+    turns = row.turns or (Turn("user", row.prompt),)
+    if name in ("", "none"):
+        if row.turns:
+            named = ", ".join(list(TEMPLATES)[1:])
+            raise ValueError(
+                f"chat rows need a template that says who speaks; allowed: --template {named} (World's tokenizer has "
+                "its own)"
+            )
+        return row
+    answer, stages = "", list[Stage]()
+    starts = [stage.start for stage in row.stages] or [0]
+    for index, (start, end) in enumerate(zip(starts, [*starts[1:], len(row.answer)], strict=True)):
+        part = closed_up(row.answer[start:end])
+        if index == 0:
+            part = " " + part.lstrip()
+        else:
+            if part.startswith("\n"):
+                answer = answer.rstrip("\n")  # or a blank line would be where the stages meet
+            marker = closed_up(row.stages[index].marker)
+            if not part.startswith(marker):
+                raise ValueError(f"row {row.id}: template {name!r} closes up the marker of stage {index + 1}")
+            stages.append(replace(row.stages[index], start=len(answer), marker=marker))
+        answer += part
+    if row.stages:
+        stages.insert(0, row.stages[0])
+    return replace(row, prompt=frame(turns, name), answer=answer.rstrip(), stages=tuple(stages), turns=(), framing="")
+
+
 def replay_prompt(row: EncodedRow) -> EncodedRow:
     """The row with its prompt read again, unscored, right before the last stage."""
     start, size = row.late_start, len(row.prompt)
@@ -92,17 +136,46 @@ def replay_prompt(row: EncodedRow) -> EncodedRow:
 
 
 def encode_rows(
-    rows: Iterable[Row], tokenizer: OffsetTokenizer, end_id: int = 0, *, max_tokens: int | None = None
+    rows: Iterable[Row],
+    tokenizer: OffsetTokenizer,
+    end_id: int = 0,
+    *,
+    max_tokens: int | None = None,
+    template: str = "",
+    truncate: bool = False,
 ) -> tuple[list[EncodedRow], list[str]]:
-    """Encode rows; returns those of at most `max_tokens` (prompt and answer together) and the ids of those too long."""
+    """Encode rows, framed by `template` (see `frame_row`).
+
+    Returns them, and the ids of those of more than `max_tokens`, prompt and answer together, which are left out; with
+    `truncate` they are cut instead (see `cut`).
+    """
     kept, too_long = [], []
     for row in rows:
-        encoded = encode_row(row, tokenizer, end_id)
-        if max_tokens is None or encoded.tokens <= max_tokens:
-            kept.append(encoded)
-        else:
+        encoded = encode_row(frame_row(row, template, tokenizer), tokenizer, end_id)
+        if max_tokens is not None and encoded.tokens > max_tokens:
             too_long.append(row.id)
+            if not truncate:
+                continue
+            encoded = cut(encoded, max_tokens)
+        kept.append(encoded)
     return kept, too_long
+
+
+def cut(row: EncodedRow, max_tokens: int) -> EncodedRow:
+    """The row with `max_tokens` tokens, at least 2.
+
+    The prompt loses its beginning: what is asked, and the cue to answer, stand at its end. An answer that is too long
+    even so loses its end, the end token with it, so that no end is learned where there is none; its prompt keeps up to
+    half of the tokens. A last stage that is cut off is none any more.
+    """
+    if len(row.answer) < max_tokens:
+        return row._replace(prompt=row.prompt[len(row.answer) - max_tokens :])
+    prompt = row.prompt[-(max_tokens // 2) :]
+    answer = row.answer[: max_tokens - len(prompt)]
+    if row.late_text < len(answer):
+        return row._replace(prompt=prompt, answer=answer)
+    late = len(answer) * 4 // 5
+    return row._replace(prompt=prompt, answer=answer, late_start=late, late_text=late, has_stages=False)
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -6,6 +6,8 @@
 stage), `distance_words` the words of the answer before the stage that needs the prompt. `leaks` says that the answer
 restates, before its last stage, what that stage needs. Other fields are kept as they are. A row of only a prompt and
 an answer is fine for training; its id is derived from the two.
+
+Instead of the two a row may have {"messages"} or, if it has not those either, {"text"}: see `chat`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from prosg.data.chat import as_messages, from_messages, from_text
 from prosg.data.checks import validate_check
+from prosg.data.templates import Turn
 
 __all__ = [
     "Row",
@@ -49,7 +53,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt with its answer. `stages` is empty for plain training pairs; `extra` holds fields we do not know."""
+    """One prompt with its answer. `stages` is empty for plain training pairs; `extra` holds fields we do not know.
+
+    turns: what comes before the answer, where the row is a conversation; `prompt` is then their bare text, and
+        `templates.frame_row` makes of them what a model reads.
+    framing: the template that the row's text was written in; "" for the other kinds of rows.
+    """
 
     id: str
     prompt: str
@@ -59,6 +68,8 @@ class Row:
     distance_words: int = 0
     leaks: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
+    framing: str = ""
 
 
 def derived_id(prompt: str, answer: str) -> str:
@@ -104,12 +115,17 @@ def row_from_dict(data: object) -> Row:
     """Check one decoded JSON object and make a Row of it. Raises ValueError saying what was wrong."""
     if not isinstance(data, Mapping):
         raise ValueError(f"a row is a JSON object, not {type(data).__name__}")
-    for key in ("prompt", "answer"):
-        if key not in data:
-            raise ValueError(f"{key!r} is missing; a row needs at least 'prompt' and 'answer'")
-        if not _typed(data, key, str, "").strip():
-            raise ValueError(f"{key!r} is empty; it must hold some text")
-    prompt, answer = data["prompt"], data["answer"]
+    source, turns, framing = "", tuple[Turn, ...](), ""
+    if "prompt" not in data and "answer" not in data:
+        source = next((key for key in ("messages", "text") if key in data), "")
+    if source == "messages":
+        turns = from_messages(data[source])
+    elif source == "text":
+        framing, turns = from_text(data[source])
+    if turns:
+        prompt, answer = "\n\n".join(turn.text for turn in turns[:-1]), turns[-1].text
+    else:
+        prompt, answer = _text(data, "prompt"), _text(data, "answer")
     row_id = _typed(data, "id", str, derived_id(prompt, answer))
     if not row_id:
         raise ValueError("'id' is empty; leave it out to have one derived")
@@ -127,14 +143,29 @@ def row_from_dict(data: object) -> Row:
         stages=tuple(stages),
         distance_words=distance,
         leaks=_typed(data, "leaks", bool, False),
-        extra={key: value for key, value in data.items() if key not in FIELDS},
+        extra={key: value for key, value in data.items() if key not in (*FIELDS, source)},
+        turns=turns[:-1],
+        framing=framing,
     )
 
 
+def _text(data: Mapping[str, Any], key: str) -> str:
+    if key not in data:
+        raise ValueError(f"{key!r} is missing; a row needs at least 'prompt' and 'answer', or 'messages', or 'text'")
+    text: str = _typed(data, key, str, "")
+    if not text.strip():
+        raise ValueError(f"{key!r} is empty; it must hold some text")
+    return text
+
+
 def row_to_dict(row: Row) -> dict[str, Any]:
-    """The row as it stands in a file; `leaks` only where it is true."""
+    """The row as it stands in a file; `leaks` only where it is true. Conversations of both kinds have messages."""
     stages = [{name: getattr(stage, name) for name in STAGE_FIELDS} for stage in row.stages]
-    data: dict[str, Any] = {"id": row.id, "kind": row.kind, "prompt": row.prompt, "answer": row.answer}
+    data: dict[str, Any] = {"id": row.id, "kind": row.kind}
+    if row.turns:
+        data["messages"] = as_messages(row.turns, row.answer)
+    else:
+        data |= {"prompt": row.prompt, "answer": row.answer}
     data |= {"stages": stages, "distance_words": row.distance_words}
     if row.leaks:
         data["leaks"] = True

@@ -1,0 +1,213 @@
+"""Conversations: what is read from chat and text rows, what is refused, and what a template makes of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prosg.data.collate import cut, encode_row, encode_rows, frame_row
+from prosg.data.record import Row, read_rows, row_from_dict, row_to_dict
+from prosg.data.templates import TEMPLATES, Turn, frame, known_template
+from prosg.tokenizer import load_tokenizer
+
+
+class Letters:
+    """A token per character."""
+
+    fingerprint = "letters"
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        return self.encode(text), [(i, i + 1) for i in range(len(text))]
+
+
+USER, ASSISTANT = {"role": "user", "content": "Hi there."}, {"role": "assistant", "content": "Hello."}
+SYSTEM, MORE = {"role": "system", "content": "Be kind."}, {"role": "user", "content": "And you?"}
+LAST = {"role": "assistant", "content": "I am well."}
+
+
+def chat(*messages: Any, **more: Any) -> Row:
+    return row_from_dict({"messages": list(messages), **more})
+
+
+def framed(row: Row, template: str) -> tuple[str, str]:
+    made = frame_row(row, template, Letters())
+    assert (made.turns, made.framing, made.id) == ((), "", row.id)
+    return made.prompt, made.answer
+
+
+def test_the_last_assistant_turn_is_the_answer() -> None:
+    row = chat(SYSTEM, USER, ASSISTANT, MORE, LAST, source="here", kind="talk")
+    assert row.answer == "I am well."
+    assert row.prompt == "Be kind.\n\nHi there.\n\nHello.\n\nAnd you?"
+    assert [turn.role for turn in row.turns] == ["system", "user", "assistant", "user"]
+    assert (row.kind, row.extra) == ("talk", {"source": "here"})
+    assert row_from_dict(row_to_dict(row)) == row
+
+
+FRAMED = {
+    "world": "User: Hi there.\n\nAssistant: Hello.\n\nUser: And you?\n\nAssistant:",
+    "pile": "Question: Hi there.\n\nAnswer: Hello.\n\nQuestion: And you?\n\nAnswer:",
+    "raven": "Instruction: Hi there.\n\nResponse: Hello.\n\nInstruction: And you?\n\nResponse:",
+}
+
+
+@pytest.mark.parametrize("template", FRAMED)
+def test_templates(template: str) -> None:
+    row = chat(USER, ASSISTANT, MORE, LAST)
+    assert framed(row, template) == (FRAMED[template], " I am well.")
+    # The community's rows are the same thing in one text, and need not be told what they are.
+    text = row_from_dict({"text": FRAMED[template] + " I am well."})
+    assert (text.framing, text.turns, text.answer) == (template, row.turns, row.answer)
+    assert framed(text, "") == framed(row, template)
+    assert framed(text, "world") == framed(row, "world")
+    # What is typed at a prompt is read as a training row's question is.
+    question = row_from_dict({"prompt": "Hi there.", "answer": "Hello."})
+    assert framed(question, template) == (frame([Turn("user", "Hi there.")], template), " Hello.")
+    assert not frame([Turn("user", "Hi there.")], template).endswith(" ")
+    assert TEMPLATES[template].stop == "\n\n" + FRAMED[template].split()[0]
+
+
+def test_system_turns() -> None:
+    row = chat(SYSTEM, USER, LAST)
+    assert framed(row, "world")[0] == "System: Be kind.\n\nUser: Hi there.\n\nAssistant:"
+    assert framed(row, "raven")[0] == "Instruction: Be kind.\n\nInput: Hi there.\n\nResponse:"
+    for template in ("world", "raven"):
+        again = row_from_dict({"text": "".join(framed(row, template))})
+        assert (again.framing, again.turns) == (template, row.turns)
+    with pytest.raises(ValueError, match="template 'pile' has no system turn; allowed: world, raven"):
+        framed(row, "pile")
+
+
+def test_blank_lines_end_turns_so_those_within_are_closed_up() -> None:
+    row = chat(
+        {"role": "user", "content": " One.\r\n\r\nTwo.\n \n\nThree.\n"}, {"role": "assistant", "content": "A\n\nB\n"}
+    )
+    assert framed(row, "world") == ("User: One.\nTwo.\nThree.\n\nAssistant:", " A\nB")
+
+
+def test_a_pair_is_left_alone_unless_a_template_is_named() -> None:
+    row = row_from_dict({"prompt": "a\n\nb ", "answer": "c\n\nd", "messages": "a note", "text": 3})
+    assert frame_row(row, "", Letters()) is row
+    assert frame_row(row, "none", Letters()) is row
+
+
+def test_stages_move_with_the_text() -> None:
+    check = {"type": "sentences", "min": 1}
+    answer = "One.\n\nTwo.\n\n\nCode: 12\nEnd: x"
+    stages = [
+        {"instruction": "", "check": check, "start": start, "marker": marker}
+        for start, marker in ((0, ""), (answer.index("\n\n\nCode"), "\n\n\nCode:"), (answer.index("End"), "End:"))
+    ]
+    row = row_from_dict({"prompt": "p", "answer": answer, "stages": stages})
+    made = frame_row(row, "world", Letters())
+    assert made.answer == " One.\nTwo.\nCode: 12\nEnd: x"
+    assert [made.answer[stage.start :] for stage in made.stages[1:]] == ["\nCode: 12\nEnd: x", "End: x"]
+    assert [stage.marker for stage in made.stages] == ["", "\nCode:", "End:"]
+    assert row_from_dict(row_to_dict(made)) == made
+
+
+def test_chat_rows_need_a_template_unless_the_tokenizer_has_one() -> None:
+    row = chat(USER, LAST)
+    for template in ("", "none"):
+        with pytest.raises(ValueError, match="chat rows need a template .* --template world, pile, raven"):
+            frame_row(row, template, Letters())
+    with pytest.raises(ValueError, match="a conversation needs a template"):
+        frame(row.turns * 2, "none")
+    world = load_tokenizer("world")
+    encoded = encode_rows([row], world)[0][0]
+    assert world.decode(encoded.prompt) == "User: Hi there.\n\nAssistant:"
+    assert world.decode(encoded.answer[:-1]) == " I am well."
+    assert encoded.prompt[:2] == [24281, 59] and encoded.prompt[-3:] == [5585, 41693, 59]
+    with pytest.raises(ValueError, match="template is 'vicuna', allowed: none, world, pile, raven"):
+        known_template("vicuna")
+
+
+BAD = {
+    "no assistant": ({"messages": [USER]}, "no message is the assistant's; the last one has to be"),
+    "nothing": ({"messages": []}, "no message is the assistant's"),
+    "unanswered": (
+        {"messages": [USER, ASSISTANT, MORE]},
+        "the last message is the user's; it has to be the",
+    ),
+    "two users": ({"messages": [USER, MORE, LAST]}, "message 2 is the user's where the assistant's is due"),
+    "two answers": ({"messages": [USER, ASSISTANT, LAST]}, "message 3 is the assistant's where the user's is due"),
+    "begins with an answer": ({"messages": [ASSISTANT]}, "message 1 is the assistant's where the user's is due"),
+    "late system": ({"messages": [USER, SYSTEM, LAST]}, "message 2 is the system's .* allowed: one system turn first"),
+    "role": ({"messages": [{"role": "tool", "content": "x"}]}, "role 'tool'; allowed: system, user, assistant"),
+    "no role": ({"messages": [{"from": "human", "value": "x"}]}, "message 1 has the role None"),
+    "parts": (
+        {"messages": [USER, {"role": "assistant", "content": [1]}]},
+        r"message 2 \(assistant\): 'content' must",
+    ),
+    "empty": ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, r"message 2 \(assistant\) is empty"),
+    "no list": ({"messages": {"role": "user"}}, "'messages' must be a list, not dict"),
+    "no object": ({"messages": ["Hi"]}, "message 1 is an object"),
+    "no cue": (
+        {"text": "Once upon a time."},
+        "'text' begins with 'Once upon a time.'; allowed: User:, System:",
+    ),
+    "no answer": ({"text": "User: Hi.\nAssistant: on the next line"}, "'text' has no 'Assistant:' after a blank line"),
+    "empty turn": ({"text": "User: Hi.\n\nAssistant:"}, r"turn 2 \(assistant\) is empty"),
+    "two turns": ({"text": "User: a\n\nUser: b\n\nAssistant: c"}, "turn 2 is the user's where the assistant's is due"),
+    "no text": ({"text": None}, "'text' must be of type str"),
+    "none of them": ({"instruction": "x"}, "at least 'prompt' and 'answer', or 'messages', or 'text'"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), BAD.values(), ids=BAD)
+def test_bad_rows_name_file_line_and_fault(tmp_path: Path, data: dict[str, Any], message: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"messages": [USER, LAST]}) + "\n" + json.dumps(data) + "\n")
+    with pytest.raises(ValueError, match=rf"rows\.jsonl:2: .*{message}"):
+        read_rows(file)
+
+
+def test_a_file_may_hold_all_kinds(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = ({"prompt": "p", "answer": "a"}, {"messages": [USER, LAST]}, {"text": "Question: q\n\nAnswer: a"})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept, _ = encode_rows(read_rows(file), load_tokenizer("world"))
+    decode = load_tokenizer("world").decode
+    assert [decode(row.prompt) for row in kept] == ["p", "User: Hi there.\n\nAssistant:", "Question: q\n\nAnswer:"]
+
+
+# -- too long
+
+
+def test_cutting_keeps_the_question_and_the_end() -> None:
+    row = encode_row(row_from_dict({"prompt": "0123456789", "answer": "abcdef"}), Letters())
+    assert row.tokens == 17
+    for size in (16, 12, 8):
+        short = cut(row, size)
+        assert short.tokens == size
+        assert short.answer == row.answer
+        assert short.prompt == row.prompt[-(size - 7) :]
+    for size, answer in ((7, "abcd"), (4, "ab"), (2, "a")):
+        short = cut(row, size)
+        assert short.tokens == size
+        assert short.answer == Letters().encode(answer)
+        assert short.prompt == row.prompt[-(size // 2) :]
+        assert short.late_start == len(answer) * 4 // 5
+
+
+def test_a_last_stage_that_is_cut_off_is_none() -> None:
+    row = encode_row(row_from_dict({"prompt": "0123", "answer": "abcdefghij"}), Letters())
+    staged = row._replace(has_stages=True, late_start=5, late_text=6)
+    assert cut(staged, 11)[4:7] == (5, True, 6)
+    assert cut(staged, 10)[4:7] == (4, False, 4)
+
+
+def test_long_rows_are_counted_and_cut_only_where_it_is_asked_for() -> None:
+    rows = [replace(row_from_dict({"prompt": "0123456789", "answer": "abc"}), id=str(i)) for i in range(2)]
+    rows.append(row_from_dict({"id": "short", "prompt": "0", "answer": "a"}))
+    kept, long = encode_rows(rows, Letters(), max_tokens=8)
+    assert ([row.id for row in kept], long) == (["short"], ["0", "1"])
+    kept, long = encode_rows(rows, Letters(), max_tokens=8, truncate=True)
+    assert ([row.tokens for row in kept], long) == ([8, 8, 3], ["0", "1"])
