@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import Namespace
 
 from prosg.cli_parts import Parser, check_text, dtype_named, load, model_options
+from prosg.cli_tools import TOOLS
 from prosg.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
 
 __all__ = ["main"]
@@ -94,6 +95,8 @@ def _parser(arguments: Sequence[str]) -> Parser:
     commands.add_subcommand("curve", _curve_parser(), help="how much of its prompt a model still knows, how far on")
     commands.add_subcommand("info", _info_parser(), help="what a model is: sizes, sites, kernels, fingerprint")
     commands.add_subcommand("convert", _convert_parser(), help="between .pth files and Hugging Face folders")
+    for name, tool in TOOLS.items():
+        commands.add_subcommand(name, tool.parser(), help=tool.help)
     if "train" in arguments:  # hundreds of options take time to spell out, which the other commands need not wait for
         _add_train_commands(train, arguments)
     _add_data_commands(data)
@@ -549,4 +552,5 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     "curve": _run_curve,
     "info": _run_info,
     "convert": _run_convert,
+    **{name: tool.run for name, tool in TOOLS.items()},
 }
