@@ -108,6 +108,28 @@ def _decision_id(one: Drafted, options: Mapping[str, Any]) -> str:
     return record_id(stage="filter", options=options, source=one.source, place=one.place)
 
 
+def _open_texts(new: Sequence[tuple[Drafted, str]], reasons: Sequence[str]) -> list[str]:
+    """The instructions that nothing is said against so far."""
+    return [one.draft.prompt for (one, _), reason in zip(new, reasons, strict=True) if one.draft and not reason]
+
+
+def _compare_with_evaluation(
+    new: Sequence[tuple[Drafted, str]], reasons: list[str], evaluation: Sequence[str], config: FilterConfig
+) -> None:
+    """Add the reasons of instructions that are near an evaluation text, or have a run of words in common with one."""
+    if not evaluation:
+        return
+    runs = {run for text in evaluation for run in ngrams(words(text), config.ngram)}
+    texts = _open_texts(new, reasons)
+    places = [place for place, reason in enumerate(reasons) if not reason]
+    found = first_similar(texts, config.similar_above, evaluation, among=False)
+    for place, text, near in zip(places, texts, found, strict=True):
+        if near is not None:
+            reasons[place] = f"evaluation: ROUGE-L {near.score:.2f} to {evaluation[near.place][:80]!r}"
+        elif not runs.isdisjoint(ngrams(words(text), config.ngram)):
+            reasons[place] = f"evaluation: {config.ngram} words in a row in common"
+
+
 def _hashes(config: FilterConfig) -> list[str]:
     """What files hold is part of what decisions follow from."""
     files = [*config.decontaminate, *([config.domain_words] if config.domain_words else [])]
@@ -132,29 +154,20 @@ def decide(
     tell(len(found) - len(new))
     evaluation = [text for file in config.filter.decontaminate for text in evaluation_texts(file)]
     rules = _Rules(config.filter, {category.name: category for category in categories})
-    runs = {run for text in evaluation for run in ngrams(words(text), config.filter.ngram)}
     kept = [decided[one]["prompt"] for one in ids if one in decided and decided[one]["kept"]]
-    above = config.filter.similar_above
-    for start in range(0, len(new), CHUNK):
-        chunk = new[start : start + CHUNK]
-        reasons = [rules.reason(one) for one, _ in chunk]
-        asked = [place for place, reason in enumerate(reasons) if not reason]
-        texts = [one.draft.prompt for one, _ in (chunk[place] for place in asked) if one.draft]
-        for place, text, near in zip(asked, texts, first_similar(texts, above, evaluation, among=False), strict=True):
-            if near is not None:
-                reasons[place] = f"evaluation: ROUGE-L {near.score:.2f} to {evaluation[near.place][:80]!r}"
-            elif not runs.isdisjoint(ngrams(words(text), config.filter.ngram)):
-                reasons[place] = f"evaluation: {config.filter.ngram} words in a row in common"
-        asked = [place for place in asked if not reasons[place]]
-        texts = [one.draft.prompt for one, _ in (chunk[place] for place in asked) if one.draft]
-        matches: list[Match | None] = first_similar(texts, above, kept)
-        everything = [*kept, *texts]
-        for place, match in zip(asked, matches, strict=True):
-            if match is not None:
-                reasons[place] = f"near-duplicate: ROUGE-L {match.score:.2f} to {everything[match.place][:80]!r}"
-        kept += [text for text, match in zip(texts, matches, strict=True) if match is None]
-        records = [_record(one, decision, reason) for (one, decision), reason in zip(chunk, reasons, strict=True)]
-        log.append(*records)
-        decided |= {record["id"]: record for record in records}
-        tell(len(chunk))
+    reasons = [rules.reason(one) for one, _ in new]
+    _compare_with_evaluation(new, reasons, evaluation, config.filter)
+    texts = _open_texts(new, reasons)
+    everything = [*kept, *texts]
+    matches: Iterator[Match | None] = first_similar(texts, config.filter.similar_above, kept)
+    records: list[dict[str, Any]] = []
+    for place, (one, decision) in enumerate(new):
+        if not reasons[place] and (match := next(matches)):
+            reasons[place] = f"near-duplicate: ROUGE-L {match.score:.2f} to {everything[match.place][:80]!r}"
+        records.append(_record(one, decision, reasons[place]))
+        if len(records) == CHUNK or place == len(new) - 1:
+            log.append(*records)
+            decided |= {record["id"]: record for record in records}
+            tell(len(records))
+            records = []
     return [decided[one] for one in ids]

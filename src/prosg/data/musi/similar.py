@@ -104,9 +104,9 @@ class _Texts:
     def _dense(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         counts = self.starts[rows + 1] - self.starts[rows]
         at = np.concatenate([np.arange(self.starts[row], self.starts[row + 1]) for row in rows])
-        matrix = np.zeros((len(rows), COLUMNS), dtype=np.float32)
-        np.add.at(matrix, (np.repeat(np.arange(len(rows)), counts), self.columns[at]), 1)
-        return matrix
+        cells = np.repeat(np.arange(len(rows)) * COLUMNS, counts) + self.columns[at]
+        counted = np.bincount(cells, minlength=len(rows) * COLUMNS).astype(np.float32)
+        return counted.reshape(len(rows), COLUMNS)
 
     def candidates(self, rows: NDArray[np.int64], others: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """For each row those of the others that could be near-duplicates, the likeliest first."""
@@ -147,16 +147,14 @@ def first_similar(
     known: Sequence[str] = (),
     *,
     among: bool = True,
-    tell: Tell = lambda count: None,
-) -> list[Match | None]:
+) -> Iterator[Match | None]:
     """For each text a near-duplicate among `known` and the earlier texts that have none themselves; else None.
 
     So the texts without one are a set without near-duplicates, and the first of each group is in it. A place counts
-    `known` first. among: False compares with `known` only. tell: is called with the number of texts done.
+    `known` first. among: False compares with `known` only.
     """
     ready = _Texts([*known, *texts], above)
     kept = list(range(len(known)))
-    results: list[Match | None] = []
     for block in _blocks(len(known), len(known) + len(texts)):
         others = np.concatenate([np.array(kept, dtype=np.int64), block]) if among else np.arange(len(known))
         inside: set[int] = set()
@@ -171,9 +169,7 @@ def first_similar(
             if match is None and among:
                 inside.add(row)
                 kept.append(row)
-            results.append(match)
-        tell(len(block))
-    return results
+            yield match
 
 
 def similar_pairs(texts: Sequence[str], above: float, *, tell: Tell = lambda count: None) -> Iterator[Pair]:

@@ -1,0 +1,190 @@
+"""Instructions through filter, near-duplicate search and export: seconds, memory, and the pairs that are found.
+
+    python benchmarks/musi.py [--out FILE] [--prompts 22000] [--sample 2000]
+
+A build's folder is filled with replies as a model gives them (a seventh of the instructions are changed copies of
+others), `prosg data build --stages filter` and `--stages export` run on it as a user runs them, and their wall-clock
+time and peak memory are measured. Pairs are compared with those of an LCS of every pair of a sample, without any bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+from rapidfuzz.distance import LCSseq
+
+from prosg.data.kinds import words
+from prosg.data.musi.categories import chosen_categories
+from prosg.data.musi.config import load_config
+from prosg.data.musi.prompts import requests
+from prosg.data.musi.similar import similar_pairs
+from prosg.data.musi.text import words as tokens
+
+THRESHOLD = 0.7
+PER_REQUEST = 5
+PLENTY = 10**9
+OPENINGS = (
+    "Write a story about",
+    "Tell me about",
+    "Describe",
+    "Give me five sentences about",
+    "Make up a letter about",
+)
+MIDDLES = ("After that, explain", "Then say something nice about", "Next, list three uses of", "Go on with a poem on")
+ENDS = ("Finally, name", "At the end, mention", "Close with a sentence on", "Last of all, repeat the word")
+
+
+def draft(rng: Random) -> dict[str, Any]:
+    """An instruction of two to four steps, 20 to 70 words, out of the words of the package's grammars."""
+
+    def phrase() -> str:
+        first = f"the {rng.choice(words.ADJECTIVES)} {rng.choice(words.OBJECTS)} that {rng.choice(words.NAMES)}"
+        where = f"{rng.choice(words.SEES)} {rng.choice(words.PREPOSITIONS)} the {rng.choice(words.PLACES)}"
+        return f"{first} {where} {rng.choice(words.ADVERBS)} {rng.choice(words.TIMES)}"
+
+    opens = [rng.choice(OPENINGS), *rng.sample(MIDDLES, rng.randint(0, 2)), rng.choice(ENDS)]
+    steps = [f"{start} {phrase()}" + (f" and {phrase()}" if rng.random() < 0.5 else "") for start in opens]
+    return {"prompt": ". ".join(steps) + ".", "sub_instructions": steps, "domain_knowledge": 0, "checks": []}
+
+
+def changed(one: dict[str, Any], rng: Random) -> dict[str, Any]:
+    """A copy with some of its words replaced, left out or moved."""
+    text = one["prompt"].split()
+    for _ in range(rng.randint(1, len(text) // 3)):
+        place = rng.randrange(len(text))
+        if rng.random() < 0.5:
+            text[place] = rng.choice(words.OBJECTS)
+        else:
+            text.insert(rng.randrange(len(text)), text.pop(place))
+    return one | {"prompt": " ".join(text)}
+
+
+def drafts(size: int) -> list[dict[str, Any]]:
+    rng = Random(0)
+    made: list[dict[str, Any]] = []
+    while len(made) < size:
+        made.append(changed(rng.choice(made), rng) if made and rng.random() < 1 / 7 else draft(rng))
+    return made
+
+
+def fill(folder: Path, made: list[dict[str, Any]]) -> Path:
+    """A build's configuration and the replies of its first stage."""
+    file = folder / "build.yaml"
+    content = {
+        "out": str(folder / "out"),
+        "endpoint": {"model": "none", "api_key_env": ""},
+        "budget": {"requests": PLENTY, "tokens": PLENTY},
+        "prompts": {"count": len(made), "per_request": PER_REQUEST, "rounds": 1},
+    }
+    file.write_text(yaml.safe_dump(content))
+    config = load_config(file)
+    asked = requests(config, chosen_categories(config.prompts), 0, -(-len(made) // PER_REQUEST))
+    (folder / "out").mkdir()
+    with (folder / "out" / "prompts.jsonl").open("w") as out:
+        for number, (_, request) in enumerate(asked):
+            text = json.dumps({"prompts": made[number * PER_REQUEST : (number + 1) * PER_REQUEST]})
+            reply = {"reply": text, "finish": "stop", "refusal": "", "tokens_in": 0, "tokens_out": 0, "money": 0.0}
+            out.write(json.dumps({"id": request.id, **reply}) + "\n")
+    return file
+
+
+def answer(folder: Path) -> int:
+    """The rows that stages 3 and 4 would leave: an answer to every instruction that was kept."""
+    rng = Random(1)
+    kept = [line for line in map(json.loads, (folder / "out" / "filter.jsonl").open()) if line["kept"]]
+    with (folder / "out" / "verified.jsonl").open("w") as out:
+        for line in kept:
+            text = " ".join(rng.choice(words.SUBJECTS) for _ in range(120))
+            out.write(
+                json.dumps({"id": line["id"], "kind": line["category"], "prompt": line["prompt"], "answer": text})
+            )
+            out.write("\n")
+    return len(kept)
+
+
+def run(file: Path, stage: str) -> float:
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "prosg", "data", "build", str(file), "--stages", stage]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def exhaustive(texts: list[str]) -> set[tuple[int, int]]:
+    """Pairs above the threshold by an LCS of every pair."""
+    found = [tokens(text) for text in texts]
+    table = {word: chr(number) for number, word in enumerate(dict.fromkeys(word for one in found for word in one))}
+    codes = ["".join(table[word] for word in one) for one in found]
+    pairs = set()
+    for later, one in enumerate(codes):
+        for earlier in range(later):
+            total = len(one) + len(codes[earlier])
+            if 2 * LCSseq.similarity(one, codes[earlier]) > THRESHOLD * total + 1e-9:
+                pairs.add((later, earlier))
+    return pairs
+
+
+def machine() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def commit() -> str:
+    here = Path(__file__).parent
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser.add_argument("--prompts", type=int, default=22_000)
+    parser.add_argument("--sample", type=int, default=2_000)
+    args = parser.parse_args()
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    made = drafts(args.prompts)
+    texts = [one["prompt"] for one in made[: args.sample]]
+    all_pairs = exhaustive(texts)
+    ours = {(pair.later, pair.earlier) for pair in similar_pairs(texts, THRESHOLD)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = fill(folder, made)
+        seconds = {"filter": run(file, "filter")}
+        kept = answer(folder)
+        seconds["export"] = run(file, "export")
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    results = [
+        ("filter and near-duplicates", seconds["filter"], "s"),
+        ("export", seconds["export"], "s"),
+        ("filter, near-duplicates and export", sum(seconds.values()), "s"),
+        ("peak memory of either", memory, "MiB"),
+        ("instructions kept", kept, "instructions"),
+        ("near-duplicate pairs, every pair compared", len(all_pairs), "pairs"),
+        ("near-duplicate pairs found of these", 100 * len(all_pairs & ours) / max(len(all_pairs), 1), "%"),
+        ("pairs found that are none", len(ours - all_pairs), "pairs"),
+    ]
+    origin = {"system": "prosg", "threads": threads, "prompts": args.prompts, "sample": args.sample}
+    rows = [{"quantity": quantity, "value": value, "unit": unit, **origin} for quantity, value, unit in results]
+    for row in rows:
+        print(f"{row['quantity']:44}{row['value']:12,.1f} {row['unit']}")
+    if args.out:
+        extra = {"machine": machine(), "commit": commit()}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text("[\n" + ",\n".join("  " + json.dumps(row | extra) for row in rows) + "\n]\n")
+
+
+if __name__ == "__main__":
+    main()
