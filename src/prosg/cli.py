@@ -27,6 +27,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when it is imported: advice is not for a screen
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         parser = _parser(arguments)
@@ -103,7 +104,6 @@ def _parser(arguments: Sequence[str]) -> Parser:
     return parser
 
 
-def _demo_parser() -> Parser:
 TEMPLATE_HELP = "how a conversation is written: none, world, pile or raven"
 
 
@@ -111,6 +111,7 @@ def _template_option(parser: Parser, default: str, more: str = "") -> None:
     parser.add_argument("--template", type=str, default=default, help=TEMPLATE_HELP + more)
 
 
+def _demo_parser() -> Parser:
     parser = Parser(description="Train a small model, its module and the rivals here, and print the table.")
     parser.add_argument(
         "--full", action="store_true", help="with the rivals, three learning rates each, 192 rows a cell"
@@ -127,8 +128,8 @@ def _generate_parser() -> Parser:
     parser = model_options(Parser(description="Write an answer, streamed as it comes."))
     parser.add_argument("--prompt", type=str, help="the prompt")
     parser.add_argument("--encoded", type=str, help="a file made by: prosg encode")
-    parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
     _template_option(parser, "none", "; the prompt is the user's turn, and the answer ends where the next would begin")
+    parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest that hold this probability")
@@ -147,8 +148,8 @@ def _generate_parser() -> Parser:
 def _encode_parser() -> Parser:
     parser = model_options(Parser(description="Read a prompt once, and keep what it left: state and weight update."))
     parser.add_argument("--prompt", type=str, required=True, help="the prompt")
-    parser.add_argument("--out", type=str, required=True, help="the .safetensors file to write")
     _template_option(parser, "none", "; the prompt is the user's turn")
+    parser.add_argument("--out", type=str, required=True, help="the .safetensors file to write")
     parser.add_argument("--window", type=int | None, help="show the module the prompt in windows of this many tokens")
     return parser
 
@@ -343,19 +344,19 @@ def _recipe_defaults(phase: str, name: str) -> dict[str, Any]:
 def _encoded(options: Namespace, model: Any) -> Any:
     if not options.prompt:
         raise ValueError("--prompt is empty; a prompt needs at least one character")
-    check_text("--prompt", options.prompt)
     from prosg.data.templates import Turn, frame, known_template
 
+    check_text("--prompt", options.prompt)
     prompt = frame([Turn("user", options.prompt)], known_template(options.template) or "none")
     return model.encode(prompt, window=options.window)
 
 
 def _run_generate(options: Namespace) -> int:
     from prosg.adapter import load_encoded
-
     from prosg.data.templates import TEMPLATES, known_template
-    if (options.prompt is None) == (options.encoded is None):
+
     template = TEMPLATES[known_template(options.template) or "none"]
+    if (options.prompt is None) == (options.encoded is None):
         raise ValueError("give either --prompt TEXT or --encoded FILE")
     model = load(options)
     encoded = _encoded(options, model) if options.encoded is None else load_encoded(options.encoded, model)
@@ -374,8 +375,8 @@ def _run_generate(options: Namespace) -> int:
         force_marker=options.force_marker.replace("\\n", "\n"),
         late_temperature=options.late_temperature,
     )
-    for piece in pieces:
     begun = not template.assistant
+    for piece in pieces:
         shown = piece if begun else piece.removeprefix(" ")  # it stands between the cue and the reply
         begun = begun or piece != ""
         print(shown, end="", flush=True)
