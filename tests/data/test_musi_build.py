@@ -212,6 +212,12 @@ def test_stages_alone_and_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert sum(server.seen.values()) == asked
 
 
+def test_the_configuration_that_ships_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    config = Path(__file__).parents[2] / "configs" / "musi.yaml"
+    assert main(["data", "build", str(config), "--dry-run"]) == 0
+    assert "200" in capsys.readouterr().out.splitlines()[1]
+
+
 def test_other_words_for_an_endpoint_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fast = {"attempts": 2, "concurrency": 1, "timeout": 0.5}
     config = configure(tmp_path, "http://127.0.0.1:9/v1", endpoint=fast)
