@@ -131,6 +131,7 @@ BAD = [
     case("merge run --prompt x --out full --overwrite", "full", "not replaced"),
     case("merge run --prompt x --out start", "start", "--overwrite"),
     case("merge run --prompt x --out x.pth --window 0", "window is 0"),
+    case("merge run --prompt x --out x.pth --template no", "template", "world, pile, raven"),
     case("export run --encoded two.safetensors --peft x", "holds 2 prompts"),
     case("export run --prompt x --peft full --overwrite", "full", "not replaced"),
     case("export run --prompt x --peft /proc/x", "/proc"),

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from prosg.cli_parts import Parser, check_text, dtype_named, load, model_options
+from prosg.cli_parts import Parser, check_text, dtype_named, encode_prompt, load, model_options, template_option
 from prosg.cli_tools import TOOLS
 from prosg.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
 
@@ -104,13 +104,6 @@ def _parser(arguments: Sequence[str]) -> Parser:
     return parser
 
 
-TEMPLATE_HELP = "how a conversation is written: none, world, pile or raven"
-
-
-def _template_option(parser: Parser, default: str, more: str = "") -> None:
-    parser.add_argument("--template", type=str, default=default, help=TEMPLATE_HELP + more)
-
-
 def _demo_parser() -> Parser:
     parser = Parser(description="Train a small model, its module and the rivals here, and print the table.")
     parser.add_argument(
@@ -128,7 +121,7 @@ def _generate_parser() -> Parser:
     parser = model_options(Parser(description="Write an answer, streamed as it comes."))
     parser.add_argument("--prompt", type=str, help="the prompt")
     parser.add_argument("--encoded", type=str, help="a file made by: prosg encode")
-    _template_option(parser, "none", "; the prompt is the user's turn, and the answer ends where the next would begin")
+    template_option(parser, "none", "; the prompt is the user's turn, and the answer ends where the next would begin")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
@@ -148,7 +141,7 @@ def _generate_parser() -> Parser:
 def _encode_parser() -> Parser:
     parser = model_options(Parser(description="Read a prompt once, and keep what it left: state and weight update."))
     parser.add_argument("--prompt", type=str, required=True, help="the prompt")
-    _template_option(parser, "none", "; the prompt is the user's turn")
+    template_option(parser, "none", "; the prompt is the user's turn")
     parser.add_argument("--out", type=str, required=True, help="the .safetensors file to write")
     parser.add_argument("--window", type=int | None, help="show the module the prompt in windows of this many tokens")
     return parser
@@ -157,7 +150,7 @@ def _encode_parser() -> Parser:
 def _perplexity_parser() -> Parser:
     parser = model_options(Parser(description="Perplexity of answers under their prompts, end tokens included."))
     parser.add_argument("file", type=str, help="jsonl rows of prompt and answer, messages, or text")
-    _template_option(parser, "", "; by default as the rows are, world for chat rows and World's tokenizer")
+    template_option(parser, "", "; by default as the rows are, world for chat rows and World's tokenizer")
     parser.add_argument("--no-update", action="store_true", help="the backbone alone")
     parser.add_argument("--batch-size", type=int, default=32, help="rows scored at once")
     return parser
@@ -341,16 +334,6 @@ def _recipe_defaults(phase: str, name: str) -> dict[str, Any]:
 # -- commands; what they need is imported when they run
 
 
-def _encoded(options: Namespace, model: Any) -> Any:
-    if not options.prompt:
-        raise ValueError("--prompt is empty; a prompt needs at least one character")
-    from prosg.data.templates import Turn, frame, known_template
-
-    check_text("--prompt", options.prompt)
-    prompt = frame([Turn("user", options.prompt)], known_template(options.template) or "none")
-    return model.encode(prompt, window=options.window)
-
-
 def _run_generate(options: Namespace) -> int:
     from prosg.adapter import load_encoded
     from prosg.data.templates import TEMPLATES, known_template
@@ -359,7 +342,7 @@ def _run_generate(options: Namespace) -> int:
     if (options.prompt is None) == (options.encoded is None):
         raise ValueError("give either --prompt TEXT or --encoded FILE")
     model = load(options)
-    encoded = _encoded(options, model) if options.encoded is None else load_encoded(options.encoded, model)
+    encoded = encode_prompt(options, model) if options.encoded is None else load_encoded(options.encoded, model)
     check_text("--force-marker", options.force_marker)
     if options.no_update:
         encoded = encoded._replace(update=None)
@@ -393,7 +376,7 @@ def _run_encode(options: Namespace) -> int:
     if out.is_dir():
         raise ValueError(f"--out {out}: is a folder; name a file in it")
     model = load(options)
-    encoded = _encoded(options, model)
+    encoded = encode_prompt(options, model)
     save_encoded(encoded, model, out)
     what = "state and update" if encoded.update else "state (this model has no module)"
     print(f"{out}: {what}, {out.stat().st_size:,} bytes")

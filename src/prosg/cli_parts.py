@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-__all__ = ["Parser", "check_text", "dtype_named", "load", "model_options"]
+__all__ = ["Parser", "check_text", "dtype_named", "encode_prompt", "load", "model_options", "template_option"]
 
 MODEL_HELP = "a backbone (.pth file or folder), an adapter folder, a training's output folder, or: demo"
 TOKENIZER_HELP = (
@@ -51,6 +51,14 @@ def model_options(parser: Parser) -> Parser:
     return parser
 
 
+TEMPLATE_HELP = "how a conversation is written: none, world, pile or raven"
+
+
+def template_option(parser: Parser, default: str, more: str = "") -> None:
+    """Add --template."""
+    parser.add_argument("--template", type=str, default=default, help=TEMPLATE_HELP + more)
+
+
 def dtype_named(name: str | None) -> Any:
     """What --dtype means, a torch.dtype or None. ValueError for another name."""
     import torch
@@ -78,6 +86,17 @@ def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
     if asks_tokenizer:
         need_tokenizer(model, options.model)
     return model
+
+
+def encode_prompt(options: Namespace, model: Any) -> Any:
+    """What --prompt, --template and --window mean. ValueError for an empty prompt, or one that is no text."""
+    if not options.prompt:
+        raise ValueError("--prompt is empty; a prompt needs at least one character")
+    from prosg.data.templates import Turn, frame, known_template
+
+    check_text("--prompt", options.prompt)
+    prompt = frame([Turn("user", options.prompt)], known_template(options.template) or "none")
+    return model.encode(prompt, window=options.window)
 
 
 def check_text(option: str, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
-from prosg.cli_parts import Parser, check_text, load, model_options
+from prosg.cli_parts import Parser, encode_prompt, load, model_options, template_option
 
 __all__ = ["TOOLS", "Tool"]
 
@@ -32,6 +32,7 @@ LOST = (
 def _one_prompt(parser: Parser) -> Parser:
     parser.add_argument("--prompt", type=str, help="the prompt")
     parser.add_argument("--encoded", type=str, help="a file made by: prosg encode")
+    template_option(parser, "none", "; the prompt is the user's turn")
     parser.add_argument("--window", type=int | None, help="show the module the prompt in windows of this many tokens")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     return parser
@@ -68,10 +69,7 @@ def _update_of(options: Namespace, model: Any) -> Any:
     """The update of --prompt or --encoded; ValueError where there is none, or that of several prompts."""
     from prosg.adapter import load_encoded
 
-    if options.encoded is None:
-        encoded = model.encode(options.prompt, window=options.window)
-    else:
-        encoded = load_encoded(options.encoded, model)
+    encoded = encode_prompt(options, model) if options.encoded is None else load_encoded(options.encoded, model)
     if encoded.update is None:
         raise ValueError(f"{options.model}: has no module, so a prompt has no update; name an adapter folder")
     if encoded.batch != 1:
@@ -83,10 +81,6 @@ def _model(options: Namespace) -> Any:
     """The model, once it is sure that there is one prompt."""
     if (options.prompt is None) == (options.encoded is None):
         raise ValueError("give either --prompt TEXT or --encoded FILE")
-    if options.prompt is not None:
-        if not options.prompt:
-            raise ValueError("--prompt is empty; a prompt needs at least one character")
-        check_text("--prompt", options.prompt)
     return load(options, asks_tokenizer=options.encoded is None)
 
 
