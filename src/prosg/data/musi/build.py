@@ -155,8 +155,7 @@ class _Build:
         return self.askers[name]
 
     async def _ask(self, stage: str, request: Request, asker: Asker) -> None:
-        await asker.reply(stage, request, self.logs[stage], lambda reply: reply.to_dict())
-        self.replies[stage][request.id] = self.logs[stage].records[-1]
+        self.replies[stage][request.id] = await asker.reply(stage, request, self.logs[stage])
 
     def _add(self, short: Shortfall) -> None:
         self.short.given_up += short.given_up

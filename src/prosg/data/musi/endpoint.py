@@ -25,6 +25,7 @@ __all__ = ["Asker", "EndpointError", "GaveUpError", "Reply", "Request", "Shortfa
 T = TypeVar("T")
 DEAD_AFTER = 3
 """requests in a row that were given up with no reply in between: then the server is taken to be gone"""
+SHORTEST_KEY = 8
 NO_TOKENS = ("http ", "no connection")
 """failures that cost no tokens; after the others the server may have counted what was booked"""
 
@@ -63,7 +64,8 @@ class Reply(NamedTuple):
     model: str
 
     def to_dict(self) -> dict[str, Any]:
-        return {"reply": self.text, "finish": self.finish, "refusal": self.refusal, **self.cost._asdict()}
+        said = {"reply": self.text, "finish": self.finish, "refusal": self.refusal}
+        return said | self.cost._asdict() | {"model": self.model}
 
 
 def most(endpoint: EndpointConfig, body: Mapping[str, Any]) -> Cost:
@@ -114,8 +116,8 @@ class Asker:
         self.answered: set[str] = set()
         self.failures = 0
 
-    async def reply(self, stage: str, request: Request, log: Log, record: Callable[[Reply], dict[str, Any]]) -> Reply:
-        """Ask, record the reply, and only then settle what it cost.
+    async def reply(self, stage: str, request: Request, log: Log) -> dict[str, Any]:
+        """Ask, record the reply, and only then settle what it cost; returns the record.
 
         Raises GaveUpError, BudgetSpentError, or EndpointError where the configuration is wrong.
         """
@@ -136,27 +138,25 @@ class Asker:
             reraise=True,
         )
         try:
-            reply: Reply = await attempts(self._attempt, stage, request, log, record)
+            record: dict[str, Any] = await attempts(self._attempt, stage, request, log)
         except _TransientError as error:
             raise GaveUpError(error.what) from None
         self.failures = 0
-        return reply
+        return record
 
-    async def _attempt(
-        self, stage: str, request: Request, log: Log, record: Callable[[Reply], dict[str, Any]]
-    ) -> Reply:
+    async def _attempt(self, stage: str, request: Request, log: Log) -> dict[str, Any]:
         highest = most(self.endpoint, request.body)
         booking = await self.budget.book(stage, request.id, highest)
         outcome, cost = "cancelled", highest
         try:
             reply = await self._send(request.body, highest)
             if reply.finish == "error" and stage not in self.answered:
-                outcome, cost = "refused", Cost(0, 0, 0.0)
                 raise EndpointError(f"{self.endpoint.base_url} refuses the first request: {reply.refusal}")
-            log.append({"id": request.id, **record(reply)})
+            record = {"id": request.id, **reply.to_dict()}
+            log.append(record)
             self.answered.add(stage)
             outcome, cost = "reply", reply.cost
-            return reply
+            return record
         except _TransientError as error:
             outcome = error.what
             if outcome.startswith(NO_TOKENS):
@@ -172,8 +172,11 @@ class Asker:
             await self.budget.tell()
 
     def _clean(self, text: str) -> str:
-        """Servers repeat keys in what they complain about; nothing that is kept or shown may hold one."""
-        return text.replace(self.key, "***") if self.key else text
+        """Servers repeat keys in what they complain about; nothing that is kept or shown may hold one.
+
+        Shorter ones are no secrets but words, as servers without keys are given.
+        """
+        return text.replace(self.key, "***") if len(self.key) >= SHORTEST_KEY else text
 
     async def _send(self, body: Mapping[str, Any], highest: Cost) -> Reply:
         import openai
@@ -244,7 +247,7 @@ class Asker:
         else:  # a server that does not count: what it wrote has at most as many tokens as bytes
             written = min(len((said + refusal).encode()) + 1, highest.tokens_out)
             cost = Cost.of(self.endpoint, highest.tokens_in, written)
-        return Reply(self._clean(said), finish, self._clean(refusal), cost, model)
+        return Reply(self._clean(said), finish, self._clean(refusal), cost, self._clean(model))
 
     async def all(
         self, jobs: Sequence[T], work: Callable[[T], Awaitable[None]], tell: Callable[[], object]
