@@ -36,7 +36,8 @@ class ProSGConfig:
         log_length: Scale attention scores by log T / log T0, so that reads stay as sharp in longer prompts.
         reference_length: T0, a typical prompt length in training, tokens.
         alpha: Scale of the update.
-        target_modules: Projections of each time-mixing block that get an update, by name; none named: all of them.
+        target_modules: Projections of each time-mixing block that get an update, by name; none named: all of them. In
+            a model that transformers runs a name is the end of a module's path, like out_proj or attn.c_proj.
     """
 
     preset: str = "plus"
@@ -56,7 +57,8 @@ class ProSGConfig:
     target_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        # A site's name is part of tensors' names, which dots would cut.
+        object.__setattr__(self, "target_modules", tuple(name.replace(".", "_") for name in self.target_modules))
         for name, least in (("rank", 1), ("blocks", 0), ("bottleneck", 0), ("hidden", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"module.{name} is {getattr(self, name)}, must be at least {least}")

@@ -189,7 +189,8 @@ def decode(
         running = running & (token != sampling.end_token)
         if not bool(running.any()) or step + 1 == longest:
             return
-        output = backbone(token.unsqueeze(1), state, update=encoded.update, logits="last")
+        with torch.no_grad():
+            output = backbone(token.unsqueeze(1), state, update=encoded.update, logits="last")
         assert output.logits is not None
         logits, state = output.logits, output.state
 
@@ -204,7 +205,6 @@ def _markers(sampling: Sampling, tokenizer: Any, batch: int) -> list[list[int]] 
     return [tokenizer.encode(text) for text in texts]
 
 
-@torch.no_grad()
 def generate_texts(backbone: Backbone, encoded: EncodedPrompt, tokenizer: Any, sampling: Sampling) -> list[Generation]:
     """One answer per prompt, all in one batch."""
     ids: list[list[int]] = [[] for _ in range(encoded.batch)]
@@ -239,7 +239,6 @@ def generate_texts(backbone: Backbone, encoded: EncodedPrompt, tokenizer: Any, s
     return answers
 
 
-@torch.no_grad()
 def stream_text(backbone: Backbone, encoded: EncodedPrompt, tokenizer: Any, sampling: Sampling) -> Iterator[str]:
     """Pieces of one prompt's answer as they come; text that may begin a stop string is held back."""
     if encoded.batch != 1:

@@ -30,9 +30,8 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
     backbone: Any = model.backbone
     total = sum(p.numel() for p in backbone.parameters())
     yield "type", backbone.config.model_type
-    if dataclasses.is_dataclass(backbone.config):
-        for field in dataclasses.fields(backbone.config):
-            yield field.name, str(getattr(backbone.config, field.name))
+    for name, value in _sizes(backbone).items():
+        yield name, str(value)
     yield "parameters", f"{total:,} ({next(backbone.parameters()).dtype})"
     yield "fingerprint", fingerprint(backbone)
     yield "sites", f"{len(backbone.sites)}: " + ", ".join(dict.fromkeys(site.name for site in backbone.sites))
@@ -49,7 +48,8 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
 
     weights = _bytes(backbone.parameters())
     state = _bytes(leaf for layer in backbone.init_state(1) for leaf in layer)
-    yield "generating", f"{_size(weights)} of weights, and per row {_size(state)} of state" + _and_update(model)
+    grows = "" if isinstance(backbone, Native) else _and_growth(backbone, state)
+    yield "generating", f"{_size(weights)} of weights, and per row {_size(state)} of state" + grows + _and_update(model)
     yield f"training, {BATCH} x {TOKENS} tokens", "fp32 with AdamW"
     activations = activation_bytes(backbone, frozen=False)
     yield "  finetune", _training(ADAMW * total, activations)
@@ -61,6 +61,26 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
         else:
             share = f"{module:,} trainable parameters ({module / total:.1%})"
             yield f"  preset {name}", f"{share}, {_training(4 * total + ADAMW * module, frozen)}"
+
+
+def _sizes(backbone: Any) -> dict[str, Any]:
+    """A native backbone's configuration; of one of transformers, what is not as its type has it by default."""
+    if isinstance(backbone, Native):
+        return {field.name: getattr(backbone.config, field.name) for field in dataclasses.fields(backbone.config)}
+    told = ("model_type", "transformers_version", "architectures", "dtype")
+    changed = [name for name in backbone.config.to_diff_dict() if name not in told]
+    names = dict.fromkeys(("vocab_size", "hidden_size", "num_hidden_layers", *changed))
+    numbers = [name.rpartition(".")[2] for name in backbone.layer_names]
+    layers = {"layers with sites": ", ".join(numbers)} if len(numbers) < backbone.config.num_hidden_layers else {}
+    return {name: getattr(backbone.config, name) for name in names} | layers
+
+
+def _and_growth(backbone: Any, empty: int) -> str:
+    """What a token adds to the state where the model attends to all of its tokens."""
+    with torch.no_grad():
+        token = torch.zeros(1, 1, dtype=torch.int64, device=backbone.device)
+        more = _bytes(leaf for layer in backbone(token).state for leaf in layer) - empty
+    return f", {_size(more)} more with every token that attention sees" if more else ""
 
 
 def activation_bytes(backbone: Any, frozen: bool) -> float:
