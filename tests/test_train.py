@@ -544,3 +544,10 @@ def config_of(command: list[str]) -> TrainConfig:
         patch.setattr(prosg.commands, "train", lambda _, config: caught.append(config) or 0)
         main(command)
     return caught[0]
+
+
+@pytest.mark.parametrize(("phase", "recipe"), [("finetune", "durable"), ("synthesize", "plus")])
+def test_checkpointing_repeats_the_run(shop: Workshop, tmp_path: Path, phase: str, recipe: str) -> None:
+    for value in ("true", "false"):
+        shop.run(phase, tmp_path / value, "--recipe", recipe, "--optim.checkpointing", value)
+    assert steps(tmp_path / "true") == steps(tmp_path / "false")

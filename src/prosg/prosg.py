@@ -16,12 +16,15 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from prosg.backbones.base import Backbone
+from prosg.backbones.native import Native
 from prosg.config import ProSGConfig
 from prosg.data.collate import pad
 from prosg.encoded import EncodedPrompt
 from prosg.generate import Sampling, generate_texts, stream_text
+from prosg.initial_state import InitialState
 from prosg.lowrank import Update, wide
 from prosg.perturb import Draws, perturb
 from prosg.state import State, choose_rows, take_rows
@@ -30,7 +33,7 @@ from prosg.synthesizer import Reads, Synthesizer
 __all__ = ["ProSG", "Scored"]
 
 CHUNK = 512
-"""Tokens of a prompt that are read in one call."""
+"""Tokens of a prompt that are read in one call, unless another number is asked for."""
 
 
 class Scored(NamedTuple):
@@ -56,6 +59,8 @@ class ProSG(nn.Module):
         if config is not None:
             size = sum(p.numel() for p in backbone.parameters())
             self.synthesizer = Synthesizer(config, backbone.sites, backbone.tap_widths, seed, size)
+        self.initial: InitialState | None = None
+        """what the memory holds before the first token; None: what the backbone begins with"""
         self.update_enabled = True
         self.tokenizer: Any = None
         self.base = ""
@@ -66,6 +71,11 @@ class ProSG(nn.Module):
         """The module's configuration."""
         return None if self.synthesizer is None else self.synthesizer.config
 
+    def init_state(self, batch: int) -> State:
+        """The state before the first token, of a prompt and of a row that is wiped: the learned one, if there is."""
+        empty = self.backbone.init_state(batch)
+        return empty if self.initial is None else self.initial(empty)
+
     @contextlib.contextmanager
     def disable_update(self) -> Iterator[None]:
         """Within, prompts are encoded without an update: the backbone alone."""
@@ -74,6 +84,33 @@ class ProSG(nn.Module):
             yield
         finally:
             self.update_enabled = before
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Keep the inputs of every n-th block instead of what is in it, which the backward pass computes again.
+
+        The update is an argument of the blocks, so gradients are those of a pass that keeps everything. It is what
+        transformers' Trainer calls, with these names, where checkpointing is on.
+
+        Raises:
+            ValueError: for a model that transformers runs, whose recomputation would not see the update, and for
+                reentrant checkpointing, offloading and other options, which are not supported.
+        """
+        options = {"use_reentrant": False, "offload": False} | (activation_checkpointing_kwargs or {})
+        if options | {"offload": offload} != {"use_reentrant": False, "offload": False}:
+            raise ValueError(
+                f"checkpointing options {options | {'offload': offload}}: only use_reentrant=False is known"
+            )
+        if not isinstance(self.backbone, Native):
+            raise ValueError(
+                f"checkpointing is for native backbones; a {self.backbone.config.model_type} is run by transformers, "
+                "and its recomputation would not see the update"
+            )
+        self.backbone.checkpoint_every = every_n_layers
 
     @torch.no_grad()
     def encode(
@@ -105,28 +142,15 @@ class ProSG(nn.Module):
         if time == 0 or bool((lengths < 1).any()):
             raise ValueError("a prompt is empty; every prompt needs at least one token")
         synthesizer = self.synthesizer if self.update_enabled else None
-        taps = synthesizer.taps if synthesizer is not None and window is None else ()
-        reads = synthesizer.init(lengths) if synthesizer is not None else Reads(lengths, ())
+        reader = synthesizer if window is None else None
+        reads = Reads(lengths, ()) if synthesizer is None else synthesizer.init(lengths)
         chunk = chunk if self.backbone.continues else time
-        state: State | None = None
-        logits: Tensor | None = None
-        for piece, left in _pieces(prompt, lengths, chunk):
-            output = self.backbone(piece, state, lengths=left, logits="last", taps=taps)
-            state, last = output.state, output.logits
-            assert last is not None
-            logits = last if logits is None else torch.where((left > 0).unsqueeze(1), last, logits)
-            if synthesizer is not None and window is None:
-                reads = synthesizer.read(reads, output.taps, _valid(piece, left))
-        assert state is not None and logits is not None
+        state, reads, logits = self._read_prompt(prompt, lengths, reader, reads, chunk)
         if synthesizer is not None and window is not None:
             if synthesizer.taps == ("last",):
                 raise ValueError("window: this module reads the last token only; windows are for reading 'attention'")
             for part, here in _pieces(prompt, lengths, window):
-                fresh: State | None = None
-                for piece, left in _pieces(part, here, chunk):
-                    output = self.backbone(piece, fresh, lengths=left, logits="none", taps=synthesizer.taps)
-                    fresh = output.state
-                    reads = synthesizer.read(reads, output.taps, _valid(piece, left))
+                _, reads, _ = self._read_prompt(part, here, synthesizer, reads, chunk)
         update = None if synthesizer is None else synthesizer.finish(reads)
         return EncodedPrompt(state, update, logits)
 
@@ -167,7 +191,7 @@ class ProSG(nn.Module):
         if draws is not None:
             state = choose_rows(draws.swap, take_rows(state, _neighbours(prompt)), state)
             before = state
-            state = choose_rows(draws.wipe, self.backbone.init_state(prompt.shape[0]), state)
+            state = choose_rows(draws.wipe, self.init_state(prompt.shape[0]), state)
             state = perturb(self.backbone, state, draws.end, bank, before)
         steps = answer_lengths - 1  # tokens that are read to predict the next
         start = torch.zeros_like(steps)
@@ -223,17 +247,57 @@ class ProSG(nn.Module):
         return _with_first(encoded.logits, answer, nll, hits)
 
     def _encode_for_training(self, prompt: Tensor, lengths: Tensor) -> EncodedPrompt:
-        """As `encode`, in one call and with gradients; without any to the backbone where it is frozen (phase 2)."""
+        """As `encode`, with gradients; without any to the backbone where it is frozen (phase 2), none at all before the
+        update unless an initial state is learned.
+
+        A long prompt is read chunk by chunk there, and where checkpointing is on: what is kept of a chunk for its
+        gradient is the state and the reads before it, and the backward pass reads it again. So memory hardly grows with
+        the prompt, and a gradient is what it is in one call. A prompt of one chunk is read once.
+        """
         synthesizer = self.synthesizer if self.update_enabled else None
-        taps = () if synthesizer is None else synthesizer.taps
         frozen = not any(p.requires_grad for p in self.backbone.parameters())  # type: ignore[attr-defined]
-        with torch.no_grad() if frozen else contextlib.nullcontext():
-            output = self.backbone(
-                prompt, lengths=lengths, logits="last", taps=taps, keep_state=self.backbone.continues
-            )
-        assert output.logits is not None
-        update = None if synthesizer is None else synthesizer(output.taps, _valid(prompt, lengths))
-        return EncodedPrompt(output.state, update, output.logits)
+        frozen = frozen and not (self.initial and any(p.requires_grad for p in self.initial.parameters()))
+        in_chunks = self.backbone.continues and (frozen or getattr(self.backbone, "checkpoint_every", 0) > 0)
+        chunk = CHUNK if in_chunks else prompt.shape[1]
+        reads = Reads(lengths, ()) if synthesizer is None else synthesizer.init(lengths)
+        keep_state = self.backbone.continues  # the answer is read on from it, else together with the prompt
+        state, reads, logits = self._read_prompt(prompt, lengths, synthesizer, reads, chunk, frozen, keep_state)
+        return EncodedPrompt(state, None if synthesizer is None else synthesizer.finish(reads), logits)
+
+    def _read_prompt(
+        self,
+        prompt: Tensor,
+        lengths: Tensor,
+        reader: Synthesizer | None,
+        reads: Reads,
+        chunk: int,
+        frozen: bool = False,
+        keep_state: bool = True,
+    ) -> tuple[State, Reads, Tensor]:
+        """Read a prompt from the initial state, `chunk` tokens at a time: state, what `reader` read, last logits."""
+        taps = () if reader is None else reader.taps
+
+        def read(piece: Tensor, left: Tensor, state: State | None, reads: Reads) -> tuple[State, Reads, Tensor]:
+            with torch.no_grad() if frozen else contextlib.nullcontext():
+                output = self.backbone(piece, state, lengths=left, logits="last", taps=taps, keep_state=keep_state)
+            assert output.logits is not None
+            if reader is not None:
+                reads = reader.read(reads, output.taps, _valid(piece, left))
+            return output.state, reads, output.logits
+
+        again = torch.is_grad_enabled() and chunk < prompt.shape[1]
+        state = None if self.initial is None else self.init_state(prompt.shape[0])
+        logits: Tensor | None = None
+        for piece, left in _pieces(prompt, lengths, chunk):
+            if again:
+                state, reads, last = checkpoint(
+                    read, piece, left, state, reads, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                state, reads, last = read(piece, left, state, reads)
+            logits = last if logits is None else torch.where((left > 0).unsqueeze(1), last, logits)
+        assert state is not None and logits is not None
+        return state, reads, logits
 
     def _read(
         self, state: State, update: Update | None, answer: Tensor, start: Tensor, lengths: Tensor

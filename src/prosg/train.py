@@ -3,6 +3,7 @@
     finetune     the whole backbone, on the answer's tokens                    phase 1, eq. 22
     synthesize   the synthesis module alone, the backbone frozen               phase 2, eq. 23
     static       a low-rank adapter that reads nothing, the backbone frozen    the control
+    state        one initial state for every prompt, the backbone frozen       a control, state tuning
 
 transformers' Trainer runs the loop. What is added here: batches and perturbations that are a function of (seed, step,
 row), so that a resumed run repeats an uninterrupted one; checkpoints that are written beside and renamed, so that a
@@ -31,6 +32,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
+from prosg.backbones.native import Native
 from prosg.config import Optimisation, StopRule, TrainConfig
 from prosg.data.collate import EncodedRow, LengthBatches, collate
 from prosg.evaluation.perplexity import perplexity
@@ -39,7 +41,7 @@ from prosg.prosg import ProSG
 
 __all__ = ["Phase", "ProSGTrainer", "TrainResult", "check", "fit", "probe_dtype"]
 
-Phase = Literal["finetune", "synthesize", "static"]
+Phase = Literal["finetune", "synthesize", "static", "state"]
 STAGING = ".writing"
 WEIGHTS, BANK = "weights.safetensors", "bank.safetensors"
 SKIPS = 100
@@ -381,8 +383,11 @@ def check(
     model: ProSG, phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow], validation: Sequence[EncodedRow]
 ) -> None:
     """ValueError for a phase that does not fit the model, and for rows that cannot be trained or judged on."""
-    if (model.synthesizer is None) != (phase == "finetune"):
-        raise ValueError(f"phase {phase} needs a model {'without' if phase == 'finetune' else 'with'} a module")
+    bare = phase in ("finetune", "state")
+    if (model.synthesizer is None) != bare:
+        raise ValueError(f"phase {phase} needs a model {'without' if bare else 'with'} a module")
+    if (model.initial is not None) != (phase == "state"):
+        raise ValueError(f"phase {phase} needs a model {'with' if phase == 'state' else 'without'} an initial state")
     if model.synthesizer is not None and (model.synthesizer.config.reading == "none") != (phase == "static"):
         allowed = "none" if phase == "static" else "last or attention"
         raise ValueError(f"module.reading is {model.synthesizer.config.reading!r}; {phase} allows {allowed}")
@@ -394,6 +399,8 @@ def check(
             f"{options} must be 0 for a backbone of type {model.backbone.config.model_type}, whose memory knows only "
             f"{', '.join(can)}" + ("; try --recipe durable-load" if "load" in can else "")
         )
+    if config.optim.checkpointing and not isinstance(model.backbone, Native):
+        raise ValueError("optim.checkpointing must be false for a model that transformers runs")
     if not rows:
         raise ValueError("there are no rows to train on")
     if len(rows) < config.optim.accumulation:
@@ -422,6 +429,8 @@ def fit(
         parameter.requires_grad_(phase == "finetune")
     if model.synthesizer is not None:
         model.synthesizer.requires_grad_(True)
+    if model.initial is not None:
+        model.initial.requires_grad_(True)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     dtype = _settle_dtype(config.dtype, output, model)
@@ -479,6 +488,7 @@ def _arguments(config: TrainConfig, optim: Optimisation, dtype: str, evaluate: b
         weight_decay=optim.weight_decay,
         max_grad_norm=optim.clip or 1e9,
         bf16=dtype == "bf16",
+        activation_checkpointing=optim.checkpointing,
         logging_steps=config.log_steps,
         eval_strategy="steps" if evaluate else "no",
         eval_steps=config.eval_steps,

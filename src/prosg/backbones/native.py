@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from prosg.backbones.base import TAPS, Logits, Output, Taps, last_valid
 from prosg.lowrank import LowRank, Site, Update, check_update
@@ -79,6 +80,8 @@ class Native(nn.Module):
     """The module with the recurrence's implementations: `kernel` and `describe`."""
 
     continues = True
+    checkpoint_every = 0
+    """Blocks from one whose inside is computed again in the backward pass to the next one; 0: none is."""
     perturbations: ClassVar[tuple[str, ...]] = ("wipe", "swap", "load", "age")
 
     def __init__(self, config: Any, blocks: Sequence[Block], kernel: str = "auto") -> None:
@@ -171,8 +174,14 @@ class Native(nn.Module):
             active = (position >= update_from.unsqueeze(1)).unsqueeze(2).to(self.hidden(stream).dtype)
         call = Call(active, lengths, self.kernels.kernel(self.kernel, tokens.device, self.state_dtype))
         layers, last, inputs, memories = [], [], [], []
-        for block, layer, delta in zip(self.blocks, state, deltas, strict=True):
-            stream, layer, seen, memory = block(stream, layer, delta, call)
+        every = self.checkpoint_every if torch.is_grad_enabled() else 0
+        for index, (block, layer, delta) in enumerate(zip(self.blocks, state, deltas, strict=True)):
+            if every and index % every == 0:
+                # Not reentrant: that form gives no gradient to tensors inside a mapping, as the update's are.
+                mixed = checkpoint(block, stream, layer, delta, call, use_reentrant=False, preserve_rng_state=False)
+            else:
+                mixed = block(stream, layer, delta, call)
+            stream, layer, seen, memory = mixed
             layers.append(layer)
             if "last" in taps:
                 last.append(last_valid(seen, seen[:, 0], lengths))
