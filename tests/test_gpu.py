@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers import TINY
+from hf_tiny import HF_TINY, hf_backbone
 from prosg.config import RECIPES, ProSGConfig
 from prosg.perturb import StoryBank, draw
 from prosg.prosg import ProSG
@@ -60,6 +61,23 @@ def test_a_perturbed_step_has_the_cpu_s_loss_and_gradients(name):
     torch.testing.assert_close(gpu_loss, loss, rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(gpu_gradients, gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", HF_TINY)
+def test_a_model_of_transformers_agrees_with_the_cpu(name):
+    cpu = ProSG(hf_backbone(name), ProSGConfig(), seed=1)
+    for parameter in cpu.synthesizer.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    prompt, lengths = torch.randint(1, 23, (3, 11)), torch.tensor([11, 4, 7])
+    answer, steps = torch.randint(1, 23, (3, 5)), torch.tensor([5, 1, 3])
+    results = []
+    for model in (cpu, copy.deepcopy(cpu).to("cuda")):
+        rows = [t.to(next(model.parameters()).device) for t in (prompt, lengths, answer, steps, torch.ones(3, 5))]
+        scored = model(*rows)
+        nll, _ = model.score(model.encode(*rows[:2]), *rows[2:4])
+        results.append((scored.nll.detach().cpu(), nll.cpu()))
+    for ours, theirs in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def _to(part, device):

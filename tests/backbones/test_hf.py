@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -354,6 +356,33 @@ def test_what_it_cannot_do_is_refused(name: str) -> None:
 def test_the_table_names_types_that_transformers_knows() -> None:
     assert set(HF_SITES) == set(HF_TINY)
     assert [hf_backbone(name).model_type for name in HF_SITES] == list(HF_SITES)
+
+
+def test_the_page_on_backbones_says_the_same() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
+    rows = [
+        [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")
+    ]
+    told = {row[0]: row[1:] for row in rows if len(row) == 5}
+    known = {
+        name: [
+            ", ".join(HF_SITES[name]),
+            "right" if own.continues else "wrong",
+            "right" if own.pads else "wrong",
+            "right" if own.differentiates else "raises",
+        ]
+        for name, own in HF_TINY.items()
+    }
+    assert told == known
+    tests = Path(__file__).read_text() + (Path(__file__).parents[1] / "test_hf_flow.py").read_text()
+    assert [name for name in re.findall(r"`(test_[a-z_]+)", page) if f"def {name}" not in tests] == []
+
+
+def test_more_tokens_than_xlstm_differentiates_in_one_call_are_refused() -> None:
+    backbone = hf_backbone("xlstm", max_inference_chunksize=6)
+    backbone(tokens(1, 6), keep_state=False).logits.sum().backward()
+    with pytest.raises(ValueError, match=r"7 tokens in one call; this xlstm reads 6 \(max_inference_chunksize\)"):
+        backbone(tokens(1, 7), keep_state=False)
 
 
 def test_layers_without_a_projection_do_not_count() -> None:

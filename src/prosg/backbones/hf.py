@@ -198,6 +198,11 @@ class HFBackbone(nn.Module):
     def _call(self, tokens: Tensor, state: State | None, asked: _Asked, keep_state: bool = True) -> _Call:
         """Call the model once: on whole rows from the start, or on one token from a state."""
         batch, time = tokens.shape
+        longest = getattr(self.config, "max_inference_chunksize", time)
+        if time > longest:  # xlstm would go on in parts, without gradients
+            raise ValueError(
+                f"{time} tokens in one call; this {self.model_type} reads {longest} (max_inference_chunksize)"
+            )
         read = torch.zeros(batch, dtype=torch.int64, device=tokens.device) if state is None else state[0].tokens
         cache = self.cache(self.model, None if state is None else state[1:], batch, keep_state)
         arguments = cache.arguments()
