@@ -156,6 +156,14 @@ def test_damaged_adapters_are_refused(damage: Callable[[Path], object], message:
     refused(lambda: load_adapter(folder), message)
 
 
+def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    folder = save(model(), tmp_path / "adapter")
+    weights = load_file(folder / "prosg_model.safetensors")
+    weights["layers.1.queries"][0, 0] = float("nan")
+    save_file(weights, folder / "prosg_model.safetensors")
+    refused(lambda: load_adapter(folder), "prosg_model.safetensors: layers.1.queries has 1 of .* values that are NaN")
+
+
 def test_an_unknown_choice_is_named(tmp_path: Path) -> None:
     """In a process of its own: here the test suite's type checks would come first."""
     folder = edit(save(model(), tmp_path / "adapter"), reading="all")

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import prosg.weights
 from prosg.backbones.convert import RWKV4_LAYOUT, from_hf, to_hf
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoint import (
@@ -25,6 +26,7 @@ from prosg.checkpoint import (
     save_backbone,
 )
 from prosg.files import CheckpointError, written_whole
+from prosg.weights import check_finite
 from prosg.world import VOCABULARY
 
 CONFIG = RWKV4Config(vocab_size=40, hidden_size=16, num_layers=3, attention_size=24, ffn_size=40)
@@ -102,6 +104,58 @@ def test_half_precision(model: RWKV4, weights: dict[str, Tensor], tmp_path: Path
     stored = load_file(tmp_path / "narrow" / "model.safetensors")
     assert stored["rwkv.blocks.0.attention.time_decay"].dtype == torch.float32
     assert json.loads((tmp_path / "narrow" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_values_that_are_not_finite_are_refused(
+    weights: dict[str, Tensor], wrong: float, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    narrow = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    narrow["blocks.1.ffn.key.weight"][3, 2:4] = wrong
+    torch.save(narrow, tmp_path / "bad.pth")
+    for use in (load_backbone, lambda path: convert(path, tmp_path / "made")):
+        with pytest.raises(CheckpointError, match=r"bad.pth: blocks.1.ffn.key.weight has 2 of 640 values that are NaN"):
+            use(tmp_path / "bad.pth")
+    assert not (tmp_path / "made").exists()
+
+
+def test_values_are_looked_through_in_parts(weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prosg.weights, "PART", 7)
+    check_finite("x.pth", weights | {"none": torch.zeros(0), "whole": torch.ones(2, dtype=torch.int8)})
+    weights["head.weight"][39, 15] = float("nan")  # the very last
+    with pytest.raises(CheckpointError, match=r"x.pth: head.weight has 1 of 640"):
+        check_finite("x.pth", weights)
+
+
+def test_the_largest_numbers_are_finite(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    weights["head.weight"].fill_(torch.finfo(torch.float32).max)  # their sum is not
+    torch.save(weights, tmp_path / "large.pth")
+    assert load_backbone(tmp_path / "large.pth").head.weight.max() == torch.finfo(torch.float32).max
+
+
+def test_what_does_not_fit_is_refused_before_it_is_cast(
+    model: RWKV4, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_backbone(model.half(), tmp_path / "half.pth")
+    size = sum(p.numel() for p in model.parameters())
+    monkeypatch.setattr(prosg.weights, "_available", lambda: 3 * size)
+    with pytest.raises(CheckpointError, match=r"half.pth: is float16 and takes .* as float32, but .*--dtype bf16"):
+        load_backbone(tmp_path / "half.pth")
+    assert load_backbone(tmp_path / "half.pth", dtype=torch.bfloat16).emb.weight.dtype == torch.bfloat16
+    assert load_backbone(tmp_path / "half.pth", dtype=torch.float16).emb.weight.dtype == torch.float16  # mapped
+
+
+def test_what_was_cast_is_let_go_of_unharmed(tmp_path: Path) -> None:
+    """Pages are given back: of a mapped file, of one that is read at once, and of a tensor that two names share."""
+    wide = RWKV4(RWKV4Config(vocab_size=4000, hidden_size=128, num_layers=1))
+    wide.reset_parameters()
+    tensors = {name: tensor.half() for name, tensor in wide.state_dict().items()}
+    tensors["head.weight"] = tensors["emb.weight"]
+    for legacy in (False, True):
+        torch.save(tensors, tmp_path / "half.pth", _use_new_zipfile_serialization=not legacy)
+        loaded = load_backbone(tmp_path / "half.pth").state_dict()
+        assert all(torch.equal(loaded[name], tensors[name].float()) for name in tensors)
 
 
 def test_loaded_weights_train_and_leave_the_file_alone(model: RWKV4, tmp_path: Path) -> None:

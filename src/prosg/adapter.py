@@ -31,6 +31,7 @@ from prosg.files import CheckpointError, read_json, written_whole
 from prosg.lowrank import check_update
 from prosg.prosg import ProSG
 from prosg.tokenizer import BY_VOCABULARY_SIZE, WORLD, AnyTokenizer, load_tokenizer, tokenizer_beside
+from prosg.weights import check_finite
 from prosg.world import WORLD_FINGERPRINT
 
 __all__ = [
@@ -204,6 +205,7 @@ def load_adapter(folder: str | Path, *, base: str | Path | None = None, **option
         raise CheckpointError(
             f"{folder / WEIGHTS}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}"
         ) from None
+    check_finite(folder / WEIGHTS, model.synthesizer.state_dict())
     model.synthesizer.to(options.get("device", "cpu"))
     model.eval()
     return model, where

@@ -37,6 +37,7 @@ from prosg.backbones.hf_files import hf_type, load_hf, load_hf_model, save_hf
 from prosg.backbones.native import Native
 from prosg.files import CheckpointError, dtype_name, read_json, read_tensors, written_whole
 from prosg.tokenizer import stored_name, tokenizer_beside
+from prosg.weights import check_finite, checked_and_cast
 
 __all__ = [
     "Checkpoint",
@@ -77,9 +78,13 @@ def load_backbone(
     dtype None keeps the file's own type, the widest where it has several, except that fp16 becomes fp32: RWKV's
     residual stream overflows fp16 in deep models. Tensors of `Layout.keep_wide` may be wider than the rest and are
     never narrowed. Weights whose type stays are mapped from the file copy-on-write: training does not write to it.
+
+    Every value is read once, to be sure that it is finite: 4 to 8 GB a second, and what comes next reads them anyway.
     """
     if _is_for_transformers(path, target_modules):
-        return load_hf(path, target_modules, dtype=dtype, device=device, kernel=kernel)
+        run_by_transformers = load_hf(path, target_modules, dtype=dtype, device=device, kernel=kernel)
+        check_finite(path, run_by_transformers.model.state_dict())
+        return run_by_transformers
     config, tensors, _ = read_checkpoint(path)
     kind = BACKBONES[config.model_type]
     if dtype is None:
@@ -88,7 +93,7 @@ def load_backbone(
         dtype = torch.float32 if dtype == torch.float16 else dtype
     with torch.device("meta"):
         model = kind.model(config, kernel)
-    model.load_state_dict(_cast(tensors, dtype, kind.layout), assign=True)
+    model.load_state_dict(checked_and_cast(path, tensors, _types(tensors, dtype, kind.layout)), assign=True)
     return model.to(device)
 
 
@@ -115,9 +120,10 @@ def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, 
         save_hf(load_hf(src, dtype=dtype), Path(dst), tokenizer=tokenizer_beside(src), overwrite=overwrite)
         return
     checkpoint = read_checkpoint(src)
+    types = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
     if dtype is not None:
-        layout = BACKBONES[checkpoint.config.model_type].layout
-        checkpoint = checkpoint._replace(tensors=_cast(checkpoint.tensors, dtype, layout))
+        types = _types(checkpoint.tensors, dtype, BACKBONES[checkpoint.config.model_type].layout)
+    checkpoint = checkpoint._replace(tensors=checked_and_cast(src, checkpoint.tensors, types))
     _write(checkpoint, Path(dst), overwrite)
 
 
@@ -148,9 +154,10 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, layout: Layout) -> dict[str, Tensor]:
+def _types(tensors: Mapping[str, Tensor], dtype: torch.dtype, layout: Layout) -> dict[str, torch.dtype]:
+    """What each tensor becomes in a model of this type."""
     return {
-        name: tensor.to(torch.promote_types(dtype, tensor.dtype) if layout.keep_wide.search(name) else dtype)
+        name: torch.promote_types(dtype, tensor.dtype) if layout.keep_wide.search(name) else dtype
         for name, tensor in tensors.items()
     }
 
