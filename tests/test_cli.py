@@ -20,6 +20,7 @@ from prosg.adapter import load_model
 from prosg.backbones.rwkv4 import RWKV4
 from prosg.checkpoint import save_backbone
 from prosg.cli import COMMANDS, main
+from prosg.initial_state import InitialState, save_initial
 from prosg.tokenizer import train_bpe
 from workshop import SIZE, Workshop, make_workshop
 
@@ -77,6 +78,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     (folder / "word.yaml").write_text("optim:\n  steps: many\n")
     (folder / "broken.yaml").write_text("optim: [\n")
     (folder / "list.yaml").write_text("- optim\n")
+    odd = {f"blocks.{i}.att.time_state": torch.zeros(4, 4, 4) for i in range(2)}
+    torch.save(odd, folder / "odd.pth")
     (folder / "full").mkdir()
     (folder / "full" / "note.txt").write_text("mine")
     return shop
@@ -219,6 +222,8 @@ BAD_TRAINING = [
     case(f"{MODULE} --module.rank 0", "module.rank is 0"),
     case(f"{MODULE} --module.reading nonsense", "module.reading", "attention"),
     case(f"{MODULE} --module.target_modules [gate]", "gate", "receptance"),
+    case("train state --model start --train train.jsonl --output made --recipe static", "'static'", "allowed: state"),
+    case("train state --model start --train train.jsonl --output made --module.rank 2", "--module.rank"),
     case(f"{MODULE} --perturbation.load 2", "perturbation.load is 2.0"),
     case("train finetune --model start", "required", "train", "output"),
 ]
@@ -253,6 +258,12 @@ BAD_FILES = [
     case("curve start --out x.json --updates own", "no module"),
     case("curve plus --out x.json --updates mine", "mine", "own, other, mean, none, wiped"),
     case("curve plus --out full", "full", "is a folder"),
+    case("generate start --prompt x --state nowhere", "nowhere", "no such file"),
+    case("perplexity start train.jsonl --state alone/x.pth", "alone/x.pth", "no learned initial states", "time_state"),
+    case("encode start --prompt x --out e.safetensors --state odd.pth", "odd.pth", "(4, 4, 4), expected (2, 16)"),
+    case("curve start --out x.json --state full", "full/state.pth", "no such file"),
+    case("generate plus --encoded hello.safetensors --state odd.pth", "--state begins a prompt", "encode it"),
+    case("info odd.pth", "odd.pth", "holds learned initial states"),
     case("demo --seeds one", "'one'", "1,2,3"),
     case("nonsense", "nonsense", "generate"),
     case("train nonsense", "nonsense", "finetune"),
@@ -359,7 +370,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 def test_the_configurations_that_ship_are_understood(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """They get as far as looking for the model that they name."""
     phase = "finetune" if "recipe: plain" in config.read_text() or "recipe: durable" in config.read_text() else None
-    phases = [phase] if phase else ["synthesize", "static"]
+    phases = [phase] if phase else ["synthesize", "static", "state"]
     errors = []
     for name in phases:
         assert status(["train", name, "--config", str(config), "--model", "nowhere", "--output", "never"]) == 2
@@ -429,6 +440,24 @@ def test_perplexity_with_and_without_the_update(here: Path, capsys: pytest.Captu
     bare = json.loads(said(capsys, "perplexity", "start", "validation.jsonl"))
     assert json.loads(said(capsys, "perplexity", "plus", "validation.jsonl", "--no-update")) == pytest.approx(bare)
     assert json.loads(said(capsys, "perplexity", "plus", "validation.jsonl"))["perplexity"] != bare["perplexity"]
+
+
+def test_prompts_may_begin_from_a_learned_state(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load_model("start")
+    model.initial = InitialState(model.backbone)
+    with torch.no_grad():
+        for learned in model.initial.layers:
+            learned += torch.tensor([[3.0], [6.0]])
+    save_initial(model.initial, tmp_path / "state.pth")
+    state, flags = ("--state", str(tmp_path)), ("--max-tokens", "12", "--temperature", "0")
+    text = said(capsys, "generate", "start", "--prompt", "Hello.", *flags, *state)
+    assert text == model.generate(["Hello."], max_tokens=12, temperature=0.0)[0] + "\n"
+    assert text != said(capsys, "generate", "start", "--prompt", "Hello.", *flags)
+    encoded = str(tmp_path / "e.safetensors")
+    said(capsys, "encode", "start", "--prompt", "Hello.", "--out", encoded, *state)
+    assert said(capsys, "generate", "start", "--encoded", encoded, *flags) == text
+    bare, begun = (json.loads(said(capsys, "perplexity", "start", "validation.jsonl", *more)) for more in ((), state))
+    assert bare["perplexity"] != begun["perplexity"]
 
 
 def test_convert_there_and_back(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,7 @@ from prosg.config import Optimisation, Perturbation, ProSGConfig, StopRule, Trai
 from prosg.data.collate import EncodedRow, collate, encode_rows, replay_prompt
 from prosg.data.record import read_rows, row_to_dict
 from prosg.evaluation.perplexity import perplexity
+from prosg.initial_state import STATE_FILE, InitialState, load_initial
 from prosg.prosg import ProSG
 from prosg.tokenizer import load_tokenizer
 from prosg.train import ProSGTrainer, StepBatches, complete_checkpoints, fit
@@ -46,6 +47,9 @@ def encoded(shop: Workshop, file: Path | None = None) -> list[EncodedRow]:
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
+    if (output / STATE_FILE).exists():
+        states: dict[str, torch.Tensor] = torch.load(output / STATE_FILE, weights_only=True)
+        return states
     made = output / "model" / "model.safetensors"
     return load_file(made if made.exists() else output / "adapter" / "prosg_model.safetensors")
 
@@ -133,6 +137,8 @@ RUNS = {
     "synthesize, plus": ("synthesize", "--recipe", "plus", *MIXED),
     "synthesize, plus, accumulated": ("synthesize", "--recipe", "plus", "--optim.accumulation", 2),
     "static, durable": ("static", "--recipe", "static-durable"),
+    "state": ("state",),
+    "state, wiped and loaded": ("state", "--perturbation.wipe_first", 0.5, "--perturbation.load", 0.5),
 }
 
 
@@ -282,6 +288,25 @@ def test_the_backbone_stays_as_it_was(
     assert saved and all(name.startswith("synthesizer.") for name in saved)
 
 
+def test_state_tuning_trains_one_state_and_nothing_else(shop: Workshop, tmp_path: Path) -> None:
+    shop.run("state", tmp_path / "run", "--validation", shop.validation, "--optim.lr", 0.05)
+    names = [path.name for path in (tmp_path / "run").iterdir() if path.is_file()]
+    assert {"state.pth", "config.json", "result.json"} <= set(names)
+    saved = load_file(complete_checkpoints(tmp_path / "run")[-1] / "weights.safetensors")
+    assert sorted(saved) == ["initial.layers.0", "initial.layers.1"]
+    backbone = load_backbone(shop.model)
+    trained, fresh = load_initial(tmp_path / "run", backbone), InitialState(backbone)
+    for after, before in zip(trained.layers, fresh.layers, strict=True):
+        assert bool((after != before).any(1).all())  # the mean, and the weight
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+    # What was measured at the end is what the file gives.
+    model = load_model(shop.model)
+    model.initial = trained
+    measured = perplexity(model, encoded(shop, shop.validation))
+    metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+    assert metrics["eval_perplexity"] == pytest.approx(measured.perplexity)
+
+
 def test_phase_1_trains_everything(shop: Workshop, trained: Callable[..., ProSG]) -> None:
     after = trained("finetune").backbone.state_dict()
     before = load_backbone(shop.model).state_dict()
@@ -312,6 +337,12 @@ def test_a_phase_that_does_not_fit_the_model_is_refused(shop: Workshop, phase: s
         fit(model, phase, config, encoded(shop), [])
     with pytest.raises(ValueError, match="no rows"):
         fit(model, "synthesize" if module else "finetune", config, [], [])
+    if module is None:
+        with pytest.raises(ValueError, match="phase state needs a model with an initial state"):
+            fit(model, "state", config, encoded(shop), [])
+        model.initial = InitialState(model.backbone)
+        with pytest.raises(ValueError, match="phase finetune needs a model without an initial state"):
+            fit(model, "finetune", config, encoded(shop), [])
     assert not Path("never").exists()
 
 

@@ -18,7 +18,16 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from prosg.cli_parts import Parser, check_text, dtype_named, encode_prompt, load, model_options, template_option
+from prosg.cli_parts import (
+    Parser,
+    check_text,
+    dtype_named,
+    encode_prompt,
+    load,
+    model_options,
+    state_option,
+    template_option,
+)
 from prosg.cli_tools import TOOLS
 from prosg.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
 
@@ -118,7 +127,7 @@ def _demo_parser() -> Parser:
 
 
 def _generate_parser() -> Parser:
-    parser = model_options(Parser(description="Write an answer, streamed as it comes."))
+    parser = state_option(model_options(Parser(description="Write an answer, streamed as it comes.")))
     parser.add_argument("--prompt", type=str, help="the prompt")
     parser.add_argument("--encoded", type=str, help="a file made by: prosg encode")
     template_option(parser, "none", "; the prompt is the user's turn, and the answer ends where the next would begin")
@@ -139,7 +148,9 @@ def _generate_parser() -> Parser:
 
 
 def _encode_parser() -> Parser:
-    parser = model_options(Parser(description="Read a prompt once, and keep what it left: state and weight update."))
+    parser = state_option(
+        model_options(Parser(description="Read a prompt once, and keep what it left: state and weight update."))
+    )
     parser.add_argument("--prompt", type=str, required=True, help="the prompt")
     template_option(parser, "none", "; the prompt is the user's turn")
     parser.add_argument("--out", type=str, required=True, help="the .safetensors file to write")
@@ -148,7 +159,9 @@ def _encode_parser() -> Parser:
 
 
 def _perplexity_parser() -> Parser:
-    parser = model_options(Parser(description="Perplexity of answers under their prompts, end tokens included."))
+    parser = state_option(
+        model_options(Parser(description="Perplexity of answers under their prompts, end tokens included."))
+    )
     parser.add_argument("file", type=str, help="jsonl rows of prompt and answer, messages, or text")
     template_option(parser, "", "; by default as the rows are, world for chat rows and World's tokenizer")
     parser.add_argument("--no-update", action="store_true", help="the backbone alone")
@@ -157,12 +170,11 @@ def _perplexity_parser() -> Parser:
 
 
 def _curve_parser() -> Parser:
-    parser = model_options(
-        Parser(
-            description="The forgetting curve: late-stage accuracy against distance, under the model's own update and "
-            "the controls (another prompt's, the mean, none, state wiped), on generated instructions."
-        )
+    description = (
+        "The forgetting curve: late-stage accuracy against distance, under the model's own update and the controls "
+        "(another prompt's, the mean, none, state wiped), on generated instructions."
     )
+    parser = state_option(model_options(Parser(description=description)))
     parser.add_argument("--out", type=str, required=True, help="the .json file to write: rows of results, and answers")
     parser.add_argument("--system", type=str, default="", help="what to call it in the results")
     parser.add_argument("--updates", type=str, help="own,other,mean,none,wiped; all but none by default")
@@ -250,7 +262,10 @@ PHASES = {
     "finetune": ("plain", "phase 1: the whole backbone, on the answers' tokens"),
     "synthesize": ("plus", "phase 2: the synthesis module, the backbone frozen"),
     "static": ("static", "the control: a low-rank adapter that reads no prompt"),
+    "state": ("state", "state tuning: one learned initial state for every prompt, a .pth file for --state"),
 }
+WITH_MODULE = ("synthesize", "static")
+"""Phases that train a synthesis module and so have its options."""
 
 
 GROUPS: dict[str, Any] = {
@@ -269,7 +284,7 @@ def _add_train_commands(parser: Parser, arguments: Sequence[str]) -> None:
             description=f"{text}. Recipes: {', '.join(n for n, r in RECIPES.items() if r.phase == phase)}."
         )
         command.add_argument("--config", action="config", help="YAML with any of these options")
-        command.add_class_arguments(TrainConfig, skip={"module"} if phase == "finetune" else None)
+        command.add_class_arguments(TrainConfig, skip=None if phase in WITH_MODULE else {"module"})
         command.set_defaults(_recipe_defaults(phase, _chosen_recipe(arguments) or recipe))
         commands.add_subcommand(phase, command, help=text)
 
@@ -326,7 +341,7 @@ def _recipe_defaults(phase: str, name: str) -> dict[str, Any]:
         return {"recipe": name}  # refused when the command runs, with the names that are allowed
     defaults: dict[str, Any] = {"recipe": name}
     groups: dict[str, Any] = {"perturbation": recipe.perturbation, "optim": recipe.optim}
-    if phase != "finetune":
+    if phase in WITH_MODULE:
         groups["module"] = recipe.module
     return defaults | {group: dataclasses.asdict(values) for group, values in groups.items()}
 
@@ -341,6 +356,8 @@ def _run_generate(options: Namespace) -> int:
     template = TEMPLATES[known_template(options.template) or "none"]
     if (options.prompt is None) == (options.encoded is None):
         raise ValueError("give either --prompt TEXT or --encoded FILE")
+    if options.encoded is not None and options.state is not None:
+        raise ValueError("--state begins a prompt, but --encoded holds the state after one: encode it with --state")
     model = load(options)
     encoded = encode_prompt(options, model) if options.encoded is None else load_encoded(options.encoded, model)
     check_text("--force-marker", options.force_marker)
@@ -525,6 +542,7 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     "train finetune": _run_train("finetune"),
     "train synthesize": _run_train("synthesize"),
     "train static": _run_train("static"),
+    "train state": _run_train("state"),
     "data make": _run_data_make,
     "data check": _run_data_check,
     "data build": _run_data_build,

@@ -8,7 +8,16 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-__all__ = ["Parser", "check_text", "dtype_named", "encode_prompt", "load", "model_options", "template_option"]
+__all__ = [
+    "Parser",
+    "check_text",
+    "dtype_named",
+    "encode_prompt",
+    "load",
+    "model_options",
+    "state_option",
+    "template_option",
+]
 
 MODEL_HELP = "a backbone (.pth file or folder), an adapter folder, a training's output folder, or: demo"
 TOKENIZER_HELP = (
@@ -59,6 +68,14 @@ def template_option(parser: Parser, default: str, more: str = "") -> None:
     parser.add_argument("--template", type=str, default=default, help=TEMPLATE_HELP + more)
 
 
+def state_option(parser: Parser) -> Parser:
+    """Add --state; returns the parser."""
+    parser.add_argument(
+        "--state", type=str, help="a learned initial state to begin prompts from: a .pth, or the output of train state"
+    )
+    return parser
+
+
 def dtype_named(name: str | None) -> Any:
     """What --dtype means, a torch.dtype or None. ValueError for another name."""
     import torch
@@ -70,9 +87,10 @@ def dtype_named(name: str | None) -> Any:
 
 
 def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
-    """The model of `model_options`; ValueError where it has no tokenizer but needs one."""
+    """The model of `model_options` and `state_option`; ValueError where it has no tokenizer but needs one."""
     from prosg.adapter import load_model, need_tokenizer
     from prosg.commands import check_device
+    from prosg.initial_state import load_initial
 
     device = check_device(options.device)
     model = load_model(
@@ -83,6 +101,8 @@ def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
         device=device,
         kernel=options.kernel,
     )
+    if options.get("state") is not None:
+        model.initial = load_initial(options.state, model.backbone).to(device)
     if asks_tokenizer:
         need_tokenizer(model, options.model)
     return model

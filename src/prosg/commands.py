@@ -25,6 +25,7 @@ from prosg.evaluation.curve import ALL_CONDITIONS, forgetting_curve
 from prosg.evaluation.perplexity import perplexity
 from prosg.files import read_json
 from prosg.info import describe
+from prosg.initial_state import STATE_FILE, InitialState, save_initial
 from prosg.jobs import write_progress
 from prosg.perturb import uniforms
 from prosg.prosg import ProSG
@@ -50,8 +51,9 @@ def check_device(name: str) -> str:
 def train(phase: str, config: TrainConfig) -> int:
     """Run one phase from files to files.
 
-    The output folder gets the trained backbone (phase 1) or adapter, the configuration, checkpoints, steps.jsonl,
-    TensorBoard's logs, progress.json and result.json. A finished run is not run again; an unfinished one goes on.
+    The output folder gets the trained backbone (phase 1), adapter or initial state, the configuration, checkpoints,
+    steps.jsonl, TensorBoard's logs, progress.json and result.json. A finished run is not run again; an unfinished one
+    goes on.
     """
     allowed = [name for name, recipe in RECIPES.items() if recipe.phase == phase]
     if config.recipe and config.recipe not in allowed:
@@ -73,9 +75,11 @@ def train(phase: str, config: TrainConfig) -> int:
         raise ValueError(f"{config.model}: is an adapter already; train on its backbone")
     tokenizer, backbone, base = model.tokenizer, model.backbone, Path(model.base)
     backbone.float()  # type: ignore[attr-defined]  # master weights; bf16 is autocast
-    if phase != "finetune":
+    if phase in ("synthesize", "static"):
         model = ProSG(backbone, config.module, seed=config.seed).to(device)
         model.tokenizer = tokenizer
+    elif phase == "state":
+        model.initial = InitialState(backbone)
     encoding = {
         "end_id": config.end_token,
         "max_tokens": config.max_tokens or None,
@@ -104,13 +108,15 @@ def train(phase: str, config: TrainConfig) -> int:
         write_progress(output / "progress.json", step / config.optim.steps, f"step {step}  {note}")
 
     result = fit(model, phase, config, rows, validation, tell)  # type: ignore[arg-type]
+    made = output / {"finetune": "model", "state": STATE_FILE}.get(phase, "adapter")
     if phase == "finetune":
         its_tokenizer = tokenizer_file(config.tokenizer or tokenizer_beside(base) or WORLD)
-        save_backbone(backbone, output / "model", tokenizer=its_tokenizer, overwrite=True)  # type: ignore[arg-type]
+        save_backbone(backbone, made, tokenizer=its_tokenizer, overwrite=True)  # type: ignore[arg-type]
+    elif model.initial is not None:
+        save_initial(model.initial, made, overwrite=True)
     else:
-        save_adapter(model, output / "adapter", base=os.path.relpath(base, output / "adapter"), overwrite=True)
+        save_adapter(model, made, base=os.path.relpath(base, made), overwrite=True)
     write_json(output / "result.json", dataclasses.asdict(result))
-    made = output / ("model" if phase == "finetune" else "adapter")
     print(f"{made}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped", file=sys.stderr)
     return 0
 

@@ -285,7 +285,7 @@ class Optimisation:
 class Recipe(NamedTuple):
     """Defaults that belong together."""
 
-    phase: Literal["finetune", "synthesize", "static"]
+    phase: Literal["finetune", "synthesize", "static", "state"]
     module: ProSGConfig = ProSGConfig()
     perturbation: Perturbation = Perturbation()
     optim: Optimisation = Optimisation()
@@ -310,6 +310,7 @@ RECIPES: dict[str, Recipe] = {
     "static-durable-load": Recipe(
         "static", module=PRESETS["static"], perturbation=_DURABLE_LOAD, optim=Optimisation(lr=3e-3)
     ),
+    "state": Recipe("state", optim=Optimisation(lr=1e-2)),
 }
 """What suits an update (the state may be gone, or full), and what suits durable fine-tuning: of RWKV-4, whose memory
 fades with the number of tokens (durable), and of RWKV-7, whose memory fills up instead (durable-load).

@@ -256,7 +256,8 @@ class ProSG(nn.Module):
         """
         synthesizer = self.synthesizer if self.update_enabled else None
         frozen = not any(p.requires_grad for p in self.backbone.parameters())  # type: ignore[attr-defined]
-        frozen = frozen and not (self.initial and any(p.requires_grad for p in self.initial.parameters()))
+        if self.initial is not None:
+            frozen = frozen and not any(p.requires_grad for p in self.initial.parameters())
         in_chunks = self.backbone.continues and (frozen or getattr(self.backbone, "checkpoint_every", 0) > 0)
         chunk = CHUNK if in_chunks else prompt.shape[1]
         reads = Reads(lengths, ()) if synthesizer is None else synthesizer.init(lengths)

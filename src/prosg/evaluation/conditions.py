@@ -5,7 +5,7 @@
             mean   the exact mean of the products dW over training prompts of the kind
             none   no update
     state   kept   the recurrent state after the prompt
-            wiped  the initial state instead; the first token still comes from the prompt's logits
+            wiped  the initial state (learned, if it is) instead; the first token still comes from the prompt's logits
 
 An update that carries its prompt works as `own` and `wiped`, and fails as `other` and `mean`. One that is a mere bias
 works as well with another prompt's.
@@ -89,7 +89,7 @@ class Conditions:
         """The rows' encoded prompts under a condition."""
         state, update, logits = self.own
         if condition.state == "wiped":
-            state = self.model.backbone.init_state(self.own.batch)
+            state = self.model.init_state(self.own.batch)
         if condition.update == "none" or update is None:
             update = None
         elif condition.update == "other":
