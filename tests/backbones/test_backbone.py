@@ -226,7 +226,8 @@ def test_gradients_through_state_and_update(name: str) -> None:
         site: LowRank(0.3 * torch.randn(2, 2, inp).double(), 0.3 * torch.randn(out, 2).double())
         for site, (out, inp) in backbone.sites.items()
     }
-    sites = [Site(0, "key"), Site(0, "output"), Site(len(backbone.blocks) - 1, "value")]
+    names = backbone.site_names
+    sites = [Site(0, names[0]), Site(0, names[-1]), Site(len(backbone.blocks) - 1, names[1])]
     weights = {
         f"blocks.0.att.{n}": p.detach().clone() for n, p in backbone.blocks[0].att.named_parameters() if p.dim() == 1
     }
@@ -291,14 +292,14 @@ def test_it_is_what_the_protocol_says(name: str) -> None:
 def test_what_does_not_fit_is_refused(name: str) -> None:
     backbone, x = live_backbone(name), tokens(BATCH, TIME)
     fits = no_difference(backbone)
-    site = Site(1, "value")
+    site = Site(1, backbone.site_names[1])
     a, b = fits[site]
     for wrong, message in (
-        ({Site(9, "value"): fits[site]}, rf"unknown site 9.value; sites are 0.{next(iter(backbone.sites)).name}, "),
-        ({site: LowRank(a[:2], b)}, "site 1.value: a has shape"),
-        ({site: LowRank(a[:, :, :-1], b)}, "site 1.value: a has shape"),
-        ({site: LowRank(a, b[:-1])}, "site 1.value: b has shape"),
-        ({site: LowRank(a[:, :1], b)}, "site 1.value: b has shape"),
+        ({Site(9, "x"): fits[site]}, rf"unknown site 9.x; sites are 0.{backbone.site_names[0]}, "),
+        ({site: LowRank(a[:2], b)}, f"site {site}: a has shape"),
+        ({site: LowRank(a[:, :, :-1], b)}, f"site {site}: a has shape"),
+        ({site: LowRank(a, b[:-1])}, f"site {site}: b has shape"),
+        ({site: LowRank(a[:, :1], b)}, f"site {site}: b has shape"),
         (take_update_rows(fits, torch.tensor([0])), r"a has shape \(1, 2"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -75,7 +75,7 @@ class Native(nn.Module):
     """A backbone as a function of (tokens, state, update); see `Backbone`."""
 
     site_names: ClassVar[tuple[str, ...]]
-    """Projections of `Block.att` that an update may act on."""
+    """Projections of `Block.att` that an update may act on; the last is the output projection."""
     kernels: ClassVar[Any]
     """The module with the recurrence's implementations: `kernel` and `describe`."""
 
@@ -123,8 +123,8 @@ class Native(nn.Module):
     @property
     def tap_widths(self) -> tuple[tuple[int, int], ...]:
         """(E, I of the output projection) per layer."""
-        width: tuple[int, int] = (self.config.hidden_size, self.config.attention_size)
-        return (width,) * len(self.blocks)
+        outputs = (getattr(block.att, self.site_names[-1]) for block in self.blocks)
+        return tuple((output.out_features, output.in_features) for output in outputs)
 
     @property
     def kernel_in_use(self) -> str:

@@ -167,12 +167,6 @@ class RetNet(Native):
     def __init__(self, config: RetNetConfig, kernel: str = "auto") -> None:
         super().__init__(config, [RetNetBlock(config) for _ in range(config.num_layers)], kernel)
 
-    @property
-    def tap_widths(self) -> tuple[tuple[int, int], ...]:
-        """(E, H V) per layer."""
-        c: RetNetConfig = self.config
-        return ((c.hidden_size, c.value_size),) * c.num_layers
-
     def embed(self, tokens: Tensor) -> Tensor:
         """(B, T) -> (B, T, E)."""
         x: Tensor = self.emb(tokens)
