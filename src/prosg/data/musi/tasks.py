@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 
 
 class Task(NamedTuple):
-    """One instruction with its answer. closed: the answer is one of few, so that it can be compared exactly."""
+    """One instruction with its answer. id: the record's own where it has one, else FILE:LINE. closed: the answer is one of few, so that it can be compared exactly."""
 
     id: str
     instruction: str
@@ -170,6 +170,7 @@ def read_tasks(files: Sequence[str], longest: int = 0) -> tuple[list[Task], list
     tasks: list[Task] = []
     sources = []
     names = Counter(Path(file).name for file in files)
+    seen: set[str] = set()
     for file in files:
         layouts: Counter[str] = Counter()
         left_out: Counter[str] = Counter()
@@ -182,7 +183,9 @@ def read_tasks(files: Sequence[str], longest: int = 0) -> tuple[list[Task], list
                 layouts[layout] += 1
                 closed = record.get("is_classification") is True
                 for place, pair in enumerate(pairs):
-                    name = f"{short}:{number}" + (f".{place + 1}" if len(pairs) > 1 else "")
+                    own = record.get("id")
+                    name = own if isinstance(own, str) and own and own not in seen else f"{short}:{number}"
+                    name += f".{place + 1}" if len(pairs) > 1 else ""
                     task = _task(name, pair, closed)
                     if not task.instruction or not task.output:
                         left_out["no answer" if task.instruction else "no instruction"] += 1
@@ -190,6 +193,8 @@ def read_tasks(files: Sequence[str], longest: int = 0) -> tuple[list[Task], list
                         left_out[f"more than {longest} words"] += 1
                     else:
                         tasks.append(task)
+                if isinstance(record.get("id"), str):
+                    seen.add(record["id"])
                 if not pairs:
                     left_out["no exchange of a user and an assistant"] += 1
             except ValueError as error:
