@@ -16,7 +16,10 @@ Record = Mapping[str, Any]
 
 
 class Task(NamedTuple):
-    """One instruction with its answer. id: the record's own where it has one, else FILE:LINE. closed: the answer is one of few, so that it can be compared exactly."""
+    """One instruction with its answer.
+
+    id: the record's own where it has one, else FILE:LINE. closed: the answer is one of few, to be compared exactly.
+    """
 
     id: str
     instruction: str
