@@ -46,7 +46,7 @@ HF_SITES: dict[str, tuple[str, ...]] = {
     "falcon_mamba": ("in_proj", "x_proj", "out_proj"),
     "mamba2": ("in_proj", "out_proj"),
     "recurrent_gemma": ("linear_y", "linear_x", "linear_out"),
-    "xlstm": ("q", "k", "v", "ogate_preact", "qkv_opreact", "out_proj"),  # the layout is single or fused
+    "xlstm": ("q", "k", "v", "ogate_preact", "out_proj"),
     "qwen3_next": ("in_proj_qkvz", "linear_attn.out_proj"),
     "gpt2": ("c_attn", "attn.c_proj"),
     "llama": ATTENTION,
@@ -364,14 +364,13 @@ def _find_sites(model: Any, model_type: str, names: Sequence[str]) -> tuple[dict
         parts = path.split(".")
         ends = {"_".join(parts[i:]) for i in range(len(parts))}
         sites = found.setdefault(inside[1], {})
-        for name in ends.intersection(wanted):
+        for name in (name for name in wanted if name in ends):
             if name in sites:
                 raise ValueError(f"{model_type}: {name!r} names {sites[name]} and {path}; write more of the path")
             sites[name] = path
     found = {layer: sites for layer, sites in found.items() if sites}
     there = {name for sites in found.values() for name in sites}
-    missing = [name for name in wanted if name not in there]
-    if missing and (names or not there):
+    if missing := [name for name in wanted if name not in there]:
         raise ValueError(f"target_modules {missing} not in this {model_type}; it has {_projections(model)}")
     paths = {Site(i, name): path for i, sites in enumerate(found.values()) for name, path in sites.items()}
     return paths, tuple(found)
