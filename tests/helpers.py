@@ -128,7 +128,7 @@ def live_model(
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in model.synthesizer.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter += 0.08 * torch.randn(parameter.shape, generator=generator)
     return model.to(dtype)
 
 

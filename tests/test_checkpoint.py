@@ -334,7 +334,6 @@ def test_damaged_files(model: RWKV4, weights: dict[str, Tensor], tmp_path: Path)
 
 
 CONFIGS = {
-    "llama": ({"model_type": "llama"}, "model_type is 'llama'; supported: 'rwkv'"),
     "rwkv6": ({"model_type": "rwkv6"}, "model_type is 'rwkv6'; supported: 'rwkv' .rwkv4."),
     "epsilon": ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06; supported: 1e-05"),
 }
