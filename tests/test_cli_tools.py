@@ -14,6 +14,8 @@ from helpers import gap
 from prosg.adapter import load_encoded, load_model, save_encoded
 from prosg.checkpoint import load_backbone
 from prosg.cli import main
+from prosg.inspection import compare
+from prosg.lowrank import Site
 from workshop import Workshop, make_workshop
 
 PROMPT = "Remember: a tree, a lake."
@@ -113,6 +115,37 @@ def test_export(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert gap(theirs(IDS).logits, under_update(here, IDS)) < 1e-4
 
 
+def test_inspect(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["inspect", "run", "--prompt", PROMPT, "--prompt", "Hello.", "--png", str(tmp_path / "x.png")]
+    assert main([*command, "--tokens", "3"]) == 0
+    said = capsys.readouterr().out
+    model = load_model("run")
+    ids, lengths = model.tokenise([PROMPT, "Hello."])
+    found = compare(model.backbone, model.encode(ids, lengths).update)[Site(1, "output")]
+    assert f"A  {PROMPT!r}\nB  'Hello.'\n" in said and "|dW|/|W|" in said and "cosine with A, B" in said
+    line = next(line for line in said.splitlines() if line.startswith("1.output"))
+    assert f"{found.relative[0]:.4f}" in line and f"{found.cosine[0, 1]:.3f}" in line
+    assert f"A  {lengths[0]} tokens" in said and f"{lengths[0] - 3} more tokens hold" in said
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["inspect", "run", "--prompt", PROMPT]) == 0
+    assert "cosine" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("phase", "recipe", "words"),
+    [("synthesize", "paper", "reads the last token only"), ("static", "static", "reads nothing")],
+)
+def test_inspect_where_there_are_no_reads(
+    shop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], phase: str, recipe: str, words: str
+) -> None:
+    shop.run(phase, tmp_path / "run", "--recipe", recipe, "--optim.steps", 1)
+    assert main(["inspect", str(tmp_path / "run"), "--prompt", "x", "--prompt", PROMPT]) == 0
+    said = capsys.readouterr().out
+    assert f"This module {words}: there are no reads to look at." in said and "0.key" in said
+    assert status(["inspect", str(tmp_path / "run"), "--prompt", "x", "--png", str(tmp_path / "x.png")]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "x.png").exists()
+
+
 def case(command: str, *words: str) -> Any:
     return pytest.param(command, words, id=command)
 
@@ -136,6 +169,13 @@ BAD = [
     case("export run --prompt x --peft full --overwrite", "full", "not replaced"),
     case("export run --prompt x --peft /proc/x", "/proc"),
     case("export run --prompt x", "required", "peft"),
+    case("inspect start --prompt x", "start", "no module"),
+    case("inspect run", "required", "prompt"),
+    case("inspect run --prompt x --png full", "full", "is a folder"),
+    case("inspect run --prompt x --png /proc/x.png", "/proc/x.png"),
+    case("inspect run --prompt x --tokens -1", "--tokens is -1"),
+    case("inspect run --prompt x --state nowhere", "nowhere", "no such file"),
+    case("inspect run" + " --prompt x" * 27, "27 prompts", "26"),
 ]
 
 

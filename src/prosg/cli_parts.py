@@ -15,6 +15,7 @@ __all__ = [
     "encode_prompt",
     "load",
     "model_options",
+    "prompt_text",
     "state_option",
     "template_option",
 ]
@@ -109,14 +110,18 @@ def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
 
 
 def encode_prompt(options: Namespace, model: Any) -> Any:
-    """What --prompt, --template and --window mean. ValueError for an empty prompt, or one that is no text."""
-    if not options.prompt:
+    """What --prompt, --template and --window mean; ValueError as `prompt_text`."""
+    return model.encode(prompt_text(options.prompt, options.template), window=options.window)
+
+
+def prompt_text(prompt: str, template: str) -> str:
+    """A prompt as its model is to see it. ValueError for an empty one, one that is no text, and an unknown template."""
+    if not prompt:
         raise ValueError("--prompt is empty; a prompt needs at least one character")
     from prosg.data.templates import Turn, frame, known_template
 
-    check_text("--prompt", options.prompt)
-    prompt = frame([Turn("user", options.prompt)], known_template(options.template) or "none")
-    return model.encode(prompt, window=options.window)
+    check_text("--prompt", prompt)
+    return frame([Turn("user", prompt)], known_template(template) or "none")
 
 
 def check_text(option: str, text: str) -> None:

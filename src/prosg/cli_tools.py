@@ -1,4 +1,7 @@
-"""Commands around an encoded prompt: take it elsewhere (merge, export). Each has a parser and what runs it."""
+"""Commands around an encoded prompt: take it elsewhere (merge, export), look at it (inspect).
+
+Each has a parser and what runs it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
-from prosg.cli_parts import Parser, encode_prompt, load, model_options, template_option
+from prosg.cli_parts import Parser, encode_prompt, load, model_options, prompt_text, state_option, template_option
 
 __all__ = ["TOOLS", "Tool"]
 
@@ -27,6 +30,9 @@ LOST = (
     "what stays behind: the prompt's recurrent state, since weights begin from the model's own initial state, and that "
     "here the first answer token comes from the unmodified weights"
 )
+
+
+READINGS = {"last": "reads the last token only", "none": "reads nothing"}
 
 
 def _one_prompt(parser: Parser) -> Parser:
@@ -62,6 +68,21 @@ def _export_parser() -> Parser:
         )
     )
     parser.add_argument("--peft", type=str, required=True, help="the folder to write, in PEFT's layout")
+    return parser
+
+
+def _inspect_parser() -> Parser:
+    description = (
+        "What prompts' updates are like. Per layer and projection: the update's Frobenius norm over the weight's, its "
+        "singular values, and the cosine between the prompts' updates (1: they change the weights alike, 0: they "
+        "have nothing in common). Then, for modules that read every position (plus), which tokens of each prompt the "
+        "reads look at."
+    )
+    parser = state_option(model_options(Parser(description=description)))
+    parser.add_argument("--prompt", type=str, action="append", required=True, help="a prompt; give several to compare")
+    template_option(parser, "none", "; each prompt is the user's turn")
+    parser.add_argument("--tokens", type=int, default=40, help="tokens of a prompt that are shown at most; 0: all")
+    parser.add_argument("--png", type=str, help="also draw the heat map of the reads to this .png file")
     return parser
 
 
@@ -112,8 +133,47 @@ def _run_export(options: Namespace) -> int:
     return 0
 
 
+def _run_inspect(options: Namespace) -> int:
+    from prosg.inspection import attention, compare
+    from prosg.inspection_report import heat_map, labels, plot_attention, table
+
+    names = labels(len(options.prompt))
+    prompts = [prompt_text(prompt, options.template) for prompt in options.prompt]
+    if options.tokens < 0:
+        raise ValueError(f"--tokens is {options.tokens}, must not be negative; 0 shows all")
+    if options.png is not None and Path(options.png).is_dir():
+        raise ValueError(f"--png {options.png}: is a folder; name a file in it")
+    model = load(options)
+    if model.synthesizer is None:
+        raise ValueError(f"{options.model}: has no module, so a prompt has no update; name an adapter folder")
+    reading = model.synthesizer.config.reading
+    if options.png is not None and reading != "attention":
+        raise ValueError(f"--png {options.png}: this module {READINGS[reading]}; there is no heat map to draw")
+    ids, lengths = model.tokenise(prompts)
+    update = model.encode(ids, lengths).update
+    seen = attention(model, ids, lengths)
+    decode = model.tokenizer.decode
+    tokens = [[decode([token]) for token in row[:n]] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)]
+    if options.png is not None and seen is not None:
+        plot_attention(options.png, seen, tokens)  # before anything is printed: it may be refused
+    for name, prompt in zip(names, prompts, strict=True):
+        print(f"{name}  {prompt!r}")
+    print("", *table(compare(model.backbone, update)), sep="\n")
+    if seen is None:
+        print(f"\nThis module {READINGS[reading]}: there are no reads to look at.")
+        return 0
+    for i, name in enumerate(names):
+        print(f"\n{name}  {len(tokens[i])} tokens", *heat_map(seen, i, tokens[i], options.tokens), sep="\n")
+    if options.png is not None:
+        print(f"\n{options.png}")
+    return 0
+
+
 TOOLS: dict[str, Tool] = {
     "merge": Tool(_merge_parser, "one prompt's update added to the weights, for other programs", _run_merge),
     "export": Tool(_export_parser, "one prompt's update as a LoRA adapter of PEFT", _run_export),
+    "inspect": Tool(
+        _inspect_parser, "what prompts' updates are like, and which tokens they were read from", _run_inspect
+    ),
 }
 """By the command's name."""

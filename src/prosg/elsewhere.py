@@ -27,7 +27,7 @@ from prosg.backbones.native import Native
 from prosg.files import written_whole
 from prosg.lowrank import LowRank, Site, Update, batch_size, check_update, wide
 
-__all__ = ["PEFT_CONFIG", "PEFT_WEIGHTS", "export_peft", "merge", "peft_names"]
+__all__ = ["PEFT_CONFIG", "PEFT_WEIGHTS", "export_peft", "merge", "peft_names", "site_path"]
 
 PAST_PEFT = ("mamba", "mamba2", "falcon_mamba")
 """Types whose projection called out_proj PEFT refuses."""
@@ -43,7 +43,7 @@ def merge(backbone: Native | HFBackbone, update: Update) -> Native | HFBackbone:
     tensors = itertools.chain(backbone.parameters(), backbone.buffers())
     merged = copy.deepcopy(backbone, {id(tensor): tensor for tensor in tensors})
     for site, delta in update.items():
-        module: Any = merged.get_submodule(_path(merged, site))
+        module: Any = merged.get_submodule(site_path(merged, site))
         weight: Tensor = module.weight
         dense = delta.dense()[0].to(weight.device)
         if _is_transposed(module):
@@ -81,7 +81,7 @@ def export_peft(
     if len(ranks) != 1:
         raise ValueError(f"the update has ranks {', '.join(map(str, sorted(ranks)))}; an adapter of PEFT has one")
     rank = ranks.pop()
-    conv = any(_is_transposed(backbone.get_submodule(_path(backbone, site))) for site in update)
+    conv = any(_is_transposed(backbone.get_submodule(site_path(backbone, site))) for site in update)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -117,7 +117,7 @@ def peft_names(backbone: Native | HFBackbone) -> dict[Site, str]:
         )
     names = {}
     for site in backbone.sites:
-        name = to_hf(f"{_path(backbone, site)}.weight", layout.names)
+        name = to_hf(f"{site_path(backbone, site)}.weight", layout.names)
         assert name is not None
         names[site] = name.removesuffix(".weight")
     return names
@@ -134,8 +134,8 @@ def _check_one(backbone: Native | HFBackbone, update: Update) -> None:
     check_update(update, backbone.sites, 1)
 
 
-def _path(backbone: Native | HFBackbone, site: Site) -> str:
-    """Where a site's module is in its backbone."""
+def site_path(backbone: Native | HFBackbone, site: Site) -> str:
+    """Where a site's module is in its backbone, for `get_submodule`."""
     if isinstance(backbone, HFBackbone):
         return f"model.{backbone.modules_by_site[site]}"
     return f"blocks.{site.layer}.att.{site.name}"

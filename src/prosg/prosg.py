@@ -135,7 +135,7 @@ class ProSG(nn.Module):
             ValueError: for an empty prompt.
         """
         if not isinstance(prompt, Tensor):
-            prompt, lengths = self._tokenise([prompt] if isinstance(prompt, str) else prompt)
+            prompt, lengths = self.tokenise([prompt] if isinstance(prompt, str) else prompt)
         batch, time = prompt.shape
         if lengths is None:
             lengths = torch.full((batch,), time, device=prompt.device)
@@ -317,7 +317,8 @@ class ProSG(nn.Module):
         placed_hits = nll.new_zeros(batch, width).scatter_add(1, index, hits.to(nll.dtype)) > 0
         return output.state, placed[:, : time - 1], placed_hits[:, : time - 1]
 
-    def _tokenise(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def tokenise(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, T) of texts, padded on the right, and their lengths (B,). ValueError without a tokenizer."""
         ids = [self._need_tokenizer().encode(text) for text in texts]
         lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
         padded = pad(ids) if ids else torch.zeros(0, 0, dtype=torch.int64)

@@ -140,13 +140,7 @@ class LayerSynthesizer(nn.Module):
             return reads._replace(last=last if reads.last is None else torch.where(here, last, reads.last))
         if self.config.reading == "none":
             return reads
-        u = self.from_input(taps.inputs[layer].to(self.queries.dtype))
-        if self.config.memory_tap:
-            u = u + self.from_memory(taps.memory[layer].to(self.queries.dtype))
-        scores = (u @ self.queries.mT).mT.to(self.queries.dtype) * self.queries.shape[1] ** -0.5
-        if self.config.log_length:
-            grown = torch.log(lengths.to(scores.dtype)) / math.log(self.config.reference_length)
-            scores = scores * grown.view(-1, 1, 1)
+        u, scores = self.score(taps, layer, lengths)
         assert reads.top is not None and reads.total is not None and reads.value is not None
         mask = valid.unsqueeze(1)
         # Before exp: beyond the prompt a score may be anything, and 0 * inf would be the gradient.
@@ -160,6 +154,17 @@ class LayerSynthesizer(nn.Module):
             old * reads.total + weights.sum(2),
             old.unsqueeze(2) * reads.value + weights @ u.to(weights.dtype),
         )
+
+    def score(self, taps: Taps, layer: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """u (B, T, d) and the queries' scores of it (B, S, T), before the softmax."""
+        u = self.from_input(taps.inputs[layer].to(self.queries.dtype))
+        if self.config.memory_tap:
+            u = u + self.from_memory(taps.memory[layer].to(self.queries.dtype))
+        scores = (u @ self.queries.mT).mT.to(self.queries.dtype) * self.queries.shape[1] ** -0.5
+        if self.config.log_length:
+            grown = torch.log(lengths.to(scores.dtype)) / math.log(self.config.reference_length)
+            scores = scores * grown.view(-1, 1, 1)
+        return u, scores
 
     def finish(self, reads: LayerReads, batch: int) -> dict[str, LowRank]:
         """The factors of this layer's projections, fp32 (fp64 in an fp64 model)."""
@@ -269,6 +274,21 @@ class Synthesizer(nn.Module):
             for i, (layer, seen) in enumerate(zip(self.layers, reads.layers, strict=True))
             for name, delta in layer.finish(seen, batch).items()
         }
+
+    def attention(self, taps: Taps, valid: Bool[Tensor, "B T"]) -> tuple[dict[Site, Tensor], ...]:
+        """What `read` only sums up: per layer and site each read's weights over the positions, (B, n, T).
+
+        For looking at them, with the prompt in one chunk. Raises ValueError for a module that does not read so.
+        """
+        if self.config.reading != "attention":
+            raise ValueError(f"a module that reads {self.config.reading!r} attends to nothing")
+        found = []
+        for i, layer in enumerate(self.layers):
+            _, scores = layer.score(taps, i, valid.sum(1))
+            weights = torch.softmax(scores.masked_fill(~valid.unsqueeze(1), -torch.inf), 2)
+            parts = weights.split(self.config.rank, 1)
+            found.append({Site(i, name): part for name, part in zip(layer.names, parts, strict=True)})
+        return tuple(found)
 
     def forward(self, taps: Taps, valid: Bool[Tensor, "B T"]) -> Update:
         """The three in one, for a prompt in one chunk."""
