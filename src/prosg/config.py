@@ -243,7 +243,7 @@ class Optimisation:
             counted.
         late_weight: Weight of the last stage's tokens, where rows have stages.
         checkpointing: Keep the blocks' inputs alone, and compute again in the backward pass what is in them: less
-            memory, the same gradients, about a third more time. Native backbones only.
+            memory and the same gradients, for one more forward pass. Native backbones only.
     """
 
     steps: int = 1000
