@@ -426,7 +426,7 @@ def test_gradients_of_the_module(module: str, given: Draws | None) -> None:
 def test_gradients_of_the_backbone_through_the_state(name: str, given: Draws | None) -> None:
     """Phase 1: the loss is on the answer alone, so what the prompt pass learns comes through the state."""
     model = live_model(name, None)
-    with torch.no_grad():  # as drawn for training they are so small that a norm makes the loss too steep for differences
+    with torch.no_grad():  # as drawn for training a norm makes of them a loss that is too steep for differences
         model.backbone.emb.weight *= 50
     bank = detach_state(model.backbone(tokens(2, 30, seed=7)).state)
     alive = finite_differences(lambda: model(**batch(), draws=given, bank=bank).loss, model.backbone.named_parameters())
