@@ -13,7 +13,7 @@ from helpers import TINY, assert_near, gap, live_backbone, live_model, tokens
 from hf_tiny import hf_backbone
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.checkpoint import CheckpointError, save_backbone
-from prosg.initial_state import START, InitialState, load_initial, save_initial
+from prosg.initial_state import InitialState, load_initial, save_initial
 from prosg.perturb import Draws, Touch
 
 PROMPT, LENGTHS = tokens(3, 7), torch.tensor([7, 4, 1])
@@ -56,10 +56,10 @@ def test_before_training_it_changes_nothing(name: str) -> None:
     assert torch.equal(model.encode(PROMPT, LENGTHS).logits, bare.logits)
 
 
-def test_rwkv4_begins_with_a_little_of_a_zero() -> None:
+def test_rwkv4_begins_as_after_a_token_of_key_and_value_0() -> None:
     backbone = live_backbone("rwkv4")
-    mean, weight = InitialState(backbone).layers[0]
-    assert not mean.any() and bool((weight == START).all())
+    layer = InitialState(backbone)(backbone.init_state(1))[0]
+    assert not layer.num.any() and not layer.top.any() and bool((layer.den == 1).all())
 
 
 @pytest.mark.parametrize("name", TINY)

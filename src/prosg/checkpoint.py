@@ -238,7 +238,7 @@ def _recognise(path: Path, tensors: dict[str, Tensor], hf_config: dict[str, Any]
     if version is None:
         raise CheckpointError(f"{path}: not an RWKV checkpoint; supported: {supported}")
     if version == "state":
-        raise CheckpointError(f"{path}: holds learned initial states, not a model; supported: {supported}")
+        raise CheckpointError(f"{path}: holds learned initial states, not a model; prompts begin from it by --state")
     if version not in BACKBONES:
         raise CheckpointError(
             f"{path}: this is an {version.replace('rwkv', 'RWKV-')} checkpoint; supported: {supported}"

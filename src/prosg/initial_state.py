@@ -2,11 +2,12 @@
 
 One tensor per layer, shared by all prompts; everything else of the initial state (token shifts) stays the backbone's:
 
-    rwkv7, retnet   the memory itself, (H, N, N), rows for values and columns for keys       starts as zeros
+    rwkv7, retnet   the memory itself, (H, N, N), rows for values and columns for keys
     rwkv4           (2, C): the memory's mean num / den, and the logarithm of its weight den e^top, so that whatever is
-                    learned is a valid memory                                                starts as 0, and START
+                    learned is a valid memory
 
-An RWKV-4 memory of no weight would get no gradient, so it begins with a little of a zero instead of nothing.
+All start as zeros. To rwkv7 and retnet that is the empty memory. To rwkv4 it is that of one token with key and value 0:
+a memory of no weight would get no gradient.
 
 Files are RWKV's own kind: a `.pth` of `blocks.N.att.time_state`. RWKV-7's is stored as the recurrence reads it, in
 RWKV-PEFT and here, while files of RWKV-5 and 6 are transposed by whoever reads them. RWKV-4 has no such file elsewhere;
@@ -29,8 +30,6 @@ from prosg.state import State
 
 __all__ = ["STATE_FILE", "InitialState", "load_initial", "save_initial"]
 
-START = -4.0
-"""Logarithm of the weight that an RWKV-4 memory begins with: a token's is e^key, so a fiftieth of one with key 0."""
 STATE_FILE = "state.pth"
 """What a training of states leaves in its output folder."""
 
@@ -57,9 +56,7 @@ _MATRIX = Kind(
     lambda empty, learned: empty._replace(memory=empty.memory + learned),
 )
 KINDS: dict[str, Kind] = {
-    "rwkv4": Kind(
-        lambda empty: torch.stack([torch.zeros_like(empty.num[0]), torch.full_like(empty.num[0], START)]), _fill_rwkv4
-    ),
+    "rwkv4": Kind(lambda empty: torch.zeros_like(empty.num).expand(2, -1), _fill_rwkv4),
     "rwkv7": _MATRIX,
     "retnet": _MATRIX,
 }
@@ -79,7 +76,7 @@ class InitialState(nn.Module):
             raise ValueError(f"an initial state of {model_type} cannot be learned; known are {', '.join(KINDS)}")
         self.kind = KINDS[model_type]
         self.layers: Sequence[nn.Parameter] = nn.ParameterList(  # type: ignore[assignment]
-            nn.Parameter(self.kind.start(empty)) for empty in backbone.init_state(1)
+            nn.Parameter(self.kind.start(empty).clone()) for empty in backbone.init_state(1)
         )
 
     def forward(self, empty: State) -> State:
