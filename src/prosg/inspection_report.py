@@ -89,7 +89,9 @@ def plot_attention(
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots(len(tokens), 1, squeeze=False)[:, 0]
     for i, (axis, texts) in enumerate(zip(axes, tokens, strict=True)):
-        image = axis.imshow(_shares(attention, i, len(texts)), aspect="auto", cmap="viridis", interpolation="nearest")
+        image = axis.imshow(
+            _shares(attention, i, len(texts)).numpy(), aspect="auto", cmap="viridis", interpolation="nearest"
+        )
         figure.colorbar(image, ax=axis, fraction=0.02, pad=0.01)
         axis.set_title(f"prompt {labels(len(tokens))[i]}", loc="left", fontsize=9)
         axis.set_yticks(range(len(sites)), sites, fontsize=6)
