@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import prosg.prosg
 from helpers import TINY, assert_near, gap, live_backbone, live_model, tokens
 from hf_tiny import hf_backbone
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
@@ -184,3 +185,21 @@ def test_what_is_refused(tmp_path: Path) -> None:
         load_initial(tmp_path / "nowhere", backbone)
     with pytest.raises(ValueError, match="an initial state of mamba cannot be learned; known are rwkv4, rwkv7, retnet"):
         InitialState(hf_backbone("mamba"))
+
+
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv7"])
+def test_checkpointing_gives_the_same_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also through a prompt of several chunks, each of which the backward pass reads again."""
+    monkeypatch.setattr(prosg.prosg, "CHUNK", 2)
+    model = live_model(name, None)
+    model.initial = learned(model.backbone).double()
+    model.backbone.requires_grad_(False)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model.initial.zero_grad()
+        loss_of(model).backward()
+        gradients.append([tensor.grad.clone() for tensor in model.initial.layers])
+    for one, other in zip(*gradients, strict=True):
+        assert_near(one, other, 1e-10)

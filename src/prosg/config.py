@@ -310,10 +310,12 @@ RECIPES: dict[str, Recipe] = {
     "static-durable-load": Recipe(
         "static", module=PRESETS["static"], perturbation=_DURABLE_LOAD, optim=Optimisation(lr=3e-3)
     ),
-    "state": Recipe("state", optim=Optimisation(lr=1e-2)),
+    "state": Recipe("state", optim=Optimisation(lr=0.1)),
 }
 """What suits an update (the state may be gone, or full), and what suits durable fine-tuning: of RWKV-4, whose memory
 fades with the number of tokens (durable), and of RWKV-7, whose memory fills up instead (durable-load).
+
+A state has no fan-in and starts from nothing, so its rate is large; `docs/state-tuning.md` has what others gave.
 
 plain and durable start from the rate for pretrained checkpoints; a model trained from scratch takes a hundred times it.
 """
