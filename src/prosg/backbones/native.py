@@ -18,7 +18,7 @@ from prosg.backbones.base import TAPS, Logits, Output, Taps, last_valid
 from prosg.lowrank import LowRank, Site, Update, check_update
 from prosg.state import State
 
-__all__ = ["Block", "Call", "Embedding", "Linear", "Mixed", "Native"]
+__all__ = ["Block", "Call", "Embedding", "Linear", "Mixed", "Native", "add_memories"]
 
 
 class Linear(nn.Linear):
@@ -195,3 +195,20 @@ class Native(nn.Module):
         elif logits == "last":
             out = self.head(self.ln_out(last_valid(x, x[:, 0], lengths)))
         return Output(out, tuple(layers), Taps(tuple(last), tuple(inputs), tuple(memories)))
+
+
+def add_memories(state: State, other: State, keep: Tensor, weight: Tensor) -> State:
+    """Per layer S <- keep S + S_other, where weight is not 0; keep, weight (B,). For memories that are plain sums.
+
+    A state's own size is its weight: nothing is normalised.
+    """
+    return tuple(
+        layer._replace(
+            memory=_per_row(keep, layer.memory) * layer.memory + _per_row(weight != 0, layer.memory) * strange.memory
+        )
+        for layer, strange in zip(state, other, strict=True)
+    )
+
+
+def _per_row(x: Tensor, like: Tensor) -> Tensor:
+    return x.to(like.dtype).view(-1, *[1] * (like.dim() - 1))

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosg.backbones.native import Block, Call, Linear, Mixed, Native
+from prosg.backbones.native import Block, Call, Linear, Mixed, Native, add_memories
 from prosg.lowrank import LowRank, project
 from prosg.ops import retention
 from prosg.state import State
@@ -191,11 +191,7 @@ class RetNet(Native):
 
         Both end at their own last token, so neither has to be turned.
         """
-        keep, there = (x.to(self.state_dtype).view(-1, 1, 1, 1) for x in (keep, weight != 0))
-        return tuple(
-            RetNetLayer(keep * layer.memory + there * strange.memory)
-            for layer, strange in zip(state, other, strict=True)
-        )
+        return add_memories(state, other, keep, weight)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prosg.backbones.base import last_valid, shift_tokens
-from prosg.backbones.native import Block, Call, Linear, Mixed, Native
+from prosg.backbones.native import Block, Call, Linear, Mixed, Native, add_memories
 from prosg.lowrank import LowRank, project
 from prosg.ops import wkv7
 from prosg.state import State
@@ -260,11 +260,7 @@ class RWKV7(Native):
 
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
         """S <- keep S + S_other where weight is not 0. Nothing is normalised: a state's own size is its weight."""
-        keep, there = (x.to(self.state_dtype).view(-1, 1, 1, 1) for x in (keep, weight != 0))
-        return tuple(
-            layer._replace(memory=keep * layer.memory + there * strange.memory)
-            for layer, strange in zip(state, other, strict=True)
-        )
+        return add_memories(state, other, keep, weight)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
