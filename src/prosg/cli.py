@@ -211,6 +211,35 @@ def _add_data_commands(parser: Parser) -> None:
     make.add_argument("--distance", type=int, nargs=2, metavar=("MIN", "MAX"), help="words before the late stage")
     make.add_argument("--sentences", type=int, nargs=2, metavar=("MIN", "MAX"), help="sentences instead of words")
     make.add_argument("--split", type=str, default="train", help="train, validation or test: contents never overlap")
+    make.add_argument(
+        "--distractors",
+        type=int,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="words of irrelevant sentences in the prompt, some before the instruction and some after it",
+    )
+    make.add_argument(
+        "--filler",
+        type=str,
+        help="a text file whose sentences stand for the story; each split has paragraphs of its own, and no sentence "
+        "with a word of the row's contents is taken",
+    )
+    make.add_argument(
+        "--turns",
+        type=int,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="other turns of the kind, each with contents of its own and answered, between the story and what the "
+        "prompt asks for; their words are read, not learned",
+    )
+    make.add_argument(
+        "--items",
+        type=int,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="how much a prompt gives: digits of code (6 to 8 by default), names of names and reverse (4), pairs of "
+        "pairs (2 to 4), objects of list_use (3)",
+    )
     commands.add_subcommand("make", make, help="make a file of rows")
     check = Parser(
         description="Validate rows; with answers, score them. Status 0 all right, 1 some failed, 2 bad input."
@@ -430,6 +459,8 @@ def _run_data_make(options: Namespace) -> int:
         distance=tuple(options.distance) if options.distance else None,
         sentences=tuple(options.sentences) if options.sentences else SENTENCES,
         split=options.split,
+        filler=options.filler,
+        **{name: tuple(options[name]) if options[name] else None for name in ("distractors", "turns", "items")},
     )
 
 
@@ -446,9 +477,10 @@ def _run_data_build(options: Namespace) -> int:
 
 
 def _run_data_options(options: Namespace) -> int:
-    from prosg.data.musi.config import help_text
+    from prosg.data.musi.config import BuildConfig
+    from prosg.options import help_text
 
-    print(help_text())
+    print(help_text(BuildConfig))
     return 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from prosg.data.kinds import words as contents
 from prosg.data.musi.answers import requests as answer_requests
 from prosg.data.musi.categories import chosen_categories, package_categories, topics
-from prosg.data.musi.config import BuildConfig, EndpointConfig, FilterConfig, PromptsConfig, VerifyConfig, help_text
+from prosg.data.musi.config import BuildConfig, EndpointConfig, FilterConfig, PromptsConfig, VerifyConfig
 from prosg.data.musi.draft import Draft, draft_from_dict, parse_drafts
 from prosg.data.musi.filter import decide, evaluation_texts
 from prosg.data.musi.prompts import Drafted
@@ -23,6 +23,7 @@ from prosg.data.musi.store import Log
 from prosg.data.musi.text import language, refuses, words
 from prosg.data.musi.verify import conclude, verdicts
 from prosg.data.record import Row, Stage
+from prosg.options import help_text
 
 # -- words
 
@@ -382,6 +383,6 @@ def test_a_line_cut_short_is_forgotten_and_a_damaged_one_is_an_error(tmp_path: P
 
 
 def test_every_option_is_told() -> None:
-    text = help_text()
+    text = help_text(BuildConfig)
     assert "  endpoint.base_url: Where it is" in text and "budget: Hard caps" in text
     assert text.count("(default:") > 45
