@@ -141,12 +141,12 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """Both passes with this step's perturbations; then the bank's states grow."""
         p, step = self.settings.perturbation, self.state.global_step
-        late_start, row_ids = inputs["late_start"], inputs["row_ids"]
+        story_end, row_ids = inputs["story_end"], inputs["row_ids"]
         draws = None
         if p.active:
             progress = step / max(self.settings.optim.steps - 1, 1)
-            draws = draw(p, self.settings.seed, step, progress, row_ids.cpu(), late_start.cpu())
-            draws = _to(draws, late_start.device)
+            draws = draw(p, self.settings.seed, step, progress, row_ids.cpu(), story_end.cpu())
+            draws = _to(draws, story_end.device)
             if p.loads and self.bank.state is None:
                 self._grow(inputs)
         scored = model(

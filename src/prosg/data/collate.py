@@ -54,8 +54,10 @@ class EncodedRow(NamedTuple):
     late_start: int
     has_stages: bool
     late_text: int
-    unscored: tuple[int, int] = (0, 0)
-    """answer tokens [first, last) that carry no weight: a prompt that is read again"""
+    unscored: tuple[tuple[int, int], ...] = ()
+    """answer tokens [first, last) that carry no weight: other turns' words, a prompt that is read again"""
+    has_turns: bool = False
+    """whether other turns stand in the answer: what they give comes after the prompt, so nothing is lost on the way"""
 
     @property
     def tokens(self) -> int:
@@ -78,13 +80,25 @@ def encode_row(row: Row, tokenizer: OffsetTokenizer, end_id: int = 0) -> Encoded
     def first_after(place: int) -> int:
         return next((index for index, (_, end) in enumerate(offsets) if end > place), len(answer))
 
+    given: list[tuple[int, int]] = []
     if row.stages:
         last = row.stages[-1]
         late, text = first_after(last.start), first_after(last.start + len(last.marker))
+        ends = [stage.start for stage in row.stages[1:]] + [len(row.answer)]
+        spans = [(stage.start, end) for stage, end in zip(row.stages, ends, strict=True) if stage.given]
+        given = [(first_after(start), first_after(end)) for start, end in spans]
     else:
         late = text = len(answer) * 4 // 5
     return EncodedRow(
-        row_number(row.id), row.id, tokenizer.encode(row.prompt), [*answer, end_id], late, bool(row.stages), text
+        row_id=row_number(row.id),
+        id=row.id,
+        prompt=tokenizer.encode(row.prompt),
+        answer=[*answer, end_id],
+        late_start=late,
+        has_stages=bool(row.stages),
+        late_text=text,
+        unscored=tuple(given),
+        has_turns=bool(given),
     )
 
 
@@ -132,7 +146,8 @@ def replay_prompt(row: EncodedRow) -> EncodedRow:
     start, size = row.late_start, len(row.prompt)
     answer = [*row.answer[:start], *row.prompt, *row.answer[start:]]
     end = start + size
-    return row._replace(answer=answer, late_start=end, late_text=row.late_text + size, unscored=(start, end))
+    unscored = (*row.unscored, (start, end))
+    return row._replace(answer=answer, late_start=end, late_text=row.late_text + size, unscored=unscored)
 
 
 def encode_rows(
@@ -189,7 +204,8 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
 
     prompt (B, Tp), answer (B, Ta) int64; weights (B, Ta) float32: 1 for predicting that answer token, `late_weight`
     from the last stage's first token to the end token where a row has stages; prompt_lengths, answer_lengths,
-    late_start, late_text, row_ids (B,) int64.
+    late_start, late_text, row_ids (B,) int64; story_end (B,) int64, before which the state may be perturbed: the last
+    stage's start, 0 where the answer has turns (a touch inside one would harm its own recitation).
     """
     if not rows:
         raise ValueError("no rows to collate; a batch has at least one")
@@ -199,8 +215,10 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
     staged = torch.tensor([row.has_stages for row in rows])
     position = torch.arange(answer.shape[1])
     heavy = (position >= late[:, None]) & staged[:, None]
-    again = torch.tensor([row.unscored for row in rows])
-    scored = (position < lengths[:, None]) & ~((position >= again[:, :1]) & (position < again[:, 1:]))
+    scored = position < lengths[:, None]
+    for row, unscored in enumerate(one.unscored for one in rows):
+        for start, end in unscored:
+            scored[row, start:end] = False
     weights = torch.where(heavy, late_weight, 1.0) * scored
     return {
         "prompt": pad([row.prompt for row in rows]),
@@ -210,6 +228,7 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
         "weights": weights.to(torch.float32),
         "late_start": late,
         "late_text": torch.tensor([row.late_text for row in rows]),
+        "story_end": torch.tensor([0 if row.has_turns else row.late_start for row in rows]),
         "row_ids": torch.tensor([row.row_id for row in rows]),
     }
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from tqdm import tqdm
 
 from prosg.data.checks import score
-from prosg.data.kinds import DEMO_KINDS, SENTENCES, iter_rows
+from prosg.data.kinds import DEMO_KINDS, SENTENCES, Filler, Range, Setting, iter_rows
 from prosg.data.record import Row, iter_jsonl, read_rows, write_rows
 
 __all__ = ["KindScore", "check", "make", "read_answers", "score_rows", "table"]
@@ -43,16 +43,23 @@ def make(
     size: int = 1000,
     seed: int = 0,
     kinds: Sequence[str] = DEMO_KINDS,
-    distance: tuple[int, int] | None = None,
-    sentences: tuple[int, int] = SENTENCES,
+    distance: Range | None = None,
+    sentences: Range = SENTENCES,
     split: str = "train",
+    distractors: Range | None = None,
+    filler: str | os.PathLike[str] | None = None,
+    turns: Range | None = None,
+    items: Range | None = None,
 ) -> int:
     """Make `size` rows and write them to a file; 0, or 2 with a message on stderr for what is not allowed.
 
     distance: least and greatest number of words before the late stage; where it is not given, `sentences` counts.
+    distractors, turns, items: as `Setting`'s; filler: a file to read stories from.
     """
     try:
-        rows = iter_rows(kinds, size, seed, split, distance=distance, sentences=sentences)
+        text = None if filler is None else Filler.read(filler)
+        setting = Setting(distractors=distractors, filler=text, turns=turns, items=items)
+        rows = iter_rows(kinds, size, seed, split, distance=distance, sentences=sentences, setting=setting)
         count = write_rows(file, _progress(rows, size, "making"))
     except (ValueError, OSError) as error:
         return _complain(error)

@@ -4,8 +4,9 @@
 
 `start` is the character offset of a stage in the answer, `marker` the text that opens it there ("" for the first
 stage), `distance_words` the words of the answer before the stage that needs the prompt. `leaks` says that the answer
-restates, before its last stage, what that stage needs. Other fields are kept as they are. A row of only a prompt and
-an answer is fine for training; its id is derived from the two.
+restates, before its last stage, what that stage needs. A stage with "given": true holds words of another turn, which
+are read and not written: they carry no weight in training. Other fields are kept as they are. A row of only a prompt
+and an answer is fine for training; its id is derived from the two.
 
 Instead of the two a row may have {"messages"} or, if it has not those either, {"text"}: see `chat`.
 """
@@ -43,12 +44,16 @@ STAGE_FIELDS = ("instruction", "check", "start", "marker")
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of an answer: what was asked, how it is checked, where it starts and which text opens it."""
+    """One stage of an answer: what was asked, how it is checked, where it starts and which text opens it.
+
+    given: its text is another turn's, read and not written: no part of what is learned or scored.
+    """
 
     instruction: str
     check: Mapping[str, Any]
     start: int
     marker: str
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,15 +93,18 @@ def _typed(data: Mapping[str, Any], key: str, wanted: type, default: Any) -> Any
 def _stage(data: object, answer: str, previous: Stage | None) -> Stage:
     if not isinstance(data, Mapping):
         raise ValueError(f"a stage is an object, not {type(data).__name__}")
-    if set(data) != set(STAGE_FIELDS):
-        wrong = sorted(set(data) ^ set(STAGE_FIELDS))
-        raise ValueError(f"a stage has exactly the fields {', '.join(STAGE_FIELDS)}; not so: {', '.join(wrong)}")
+    if set(data) - {"given"} != set(STAGE_FIELDS):
+        wrong = sorted((set(data) - {"given"}) ^ set(STAGE_FIELDS))
+        raise ValueError(
+            f"a stage has exactly the fields {', '.join(STAGE_FIELDS)}, and may have given; not so: {', '.join(wrong)}"
+        )
     validate_check(data["check"])
     stage = Stage(
         _typed(data, "instruction", str, ""),
         data["check"],
         _typed(data, "start", int, 0),
         _typed(data, "marker", str, ""),
+        _typed(data, "given", bool, False),
     )
     if previous is None:
         if stage.start != 0 or stage.marker:
@@ -159,8 +167,11 @@ def _text(data: Mapping[str, Any], key: str) -> str:
 
 
 def row_to_dict(row: Row) -> dict[str, Any]:
-    """The row as it stands in a file; `leaks` only where it is true. Conversations of both kinds have messages."""
-    stages = [{name: getattr(stage, name) for name in STAGE_FIELDS} for stage in row.stages]
+    """The row as it stands in a file; flags only where they are true. Conversations of both kinds have messages."""
+    stages = [
+        {name: getattr(stage, name) for name in STAGE_FIELDS} | ({"given": True} if stage.given else {})
+        for stage in row.stages
+    ]
     data: dict[str, Any] = {"id": row.id, "kind": row.kind}
     if row.turns:
         data["messages"] = as_messages(row.turns, row.answer)

@@ -68,13 +68,13 @@ def perplexity(
             prompts = encoded.take(torch.tensor(indices, device=device))
         scores, right = model.score(prompts, batch["answer"], batch["answer_lengths"])
         position = torch.arange(batch["answer"].shape[1], device=device)
-        valid = position < batch["answer_lengths"].unsqueeze(1)
+        valid = batch["weights"] > 0
         late = valid & (position >= batch["late_start"].unsqueeze(1))
 
         def total(values: Tensor, mask: Tensor) -> Tensor:
             return (values.double() * mask).sum(1).cpu()
 
-        nll[indices], tokens[indices] = total(scores, valid), batch["answer_lengths"].float().cpu()
+        nll[indices], tokens[indices] = total(scores, valid), valid.sum(1).float().cpu()
         late_nll[indices], late_tokens[indices] = total(scores, late), late.sum(1).float().cpu()
         exact[indices] = (right | ~valid).all(1).float().cpu()
         known = valid & (position >= batch["late_text"].unsqueeze(1))

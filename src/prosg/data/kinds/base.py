@@ -16,19 +16,23 @@ from prosg.data.kinds.story import Story
 from prosg.data.kinds.words import NUMBERS
 from prosg.data.record import Row, Stage, derived_id
 
-__all__ = ["Contents", "Draft", "Kind", "Part", "listing", "row_from_draft", "story_part", "story_phrase"]
+__all__ = ["Contents", "Draft", "Items", "Kind", "Part", "listing", "row_from_draft", "story_part", "story_phrase"]
 
 Contents = tuple[str, ...]
 Check = dict[str, Any]
 
 
 class Part(NamedTuple):
-    """One stage to be: its instruction, the label that opens its line ("" for a story), its text and its check."""
+    """One stage to be: its instruction, the label that opens its line ("" for a story), its text and its check.
+
+    given: another turn's words, which are read and not written.
+    """
 
     instruction: str
     label: str
     body: str
     check: Check
+    given: bool = False
 
     @property
     def text(self) -> str:
@@ -42,6 +46,16 @@ class Draft(NamedTuple):
     parts: Sequence[Part]
 
 
+class Items(NamedTuple):
+    """What a kind's number of items may be, and contents with so many."""
+
+    what: str
+    """what is counted"""
+    least: int
+    most: int
+    draw: Callable[[Random, int], Contents]
+
+
 @dataclass(frozen=True)
 class Kind:
     """A grammar of instructions.
@@ -51,6 +65,8 @@ class Kind:
     leaks: the answer restates what the late stage needs, so the kind stays out of forgetting curves.
     spare: words of the answer before the late stage that are not the story's.
     staged: whether rows have stages at all; a plain story has none, so that no part of it weighs more in training.
+    items: contents of another size than `draw` gives; None where the size is part of the grammar.
+    one_late: whether one stage follows the story, so that other turns can stand between the two.
     """
 
     name: str
@@ -59,6 +75,13 @@ class Kind:
     leaks: bool = False
     spare: Callable[[Contents], int] = lambda contents: 0
     staged: bool = True
+    items: Items | None = None
+    one_late: bool = True
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether other turns can come before what is asked for."""
+        return self.staged and self.one_late and not self.leaks
 
 
 def listing(items: Sequence[str]) -> str:
@@ -92,7 +115,7 @@ def row_from_draft(kind: Kind, contents: Contents, draft: Draft) -> Row:
     stages = []
     for part in draft.parts:
         marker = "\n" + part.label if answer else ""
-        stages.append(Stage(part.instruction, part.check, len(answer), marker))
+        stages.append(Stage(part.instruction, part.check, len(answer), marker, part.given))
         answer += ("\n" if answer else "") + part.text
     return Row(
         id=derived_id(draft.prompt, answer),

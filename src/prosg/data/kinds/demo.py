@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from prosg.data.kinds.base import Check, Contents, Draft, Kind, Part, listing, story_part, story_phrase
+from prosg.data.kinds.base import Check, Contents, Draft, Items, Kind, Part, listing, story_part, story_phrase
 from prosg.data.kinds.story import Story, sentence
-from prosg.data.kinds.words import NAMES, OBJECTS, PLACES
+from prosg.data.kinds.words import COUNTS, NAMES, OBJECTS, PLACES
 
-__all__ = ["CODE", "ENDING", "NAMES_KIND", "STORY"]
+__all__ = ["CODE", "ENDING", "NAMES_KIND", "NAME_ITEMS", "STORY"]
 
 ENDING_PROMPTS = (
     "Tell {story}. End it in the {place} with the {a} and the {b}.",
@@ -23,15 +23,15 @@ ENDING_ALONE = (
     "The {a} and the {b} are in the {place}. Tell only the end.",
 )
 NAMES_PROMPTS = (
-    "Here are four names: {names}. Tell {story}, then name them all.",
+    "Here are {count} names: {names}. Tell {story}, then name them all.",
     "Keep these names in mind: {names}. Write {story} and then list the names.",
     "My friends are {names}. First tell {story}, then say their names.",
-    "Remember {names}. Now write {story}. After that, list the four names.",
+    "Remember {names}. Now write {story}. After that, list the {count} names.",
     "Please tell {story} and then give me these names: {names}.",
     "{names} are waiting. Tell {story}, then say who is waiting.",
 )
 NAMES_ALONE = (
-    "Here are four names: {names}. Name them all.",
+    "Here are {count} names: {names}. Name them all.",
     "Keep these names in mind: {names}. Now list the names.",
     "My friends are {names}. Say their names.",
 )
@@ -75,18 +75,27 @@ def build_ending(contents: Contents, rng: Random, story: Story | None) -> Draft:
     return fill(rng, ENDING_PROMPTS, ENDING_ALONE, story, late, place=place, a=a, b=b)
 
 
+def names_of(rng: Random, count: int) -> Contents:
+    return tuple(rng.sample(NAMES, count))
+
+
 def draw_names(rng: Random) -> Contents:
-    return tuple(rng.sample(NAMES, 4))
+    return names_of(rng, 4)
 
 
 def build_names(contents: Contents, rng: Random, story: Story | None) -> Draft:
     check = {"type": "ordered_items", "items": list(contents), "after": "Names:"}
-    late = Part("name the four names", "Names:", f"{listing(contents)}.", check)
-    return fill(rng, NAMES_PROMPTS, NAMES_ALONE, story, late, names=listing(contents))
+    count = COUNTS[len(contents) - 1]
+    late = Part(f"name the {count} names", "Names:", f"{listing(contents)}.", check)
+    return fill(rng, NAMES_PROMPTS, NAMES_ALONE, story, late, names=listing(contents), count=count)
+
+
+def code_of(rng: Random, count: int) -> Contents:
+    return ("".join(rng.choices("0123456789", k=count)),)
 
 
 def draw_code(rng: Random) -> Contents:
-    return ("".join(rng.choices("0123456789", k=rng.randint(6, 8))),)
+    return code_of(rng, rng.randint(6, 8))
 
 
 def build_code(contents: Contents, rng: Random, story: Story | None) -> Draft:
@@ -106,7 +115,10 @@ def build_story(contents: Contents, rng: Random, story: Story | None) -> Draft:
     return Draft(rng.choice(STORY_PROMPTS).format(story=phrase), [story_part(whole, check)])
 
 
+# With the fewest items there still are hundreds of late answers: nothing can be guessed.
+NAME_ITEMS = Items("names", 2, len(COUNTS), names_of)
+
 ENDING = Kind("ending", draw_ending, build_ending)
-NAMES_KIND = Kind("names", draw_names, build_names)
-CODE = Kind("code", draw_code, build_code)
+NAMES_KIND = Kind("names", draw_names, build_names, items=NAME_ITEMS)
+CODE = Kind("code", draw_code, build_code, items=Items("digits", 4, 64, code_of))
 STORY = Kind("story", draw_story, build_story, staged=False)

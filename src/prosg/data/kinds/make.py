@@ -1,32 +1,37 @@
 """Making rows: contents of the wanted split, a story of the wanted length, ids that stay.
 
-A row is a function of (seed, split, kind, index) and the wanted length only, so a longer file begins with the shorter
-one. Contents are drawn first: the same index gives the same contents at every distance.
+A row is a function of (seed, split, kind, index), the wanted length and the setting only, so a longer file begins with
+the shorter one. Contents are drawn first: the same index gives the same contents, turns and distractors at every
+distance.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
-from prosg.data.kinds.base import Contents, Kind, row_from_draft
+from prosg.data.kinds.base import Contents, Kind, Part, row_from_draft
 from prosg.data.kinds.registry import DEMO_KINDS, KINDS
-from prosg.data.kinds.story import story_of_sentences, story_of_words
+from prosg.data.kinds.setting import (
+    PLAIN,
+    Range,
+    Setting,
+    among_distractors,
+    are_apart,
+    check_range,
+    turn_parts,
+    with_turns,
+)
+from prosg.data.kinds.splits import SPLITS, split_of
+from prosg.data.kinds.story import Sentences, Story, made_here, story_of_sentences, story_of_words
 from prosg.data.record import Row
 
-__all__ = ["SENTENCES", "SPLITS", "iter_rows", "make_row", "make_rows", "split_of"]
+__all__ = ["SENTENCES", "iter_rows", "make_row", "make_rows"]
 
-SPLITS = ("train", "validation", "test")
 SENTENCES = (1, 5)  # the demo's training range, about 46 tokens at most
-
-
-def split_of(kind: str, contents: Sequence[str]) -> str:
-    """The split that contents belong to: by sha256 of the kind and the *unordered* values, 80 / 10 / 10."""
-    key = "\0".join((kind, *sorted(contents)))
-    bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 10
-    return SPLITS[max(0, bucket - 7)]
+TRIES = 5_000
+"""Contents drawn for another turn before it is given up to find some that share nothing with the prompt's."""
 
 
 def _kind(name: str) -> Kind:
@@ -35,52 +40,92 @@ def _kind(name: str) -> Kind:
     return KINDS[name]
 
 
-def _range(name: str, pair: tuple[int, int]) -> None:
-    if not 0 <= pair[0] <= pair[1]:
-        raise ValueError(f"{name} is {pair[0]} to {pair[1]}; it must be 0 or more, the smaller number first")
-
-
-def _draw(kind: Kind, rng: Random, split: str | None) -> Contents:
+def _draw(kind: Kind, rng: Random, split: str | None, items: Range | None) -> Contents:
     if split is not None and split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
     while True:
-        contents = kind.draw(rng)
+        counted = None if items is None else kind.items
+        contents = kind.draw(rng) if counted is None else counted.draw(rng, rng.randint(*items or (0, 0)))
         if split is None or split_of(kind.name, contents) == split:
             return contents
+
+
+def _draw_turn(kind: Kind, rng: Random, split: str | None, items: Range | None, first: Contents) -> Contents:
+    for _ in range(TRIES):
+        contents = _draw(kind, rng, split, items)
+        if are_apart(first, contents):
+            return contents
+    raise ValueError(
+        f"turns: found no contents of kind {kind.name!r} that share no word with those of the prompt; give fewer items"
+    )
+
+
+def _story(
+    kind: Kind,
+    contents: Contents,
+    rng: Random,
+    sentences: Range,
+    distance: Range | None,
+    turns: Sequence[Part],
+    source: Sentences,
+) -> Story | None:
+    """The story of a row that has `turns` after it; None where there is none."""
+    if distance is None:
+        check_range("sentences", sentences)
+        count = rng.randint(*sentences)
+        return story_of_sentences(rng, count, source) if count else None
+    check_range("distance", distance)
+    if not kind.staged:
+        raise ValueError(f"kind {kind.name!r} has no late stage, so no distance; give its length in sentences")
+    spare = kind.spare(contents) + sum(len(part.text.split()) for part in turns)
+    low, high = distance[0] - spare, distance[1] - spare
+    if high < 0:
+        raise ValueError(f"kind {kind.name!r} has {spare} words before its last stage already; allowed: more than that")
+    return story_of_words(rng, max(low, 1), high, source) if high else None
 
 
 def make_row(
     kind: str,
     rng: Random,
-    sentences: tuple[int, int] = SENTENCES,
+    sentences: Range = SENTENCES,
     *,
-    distance: tuple[int, int] | None = None,
+    distance: Range | None = None,
     split: str | None = None,
+    setting: Setting = PLAIN,
 ) -> Row:
     """One row of a kind.
 
     sentences: least and greatest number of sentences of the story; (0, 0) leaves it out (the single-stage form).
     distance: instead, least and greatest number of words of the answer before the late stage.
     split: keep drawing contents until they belong to this split; None takes any.
-    Raises ValueError for unknown kinds and splits, and for a distance that whole sentences cannot give.
+    setting: what makes the row harder; where there are turns, the row says their contents as `turns`.
+    Raises ValueError for unknown kinds and splits, for a distance that whole sentences cannot give, and for a setting
+    that the kind cannot have.
     """
     grammar = _kind(kind)
-    contents = _draw(grammar, rng, split)
-    story = None
-    if distance is None:
-        _range("sentences", sentences)
-        count = rng.randint(*sentences)
-        story = story_of_sentences(rng, count) if count else None
-    else:
-        _range("distance", distance)
-        if not grammar.staged:
-            raise ValueError(f"kind {kind!r} has no late stage, so no distance; give its length in sentences")
-        spare = grammar.spare(contents)
-        low, high = distance[0] - spare, distance[1] - spare
-        if high < 0:
-            raise ValueError(f"kind {kind!r} has {spare} words before its last stage already; allowed: more than that")
-        story = story_of_words(rng, max(low, 1), high) if high else None
-    return row_from_draft(grammar, contents, grammar.build(contents, rng, story))
+    setting.check(grammar)
+    contents = _draw(grammar, rng, split, setting.items)
+    turns: list[Contents] = []
+    parts: list[Part] = []
+    beside = rng
+    if setting.turns is not None or setting.distractors is not None:
+        beside = Random(rng.getrandbits(64))  # apart from the story's draws, whose number depends on its length
+    if setting.turns is not None:
+        count = beside.randint(*setting.turns)
+        turns = [_draw_turn(grammar, beside, split, setting.items, contents) for _ in range(count)]
+        parts = turn_parts(grammar, turns, beside)
+    source: Sentences = made_here
+    if setting.filler is not None:
+        given = (word for values in (contents, *turns) for value in values for word in value.split())
+        source = setting.filler.source(split, list(given))
+    story = _story(grammar, contents, rng, sentences, distance, parts, source)
+    draft = grammar.build(contents, rng, story)
+    if setting.turns is not None:
+        draft = with_turns(draft, parts)
+    if setting.distractors is not None:
+        draft = draft._replace(prompt=among_distractors(draft.prompt, setting.distractors, beside))
+    row = row_from_draft(grammar, contents, draft)
+    return replace(row, extra={**row.extra, "turns": [list(values) for values in turns]}) if turns else row
 
 
 def iter_rows(
@@ -89,20 +134,23 @@ def iter_rows(
     seed: int = 0,
     split: str = "train",
     *,
-    distance: tuple[int, int] | None = None,
-    sentences: tuple[int, int] = SENTENCES,
+    distance: Range | None = None,
+    sentences: Range = SENTENCES,
+    setting: Setting = PLAIN,
 ) -> Iterator[Row]:
     """`size` rows, the kinds in turn; see `make_row` for the length. Raises ValueError for what is not allowed."""
     if not kinds or len(set(kinds)) != len(kinds):
         raise ValueError(f"kinds are {', '.join(kinds) or 'none'}; name at least one, each once: {', '.join(KINDS)}")
     for name in kinds:
-        _kind(name)
+        setting.check(_kind(name))
     if size < 1:
         raise ValueError(f"size is {size}; it must be at least 1")
+    if setting.filler is not None and distance is None and sentences[1] == 0:
+        raise ValueError("filler: with 0 sentences there is no story that its text could stand for")
     for index in range(size):
         kind = kinds[index % len(kinds)]
         rng = Random(f"{seed}/{split}/{kind}/{index}")
-        row = make_row(kind, rng, sentences, distance=distance, split=split)
+        row = make_row(kind, rng, sentences, distance=distance, split=split, setting=setting)
         # The derived id tells rows of other lengths apart, seed and index rows that happen to read the same.
         yield replace(row, id=f"{kind}-{split}-{seed}-{index:05d}-{row.id[:6]}")
 
@@ -113,8 +161,9 @@ def make_rows(
     seed: int = 0,
     split: str = "train",
     *,
-    distance: tuple[int, int] | None = None,
-    sentences: tuple[int, int] = SENTENCES,
+    distance: Range | None = None,
+    sentences: Range = SENTENCES,
+    setting: Setting = PLAIN,
 ) -> list[Row]:
     """`iter_rows` as a list."""
-    return list(iter_rows(kinds, size, seed, split, distance=distance, sentences=sentences))
+    return list(iter_rows(kinds, size, seed, split, distance=distance, sentences=sentences, setting=setting))

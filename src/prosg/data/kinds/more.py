@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
-from prosg.data.kinds.base import Check, Contents, Draft, Kind, Part, listing, story_part, story_phrase
-from prosg.data.kinds.demo import draw_names, exact, fill
+from prosg.data.kinds.base import Check, Contents, Draft, Items, Kind, Part, listing, story_part, story_phrase
+from prosg.data.kinds.demo import NAME_ITEMS, draw_names, exact, fill
 from prosg.data.kinds.story import Story, sentence
-from prosg.data.kinds.words import COLORS, NAMES, OBJECTS, PLACES
+from prosg.data.kinds.words import COLORS, COUNTS, NAMES, OBJECTS, PLACES
 
 __all__ = ["LIST_USE", "PAIRS", "REVERSE", "RULE", "SENTENCE", "STEPS"]
 
@@ -24,12 +24,12 @@ SENTENCE_PROMPTS = (
 )
 SENTENCE_ALONE = ("Repeat this sentence: {last}", "Say only this: {last}")
 REVERSE_PROMPTS = (
-    "Here are four names: {names}. Tell {story}, then say them in reverse order.",
+    "Here are {count} names: {names}. Tell {story}, then say them in reverse order.",
     "Remember {names}. Write {story} and list the names from last to first.",
 )
 REVERSE_ALONE = (
     "Say these names in reverse order: {names}.",
-    "Here are four names: {names}. List them from last to first.",
+    "Here are {count} names: {names}. List them from last to first.",
 )
 STEPS_PROMPTS = (
     "Do {count} steps in order. Step one: tell {story}. {steps}",
@@ -52,13 +52,16 @@ LIST_ALONE = (
 ORDER = ("one", "two", "three", "four", "five")
 
 
-def draw_pairs(rng: Random) -> Contents:
+def pairs_of(rng: Random, count: int) -> Contents:
     # The first name is the one that is asked for; the prompt gives the pairs in another order.
-    count = rng.randint(2, 4)
     names, things = rng.sample(NAMES, count), rng.sample(OBJECTS, count)
     return tuple(
         text for name, thing in zip(names, things, strict=True) for text in (name, f"{rng.choice(COLORS)} {thing}")
     )
+
+
+def draw_pairs(rng: Random) -> Contents:
+    return pairs_of(rng, rng.randint(2, 4))
 
 
 def build_pairs(contents: Contents, rng: Random, story: Story | None) -> Draft:
@@ -86,7 +89,8 @@ def build_reverse(contents: Contents, rng: Random, story: Story | None) -> Draft
     backwards = list(contents[::-1])
     check: Check = {"type": "ordered_items", "items": backwards, "after": "Reverse:"}
     late = Part("say the names in reverse order", "Reverse:", f"{listing(backwards)}.", check)
-    return fill(rng, REVERSE_PROMPTS, REVERSE_ALONE, story, late, names=listing(contents))
+    count = COUNTS[len(contents) - 1]
+    return fill(rng, REVERSE_PROMPTS, REVERSE_ALONE, story, late, names=listing(contents), count=count)
 
 
 def draw_steps(rng: Random) -> Contents:
@@ -140,8 +144,12 @@ def spare_rule(contents: Contents) -> int:
     return len(rule_sentence(contents).split())
 
 
+def list_of(rng: Random, count: int) -> Contents:
+    return tuple(rng.sample(OBJECTS, count))
+
+
 def draw_list(rng: Random) -> Contents:
-    return tuple(rng.sample(OBJECTS, 3))
+    return list_of(rng, 3)
 
 
 def build_list(contents: Contents, rng: Random, story: Story | None) -> Draft:
@@ -162,10 +170,10 @@ def spare_list(contents: Contents) -> int:
     return 1 + len(contents) + 1 + 1  # "List: lamp, rope and cup." and "Story:"
 
 
-PAIRS = Kind("pairs", draw_pairs, build_pairs)
+PAIRS = Kind("pairs", draw_pairs, build_pairs, items=Items("pairs", 1, 16, pairs_of))
 SENTENCE = Kind("sentence", draw_sentence, build_sentence)
-REVERSE = Kind("reverse", draw_names, build_reverse)
-STEPS = Kind("steps", draw_steps, build_steps, spare=spare_steps)
+REVERSE = Kind("reverse", draw_names, build_reverse, items=NAME_ITEMS)
+STEPS = Kind("steps", draw_steps, build_steps, spare=spare_steps, one_late=False)
 # These two restate in every part what the last one needs: they stay out of forgetting curves.
 RULE = Kind("rule", draw_two, build_rule, leaks=True, spare=spare_rule)
-LIST_USE = Kind("list_use", draw_list, build_list, leaks=True, spare=spare_list)
+LIST_USE = Kind("list_use", draw_list, build_list, leaks=True, spare=spare_list, items=Items("objects", 2, 16, list_of))

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from random import Random
 from typing import NamedTuple
 
 from prosg.data.kinds import words as w
 
-__all__ = ["PATTERNS", "Story", "sentence", "story_of_sentences", "story_of_words"]
+__all__ = [
+    "PATTERNS",
+    "Sentences",
+    "Story",
+    "made_here",
+    "sentence",
+    "sentences_of_words",
+    "story_of_sentences",
+    "story_of_words",
+]
 
 
 class Story(NamedTuple):
@@ -20,6 +30,8 @@ class Story(NamedTuple):
 
 
 Pick = Callable[[list[str]], str]
+Sentences = Callable[[Random], Iterator[str]]
+"""Where stories come from: sentences without an end, from a place that the random generator draws."""
 
 
 def _a(phrase: str) -> str:
@@ -49,24 +61,40 @@ def sentence(rng: Random) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def story_of_sentences(rng: Random, count: int) -> Story:
+def made_here(rng: Random) -> Iterator[str]:
+    """Sentences of this grammar."""
+    while True:
+        yield sentence(rng)
+
+
+def story_of_sentences(rng: Random, count: int, source: Sentences = made_here) -> Story:
     """A story of exactly `count` sentences (at least one)."""
-    text = " ".join(sentence(rng) for _ in range(count))
+    text = " ".join(islice(source(rng), count))
     return Story(text, count, text.count(" ") + 1)
 
 
-def story_of_words(rng: Random, low: int, high: int) -> Story:
+def story_of_words(rng: Random, low: int, high: int, source: Sentences = made_here) -> Story:
     """A story whose number of words lies in [low, high]. Raises ValueError where whole sentences cannot give that."""
+    parts = sentences_of_words(rng, low, high, source)
+    text = " ".join(parts)
+    return Story(text, len(parts), text.count(" ") + 1)
+
+
+def sentences_of_words(rng: Random, low: int, high: int, source: Sentences = made_here) -> list[str]:
+    """Sentences, at least one, of [low, high] words in all. Raises ValueError where whole ones cannot give that."""
     for _ in range(200):
         target = rng.randint(low, high)
         parts: list[str] = []
         total = 0
+        stream = source(rng)
         while total < target:
-            part = sentence(rng)
+            part = next(stream)
             parts.append(part)
             total += part.count(" ") + 1
         if total > high and total - part.count(" ") - 1 >= low:
             total -= parts.pop().count(" ") + 1
         if low <= total <= high and parts:
-            return Story(" ".join(parts), len(parts), total)
-    raise ValueError(f"no story of whole sentences (7 to 9 words each) has {low} to {high} words; allow a wider range")
+            return parts
+    raise ValueError(
+        f"no story of whole sentences has {low} to {high} words; allow a wider range (a sentence made here has 7 to 9)"
+    )

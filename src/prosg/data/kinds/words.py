@@ -64,3 +64,4 @@ SKY = _words("sun moon wind rain snow fog sky storm frost dawn")
 WEATHER = _words("cold warm bright dark heavy gray cool soft pale fine")
 THINGS = _words("tree leaf stone flower shadow nest cloud berry grass moss")
 NUMBERS = _words("one two three four five six seven eight nine ten")
+COUNTS = [*NUMBERS, *_words("eleven twelve thirteen fourteen fifteen sixteen")]
