@@ -306,4 +306,4 @@ def test_a_second_build_in_the_same_folder_waits(tmp_path: Path, capsys: pytest.
     config = configure(tmp_path, "http://127.0.0.1:9/v1")
     with locked(tmp_path / "out"):
         assert main(["data", "build", str(config)]) == 2
-    assert "another build" in capsys.readouterr().err
+    assert "another command" in capsys.readouterr().err

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import sys
 from collections import Counter
@@ -28,12 +27,13 @@ from prosg.data.musi import answers, verify
 from prosg.data.musi.budget import Budget, Cost
 from prosg.data.musi.categories import Category, chosen_categories, domain_words
 from prosg.data.musi.config import BuildConfig, load_config
-from prosg.data.musi.endpoint import Asker, Request, Shortfall
+from prosg.data.musi.endpoint import Asker, Request, Shortfall, need_key
 from prosg.data.musi.estimate import estimate
 from prosg.data.musi.filter import decide, evaluation_texts
 from prosg.data.musi.prompts import Drafted, drafted, rounds
 from prosg.data.musi.store import Log, locked, read_log
 from prosg.data.musi.text import plain
+from prosg.data.musi.verdicts import Verdict, tried
 from prosg.data.record import Row, atomic_text, read_rows, write_rows
 
 __all__ = ["STAGES", "build"]
@@ -81,11 +81,7 @@ def _check_keys(config: BuildConfig, stages: Sequence[str]) -> None:
     if "verify" in stages and config.verify.judge:
         endpoints["verify.endpoint"] = config.judge
     for name, endpoint in endpoints.items():
-        if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env):
-            raise ValueError(
-                f"{name}.api_key_env names {endpoint.api_key_env}, which is not set in the environment; "
-                "set it, or give '' for a server without keys"
-            )
+        need_key(name, endpoint)
 
 
 def _check_packages(stages: Sequence[str]) -> None:
@@ -205,19 +201,17 @@ class _Build:
             self._add(await asker.all(missing, lambda one: self._ask("answers", one, asker), bar.update))
         print(f"answers: {sum(one.request.id in self.replies['answers'] for one in asked)} of {len(asked)}")
 
-    def _judged(self, asked: answers.Asked) -> tuple[list[list[verify.Verdict] | str], Request | None]:
+    def _judged(self, asked: answers.Asked) -> tuple[list[list[Verdict] | str], Request | None]:
         """What came of asking the judge so far, and the request that is still to be made."""
-        reply = self.replies["answers"][asked.request.id]
-        judged: list[list[verify.Verdict] | str] = []
-        for attempt in range(self.config.verify.tries):
-            request = verify.judge_request(self.config, asked, reply["reply"].strip(), attempt)
-            if request.id not in self.replies["verify"]:
-                return judged, request
-            steps = len(asked.prompt["sub_instructions"])
-            judged.append(verify.verdicts(self.replies["verify"][request.id], steps, reply["reply"].strip()))
-            if not isinstance(judged[-1], str):
-                break
-        return judged, None
+        answer = self.replies["answers"][asked.request.id]["reply"].strip()
+        steps = len(asked.prompt["sub_instructions"])
+        return tried(
+            lambda attempt: verify.judge_request(self.config, asked, answer, attempt),
+            lambda reply: verify.verdicts(reply, steps, answer),
+            lambda judged: not isinstance(judged, str),
+            self.config.verify.tries,
+            self.replies["verify"],
+        )
 
     async def _verify(self) -> None:
         answered = [one for one in self._asked() if one.request.id in self.replies["answers"]]

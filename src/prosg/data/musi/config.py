@@ -19,6 +19,8 @@ __all__ = [
     "FilterConfig",
     "PromptsConfig",
     "VerifyConfig",
+    "check_budget",
+    "check_endpoint",
     "load_config",
 ]
 
@@ -225,8 +227,6 @@ def load_config(path: str | Path) -> BuildConfig:
 
 
 AT_LEAST_ONE = [
-    "endpoint.concurrency",
-    "endpoint.attempts",
     "prompts.count",
     "prompts.per_request",
     "prompts.rounds",
@@ -240,10 +240,6 @@ AT_LEAST_ONE = [
 ]
 NOT_NEGATIVE = [
     "seed",
-    "endpoint.backoff",
-    "endpoint.longest_wait",
-    "endpoint.input_price",
-    "endpoint.output_price",
     "prompts.shots",
     "prompts.temperature",
     "answers.temperature",
@@ -278,24 +274,32 @@ def _check(config: BuildConfig) -> None:
         if "name" not in source or set(source) - {"name", "licence", "url"}:
             keys = ", ".join(source) or "nothing"
             raise ValueError(f"export.sources[{place}] has {keys}; it needs a name and may have a licence and a url")
-    _check_budget(config)
-    _check_endpoint("endpoint", config.endpoint)
-    _check_endpoint("verify.endpoint", config.judge)
+    check_endpoint("endpoint", config.endpoint)
+    check_endpoint("verify.endpoint", config.judge)
+    check_budget(config.budget, config.endpoint, config.judge)
 
 
-def _check_budget(config: BuildConfig) -> None:
-    priced = any((e.input_price, e.output_price) != (0, 0) for e in (config.endpoint, config.judge))
-    for name, value in dataclasses.asdict(config.budget).items():
+def check_budget(caps: BudgetConfig, *endpoints: EndpointConfig) -> None:
+    """ValueError for caps that are missing, given these endpoints' prices, or that let nothing through."""
+    priced = any((one.input_price, one.output_price) != (0, 0) for one in endpoints)
+    for name, value in dataclasses.asdict(caps).items():
         if value is None and (name != "money" or priced):
             why = "there are prices, so a cap on money has to be given" if name == "money" else "a cap has to be given"
             raise ValueError(f"budget.{name} is missing; {why}")
         if value is not None and not value > 0:
             raise ValueError(f"budget.{name} is {value}; a cap must be above 0, or no request can be sent")
-    if config.budget.money is not None and not priced:
+    if caps.money is not None and not priced:
         raise ValueError("budget.money is set, but endpoint.input_price and endpoint.output_price are 0")
 
 
-def _check_endpoint(name: str, endpoint: EndpointConfig) -> None:
+def check_endpoint(name: str, endpoint: EndpointConfig) -> None:
+    """ValueError for what cannot be; `name` is what the file calls this endpoint."""
+    for key in ("concurrency", "attempts"):
+        if option(endpoint, key) < 1:
+            raise ValueError(f"{name}.{key} is {option(endpoint, key)}; it must be at least 1")
+    for key in ("backoff", "longest_wait", "input_price", "output_price"):
+        if option(endpoint, key) < 0:
+            raise ValueError(f"{name}.{key} is {option(endpoint, key)}; it must be 0 or more")
     if not endpoint.model:
         raise ValueError("endpoint.model is missing; it names the model as the server does")
     url = urlsplit(endpoint.base_url)

@@ -14,7 +14,7 @@ from typing import Any
 from prosg.data.checks import CHECKS, validate_check
 from prosg.data.musi.text import plain, refuses
 
-__all__ = ["Draft", "check_types", "draft_from_dict", "find_json", "parse_drafts", "schema"]
+__all__ = ["Draft", "check_types", "draft_from_dict", "find_json", "parse_drafts", "schema", "strict_object"]
 
 FIELDS = ("prompt", "sub_instructions", "domain_knowledge", "checks")
 WRITABLE = {"contains": "items", "ends_with": "text", "sentences": "min max", "words": "min max"}
@@ -56,13 +56,14 @@ def schema(per_request: int) -> dict[str, Any]:
         "prompt": {"type": "string"},
         "sub_instructions": {"type": "array", "minItems": 2, "items": {"type": "string"}},
         "domain_knowledge": {"type": "integer", "minimum": 0, "maximum": 3},
-        "checks": {"type": "array", "items": _object(check)},
+        "checks": {"type": "array", "items": strict_object(**check)},
     }
-    many = {"type": "array", "minItems": 1, "maxItems": per_request, "items": _object(draft)}
-    return _object({"prompts": many})
+    many = {"type": "array", "minItems": 1, "maxItems": per_request, "items": strict_object(**draft)}
+    return strict_object(prompts=many)
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
+def strict_object(**properties: Any) -> dict[str, Any]:
+    """The JSON schema of an object that has exactly these properties."""
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
 

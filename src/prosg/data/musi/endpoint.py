@@ -20,7 +20,7 @@ from prosg.data.musi.budget import Budget, BudgetSpentError, Cost
 from prosg.data.musi.config import EndpointConfig
 from prosg.data.musi.store import Log
 
-__all__ = ["Asker", "EndpointError", "GaveUpError", "Reply", "Request", "Shortfall", "most"]
+__all__ = ["Asker", "EndpointError", "GaveUpError", "Reply", "Request", "Shortfall", "most", "need_key"]
 
 T = TypeVar("T")
 DEAD_AFTER = 3
@@ -74,6 +74,15 @@ def most(endpoint: EndpointConfig, body: Mapping[str, Any]) -> Cost:
     return Cost.of(endpoint, tokens_in, body[endpoint.token_parameter])
 
 
+def need_key(name: str, endpoint: EndpointConfig) -> None:
+    """ValueError where an endpoint's key is not set; `name` is what the configuration calls the endpoint."""
+    if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env):
+        raise ValueError(
+            f"{name}.api_key_env names {endpoint.api_key_env}, which is not set in the environment; "
+            "set it, or give '' for a server without keys"
+        )
+
+
 def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that a server asks to wait; 0 where it does not say."""
     try:
@@ -105,8 +114,9 @@ class Asker:
     def __init__(self, endpoint: EndpointConfig, budget: Budget) -> None:
         try:
             import openai
-        except ImportError:
-            raise ValueError("a build needs the package openai: pip install 'prosg[data]'") from None
+            import tenacity  # noqa: F401 - so that its absence shows before the first request
+        except ImportError as error:
+            raise ValueError(f"asking a model needs the package {error.name}: pip install 'prosg[data]'") from None
         self.endpoint, self.budget = endpoint, budget
         self.key = os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else ""
         # The client insists on a key; a server without keys does not look at it.

@@ -77,5 +77,5 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{folder}: another build is at work there; wait until it is done") from None
+            raise ValueError(f"{folder}: another command is at work there; wait until it is done") from None
         yield

@@ -1,8 +1,7 @@
 """Stage 4: which answers do what they were asked: programmatic checks, then a judge for every sub-instruction.
 
-The judge says of each sub-instruction whether it was followed, and quotes where. A quote that does not stand in the
-answer is no verdict: the judge is asked again with another seed, `tries` times at most. From the quotes the stages get
-their places in the answer, and their checks are run on exactly these parts.
+A pair stays only where the judge (`verdicts`) says of every sub-instruction that it was followed, and where. From the
+quotes the stages get their places in the answer, and their checks are run on exactly these parts.
 """
 
 from __future__ import annotations
@@ -14,26 +13,18 @@ from typing import Any, NamedTuple
 from prosg.data.checks import score
 from prosg.data.musi.answers import Asked
 from prosg.data.musi.config import BuildConfig
-from prosg.data.musi.draft import draft_from_dict, find_json
+from prosg.data.musi.draft import draft_from_dict
 from prosg.data.musi.endpoint import Request
-from prosg.data.musi.packaged import packaged
-from prosg.data.musi.prompts import request_body, request_seed
-from prosg.data.musi.stages import distance, find_quote, leaks, place_stages, possible
-from prosg.data.musi.store import record_id
+from prosg.data.musi.prompts import request_seed
+from prosg.data.musi.stages import distance, leaks, place_stages, possible
 from prosg.data.musi.text import language, refuses
+from prosg.data.musi.verdicts import Verdict, read_verdicts, verdict_request
 from prosg.data.record import Row
 
-__all__ = ["Rejected", "Verdict", "conclude", "fault", "judge_request", "verdicts"]
+__all__ = ["Rejected", "conclude", "fault", "judge_request", "verdicts"]
 
 ANYTHING = {"type": "words", "min": 1}
 """the check of a stage that no program can judge"""
-
-
-class Verdict(NamedTuple):
-    """Whether a sub-instruction was followed, and the quoted span."""
-
-    followed: bool
-    quote: str
 
 
 class Rejected(NamedTuple):
@@ -71,63 +62,27 @@ def _draft(asked: Asked) -> Any:
     return draft_from_dict({field: asked.prompt[field] for field in fields})
 
 
-def _schema(steps: int) -> dict[str, Any]:
-    verdict = {
-        "step": {"type": "integer", "minimum": 1, "maximum": steps},
-        "followed": {"type": "string", "enum": ["yes", "no"]},
-        "quote": {"type": "string"},
-    }
-    item = {"type": "object", "properties": verdict, "required": [*verdict], "additionalProperties": False}
-    listed = {"type": "array", "minItems": steps, "maxItems": steps, "items": item}
-    return {
-        "type": "object",
-        "properties": {"verdicts": listed},
-        "required": ["verdicts"],
-        "additionalProperties": False,
-    }
-
-
 def judge_request(config: BuildConfig, asked: Asked, answer: str, attempt: int) -> Request:
     """Ask about all sub-instructions of a pair at once."""
-    steps = asked.prompt["sub_instructions"]
     prompt = asked.prompt["prompt"]
-    text = packaged("requests.yaml")["verdicts"]["zh" if language(prompt) == "zh" else "en"].format(
-        prompt=prompt, answer=answer, steps="\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
-    )
-    seed = request_seed(config.seed, "verify", prompt, answer, attempt)
-    body = request_body(
+    return verdict_request(
         config.judge,
-        [{"role": "user", "content": text}],
-        0.0,
-        config.verify.max_tokens,
-        seed,
-        {"name": "musi_verdicts", "schema": _schema(len(steps))},
+        prompt,
+        asked.prompt["sub_instructions"],
+        answer,
+        seed=request_seed(config.seed, "verify", prompt, answer, attempt),
+        max_tokens=config.verify.max_tokens,
     )
-    return Request(record_id(stage="verify", body=body, seed=seed), body)
 
 
 def verdicts(reply: Mapping[str, Any], steps: int, answer: str) -> list[Verdict] | str:
     """The verdicts in a judge's reply, or why it is of no use."""
-    if reply["refusal"] or reply["finish"] in ("length", "malformed", "error"):
-        return "the judge gave no verdict"
     try:
-        content = find_json(reply["reply"])
+        found = read_verdicts(reply, steps, answer)
     except ValueError as error:
-        return f"the judge's reply is {error}"
-    listed = content.get("verdicts") if isinstance(content, Mapping) else content
-    if not isinstance(listed, list) or len(listed) != steps or not all(isinstance(one, Mapping) for one in listed):
-        return "the judge's reply has not one verdict for each step"
-    found = []
-    for number, one in enumerate(listed, 1):
-        followed, quote = one.get("followed"), one.get("quote", "")
-        if isinstance(followed, str):
-            followed = {"yes": True, "no": False}.get(followed.strip().lower())
-        if one.get("step", number) != number or not isinstance(followed, bool) or not isinstance(quote, str):
-            return "the judge's reply is not as its schema has it"
-        if followed and find_quote(quote, answer) < 0:
-            return f"step {number}: what the judge quotes does not stand in the answer"
-        found.append(Verdict(followed, quote))
-    return found
+        return str(error)
+    good = [one for one in found if isinstance(one, Verdict)]
+    return good if len(good) == steps else next(one for one in found if isinstance(one, str))
 
 
 def conclude(
