@@ -17,12 +17,10 @@ from prosg.evaluation.examples import Example, examples_in_columns, examples_in_
 from prosg.evaluation.findings import amount, findings, join
 from prosg.evaluation.measured import OWN, PAPER, PHASE1, Bin, Difference, Line, Measured, read_measured, verdict
 from prosg.evaluation.plot import plot_curves
+from prosg.evaluation.tables import Table, to_markdown, to_text
 from prosg.files import written_whole
 
 __all__ = ["write_report"]
-
-Table = list[list[str]]
-"""Rows of cells, the heading first."""
 
 
 def write_report(out: Path, folders: list[Path], about: dict[str, Any]) -> str:
@@ -65,18 +63,18 @@ def _markdown(
         "## Late stage exactly right",
         f"Share of prompts,{spread} by tokens generated before the late stage (mean over systems); free-running, "
         f"length-controlled. {join(_sizes(measured))} prompts per cell, {seeds}; {join(_backbones(measured))}.",
-        _to_markdown(_late_table(measured, _with_seeds)),
+        to_markdown(_late_table(measured, _with_seeds)),
         "## In range, without length control",
         "The model decides when the late stage begins. Perplexity is over all answer tokens of reference answers.",
-        _to_markdown(_range_table(measured, _with_seeds)),
+        to_markdown(_range_table(measured, _with_seeds)),
         *_comparisons(measured),
         "## By kind of instruction",
         "Late stage exactly right, mean over seeds.",
-        _to_markdown(_kind_table(measured)),
+        to_markdown(_kind_table(measured)),
         "## Distances",
         "Tokens that each system really generated before the late stage, mean over rows and seeds. For "
         '"prompt read again" the prompt that is read a second time comes on top (`extra_tokens` in results.json).',
-        _to_markdown(_distance_table(measured)),
+        to_markdown(_distance_table(measured)),
         "## Training",
         *_training(about["runs"]),
         *_rates(folders),
@@ -85,7 +83,7 @@ def _markdown(
         "prompt's state kept.",
         examples_in_markdown(examples),
         "## How this was made",
-        _to_markdown([["", ""], *([name, text] for name, text in _made(about))]),
+        to_markdown([["", ""], *([name, text] for name, text in _made(about))]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -96,9 +94,9 @@ def _terminal(measured: Measured, examples: list[Example], out: Path, said: list
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
     parts = [
         f"Late stage exactly right{over}, by tokens generated before it:",
-        _to_text(_late_table(measured, _mean_only)),
+        to_text(_late_table(measured, _mean_only)),
         "In range, without length control:",
-        _to_text([row for row in _range_table(measured, _mean_only) if row[0] not in controls]),
+        to_text([row for row in _range_table(measured, _mean_only) if row[0] not in controls]),
         "\n".join(map(_wrap, said)),
         examples_in_columns(examples),
         "\n".join(f"{out / name}" for name in ("report.md", "forgetting.png", "results.json")),
@@ -176,7 +174,7 @@ def _comparisons(measured: Measured) -> list[str]:
         + (", one line per seed" if len(measured.seeds) > 1 else "")
         + ", with 95 % bootstrap intervals over prompts, not corrected for the number of comparisons. Better or worse "
         "only where the interval of every seed excludes zero.",
-        _to_markdown(table),
+        to_markdown(table),
     ]
 
 
@@ -208,7 +206,7 @@ def _training(runs: dict[str, dict[str, Any]]) -> list[str]:
                 table.append([name, seed, *numbers, reached[run["reached"]]])
     return [
         "Seconds are wall-clock, beside other runs on the same machine.",
-        _to_markdown(table),
+        to_markdown(table),
     ]
 
 
@@ -221,7 +219,7 @@ def _rates(folders: Sequence[Path]) -> list[str]:
         for name, tried in content["late_accuracy"].items():
             text = ", ".join(f"{rate}: {amount(value)}" for rate, value in tried.items())
             table.append([name, folder.name, text, f"{content['chosen'][name]:g}"])
-    return ["### Learning rates of the rivals", _to_markdown(table)] if len(table) > 1 else []
+    return ["### Learning rates of the rivals", to_markdown(table)] if len(table) > 1 else []
 
 
 def _made(about: dict[str, Any]) -> list[tuple[str, str]]:
@@ -242,18 +240,3 @@ def _sizes(measured: Measured) -> list[str]:
 
 def _backbones(measured: Measured) -> list[str]:
     return sorted({row["backbone"] for row in measured.rows})
-
-
-def _to_markdown(table: Table) -> str:
-    head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in table]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _to_text(table: Table) -> str:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = []
-    for row in table:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
