@@ -185,6 +185,23 @@ def _curve_parser() -> Parser:
     parser.add_argument("--split", type=str, default="test", help="train, validation or test")
     parser.add_argument("--replay", action="store_true", help="read the prompt again before the late stage")
     parser.add_argument("--no-free", action="store_true", help="leave out answers of free length")
+    parser.add_argument(
+        "--prompt-tokens",
+        type=int,
+        nargs="+",
+        help="prompts of this length, the instruction among irrelevant sentences; several are measured one by one",
+    )
+    parser.add_argument(
+        "--turns",
+        type=int,
+        nargs="+",
+        help="so many other turns of the kind, read with their answers, between story and late stage; or several",
+    )
+    parser.add_argument("--items", type=int, nargs="+", help="so many digits, names or pairs in a prompt; or several")
+    parser.add_argument(
+        "--filler", type=str, help="a text file that stories are read from, sentence by sentence, instead of sampled"
+    )
+    parser.add_argument("--window", type=int | None, help="show the module the prompt in windows of this many tokens")
     return parser
 
 
@@ -538,6 +555,11 @@ def _run_curve(options: Namespace) -> int:
         split=options.split,
         replay=options.replay,
         free=not options.no_free,
+        prompt_tokens=options.prompt_tokens or (),
+        turns=options.turns or (),
+        items=options["items"] or (),  # a Namespace has a method of this name
+        filler=options.filler,
+        window=options.window,
     )
 
 

@@ -14,15 +14,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from prosg import distributed
 from prosg.adapter import load_model, need_tokenizer, save_adapter
 from prosg.checkpoint import save_backbone
 from prosg.config import RECIPES, TrainConfig
 from prosg.data.collate import EncodedRow, encode_rows, replay_prompt
+from prosg.data.kinds import DEMO_KINDS, Filler
 from prosg.data.record import read_rows
 from prosg.data.templates import known_template
 from prosg.evaluation.conditions import Condition
-from prosg.evaluation.curve import ALL_CONDITIONS, forgetting_curve
+from prosg.evaluation.curve import ALL_CONDITIONS, CurveResult, forgetting_curve
 from prosg.evaluation.perplexity import perplexity
+from prosg.evaluation.settings import settings_of
 from prosg.files import read_json
 from prosg.info import describe
 from prosg.initial_state import STATE_FILE, InitialState, save_initial
@@ -61,9 +64,9 @@ def train(phase: str, config: TrainConfig) -> int:
     output = Path(config.output)
     _check_config(config, output)
     if (output / "result.json").exists():
-        print(f"{output}: already trained", file=sys.stderr)
+        distributed.say(f"{output}: already trained")
         return 0
-    device = check_device(config.device)
+    device = distributed.join(check_device(config.device))
     model = load_model(
         config.model,
         tokenizer=config.tokenizer or None,
@@ -97,7 +100,9 @@ def train(phase: str, config: TrainConfig) -> int:
 
     check(model, phase, config, rows, validation)  # type: ignore[arg-type]
     # Only now: what was refused above leaves nothing that would stand in the corrected command's way.
-    _write_config(config, output)
+    if distributed.is_first():
+        _write_config(config, output)
+    distributed.barrier()
 
     note = ""
 
@@ -108,17 +113,26 @@ def train(phase: str, config: TrainConfig) -> int:
         write_progress(output / "progress.json", step / config.optim.steps, f"step {step}  {note}")
 
     result = fit(model, phase, config, rows, validation, tell)  # type: ignore[arg-type]
-    made = output / {"finetune": "model", "state": STATE_FILE}.get(phase, "adapter")
+    if distributed.is_first():
+        made = _save(model, phase, config, base)
+        write_json(output / "result.json", dataclasses.asdict(result))
+        distributed.say(f"{made}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
+    distributed.barrier()
+    distributed.leave()
+    return 0
+
+
+def _save(model: ProSG, phase: str, config: TrainConfig, base: Path) -> Path:
+    """Write what was trained; returns where."""
+    made = Path(config.output) / {"finetune": "model", "state": STATE_FILE}.get(phase, "adapter")
     if phase == "finetune":
         its_tokenizer = tokenizer_file(config.tokenizer or tokenizer_beside(base) or WORLD)
-        save_backbone(backbone, made, tokenizer=its_tokenizer, overwrite=True)  # type: ignore[arg-type]
+        save_backbone(model.backbone, made, tokenizer=its_tokenizer, overwrite=True)  # type: ignore[arg-type]
     elif model.initial is not None:
         save_initial(model.initial, made, overwrite=True)
     else:
         save_adapter(model, made, base=os.path.relpath(base, made), overwrite=True)
-    write_json(output / "result.json", dataclasses.asdict(result))
-    print(f"{made}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped", file=sys.stderr)
-    return 0
+    return made
 
 
 def _check_config(config: TrainConfig, output: Path) -> None:
@@ -170,7 +184,7 @@ def _rows(files: Sequence[str] | str, tokenizer: Any, what: str, **encoding: Any
         rows += kept
         if too_long:
             done = "cut to" if encoding.get("truncate") else "left out, above"
-            print(f"{file}: {len(too_long)} {what} rows {done} {encoding['max_tokens']} tokens", file=sys.stderr)
+            distributed.say(f"{file}: {len(too_long)} {what} rows {done} {encoding['max_tokens']} tokens")
     return rows
 
 
@@ -197,9 +211,19 @@ def curve_of_model(
     system: str,
     seed: int,
     updates: Sequence[str],
+    kinds: Sequence[str] = DEMO_KINDS,
+    split: str = "test",
+    prompt_tokens: Sequence[int] = (),
+    turns: Sequence[int] = (),
+    items: Sequence[int] = (),
+    filler: str | None = None,
     **options: Any,
 ) -> int:
-    """Measure a forgetting curve and write it: {"rows", "answers"}; options as `forgetting_curve`'s."""
+    """Measure a forgetting curve and write it: {"rows", "answers"}.
+
+    Options are `settings_of`'s and `forgetting_curve`'s; filler is a file. Every combination of prompt lengths, turns
+    and items is a curve of its own.
+    """
     known = {str(c): c for c in (*ALL_CONDITIONS, Condition("none"))} | {"wiped": Condition("own", "wiped")}
     if unknown := [name for name in updates if name not in known]:
         raise ValueError(f"--updates has {', '.join(unknown)}; allowed: own, other, mean, none, wiped")
@@ -220,16 +244,38 @@ def curve_of_model(
 
     labels = {"backbone": model.backbone.config.model_type, "system": system, "seed": seed}
     conditions = [known[name] for name in updates]
-    result = forgetting_curve(model, labels=labels, conditions=conditions, seed=seed, tell=tell, **options)
+    text = None if filler is None else Filler.read(filler)
+    lists = {"prompt_tokens": prompt_tokens, "turns": turns, "items": items}
+    settings = settings_of(model.tokenizer, kinds, seed, split, **lists, filler=text)
+    result = CurveResult([], [])
+    for number, setting in enumerate(settings):
+
+        def tell_part(share: float, note: str, number: int = number) -> None:
+            tell((number + share) / len(settings), note)
+
+        one = forgetting_curve(
+            model,
+            labels=labels,
+            conditions=conditions,
+            kinds=kinds,
+            seed=seed,
+            split=split,
+            setting=setting,
+            tell=tell_part,
+            **options,
+        )
+        result = CurveResult(result.rows + one.rows, result.answers + one.answers)
     write_json(path, result._asdict())
     bar.close()
     progress.unlink(missing_ok=True)
     for row in result.rows:
         if row["kind"] == "all":
             low, high = row["late_interval"]
+            named = [f"{name} {row[name]}" for name in ("prompt_tokens", "turns", "items", "window") if name in row]
             print(
                 f"{row['update']:>6} {row['state']:>6} {row['length']:>11} {row['distance_tokens']:>6} tokens:"
                 f"  late {row['late_accuracy']:.3f} [{low:.3f}, {high:.3f}]  all stages {row['accuracy']:.3f}"
+                + "".join(f"  {what}" for what in named)
             )
     return 0
 

@@ -41,14 +41,16 @@ class Condition(NamedTuple):
         return self.update if self.state == "kept" else f"{self.update}, {self.state}"
 
 
-def encode_prompts(model: ProSG, prompts: Sequence[Sequence[int]], batch_size: int = 64) -> EncodedPrompt:
-    """Encode many prompts, batch by batch, in order."""
+def encode_prompts(
+    model: ProSG, prompts: Sequence[Sequence[int]], batch_size: int = 64, window: int | None = None
+) -> EncodedPrompt:
+    """Encode many prompts, batch by batch, in order; window as `ProSG.encode`'s."""
     device = next(model.parameters()).device
     parts = []
     for start in range(0, len(prompts), batch_size):
         some = prompts[start : start + batch_size]
         lengths = torch.tensor([len(ids) for ids in some], device=device)
-        parts.append(model.encode(pad(some).to(device), lengths))
+        parts.append(model.encode(pad(some).to(device), lengths, window=window))
     return EncodedPrompt.join(parts)
 
 
@@ -76,10 +78,12 @@ class Conditions:
         kinds: Sequence[str],
         training: dict[str, list[list[int]]],
         seed: int,
+        window: int | None = None,
     ) -> None:
         """`kinds` names each row's kind; `training` holds token ids of training prompts by kind, for the mean."""
         self.model = model
-        self.own = encode_prompts(model, [row.prompt for row in rows])
+        self.window = window
+        self.own = encode_prompts(model, [row.prompt for row in rows], window=window)
         self.kinds = list(kinds)
         self.training = training
         self.seed = seed
@@ -104,7 +108,7 @@ class Conditions:
             prompts = self.training[kind][:MEAN_PROMPTS]
             if len(prompts) < 64:
                 raise ValueError(f"kind {kind!r} has {len(prompts)} training prompts; the mean update needs 64")
-            update = encode_prompts(self.model, prompts).update
+            update = encode_prompts(self.model, prompts, window=self.window).update
             assert update is not None
             by_kind[kind] = mean_update([update], self.kinds.count(kind))
         order = [i for kind in by_kind for i, k in enumerate(self.kinds) if k == kind]

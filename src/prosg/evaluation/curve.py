@@ -6,14 +6,23 @@ rows -> prompts encoded once -> each condition: stories, forks, late stages -> c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.data.checks import score
 from prosg.data.collate import encode_rows
-from prosg.data.kinds import DEMO_KINDS, KINDS, make_rows
+from prosg.data.kinds import DEMO_KINDS, KINDS, PLAIN, Setting, make_rows
 from prosg.data.record import Row
 from prosg.evaluation.conditions import MEAN_PROMPTS, Condition, Conditions
-from prosg.evaluation.forgetting import Written, free_running, length_controlled
+from prosg.evaluation.forgetting import (
+    LATE_TOKENS,
+    Written,
+    free_running,
+    late_tokens,
+    length_controlled,
+    read_stories,
+)
 from prosg.evaluation.perplexity import Perplexity, perplexity
 from prosg.evaluation.statistics import bootstrap_interval
 from prosg.generate import TOKENS_PER_SENTENCE
@@ -34,7 +43,7 @@ ALL_CONDITIONS = (
 PERPLEXITIES = ("perplexity", "sample_perplexity", "late_perplexity")
 """Over reference answers, in range; see `prosg.evaluation.perplexity`."""
 FREE_TOKENS = 40
-"""Room for a late stage where the model decides on the length itself."""
+"""Room for a late stage of the usual length where the model decides on the length itself."""
 
 
 class CurveResult(NamedTuple):
@@ -56,6 +65,8 @@ def forgetting_curve(
     split: str = "test",
     replay: bool = False,
     free: bool = True,
+    setting: Setting = PLAIN,
+    window: int | None = None,
     tell: Callable[[float, str], None] | None = None,
 ) -> CurveResult:
     """Late-stage accuracy at every distance, under every condition; in range also perplexity and free length.
@@ -71,11 +82,16 @@ def forgetting_curve(
         split: Of the prompts.
         replay: Read the prompt again before the late stage; rows then say how many `extra_tokens` that takes. Only
             length-controlled: where nobody says when the late stage comes, nobody can read the prompt before it.
-        free: Also write answers of free length.
+        free: Also write answers of free length; not where a story or turns are given, which nobody could wait for.
+        setting: What makes the instructions harder. With a filler the story is read from it instead of being sampled,
+            and rows have length "filler"; other turns are read. Rows say what was set, and how many `prompt_tokens`
+            that makes.
+        window: Encode prompts in windows of so many tokens; see `ProSG.encode`.
         tell: Gets the share done and what is being done.
 
     Raises:
-        ValueError: for an unknown kind, and for one that restates what its late stage needs.
+        ValueError: for an unknown kind, for one that restates what its late stage needs, and for a setting that a kind
+            cannot have.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -85,24 +101,34 @@ def forgetting_curve(
     if not sentences or min(sentences) < 1:
         raise ValueError(f"sentences are {', '.join(map(str, sentences)) or 'none'}; each story has at least one")
     tokenizer = model.tokenizer
-    rows = make_rows(kinds, size, seed, split, sentences=(sentences[0], sentences[0]))
+    rows = make_rows(kinds, size, seed, split, sentences=(sentences[0], sentences[0]), setting=setting)
     for row in rows:
-        if len(row.stages) != 2:
+        if len(row.stages) - 2 * len(row.extra.get("turns", ())) != 2:
             raise ValueError(
                 f"kind {row.kind!r} has {len(row.stages)} stages; a curve needs a story and one late stage after it"
             )
     encoded_rows, _ = encode_rows(rows, tokenizer)
     markers = [row.stages[-1].marker for row in rows]
+    turns = [row.answer[row.stages[1].start : row.stages[-1].start] for row in rows]
+    distances = sorted(set(sentences))
+    stories = []
+    if setting.filler is not None:
+        for n in distances:  # the same contents, and stories that begin alike
+            told = make_rows(kinds, size, seed, split, sentences=(n, n), setting=setting)
+            stories.append([row.answer[: row.stages[1].start] for row in told])
+    # Stories have no part in what a prompt gives; a filler's parts differ by split, so training prompts do without it.
+    alike = replace(setting, filler=None)
     training = {
-        kind: [tokenizer.encode(row.prompt) for row in make_rows((kind,), MEAN_PROMPTS, seed, "train")]
+        kind: [tokenizer.encode(row.prompt) for row in make_rows((kind,), MEAN_PROMPTS, seed, "train", setting=alike)]
         for kind in kinds
     }
-    prompts = Conditions(model, encoded_rows, [row.kind for row in rows], training, seed)
+    prompts = Conditions(model, encoded_rows, [row.kind for row in rows], training, seed, window)
+    harder = _named(setting, window)
     results: list[dict[str, Any]] = []
     answers: list[dict[str, Any]] = []
     for number, condition in enumerate(conditions):
         encoded = prompts.encoded(condition)
-        common = {**labels, "split": split, "update": condition.update, "state": condition.state}
+        common = {**labels, "split": split, "update": condition.update, "state": condition.state, **harder}
         if replay:
             common["extra_tokens"] = round(sum(len(row.prompt) for row in encoded_rows) / len(encoded_rows))
 
@@ -112,29 +138,26 @@ def forgetting_curve(
 
         tell_part(0.0)
         scores = None if replay else perplexity(model, encoded_rows, encoded=encoded)
-        cells = length_controlled(
-            model.backbone,
-            encoded,
-            tokenizer,
-            encoded_rows,
-            markers,
-            sentences,
-            seed,
-            replay=replay,
-            tell=tell_part,
-        )
-        measured = [(n, "controlled", cell) for n, cell in zip(sentences, cells, strict=True)]
-        if free and not replay:
-            longest = FREE_TOKENS + sentences[0] * TOKENS_PER_SENTENCE
+        parts = (model.backbone, encoded, tokenizer, encoded_rows, markers)
+        if stories:
+            cells = read_stories(*parts, stories, turns=turns, replay=replay, tell=tell_part)
+        else:
+            cells = length_controlled(*parts, distances, seed, turns=turns, replay=replay, tell=tell_part)
+        how = "filler" if stories else "controlled"
+        at = dict(zip(distances, cells, strict=True))
+        measured = [(n, how, at[n]) for n in sentences]
+        if free and not replay and not stories and not any(turns):
+            longest = FREE_TOKENS + late_tokens(encoded_rows) - LATE_TOKENS + sentences[0] * TOKENS_PER_SENTENCE
             cell = free_running(model.backbone, encoded, tokenizer, encoded_rows, markers, seed, longest)
             measured.append((sentences[0], "free", cell))
         for n, length, cell in measured:
             right = [
-                score(row, written.text, length_controlled=length == "controlled")
+                score(row, written.text, length_controlled=length != "free")
                 for row, written in zip(rows, cell, strict=True)
             ]
             results += _cells(
                 rows,
+                [len(row.prompt) for row in encoded_rows] if harder else [],
                 cell,
                 right,
                 {**common, "sentences": n, "length": length, "in_range": n == sentences[0]},
@@ -149,14 +172,31 @@ def forgetting_curve(
     return CurveResult(results, answers)
 
 
+def _named(setting: Setting, window: int | None) -> dict[str, Any]:
+    """What a row of results says of a setting; nothing of what is not set."""
+    told: dict[str, Any] = {}
+    for name in ("distractors", "turns", "items"):
+        if (pair := getattr(setting, name)) is not None:
+            told[name] = pair[0] if pair[0] == pair[1] else list(pair)
+    if setting.filler is not None:
+        told["filler"] = Path(setting.filler.name).name
+    if window is not None:
+        told["window"] = window
+    return told
+
+
 def _cells(
     rows: Sequence[Row],
+    prompts: Sequence[int],
     written: Sequence[Written],
     right: Sequence[Sequence[bool]],
     common: dict[str, Any],
     scores: Perplexity | None,
 ) -> list[dict[str, Any]]:
-    """One row of results for all kinds together, and one for each."""
+    """One row of results for all kinds together, and one for each.
+
+    prompts: their lengths, tokens, where rows say them.
+    """
     cells = []
     for kind in ("all", *dict.fromkeys(row.kind for row in rows)):
         chosen = [i for i, row in enumerate(rows) if kind in ("all", row.kind)]
@@ -167,6 +207,7 @@ def _cells(
                 **common,
                 "kind": kind,
                 "distance_tokens": round(sum(written[i].distance_tokens for i in chosen) / len(chosen)),
+                **({"prompt_tokens": round(sum(prompts[i] for i in chosen) / len(chosen))} if prompts else {}),
                 "n": len(chosen),
                 **{name: getattr(scores, name) if scores and kind == "all" else None for name in PERPLEXITIES},
                 "accuracy": sum(all(right[i]) for i in chosen) / len(chosen),

@@ -3,6 +3,9 @@
 Free-running and length-controlled: each row samples one long story; at every wanted number of sentences the state is
 forked, the late stage's marker forced, and the late stage written greedily. While the story lasts, the marker's first
 token and the end cannot be drawn. Distances are tokens really generated before the late stage.
+
+Where the story is a text that is given (`read_stories`), it is read instead of written, and nothing is drawn. Other
+turns are read in both, after the story, and count in the distance.
 """
 
 from __future__ import annotations
@@ -22,11 +25,13 @@ from prosg.perturb import uniforms
 from prosg.state import State, map_state, replace_rows, take_rows
 from prosg.tokenizer import AnyTokenizer
 
-__all__ = ["Written", "free_running", "length_controlled"]
+__all__ = ["LATE_TOKENS", "Written", "free_running", "late_tokens", "length_controlled", "read_stories"]
 
 TEMPERATURE = 0.8
 LATE_TOKENS = 48
-"""Longest late stage."""
+"""Longest late stage, unless a row's own is longer."""
+CHUNK = 512
+"""Tokens of a given story that are read in one call."""
 
 
 class Written(NamedTuple):
@@ -34,13 +39,18 @@ class Written(NamedTuple):
 
     text: str
     distance_tokens: int
-    """tokens generated, or read again, before the late stage"""
+    """tokens generated, or given, before the late stage"""
 
 
 class _Fork(NamedTuple):
     state: State
     tokens: Tensor
     """(B,) story tokens read at the fork; 0 where it has not come"""
+
+
+def late_tokens(rows: Sequence[EncodedRow]) -> int:
+    """Room for a late stage: that of every row fits, its end token included."""
+    return max(LATE_TOKENS, *(len(row.answer) - row.late_text for row in rows))
 
 
 @torch.no_grad()
@@ -53,12 +63,14 @@ def length_controlled(
     sentences: Sequence[int],
     seed: int,
     *,
+    turns: Sequence[str] = (),
     replay: bool = False,
     tell: Callable[[float], None] | None = None,
 ) -> list[list[Written]]:
     """For each number of `sentences`, every row's answer. `markers` opens each row's late stage.
 
-    replay: the prompt is read again before the marker (a rival that needs no module). `tell` gets the share done.
+    turns: other turns of each row, read after the story. replay: the prompt is read again before the marker (a rival
+    that needs no module). `tell` gets the share done.
     """
     marker_ids = [tokenizer.encode(marker) for marker in markers]
     device = encoded.logits.device
@@ -100,25 +112,86 @@ def length_controlled(
     table = torch.stack(story, 1).tolist()
     answers = []
     for n in sentences:
-        forced = [(row.prompt if replay else []) + ids for row, ids in zip(rows, marker_ids, strict=True)]
-        late = _late_stage(backbone, forks[n].state, encoded, forced)
-        at = forks[n].tokens.tolist()
-        answers.append(
-            [Written(tokenizer.decode(table[i][: at[i]] + marker_ids[i] + late[i]), at[i]) for i in range(batch)]
-        )
+        written = [row[:at] for row, at in zip(table, forks[n].tokens.tolist(), strict=True)]
+        answers.append(_answers(backbone, forks[n].state, encoded, tokenizer, rows, written, markers, turns, replay))
     return answers
 
 
+@torch.no_grad()
+def read_stories(
+    backbone: Backbone,
+    encoded: EncodedPrompt,
+    tokenizer: AnyTokenizer,
+    rows: Sequence[EncodedRow],
+    markers: Sequence[str],
+    stories: Sequence[Sequence[str]],
+    *,
+    turns: Sequence[str] = (),
+    replay: bool = False,
+    tell: Callable[[float], None] | None = None,
+) -> list[list[Written]]:
+    """For each of `stories`, which are every row's story at one distance, every row's answer after reading it.
+
+    A row's stories begin with one another, shorter ones first: the longest is read once. Other options as
+    `length_controlled`'s. Raises ValueError for stories that do not begin so.
+    """
+    state, told = encoded.state, [""] * len(rows)
+    ids: list[list[int]] = [[] for _ in rows]
+    answers = []
+    for number, texts in enumerate(stories):
+        if not all(text.startswith(before) for text, before in zip(texts, told, strict=True)):
+            raise ValueError("a row's longer story has to begin with its shorter one")
+        more = [tokenizer.encode(text[len(before) :]) for text, before in zip(texts, told, strict=True)]
+        state = _read(backbone, state, encoded, more)
+        ids, told = [a + b for a, b in zip(ids, more, strict=True)], list(texts)
+        answers.append(_answers(backbone, state, encoded, tokenizer, rows, ids, markers, turns, replay))
+        if tell is not None:
+            tell((number + 1) / len(stories))
+    return answers
+
+
+def _read(backbone: Backbone, state: State, encoded: EncodedPrompt, ids: Sequence[Sequence[int]]) -> State:
+    """The state after these tokens of each row, read chunk by chunk under the update."""
+    device = encoded.logits.device
+    for start in range(0, max(map(len, ids)), CHUNK):
+        piece = [row[start : start + CHUNK] for row in ids]
+        lengths = torch.tensor([len(row) for row in piece], device=device)
+        output = backbone(pad(piece).to(device), state, update=encoded.update, lengths=lengths, logits="none")
+        state = output.state
+    return state
+
+
+def _answers(
+    backbone: Backbone,
+    state: State,
+    encoded: EncodedPrompt,
+    tokenizer: AnyTokenizer,
+    rows: Sequence[EncodedRow],
+    stories: Sequence[list[int]],
+    markers: Sequence[str],
+    turns: Sequence[str],
+    replay: bool,
+) -> list[Written]:
+    """Every row's answer from the state after its story: turns and marker are read, the late stage is written."""
+    marker_ids = [tokenizer.encode(marker) for marker in markers]
+    between = [tokenizer.encode(text) for text in turns] if turns else [[] for _ in rows]
+    again = [row.prompt if replay else [] for row in rows]
+    forced = [a + b + c for a, b, c in zip(between, again, marker_ids, strict=True)]
+    late = _late_stage(backbone, state, encoded, forced, late_tokens(rows))
+    before = [story + turn for story, turn in zip(stories, between, strict=True)]
+    return [Written(tokenizer.decode(before[i] + marker_ids[i] + late[i]), len(before[i])) for i in range(len(rows))]
+
+
 def _late_stage(
-    backbone: Backbone, state: State, encoded: EncodedPrompt, forced: Sequence[Sequence[int]]
+    backbone: Backbone, state: State, encoded: EncodedPrompt, forced: Sequence[Sequence[int]], room: int
 ) -> list[list[int]]:
-    """Read the forced tokens, then write greedily until the end token."""
+    """Read the forced tokens, then write greedily until the end token, at most `room` tokens."""
     device = encoded.logits.device
     lengths = torch.tensor([len(ids) for ids in forced], device=device)
     output = backbone(pad(forced).to(device), state, update=encoded.update, lengths=lengths, logits="last")
     written: list[list[int]] = [[] for _ in forced]
     running = torch.ones(len(forced), dtype=torch.bool, device=device)
-    for _ in range(LATE_TOKENS):
+    for _ in range(room):
         assert output.logits is not None
         token = output.logits.argmax(1)
         running &= token != Sampling.end_token
