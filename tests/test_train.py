@@ -21,19 +21,22 @@ import torch
 from safetensors.torch import load_file
 
 import prosg.commands
+import prosg.precision
 import prosg.train
 from prosg.adapter import load_model
 from prosg.backbones.rwkv4 import RWKV4
+from prosg.callbacks import Stop
 from prosg.checkpoint import load_backbone
 from prosg.cli import main
 from prosg.config import Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
+from prosg.data.batches import StepBatches
 from prosg.data.collate import EncodedRow, collate, encode_rows, replay_prompt
 from prosg.data.record import read_rows, row_to_dict
 from prosg.evaluation.perplexity import perplexity
 from prosg.initial_state import STATE_FILE, InitialState, load_initial
 from prosg.prosg import ProSG
 from prosg.tokenizer import load_tokenizer
-from prosg.train import ProSGTrainer, StepBatches, complete_checkpoints, fit
+from prosg.train import ProSGTrainer, complete_checkpoints, fit
 from workshop import Workshop, losses, make_workshop, steps
 
 
@@ -491,7 +494,7 @@ HISTORIES = [
 @pytest.mark.parametrize(("rule", "values", "ended", "reached"), HISTORIES)
 def test_stop_rules(rule: StopRule, values: list[float], ended: bool, reached: bool) -> None:
     history = [{"loss": 1.0}, *({f"eval_{rule.metric}": value} for value in values)]
-    stop = prosg.train.Stop(rule)
+    stop = Stop(rule)
     assert stop.ended(history) is ended
     assert stop.reached(history) is reached
 
@@ -512,10 +515,10 @@ def test_bf16_is_autocast_over_fp32_weights(shop: Workshop, tmp_path: Path) -> N
 
 
 def test_a_probed_type_is_kept(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prosg.train, "probe_dtype", lambda _: "bf16")
+    monkeypatch.setattr(prosg.precision, "probe_dtype", lambda _: "bf16")
     command = shop.command("finetune", tmp_path / "run", "--dtype", "auto")
     killed(command, between_steps())
-    monkeypatch.setattr(prosg.train, "probe_dtype", lambda _: "fp32")
+    monkeypatch.setattr(prosg.precision, "probe_dtype", lambda _: "fp32")
     assert main(command) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["dtype"] == "bf16"
 

@@ -21,6 +21,7 @@ from jsonargparse import Namespace
 from prosg.cli_parts import (
     Parser,
     check_text,
+    complain,
     dtype_named,
     encode_prompt,
     load,
@@ -58,14 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         known = error.filename is not None and error.strerror is not None
-        return _complain(f"{error.filename}: {error.strerror}" if known else str(error))
+        return complain(f"{error.filename}: {error.strerror}" if known else str(error))
     except ValueError as error:
-        return _complain(str(error))
-
-
-def _complain(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+        return complain(str(error))
 
 
 def _path(options: Namespace) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 __all__ = [
     "Parser",
     "check_text",
+    "complain",
     "dtype_named",
     "encode_prompt",
     "load",
@@ -27,6 +29,16 @@ TOKENIZER_HELP = (
 )
 
 
+def complain(message: str) -> int:
+    """Say what was wrong on one line of stderr; returns the exit status. Of several processes one does for all."""
+    if "LOCAL_RANK" in os.environ:
+        from prosg.distributed import wait_to_be_ended  # PyTorch takes seconds to import
+
+        wait_to_be_ended()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
 class Parser(ArgumentParser):
     """jsonargparse's, with errors on one line, in a user's words."""
 
@@ -37,8 +49,7 @@ class Parser(ArgumentParser):
             line = re.sub(r"\b(?:\w+\.)+", "", line)  # names of commands
         for pattern, words in PLAIN_WORDS:
             line = re.sub(pattern, words, line)
-        print(f"error: {line} (see {self.prog.replace(' [options]', '')} --help)", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(complain(f"{line} (see {self.prog.replace(' [options]', '')} --help)"))
 
 
 PLAIN_WORDS = (

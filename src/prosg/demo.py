@@ -284,7 +284,7 @@ def _rival_curves(folder: Path, seed: int, plan: Plan, best: dict[str, float]) -
 
 def _dtype(out: Path, plan: Plan) -> str:
     """Probed once for a folder, on one thread as the jobs run, and recorded."""
-    from prosg.train import probe_dtype
+    from prosg.precision import probe_dtype
 
     path = out / "dtype"
     if not path.exists():

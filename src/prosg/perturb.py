@@ -116,9 +116,11 @@ class StoryBank:
     the batch. So a bank holds states of every age that the restarts allow.
     """
 
-    def __init__(self, settings: Perturbation, seed: int) -> None:
+    def __init__(self, settings: Perturbation, seed: int, process: int = 0) -> None:
+        """Each of several processes has a bank of its own, with draws of its own."""
         self.settings = settings
         self.seed = seed
+        self.rows = process * settings.bank_size + np.arange(settings.bank_size)
         self.state: State | None = None
         self.update: Update | None = None
 
@@ -137,7 +139,7 @@ class StoryBank:
             self.fill(state, update)
         assert self.state is not None
         p, batch = self.settings, stories.shape[0]
-        order = uniforms(self.seed, step, np.arange(p.bank_size), 3)
+        order = uniforms(self.seed, step, self.rows, 3)
         rows = torch.from_numpy(np.sort(np.argsort(order[:, 0])[: p.bank_rows])).to(stories.device)
         source = torch.from_numpy((order[:, 1] * batch).astype(np.int64)).to(stories.device)[rows]
         renew = torch.from_numpy(order[:, 2] < p.bank_restart).to(stories.device)[rows]

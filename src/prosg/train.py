@@ -13,14 +13,13 @@ kill at any moment leaves only complete ones; steps with an exploding gradient a
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,18 +31,22 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
+from prosg import distributed
 from prosg.backbones.native import Native
-from prosg.config import Optimisation, StopRule, TrainConfig
-from prosg.data.collate import EncodedRow, LengthBatches, collate
+from prosg.callbacks import Report, StepLog, Stop
+from prosg.config import TrainConfig
+from prosg.data.batches import StepBatches
+from prosg.data.collate import EncodedRow, collate
 from prosg.evaluation.perplexity import perplexity
 from prosg.perturb import StoryBank, draw
+from prosg.precision import settle_dtype
 from prosg.prosg import ProSG
 
-__all__ = ["Phase", "ProSGTrainer", "TrainResult", "check", "fit", "probe_dtype"]
+__all__ = ["Phase", "ProSGTrainer", "TrainResult", "check", "fit"]
 
 Phase = Literal["finetune", "synthesize", "static", "state"]
 STAGING = ".writing"
-WEIGHTS, BANK = "weights.safetensors", "bank.safetensors"
+WEIGHTS, COUNTERS = "weights.safetensors", "counters.json"
 SKIPS = 100
 """Steps skipped in a row after which a run is given up."""
 
@@ -58,33 +61,6 @@ class TrainResult:
     reached: bool | None
     metrics: dict[str, float]
     dtype: str
-
-
-class StepBatches:
-    """Row indices of every micro-batch of a run, in order: epochs of length-grouped batches, one after the other.
-
-    A step's rows are the same however many parts (`accumulation`) they are read in.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, accumulation: int, steps: int, seed: int) -> None:
-        self.epochs = LengthBatches(lengths, batch_size, seed=seed, drop_last=len(lengths) >= batch_size)
-        self.accumulation, self.steps = accumulation, steps
-        self.batch_size = batch_size // accumulation
-        self.drop_last = False
-
-    def __len__(self) -> int:
-        return self.steps * self.accumulation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        steps = range(self.steps)
-        for _, batch in zip(steps, self._batches(), strict=False):
-            cuts = [len(batch) * part // self.accumulation for part in range(self.accumulation + 1)]
-            yield from (batch[start:end] for start, end in itertools.pairwise(cuts))
-
-    def _batches(self) -> Iterator[list[int]]:
-        for epoch in itertools.count():
-            self.epochs.set_epoch(epoch)
-            yield from self.epochs
 
 
 class ProSGTrainer(Trainer):  # type: ignore[misc]
@@ -105,7 +81,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
         self.settings = config
         self.rows, self.validation = rows, validation
-        self.bank = StoryBank(config.perturbation, config.seed)
+        self.bank = StoryBank(config.perturbation, config.seed, distributed.rank())
         self.tick = 0  # micro-batches read so far
         self.norms = 0.0  # running mean of the gradient norm
         self.skipped = 0
@@ -117,22 +93,29 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
     # -- data
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The run's batches, split over processes by Accelerate."""
+        """This process' share of the run's batches."""
         optim = self.settings.optim
-        lengths = [len(row.prompt) + len(row.answer) for row in self.rows]
-        sampler = StepBatches(lengths, optim.batch_size, optim.accumulation, optim.steps, self.settings.seed)
+        sampler = StepBatches(
+            [row.tokens for row in self.rows],
+            optim.batch_size,
+            optim.accumulation,
+            optim.steps,
+            self.settings.seed,
+            distributed.rank(),
+            distributed.size(),
+        )
 
         def gather(rows: list[EncodedRow]) -> dict[str, Tensor]:
             return collate(rows, late_weight=optim.late_weight)
 
-        loader: DataLoader[Any] = DataLoader(self.rows, batch_sampler=sampler, collate_fn=gather)  # type: ignore[arg-type]
-        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+        pinned = self.args.dataloader_pin_memory
+        # Not prepared by Accelerate, which would share it out a second time.
+        return DataLoader(self.rows, batch_sampler=sampler, collate_fn=gather, pin_memory=pinned)  # type: ignore[arg-type]
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        count = torch.stack([(batch["weights"] > 0).sum() for batch in batch_samples]).sum().to(device)
-        if self.args.world_size > 1:
-            count = self.accelerator.gather(count).sum()
-        return count
+        """Answer tokens of the whole step, over its parts and all processes."""
+        mine = sum(float((batch["weights"] > 0).sum()) for batch in batch_samples)
+        return torch.tensor(round(distributed.total(mine, device)), device=device)
 
     # -- a step
 
@@ -162,7 +145,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         if p.loads:
             self._grow(inputs, scored.encoded)
         self.tick += 1
-        loss = scored.loss * self.accelerator.num_processes
+        loss = scored.loss * distributed.size()  # gradients are averaged over the processes
         return (loss, scored) if return_outputs else loss
 
     def _grow(self, inputs: dict[str, Tensor], encoded: Any = None) -> None:
@@ -174,8 +157,13 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the Trainer's; the loss is kept for the step's log line."""
         loss: Tensor = super().training_step(*args, **kwargs)
-        self.last_loss += float(loss) / self.accelerator.num_processes
+        self.last_loss += float(loss) / distributed.size()
         return loss
+
+    def take(self) -> dict[str, Any]:
+        """The step's line in the log: the loss over all processes, gradient norm, steps skipped so far."""
+        loss, self.last_loss = distributed.total(self.last_loss, self.args.device), 0.0
+        return {"loss": loss, "grad_norm": self.last_norm, "skipped": self.skipped}
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clip; drop the gradients, so that the optimiser has nothing to do, where their norm has exploded."""
@@ -199,13 +187,17 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
     # -- evaluation
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Perplexities and exact predictions on the validation rows."""
+        """Perplexities and exact predictions on the validation rows.
+
+        Every process scores all of them, as sharded weights want it, and the first one's numbers count.
+        """
         training = self.model.training
         self.model.eval()
         with self.compute_loss_context_manager():
             scores = perplexity(self.model, self.validation, self.args.per_device_train_batch_size)
         self.model.train(training)
-        metrics = {f"eval_{k}": float(v) for k, v in scores.to_dict().items() if v is not None}
+        measured = {f"eval_{k}": float(v) for k, v in scores.to_dict().items() if v is not None}
+        metrics = distributed.first(lambda: measured)
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -225,22 +217,27 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         name = f"checkpoint-{self.state.global_step}"
         if (out / name).exists():  # saved at this step already
             return
-        shutil.rmtree(out / STAGING, ignore_errors=True)
+        if distributed.is_first():
+            shutil.rmtree(out / STAGING, ignore_errors=True)
+        distributed.barrier()
         super()._save_checkpoint(model, trial)
-        (out / STAGING / name).rename(out / name)
-        for old in complete_checkpoints(out)[:-2]:
-            shutil.rmtree(old)
+        distributed.barrier()
+        if distributed.is_first():
+            (out / STAGING / name).rename(out / name)
+            for old in complete_checkpoints(out)[:-2]:
+                shutil.rmtree(old)
+        distributed.barrier()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """What trains, and what the perturbations remember."""
+        """What trains, and what the perturbations remember: each process' own."""
         assert output_dir is not None
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.trained_state(), folder / WEIGHTS)
-        save_file(self.bank.state_dict(), folder / BANK)
-        (folder / "counters.json").write_text(
-            json.dumps({"tick": self.tick, "norms": self.norms, "skipped": self.skipped, "seconds": self.seconds})
-        )
+        save_file(self.bank.state_dict(), folder / _bank_file(distributed.rank()))
+        if distributed.is_first():
+            save_file(self.trained_state(), folder / WEIGHTS)
+            counters = {"tick": self.tick, "norms": self.norms, "skipped": self.skipped, "seconds": self.seconds}
+            (folder / COUNTERS).write_text(json.dumps(counters | {"processes": distributed.size()}))
 
     @property
     def seconds(self) -> float:
@@ -249,9 +246,18 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
+        counters = json.loads((folder / COUNTERS).read_text())
+        before = counters.get("processes", 1)
+        if self.settings.perturbation.loads and before != distributed.size():
+            raise ValueError(
+                f"{folder}: written by {before} processes, each with states of long text of its own; go on with as "
+                f"many, not {distributed.size()}"
+            )
         self.model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-        self.bank.load_state_dict(load_file(folder / BANK, device=str(self.args.device)), self.model.backbone)
-        counters = json.loads((folder / "counters.json").read_text())
+        kept = folder / _bank_file(distributed.rank())
+        if kept.exists():
+            device = next(self.model.parameters()).device
+            self.bank.load_state_dict(load_file(kept, device=str(device)), self.model.backbone)
         self.tick, self.norms, self.skipped = counters["tick"], counters["norms"], counters["skipped"]
         self.began = time.perf_counter() - counters["seconds"]
 
@@ -266,117 +272,14 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
-class StepLog(TrainerCallback):  # type: ignore[misc]
-    """steps.jsonl: one line per optimiser step, cut back to the checkpoint at a resume."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.trainer: ProSGTrainer
-        self.file: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        lines = []
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] <= state.global_step:
-                        lines.append(line + "\n")
-                except json.JSONDecodeError:  # cut by a kill
-                    break
-        whole = self.path.with_suffix(".tmp")
-        whole.write_text("".join(lines))
-        whole.replace(self.path)
-        self.file = self.path.open("a", buffering=1)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        t = self.trainer
-        row = {"step": state.global_step, "loss": t.last_loss, "grad_norm": t.last_norm, "skipped": t.skipped}
-        self.file.write(json.dumps(row) + "\n")
-        t.last_loss = 0.0
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.file.close()
-
-
-class Stop(TrainerCallback):  # type: ignore[misc]
-    """The stop rule. It looks at the logged history alone, so a resumed run stops where it would have stopped."""
-
-    def __init__(self, rule: StopRule) -> None:
-        self.rule = rule
-
-    def reached(self, history: Sequence[dict[str, Any]]) -> bool:
-        """Whether the value was reached, `times` times in a row, at the end of a history."""
-        values = self._values(history)
-        last = values[-self.rule.times :] if self.rule.times else []
-        return len(last) == self.rule.times > 0 and all(v >= self._sign * self.rule.value for v in last)
-
-    @property
-    def _sign(self) -> float:
-        return -1.0 if self.rule.falling else 1.0
-
-    def _values(self, history: Sequence[dict[str, Any]]) -> list[float]:
-        key = f"eval_{self.rule.metric}"
-        return [self._sign * row[key] for row in history if key in row]
-
-    def ended(self, history: Sequence[dict[str, Any]]) -> bool:
-        """Whether training stops at the end of a history."""
-        values = self._values(history)
-        stale = len(values) - 1 - values.index(max(values)) if values else 0
-        return self.reached(history) or (self.rule.patience > 0 and stale >= self.rule.patience)
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if self.ended(state.log_history):
-            control.should_training_stop = True
-            control.should_save = True
-        return control
-
-
-class Report(TrainerCallback):  # type: ignore[misc]
-    """Hands (step, newest metrics) to a function of the caller's."""
-
-    def __init__(self, tell: Callable[[int, dict[str, Any]], None]) -> None:
-        self.tell = tell
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % 10 == 0:
-            self.tell(state.global_step, {})
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        self.tell(state.global_step, metrics or {})
+def _bank_file(process: int) -> str:
+    return f"bank-{process}.safetensors" if process else "bank.safetensors"
 
 
 def complete_checkpoints(output: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
     found = [p for p in output.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
-
-
-def probe_dtype(backbone: Any, rows: int = 32, seconds: float = 0.5) -> str:
-    """bf16 where this backbone's passes, there and back, are half as fast again under autocast as in fp32; else fp32.
-
-    Lengths change from pass to pass, as in training: on a CPU each new shape costs bf16 products a set-up.
-    """
-    device = next(backbone.parameters()).device
-    trainable = [p.requires_grad for p in backbone.parameters()]
-    backbone.requires_grad_(True)
-
-    def rate(enabled: bool) -> float:
-        count, start = -1, time.perf_counter()
-        while count < 1 or time.perf_counter() - start < seconds:
-            if count == 0:
-                start = time.perf_counter()
-            tokens = torch.zeros(rows, 33 + 7 * (count % 5), dtype=torch.int64, device=device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-                loss = torch.log_softmax(backbone(tokens, keep_state=False).logits.float(), 2)[..., 0].mean()
-            loss.backward()
-            count += 1
-        return count / (time.perf_counter() - start)
-
-    faster = rate(True) > 1.5 * rate(False)
-    backbone.zero_grad(set_to_none=True)
-    for parameter, before in zip(backbone.parameters(), trainable, strict=True):
-        parameter.requires_grad_(before)
-    return "bf16" if faster else "fp32"
 
 
 def check(
@@ -403,8 +306,15 @@ def check(
         raise ValueError("optim.checkpointing must be false for a model that transformers runs")
     if not rows:
         raise ValueError("there are no rows to train on")
-    if len(rows) < config.optim.accumulation:
-        raise ValueError(f"{len(rows)} rows cannot be read in {config.optim.accumulation} parts (optim.accumulation)")
+    parts, processes = config.optim.accumulation, distributed.size()
+    shared = f" by {processes} processes" if processes > 1 else ""
+    if len(rows) < parts * processes:
+        raise ValueError(f"{len(rows)} rows cannot be read in {parts} parts (optim.accumulation){shared}")
+    if config.optim.batch_size % (parts * processes):
+        raise ValueError(
+            f"optim.batch_size is {config.optim.batch_size}; read in {parts} parts (optim.accumulation){shared} it must "
+            f"be a multiple of {parts * processes}"
+        )
     judged = config.stop.times or config.stop.patience
     if judged and config.stop.metric.startswith("late_") and not any(row.has_stages for row in validation):
         raise ValueError(f"stop.metric is {config.stop.metric}, but no validation row has stages; choose another")
@@ -433,20 +343,21 @@ def fit(
         model.initial.requires_grad_(True)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    dtype = _settle_dtype(config.dtype, output, model)
+    dtype = settle_dtype(config.dtype, output, model)
     log = StepLog(output / "steps.jsonl")
     stop = Stop(config.stop)
     callbacks: list[TrainerCallback] = [log, stop]
-    if tell is not None:
+    if tell is not None and distributed.is_first():
         callbacks.append(Report(tell))
     trainer = ProSGTrainer(
-        model, config, _arguments(config, config.optim, dtype, bool(validation)), rows, validation, callbacks
+        model, config, _arguments(config, model, dtype, bool(validation)), rows, validation, callbacks
     )
-    log.trainer = trainer
+    log.take = trainer.take
     trainer.remove_callback(PrinterCallback)
     checkpoints = complete_checkpoints(output)
     trainer.go_on(checkpoints[-1] if checkpoints else None, stop)
-    shutil.rmtree(output / STAGING, ignore_errors=True)
+    if distributed.is_first():
+        shutil.rmtree(output / STAGING, ignore_errors=True)
     model.eval()
     history = trainer.state.log_history
     metrics: dict[str, float] = next((h for h in reversed(history) if any(k.startswith("eval_") for k in h)), {})
@@ -460,23 +371,12 @@ def fit(
     )
 
 
-def _settle_dtype(wanted: str, output: Path, model: ProSG) -> str:
-    """Probe once for a run: a resumed one keeps what it began with."""
-    recorded = output / "dtype"
-    if wanted == "auto":
-        wanted = recorded.read_text() if recorded.exists() else probe_dtype(model.backbone)
-    if not recorded.exists():
-        whole = recorded.with_suffix(".tmp")
-        whole.write_text(wanted)
-        whole.replace(recorded)
-    return wanted
-
-
-def _arguments(config: TrainConfig, optim: Optimisation, dtype: str, evaluate: bool) -> TrainingArguments:
+def _arguments(config: TrainConfig, model: ProSG, dtype: str, evaluate: bool) -> TrainingArguments:
+    optim = config.optim
     use_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     return TrainingArguments(
         output_dir=config.output,
-        per_device_train_batch_size=optim.batch_size // optim.accumulation,
+        per_device_train_batch_size=optim.batch_size // (optim.accumulation * distributed.size()),
         gradient_accumulation_steps=optim.accumulation,
         max_steps=optim.steps,
         learning_rate=optim.lr,
@@ -500,7 +400,8 @@ def _arguments(config: TrainConfig, optim: Optimisation, dtype: str, evaluate: b
         remove_unused_columns=False,
         disable_tqdm=not config.progress or not sys.stderr.isatty(),
         log_level="error",
-        accelerator_config={"split_batches": True},
+        # Models of transformers may have parameters that a batch does not touch; the native ones have none.
+        ddp_find_unused_parameters=not isinstance(model.backbone, Native),
         dataloader_pin_memory=not use_cpu,
     )
 
