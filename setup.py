@@ -30,6 +30,6 @@ setup(
         Extension(
             f"prosg.ops._{name}", [f"src/prosg/ops/{name}.c"], depends=sorted(glob("src/prosg/ops/*.h")), optional=True
         )
-        for name in ("wkv4", "wkv7")
+        for name in ("wkv4", "wkv7", "selective_scan")
     ],
 )

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from prosg.backbones.base import TAPS, Logits, Output, Taps, last_valid
 from prosg.backbones.hf_cache import CACHES, Attention, Cache, Read
+from prosg.backbones.hf_scan import KERNEL_NAMES, describe_scan, use_scan
 from prosg.lowrank import Site, Update, add_delta, check_update, take_update_rows
 from prosg.state import State, choose_rows, join_states, map_state, take_rows
 
@@ -83,13 +84,15 @@ class HFBackbone(nn.Module):
     continues = False
     perturbations = ("wipe", "swap")
 
-    def __init__(self, model: Any, names: Sequence[str] = ()) -> None:
+    def __init__(self, model: Any, names: Sequence[str] = (), kernel: str = "auto") -> None:
         """`model` is a causal language model of transformers; `names` picks projections instead of `HF_SITES`.
 
         A name is the end of a module's path, "out_proj" or "attn.c_proj", with dots or underscores between its parts.
+        `kernel` is what runs Mamba's recurrence: see `hf_scan`.
 
         Raises:
-            ValueError: where no projection has such a name, and for a model whose cache cannot become a state.
+            ValueError: where no projection has such a name, for a model whose cache cannot become a state, and for a
+                kernel that this type does not have.
         """
         super().__init__()
         self.model = model
@@ -98,6 +101,8 @@ class HFBackbone(nn.Module):
         if reason := self.cache.refuse(model):
             raise ValueError(f"{self.model_type}: {reason}")
         self.modules_by_site, self.layer_names = _find_sites(model, self.model_type, names)
+        self.kernel = kernel
+        self._no_scan = use_scan(model, kernel)
         self.train(self.training)
 
     @property
@@ -121,7 +126,11 @@ class HFBackbone(nn.Module):
         """What runs the model."""
         import transformers
 
-        return f"transformers {transformers.__version__}, {self.model_type}"
+        name = f"transformers {transformers.__version__}, {self.model_type}"
+        if self.model_type not in KERNEL_NAMES:
+            return name
+        dtype = self.model.get_input_embeddings().weight.dtype
+        return f"{name}; {describe_scan(self.kernel, self._no_scan, self.device, dtype)}"
 
     def train(self, mode: bool = True) -> HFBackbone:
         """Set the mode of this module alone: the model stays in evaluation mode."""
@@ -273,7 +282,7 @@ class HFBackbone(nn.Module):
             state = call.state if lengths is None else choose_rows(lengths > t, call.state, state)
             calls.append(call)
         logits = torch.cat([call.logits for call in calls], 1)
-        if asked.positions is not None:
+        if asked.positions is not None and logits.shape[1] > 1:
             logits = logits.gather(1, asked.positions.unsqueeze(2).expand(-1, -1, logits.shape[2]))
         inputs = {site: torch.cat([call.inputs[site] for call in calls], 1) for site in calls[0].inputs}
         return _Call(logits, inputs, state)

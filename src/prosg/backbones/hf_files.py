@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from prosg.backbones.hf import HF_SITES, HFBackbone
+from prosg.backbones.hf_scan import KERNEL_NAMES
 from prosg.files import CheckpointError, read_json, written_whole
 from prosg.tokenizer import stored_name
 
@@ -39,13 +40,11 @@ def load_hf(
     kernel: str = "auto",
 ) -> HFBackbone:
     """A backbone from a folder; dtype None keeps the folder's own type. CheckpointError for what cannot be loaded."""
-    if kernel != "auto":
-        raise ValueError(
-            f"kernel is {kernel!r}, but {path} is run by transformers, which chooses its own; allowed: auto"
-        )
+    if kernel not in (allowed := KERNEL_NAMES.get(hf_type(path, names), ("auto",))):
+        raise ValueError(f"kernel is {kernel!r}, but {path} is run by transformers; allowed: {', '.join(allowed)}")
     model = load_hf_model(path, dtype)
     try:
-        backbone = HFBackbone(model, names)
+        backbone = HFBackbone(model, names, kernel)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return backbone.to(device)

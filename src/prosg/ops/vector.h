@@ -39,7 +39,7 @@ TARGET static INLINE void NAME(copy)(int64_t rows, int64_t n, const REAL *from, 
 }
 
 /* An (n, n) matrix, in blocks of 4 by 4. */
-TARGET static void NAME(transpose)(int64_t n, const REAL *from, int64_t from_step, REAL *to, int64_t to_step)
+TARGET static inline void NAME(transpose)(int64_t n, const REAL *from, int64_t from_step, REAL *to, int64_t to_step)
 {
     int64_t whole = 0;
 #if defined(__GNUC__)
@@ -89,7 +89,7 @@ TARGET static INLINE void NAME(sums)(const int n, const VEC *x, REAL *out)
 }
 
 /* n is a multiple of WIDTH. */
-TARGET static REAL NAME(dot)(int64_t n, const REAL *x, const REAL *y)
+TARGET static inline REAL NAME(dot)(int64_t n, const REAL *x, const REAL *y)
 {
     VEC parts = {0};
     REAL sum;
