@@ -20,10 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prosg.backbones.base import Backbone
+from prosg.data.collate import pad
 from prosg.encoded import EncodedPrompt
 from prosg.perturb import uniforms
 
-__all__ = ["Generation", "Sampling", "decode", "generate_texts", "pick", "sentence_ends", "stream_text"]
+__all__ = ["Again", "Generation", "Sampling", "decode", "generate_texts", "pick", "sentence_ends", "stream_text"]
 
 
 TOKENS_PER_SENTENCE = 24
@@ -81,6 +82,14 @@ class Generation(NamedTuple):
     ids: list[int]
     reason: str
     """"end", "stop" or "length"."""
+
+
+class Again(NamedTuple):
+    """Prompts that are read again while the answer is written, each time before the token written last."""
+
+    prompts: Sequence[Sequence[int]]
+    every: int
+    """tokens of the answer from one reading to the next"""
 
 
 def pick(
@@ -151,11 +160,12 @@ def decode(
     markers: Sequence[Sequence[int]] | None = None,
     ends_sentence: Tensor | None = None,
     rows: np.ndarray | None = None,
+    again: Again | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (tokens (B,), running (B,)) step by step: rows that have not ended before this token.
 
     markers: ids of each row's marker; ends_sentence (V,): see `sentence_ends`; rows (B,): numbers that the random
-    draws belong to, 0, 1, ... by default.
+    draws belong to, 0, 1, ... by default; again: prompts to read again, a rival that needs no module.
     """
     device, batch = encoded.logits.device, encoded.batch
     marker = Markers(markers or [[]] * batch, device)
@@ -189,8 +199,12 @@ def decode(
         running = running & (token != sampling.end_token)
         if not bool(running.any()) or step + 1 == longest:
             return
+        read, lengths = token.unsqueeze(1), None
+        if again is not None and (step + 1) % again.every == 0:
+            texts = [[*prompt, last] for prompt, last in zip(again.prompts, token.tolist(), strict=True)]
+            read, lengths = pad(texts).to(device), torch.tensor([len(text) for text in texts], device=device)
         with torch.no_grad():
-            output = backbone(token.unsqueeze(1), state, update=encoded.update, logits="last")
+            output = backbone(read, state, update=encoded.update, lengths=lengths, logits="last")
         assert output.logits is not None
         logits, state = output.logits, output.state
 
@@ -205,8 +219,16 @@ def _markers(sampling: Sampling, tokenizer: Any, batch: int) -> list[list[int]] 
     return [tokenizer.encode(text) for text in texts]
 
 
-def generate_texts(backbone: Backbone, encoded: EncodedPrompt, tokenizer: Any, sampling: Sampling) -> list[Generation]:
-    """One answer per prompt, all in one batch."""
+def generate_texts(
+    backbone: Backbone,
+    encoded: EncodedPrompt,
+    tokenizer: Any,
+    sampling: Sampling,
+    *,
+    rows: np.ndarray | None = None,
+    again: Again | None = None,
+) -> list[Generation]:
+    """One answer per prompt, all in one batch; rows and again as `decode`'s."""
     ids: list[list[int]] = [[] for _ in range(encoded.batch)]
     decoders = [tokenizer.stream() for _ in ids]
     texts = [""] * encoded.batch
@@ -218,6 +240,8 @@ def generate_texts(backbone: Backbone, encoded: EncodedPrompt, tokenizer: Any, s
         sampling,
         markers=_markers(sampling, tokenizer, encoded.batch),
         ends_sentence=sentence_ends(tokenizer, encoded.logits.shape[1]) if sampling.hold_until else None,
+        rows=rows,
+        again=again,
     ):
         for i, (value, alive) in enumerate(zip(token.tolist(), running.tolist(), strict=True)):
             if stopped[i] or not alive:

@@ -8,8 +8,10 @@ late_exact          share of samples in which every token of the last stage is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from prosg.data.collate import EncodedRow, collate
 from prosg.encoded import EncodedPrompt
 from prosg.prosg import ProSG
 
-__all__ = ["Perplexity", "batches_by_length", "perplexity"]
+__all__ = ["Perplexity", "RowScore", "batches_by_length", "perplexity", "row_scores", "summary"]
 
 
 @dataclass(frozen=True)
@@ -45,47 +47,78 @@ def batches_by_length(rows: Sequence[EncodedRow], batch_size: int) -> Iterator[l
         yield order[start : start + batch_size]
 
 
+class RowScore(NamedTuple):
+    """One row's answer, teacher-forced; the late ones are None for a row without stages."""
+
+    nll: float
+    """sum over the answer's tokens, nats"""
+    tokens: int
+    exact: bool
+    """whether every token was the likeliest one"""
+    late_nll: float | None
+    late_tokens: int | None
+    late_exact: bool | None
+
+
 @torch.no_grad()
-def perplexity(
-    model: ProSG, rows: Sequence[EncodedRow], batch_size: int = 64, encoded: EncodedPrompt | None = None
-) -> Perplexity:
-    """Score `rows` under their own updates (none for a bare backbone), or as `encoded` says, row by row.
+def row_scores(
+    model: ProSG,
+    rows: Sequence[EncodedRow],
+    batch_size: int = 64,
+    encode: Callable[[list[int]], EncodedPrompt] | None = None,
+) -> list[RowScore]:
+    """Score `rows` under their own updates (none for a bare backbone), or as `encode` says, given indices of rows.
 
     Raises ValueError for no rows.
     """
     if not rows:
         raise ValueError("perplexity of no rows is undefined")
     device = next(model.parameters()).device
-    nll, tokens = torch.zeros(len(rows), dtype=torch.float64), torch.zeros(len(rows))
-    late_nll, late_tokens = torch.zeros_like(nll), torch.zeros(len(rows))
-    exact, late_exact = torch.zeros(len(rows)), torch.zeros(len(rows))
-    staged = torch.tensor([row.has_stages for row in rows])
+    found: dict[int, RowScore] = {}
     for indices in batches_by_length(rows, batch_size):
         batch = {k: v.to(device) for k, v in collate([rows[i] for i in indices], late_weight=1.0).items()}
-        if encoded is None:
-            prompts = model.encode(batch["prompt"], batch["prompt_lengths"])
-        else:
-            prompts = encoded.take(torch.tensor(indices, device=device))
+        prompts = model.encode(batch["prompt"], batch["prompt_lengths"]) if encode is None else encode(indices)
         scores, right = model.score(prompts, batch["answer"], batch["answer_lengths"])
         position = torch.arange(batch["answer"].shape[1], device=device)
         valid = batch["weights"] > 0
         late = valid & (position >= batch["late_start"].unsqueeze(1))
-
-        def total(values: Tensor, mask: Tensor) -> Tensor:
-            return (values.double() * mask).sum(1).cpu()
-
-        nll[indices], tokens[indices] = total(scores, valid), valid.sum(1).float().cpu()
-        late_nll[indices], late_tokens[indices] = total(scores, late), late.sum(1).float().cpu()
-        exact[indices] = (right | ~valid).all(1).float().cpu()
         known = valid & (position >= batch["late_text"].unsqueeze(1))
-        late_exact[indices] = (right | ~known).all(1).float().cpu()
-    some = bool(staged.any())
+
+        def total(values: Tensor, mask: Tensor) -> list[float]:
+            return (values.double() * mask).sum(1).tolist()
+
+        whole = zip(total(scores, valid), valid.sum(1).tolist(), (right | ~valid).all(1).tolist(), strict=True)
+        last = zip(total(scores, late), late.sum(1).tolist(), (right | ~known).all(1).tolist(), strict=True)
+        for i, all_of_it, end in zip(indices, whole, last, strict=True):
+            found[i] = RowScore(*all_of_it, *(end if rows[i].has_stages else (None, None, None)))
+    return [found[i] for i in range(len(rows))]
+
+
+def summary(scores: Sequence[RowScore]) -> Perplexity:
+    """The measures over rows."""
+    late = [s for s in scores if s.late_nll is not None]
+    late_nll, late_tokens = math.fsum(s.late_nll or 0.0 for s in late), sum(s.late_tokens or 0 for s in late)
     return Perplexity(
-        rows=len(rows),
-        tokens=int(tokens.sum()),
-        perplexity=float(torch.exp(nll.sum() / tokens.sum())),
-        sample_perplexity=float(torch.exp(nll / tokens).mean()),
-        exact=float(exact.mean()),
-        late_perplexity=float(torch.exp(late_nll[staged].sum() / late_tokens[staged].sum())) if some else None,
-        late_exact=float(late_exact[staged].mean()) if some else None,
+        rows=len(scores),
+        tokens=sum(s.tokens for s in scores),
+        perplexity=math.exp(math.fsum(s.nll for s in scores) / sum(s.tokens for s in scores)),
+        sample_perplexity=math.fsum(math.exp(s.nll / s.tokens) for s in scores) / len(scores),
+        exact=sum(s.exact for s in scores) / len(scores),
+        late_perplexity=math.exp(late_nll / late_tokens) if late else None,
+        late_exact=sum(bool(s.late_exact) for s in late) / len(late) if late else None,
     )
+
+
+def perplexity(
+    model: ProSG, rows: Sequence[EncodedRow], batch_size: int = 64, encoded: EncodedPrompt | None = None
+) -> Perplexity:
+    """The measures of `rows` under their own updates (none for a bare backbone), or as `encoded` says, row by row.
+
+    Raises ValueError for no rows.
+    """
+
+    def given(indices: list[int]) -> EncodedPrompt:
+        assert encoded is not None
+        return encoded.take(torch.tensor(indices, device=encoded.logits.device))
+
+    return summary(row_scores(model, rows, batch_size, None if encoded is None else given))
