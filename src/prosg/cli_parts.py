@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
 __all__ = [
     "Parser",
+    "Tool",
     "check_text",
     "complain",
     "dtype_named",
@@ -59,6 +61,14 @@ PLAIN_WORDS = (
     (r'expected "(?:\w+\.)?subcommand" to be', "expected a command,"),
 )
 """What jsonargparse says, and what is meant."""
+
+
+class Tool(NamedTuple):
+    """A command."""
+
+    parser: Callable[[], Parser]
+    help: str
+    run: Callable[[Any], int]
 
 
 def model_options(parser: Parser) -> Parser:

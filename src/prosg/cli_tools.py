@@ -1,4 +1,4 @@
-"""Commands around an encoded prompt: take it elsewhere (merge, export), look at it (inspect).
+"""Commands around an encoded prompt: take it elsewhere (merge, export), look at it (inspect); and cli_judging's.
 
 Each has a parser and what runs it.
 """
@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jsonargparse import Namespace
 
-from prosg.cli_parts import Parser, encode_prompt, load, model_options, prompt_text, state_option, template_option
+from prosg.cli_judging import JUDGING
+from prosg.cli_parts import (
+    Parser,
+    Tool,
+    encode_prompt,
+    load,
+    model_options,
+    prompt_text,
+    state_option,
+    template_option,
+)
 
-__all__ = ["TOOLS", "Tool"]
-
-
-class Tool(NamedTuple):
-    """A command."""
-
-    parser: Callable[[], Parser]
-    help: str
-    run: Callable[[Any], int]
+__all__ = ["TOOLS"]
 
 
 LOST = (
@@ -146,7 +147,7 @@ def _run_inspect(options: Namespace) -> int:
     model = load(options)
     if model.synthesizer is None:
         raise ValueError(f"{options.model}: has no module, so a prompt has no update; name an adapter folder")
-    reading = model.synthesizer.config.reading
+    reading = model.synthesizer.config.looks_at
     if options.png is not None and reading != "attention":
         raise ValueError(f"--png {options.png}: this module {READINGS[reading]}; there is no heat map to draw")
     ids, lengths = model.tokenise(prompts)
@@ -175,5 +176,6 @@ TOOLS: dict[str, Tool] = {
     "inspect": Tool(
         _inspect_parser, "what prompts' updates are like, and which tokens they were read from", _run_inspect
     ),
+    **JUDGING,
 }
 """By the command's name."""

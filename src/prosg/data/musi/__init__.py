@@ -7,7 +7,8 @@ answers.py     3. one request per instruction                                   
 verify.py      4. programmatic checks, then a judge for every sub-instruction
 export.py      5. splits by cluster, a data card, jsonl and Parquet
 build.py       the five in a row, resumable
-endpoint.py budget.py store.py     asking; caps and ledger; files that only grow
+asking.py endpoint.py budget.py store.py   asking, recorded; caps and ledger; files that only grow
+verdicts.py                        what a judge is asked, and what its replies say
 text.py similar.py                 words and languages; ROUGE-L near-duplicates
 tasks.py compose.py                single tasks of any data set -> multi-stage instructions
 review.py stats.py                 looking through rows; counting them

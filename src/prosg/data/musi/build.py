@@ -16,24 +16,23 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from tqdm import tqdm
-
 from prosg.data.musi import answers, verify
-from prosg.data.musi.budget import Budget, Cost
+from prosg.data.musi.asking import Asking, bar
 from prosg.data.musi.categories import Category, chosen_categories, domain_words
 from prosg.data.musi.config import BuildConfig, load_config
-from prosg.data.musi.endpoint import Asker, Request, Shortfall, need_key
+from prosg.data.musi.endpoint import Request, need_key
 from prosg.data.musi.estimate import estimate
 from prosg.data.musi.filter import decide, evaluation_texts
 from prosg.data.musi.prompts import Drafted, drafted, rounds
 from prosg.data.musi.store import Log, locked, read_log
 from prosg.data.musi.text import plain
-from prosg.data.musi.verdicts import Verdict, tried
+from prosg.data.musi.verdicts import Tried, Verdict, tried
 from prosg.data.record import Row, atomic_text, read_rows, write_rows
 
 __all__ = ["STAGES", "build"]
@@ -107,73 +106,45 @@ class _Build:
         for name in ("export", "verified.jsonl", "rejected.jsonl"):  # what a kill in the middle of a write left
             for left in folder.glob(f".{name}.*"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-        self.logs = {name: Log(folder / f"{name}.jsonl") for name in STAGES[:4]}
-        self.replies = {name: {r["id"]: r for r in self.logs[name].records} for name in ASKING}
-        self.budget = Budget(config.budget, folder / "ledger.jsonl")
-        recorded = {key: _cost(record) for replies in self.replies.values() for key, record in replies.items()}
-        if lost := self.budget.recover(recorded):
-            print(f"{lost} requests were under way when the build was stopped; they are asked again", file=sys.stderr)
-        # A client is made when the first request is: filter and export need none.
-        self.askers: dict[str, Asker] = {}
-        self.short = Shortfall()
+        self.asking = Asking(folder, ASKING, config.budget)
+        self.replies = self.asking.replies
+        self.decided = Log(folder / "filter.jsonl")
 
     async def run(self, stages: Sequence[str]) -> int:
         """Run the stages; a cap ends the asking, and what is verified by then is exported."""
         for stage in stages:
-            if self.short.cap and not (stage == "export" and self._anything_verified()):
+            if self.asking.short.cap and not (stage == "export" and self._anything_verified()):
                 continue
             await getattr(self, f"_{stage}")()
-        self._tell_costs()
-        if self.short.cap:
-            print(f"stopped by {self.short.cap}; raise it and run the same command to go on", file=sys.stderr)
-        if self.short.given_up:
-            why = f"{self.short.given_up} requests met only failures (the last: {self.short.reason})"
-            print(f"{why}; the same command asks again", file=sys.stderr)
-        return 1 if self.short else 0
+        return self.asking.tell()
 
     async def close(self) -> None:
         """Close connections and files."""
-        for asker in self.askers.values():
-            await asker.client.close()
-        for log in (*self.logs.values(), self.budget.log):
-            log.close()
+        await self.asking.close()
+        self.decided.close()
 
     def _anything_verified(self) -> bool:
         path = self.config.folder / "verified.jsonl"
         return path.exists() and path.stat().st_size > 0
 
-    def _asker(self, stage: str) -> Asker:
-        name = "judge" if stage == "verify" else "model"
-        if name not in self.askers:
-            self.askers[name] = Asker(self.config.judge if name == "judge" else self.config.endpoint, self.budget)
-        if any(record["finish"] != "error" for record in self.replies[stage].values()):
-            self.askers[name].answered.add(stage)
-        return self.askers[name]
-
-    async def _ask(self, stage: str, request: Request, asker: Asker) -> None:
-        self.replies[stage][request.id] = await asker.reply(stage, request, self.logs[stage])
-
-    def _add(self, short: Shortfall) -> None:
-        self.short.given_up += short.given_up
-        self.short.reason = short.reason or self.short.reason
-        self.short.cap = short.cap or self.short.cap
+    def _missing(self, stage: str, request: Request) -> Request | None:
+        return None if request.id in self.replies[stage] else request
 
     # -- the stages
 
     async def _prompts(self) -> None:
-        asker = self._asker("prompts")
         asked: list[tuple[str, Request]] = []
         for number, more in enumerate(rounds(self.config, self.categories, self.replies["prompts"]), 1):
             asked += more
-            missing = [request for _, request in more if request.id not in self.replies["prompts"]]
-            with _bar(f"prompts, round {number}", len(missing)) as bar:
-                self._add(await asker.all(missing, lambda one: self._ask("prompts", one, asker), bar.update))
-            if self.short.cap:
+            wanted = [request for _, request in more]
+            what = f"prompts, round {number}"
+            await self.asking.all(what, "prompts", self.config.endpoint, wanted, partial(self._missing, "prompts"))
+            if self.asking.short.cap:
                 break
         found = drafted(asked, self.replies["prompts"])
         good = {plain(one.draft.prompt) for one in found if one.draft}
         print(f"prompts: {len(good)} instructions{_left_out(one.fault for one in found if not one.draft)}")
-        if len(good) < self.config.prompts.count and not self.short:
+        if len(good) < self.config.prompts.count and not self.asking.short:
             print(f"fewer than the {self.config.prompts.count} wanted; prompts.rounds allows no more", file=sys.stderr)
 
     def _drafted(self) -> list[Drafted]:
@@ -182,8 +153,8 @@ class _Build:
 
     def _decisions(self) -> list[dict[str, Any]]:
         found = self._drafted()
-        with _bar("filter", len(found), "prompt") as bar:
-            return decide(self.config, self.categories, found, self.logs["filter"], bar.update)
+        with bar("filter", len(found), "prompt") as progress:
+            return decide(self.config, self.categories, found, self.decided, progress.update)
 
     async def _filter(self) -> None:
         decisions = self._decisions()
@@ -194,15 +165,13 @@ class _Build:
         return answers.requests(self.config, self._decisions())
 
     async def _answers(self) -> None:
-        asker = self._asker("answers")
         asked = self._asked()
-        missing = [one.request for one in asked if one.request.id not in self.replies["answers"]]
-        with _bar("answers", len(missing)) as bar:
-            self._add(await asker.all(missing, lambda one: self._ask("answers", one, asker), bar.update))
+        wanted = [one.request for one in asked]
+        await self.asking.all("answers", "answers", self.config.endpoint, wanted, partial(self._missing, "answers"))
         print(f"answers: {sum(one.request.id in self.replies['answers'] for one in asked)} of {len(asked)}")
 
-    def _judged(self, asked: answers.Asked) -> tuple[list[list[Verdict] | str], Request | None]:
-        """What came of asking the judge so far, and the request that is still to be made."""
+    def _judged(self, asked: answers.Asked) -> Tried[list[Verdict] | str]:
+        """What came of asking the judge so far."""
         answer = self.replies["answers"][asked.request.id]["reply"].strip()
         steps = len(asked.prompt["sub_instructions"])
         return tried(
@@ -217,14 +186,7 @@ class _Build:
         answered = [one for one in self._asked() if one.request.id in self.replies["answers"]]
         fine = [one for one in answered if not verify.fault(one, self.replies["answers"][one.request.id])]
         if self.config.verify.judge:
-            asker = self._asker("verify")
-
-            async def judge(one: answers.Asked) -> None:
-                while (request := self._judged(one)[1]) is not None:
-                    await self._ask("verify", request, asker)
-
-            with _bar("verify", len(fine)) as bar:
-                self._add(await asker.all([one for one in fine if self._judged(one)[1]], judge, bar.update))
+            await self.asking.all("verify", "verify", self.config.judge, fine, lambda one: self._judged(one).missing)
         results = [self._conclude(one) for one in answered]
         rows = [one for one in results if isinstance(one, Row)]
         rejected = [one for one in results if isinstance(one, verify.Rejected)]
@@ -240,8 +202,8 @@ class _Build:
         reply = self.replies["answers"][one.request.id]
         if not self.config.verify.judge or verify.fault(one, reply):
             return verify.conclude(one, reply, [], judge=self.config.verify.judge)
-        judged, missing = self._judged(one)
-        return None if missing else verify.conclude(one, reply, judged)
+        judged = self._judged(one)
+        return None if judged.missing else verify.conclude(one, reply, judged.said)
 
     async def _export(self) -> None:
         from prosg.data.musi.export import export
@@ -255,29 +217,10 @@ class _Build:
         rejects = read_log(self.config.folder / "rejected.jsonl")
         reasons = Counter(f"instruction: {_kind(one['reason'])}" for one in self._decisions() if not one["kept"])
         reasons += Counter(f"answer: {_kind(one['reasons'][0])}" for one in rejects)
-        with _bar("export", len(rows), "row") as bar:
-            sizes = export(self.config, rows, self._costs(), reasons, tell=bar.update)
+        with bar("export", len(rows), "row") as progress:
+            sizes = export(self.config, rows, self.asking.costs(), reasons, tell=progress.update)
         told = ", ".join(f"{name} {size}" for name, size in sizes.items())
         print(f"export: {self.config.folder / 'export'}: {told}")
-
-    # -- costs
-
-    def _costs(self) -> dict[str, dict[str, int | float]]:
-        costs = {}
-        for stage in ASKING:
-            records = list(self.replies[stage].values())
-            sums = {name: sum(record[name] for record in records) for name in Cost._fields}
-            costs[stage] = {"replies": len(records), **sums, "money": round(sums["money"], 6)}
-        return costs
-
-    def _tell_costs(self) -> None:
-        requests, tokens, money = self.budget.spent
-        outcomes = ", ".join(f"{number} {name}" for name, number in self.budget.outcomes.most_common())
-        print(f"spent: {requests:,} requests ({outcomes or 'none'}), {tokens:,} tokens, {money:,.4f} money")
-
-
-def _cost(record: Mapping[str, Any]) -> Cost:
-    return Cost(record["tokens_in"], record["tokens_out"], record["money"])
 
 
 def _kind(reason: str) -> str:
@@ -288,7 +231,3 @@ def _kind(reason: str) -> str:
 def _left_out(reasons: Iterable[str]) -> str:
     counts = Counter(_kind(reason) for reason in reasons)
     return "".join(f"; {number} {reason}" for reason, number in counts.most_common())
-
-
-def _bar(what: str, total: int, unit: str = "request") -> Any:
-    return tqdm(total=total, desc=what, unit=unit, disable=not sys.stderr.isatty(), leave=False)

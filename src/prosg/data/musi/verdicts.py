@@ -7,7 +7,8 @@ verdict. Where a reply is of no use the judge is asked again with another seed, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from prosg.data.musi.config import EndpointConfig
 from prosg.data.musi.draft import find_json, strict_object
@@ -18,7 +19,7 @@ from prosg.data.musi.stages import find_quote
 from prosg.data.musi.store import record_id
 from prosg.data.musi.text import language
 
-__all__ = ["Verdict", "json_request", "read_json_reply", "read_verdicts", "tried", "verdict_request"]
+__all__ = ["Tried", "Verdict", "json_request", "read_json_reply", "read_verdicts", "tried", "verdict_request"]
 
 T = TypeVar("T")
 
@@ -102,24 +103,34 @@ def read_verdicts(reply: Mapping[str, Any], steps: int, answer: str) -> list[Ver
     return found
 
 
+@dataclass(frozen=True)
+class Tried(Generic[T]):
+    """What came of asking: what was read of each reply, the replies, and the request that is still to be made."""
+
+    said: list[T]
+    replies: list[Mapping[str, Any]]
+    missing: Request | None
+
+
 def tried(
     make: Callable[[int], Request],
     read: Callable[[Mapping[str, Any]], T],
     usable: Callable[[T], bool],
     tries: int,
     replies: Mapping[str, Mapping[str, Any]],
-) -> tuple[list[T], Request | None]:
-    """What came of asking so far, in order, and the request that is still to be made; None where there is none.
+) -> Tried[T]:
+    """What came of asking so far, in order. It ends with the first reply that is usable, or the last of the tries.
 
-    make: attempt, from 0 on -> request; replies: recorded ones by the request's id. It ends with the first reply that
-    is usable, or with the last of the tries.
+    make: attempt, from 0 on -> request; replies: recorded ones by the request's id.
     """
-    found: list[T] = []
+    said: list[T] = []
+    found: list[Mapping[str, Any]] = []
     for attempt in range(tries):
         request = make(attempt)
         if request.id not in replies:
-            return found, request
-        found.append(read(replies[request.id]))
-        if usable(found[-1]):
+            return Tried(said, found, request)
+        found.append(replies[request.id])
+        said.append(read(found[-1]))
+        if usable(said[-1]):
             break
-    return found, None
+    return Tried(said, found, None)
