@@ -5,14 +5,15 @@ const told = document.getElementById("status");
 const wrong = document.getElementById("error");
 // Ratings are sent one after the other, so that they are written in the order in which they were given.
 let sent = Promise.resolve();
+let failures = 0;
 
 const focused = () => scales.indexOf(document.activeElement.closest("fieldset"));
 const open = () => scales.filter((one) => one.dataset.saved === "");
 const input = (scale, value) => scale.querySelector(`input[value="${value}"]`);
 
-function focus(place) {
+function focus(place, options) {
   const scale = scales[place];
-  if (scale) (scale.querySelector("input:checked") ?? scale.querySelector("input")).focus();
+  if (scale) (scale.querySelector("input:checked") ?? scale.querySelector("input")).focus(options);
 }
 
 function save(scale, value) {
@@ -45,17 +46,22 @@ async function send(scale, value) {
   }
   // The page shows what is on the disk: the rating that could not be saved goes.
   for (const one of scale.querySelectorAll("input")) one.checked = one.value === scale.dataset.saved;
+  failures += 1;
+  focus(scales.indexOf(scale));
   told.textContent = "";
   wrong.textContent = `${name} of answer ${letter} is not saved: ${reason}`;
 }
 
 async function leave(address) {
+  const before = failures;
   await sent;
-  if (!wrong.textContent) location.href = address;
+  if (failures === before) location.href = address;
 }
 
 async function next() {
+  const before = failures;
   await sent;
+  if (failures > before) return;
   const left = open();
   if (!left.length) return leave(document.getElementById("next").href);
   focus(scales.indexOf(left[0]));
@@ -94,7 +100,7 @@ if (scales.length) {
       leave(link.href);
     });
   }
-  focus(Math.max(0, scales.indexOf(open()[0])));
+  focus(Math.max(0, scales.indexOf(open()[0])), { preventScroll: true }); // the prompt is read first
 }
 // A page that the browser kept may be older than the file.
 addEventListener("pageshow", (event) => {
