@@ -56,7 +56,7 @@ def use_scan(model: Any, kernel: str) -> str:
             mixer.forward = MethodType(_with_scan(_code(mixer), kernel), mixer)
         return ""
     if kernel == "c":
-        raise ValueError(f"{model_type}: kernel 'c' is not available: {reason}; allowed: auto, transformers")
+        raise ValueError(f"{model_type}: kernel 'c' is not available: {reason}; available are auto, transformers")
     warnings.warn(
         f"{model_type}: the compiled scan cannot be used: {reason}; transformers' own code runs, slow on a CPU",
         stacklevel=3,
@@ -65,11 +65,15 @@ def use_scan(model: Any, kernel: str) -> str:
 
 
 def describe_scan(kernel: str, reason: str, device: torch.device, dtype: torch.dtype) -> str:
-    """What runs the recurrence of a model on this device, in one line; `reason` is what `use_scan` returned."""
+    """What runs the recurrence of a model on this device, in one line; `reason` is what `use_scan` returned.
+
+    Raises ValueError where `kernel` is "c", and the library does not serve.
+    """
     if kernel == "transformers":
         return "selective_scan: transformers (chosen)"
-    reason = reason or LIBRARY.unavailable(device, _wide(dtype)) or ""
-    return f"selective_scan: transformers (c: {reason})" if reason else f"selective_scan: c ({LIBRARY.instructions()})"
+    if not reason and _serves(device, dtype, kernel):
+        return f"selective_scan: c ({LIBRARY.instructions()})"
+    return f"selective_scan: transformers (c: {reason or LIBRARY.unavailable(device, _wide(dtype))})"
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -112,8 +116,9 @@ def _with_scan(forward: FunctionType, kernel: str) -> FunctionType:
     return own
 
 
-def _serves(x: Tensor, kernel: str) -> bool:
-    reason = LIBRARY.unavailable(x.device, _wide(x.dtype))
+def _serves(device: torch.device, dtype: torch.dtype, kernel: str) -> bool:
+    """Whether the library does; raises ValueError where it does not, but has to."""
+    reason = LIBRARY.unavailable(device, _wide(dtype))
     if reason and kernel == "c":
         raise ValueError(f"selective_scan kernel 'c' is not available: {reason}; available are auto, transformers")
     return not reason
@@ -159,7 +164,7 @@ def _scan(
 
     `others` choose among the original's ways to the same result.
     """
-    if not _serves(hidden_states, kernel):
+    if not _serves(hidden_states.device, hidden_states.dtype, kernel):
         others |= {"D": D, "z": z, "delta_bias": delta_bias, "delta_softplus": delta_softplus}
         return original(hidden_states, dt, A, B, C, return_last_state=return_last_state, **others)
     # With the channels innermost: as the projections before and after have them.
@@ -185,7 +190,7 @@ def _update(
     **others: Any,
 ) -> Tensor:
     """state (B, D, N), hidden_states, dt, z (B, D), A (D, N), B, C (B, N), D, dt_bias (D,) -> y (B, D)."""
-    if not _serves(hidden_states, kernel):
+    if not _serves(hidden_states.device, hidden_states.dtype, kernel):
         others |= {"D": D, "z": z, "dt_bias": dt_bias, "dt_softplus": dt_softplus}
         y: Tensor = original(state, hidden_states, dt, A, B, C, **others)
         return y
