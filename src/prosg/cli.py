@@ -308,6 +308,8 @@ PHASES = {
 }
 WITH_MODULE = ("synthesize", "static")
 """Phases that train a synthesis module and so have its options."""
+LORA = {"lora", "lora_alpha", "lora_modules"}
+"""Options of finetune alone."""
 
 
 GROUPS: dict[str, Any] = {
@@ -326,8 +328,12 @@ def _add_train_commands(parser: Parser, arguments: Sequence[str]) -> None:
             description=f"{text}. Recipes: {', '.join(n for n, r in RECIPES.items() if r.phase == phase)}."
         )
         command.add_argument("--config", action="config", help="YAML with any of these options")
-        command.add_class_arguments(TrainConfig, skip=None if phase in WITH_MODULE else {"module"})
+        skip = set() if phase in WITH_MODULE else {"module"}
+        command.add_class_arguments(TrainConfig, skip=skip if phase == "finetune" else skip | LORA)
         command.set_defaults(_recipe_defaults(phase, _chosen_recipe(arguments) or recipe))
+        command.add_argument(
+            "--dry-run", action="store_true", help="say what would be trained, and in what time; write nothing"
+        )
         commands.add_subcommand(phase, command, help=text)
 
 
@@ -449,7 +455,7 @@ def _run_train(phase: str) -> Callable[[Namespace], int]:
         values = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig) if field.name in options}
         for name, kind in ((name, kind) for name, kind in GROUPS.items() if name in values):
             values[name] = kind(**values[name].as_dict()) if isinstance(values[name], Namespace) else values[name]
-        return train(phase, TrainConfig(**values))
+        return train(phase, TrainConfig(**values), dry_run=options.dry_run)
 
     return run
 

@@ -22,6 +22,7 @@ from prosg.data.collate import EncodedRow, encode_rows, replay_prompt
 from prosg.data.kinds import DEMO_KINDS, Filler
 from prosg.data.record import read_rows
 from prosg.data.templates import known_template
+from prosg.elsewhere import export_peft, merge, peft_names
 from prosg.evaluation.conditions import Condition
 from prosg.evaluation.curve import ALL_CONDITIONS, CurveResult, forgetting_curve
 from prosg.evaluation.perplexity import perplexity
@@ -30,6 +31,8 @@ from prosg.files import read_json
 from prosg.info import describe
 from prosg.initial_state import STATE_FILE, InitialState, save_initial
 from prosg.jobs import write_progress
+from prosg.lora import put_on, take_off
+from prosg.lowrank import Update
 from prosg.perturb import uniforms
 from prosg.prosg import ProSG
 from prosg.tokenizer import WORLD, tokenizer_beside, tokenizer_file
@@ -51,8 +54,8 @@ def check_device(name: str) -> str:
     return name
 
 
-def train(phase: str, config: TrainConfig) -> int:
-    """Run one phase from files to files.
+def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
+    """Run one phase from files to files, or only say what it would be (`dry_run`).
 
     The output folder gets the trained backbone (phase 1), adapter or initial state, the configuration, checkpoints,
     steps.jsonl, TensorBoard's logs, progress.json and result.json. A finished run is not run again; an unfinished one
@@ -63,7 +66,7 @@ def train(phase: str, config: TrainConfig) -> int:
         raise ValueError(f"recipe is {config.recipe!r}; for {phase} allowed: {', '.join(allowed)}")
     output = Path(config.output)
     _check_config(config, output)
-    if (output / "result.json").exists():
+    if (output / "result.json").exists() and not dry_run:
         distributed.say(f"{output}: already trained")
         return 0
     device = distributed.join(check_device(config.device))
@@ -83,14 +86,16 @@ def train(phase: str, config: TrainConfig) -> int:
         model.tokenizer = tokenizer
     elif phase == "state":
         model.initial = InitialState(backbone)
+    elif config.lora:
+        put_on(backbone, config.lora, config.lora_alpha or 2.0 * config.lora, config.lora_modules, config.seed)  # type: ignore[arg-type]
     encoding = {
         "end_id": config.end_token,
         "max_tokens": config.max_tokens or None,
         "template": config.template,
         "truncate": config.truncate,
     }
-    rows = _rows(config.train, tokenizer, "train", **encoding)
-    validation = _rows(config.validation, tokenizer, "validation", **encoding)
+    rows, too_long = _rows(config.train, tokenizer, "train", **encoding)
+    validation, _ = _rows(config.validation, tokenizer, "validation", **encoding)
     if config.replay:
         chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
         chosen &= np.array([row.has_stages for row in rows])
@@ -99,6 +104,12 @@ def train(phase: str, config: TrainConfig) -> int:
     from prosg.train import check, fit  # transformers takes seconds to import; errors above come at once
 
     check(model, phase, config, rows, validation)  # type: ignore[arg-type]
+    if dry_run:
+        from prosg.dry_run import dry_run as say_what_would_be
+
+        say_what_would_be(model, phase, config, rows, validation, too_long)  # type: ignore[arg-type]
+        distributed.leave()
+        return 0
     # Only now: what was refused above leaves nothing that would stand in the corrected command's way.
     if distributed.is_first():
         _write_config(config, output)
@@ -127,7 +138,12 @@ def _save(model: ProSG, phase: str, config: TrainConfig, base: Path) -> Path:
     made = Path(config.output) / {"finetune": "model", "state": STATE_FILE}.get(phase, "adapter")
     if phase == "finetune":
         its_tokenizer = tokenizer_file(config.tokenizer or tokenizer_beside(base) or WORLD)
-        save_backbone(model.backbone, made, tokenizer=its_tokenizer, overwrite=True)  # type: ignore[arg-type]
+        backbone: Any = model.backbone
+        if config.lora:
+            trained = take_off(backbone)
+            _save_lora(backbone, trained, Path(config.output) / "lora", base)
+            backbone = merge(backbone, trained)
+        save_backbone(backbone, made, tokenizer=its_tokenizer, overwrite=True)
     elif model.initial is not None:
         save_initial(model.initial, made, overwrite=True)
     else:
@@ -135,9 +151,18 @@ def _save(model: ProSG, phase: str, config: TrainConfig, base: Path) -> Path:
     return made
 
 
+def _save_lora(backbone: Any, trained: Update, folder: Path, base: Path) -> None:
+    """PEFT's folder of what was trained, where PEFT has a model to put it on."""
+    try:
+        peft_names(backbone)
+    except ValueError:
+        return  # this package alone has such models
+    export_peft(backbone, trained, folder, base=str(base) if base.is_dir() else "", overwrite=True)
+
+
 def _check_config(config: TrainConfig, output: Path) -> None:
     """Refuse to go on with another configuration: the result would be neither's."""
-    passing = ("progress", "threads", "log_steps")
+    passing = ("progress", "threads", "log_steps", "report_to")
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output}: is a file; --output names a folder")
@@ -172,9 +197,10 @@ def write_json(path: Path, content: Any) -> None:
     temporary.replace(path)
 
 
-def _rows(files: Sequence[str] | str, tokenizer: Any, what: str, **encoding: Any) -> list[EncodedRow]:
-    """The files' rows, encoded; options as `encode_rows`'s. Says on stderr how many were too long."""
+def _rows(files: Sequence[str] | str, tokenizer: Any, what: str, **encoding: Any) -> tuple[list[EncodedRow], int]:
+    """The files' rows, encoded, and how many were too long, which it says on stderr; options as `encode_rows`'s."""
     rows: list[EncodedRow] = []
+    found = 0
     for file in [files] if isinstance(files, str) else files:
         read = read_rows(file)
         try:
@@ -182,10 +208,11 @@ def _rows(files: Sequence[str] | str, tokenizer: Any, what: str, **encoding: Any
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         rows += kept
+        found += len(too_long)
         if too_long:
             done = "cut to" if encoding.get("truncate") else "left out, above"
             distributed.say(f"{file}: {len(too_long)} {what} rows {done} {encoding['max_tokens']} tokens")
-    return rows
+    return rows, found
 
 
 def perplexity_of_file(
@@ -194,7 +221,7 @@ def perplexity_of_file(
     """Print a file's perplexities as JSON; template as `TrainConfig`'s."""
     if batch_size < 1:
         raise ValueError(f"--batch-size is {batch_size}, must be at least 1")
-    rows = _rows(file, model.tokenizer, "", end_id=end_token, template=known_template(template))
+    rows, _ = _rows(file, model.tokenizer, "", end_id=end_token, template=known_template(template))
     if update:
         scores = perplexity(model, rows, batch_size)
     else:
@@ -282,8 +309,12 @@ def curve_of_model(
 
 def info(model: ProSG) -> int:
     """Print what a model is."""
-    lines = list(describe(model))
+    print_table(list(describe(model)))
+    return 0
+
+
+def print_table(lines: Sequence[tuple[str, str]]) -> None:
+    """Print what is what, in two columns."""
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
         print(f"{name:<{width}}{value}")
-    return 0

@@ -353,6 +353,12 @@ class TrainConfig:
         truncate: Cut them instead: the prompt's beginning, and the end of an answer that is too long by itself.
         threads: CPU threads; 0 leaves PyTorch's own choice.
         progress: Show a progress bar.
+        report_to: Where the lines of `log_steps` go: tensorboard, wandb or another of transformers' integrations,
+            several as '[tensorboard, wandb]', or none.
+        lora: Rank of a LoRA that is trained instead of the backbone's own weights (finetune alone), merged into them at
+            the end; 0 trains the weights themselves.
+        lora_alpha: Its product is scaled by lora_alpha / lora; 0 takes twice the rank.
+        lora_modules: The projections that get one, by name, like key; none named: all that an update may act on.
     """
 
     model: str
@@ -378,18 +384,24 @@ class TrainConfig:
     truncate: bool = False
     threads: int = 0
     progress: bool = True
+    report_to: list[str] | str = "tensorboard"
+    lora: int = 0
+    lora_alpha: float = 0.0
+    lora_modules: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("eval_steps", "save_steps", "log_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
-        for name in ("max_tokens", "threads"):
+        for name in ("max_tokens", "threads", "lora", "lora_alpha"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}, must be 0 to 2^32 - 1")
         if not 0 <= self.replay <= 1:
             raise ValueError(f"replay is {self.replay}, must be a share of the rows, 0 to 1")
+        if (self.lora_alpha or self.lora_modules) and not self.lora:
+            raise ValueError("lora_alpha and lora_modules belong to a LoRA; give its rank with --lora")
         known_template(self.template)
         if self.truncate and self.max_tokens < 2:
             raise ValueError(f"truncate cuts rows to max_tokens, which is {self.max_tokens}, must be at least 2")

@@ -15,7 +15,7 @@ from prosg.config import PRESETS, ProSGConfig
 from prosg.prosg import ProSG
 from prosg.synthesizer import Synthesizer
 
-__all__ = ["activation_bytes", "describe"]
+__all__ = ["ADAMW", "activation_bytes", "bytes_text", "describe"]
 
 BATCH, TOKENS = 8, 512
 """The batch that memory for training is told for: rows, and tokens of prompt and answer."""
@@ -49,7 +49,8 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
     weights = _bytes(backbone.parameters())
     state = _bytes(leaf for layer in backbone.init_state(1) for leaf in layer)
     grows = "" if isinstance(backbone, Native) else _and_growth(backbone, state)
-    yield "generating", f"{_size(weights)} of weights, and per row {_size(state)} of state" + grows + _and_update(model)
+    row = f"{bytes_text(state)} of state{grows}{_and_update(model)}"
+    yield "generating", f"{bytes_text(weights)} of weights, and per row {row}"
     yield f"training, {BATCH} x {TOKENS} tokens", "fp32 with AdamW"
     activations = activation_bytes(backbone, frozen=False)
     yield "  finetune", _training(ADAMW * total, activations)
@@ -80,7 +81,7 @@ def _and_growth(backbone: Any, empty: int) -> str:
     with torch.no_grad():
         token = torch.zeros(1, 1, dtype=torch.int64, device=backbone.device)
         more = _bytes(leaf for layer in backbone(token).state for leaf in layer) - empty
-    return f", {_size(more)} more with every token that attention sees" if more else ""
+    return f", {bytes_text(more)} more with every token that attention sees" if more else ""
 
 
 def activation_bytes(backbone: Any, frozen: bool) -> float:
@@ -154,19 +155,20 @@ def _and_update(model: ProSG) -> str:
     if model.synthesizer is None:
         return ""
     rank = model.synthesizer.config.rank
-    return f" and {_size(sum(4 * rank * (out + inp) for out, inp in model.synthesizer.sites.values()))} of update"
+    return f" and {bytes_text(sum(4 * rank * (out + inp) for out, inp in model.synthesizer.sites.values()))} of update"
 
 
 def _training(weights: int | float, per_token: float) -> str:
     activations = per_token * BATCH * TOKENS
-    return f"about {_size(weights + activations)}: {_size(weights)} and {_size(activations)} of activations"
+    parts = f"{bytes_text(weights)} and {bytes_text(activations)} of activations"
+    return f"about {bytes_text(weights + activations)}: {parts}"
 
 
 def _bytes(tensors: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _size(count: int | float) -> str:
+def bytes_text(count: int | float) -> str:
     """Bytes for people."""
     for unit in ("bytes", "KB", "MB"):
         if count < 1000:

@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
@@ -38,11 +39,12 @@ from prosg.config import TrainConfig
 from prosg.data.batches import StepBatches
 from prosg.data.collate import EncodedRow, collate
 from prosg.evaluation.perplexity import perplexity
+from prosg.lora import is_lora
 from prosg.perturb import StoryBank, draw
 from prosg.precision import settle_dtype
 from prosg.prosg import ProSG
 
-__all__ = ["Phase", "ProSGTrainer", "TrainResult", "check", "fit"]
+__all__ = ["Phase", "ProSGTrainer", "TrainResult", "arguments_of", "check", "choose_trained", "fit"]
 
 Phase = Literal["finetune", "synthesize", "static", "state"]
 STAGING = ".writing"
@@ -304,6 +306,9 @@ def check(
         )
     if config.optim.checkpointing and not isinstance(model.backbone, Native):
         raise ValueError("optim.checkpointing must be false for a model that transformers runs")
+    if config.lora and phase != "finetune":
+        raise ValueError(f"lora is {config.lora}, must be 0 for {phase}: finetune alone trains the backbone")
+    _check_loggers(_loggers(config))
     if not rows:
         raise ValueError("there are no rows to train on")
     parts, processes = config.optim.accumulation, distributed.size()
@@ -312,12 +317,41 @@ def check(
         raise ValueError(f"{len(rows)} rows cannot be read in {parts} parts (optim.accumulation){shared}")
     if config.optim.batch_size % (parts * processes):
         raise ValueError(
-            f"optim.batch_size is {config.optim.batch_size}; read in {parts} parts (optim.accumulation){shared} it must "
-            f"be a multiple of {parts * processes}"
+            f"optim.batch_size is {config.optim.batch_size}; read in {parts} parts (optim.accumulation){shared} it "
+            f"must be a multiple of {parts * processes}"
         )
     judged = config.stop.times or config.stop.patience
     if judged and config.stop.metric.startswith("late_") and not any(row.has_stages for row in validation):
         raise ValueError(f"stop.metric is {config.stop.metric}, but no validation row has stages; choose another")
+
+
+def _loggers(config: TrainConfig) -> list[str]:
+    return [config.report_to] if isinstance(config.report_to, str) else config.report_to
+
+
+def _check_loggers(names: Sequence[str]) -> None:
+    """ValueError for a logger that transformers does not know, and for one whose package is missing."""
+    known, there = ["none", *INTEGRATION_TO_CALLBACK], get_available_reporting_integrations()
+    for name in names:
+        if name not in known:
+            raise ValueError(f"report_to has {name!r}; allowed: {', '.join(known)}")
+        if name != "none" and name not in there:
+            raise ValueError(
+                f"report_to has {name!r}, whose package is not installed here; install it, or choose of: "
+                f"{', '.join(['none', *there])}"
+            )
+
+
+def choose_trained(model: ProSG, phase: Phase, config: TrainConfig) -> None:
+    """Let what the phase trains have gradients, and nothing else; take the number of threads that is asked for."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(phase == "finetune" and (not config.lora or is_lora(name)))
+    if model.synthesizer is not None:
+        model.synthesizer.requires_grad_(True)
+    if model.initial is not None:
+        model.initial.requires_grad_(True)
 
 
 def fit(
@@ -333,14 +367,7 @@ def fit(
     Raises ValueError for what `check` finds.
     """
     check(model, phase, config, rows, validation)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    for parameter in model.parameters():
-        parameter.requires_grad_(phase == "finetune")
-    if model.synthesizer is not None:
-        model.synthesizer.requires_grad_(True)
-    if model.initial is not None:
-        model.initial.requires_grad_(True)
+    choose_trained(model, phase, config)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     dtype = settle_dtype(config.dtype, output, model)
@@ -350,7 +377,7 @@ def fit(
     if tell is not None and distributed.is_first():
         callbacks.append(Report(tell))
     trainer = ProSGTrainer(
-        model, config, _arguments(config, model, dtype, bool(validation)), rows, validation, callbacks
+        model, config, arguments_of(config, model, dtype, evaluate=bool(validation)), rows, validation, callbacks
     )
     log.take = trainer.take
     trainer.remove_callback(PrinterCallback)
@@ -371,7 +398,10 @@ def fit(
     )
 
 
-def _arguments(config: TrainConfig, model: ProSG, dtype: str, evaluate: bool) -> TrainingArguments:
+def arguments_of(
+    config: TrainConfig, model: ProSG, dtype: str, *, evaluate: bool, save: bool = True
+) -> TrainingArguments:
+    """The Trainer's own options."""
     optim = config.optim
     use_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     return TrainingArguments(
@@ -392,9 +422,9 @@ def _arguments(config: TrainConfig, model: ProSG, dtype: str, evaluate: bool) ->
         logging_steps=config.log_steps,
         eval_strategy="steps" if evaluate else "no",
         eval_steps=config.eval_steps,
-        save_strategy="steps",
+        save_strategy="steps" if save else "no",
         save_steps=config.save_steps,
-        report_to=["tensorboard"],
+        report_to=[name for name in _loggers(config) if name != "none"],
         seed=config.seed,
         use_cpu=use_cpu,
         remove_unused_columns=False,
