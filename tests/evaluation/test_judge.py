@@ -361,9 +361,10 @@ def test_bad_folders_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"a.jsonl:2: .*{words}"):
             read_run(run)
     file.write_text('{"id": "staged", "text": "Yes."}\n')
-    (run / "systems.json").write_text('{"a": {"label": 3}}')
-    with pytest.raises(ValueError, match="systems.json: a must be an object"):
-        read_run(run)
+    for content, words in (("{", "not JSON"), ("[]", "holds a list"), ('{"a": {"label": 3}}', "a must be an object")):
+        (run / "systems.json").write_text(content)
+        with pytest.raises(ValueError, match=f"systems.json: {words}"):
+            read_run(run)
     (run / "systems.json").write_text('{"a": {"label": "Ours"}}')
     assert read_run(run).systems["a"] == ("Ours", {"staged": "Yes."})
 

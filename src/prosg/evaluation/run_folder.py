@@ -7,13 +7,13 @@ RUN/systems.json           {NAME: {"label", ...}}; what people call the systems
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prosg.data.musi.store import read_log
 from prosg.data.record import Row, read_rows
-from prosg.files import read_json
 
 __all__ = ["RunFolder", "System", "read_run"]
 
@@ -42,14 +42,25 @@ def read_run(path: str | Path) -> RunFolder:
     files = sorted((folder / "answers").glob("*.jsonl"))
     if not files:
         raise ValueError(f"{folder / 'answers'}: has no NAME.jsonl with a system's answers")
-    labels = read_json(folder / "systems.json") if (folder / "systems.json").is_file() else {}
+    about = _about(folder / "systems.json")
     systems = {}
     for file in files:
-        told = labels.get(file.stem, {})
+        told = about.get(file.stem, {})
         if not isinstance(told, Mapping) or not isinstance(told.get("label", ""), str):
             raise ValueError(f"{folder / 'systems.json'}: {file.stem} must be an object with the text 'label'")
         systems[file.stem] = System(told.get("label") or file.stem, _read_answers(file, rows))
     return RunFolder(folder, rows, systems)
+
+
+def _about(path: Path) -> Mapping[str, Any]:
+    """What is told of the systems, by name; nothing where there is no file."""
+    try:
+        content = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: holds a {type(content).__name__}; it must be an object of systems")
+    return content
 
 
 def _read_answers(file: Path, rows: Mapping[str, Row]) -> dict[str, str]:
