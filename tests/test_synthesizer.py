@@ -71,12 +71,14 @@ def plus_oracle(layer: Any, x: Tensor, m: Tensor) -> dict[str, Tensor]:
         u = u + m @ layer.from_memory.weight.mT
     d = u.shape[1]
     slots = []
-    for query, embedding in zip(layer.queries, layer.slots, strict=True):
-        score = u @ query / math.sqrt(d)
-        if config.log_length:
-            score = score * math.log(len(u)) / math.log(config.reference_length)
-        weight = score.exp() / score.exp().sum()
-        h = transform(weight @ u + embedding, layer.stack)
+    for slot in range(n * len(layer.shapes)):
+        read = u[-1]
+        if config.positions == "all":
+            score = u @ layer.queries[slot] / math.sqrt(d)
+            if config.log_length:
+                score = score * math.log(len(u)) / math.log(config.reference_length)
+            read = (score.exp() / score.exp().sum()) @ u
+        h = transform(read + (layer.slots[slot] if config.state_embedding else 0), layer.stack)
         slots.append(layer_norm(h, layer.norm) if config.final_norm else h)
     found = {}
     for position, (name, (out, inp)) in enumerate(layer.shapes.items()):
@@ -114,6 +116,8 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "plus, shared stack, learned b, rank 2": ("rwkv4", "plus", {"share_stack": True, "synthesize": "a", "rank": 2}),
     "plus, d 5, hidden 9, one block": ("rwkv4", "plus", {"bottleneck": 5, "hidden": 9, "blocks": 1, "alpha": 2.0}),
+    "plus, the last token alone": ("rwkv4", "plus", {"positions": "last"}),
+    "plus, no state embedding, no stack": ("rwkv4", "plus", {"state_embedding": False, "blocks": 0}),
     "static": ("rwkv4, own widths", "static", {}),
 }
 
@@ -159,6 +163,30 @@ def test_reading_in_chunks_equals_reading_at_once(name: str, module: str, sizes:
             reads = synthesizer.read(reads, piece, VALID[:, start:end])
             start = end
         assert_same_update(synthesizer.finish(reads), synthesizer(taps, VALID), 1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 7, (3, 4), (5, 1, 1)])
+def test_a_module_left_the_last_token_reads_it_in_whichever_chunk_it_stands(sizes: tuple[int, ...]) -> None:
+    model = live_model("rwkv4", "plus", positions="last")
+    synthesizer, taps = model.synthesizer, make_taps(model.backbone)
+    assert synthesizer is not None
+    assert not any(name.endswith("queries") for name, _ in synthesizer.named_parameters())
+    whole = synthesizer(taps, VALID)
+    reads, start = synthesizer.init(LENGTHS), 0
+    for size in sizes:
+        piece = Taps((), *(tuple(x[:, start : start + size] for x in part) for part in (taps.inputs, taps.memory)))
+        reads = synthesizer.read(reads, piece, VALID[:, start : start + size])
+        start += size
+    assert_same_update(synthesizer.finish(reads), whole, 1e-12)
+    sum(delta.dense().sum() for delta in whole.values()).backward()  # type: ignore[union-attr]
+    assert all(p.grad is not None for p in synthesizer.parameters())
+    for x in (*taps.inputs, *taps.memory):
+        x[torch.arange(7) != (LENGTHS - 1).unsqueeze(1)] += 1.0
+    assert_same_update(synthesizer(taps, VALID), whole, 0.0)
+    with pytest.raises(ValueError, match="this module reads the last token only"):
+        model.encode(torch.ones(1, 4, dtype=torch.int64), window=2)
+    with pytest.raises(ValueError, match="looks at 'last' attends to nothing"):
+        synthesizer.attention(taps, VALID)
 
 
 def test_reading_needs_memory_of_fixed_size() -> None:
@@ -274,6 +302,7 @@ def shapes(model: ProSG) -> tuple[Any, Any]:
         {"share_stack": True, "hidden": 50, "blocks": 3},
         {"memory_tap": False, "state_embedding": False, "final_norm": False, "synthesize": "a", "rank": 3},
         {"target_modules": ("key", "output")},
+        {"positions": "last"},
     ],
 )
 def test_the_bottleneck_is_the_widest_that_fits(changes: dict[str, Any]) -> None:
@@ -386,6 +415,7 @@ def test_unknown_projections_are_named() -> None:
         ({"rank": 0}, "module.rank is 0, must be at least 1"),
         ({"blocks": -1}, "module.blocks is -1"),
         ({"reference_length": 1.0}, "module.reference_length is 1.0, must be above 1"),
+        ({"preset": "", "reading": "last", "positions": "last"}, "for reading 'attention', not 'last'"),
         ({"synthesize": "none"}, "module.synthesize is 'none', but reading 'attention' allows a or both"),
     ],
 )

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # so that a pipe that was closed shows here, not in the interpreter's last moments
         return status
     except KeyboardInterrupt:
-        goes_on = arguments[:1] in (["train"], ["demo"]) or arguments[:2] == ["data", "build"]
+        goes_on = arguments[:1] in (["train"], ["demo"], ["ablate"]) or arguments[:2] == ["data", "build"]
         print("\nstopped" + "; the same command goes on from here" * goes_on, file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -95,6 +95,13 @@ def _parser(arguments: Sequence[str]) -> Parser:
     commands.add_subcommand("encode", _encode_parser(), help="turn a prompt into a file: state and weight update")
     train = Parser(description="Training. Killed and started again, a run goes on from its newest checkpoint.")
     commands.add_subcommand("train", train, help="fine-tune a backbone, or train a module on it")
+    ablation = Parser(
+        description="Train the module of a configuration, then once more without each of its parts and of its "
+        "training's perturbations, measure all on the forgetting curve with controls, and print and write one table "
+        "(ablation.md, ablation.json, ablation.png in --output). Options are those of: prosg train synthesize, for all "
+        "trainings alike. Stopped and started again, it goes on."
+    )
+    commands.add_subcommand("ablate", ablation, help="what each part of the module is worth")
     data = Parser(description="Multi-stage instructions with programmatic checks.")
     commands.add_subcommand("data", data, help="make, build, compose, check and count multi-stage instructions")
     commands.add_subcommand("perplexity", _perplexity_parser(), help="score answers: answer tokens only")
@@ -105,6 +112,8 @@ def _parser(arguments: Sequence[str]) -> Parser:
         commands.add_subcommand(name, tool.parser(), help=tool.help)
     if "train" in arguments:  # hundreds of options take time to spell out, which the other commands need not wait for
         _add_train_commands(train, arguments)
+    if "ablate" in arguments:
+        _add_ablation_options(ablation, arguments)
     _add_data_commands(data)
     return parser
 
@@ -327,14 +336,33 @@ def _add_train_commands(parser: Parser, arguments: Sequence[str]) -> None:
         command = Parser(
             description=f"{text}. Recipes: {', '.join(n for n, r in RECIPES.items() if r.phase == phase)}."
         )
-        command.add_argument("--config", action="config", help="YAML with any of these options")
-        skip = set() if phase in WITH_MODULE else {"module"}
-        command.add_class_arguments(TrainConfig, skip=skip if phase == "finetune" else skip | LORA)
-        command.set_defaults(_recipe_defaults(phase, _chosen_recipe(arguments) or recipe))
+        _add_train_options(command, phase, recipe, arguments)
         command.add_argument(
             "--dry-run", action="store_true", help="say what would be trained, and in what time; write nothing"
         )
         commands.add_subcommand(phase, command, help=text)
+
+
+def _add_train_options(command: Parser, phase: str, recipe: str, arguments: Sequence[str]) -> None:
+    command.add_argument("--config", action="config", help="YAML with any of these options")
+    skip = set() if phase in WITH_MODULE else {"module"}
+    command.add_class_arguments(TrainConfig, skip=skip if phase == "finetune" else skip | LORA)
+    command.set_defaults(_recipe_defaults(phase, _chosen_recipe(arguments) or recipe))
+
+
+def _add_ablation_options(command: Parser, arguments: Sequence[str]) -> None:
+    _add_train_options(command, "synthesize", PHASES["synthesize"][0], arguments)
+    from prosg.ablation import PARTS
+
+    command.add_argument(
+        "--parts", type=str, nargs="+", help=f"what to leave out, one at a time: {', '.join(PARTS)}; all by default"
+    )
+    command.add_argument("--rows", type=int, default=64, help="prompts per cell of the curves")
+    command.add_argument("--kinds", type=str, nargs="+", help="kinds of the curves' prompts; the demo's by default")
+    command.add_argument("--sentences", type=int, nargs="+", help="lengths of the curves' stories")
+    command.add_argument("--split", type=str, default="test", help="of the curves' prompts: train, validation or test")
+    command.add_argument("--jobs", type=int, default=2, help="trainings and curves side by side")
+    command.add_argument("--plain", action="store_true", help="lines instead of a live display")
 
 
 def _chosen_recipe(arguments: Sequence[str]) -> str | None:
@@ -452,12 +480,31 @@ def _run_train(phase: str) -> Callable[[Namespace], int]:
     def run(options: Namespace) -> int:
         from prosg.commands import train
 
-        values = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig) if field.name in options}
-        for name, kind in ((name, kind) for name, kind in GROUPS.items() if name in values):
-            values[name] = kind(**values[name].as_dict()) if isinstance(values[name], Namespace) else values[name]
-        return train(phase, TrainConfig(**values), dry_run=options.dry_run)
+        return train(phase, _train_config(options), dry_run=options.dry_run)
 
     return run
+
+
+def _train_config(options: Namespace) -> TrainConfig:
+    values = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig) if field.name in options}
+    for name, kind in ((name, kind) for name, kind in GROUPS.items() if name in values):
+        values[name] = kind(**values[name].as_dict()) if isinstance(values[name], Namespace) else values[name]
+    return TrainConfig(**values)
+
+
+def _run_ablate(options: Namespace) -> int:
+    from prosg.ablation import ablate
+    from prosg.data.kinds import DEMO_KINDS
+    from prosg.evaluation.curve import SENTENCES
+
+    measure = {
+        "rows": options.rows,
+        "kinds": _kinds(options.kinds) or list(DEMO_KINDS),
+        "sentences": options.sentences or list(SENTENCES),
+        "split": options.split,
+    }
+    config = _train_config(options)
+    return ablate(config, parts=_kinds(options.parts), measure=measure, jobs=options.jobs, live=not options.plain)
 
 
 def _kinds(given: list[str] | None) -> list[str]:
@@ -607,6 +654,7 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     "data review": _run_data_review,
     "data stats": _run_data_stats,
     "perplexity": _run_perplexity,
+    "ablate": _run_ablate,
     "curve": _run_curve,
     "info": _run_info,
     "convert": _run_convert,

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from prosg import distributed
 from prosg.adapter import load_model, need_tokenizer, save_adapter
 from prosg.checkpoint import save_backbone
-from prosg.config import RECIPES, TrainConfig
+from prosg.config import TrainConfig, check_recipe
 from prosg.data.collate import EncodedRow, encode_rows, replay_prompt
 from prosg.data.kinds import DEMO_KINDS, Filler
 from prosg.data.record import read_rows
@@ -61,9 +61,7 @@ def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
     steps.jsonl, TensorBoard's logs, progress.json and result.json. A finished run is not run again; an unfinished one
     goes on.
     """
-    allowed = [name for name, recipe in RECIPES.items() if recipe.phase == phase]
-    if config.recipe and config.recipe not in allowed:
-        raise ValueError(f"recipe is {config.recipe!r}; for {phase} allowed: {', '.join(allowed)}")
+    check_recipe(phase, config.recipe)
     output = Path(config.output)
     _check_config(config, output)
     if (output / "result.json").exists() and not dry_run:

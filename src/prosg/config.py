@@ -11,7 +11,17 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from prosg.data.templates import known_template
 
-__all__ = ["PRESETS", "RECIPES", "Optimisation", "Perturbation", "ProSGConfig", "Recipe", "StopRule", "TrainConfig"]
+__all__ = [
+    "PRESETS",
+    "RECIPES",
+    "Optimisation",
+    "Perturbation",
+    "ProSGConfig",
+    "Recipe",
+    "StopRule",
+    "TrainConfig",
+    "check_recipe",
+]
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,8 @@ class ProSGConfig:
             from `ProSGConfig.from_preset`, on the command line from `--recipe`.
         reading: What is read of the prompt: its last token's input ("last", eq. 13-16), every position by softmax
             attention ("attention"), or nothing ("none": a static adapter).
+        positions: Which positions attention reads: "all", or "last", the prompt's last token alone, so that nothing is
+            left to attend to: what reading every position is worth is told by leaving it out.
         rank: Rank n of the update.
         synthesize: Which factors depend on the prompt: "a" (eq. 20), "both", or "none" (static).
         bottleneck: Width d of the reads; 0 picks a quarter of the model's width, or less, in a backbone of 100 million
@@ -42,6 +54,7 @@ class ProSGConfig:
 
     preset: str = "plus"
     reading: Literal["last", "attention", "none"] = "attention"
+    positions: Literal["all", "last"] = "all"
     rank: int = 8
     synthesize: Literal["a", "both", "none"] = "both"
     bottleneck: int = 0
@@ -73,11 +86,20 @@ class ProSGConfig:
                 f"module.preset is {self.preset!r}, which reads {reads!r}, but module.reading is {self.reading!r}; a "
                 f"preset is a label: take ProSGConfig.from_preset({self.preset!r}) or --recipe, or set it to ''"
             )
+        if self.positions not in ("all", "last"):
+            raise ValueError(f"module.positions is {self.positions!r}; allowed: all, last")
+        if self.positions == "last" and self.reading != "attention":
+            raise ValueError(f"module.positions is 'last', which is for reading 'attention', not {self.reading!r}")
         allowed = readings[self.reading]
         if self.synthesize not in allowed:
             raise ValueError(
                 f"module.synthesize is {self.synthesize!r}, but reading {self.reading!r} allows {' or '.join(allowed)}"
             )
+
+    @property
+    def looks_at(self) -> Literal["last", "attention", "none"]:
+        """What of the prompt is looked at; attention that is left one position has no choice but the last token."""
+        return "last" if self.positions == "last" else self.reading
 
     def resolve(self, width: int, names: tuple[str, ...]) -> ProSGConfig:
         """The same with all that was left open filled in for a model of this width and these projections.
@@ -319,6 +341,13 @@ A state has no fan-in and starts from nothing, so its rate is large; `docs/state
 
 plain and durable start from the rate for pretrained checkpoints; a model trained from scratch takes a hundred times it.
 """
+
+
+def check_recipe(phase: str, recipe: str) -> None:
+    """Raises ValueError for a recipe of another phase; "" is none."""
+    allowed = [name for name, known in RECIPES.items() if known.phase == phase]
+    if recipe and recipe not in allowed:
+        raise ValueError(f"recipe is {recipe!r}; for {phase} allowed: {', '.join(allowed)}")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from prosg.checkpoint import save_backbone
 from prosg.commands import write_json
 from prosg.data.kinds import DEMO_KINDS, make_rows
 from prosg.data.record import write_rows
-from prosg.jobs import Job, run_jobs
+from prosg.jobs import Job, check_plan, run_jobs
 from prosg.subjects import SUBJECTS, Subject
 from prosg.tokenizer import train_bpe
 
@@ -87,7 +87,7 @@ def run(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    _check_plan(out / "plan.json", plan)
+    check_plan(out / "plan.json", dataclasses.asdict(plan), "--out")
     start = time.perf_counter()
     dtype = _dtype(out, plan)
     folders = {seed: out / f"seed-{seed}" for seed in seeds}
@@ -124,17 +124,6 @@ def run(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan
     }
     print(write_report(out, list(folders.values()), about))
     return 0
-
-
-def _check_plan(path: Path, plan: Plan) -> None:
-    """Refuse to go on with other sizes: cells of different sizes, or of other prompts, do not compare."""
-    now = json.loads(json.dumps(dataclasses.asdict(plan)))
-    if path.exists():
-        before = json.loads(path.read_text("utf-8"))
-        if changed := [name for name in now if before.get(name) != now[name]]:
-            was = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in changed)
-            raise ValueError(f"{path.parent}: was begun with another plan ({was}); choose another --out, or delete it")
-    write_json(path, now)
 
 
 def prepare(folder: Path, seed: int, plan: Plan) -> None:

@@ -14,16 +14,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-__all__ = ["Job", "read_progress", "run_jobs", "write_progress"]
+__all__ = ["Job", "check_plan", "read_progress", "run_jobs", "write_progress"]
 
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -56,6 +57,24 @@ def write_progress(path: Path, share: float, note: str = "") -> None:
     """Tell how far a job is; written whole."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"share": share, "note": note}), "utf-8")
+    temporary.replace(path)
+
+
+def check_plan(path: Path, plan: Mapping[str, Any], option: str) -> None:
+    """Keep in a file what is done in its folder, and refuse to go on there with something else: it would not compare.
+
+    `option` names the folder on the command line. Raises ValueError naming what is other than it was.
+    """
+    now = json.loads(json.dumps(plan))
+    if path.exists():
+        before = json.loads(path.read_text("utf-8"))
+        if changed := [name for name in now if before.get(name) != now[name]]:
+            was = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in changed)
+            raise ValueError(
+                f"{path.parent}: was begun with another plan ({was}); choose another {option}, or delete it"
+            )
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(now, indent=2) + "\n", "utf-8")
     temporary.replace(path)
 
 

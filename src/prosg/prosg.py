@@ -147,7 +147,7 @@ class ProSG(nn.Module):
         chunk = chunk if self.backbone.continues else time
         state, reads, logits = self._read_prompt(prompt, lengths, reader, reads, chunk)
         if synthesizer is not None and window is not None:
-            if synthesizer.taps == ("last",):
+            if synthesizer.config.looks_at == "last":
                 raise ValueError("window: this module reads the last token only; windows are for reading 'attention'")
             for part, here in _pieces(prompt, lengths, window):
                 _, reads, _ = self._read_prompt(part, here, synthesizer, reads, chunk)

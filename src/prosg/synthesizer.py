@@ -17,6 +17,7 @@ Two presets of one class, each choice a named option of `ProSGConfig`:
          4 n learned queries read u by softmax attention, scores q.u / sqrt(d) * log T / log T0 (T the prompt's length);
          + e -> S (width d, shared by the layer's slots) -> LayerNorm, without which dW is quadratic in the size of u;
          per projection A = (A0 + L_A h + c_A) / sqrt(I), B = B0 + L_B h + c_B, one rank-1 term per read.
+         With `positions` "last" u of the last token is every read: no queries.
 `static` nothing is read: A and B are learned. The control that tells an update of the prompt from a mere bias.
 
 In each B is zero at the start, so that dW = 0 and the model is bit-equal to its backbone.
@@ -103,7 +104,9 @@ class LayerSynthesizer(nn.Module):
             self.from_input = _init_linear(Linear(width, d), width**-0.5)
             if config.memory_tap:
                 self.from_memory = _init_linear(Linear(memory, d, bias=False), (3 * width) ** -0.5)
-            self.queries = nn.Parameter(torch.randn(slots, d))
+            self.shape = (slots, d)
+            if config.positions == "all":
+                self.queries = nn.Parameter(torch.randn(slots, d))
             self.slots = nn.Parameter(0.02 * torch.randn(slots, d)) if config.state_embedding else None
             self.stack = stack or make_stack(config, d)
             self.norm = nn.LayerNorm(d) if config.final_norm else nn.Identity()
@@ -128,8 +131,8 @@ class LayerSynthesizer(nn.Module):
         """Nothing read yet."""
         if self.config.reading != "attention":
             return LayerReads(None, None, None, None)
-        slots, d = self.queries.shape
-        empty = self.queries.new_zeros(batch, slots)
+        slots, d = self.shape
+        empty = self.from_input.weight.new_zeros(batch, slots)
         return LayerReads(None, empty - 1e30, empty, empty.new_zeros(batch, slots, d))
 
     def read(self, reads: LayerReads, taps: Taps, layer: int, valid: Tensor, lengths: Tensor) -> LayerReads:
@@ -140,8 +143,14 @@ class LayerSynthesizer(nn.Module):
             return reads._replace(last=last if reads.last is None else torch.where(here, last, reads.last))
         if self.config.reading == "none":
             return reads
-        u, scores = self.score(taps, layer, lengths)
         assert reads.top is not None and reads.total is not None and reads.value is not None
+        if self.config.positions == "last":
+            u = self.reduce(taps, layer)
+            value = u[torch.arange(u.shape[0], device=u.device), (valid.sum(1) - 1).clamp(min=0)]
+            here = valid.any(1)
+            value = torch.where(here.view(-1, 1, 1), value.to(reads.value.dtype).unsqueeze(1), reads.value)
+            return reads._replace(total=torch.where(here.unsqueeze(1), 1.0, reads.total), value=value)
+        u, scores = self.score(taps, layer, lengths)
         mask = valid.unsqueeze(1)
         # Before exp: beyond the prompt a score may be anything, and 0 * inf would be the gradient.
         scores = scores.masked_fill(~mask, -1e30)
@@ -155,11 +164,17 @@ class LayerSynthesizer(nn.Module):
             old.unsqueeze(2) * reads.value + weights @ u.to(weights.dtype),
         )
 
+    def reduce(self, taps: Taps, layer: int) -> Tensor:
+        """u (B, T, d): what is read at each position."""
+        dtype = self.from_input.weight.dtype
+        u: Tensor = self.from_input(taps.inputs[layer].to(dtype))
+        if self.config.memory_tap:
+            u = u + self.from_memory(taps.memory[layer].to(dtype))
+        return u
+
     def score(self, taps: Taps, layer: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """u (B, T, d) and the queries' scores of it (B, S, T), before the softmax."""
-        u = self.from_input(taps.inputs[layer].to(self.queries.dtype))
-        if self.config.memory_tap:
-            u = u + self.from_memory(taps.memory[layer].to(self.queries.dtype))
+        u = self.reduce(taps, layer)
         scores = (u @ self.queries.mT).mT.to(self.queries.dtype) * self.queries.shape[1] ** -0.5
         if self.config.log_length:
             grown = torch.log(lengths.to(scores.dtype)) / math.log(self.config.reference_length)
@@ -280,8 +295,8 @@ class Synthesizer(nn.Module):
 
         For looking at them, with the prompt in one chunk. Raises ValueError for a module that does not read so.
         """
-        if self.config.reading != "attention":
-            raise ValueError(f"a module that reads {self.config.reading!r} attends to nothing")
+        if self.config.looks_at != "attention":
+            raise ValueError(f"a module that looks at {self.config.looks_at!r} attends to nothing")
         found = []
         for i, layer in enumerate(self.layers):
             _, scores = layer.score(taps, i, valid.sum(1))
@@ -325,7 +340,7 @@ def _parameters(
         total += d * (width + 1 + memory * config.memory_tap + 2 * config.final_norm)
     for site, (out, inp) in sites.items():
         if site.name in config.target_modules:
-            total += n * (out + inp) + n * d * (1 + config.state_embedding)
+            total += n * (out + inp) + n * d * ((config.positions == "all") + config.state_embedding)
             total += (d + 1) * (inp + out * (config.synthesize == "both"))
     return total
 
