@@ -415,7 +415,6 @@ def test_unknown_projections_are_named() -> None:
         ({"rank": 0}, "module.rank is 0, must be at least 1"),
         ({"blocks": -1}, "module.blocks is -1"),
         ({"reference_length": 1.0}, "module.reference_length is 1.0, must be above 1"),
-        ({"preset": "", "reading": "last", "positions": "last"}, "for reading 'attention', not 'last'"),
         ({"synthesize": "none"}, "module.synthesize is 'none', but reading 'attention' allows a or both"),
     ],
 )
@@ -424,8 +423,13 @@ def test_options_out_of_range_are_refused(changes: dict[str, Any], message: str)
         ProSGConfig.from_preset("plus", **changes)
 
 
+def test_positions_are_for_attention() -> None:
+    with pytest.raises(ValueError, match="module.positions is 'last', which is for reading 'attention', not 'none'"):
+        ProSGConfig.from_preset("static", positions="last")
+
+
 def test_presets_and_keys_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown preset 'best'; known are paper, plus, static"):
         ProSGConfig.from_preset("best")
-    with pytest.raises(ValueError, match="unknown key ranks; known are preset, reading, rank"):
+    with pytest.raises(ValueError, match="unknown key ranks; known are preset, reading, positions, rank"):
         ProSGConfig.from_dict({"ranks": 3})
