@@ -12,6 +12,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from prosg.cli_harness import HARNESS
+from prosg.cli_eval import EVALUATION
 from prosg.cli_judging import JUDGING
 from prosg.cli_parts import (
     Parser,
@@ -176,6 +178,8 @@ TOOLS: dict[str, Tool] = {
     "inspect": Tool(
         _inspect_parser, "what prompts' updates are like, and which tokens they were read from", _run_inspect
     ),
+    **EVALUATION,
     **JUDGING,
+    **HARNESS,
 }
 """By the command's name."""

@@ -29,6 +29,7 @@ __all__ = [
     "frame_row",
     "pad",
     "row_number",
+    "template_of",
 ]
 
 
@@ -102,6 +103,14 @@ def encode_row(row: Row, tokenizer: OffsetTokenizer, end_id: int = 0) -> Encoded
     )
 
 
+def template_of(row: Row, template: str, tokenizer: OffsetTokenizer) -> str:
+    """The template that a row is framed by; "" where it needs none, or has none that fits. See `frame_row`."""
+    name = template or row.framing
+    if not name and row.turns and getattr(tokenizer, "fingerprint", "") == WORLD_FINGERPRINT:
+        name = "world"
+    return name
+
+
 def frame_row(row: Row, template: str, tokenizer: OffsetTokenizer) -> Row:
     """The row as its model is to see it: prompt with the cues, answer as the reply to them, stages where they then are.
 
@@ -110,9 +119,7 @@ def frame_row(row: Row, template: str, tokenizer: OffsetTokenizer) -> Row:
 
     Raises ValueError for chat rows without a template, and where a stage's marker is lost between closed-up lines.
     """
-    name = template or row.framing
-    if not name and row.turns and getattr(tokenizer, "fingerprint", "") == WORLD_FINGERPRINT:
-        name = "world"
+    name = template_of(row, template, tokenizer)
     turns = row.turns or (Turn("user", row.prompt),)
     if name in ("", "none"):
         if row.turns:

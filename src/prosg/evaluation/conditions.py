@@ -25,10 +25,11 @@ from prosg.encoded import EncodedPrompt
 from prosg.lowrank import Update, join_updates, mean_update, take_update_rows
 from prosg.prosg import ProSG
 
-__all__ = ["Condition", "Conditions", "derangement", "encode_prompts"]
+__all__ = ["MEAN_PROMPTS", "Condition", "Conditions", "derangement", "encode_prompts", "kind_mean"]
 
 MEAN_PROMPTS = 96
 """Training prompts of a kind that the mean update is taken over."""
+LEAST_PROMPTS = 64
 
 
 class Condition(NamedTuple):
@@ -68,6 +69,15 @@ def derangement(groups: Sequence[str], seed: int) -> Tensor:
     return torch.tensor(partner)
 
 
+def kind_mean(model: ProSG, kind: str, prompts: Sequence[Sequence[int]]) -> Update:
+    """The mean update of a kind's training prompts, one row. ValueError where they are too few."""
+    if len(prompts) < LEAST_PROMPTS:
+        raise ValueError(f"kind {kind!r} has {len(prompts)} training prompts; the mean update needs {LEAST_PROMPTS}")
+    parts = (prompts[start : start + 32] for start in range(0, min(len(prompts), MEAN_PROMPTS), 32))
+    updates = (encode_prompts(model, part).update for part in parts)
+    return mean_update([update for update in updates if update is not None], 1)
+
+
 class Conditions:
     """The rows' prompts, encoded once, under any condition."""
 
@@ -103,14 +113,5 @@ class Conditions:
         return EncodedPrompt(state, update, logits)
 
     def _mean(self) -> Update:
-        by_kind: dict[str, Update] = {}
-        for kind in sorted(set(self.kinds)):
-            prompts = self.training[kind][:MEAN_PROMPTS]
-            if len(prompts) < 64:
-                raise ValueError(f"kind {kind!r} has {len(prompts)} training prompts; the mean update needs 64")
-            update = encode_prompts(self.model, prompts, window=self.window).update
-            assert update is not None
-            by_kind[kind] = mean_update([update], self.kinds.count(kind))
-        order = [i for kind in by_kind for i, k in enumerate(self.kinds) if k == kind]
-        back = torch.argsort(torch.tensor(order))
-        return take_update_rows(join_updates(list(by_kind.values())), back.to(self.own.logits.device))
+        means = {kind: kind_mean(self.model, kind, self.training[kind]) for kind in sorted(set(self.kinds))}
+        return join_updates([means[kind] for kind in self.kinds])

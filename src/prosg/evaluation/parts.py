@@ -1,0 +1,161 @@
+"""The measures of one system that runs here, each from its model to what its file holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from prosg.data.checks import score
+from prosg.data.kinds import KINDS, Setting, make_rows
+from prosg.data.record import Row, atomic_text
+from prosg.encoded import EncodedPrompt
+from prosg.evaluation.answers import Answer, Answers, answer_key, batched
+from prosg.evaluation.config import EvalConfig, SystemConfig
+from prosg.evaluation.forgetting import length_controlled
+from prosg.evaluation.overhead import overhead
+from prosg.evaluation.suite import kinds_of, training_prompts
+from prosg.evaluation.systems import LocalSystem
+from prosg.prosg import ProSG
+
+__all__ = ["PARTS", "Subject", "write_answers"]
+
+
+class Tell(Protocol):
+    """Gets the share done, and what is being done."""
+
+    def __call__(self, share: float, note: str = "") -> None: ...
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A system, loaded, and what it is asked."""
+
+    config: EvalConfig
+    name: str
+    system: SystemConfig
+    model: ProSG
+    rows: Sequence[Row]
+    kept: Answers
+    tell: Tell
+
+    def asked(self, rows: Sequence[Row]) -> LocalSystem:
+        """The system before these rows."""
+        training = {}
+        if self.system.update == "mean":
+            training = training_prompts(self.config, sorted({row.kind for row in rows}))
+        end = self.config.generation.end_token
+        return LocalSystem(self.system, self.model, rows, training, self.config.data.seed, end)
+
+
+def write_answers(config: EvalConfig, name: str, answers: Sequence[Answer]) -> None:
+    """answers/NAME.jsonl, whole."""
+    lines = (json.dumps(answer._asdict(), ensure_ascii=False) for answer in answers)
+    atomic_text(config.folder / "answers" / f"{name}.jsonl", lines)
+
+
+def accuracy(subject: Subject) -> Any:
+    """Answers, written freely; what is right in them the report says, by checks and judge."""
+    config = subject.config
+    asked = subject.asked(subject.rows)
+    keys = [answer_key(settings) for settings in asked.settings(config.generation)]
+    answers = batched(
+        keys,
+        [row.id for row in subject.rows],
+        config.batch_size,
+        subject.kept,
+        lambda indices: asked.write(indices, config.generation),
+        subject.tell,
+    )
+    write_answers(config, subject.name, answers)
+    return {"answers": len(answers)}
+
+
+def perplexity(subject: Subject) -> Any:
+    """Every row's negative log-likelihood, by id."""
+    scores = subject.asked(subject.rows).scores(subject.config.batch_size)
+    return {row.id: one._asdict() for row, one in zip(subject.rows, scores, strict=True)}
+
+
+def curve(subject: Subject) -> Any:
+    """Late-stage accuracy at every distance, on made rows."""
+    data, options = subject.config.data, subject.config.curve
+    if leaking := [kind for kind in kinds_of(subject.config) if KINDS[kind].leaks or not KINDS[kind].staged]:
+        return {"left_out": f"kinds that restate what they ask for, or have no late stage: {', '.join(leaking)}"}
+    first = options.sentences[0]
+    rows = make_rows(kinds_of(subject.config), options.rows, data.seed, data.split, sentences=(first, first))
+    return _controlled(subject, rows, options.sentences, {})
+
+
+def capacity(subject: Subject) -> Any:
+    """Late-stage accuracy against the number of items."""
+    data, options = subject.config.data, subject.config.capacity
+    found: list[dict[str, Any]] = []
+    for number, items in enumerate(options.items):
+        rows = make_rows(
+            (options.kind,),
+            options.rows,
+            data.seed,
+            data.split,
+            sentences=(options.sentences, options.sentences),
+            setting=Setting(items=(items, items)),
+        )
+
+        def tell(share: float, note: str = "", number: int = number) -> None:
+            subject.tell((number + share) / len(options.items), note)
+
+        result = _controlled(subject, rows, [options.sentences], {"items": items}, tell)
+        if "left_out" in result:
+            return result
+        found += result["answers"]
+    return {"answers": found}
+
+
+def _controlled(
+    subject: Subject,
+    rows: Sequence[Row],
+    sentences: Sequence[int],
+    labels: dict[str, Any],
+    tell: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Length-controlled answers to rows, and which stages of each are right."""
+    if not subject.model.backbone.continues and subject.system.late_replay:
+        return {"left_out": "this model does not go on reading after a prompt, so it cannot read one again"}
+    asked = subject.asked(rows)
+    size = subject.config.batch_size
+    parts = [asked.encode(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
+    cells = length_controlled(
+        subject.model.backbone,
+        EncodedPrompt.join(parts),
+        subject.model.tokenizer,
+        asked.encoded_rows,
+        [row.stages[-1].marker for row in asked.rows],
+        sentences,
+        subject.config.data.seed,
+        replay=subject.system.late_replay,
+        tell=tell or subject.tell,
+    )
+    answers = []
+    for length, cell in zip(sentences, cells, strict=True):
+        for row, written in zip(asked.rows, cell, strict=True):
+            right = score(row, written.text, length_controlled=True)
+            answers.append(
+                {**labels, "id": row.id, "kind": row.kind, "sentences": length, "text": written.text}
+                | {"distance_tokens": written.distance_tokens, "right": right}
+            )
+    return {"answers": answers}
+
+
+def costs(subject: Subject) -> Any:
+    """Time and bytes."""
+    return overhead(subject.model, subject.config.overhead)
+
+
+PARTS: dict[str, Callable[[Subject], Any]] = {
+    "accuracy": accuracy,
+    "perplexity": perplexity,
+    "curve": curve,
+    "capacity": capacity,
+    "overhead": costs,
+}
