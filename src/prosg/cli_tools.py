@@ -12,8 +12,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from prosg.cli_harness import HARNESS
 from prosg.cli_eval import EVALUATION
+from prosg.cli_harness import HARNESS
 from prosg.cli_judging import JUDGING
 from prosg.cli_parts import (
     Parser,
