@@ -13,8 +13,8 @@ __all__ = ["EVALUATION"]
 def _eval_parser() -> Parser:
     parser = Parser(
         description="Measure systems side by side: how much of its prompt is still there, how far into the answer, and "
-        "is the update the reason? Writes report.html, report.md and results.json. Killed and started again, it goes on; "
-        "what was made under the same options is not made again. Every key of CONFIG: prosg eval --options."
+        "is the update the reason? Writes report.html, report.md and results.json. Killed and started again, it goes "
+        "on; what was made under the same options is not made again. Every key of CONFIG: prosg eval --options."
     )
     parser.add_argument("config", type=str, nargs="?", help="the YAML file of the evaluation, like configs/eval.yaml")
     parser.add_argument("--out", type=str, help="another folder than the configuration's")

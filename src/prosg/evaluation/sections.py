@@ -161,16 +161,21 @@ def _findings(run: Run) -> Iterator[Block]:
         yield "One seed: the intervals are over prompts and say nothing of the spread between trainings."
 
 
-def _beside_reference(run: Run) -> Iterator[str]:
+def _beside_reference(run: Run) -> Iterator[Block]:
     others = [label for label in run.labels if label != run.reference]
-    for name, value in _compared(run):
-        said: dict[str, list[str]] = {}
-        for label in others:
-            means = [compare(value(ours), value(theirs)) for ours, theirs in _pairs(run, label)]
-            said.setdefault(_verdict(means), []).append(f'"{label}"')
-        parts = [f"{verdict}: {join(labels)}" for verdict, labels in said.items() if verdict != "not measured"]
-        if parts:
-            yield f'Beside "{run.reference}", on the same prompts, in {name}: {"; ".join(parts)}.'
+    measures = _compared(run)
+    table: Table = [[f'beside "{run.reference}"', *(name for name, _ in measures)]]
+    for label in others:
+        means = [[compare(value(ours), value(theirs)) for ours, theirs in _pairs(run, label)] for _, value in measures]
+        table.append(
+            [label, *({"not measured": "-", "no clear difference": "="}.get(v, v) for v in map(_verdict, means))]
+        )
+    if others:
+        yield TableBlock(
+            table,
+            "Better and worse where the interval of the difference on the same prompts excludes zero for every seed; "
+            "=: it does not.",
+        )
 
 
 def _compared(run: Run) -> list[tuple[str, Callable[[System], Mapping[str, float]]]]:
@@ -179,12 +184,12 @@ def _compared(run: Run) -> list[tuple[str, Callable[[System], Mapping[str, float
     lengths = sorted({s for system in reference for s in system.distances})
     return [
         ("accuracy", lambda s: s.right),
-        ("the late stage, free length", lambda s: s.late),
+        ("late stage, free length", lambda s: s.late),
         *(
-            (f"the late stage at {_tokens(reference, n):,} tokens", functools.partial(System.late_at, sentences=n))
+            (f"late stage at {_tokens(reference, n):,} tokens", functools.partial(System.late_at, sentences=n))
             for n in lengths
         ),
-        ("nats per token, sign turned", lambda s: {name: -value for name, value in s.nats.items()}),
+        ("likelihood per token", lambda s: {name: -value for name, value in s.nats.items()}),
     ]
 
 
