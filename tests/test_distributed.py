@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
 
+import prosg.train
 from prosg.cli import main
 from prosg.data.batches import StepBatches
 from prosg.train import ProSGTrainer, complete_checkpoints
@@ -137,6 +140,52 @@ def test_the_validation_rows_stop_all_processes(shop: Workshop, tmp_path: Path) 
     command = shop.command("finetune", tmp_path / "run", "--validation", shop.validation, *stop)
     assert together(command) == [0, 0]
     assert len(steps(tmp_path / "run")) == 2
+
+
+def shard(rank: int) -> None:
+    """FSDP2 by Accelerate's own options. It offers that to accelerators alone, so the group passes for one of them."""
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
+    begin = PartialState.__init__
+
+    def pass_for_an_accelerator(self: PartialState, *args: object, **kwargs: object) -> None:
+        begin(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = pass_for_an_accelerator
+    put_together = prosg.train.put_together
+
+    def watch(model: torch.nn.Module) -> None:
+        assert isinstance(model, FSDPModule)
+        put_together(model)
+
+    prosg.train.put_together = watch
+
+
+SHARDED = {
+    "finetune, aged": ("finetune", "--recipe", "durable"),
+    "synthesize, wiped and loaded": ("synthesize",),
+}
+
+
+@pytest.mark.parametrize("run", SHARDED)
+def test_weights_may_be_shared_out(shop: Workshop, tmp_path: Path, run: str) -> None:
+    phase, *options = SHARDED[run]
+
+    def shard_and_die(rank: int) -> None:
+        shard(rank)
+        die_at(4)(rank)
+
+    command = shop.command(phase, tmp_path / "sharded", *options, "--validation", shop.validation, "--eval_steps", 3)
+    assert together(command, before=shard_and_die) == [signal.SIGKILL] * 2
+    assert together(command, before=shard) == [0, 0]
+    whole = shop.command(phase, tmp_path / "whole", *options, "--validation", shop.validation, "--eval_steps", 3)
+    assert together(whole) == [0, 0]
+    assert_near_runs(tmp_path / "sharded", tmp_path / "whole")
+    made = "model/model.safetensors" if phase == "finetune" else "adapter/prosg_model.safetensors"
+    ours, theirs = (load_file(tmp_path / name / made) for name in ("sharded", "whole"))
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

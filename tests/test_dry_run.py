@@ -74,7 +74,7 @@ def test_a_logger_that_is_not_there_is_refused(
     shop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     name: str, words: tuple[str, ...],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("prosg.train.get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr("prosg.setting_up.get_available_reporting_integrations", lambda: ["tensorboard"])
     assert main(shop.command("finetune", tmp_path / "run", "--report_to", f"[tensorboard, {name}]")) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in words), error

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from hf_tiny import HF_TINY, hf_backbone
 from prosg.config import RECIPES, ProSGConfig
 from prosg.perturb import StoryBank, draw
 from prosg.prosg import ProSG
+from workshop import losses, make_workshop
 
 pytestmark = pytest.mark.gpu
 
@@ -78,6 +82,20 @@ def test_a_model_of_transformers_agrees_with_the_cpu(name):
         results.append((scored.nll.detach().cpu(), nll.cpu()))
     for ours, theirs in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("phase", ["finetune", "synthesize"])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_devices_train_what_one_does(tmp_path, phase, sharded):
+    shop = make_workshop(tmp_path)
+    fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
+    options = ("--device", "cuda", "--perturbation.load", 0, "--perturbation.load_story", 0)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "prosg"]
+    command = [sys.executable, *launcher, *shop.command(phase, tmp_path / "two", *options)]
+    subprocess.run(command, env={**os.environ, **(fsdp if sharded else {})}, check=True)
+    shop.run(phase, tmp_path / "one", *options)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
 def _to(part, device):

@@ -28,8 +28,8 @@ from prosg.files import CheckpointError
 from prosg.lowrank import LowRank
 from prosg.perturb import Draws, Touch
 from prosg.prosg import ProSG
+from prosg.setting_up import check
 from prosg.tokenizer import train_bpe
-from prosg.train import check
 
 BATCH = 3
 PROMPT_LENGTHS, ANSWER_LENGTHS = torch.tensor([5, 3, 7]), torch.tensor([6, 1, 4])

@@ -99,7 +99,8 @@ def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
         chosen &= np.array([row.has_stages for row in rows])
         rows = [replay_prompt(row) if again else row for row, again in zip(rows, chosen, strict=True)]
 
-    from prosg.train import check, fit  # transformers takes seconds to import; errors above come at once
+    from prosg.setting_up import check  # transformers takes seconds to import; errors above come at once
+    from prosg.train import fit
 
     check(model, phase, config, rows, validation)  # type: ignore[arg-type]
     if dry_run:

@@ -20,7 +20,8 @@ from prosg.data.collate import EncodedRow
 from prosg.info import ADAMW, activation_bytes, bytes_text
 from prosg.precision import settle_dtype
 from prosg.prosg import ProSG
-from prosg.train import Phase, ProSGTrainer, arguments_of, choose_trained, complete_checkpoints
+from prosg.setting_up import Phase, arguments_of, choose_trained
+from prosg.train import ProSGTrainer, complete_checkpoints
 
 __all__ = ["dry_run", "rehearse"]
 

@@ -14,13 +14,14 @@ function of (seed, step, row id): a resumed run, and two processes, draw the sam
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prosg.backbones.base import Backbone
+from prosg.backbones.base import Backbone, Output
 from prosg.config import Perturbation
 from prosg.encoded import flatten, unflatten
 from prosg.lowrank import Update, detach_update, replace_update_rows, take_update_rows
@@ -132,7 +133,13 @@ class StoryBank:
 
     @torch.no_grad()
     def grow(
-        self, backbone: Backbone, step: int, stories: Tensor, lengths: Tensor, state: State, update: Update | None
+        self,
+        backbone: Callable[..., Output],
+        step: int,
+        stories: Tensor,
+        lengths: Tensor,
+        state: State,
+        update: Update | None,
     ) -> None:
         """stories (B, T) of `lengths` (B,); state and update are those of the batch's prompts."""
         if self.state is None:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prosg.backbones.base import Backbone
+from prosg.backbones.base import Backbone, Output
 from prosg.backbones.native import Native
 from prosg.config import ProSGConfig
 from prosg.data.collate import pad
@@ -153,6 +153,10 @@ class ProSG(nn.Module):
                 _, reads, _ = self._read_prompt(part, here, synthesizer, reads, chunk)
         update = None if synthesizer is None else synthesizer.finish(reads)
         return EncodedPrompt(state, update, logits)
+
+    def run_backbone(self, *args: Any, **kwargs: Any) -> Output:
+        """A call of the backbone alone, with its arguments, as a method of the whole: weights may be shared out."""
+        return self.backbone(*args, **kwargs)
 
     def forward(
         self,

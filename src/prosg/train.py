@@ -17,36 +17,33 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from prosg import distributed
-from prosg.backbones.native import Native
 from prosg.callbacks import Report, StepLog, Stop
 from prosg.config import TrainConfig
 from prosg.data.batches import StepBatches
 from prosg.data.collate import EncodedRow, collate
 from prosg.evaluation.perplexity import perplexity
-from prosg.lora import is_lora
 from prosg.perturb import StoryBank, draw
 from prosg.precision import settle_dtype
 from prosg.prosg import ProSG
+from prosg.setting_up import Phase, arguments_of, check, choose_trained
+from prosg.sharding import is_sharded, load_optimizer, load_weights, optimizer_state, put_together, register, whole
 
-__all__ = ["Phase", "ProSGTrainer", "TrainResult", "arguments_of", "check", "choose_trained", "fit"]
+__all__ = ["ProSGTrainer", "TrainResult", "complete_checkpoints", "fit"]
 
-Phase = Literal["finetune", "synthesize", "static", "state"]
 STAGING = ".writing"
 WEIGHTS, COUNTERS = "weights.safetensors", "counters.json"
 SKIPS = 100
@@ -154,7 +151,8 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         model: ProSG = self.accelerator.unwrap_model(self.model)
         if encoded is None:
             encoded = model.encode(inputs["prompt"], inputs["prompt_lengths"])
-        self.bank.grow(model.backbone, self.tick, inputs["answer"], inputs["late_start"], encoded.state, encoded.update)
+        stories = inputs["answer"], inputs["late_start"]
+        self.bank.grow(model.run_backbone, self.tick, *stories, encoded.state, encoded.update)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the Trainer's; the loss is kept for the step's log line."""
@@ -208,7 +206,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
 
     def trained_state(self) -> dict[str, Tensor]:
         """The parameters that train."""
-        return {name: p.detach().contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+        return {name: tensor.contiguous() for name, tensor in whole(self.model).items()}
 
     def _get_output_dir(self, trial: Any) -> str:
         return os.path.join(super()._get_output_dir(trial), STAGING)
@@ -230,14 +228,19 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
                 shutil.rmtree(old)
         distributed.barrier()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The same for weights that are shared out over processes, for which the Trainer has files of its own."""
+        self._save(output_dir)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """What trains, and what the perturbations remember: each process' own."""
         assert output_dir is not None
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.bank.state_dict(), folder / _bank_file(distributed.rank()))
+        trained = self.trained_state()
         if distributed.is_first():
-            save_file(self.trained_state(), folder / WEIGHTS)
+            save_file(trained, folder / WEIGHTS)
             counters = {"tick": self.tick, "norms": self.norms, "skipped": self.skipped, "seconds": self.seconds}
             (folder / COUNTERS).write_text(json.dumps(counters | {"processes": distributed.size()}))
 
@@ -255,13 +258,40 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
                 f"{folder}: written by {before} processes, each with states of long text of its own; go on with as "
                 f"many, not {distributed.size()}"
             )
-        self.model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+        load_weights(self.model, load_file(folder / WEIGHTS))
         kept = folder / _bank_file(distributed.rank())
         if kept.exists():
             device = next(self.model.parameters()).device
             self.bank.load_state_dict(load_file(kept, device=str(device)), self.model.backbone)
         self.tick, self.norms, self.skipped = counters["tick"], counters["norms"], counters["skipped"]
         self.began = time.perf_counter() - counters["seconds"]
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if is_sharded(self.model):
+            register(self.model)
+        return prepared
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not is_sharded(self.model):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = optimizer_state(self.model, self.optimizer)
+        if distributed.is_first():
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not is_sharded(self.model):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        assert checkpoint is not None
+        state, scheduler = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        load_optimizer(self.model, self.optimizer, state)
+        self.lr_scheduler.load_state_dict(scheduler)
 
     def go_on(self, checkpoint: Path | None, stop: Stop) -> None:
         """Train from a checkpoint, or from the start; a run that its stop rule ended there takes no further step."""
@@ -282,76 +312,6 @@ def complete_checkpoints(output: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
     found = [p for p in output.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
-
-
-def check(
-    model: ProSG, phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow], validation: Sequence[EncodedRow]
-) -> None:
-    """ValueError for a phase that does not fit the model, and for rows that cannot be trained or judged on."""
-    bare = phase in ("finetune", "state")
-    if (model.synthesizer is None) != bare:
-        raise ValueError(f"phase {phase} needs a model {'without' if bare else 'with'} a module")
-    if (model.initial is not None) != (phase == "state"):
-        raise ValueError(f"phase {phase} needs a model {'with' if phase == 'state' else 'without'} an initial state")
-    if model.synthesizer is not None and (model.synthesizer.config.reading == "none") != (phase == "static"):
-        allowed = "none" if phase == "static" else "last or attention"
-        raise ValueError(f"module.reading is {model.synthesizer.config.reading!r}; {phase} allows {allowed}")
-    can, p = model.backbone.perturbations, config.perturbation
-    refused = [name for kind, names in p.KINDS.items() for name in names if kind not in can and getattr(p, name)]
-    if refused:
-        options = " and ".join(f"perturbation.{name}" for name in refused)
-        raise ValueError(
-            f"{options} must be 0 for a backbone of type {model.backbone.config.model_type}, whose memory knows only "
-            f"{', '.join(can)}" + ("; try --recipe durable-load" if "load" in can else "")
-        )
-    if config.optim.checkpointing and not isinstance(model.backbone, Native):
-        raise ValueError("optim.checkpointing must be false for a model that transformers runs")
-    if config.lora and phase != "finetune":
-        raise ValueError(f"lora is {config.lora}, must be 0 for {phase}: finetune alone trains the backbone")
-    _check_loggers(_loggers(config))
-    if not rows:
-        raise ValueError("there are no rows to train on")
-    parts, processes = config.optim.accumulation, distributed.size()
-    shared = f" by {processes} processes" if processes > 1 else ""
-    if len(rows) < parts * processes:
-        raise ValueError(f"{len(rows)} rows cannot be read in {parts} parts (optim.accumulation){shared}")
-    if config.optim.batch_size % (parts * processes):
-        raise ValueError(
-            f"optim.batch_size is {config.optim.batch_size}; read in {parts} parts (optim.accumulation){shared} it "
-            f"must be a multiple of {parts * processes}"
-        )
-    judged = config.stop.times or config.stop.patience
-    if judged and config.stop.metric.startswith("late_") and not any(row.has_stages for row in validation):
-        raise ValueError(f"stop.metric is {config.stop.metric}, but no validation row has stages; choose another")
-
-
-def _loggers(config: TrainConfig) -> list[str]:
-    return [config.report_to] if isinstance(config.report_to, str) else config.report_to
-
-
-def _check_loggers(names: Sequence[str]) -> None:
-    """ValueError for a logger that transformers does not know, and for one whose package is missing."""
-    known, there = ["none", *INTEGRATION_TO_CALLBACK], get_available_reporting_integrations()
-    for name in names:
-        if name not in known:
-            raise ValueError(f"report_to has {name!r}; allowed: {', '.join(known)}")
-        if name != "none" and name not in there:
-            raise ValueError(
-                f"report_to has {name!r}, whose package is not installed here; install it, or choose of: "
-                f"{', '.join(['none', *there])}"
-            )
-
-
-def choose_trained(model: ProSG, phase: Phase, config: TrainConfig) -> None:
-    """Let what the phase trains have gradients, and nothing else; take the number of threads that is asked for."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(phase == "finetune" and (not config.lora or is_lora(name)))
-    if model.synthesizer is not None:
-        model.synthesizer.requires_grad_(True)
-    if model.initial is not None:
-        model.initial.requires_grad_(True)
 
 
 def fit(
@@ -385,6 +345,7 @@ def fit(
     trainer.go_on(checkpoints[-1] if checkpoints else None, stop)
     if distributed.is_first():
         shutil.rmtree(output / STAGING, ignore_errors=True)
+    put_together(model)
     model.eval()
     history = trainer.state.log_history
     metrics: dict[str, float] = next((h for h in reversed(history) if any(k.startswith("eval_") for k in h)), {})
@@ -395,44 +356,6 @@ def fit(
         reached=stop.reached(history) if config.stop.times else None,
         metrics={k: v for k, v in metrics.items() if k.startswith("eval_")},
         dtype=dtype,
-    )
-
-
-def arguments_of(
-    config: TrainConfig, model: ProSG, dtype: str, *, evaluate: bool, save: bool = True
-) -> TrainingArguments:
-    """The Trainer's own options."""
-    optim = config.optim
-    use_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
-    return TrainingArguments(
-        output_dir=config.output,
-        per_device_train_batch_size=optim.batch_size // (optim.accumulation * distributed.size()),
-        gradient_accumulation_steps=optim.accumulation,
-        max_steps=optim.steps,
-        learning_rate=optim.lr,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": optim.final_lr},
-        warmup_steps=optim.warmup_steps,
-        adam_beta1=optim.beta1,
-        adam_beta2=optim.beta2,
-        weight_decay=optim.weight_decay,
-        max_grad_norm=optim.clip or 1e9,
-        bf16=dtype == "bf16",
-        activation_checkpointing=optim.checkpointing,
-        logging_steps=config.log_steps,
-        eval_strategy="steps" if evaluate else "no",
-        eval_steps=config.eval_steps,
-        save_strategy="steps" if save else "no",
-        save_steps=config.save_steps,
-        report_to=[name for name in _loggers(config) if name != "none"],
-        seed=config.seed,
-        use_cpu=use_cpu,
-        remove_unused_columns=False,
-        disable_tqdm=not config.progress or not sys.stderr.isatty(),
-        log_level="error",
-        # Models of transformers may have parameters that a batch does not touch; the native ones have none.
-        ddp_find_unused_parameters=not isinstance(model.backbone, Native),
-        dataloader_pin_memory=not use_cpu,
     )
 
 
