@@ -126,6 +126,8 @@ def _demo_parser() -> Parser:
     parser.add_argument("--backbone", type=str, default="rwkv4", help="rwkv4, rwkv7, retnet or mamba, each small")
     parser.add_argument("--seeds", type=str, default="1", help="one run each, like 1,2,3")
     parser.add_argument("--out", type=str, help="folder to go on in; by default runs/demo-NAME, with --full full-NAME")
+    parser.add_argument("--rates", type=str, default="1e-3,3e-3,1e-2", help="learning rates that rivals choose from")
+    parser.add_argument("--rows", type=int, help="prompts a cell; 64, with --full 192")
     parser.add_argument("--jobs", type=int, default=2, help="trainings and evaluations side by side")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live display")
     return parser
@@ -633,7 +635,11 @@ def _run_demo(options: Namespace) -> int:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
         raise ValueError(f"--seeds is {options.seeds!r}; give whole numbers apart by commas, like 1,2,3") from None
-    plan = Plan(backbone=options.backbone, rows=192 if options.full else 64)
+    try:
+        rates = tuple(float(rate) for rate in options.rates.split(","))
+    except ValueError:
+        raise ValueError(f"--rates is {options.rates!r}; give numbers apart by commas, like 1e-3,3e-3") from None
+    plan = Plan(backbone=options.backbone, rows=options.rows or (192 if options.full else 64), rates=rates)
     out = options.out or f"runs/{'full' if options.full else 'demo'}-{plan.backbone}"
     return run(out, seeds=seeds, full=options.full, jobs=options.jobs, plan=plan, live=not options.plain)
 

@@ -12,14 +12,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +27,13 @@ from prosg.commands import write_json
 from prosg.data.kinds import DEMO_KINDS, make_rows
 from prosg.data.record import write_rows
 from prosg.jobs import Job, check_plan, run_jobs
+from prosg.machine import commit, processor, versions
 from prosg.subjects import SUBJECTS, Subject
 from prosg.tokenizer import train_bpe
 
 __all__ = ["Plan", "prepare", "run"]
 
 RATES = (1e-3, 3e-3, 1e-2)
-"""Learning rates that every rival may choose from, on validation rows of the first seed."""
 RIVAL_ROWS = 48
 """Validation rows on which it chooses."""
 RIVAL_SENTENCES = (5, 60, 125)
@@ -69,10 +66,13 @@ class Plan:
     phase1_steps: int = 2500
     module_steps: int = 1000
     rival_steps: tuple[tuple[str, int], ...] = ()
+    rates: tuple[float, ...] = RATES
 
     def __post_init__(self) -> None:
         if self.backbone not in SUBJECTS:
             raise ValueError(f"--backbone is {self.backbone!r}; allowed: {', '.join(SUBJECTS)}")
+        if not self.rates or min(self.rates) <= 0:
+            raise ValueError(f"--rates is {', '.join(map(str, self.rates)) or 'empty'}; give numbers above 0")
         object.__setattr__(self, "rival_steps", self.rival_steps or self.subject.rivals)
 
     @property
@@ -99,14 +99,14 @@ def run(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan
         work = [job for seed, folder in folders.items() for job in _trainings(folder, seed, plan, dtype)]
         work += [job for seed, folder in folders.items() for job in _curves(folder, seed, plan)]
         if full:
-            work += _rivals(folders[first], first, plan, dtype, dict.fromkeys(rivals, RATES))
-            work += _choices(folders[first], first, rivals)
+            work += _rivals(folders[first], first, plan, dtype, dict.fromkeys(rivals, plan.rates))
+            work += _choices(folders[first], first, rivals, plan.rates)
         run_jobs(work, jobs, live)
         if full:
-            best = _choose(folders[first], rivals)
-            rates = {name: (rate,) for name, rate in best.items()}
+            best = _choose(folders[first], rivals, plan.rates)
+            chosen = {name: (rate,) for name, rate in best.items()}
             others = {seed: folder for seed, folder in folders.items() if seed != first}
-            work += [job for seed, folder in others.items() for job in _rivals(folder, seed, plan, dtype, rates)]
+            work += [job for seed, folder in others.items() for job in _rivals(folder, seed, plan, dtype, chosen)]
             work += [job for seed, folder in folders.items() for job in _rival_curves(folder, seed, plan, best)]
             run_jobs(work, jobs, live)
     except ChildProcessError as error:
@@ -116,9 +116,9 @@ def run(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan
         "command": shlex.join(["prosg", *sys.argv[1:]]),
         "dtype": dtype,
         "seconds": round(time.perf_counter() - start),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {jobs} jobs of one thread side by side",
-        "versions": {name: version(name) for name in ("prosg", "torch", "transformers", "tokenizers")},
-        "commit": _commit(),
+        "machine": f"{processor()}, {os.cpu_count()} cores, {jobs} jobs of one thread side by side",
+        "versions": versions(),
+        "commit": commit(),
         "plan": dataclasses.asdict(plan),
         "runs": {str(seed): _runs(folder) for seed, folder in folders.items()},
     }
@@ -236,7 +236,7 @@ def _measured_as(name: str) -> tuple[str, ...]:
     return ("--updates", "own") if name.startswith("static") else ()
 
 
-def _choices(folder: Path, seed: int, rivals: Sequence[str]) -> list[Job]:
+def _choices(folder: Path, seed: int, rivals: Sequence[str], rates: Sequence[float]) -> list[Job]:
     """Every rival at every learning rate, on validation rows."""
     rows = ("--rows", str(RIVAL_ROWS), "--split", "validation", "--no-free")
     lengths = ("--sentences", *map(str, RIVAL_SENTENCES))
@@ -245,20 +245,20 @@ def _choices(folder: Path, seed: int, rivals: Sequence[str]) -> list[Job]:
             f"choose-{name}-{rate:g}", folder, f"{name}-{rate:g}", name, seed, 12, *rows, *_measured_as(name), *lengths
         )
         for name in rivals
-        for rate in RATES
+        for rate in rates
     ]
 
 
-def _choose(folder: Path, rivals: Sequence[str]) -> dict[str, float]:
+def _choose(folder: Path, rivals: Sequence[str], rates: Sequence[float]) -> dict[str, float]:
     """Each rival's best rate: late accuracy on validation rows, mean over the distances. All are logged."""
     log: dict[str, dict[str, float]] = {}
     for name in rivals:
         log[name] = {}
-        for rate in RATES:
+        for rate in rates:
             cells = json.loads((folder / "curves" / f"choose-{name}-{rate:g}.json").read_text("utf-8"))["rows"]
             scores = [cell["late_accuracy"] for cell in cells if cell["kind"] == "all"]
             log[name][f"{rate:g}"] = sum(scores) / len(scores)
-    best = {name: max(RATES, key=lambda rate, name=name: log[name][f"{rate:g}"]) for name in log}  # type: ignore[misc]
+    best = {name: max(rates, key=lambda rate, name=name: log[name][f"{rate:g}"]) for name in log}  # type: ignore[misc]
     write_json(folder / "rates.json", {"late_accuracy": log, "chosen": best})
     return best
 
@@ -295,22 +295,3 @@ def _runs(folder: Path) -> dict[str, Any]:
             **{key: config[key] for key in ("recipe", "module", "perturbation", "optim")},
         }
     return found
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    """The commit of a development checkout, else the version that is installed."""
-    here = Path(__file__).parent
-    found = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or version("prosg")
