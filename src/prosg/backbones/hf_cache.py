@@ -14,6 +14,7 @@ Keys and values grow with the text. Rows that have read less than others have ze
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any, NamedTuple
 
@@ -21,7 +22,18 @@ from torch import Tensor
 
 from prosg.state import State
 
-__all__ = ["CACHES", "Attention", "Cache", "Convolution", "Griffin", "Linear", "MatrixMemory", "Nothing", "Read"]
+__all__ = [
+    "CACHES",
+    "Attention",
+    "Cache",
+    "Convolution",
+    "Griffin",
+    "Linear",
+    "MatrixMemory",
+    "Nothing",
+    "Read",
+    "parameters",
+]
 
 
 class Read(NamedTuple):
@@ -73,6 +85,12 @@ class Nothing(NamedTuple):
     """A layer that remembers nothing."""
 
 
+@functools.cache
+def parameters(kind: type[Any]) -> frozenset[str]:
+    """The names of what the models of a class are called with."""
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
 class Cache:
     """One call's cache. This one is `DynamicCache`, of whatever layers the model's configuration names."""
 
@@ -115,8 +133,7 @@ class Cache:
                 cache.update_conv_state(layer.conv, i)
             if isinstance(layer, Linear):
                 cache.update_recurrent_state(layer.memory, i)
-        takes = inspect.signature(type(model).forward).parameters
-        return "cache_params" if "cache_params" in takes else "past_key_values", cache
+        return "cache_params" if "cache_params" in parameters(model.__class__) else "past_key_values", cache
 
     def arguments(self) -> dict[str, Any]:
         """What the model is called with."""
