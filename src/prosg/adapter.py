@@ -5,8 +5,8 @@
                 tokenizer.json            its tokenizer, unless it is World, which prosg_config.json names
     x.safetensors   an encoded prompt: state, update, last logits; metadata names the model that made it
 
-A model is named by a backbone (a .pth or a folder), an adapter folder, a finished training's output folder, or "demo":
-the small trained model that comes with the package.
+A model is named by a backbone (a .pth or a folder), an adapter folder, a finished training's output folder, a name on
+the Hugging Face hub (`prosg.hub`), or "demo": the small trained model that comes with the package.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from prosg.checkpoint import fingerprint, fingerprint_file, load_backbone
 from prosg.config import ProSGConfig
 from prosg.encoded import EncodedPrompt, flatten, unflatten
 from prosg.files import CheckpointError, read_json, written_whole
+from prosg.hub import local_path
 from prosg.lowrank import check_update
 from prosg.prosg import ProSG
 from prosg.tokenizer import BY_VOCABULARY_SIZE, WORLD, AnyTokenizer, load_tokenizer, tokenizer_beside
@@ -44,6 +45,7 @@ __all__ = [
     "need_tokenizer",
     "save_adapter",
     "save_encoded",
+    "trained_in",
 ]
 
 CONFIG, WEIGHTS = "prosg_config.json", "prosg_model.safetensors"
@@ -70,7 +72,7 @@ def load_model(
     kernel: str = "auto",
     target_modules: Sequence[str] = (),
 ) -> ProSG:
-    """A model by its name: a backbone, an adapter folder, a training's output folder, or "demo".
+    """A model by its name: a backbone, an adapter folder, a training's output folder, a hub's name, or "demo".
 
     Args:
         model: What to load.
@@ -87,7 +89,7 @@ def load_model(
         CheckpointError, FileNotFoundError: naming the file and what is wrong with it.
         ValueError: where a tokenizer has more tokens than the model.
     """
-    path = demo_model() if str(model) == "demo" else _trained(Path(model))
+    path = demo_model() if str(model) == "demo" else trained_in(local_path(model))
     if is_adapter(path):
         loaded, where = load_adapter(path, base=base, dtype=dtype, device=device, kernel=kernel)
     else:
@@ -134,8 +136,9 @@ def need_tokenizer(model: ProSG, name: str | Path) -> None:
     raise ValueError(f"{name}: no tokenizer lies beside it; name one with {which}")
 
 
-def _trained(path: Path) -> Path:
+def trained_in(path: str | Path) -> Path:
     """What a finished training left in its output folder; any other path as it is."""
+    path = Path(path)
     if (path / "result.json").is_file():
         for made in ("adapter", "model"):
             if (path / made).is_dir():
@@ -184,7 +187,7 @@ def load_adapter(folder: str | Path, *, base: str | Path | None = None, **option
         config = ProSGConfig.from_dict(values)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from None
-    where = Path(base) if base is not None else _find_base(folder, named)
+    where = local_path(base) if base is not None else _find_base(folder, named)
     backbone = load_backbone(where, target_modules=config.target_modules, **options)
     # A backbone that was narrowed on the way in has other values than the one that the adapter knows.
     here = fingerprint(backbone) if options.get("dtype") is None else fingerprint_file(where)

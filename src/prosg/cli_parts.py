@@ -24,7 +24,10 @@ __all__ = [
     "template_option",
 ]
 
-MODEL_HELP = "a backbone (.pth file or folder), an adapter folder, a training's output folder, or: demo"
+MODEL_HELP = (
+    "a backbone (.pth file or folder), an adapter folder, a training's output folder, owner/name or owner/name/FILE on "
+    "the Hugging Face hub, or: demo"
+)
 TOKENIZER_HELP = (
     "world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default what lies beside the weights, else "
     "world for a vocabulary of 65536"

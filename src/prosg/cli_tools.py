@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 
 from prosg.cli_eval import EVALUATION
 from prosg.cli_harness import HARNESS
+from prosg.cli_hub import SHARING
 from prosg.cli_judging import JUDGING
 from prosg.cli_parts import (
     Parser,
@@ -181,5 +182,6 @@ TOOLS: dict[str, Tool] = {
     **EVALUATION,
     **JUDGING,
     **HARNESS,
+    **SHARING,
 }
 """By the command's name."""
