@@ -96,7 +96,7 @@ def _limit(given: float | None) -> int | float | None:
     """Above 1 it is a number of examples, which the harness wants whole."""
     if given is None or 0 < given < 1:
         return given
-    if given < 1 or given != int(given):
+    if given < 1 or not given.is_integer():
         raise ValueError(f"--limit is {given:g}, must be a whole number of examples, or a share between 0 and 1")
     return int(given)
 
@@ -110,7 +110,8 @@ def _tasks(names: list[str], include_path: str | None) -> tuple[Any, list[str]]:
     # The harness' own thousands of files are looked through only where a task, or a part of a group, may be among them.
     manager = TaskManager(include_path=include_path, include_defaults=False)
     found = _found(names, manager)
-    if not all(tasks and {*tasks} <= {name, *manager.all_subtasks} for name, tasks in found.items()):
+    single = {*manager.all_subtasks, *filter(_is_file, names)}
+    if not all(tasks and {*tasks} <= single for tasks in found.values()):
         manager = TaskManager(include_path=include_path)
         found = _found(names, manager)
     for name, tasks in found.items():
@@ -124,8 +125,11 @@ def _tasks(names: list[str], include_path: str | None) -> tuple[Any, list[str]]:
 
 def _found(names: list[str], manager: Any) -> dict[str, list[str]]:
     """By name or pattern, what a manager has for it; files stand for themselves."""
-    files = {name for name in names if name.endswith(".yaml") and Path(name).is_file()}
-    return {name: [name] if name in files else manager.match_tasks([name]) for name in names}
+    return {name: [name] if _is_file(name) else manager.match_tasks([name]) for name in names}
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".yaml") and Path(name).is_file()
 
 
 HARNESS: dict[str, Tool] = {"lm-eval": Tool(_parser, "tasks of the lm-evaluation-harness", _run)}

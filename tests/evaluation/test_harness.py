@@ -250,7 +250,7 @@ def test_the_command_runs_tasks_and_writes_results(
     options = ["--include_path", tasks, "--limit", 3, "--bootstrap_iters", 0, "--out", out, "--log_samples"]
     command = ["lm-eval", folder / "start", "--tasks", "choice,text", "writing", *options]
     assert main([str(part) for part in command]) == 0
-    assert "|choice " in capsys.readouterr().out
+    assert "|choice" in capsys.readouterr().out
     results = json.loads(out.read_text())
     assert set(results["results"]) == {"choice", "text", "writing"}
     assert math.isfinite(results["results"]["text"]["word_perplexity,none"])
@@ -291,6 +291,12 @@ def test_the_command_refuses_in_one_line(
     errors = [line for line in captured.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert message in errors[0]
+
+
+def test_a_task_may_be_a_file(folder: Path, tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["lm-eval", str(folder / "start"), "--tasks", str(tasks / "choice.yaml"), "--limit", "1"]
+    assert main([*command, "--bootstrap_iters", "0"]) == 0
+    assert "|choice" in capsys.readouterr().out
 
 
 def test_without_lm_eval_the_command_says_what_to_install(
