@@ -31,7 +31,7 @@ from prosg.machine import commit, processor, versions
 from prosg.subjects import SUBJECTS, Subject
 from prosg.tokenizer import train_bpe
 
-__all__ = ["Plan", "prepare", "run"]
+__all__ = ["Plan", "common", "measuring", "prepare", "run", "training"]
 
 RATES = (1e-3, 3e-3, 1e-2)
 RIVAL_ROWS = 48
@@ -144,7 +144,8 @@ def prepare(folder: Path, seed: int, plan: Plan) -> None:
     save_backbone(plan.subject.fresh(seed), start, tokenizer=path)
 
 
-def _train(name: str, phase: str, folder: Path, model: str, data: str, seconds: float, *options: str) -> Job:
+def training(name: str, phase: str, folder: Path, model: str, data: str, seconds: float, *options: str) -> Job:
+    """Train `name` in a seed's folder, on what another run there left (`model`) and on a file of its data."""
     output = folder / name
     command = ["train", phase, "--model", str(folder / model), "--train", str(folder / "data" / data)]
     command += ["--validation", str(folder / "data" / "validation.jsonl"), "--output", str(output)]
@@ -160,31 +161,32 @@ def _train(name: str, phase: str, folder: Path, model: str, data: str, seconds: 
     )
 
 
-def _common(seed: int, dtype: str) -> tuple[str, ...]:
+def common(seed: int, dtype: str) -> tuple[str, ...]:
+    """Options of every training."""
     return ("--seed", str(seed), "--dtype", dtype, "--progress", "false", "--save_steps", "250")
 
 
 def _trainings(folder: Path, seed: int, plan: Plan, dtype: str) -> list[Job]:
     """Base, phase 1 and both presets of one seed; names are those of the output folders."""
-    common = _common(seed, dtype)
+    shared = common(seed, dtype)
     scratch = ("--optim.lr", "3e-3")  # weights made here; the recipes' rates are for pretrained ones
     until = ("--stop.times", "2", "--stop.value", "0.985", "--eval_steps", "100")
 
     def steps(count: int) -> tuple[str, ...]:
         return ("--optim.steps", str(count))
 
-    module = (*common, *steps(plan.module_steps), "--eval_steps", "250")
-    base = (*common, *scratch, *steps(plan.base_steps))
-    phase1 = (*common, *scratch, *until, *steps(plan.phase1_steps))
+    module = (*shared, *steps(plan.module_steps), "--eval_steps", "250")
+    base = (*shared, *scratch, *steps(plan.base_steps))
+    phase1 = (*shared, *scratch, *until, *steps(plan.phase1_steps))
     plus = (*module, "--recipe", "plus", *plan.subject.plus)
     paper = (*module, "--recipe", "paper", "--module.rank", "3", "--optim.lr", "3e-3")
     jobs = [
-        _train("base", "finetune", folder, "start", "base.jsonl", 20, *base),
-        _train("phase1", "finetune", folder, "base/model", "train.jsonl", 110, *phase1),
-        _train("plus", "synthesize", folder, "phase1/model", "train.jsonl", 110, *plus),
+        training("base", "finetune", folder, "start", "base.jsonl", 20, *base),
+        training("phase1", "finetune", folder, "base/model", "train.jsonl", 110, *phase1),
+        training("plus", "synthesize", folder, "phase1/model", "train.jsonl", 110, *plus),
     ]
     if plan.subject.paper:
-        jobs.append(_train("paper", "synthesize", folder, "phase1/model", "train.jsonl", 70, *paper))
+        jobs.append(training("paper", "synthesize", folder, "phase1/model", "train.jsonl", 70, *paper))
     return jobs
 
 
@@ -196,12 +198,12 @@ def _rivals(folder: Path, seed: int, plan: Plan, dtype: str, rates: Mapping[str,
         for rate in rates[name]:
             recipe = recipe.format(durable=plan.subject.durable)
             tuned = ("--recipe", recipe, "--optim.lr", str(rate), "--optim.late_weight", "3", *extra)
-            options = (*_common(seed, dtype), *tuned, "--optim.steps", str(count), "--eval_steps", "400")
-            jobs.append(_train(f"{name}-{rate:g}", phase, folder, "phase1/model", "train.jsonl", 120, *options))
+            options = (*common(seed, dtype), *tuned, "--optim.steps", str(count), "--eval_steps", "400")
+            jobs.append(training(f"{name}-{rate:g}", phase, folder, "phase1/model", "train.jsonl", 120, *options))
     return jobs
 
 
-def _curve(name: str, folder: Path, run_name: str, system: str, seed: int, seconds: float, *options: str) -> Job:
+def measuring(name: str, folder: Path, run_name: str, system: str, seed: int, seconds: float, *options: str) -> Job:
     """Measure what a training left."""
     out = folder / "curves" / f"{name}.json"
     made = "model" if run_name.startswith("phase1") else "adapter"
@@ -224,8 +226,8 @@ def _curves(folder: Path, seed: int, plan: Plan) -> list[Job]:
     module = (*rows, "--updates", "own,other,mean,none,wiped")
     presets = ("plus", "paper") if plan.subject.paper else ("plus",)
     return [
-        _curve("phase1", folder, "phase1", "phase1", seed, 8 * cost, *rows),
-        *(_curve(preset, folder, preset, preset, seed, 40 * cost, *module) for preset in presets),
+        measuring("phase1", folder, "phase1", "phase1", seed, 8 * cost, *rows),
+        *(measuring(preset, folder, preset, preset, seed, 40 * cost, *module) for preset in presets),
     ]
 
 
@@ -241,7 +243,7 @@ def _choices(folder: Path, seed: int, rivals: Sequence[str], rates: Sequence[flo
     rows = ("--rows", str(RIVAL_ROWS), "--split", "validation", "--no-free")
     lengths = ("--sentences", *map(str, RIVAL_SENTENCES))
     return [
-        _curve(
+        measuring(
             f"choose-{name}-{rate:g}", folder, f"{name}-{rate:g}", name, seed, 12, *rows, *_measured_as(name), *lengths
         )
         for name in rivals
@@ -266,7 +268,7 @@ def _choose(folder: Path, rivals: Sequence[str], rates: Sequence[float]) -> dict
 def _rival_curves(folder: Path, seed: int, plan: Plan, best: dict[str, float]) -> list[Job]:
     rows = ("--rows", str(plan.rows))
     return [
-        _curve(name, folder, f"{name}-{rate:g}", name, seed, 10 * plan.rows / 64, *rows, *_measured_as(name))
+        measuring(name, folder, f"{name}-{rate:g}", name, seed, 10 * plan.rows / 64, *rows, *_measured_as(name))
         for name, rate in best.items()
     ]
 
