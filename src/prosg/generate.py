@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prosg.backbones.base import Backbone
@@ -24,7 +24,17 @@ from prosg.data.collate import pad
 from prosg.encoded import EncodedPrompt
 from prosg.perturb import uniforms
 
-__all__ = ["Again", "Generation", "Sampling", "decode", "generate_texts", "pick", "sentence_ends", "stream_text"]
+__all__ = [
+    "Again",
+    "Generation",
+    "Sampling",
+    "decode",
+    "generate_texts",
+    "pick",
+    "sentence_ends",
+    "stream_text",
+    "to_read",
+]
 
 
 TOKENS_PER_SENTENCE = 24
@@ -126,6 +136,15 @@ def sentence_ends(tokenizer: Any, vocab_size: int) -> Tensor:
     return torch.tensor(ends + [False] * (vocab_size - len(ends)))
 
 
+def to_read(token: Int[Tensor, " B"], step: int, again: Again | None) -> tuple[Tensor, Tensor | None]:
+    """What is read after the token of a step, from 0: (B, T), and its lengths (B,) where the prompts come first."""
+    if again is None or (step + 1) % again.every:
+        return token.unsqueeze(1), None
+    texts = [[*prompt, last] for prompt, last in zip(again.prompts, token.tolist(), strict=True)]
+    lengths = torch.tensor([len(text) for text in texts], device=token.device)
+    return pad(texts).to(token.device), lengths
+
+
 class Markers:
     """The markers of a batch's rows, and how far each has been written."""
 
@@ -199,10 +218,7 @@ def decode(
         running = running & (token != sampling.end_token)
         if not bool(running.any()) or step + 1 == longest:
             return
-        read, lengths = token.unsqueeze(1), None
-        if again is not None and (step + 1) % again.every == 0:
-            texts = [[*prompt, last] for prompt, last in zip(again.prompts, token.tolist(), strict=True)]
-            read, lengths = pad(texts).to(device), torch.tensor([len(text) for text in texts], device=device)
+        read, lengths = to_read(token, step, again)
         with torch.no_grad():
             output = backbone(read, state, update=encoded.update, lengths=lengths, logits="last")
         assert output.logits is not None
@@ -227,13 +243,19 @@ def generate_texts(
     *,
     rows: np.ndarray | None = None,
     again: Again | None = None,
+    stops: Sequence[str] | None = None,
 ) -> list[Generation]:
-    """One answer per prompt, all in one batch; rows and again as `decode`'s."""
+    """One answer per prompt, all in one batch; rows and again as `decode`'s.
+
+    stops: a stop string for each row, besides those of all; "" for none.
+    """
     ids: list[list[int]] = [[] for _ in range(encoded.batch)]
     decoders = [tokenizer.stream() for _ in ids]
     texts = [""] * encoded.batch
     reasons = ["length"] * encoded.batch
     stopped = [False] * encoded.batch
+    own = stops or [""] * encoded.batch
+    ends = [[*sampling.stop, *filter(None, [stop])] for stop in own]
     for token, running in decode(
         backbone,
         encoded,
@@ -251,14 +273,14 @@ def generate_texts(
                 continue
             ids[i].append(value)
             texts[i] += decoders[i].push(value)
-            if any(stop in texts[i] for stop in sampling.stop):
+            if any(stop in texts[i] for stop in ends[i]):
                 reasons[i], stopped[i] = "stop", True
         if all(stopped):
             break
     answers = []
-    for row, written, decoder, reason in zip(ids, texts, decoders, reasons, strict=True):
+    for row, written, decoder, reason, stop_at in zip(ids, texts, decoders, reasons, ends, strict=True):
         text = written + decoder.flush()
-        cuts = [text.index(stop) for stop in sampling.stop if stop in text]
+        cuts = [text.index(stop) for stop in stop_at if stop in text]
         answers.append(Generation(text[: min(cuts)] if cuts else text, row, reason))
     return answers
 

@@ -87,15 +87,17 @@ def read_progress(path: Path) -> tuple[float, str]:
         return 0.0, ""
 
 
-def run_jobs(jobs: Sequence[Job], width: int, live: bool = True) -> None:
+def run_jobs(jobs: Sequence[Job], width: int, live: bool = True, *, keep_going: bool = False) -> dict[str, str]:
     """Run all, `width` at a time, each on one thread (on `width` threads where it is the only one that can run).
 
-    Raises ChildProcessError, with the end of its log, for a job that fails; what is done stays done.
+    Raises ChildProcessError, with the end of its log, for a job that fails; what is done stays done. keep_going: the
+    others go on, and what was wrong is returned by job; jobs that need one that failed are left out.
     """
     if width < 1:
         raise ValueError(f"jobs is {width}, must be at least 1")
     _check_needs(jobs)
     done = {job.name for job in jobs if job.done.exists()}
+    failed: dict[str, str] = {}
     running: dict[str, subprocess.Popen[bytes]] = {}
     began: dict[str, float] = {}
     start = time.monotonic()
@@ -106,18 +108,26 @@ def run_jobs(jobs: Sequence[Job], width: int, live: bool = True) -> None:
     try:
         if display is not None:
             display.start()
-        while len(done) < len(jobs):
+        while True:
             for name, process in list(running.items()):
                 if process.poll() is None:
                     continue
                 job = next(j for j in jobs if j.name == name)
                 del running[name]
                 if process.returncode != 0 or not job.done.exists():
-                    raise ChildProcessError(f"{name} failed; the end of {job.log}:\n{_tail(job.log)}")
+                    failed[name] = f"{name} failed; the end of {job.log}:\n{_tail(job.log)}"
+                    if not keep_going:
+                        raise ChildProcessError(failed[name])
+                    if display is None:
+                        print(f"[{time.monotonic() - start:6.0f} s] {name} failed", file=sys.stderr, flush=True)
+                    continue
                 done.add(name)
                 if display is None:
                     print(f"[{time.monotonic() - start:6.0f} s] {name} done", file=sys.stderr, flush=True)
-            ready = [j for j in jobs if j.name not in done | running.keys() and set(j.needs) <= done]
+            over = done | running.keys() | failed.keys()
+            ready = [j for j in jobs if j.name not in over and set(j.needs) <= done]
+            if not ready and not running:
+                return failed
             free = width - len(running)
             for job in ready[:free]:
                 alone = len(ready) == 1 and not running

@@ -18,10 +18,27 @@ __all__ = ["build", "help_text", "option", "read_yaml"]
 T = TypeVar("T")
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML with one change: a key that stands twice is an error, where the first would be lost unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path) -> Any:
-    """What a YAML file holds. ValueError names the file and what was wrong."""
+    """What a YAML file holds. ValueError names the file and what was wrong; a key that stands twice is wrong."""
     try:
-        return yaml.safe_load(Path(path).read_text("utf-8"))
+        return yaml.load(Path(path).read_text("utf-8"), _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f":{mark.line + 1}" if mark is not None else ""
+        raise ValueError(f"{path}{where}: not YAML ({error.problem})") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -49,7 +66,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in inner:
-            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(inner)}")
+            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(str, inner))}")
         return value
     if origin is types.UnionType:  # an optional number
         return None if value is None else _typed(name, value, inner[0])

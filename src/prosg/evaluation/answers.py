@@ -39,8 +39,8 @@ class Answers:
     def __init__(self, path: Path) -> None:
         """Raises ValueError for a file that is none of this kind."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.connection = sqlite3.connect(path, timeout=60)
         try:
+            self.connection = sqlite3.connect(path, timeout=60)
             self.connection.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{path}: not a file of answers ({error}); name another, or delete it") from None

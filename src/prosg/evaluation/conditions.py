@@ -25,7 +25,7 @@ from prosg.encoded import EncodedPrompt
 from prosg.lowrank import Update, join_updates, mean_update, take_update_rows
 from prosg.prosg import ProSG
 
-__all__ = ["MEAN_PROMPTS", "Condition", "Conditions", "derangement", "encode_prompts", "kind_mean"]
+__all__ = ["LEAST_PROMPTS", "MEAN_PROMPTS", "Condition", "Conditions", "derangement", "encode_prompts", "kind_mean"]
 
 MEAN_PROMPTS = 96
 """Training prompts of a kind that the mean update is taken over."""

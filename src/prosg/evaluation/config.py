@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from prosg.data.musi.config import EndpointConfig, check_endpoint
+from prosg.data.musi.config import BudgetConfig, EndpointConfig, check_endpoint
 from prosg.data.templates import known_template
 from prosg.options import build, option, read_yaml
 
@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 MEASURES = ("accuracy", "perplexity", "curve", "capacity", "overhead")
+CAPS = tuple(one.name for one in dataclasses.fields(BudgetConfig))
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,16 @@ class SystemConfig:
     seed: int = 0
 
     @property
-    def remote(self) -> EndpointConfig | None:
-        """The endpoint, for a system that is one."""
-        caps = ("requests", "tokens", "money")
-        kept = {key: value for key, value in self.endpoint.items() if key not in caps}
-        return build(EndpointConfig, kept, "endpoint.") if self.endpoint else None
+    def remote(self) -> tuple[EndpointConfig, BudgetConfig] | None:
+        """The endpoint and its caps, for a system that is one."""
+        if not self.endpoint:
+            return None
+        known = [*(one.name for one in dataclasses.fields(EndpointConfig)), *CAPS]
+        if unknown := [key for key in self.endpoint if key not in known]:
+            raise ValueError(f"unknown key endpoint.{unknown[0]}; known are {', '.join(known)}")
+        caps = {key: value for key, value in self.endpoint.items() if key in CAPS}
+        kept = {key: value for key, value in self.endpoint.items() if key not in CAPS}
+        return build(EndpointConfig, kept, "endpoint."), build(BudgetConfig, caps, "endpoint.")
 
 
 @dataclass(frozen=True)
@@ -201,6 +207,11 @@ class EvalConfig:
     def folder(self) -> Path:
         return Path(self.out)
 
+    @property
+    def kept(self) -> Path:
+        """The file of answers."""
+        return Path(self.cache) if self.cache else self.folder / "cache.sqlite"
+
     def system(self, name: str) -> SystemConfig:
         """The options of a system. ValueError for one that is not there."""
         if name not in self.systems:
@@ -220,6 +231,15 @@ AT_LEAST_ONE = (
     "overhead.tokens",
     "overhead.steps",
     "overhead.repeats",
+)
+NEVER_NEGATIVE = (
+    "data.rows",
+    "data.seed",
+    "generation.temperature",
+    "generation.late_temperature",
+    "generation.top_k",
+    "generation.seed",
+    "generation.end_token",
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -248,7 +268,7 @@ def _check(config: EvalConfig) -> None:
     for name in AT_LEAST_ONE:
         if option(config, name) < 1:
             raise ValueError(f"{name} is {option(config, name)}; it must be at least 1")
-    for name in ("data.rows", "data.seed", "generation.temperature", "generation.late_temperature", "generation.top_k"):
+    for name in NEVER_NEGATIVE:
         if option(config, name) < 0:
             raise ValueError(f"{name} is {option(config, name)}; it must be 0 or more")
     if not 0 < config.generation.top_p <= 1:
@@ -288,8 +308,13 @@ def _check_system(name: str, system: SystemConfig) -> None:
         known_template(system.template)
     except ValueError as error:
         raise ValueError(f"{where}.template: {error}") from None
-    if system.remote is not None:
-        check_endpoint(f"{where}.endpoint", system.remote)
+    try:
+        remote = system.remote
+        if remote is not None:
+            check_endpoint("endpoint", remote[0])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if remote is not None:
         changed = [one.name for one in dataclasses.fields(system) if getattr(system, one.name) != one.default]
         if wrong := set(changed) - {"endpoint", "label", "seed", "prompt"}:
             raise ValueError(f"{where}: {', '.join(sorted(wrong))} cannot be had from an endpoint")
@@ -300,8 +325,3 @@ def _among(name: str, given: Sequence[str], allowed: Sequence[str]) -> None:
         raise ValueError(f"{name} has {', '.join(unknown)}; allowed: {', '.join(allowed)}")
     if not given:
         raise ValueError(f"{name} is empty; allowed: {', '.join(allowed)}")
-
-
-def asdict(config: EvalConfig) -> Mapping[str, Any]:
-    """For JSON."""
-    return dataclasses.asdict(config)

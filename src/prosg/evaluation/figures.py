@@ -52,7 +52,7 @@ def draw(curves: Sequence[Curve], x_label: str, y_label: str, *, log: bool, shad
             axis.plot(
                 x,
                 y,
-                label=curve.label if first else "_",
+                label=_literal(curve.label) if first else "_",
                 color=color,
                 marker=MARKERS[number % len(MARKERS)],
                 linestyle=DASHES[number // len(COLORS) % len(DASHES)],
@@ -81,6 +81,12 @@ def draw(curves: Sequence[Curve], x_label: str, y_label: str, *, log: bool, shad
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def _literal(label: str) -> str:
+    """The label as it is: dollars are no formulas, and an underscore at the beginning hides nothing."""
+    text = label.replace("\\", "\\\\").replace("$", "\\$") if "$" in label else label
+    return f"\u200b{text}" if text.startswith("_") else text
 
 
 def _apart(places: Sequence[float]) -> list[float]:

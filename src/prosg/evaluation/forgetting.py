@@ -20,7 +20,7 @@ from torch import Tensor
 from prosg.backbones.base import Backbone
 from prosg.data.collate import EncodedRow, pad
 from prosg.encoded import EncodedPrompt
-from prosg.generate import TOKENS_PER_SENTENCE, Sampling, decode, pick, sentence_ends
+from prosg.generate import TOKENS_PER_SENTENCE, Again, Sampling, decode, pick, sentence_ends, to_read
 from prosg.perturb import uniforms
 from prosg.state import State, map_state, replace_rows, take_rows
 from prosg.tokenizer import AnyTokenizer
@@ -65,17 +65,19 @@ def length_controlled(
     *,
     turns: Sequence[str] = (),
     replay: bool = False,
+    again: Again | None = None,
+    end_token: int = Sampling.end_token,
     tell: Callable[[float], None] | None = None,
 ) -> list[list[Written]]:
     """For each number of `sentences`, every row's answer. `markers` opens each row's late stage.
 
     turns: other turns of each row, read after the story. replay: the prompt is read again before the marker (a rival
-    that needs no module). `tell` gets the share done.
+    that needs no module); again: while the story is written, too. `tell` gets the share done.
     """
     marker_ids = [tokenizer.encode(marker) for marker in markers]
     device = encoded.logits.device
     first = torch.tensor([ids[0] for ids in marker_ids], device=device).unsqueeze(1)
-    end = torch.tensor([Sampling.end_token], device=device)
+    end = torch.tensor([end_token], device=device)
     ends = sentence_ends(tokenizer, encoded.logits.shape[1]).to(device)
     numbers = np.array([row.row_id for row in rows], dtype=np.uint64)
     batch, longest = len(rows), max(sentences)
@@ -92,7 +94,8 @@ def length_controlled(
         uniform = torch.from_numpy(uniforms(seed, step, numbers, 1)[:, 0]).float().to(device)
         token = pick(logits, temperature, uniform)
         story.append(token)
-        output = backbone(token.unsqueeze(1), state, update=encoded.update, logits="last")
+        read, lengths = to_read(token, step, again)
+        output = backbone(read, state, update=encoded.update, lengths=lengths, logits="last")
         assert output.logits is not None
         state, logits = output.state, output.logits
         ended = ends[token]
@@ -113,7 +116,8 @@ def length_controlled(
     answers = []
     for n in sentences:
         written = [row[:at] for row, at in zip(table, forks[n].tokens.tolist(), strict=True)]
-        answers.append(_answers(backbone, forks[n].state, encoded, tokenizer, rows, written, markers, turns, replay))
+        state = forks[n].state
+        answers.append(_answers(backbone, state, encoded, tokenizer, rows, written, markers, turns, replay, end_token))
     return answers
 
 
@@ -171,19 +175,25 @@ def _answers(
     markers: Sequence[str],
     turns: Sequence[str],
     replay: bool,
+    end_token: int = Sampling.end_token,
 ) -> list[Written]:
     """Every row's answer from the state after its story: turns and marker are read, the late stage is written."""
     marker_ids = [tokenizer.encode(marker) for marker in markers]
     between = [tokenizer.encode(text) for text in turns] if turns else [[] for _ in rows]
     again = [row.prompt if replay else [] for row in rows]
     forced = [a + b + c for a, b, c in zip(between, again, marker_ids, strict=True)]
-    late = _late_stage(backbone, state, encoded, forced, late_tokens(rows))
+    late = _late_stage(backbone, state, encoded, forced, late_tokens(rows), end_token)
     before = [story + turn for story, turn in zip(stories, between, strict=True)]
     return [Written(tokenizer.decode(before[i] + marker_ids[i] + late[i]), len(before[i])) for i in range(len(rows))]
 
 
 def _late_stage(
-    backbone: Backbone, state: State, encoded: EncodedPrompt, forced: Sequence[Sequence[int]], room: int
+    backbone: Backbone,
+    state: State,
+    encoded: EncodedPrompt,
+    forced: Sequence[Sequence[int]],
+    room: int,
+    end_token: int,
 ) -> list[list[int]]:
     """Read the forced tokens, then write greedily until the end token, at most `room` tokens."""
     device = encoded.logits.device
@@ -194,7 +204,7 @@ def _late_stage(
     for _ in range(room):
         assert output.logits is not None
         token = output.logits.argmax(1)
-        running &= token != Sampling.end_token
+        running &= token != end_token
         if not bool(running.any()):
             break
         for row, value, alive in zip(written, token.tolist(), running.tolist(), strict=True):

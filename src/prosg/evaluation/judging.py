@@ -1,7 +1,7 @@
 """`prosg judge`: asks a judge about the answers of evaluations, and writes what it said beside them.
 
-    RUN/judge/NAME.jsonl         a system's answers: {"id", "result", "stages": [{"stage", "instruction", "result",
-                                 "quote", "why"}], "replies"}
+    RUN/judge/NAME.jsonl         a system's answers: {"id", "answer": a hash of prompt and answer, "result", "stages":
+                                 [{"stage", "instruction", "result", "quote", "why"}], "replies"}
     RUN/judge/pairs/A--B.jsonl   two systems': {"id", "preferred": "first" (A) | "second" (B) | "tie" | "unparsed",
                                  "orders": what was said with A first, and with B first, "replies"}
     OUT/{steps,verdicts,comparison}.jsonl, OUT/ledger.jsonl     every reply as it came, and every request
@@ -22,7 +22,7 @@ from prosg.data.musi.asking import Asking
 from prosg.data.musi.endpoint import need_key
 from prosg.data.musi.store import locked
 from prosg.data.musi.verdicts import Tried, Verdict, tried
-from prosg.data.record import Row, atomic_text
+from prosg.data.record import Row, atomic_text, derived_id
 from prosg.evaluation.judge import (
     UNPARSED,
     JudgeConfig,
@@ -213,12 +213,13 @@ class _Judging:
         one = self._answer(row, text)
         if one is None:
             asked = self._steps_asked(row.prompt)
-            line = {"id": row.id, "result": UNPARSED, "stages": [], "replies": _shown(asked.replies)}
-            return [] if asked.missing else [line]
+            line = {"id": row.id, "answer": derived_id(row.prompt, text), "result": UNPARSED, "stages": []}
+            return [] if asked.missing else [line | {"replies": _shown(asked.replies)}]
         judged = self._judged(one) if text.strip() else Tried[list[Verdict | str]]([], [], None)
         results = stage_results(one.steps, text, judged.said)
-        line = {"id": row.id, "result": row_result(results), "stages": [stage._asdict() for stage in results]}
-        return [] if judged.missing else [line | {"replies": _shown(judged.replies)}]
+        line = {"id": row.id, "answer": derived_id(row.prompt, text), "result": row_result(results)}
+        stages = [stage._asdict() for stage in results]
+        return [] if judged.missing else [line | {"stages": stages, "replies": _shown(judged.replies)}]
 
     def _pair_line(self, pair: _Pair) -> list[dict[str, Any]]:
         """The line of a pair; none while a reply is missing."""

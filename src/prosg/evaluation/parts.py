@@ -15,7 +15,7 @@ from prosg.evaluation.answers import Answer, Answers, answer_key, batched
 from prosg.evaluation.config import EvalConfig, SystemConfig
 from prosg.evaluation.forgetting import length_controlled
 from prosg.evaluation.overhead import overhead
-from prosg.evaluation.suite import kinds_of, training_prompts
+from prosg.evaluation.suite import kinds_of, training_rows
 from prosg.evaluation.systems import LocalSystem
 from prosg.prosg import ProSG
 
@@ -44,7 +44,7 @@ class Subject:
         """The system before these rows."""
         training = {}
         if self.system.update == "mean":
-            training = training_prompts(self.config, sorted({row.kind for row in rows}))
+            training = training_rows(self.config, sorted({row.kind for row in rows}))
         end = self.config.generation.end_token
         return LocalSystem(self.system, self.model, rows, training, self.config.data.seed, end)
 
@@ -69,11 +69,23 @@ def accuracy(subject: Subject) -> Any:
         subject.tell,
     )
     write_answers(config, subject.name, answers)
-    return {"answers": len(answers)}
+    return {"answers": len(answers), "read_again": _read_again(subject, asked, answers)}
+
+
+def _read_again(subject: Subject, asked: LocalSystem, answers: Sequence[Answer]) -> float | None:
+    """Tokens of the prompt that were read again, mean over answers; None where none are."""
+    every = subject.system.replay_every
+    if not every:
+        return None
+    longest = subject.config.generation.max_tokens  # what is written last there, nothing is read after
+    times = (min(answer.tokens, longest - 1) // every for answer in answers)
+    return sum(n * len(row.prompt) for n, row in zip(times, asked.encoded_rows, strict=True)) / len(answers)
 
 
 def perplexity(subject: Subject) -> Any:
     """Every row's negative log-likelihood, by id."""
+    if subject.system.replay_every:
+        return {"left_out": "the prompt is read again while an answer is written, and here none is"}
     scores = subject.asked(subject.rows).scores(subject.config.batch_size)
     return {row.id: one._asdict() for row, one in zip(subject.rows, scores, strict=True)}
 
@@ -91,6 +103,8 @@ def curve(subject: Subject) -> Any:
 def capacity(subject: Subject) -> Any:
     """Late-stage accuracy against the number of items."""
     data, options = subject.config.data, subject.config.capacity
+    if KINDS[options.kind].leaks or not KINDS[options.kind].staged:
+        return {"left_out": f"kind {options.kind} restates what it asks for, or has no late stage"}
     found: list[dict[str, Any]] = []
     for number, items in enumerate(options.items):
         rows = make_rows(
@@ -106,8 +120,6 @@ def capacity(subject: Subject) -> Any:
             subject.tell((number + share) / len(options.items), note)
 
         result = _controlled(subject, rows, [options.sentences], {"items": items}, tell)
-        if "left_out" in result:
-            return result
         found += result["answers"]
     return {"answers": found}
 
@@ -120,8 +132,6 @@ def _controlled(
     tell: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Length-controlled answers to rows, and which stages of each are right."""
-    if not subject.model.backbone.continues and subject.system.late_replay:
-        return {"left_out": "this model does not go on reading after a prompt, so it cannot read one again"}
     asked = subject.asked(rows)
     size = subject.config.batch_size
     parts = [asked.encode(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
@@ -134,6 +144,8 @@ def _controlled(
         sentences,
         subject.config.data.seed,
         replay=subject.system.late_replay,
+        again=asked.again(range(len(rows))),
+        end_token=subject.config.generation.end_token,
         tell=tell or subject.tell,
     )
     answers = []

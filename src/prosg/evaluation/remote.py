@@ -27,14 +27,16 @@ from prosg.evaluation.systems import read_twice
 __all__ = ["check_endpoint_system", "evaluate_endpoint"]
 
 CANNOT = "an endpoint gives texts, not probabilities or states"
+NO_ANSWER = ("error", "malformed")
+"""ends of replies in which the model did not speak"""
 
 
 def check_endpoint_system(config: EvalConfig, name: str) -> tuple[EndpointConfig, BudgetConfig]:
     """Its options. ValueError where a cap or a key is missing."""
     system = config.system(name)
-    endpoint = system.remote
-    assert endpoint is not None
-    caps = BudgetConfig(**{key: system.endpoint.get(key) for key in ("requests", "tokens", "money")})
+    remote = system.remote
+    assert remote is not None
+    endpoint, caps = remote
     try:
         check_budget(caps, endpoint)
         need_key("endpoint", endpoint)
@@ -56,7 +58,8 @@ def evaluate_endpoint(config: EvalConfig, name: str, rows: Sequence[Row], stale:
     answers, short = asyncio.run(_ask(config, name, endpoint, caps, rows))
     write_answers(config, name, answers)
     if not short:
-        write_part(config, name, "accuracy", rows, {"answers": len(answers)}, time.perf_counter() - start, about)
+        result = {"answers": len(answers), "refused": len(rows) - len(answers)}
+        write_part(config, name, "accuracy", rows, result, time.perf_counter() - start, about)
     return short
 
 
@@ -82,7 +85,7 @@ async def _ask(
         await asking.close()
     answers = []
     for row, request in zip(rows, requests, strict=True):
-        if (reply := replies.get(request.id)) is not None:
+        if (reply := replies.get(request.id)) is not None and reply["finish"] not in NO_ANSWER:
             reason = {"stop": "end"}.get(reply["finish"], reply["finish"])
             answers.append(Answer(row.id, reply["reply"], reply["tokens_out"], reason))
     return answers, short

@@ -6,7 +6,6 @@ and intervals are over rows; differences are paired by row. Seeds of one label s
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from prosg.data.checks import score
 from prosg.data.musi.store import read_log
-from prosg.data.record import Row, read_rows
+from prosg.data.record import Row, derived_id, read_rows
 from prosg.evaluation.answers import Answer
 from prosg.evaluation.config import MEASURES, SystemConfig
 from prosg.evaluation.perplexity import RowScore, summary
@@ -23,7 +22,7 @@ from prosg.evaluation.statistics import bootstrap_interval, paired_difference
 from prosg.files import read_json
 from prosg.options import build
 
-__all__ = ["Mean", "Run", "System", "compare", "mean_of", "read_results", "result_rows", "to_json"]
+__all__ = ["Mean", "Run", "System", "compare", "mean_of", "read_results", "result_rows"]
 
 
 class Mean(NamedTuple):
@@ -70,6 +69,10 @@ class System:
     overhead: Mapping[str, Any] | None
     left_out: Mapping[str, str]
     """measure -> why"""
+    refused: int
+    """rows that an endpoint gave no answer to, but an error or something that is no reply"""
+    read_again: float | None
+    """tokens of the prompt that were read again while an answer was written, mean over answers"""
     seconds: float
 
     @property
@@ -172,22 +175,25 @@ class Run:
 def read_results(path: str | Path) -> Run:
     """Read a folder. ValueError for one that is no evaluation's, or holds what does not fit together."""
     folder = Path(path)
-    for name in ("config.json", "rows.jsonl", "systems.json"):
+    for name in ("config.json", "rows.jsonl", "systems.json", "plan.json"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: has no {name}; name the folder of an evaluation (prosg eval)")
     config = read_json(folder / "config.json")
     rows = {row.id: row for row in read_rows(folder / "rows.jsonl")}
+    plan = read_json(folder / "plan.json")
     systems, missing = [], []
     for name, options in read_json(folder / "systems.json").items():
         wanted = [measure for measure in MEASURES if measure in config["measures"]]
-        parts = {measure: _part(folder / "parts" / name / f"{measure}.json") for measure in wanted}
+        parts = {measure: _part(folder / "parts" / name / f"{measure}.json", plan[name][measure]) for measure in wanted}
         missing += [f"{name}: {measure}" for measure, part in parts.items() if part is None]
         systems.append(_system(folder, name, build(SystemConfig, options), rows, parts))
     return Run(folder, config, rows, systems, missing)
 
 
-def _part(path: Path) -> dict[str, Any] | None:
-    return read_json(path) if path.exists() else None
+def _part(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A part, if it is there and was made under these settings: what is left of others counts as missing."""
+    part = read_json(path) if path.exists() else None
+    return part if part is not None and part.get("settings") == settings else None
 
 
 def _system(
@@ -199,9 +205,8 @@ def _system(
     file = folder / "answers" / f"{name}.jsonl"
     answers = {line["id"]: Answer(**line) for line in read_log(file)} if "accuracy" in found else {}
     judged = {line["id"]: line for line in read_log(folder / "judge" / f"{name}.jsonl")}
-    verdicts = {
-        key: _verdicts(rows[key], answer.text, judged.get(key)) for key, answer in answers.items() if key in rows
-    }
+    answers = {key: answer for key, answer in answers.items() if key in rows}
+    verdicts = {key: _verdicts(rows[key], answer.text, judged.get(key)) for key, answer in answers.items()}
     about: Mapping[str, Any] = next((part for part in parts.values() if part is not None), {})
     return System(
         folder,
@@ -216,15 +221,18 @@ def _system(
         found.get("capacity", {}).get("answers", []),
         found.get("overhead"),
         left_out,
+        found.get("accuracy", {}).get("refused", 0),
+        found.get("accuracy", {}).get("read_again"),
         sum(part["seconds"] for part in parts.values() if part is not None),
     )
 
 
 def _verdicts(row: Row, text: str, judged: Mapping[str, Any] | None) -> tuple[bool | None, ...]:
-    """By programmatic checks where the row has them, else by the judge."""
+    """By programmatic checks where the row has them, else by the judge, unless what it judged was another answer."""
     if row.stages:
         return tuple(score(row, text))
-    stages = judged["stages"] if judged is not None else []
+    known = judged is not None and judged.get("answer", "") in ("", derived_id(row.prompt, text))
+    stages = judged["stages"] if judged is not None and known else []
     return tuple({"pass": True, "fail": False}.get(stage["result"]) for stage in stages) or (None,)
 
 
@@ -285,8 +293,3 @@ def _free(system: System) -> dict[str, Any]:
     found["late_perplexity"] = scores.late_perplexity if scores else None
     found["undecided"] = sum(None in stages for stages in system.verdicts.values())
     return found
-
-
-def to_json(run: Run) -> str:
-    """results.json: the rows, and the options that they were made with."""
-    return json.dumps({"config": run.config, "rows": list(result_rows(run))}, indent=1, ensure_ascii=False)

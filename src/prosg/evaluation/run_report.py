@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import os
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +28,8 @@ def write_reports(folders: Sequence[str | Path], out: str | Path) -> list[str]:
     """
     run = _joined([read_results(folder) for folder in folders])
     out = Path(out)
+    if len(folders) > 1 and out.resolve() in {Path(folder).resolve() for folder in folders}:
+        raise ValueError(f"--out is {out}, one of the runs; a report of several needs a folder of its own")
     out.mkdir(parents=True, exist_ok=True)
     found = sections(run)
     title = str(run.config["title"])
@@ -47,6 +50,8 @@ def _joined(runs: Sequence[Run]) -> Run:
     first, *others = runs
     if not others:
         return first
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise ValueError("a run is named twice")
     for run in others:
         if run.rows != first.rows:
             raise ValueError(
@@ -75,9 +80,9 @@ def _markdown(title: str, found: Sequence[Section], out: Path) -> str:
         parts.append(f"## {section.title}")
         for block in section.blocks:
             if isinstance(block, str):
-                parts.append(block)
+                parts.append(_literal(block))
             elif isinstance(block, TableBlock):
-                parts += [to_markdown(block.table), block.caption]
+                parts += [to_markdown([[_literal(cell) for cell in row] for row in block.table]), block.caption]
             elif isinstance(block, Figure):
                 pictures += 1
                 name = f"report-{pictures}.svg"
@@ -89,16 +94,22 @@ def _markdown(title: str, found: Sequence[Section], out: Path) -> str:
 
 
 def _case_in_markdown(case: Case) -> list[str]:
-    quoted = "\n".join(f"> {line}" for line in case.prompt.splitlines())
+    quoted = "\n".join(f"> {_literal(line)}" for line in case.prompt.splitlines())
     table = [["system", "stage", "", "text"]]
     for answer in case.answers:
         for number, (text, right) in enumerate(answer.stages):
-            table.append([answer.label if number == 0 else "", _asked(case, number), MARKS[right], _one_line(text)])
+            label = _literal(answer.label) if number == 0 else ""
+            table.append([label, _literal(_asked(case, number)), MARKS[right], _one_line(text)])
     return [quoted, to_markdown(table)]
 
 
 def _one_line(text: str) -> str:
-    return text.strip().replace("\n", "<br>")
+    return "<br>".join(map(_literal, text.strip().splitlines()))
+
+
+def _literal(text: str) -> str:
+    """A line of somebody's text, so that it stands in Markdown as it is."""
+    return re.sub(r"([\\`*_~]|(?<=\])[(:])", r"\\\1", html.escape(text, quote=False))
 
 
 def _asked(case: Case, number: int) -> str:

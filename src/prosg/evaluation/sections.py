@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,12 +265,19 @@ def _main_table(run: Run) -> Iterator[Block]:
     if any(number for _, number in undecided):
         each = join(f"{label} {number}" for label, number in undecided if number)
         yield f"Answers without a verdict (no programmatic check, none by a judge, or unparsed), not counted: {each}."
+    if refused := [f"{s.label} {s.refused}" for s in run.systems if s.refused]:
+        yield f"Prompts to which a server gave an error or no reply at all, not counted: {join(refused)}."
 
 
 def _rated(folder: Path) -> Mapping[str, Any]:
+    """What people rated, by scale; {} where none of it counts: answers may be others by now."""
     if not list((folder / "ratings").glob("*.jsonl")):
         return {}
-    scales: Mapping[str, Any] = merge([folder])["scales"]
+    try:
+        scales: Mapping[str, Any] = merge([folder])["scales"]
+    except ValueError as error:
+        print(f"ratings are left out: {error}", file=sys.stderr)
+        return {}
     return scales
 
 
@@ -466,7 +474,9 @@ def _judged(share: Mapping[str, Any] | None) -> str:
 
 
 def _texts(run: Run) -> Iterator[Block]:
-    table: Table = [["system", "tokens", "words", "repeated 4-grams", "distinct bigrams", "ended by itself"]]
+    again = any(system.read_again is not None for system in run.systems)
+    head = ["system", "tokens", "words", "repeated 4-grams", "distinct bigrams", "ended by itself"]
+    table: Table = [[*head, *["prompt tokens read again"] * again]]
     for label in run.labels:
         answers = [answer for system in run.of(label) for answer in system.answers.values()]
         if not answers:
@@ -475,21 +485,23 @@ def _texts(run: Run) -> Iterator[Block]:
         tokens = sum(answer.tokens for answer in answers) / len(answers)
         ended = sum(answer.reason != "length" for answer in answers) / len(answers)
         shares = ["-" if value is None else amount(value) for value in (said.rep_4, said.distinct_2)]
-        table.append([label, f"{tokens:.0f}", f"{said.words:.0f}", *shares, amount(ended)])
+        more = [_numbers(run.of(label), lambda s: s.read_again, 0)] * again
+        table.append([label, f"{tokens:.0f}", f"{said.words:.0f}", *shares, amount(ended), *more])
     if len(table) > 1:
         yield TableBlock(table, "Answers of free length, means over answers.")
 
 
 def _overhead(run: Run) -> Iterator[Block]:
-    seen: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
     table: Table = [
         ["model", "encode, ms", "with update", "a token, ms", "with update ", "state, bytes", "update, bytes", "module"]
     ]
     for system in run.systems:
         found = system.overhead
-        if found is None or system.config.model in seen:
+        model = (system.config.model, system.config.base, system.config.dtype, system.config.initial)
+        if found is None or model in seen:
             continue
-        seen.add(system.config.model)
+        seen.add(model)
         module = found["module_parameters"]
         table.append(
             [
@@ -528,7 +540,7 @@ def _cases(run: Run) -> Iterator[Block]:
             verdicts = system.verdicts[row.id]
             pieces: list[str | None] = list(find_stages(row, answer.text)) if row.stages else [answer.text]
             shown = [("(not there)" if piece is None else _cut(piece)) for piece in pieces]
-            right = verdicts if len(verdicts) == len(shown) else (None,) * len(shown)
+            right = verdicts if row.stages else (None if None in verdicts else all(verdicts),)
             answers.append(Answer(label, list(zip(shown, right, strict=True))))
         if answers:
             asked = [stage.instruction for stage in row.stages]
@@ -544,7 +556,8 @@ def _made(run: Run) -> Iterator[Block]:
         about = read_json(folder / "about.json") if (folder / "about.json").exists() else {}
         if about:
             table: Table = [["", ""], *([name, str(value)] for name, value in about.items())]
-            yield TableBlock(table, "Command, machine and versions.")
+            where = f"{folder}: command" if len(run.folders) > 1 else "Command"
+            yield TableBlock(table, f"{where}, machine and versions.")
     models: Table = [["system", "model", "backbone", "fingerprint", "seed", "seconds"]]
     for system in run.systems:
         what = system.config.model or str(system.config.endpoint.get("model", "endpoint"))

@@ -3,6 +3,7 @@
 OUT/config.json              the options, as they were understood
 OUT/rows.jsonl               the rows that are asked
 OUT/systems.json             {NAME: {"label", "seed", ...}}
+OUT/plan.json                {NAME: {MEASURE: settings}}: what each part has to be made of; other parts are old ones
 OUT/answers/NAME.jsonl       what a system wrote
 OUT/parts/NAME/MEASURE.json  {"settings", "seconds", "result"}; made again where what it follows from has changed
 OUT/cache.sqlite             answers by all that they follow from: a stopped run goes on where it was
@@ -20,6 +21,7 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +31,12 @@ from prosg.data.kinds import DEMO_KINDS, KINDS, Setting, make_rows
 from prosg.data.musi.store import locked
 from prosg.data.record import Row, read_rows, row_to_dict, write_rows
 from prosg.evaluation.answers import Answers, answer_key
-from prosg.evaluation.conditions import MEAN_PROMPTS
+from prosg.evaluation.conditions import LEAST_PROMPTS, MEAN_PROMPTS
 from prosg.evaluation.config import EvalConfig, SystemConfig, load_config
 from prosg.jobs import Job, run_jobs, write_progress
 from prosg.machine import commit, processor, versions
 
-__all__ = ["asked_rows", "evaluate", "evaluate_system", "kinds_of", "settings_of", "training_prompts", "write_part"]
+__all__ = ["asked_rows", "evaluate", "evaluate_system", "kinds_of", "settings_of", "training_rows", "write_part"]
 
 
 def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = True) -> int:
@@ -43,19 +45,24 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
     from prosg.evaluation.run_report import write_reports
 
     config = load_config(file, out)
-    _check_kinds(config)
-    for name in config.systems:
-        if config.system(name).endpoint:
-            check_endpoint_system(config, name)
-    rows = asked_rows(config)
+    if jobs < 1:
+        raise ValueError(f"--jobs is {jobs}; it must be at least 1")
+    try:
+        _check_kinds(config)
+        rows = asked_rows(config)
+        _check_updates(config, rows)
+        stale = {name: found for name in config.systems if (found := stale_measures(config, name, rows))}
+        for name in stale:
+            if config.system(name).endpoint:
+                check_endpoint_system(config, name)
+        Answers(config.kept).close()
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     start = time.perf_counter()
     with locked(config.folder):
         _write_plan(config, rows)
         work = []
-        for name in config.systems:
-            stale = stale_measures(config, name, rows)
-            if not stale:
-                continue
+        for name, measures in stale.items():
             done = config.folder / "parts" / name / "done"
             done.unlink(missing_ok=True)
             command = ("eval", file, "--out", config.out, "--system", name)
@@ -66,10 +73,10 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
                     done=done,
                     progress=done.with_name("progress.json"),
                     log=done.with_name("log.txt"),
-                    seconds=30.0 * len(stale),
+                    seconds=30.0 * len(measures),
                 )
             )
-        run_jobs(work, jobs, live)
+        failed = run_jobs(work, jobs, live, keep_going=True)
         about = {
             "command": shlex.join(["prosg", *sys.argv[1:]]),
             "machine": f"{processor()}, {os.cpu_count()} cores, {jobs} processes side by side",
@@ -80,7 +87,11 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
             about["seconds"] = f"{time.perf_counter() - start:.0f} (of the call that measured last)"
             write_json(config.folder / "about.json", about)
         missing = write_reports([config.folder], config.folder)
-    return 1 if missing else 0
+    for told in failed.values():
+        print(told, file=sys.stderr)
+    if missing:
+        print(f"missing: {', '.join(missing)}; the same command goes on", file=sys.stderr)
+    return 1 if missing or failed else 0
 
 
 def evaluate_system(file: str, name: str, *, out: str | None = None) -> int:
@@ -111,7 +122,7 @@ def _evaluate_local(config: EvalConfig, name: str, rows: Sequence[Row], stale: S
     system = config.system(name)
     model = open_model(system, config.device)
     about = {"backbone": model.backbone.config.model_type, "fingerprint": model_fingerprint(model)}
-    kept = Answers(Path(config.cache) if config.cache else config.folder / "cache.sqlite")
+    kept = Answers(config.kept)
     for number, measure in enumerate(stale):
 
         def tell(share: float, note: str = "", number: int = number, measure: str = measure) -> None:
@@ -179,7 +190,7 @@ def _stamp(system: SystemConfig) -> list[list[Any]]:
     found = []
     for given in filter(None, (system.model, system.base, system.initial, system.tokenizer)):
         path = Path(given)
-        files = sorted(file for file in path.glob("*") if file.is_file()) if path.is_dir() else [path]
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         found += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]
     return found
 
@@ -202,24 +213,24 @@ def asked_rows(config: EvalConfig) -> list[Row]:
     return make_rows(kinds_of(config), data.rows, data.seed, data.split, sentences=(low, high))
 
 
-def training_prompts(config: EvalConfig, kinds: Sequence[str]) -> dict[str, list[str]]:
-    """By kind, for the mean update."""
-    found: dict[str, list[str]] = {kind: [] for kind in kinds}
+def training_rows(config: EvalConfig, kinds: Sequence[str]) -> dict[str, list[Row]]:
+    """By kind, those whose prompts the mean update is taken over."""
+    found: dict[str, list[Row]] = {kind: [] for kind in kinds}
     if config.data.train:
         for row in read_rows(config.data.train):
             if row.kind in found and len(found[row.kind]) < MEAN_PROMPTS:
-                found[row.kind].append(row.prompt)
+                found[row.kind].append(row)
         return found
     made = [kind for kind in found if kind in KINDS]
-    return found | {
-        kind: [row.prompt for row in make_rows((kind,), MEAN_PROMPTS, config.data.seed, "train")] for kind in made
-    }
+    return found | {kind: make_rows((kind,), MEAN_PROMPTS, config.data.seed, "train") for kind in made}
 
 
 def _check_kinds(config: EvalConfig) -> None:
     for kind in kinds_of(config):
         if kind not in KINDS:
             raise ValueError(f"data.kinds has {kind}; allowed: {', '.join(KINDS)}")
+    if len(set(config.data.kinds)) < len(config.data.kinds):
+        raise ValueError(f"data.kinds is {config.data.kinds}; name each kind once")
     if "capacity" in config.measures:
         capacity = config.capacity
         if capacity.kind not in KINDS:
@@ -231,9 +242,40 @@ def _check_kinds(config: EvalConfig) -> None:
                 raise ValueError(f"capacity.{error}") from None
 
 
+def _check_updates(config: EvalConfig, rows: Sequence[Row]) -> None:
+    """Whether there are rows enough for another prompt's update, and training prompts for the mean one."""
+    curve = kinds_of(config)
+    asked: dict[str, list[str]] = {}  # key of the number of rows -> each row's kind
+    if {"accuracy", "perplexity"} & set(config.measures):
+        asked["data.file" if config.data.file else "data.rows"] = [row.kind for row in rows]
+    if "curve" in config.measures:
+        asked["curve.rows"] = [curve[number % len(curve)] for number in range(config.curve.rows)]
+    if "capacity" in config.measures:
+        asked["capacity.rows"] = [config.capacity.kind] * config.capacity.rows
+    kinds = sorted({kind for each in asked.values() for kind in each})
+    training: dict[str, list[Row]] | None = None
+    for name in config.systems:
+        where, update = f"systems.{name}", config.system(name).update
+        if update == "other":
+            for key, each in asked.items():
+                if alone := [kind for kind, number in Counter(each).items() if number < 2]:
+                    raise ValueError(
+                        f"{where}: another prompt's update needs two rows of each kind; by {key}, {alone[0]!r} has one"
+                    )
+        elif update == "mean":
+            training = training_rows(config, kinds) if training is None else training
+            if few := [kind for kind in kinds if len(training[kind]) < LEAST_PROMPTS]:
+                raise ValueError(
+                    f"{where}: the mean update needs {LEAST_PROMPTS} training prompts of each kind; "
+                    f"{config.data.train or 'data.train'} has {len(training[few[0]])} of {few[0]!r}"
+                )
+
+
 def _write_plan(config: EvalConfig, rows: Sequence[Row]) -> None:
     folder = config.folder
     write_json(folder / "config.json", dataclasses.asdict(config))
     write_rows(folder / "rows.jsonl", rows)
     systems = {name: dataclasses.asdict(config.system(name)) for name in config.systems}
     write_json(folder / "systems.json", systems)
+    plan = {name: {one: settings_of(config, name, one, rows) for one in config.measures} for name in config.systems}
+    write_json(folder / "plan.json", plan)

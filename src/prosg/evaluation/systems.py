@@ -71,19 +71,26 @@ class LocalSystem:
         config: SystemConfig,
         model: ProSG,
         rows: Sequence[Row],
-        training: dict[str, list[str]],
+        training: dict[str, list[Row]],
         seed: int,
         end_token: int = 0,
     ) -> None:
-        """`training` holds prompts by kind, for the mean update; `seed` draws whose update another's is."""
+        """`training` holds rows by kind, for the mean update; `seed` draws whose update another's is."""
         self.config, self.model, self.seed, self.end_token = config, model, seed, end_token
         self.condition = Condition(config.update if model.synthesizer is not None else "none", config.state)
         self.kinds = [row.kind for row in rows]
-        shown = [read_twice(row) if config.prompt == "twice" else row for row in rows]
-        self.templates = [template_of(row, config.template, model.tokenizer) or "none" for row in shown]
-        self.rows = [frame_row(row, config.template, model.tokenizer) for row in shown]
+        if not 0 <= end_token < model.backbone.config.vocab_size:
+            size = model.backbone.config.vocab_size
+            raise ValueError(f"generation.end_token is {end_token}; {config.model} has the ids 0 to {size - 1}")
+        self.templates = [template_of(row, config.template, model.tokenizer) or "none" for row in rows]
+        self.rows = [self._shown(row) for row in rows]
         self.encoded_rows: list[EncodedRow] = [encode_row(row, model.tokenizer, end_token) for row in self.rows]
-        self.training = training
+        self.training = {kind: [self._shown(row).prompt for row in some] for kind, some in training.items()}
+
+    def _shown(self, row: Row) -> Row:
+        """A row as the model sees it."""
+        row = read_twice(row) if self.config.prompt == "twice" else row
+        return frame_row(row, self.config.template, self.model.tokenizer)
 
     @functools.cached_property
     def partners(self) -> list[int]:
@@ -158,17 +165,23 @@ class LocalSystem:
         """Where an answer ends that goes on with the user's next turn."""
         return TEMPLATES[self.templates[index]].stop
 
+    def again(self, indices: Sequence[int]) -> Again | None:
+        """Their prompts, where these are to be read again while an answer is written."""
+        every = self.config.replay_every
+        return Again([self.encoded_rows[i].prompt for i in indices], every) if every else None
+
     def write(self, indices: Sequence[int], generation: GenerationConfig) -> list[Answer]:
         """Answers to some rows, in one batch; from the last stage's marker on at the late temperature."""
         options = dataclasses.asdict(generation)
-        stops = {stop for i in indices if (stop := self._stop(i))}
-        markers = [self._marker(i) for i in indices]
-        sampling = Sampling(**options, stop=tuple(sorted(stops)), force_marker=markers)
-        every = self.config.replay_every
-        again = Again([self.encoded_rows[i].prompt for i in indices], every) if every else None
-        numbers = np.array([self.encoded_rows[i].row_id for i in indices], dtype=np.uint64)
+        sampling = Sampling(**options, force_marker=[self._marker(i) for i in indices])
         written = generate_texts(
-            self.model.backbone, self.encode(indices), self.model.tokenizer, sampling, rows=numbers, again=again
+            self.model.backbone,
+            self.encode(indices),
+            self.model.tokenizer,
+            sampling,
+            rows=np.array([self.encoded_rows[i].row_id for i in indices], dtype=np.uint64),
+            again=self.again(indices),
+            stops=[self._stop(i) for i in indices],
         )
         return [
             Answer(self.rows[i].id, one.text, len(one.ids), one.reason) for i, one in zip(indices, written, strict=True)
