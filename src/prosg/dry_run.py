@@ -59,13 +59,9 @@ def dry_run(
     dtype, seconds = rehearse(model, config, rows)
     # The first step sets up what all others find there.
     typical = statistics.median(seconds[1:] or seconds)
-    whole = typical * config.optim.steps
-    lines.append(
-        (
-            "time",
-            f"about {_clock(whole)}: {typical:.3g} s a step in {dtype} here, of {len(seconds)} taken; no evaluations",
-        )
-    )
+    whole = _clock(typical * config.optim.steps)
+    measured = f"{typical:.3g} s a step in {dtype} here, of {len(seconds)} taken"
+    lines.append(("time", f"about {whole} without evaluations: {measured}"))
     if distributed.is_first():
         print_table(lines)
 
