@@ -119,8 +119,11 @@ def _stage(data: object, answer: str, previous: Stage | None) -> Stage:
     return stage
 
 
-def row_from_dict(data: object) -> Row:
-    """Check one decoded JSON object and make a Row of it. Raises ValueError saying what was wrong."""
+def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
+    """Check one decoded JSON object and make a Row of it. Raises ValueError saying what was wrong.
+
+    need_answer: without it a row may be a prompt alone: its answer is "".
+    """
     if not isinstance(data, Mapping):
         raise ValueError(f"a row is a JSON object, not {type(data).__name__}")
     source, turns, framing = "", tuple[Turn, ...](), ""
@@ -133,7 +136,8 @@ def row_from_dict(data: object) -> Row:
     if turns:
         prompt, answer = "\n\n".join(turn.text for turn in turns[:-1]), turns[-1].text
     else:
-        prompt, answer = _text(data, "prompt"), _text(data, "answer")
+        given = need_answer or data.get("answer")
+        prompt, answer = _text(data, "prompt"), _text(data, "answer") if given else ""
     row_id = _typed(data, "id", str, derived_id(prompt, answer))
     if not row_id:
         raise ValueError("'id' is empty; leave it out to have one derived")
@@ -204,13 +208,16 @@ def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
                 raise ValueError(f"{path}:{number}: not JSON ({error.msg}); each line is one object") from error
 
 
-def read_rows(path: str | os.PathLike[str]) -> list[Row]:
-    """All rows of a file. Raises ValueError `FILE:LINE: what was wrong` for bad rows, twice used ids and no rows."""
+def read_rows(path: str | os.PathLike[str], *, need_answers: bool = True) -> list[Row]:
+    """All rows of a file; need_answers as `row_from_dict`'s.
+
+    Raises ValueError `FILE:LINE: what was wrong` for bad rows, twice used ids and no rows.
+    """
     rows: list[Row] = []
     lines: dict[str, int] = {}
     for number, data in iter_jsonl(path):
         try:
-            row = row_from_dict(data)
+            row = row_from_dict(data, need_answer=need_answers)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from error
         if row.id in lines:

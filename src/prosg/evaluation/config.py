@@ -86,7 +86,8 @@ class DataConfig:
     """What is asked.
 
     Attributes:
-        file: jsonl rows; "" makes rows of kinds.
+        file: jsonl rows, with answers or of prompts alone; "" makes rows of kinds.
+        suite: ifeval, for a file in IFEval's published format; its instructions are then checked.
         train: jsonl rows whose prompts the mean update is taken over; for made rows it is made, too.
         kinds: Kinds of instruction, for made rows and for the curve; the demo's by default.
         rows: Rows that are made; of a file, at most so many of its first, 0 for all.
@@ -96,6 +97,7 @@ class DataConfig:
     """
 
     file: str = ""
+    suite: Literal["", "ifeval"] = ""
     train: str = ""
     kinds: list[str] = field(default_factory=list)
     rows: int = 64
@@ -273,6 +275,8 @@ def _check(config: EvalConfig) -> None:
             raise ValueError(f"{name} is {option(config, name)}; it must be 0 or more")
     if not 0 < config.generation.top_p <= 1:
         raise ValueError(f"generation.top_p is {config.generation.top_p}; it must be above 0 and at most 1")
+    if config.data.suite and not config.data.file:
+        raise ValueError(f"data.suite is {config.data.suite!r}, but data.file is missing: name the suite's file")
     if not config.data.file and config.data.rows < 1:
         raise ValueError("data.rows is 0; without a file, rows are made, at least 1")
     if len(config.data.sentences) != 2 or not 0 <= config.data.sentences[0] <= config.data.sentences[1]:

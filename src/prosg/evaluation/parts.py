@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from prosg.data.checks import score
 from prosg.data.kinds import KINDS, Setting, make_rows
 from prosg.data.record import Row, atomic_text
 from prosg.encoded import EncodedPrompt
 from prosg.evaluation.answers import Answer, Answers, answer_key, batched
+from prosg.evaluation.asked import kinds_of, training_rows
 from prosg.evaluation.config import EvalConfig, SystemConfig
 from prosg.evaluation.forgetting import length_controlled
 from prosg.evaluation.overhead import overhead
-from prosg.evaluation.suite import kinds_of, training_rows
 from prosg.evaluation.systems import LocalSystem
 from prosg.prosg import ProSG
 
 __all__ = ["PARTS", "Subject", "write_answers"]
 
 
+@runtime_checkable
 class Tell(Protocol):
     """Gets the share done, and what is being done."""
 
@@ -86,6 +87,8 @@ def perplexity(subject: Subject) -> Any:
     """Every row's negative log-likelihood, by id."""
     if subject.system.replay_every:
         return {"left_out": "the prompt is read again while an answer is written, and here none is"}
+    if any(not row.answer for row in subject.rows):
+        return {"left_out": "the rows have no answers to score"}
     scores = subject.asked(subject.rows).scores(subject.config.batch_size)
     return {row.id: one._asdict() for row, one in zip(subject.rows, scores, strict=True)}
 

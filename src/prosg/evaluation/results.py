@@ -16,13 +16,15 @@ from prosg.data.checks import score
 from prosg.data.musi.store import read_log
 from prosg.data.record import Row, derived_id, read_rows
 from prosg.evaluation.answers import Answer
+from prosg.evaluation.asked import as_ifeval
 from prosg.evaluation.config import MEASURES, SystemConfig
+from prosg.evaluation.ifeval.scoring import IFEvalResult, score_ifeval
 from prosg.evaluation.perplexity import RowScore, summary
 from prosg.evaluation.statistics import bootstrap_interval, paired_difference
 from prosg.files import read_json
 from prosg.options import build
 
-__all__ = ["Mean", "Run", "System", "compare", "mean_of", "read_results", "result_rows"]
+__all__ = ["Mean", "Run", "System", "compare", "ifeval_of", "mean_of", "read_results", "result_rows"]
 
 
 class Mean(NamedTuple):
@@ -60,6 +62,8 @@ class System:
     backbone: str
     fingerprint: str
     """of its weights; "" for an endpoint"""
+    staged: frozenset[str]
+    """rows that have a late stage"""
     answers: Mapping[str, Answer]
     verdicts: Mapping[str, tuple[bool | None, ...]]
     """by row: each stage right, wrong, or not decided (no check, no judge)"""
@@ -90,11 +94,11 @@ class System:
 
     @property
     def late(self) -> dict[str, float]:
-        """Rows of several stages whose last one is decided."""
+        """Rows with a late stage that is decided."""
         return {
             name: float(stages[-1])
             for name, stages in self.verdicts.items()
-            if len(stages) > 1 and stages[-1] is not None
+            if name in self.staged and stages[-1] is not None
         }
 
     def stage(self, number: int) -> dict[str, float]:
@@ -179,7 +183,7 @@ def read_results(path: str | Path) -> Run:
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: has no {name}; name the folder of an evaluation (prosg eval)")
     config = read_json(folder / "config.json")
-    rows = {row.id: row for row in read_rows(folder / "rows.jsonl")}
+    rows = {row.id: row for row in read_rows(folder / "rows.jsonl", need_answers=False)}
     plan = read_json(folder / "plan.json")
     systems, missing = [], []
     for name, options in read_json(folder / "systems.json").items():
@@ -214,6 +218,7 @@ def _system(
         config,
         str(about.get("backbone", "")),
         str(about.get("fingerprint", "")),
+        frozenset(name for name, stages in verdicts.items() if len(stages) > 1 and as_ifeval(rows[name]) is None),
         answers,
         verdicts,
         {key: RowScore(**one) for key, one in found.get("perplexity", {}).items()},
@@ -248,6 +253,8 @@ def result_rows(run: Run) -> Iterator[dict[str, Any]]:
             "update": update,
             "state": system.config.state,
         }
+        if (found := ifeval_of(run, system)) is not None:
+            yield from ({**common, **row} for row in found.to_rows())
         if system.answers or system.scores:
             yield {**common, "measure": "free", "kind": "all", **_free(system)}
         for sentences, tokens in system.distances.items():
@@ -279,6 +286,14 @@ def result_rows(run: Run) -> Iterator[dict[str, Any]]:
                 "late_accuracy": late.mean,
                 "late_interval": [late.low, late.high],
             }
+
+
+def ifeval_of(run: Run, system: System) -> IFEvalResult | None:
+    """The published measures of a system's answers; None for rows of another suite, and before there are answers."""
+    asked = {name: row for name, answer in run.rows.items() if (row := as_ifeval(answer)) and name in system.answers}
+    if not asked:
+        return None
+    return score_ifeval(list(asked.values()), [system.answers[name].text for name in asked])
 
 
 def _free(system: System) -> dict[str, Any]:

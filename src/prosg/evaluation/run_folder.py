@@ -38,7 +38,7 @@ def read_run(path: str | Path) -> RunFolder:
     folder = Path(path)
     if not (folder / "rows.jsonl").is_file():
         raise ValueError(f"{folder}: has no rows.jsonl; name the folder of an evaluation")
-    rows = {row.id: row for row in read_rows(folder / "rows.jsonl")}
+    rows = {row.id: row for row in read_rows(folder / "rows.jsonl", need_answers=False)}
     files = sorted((folder / "answers").glob("*.jsonl"))
     if not files:
         raise ValueError(f"{folder / 'answers'}: has no NAME.jsonl with a system's answers")

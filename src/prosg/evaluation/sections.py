@@ -19,7 +19,7 @@ from prosg.evaluation.judge import UNPARSED
 from prosg.evaluation.judged import summary as judge_summary
 from prosg.evaluation.perplexity import summary
 from prosg.evaluation.ratings.merge import merge
-from prosg.evaluation.results import Mean, Run, System, compare, mean_of
+from prosg.evaluation.results import Mean, Run, System, compare, ifeval_of, mean_of
 from prosg.evaluation.tables import Table
 from prosg.evaluation.text_statistics import text_statistics
 from prosg.files import read_json
@@ -78,6 +78,7 @@ def sections(run: Run) -> list[Section]:
         ("What came out", _findings),
         ("Perplexity, accuracy, people's ratings", _main_table),
         ("Stages and late stages", _stages),
+        ("IFEval", _ifeval),
         ("The forgetting curve", _forgetting),
         ("Capacity", _capacity),
         ("The update and its controls", _controls),
@@ -282,7 +283,7 @@ def _rated(folder: Path) -> Mapping[str, Any]:
 
 
 def _stages(run: Run) -> Iterator[Block]:
-    most = max((len(stages) for system in run.systems for stages in system.verdicts.values()), default=0)
+    most = max((len(s.verdicts[name]) for s in run.systems for name in s.staged), default=0)
     if most < 2:
         return
     table: Table = [["system", "late perplexity", "late stage", *(f"stage {number + 1}" for number in range(most))]]
@@ -298,6 +299,27 @@ def _stages(run: Run) -> Iterator[Block]:
         "Answers of free length, a stage's share of rows in which it is right; the late stage is a row's last. Late "
         "perplexity is over the tokens of the last stage, teacher-forced.",
     )
+
+
+def _ifeval(run: Run) -> Iterator[Block]:
+    table: Table = [["system", "prompts, strict", "prompts, loose", "instructions, strict", "instructions, loose"]]
+    for system in run.systems:
+        found = ifeval_of(run, system)
+        if found is None:
+            continue
+        prompts, instructions, *_ = found.to_rows()
+        cells = [
+            _share(Mean(row[way], row[f"{way}_interval"][0], row[f"{way}_interval"][1], row["n"]))
+            for row in (prompts, instructions)
+            for way in ("strict", "loose")
+        ]
+        table.append([system.label, *cells])
+    if len(table) > 1:
+        yield TableBlock(
+            table,
+            "Share of prompts of which every instruction is followed, and of instructions; loose forgives a first or "
+            "last line, and asterisks [95 % interval over prompts].",
+        )
 
 
 def _forgetting(run: Run) -> Iterator[Block]:

@@ -27,16 +27,23 @@ from pathlib import Path
 from typing import Any
 
 from prosg.commands import write_json
-from prosg.data.kinds import DEMO_KINDS, KINDS, Setting, make_rows
+from prosg.data.kinds import KINDS, Setting
 from prosg.data.musi.store import locked
-from prosg.data.record import Row, read_rows, row_to_dict, write_rows
+from prosg.data.record import Row, row_to_dict, write_rows
 from prosg.evaluation.answers import Answers, answer_key
-from prosg.evaluation.conditions import LEAST_PROMPTS, MEAN_PROMPTS
+from prosg.evaluation.asked import asked_rows, kinds_of, training_rows
+from prosg.evaluation.conditions import LEAST_PROMPTS
 from prosg.evaluation.config import EvalConfig, SystemConfig, load_config
 from prosg.jobs import Job, run_jobs, write_progress
 from prosg.machine import commit, processor, versions
 
-__all__ = ["asked_rows", "evaluate", "evaluate_system", "kinds_of", "settings_of", "training_rows", "write_part"]
+__all__ = [
+    "evaluate",
+    "evaluate_system",
+    "settings_of",
+    "write_part",
+    "write_plan",
+]
 
 
 def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = True) -> int:
@@ -60,7 +67,7 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
         raise ValueError(f"{file}: {error}") from None
     start = time.perf_counter()
     with locked(config.folder):
-        _write_plan(config, rows)
+        write_plan(config, rows)
         work = []
         for name, measures in stale.items():
             done = config.folder / "parts" / name / "done"
@@ -199,32 +206,6 @@ def _hash(rows: Sequence[Row]) -> str:
     return answer_key({"rows": [row_to_dict(row) for row in rows]})
 
 
-def kinds_of(config: EvalConfig) -> list[str]:
-    """Kinds of made rows and of the curve."""
-    return list(config.data.kinds or DEMO_KINDS)
-
-
-def asked_rows(config: EvalConfig) -> list[Row]:
-    """The rows of the file, or made ones. ValueError as `read_rows` and `make_rows`."""
-    data = config.data
-    if data.file:
-        return read_rows(data.file)[: data.rows or None]
-    low, high = data.sentences
-    return make_rows(kinds_of(config), data.rows, data.seed, data.split, sentences=(low, high))
-
-
-def training_rows(config: EvalConfig, kinds: Sequence[str]) -> dict[str, list[Row]]:
-    """By kind, those whose prompts the mean update is taken over."""
-    found: dict[str, list[Row]] = {kind: [] for kind in kinds}
-    if config.data.train:
-        for row in read_rows(config.data.train):
-            if row.kind in found and len(found[row.kind]) < MEAN_PROMPTS:
-                found[row.kind].append(row)
-        return found
-    made = [kind for kind in found if kind in KINDS]
-    return found | {kind: make_rows((kind,), MEAN_PROMPTS, config.data.seed, "train") for kind in made}
-
-
 def _check_kinds(config: EvalConfig) -> None:
     for kind in kinds_of(config):
         if kind not in KINDS:
@@ -271,7 +252,8 @@ def _check_updates(config: EvalConfig, rows: Sequence[Row]) -> None:
                 )
 
 
-def _write_plan(config: EvalConfig, rows: Sequence[Row]) -> None:
+def write_plan(config: EvalConfig, rows: Sequence[Row]) -> None:
+    """What is asked, of whom, and what each part has to be made of."""
     folder = config.folder
     write_json(folder / "config.json", dataclasses.asdict(config))
     write_rows(folder / "rows.jsonl", rows)

@@ -21,7 +21,16 @@ from prosg.data.record import iter_jsonl
 from prosg.evaluation.ifeval.rules import RULES, validate_instruction
 from prosg.evaluation.statistics import bootstrap_interval
 
-__all__ = ["IFEvalResult", "IFEvalRow", "Instruction", "Verdict", "loose_variants", "read_ifeval", "score_ifeval"]
+__all__ = [
+    "IFEvalResult",
+    "IFEvalRow",
+    "Instruction",
+    "Verdict",
+    "ifeval_row",
+    "loose_variants",
+    "read_ifeval",
+    "score_ifeval",
+]
 
 
 class Instruction(NamedTuple):
@@ -138,7 +147,7 @@ def read_ifeval(path: str | os.PathLike[str]) -> list[IFEvalRow]:
     lines: dict[str, int] = {}
     for number, data in iter_jsonl(path):
         try:
-            row = _row(data)
+            row = ifeval_row(data)
             if row.key in lines:
                 raise ValueError(f"key {row.key} is taken by line {lines[row.key]}; keys are unique")
         except ValueError as error:
@@ -150,7 +159,8 @@ def read_ifeval(path: str | os.PathLike[str]) -> list[IFEvalRow]:
     return rows
 
 
-def _row(data: Any) -> IFEvalRow:
+def ifeval_row(data: Any) -> IFEvalRow:
+    """A row of one decoded object. ValueError says what was wrong."""
     if not isinstance(data, dict):
         raise ValueError(f"a row is a JSON object, not {type(data).__name__}")
     for name, kinds, what in (
