@@ -228,12 +228,17 @@ def _system(
         left_out,
         found.get("accuracy", {}).get("refused", 0),
         found.get("accuracy", {}).get("read_again"),
-        sum(part["seconds"] for part in parts.values() if part is not None),
+        sum((part["seconds"] for part in parts.values() if part is not None), 0.0),
     )
 
 
 def _verdicts(row: Row, text: str, judged: Mapping[str, Any] | None) -> tuple[bool | None, ...]:
-    """By programmatic checks where the row has them, else by the judge, unless what it judged was another answer."""
+    """By programmatic checks where the row has them, else by the judge, unless what it judged was another answer.
+
+    IFEval's instructions are checked strictly.
+    """
+    if (asked := as_ifeval(row)) is not None:
+        return tuple(instruction.followed_by(text) for instruction in asked.instructions)
     if row.stages:
         return tuple(score(row, text))
     known = judged is not None and judged.get("answer", "") in ("", derived_id(row.prompt, text))
