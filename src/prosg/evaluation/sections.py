@@ -329,7 +329,7 @@ def _forgetting(run: Run) -> Iterator[Block]:
     curves = [
         Curve(
             system.label,
-            [(tokens, mean) for s, tokens in system.distances.items() if (mean := mean_of(system.late_at(s)))],
+            [(float(tokens), mean) for s, tokens in system.distances.items() if (mean := mean_of(system.late_at(s)))],
         )
         for system in measured
     ]
@@ -366,7 +366,7 @@ def _capacity(run: Run) -> Iterator[Block]:
         return
     options = run.config["capacity"]
     curves = [
-        Curve(system.label, [(n, mean) for n in system.items if (mean := mean_of(system.late_with(n)))])
+        Curve(system.label, [(float(n), mean) for n in system.items if (mean := mean_of(system.late_with(n)))])
         for system in measured
     ]
     tokens = round(
