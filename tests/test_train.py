@@ -575,7 +575,7 @@ def test_a_run_goes_on_under_a_version_with_more_options(shop: Workshop, tmp_pat
 def config_of(command: list[str]) -> TrainConfig:
     caught: list[TrainConfig] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prosg.commands, "train", lambda _, config: caught.append(config) or 0)
+        patch.setattr(prosg.commands, "train", lambda _, config, dry_run: caught.append(config) or 0)
         main(command)
     return caught[0]
 
