@@ -12,7 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from prosg.evaluation.results import Run, read_results, result_rows
-from prosg.evaluation.sections import Answer, Case, Figure, Section, TableBlock, sections
+from prosg.evaluation.sections import sections
+from prosg.evaluation.sections.blocks import Answer, Case, Figure, Section, TableBlock
 from prosg.evaluation.tables import to_markdown
 from prosg.files import written_whole
 
