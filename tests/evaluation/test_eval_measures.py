@@ -16,7 +16,8 @@ from prosg.data.record import Row, Stage
 from prosg.evaluation.config import OverheadConfig, SystemConfig
 from prosg.evaluation.overhead import overhead
 from prosg.evaluation.results import compare, mean_of, result_rows
-from prosg.evaluation.sections import TableBlock, sections
+from prosg.evaluation.sections import sections
+from prosg.evaluation.sections.blocks import TableBlock
 from prosg.evaluation.statistics import bootstrap_interval
 from prosg.evaluation.systems import LocalSystem
 from prosg.evaluation.text_statistics import text_statistics

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from prosg.adapter import load_model, model_fingerprint, need_tokenizer
-from prosg.cli_parts import dtype_named
 from prosg.commands import check_device
 from prosg.data.collate import EncodedRow, encode_row, frame_row, pad, template_of
 from prosg.data.record import Row
@@ -30,6 +29,7 @@ from prosg.evaluation.perplexity import RowScore, row_scores
 from prosg.generate import Again, Sampling, generate_texts
 from prosg.initial_state import load_initial
 from prosg.lowrank import Update, join_updates
+from prosg.precision import dtype_named
 from prosg.prosg import ProSG
 
 __all__ = ["LocalSystem", "open_model", "read_twice"]

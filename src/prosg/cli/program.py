@@ -5,32 +5,30 @@ Errors that a user can mend are one line on stderr, exit status 2, without a tra
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
-from prosg.cli_parts import (
+from prosg.cli.data import DATA, add_data_commands
+from prosg.cli.parts import (
     Parser,
     check_text,
     complain,
-    dtype_named,
     encode_prompt,
+    kinds_given,
     load,
     model_options,
     state_option,
     template_option,
 )
-from prosg.cli_tools import TOOLS
-from prosg.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
+from prosg.cli.tools import TOOLS
+from prosg.cli.train import TRAINING, add_ablation_options, add_train_commands
 
 __all__ = ["main"]
 
@@ -111,10 +109,10 @@ def _parser(arguments: Sequence[str]) -> Parser:
     for name, tool in TOOLS.items():
         commands.add_subcommand(name, tool.parser(), help=tool.help)
     if "train" in arguments:  # hundreds of options take time to spell out, which the other commands need not wait for
-        _add_train_commands(train, arguments)
+        add_train_commands(train, arguments)
     if "ablate" in arguments:
-        _add_ablation_options(ablation, arguments)
-    _add_data_commands(data)
+        add_ablation_options(ablation, arguments)
+    add_data_commands(data)
     return parser
 
 
@@ -225,205 +223,6 @@ def _convert_parser() -> Parser:
     return parser
 
 
-def _add_data_commands(parser: Parser) -> None:
-    commands = parser.add_subcommands(dest="subcommand", required=True)
-    make = Parser(description="Make rows from the grammars of the kinds.")
-    make.add_argument("file", type=str, help="the jsonl file to write")
-    make.add_argument("--size", type=int, default=1000, help="rows")
-    make.add_argument("--seed", type=int, default=0, help="another seed, other rows")
-    make.add_argument("--kinds", type=str, nargs="+", help="kinds, apart by commas or spaces; the demo's by default")
-    make.add_argument("--distance", type=int, nargs=2, metavar=("MIN", "MAX"), help="words before the late stage")
-    make.add_argument("--sentences", type=int, nargs=2, metavar=("MIN", "MAX"), help="sentences instead of words")
-    make.add_argument("--split", type=str, default="train", help="train, validation or test: contents never overlap")
-    make.add_argument(
-        "--distractors",
-        type=int,
-        nargs=2,
-        metavar=("MIN", "MAX"),
-        help="words of irrelevant sentences in the prompt, some before the instruction and some after it",
-    )
-    make.add_argument(
-        "--filler",
-        type=str,
-        help="a text file whose sentences stand for the story; each split has paragraphs of its own, and no sentence "
-        "with a word of the row's contents is taken",
-    )
-    make.add_argument(
-        "--turns",
-        type=int,
-        nargs=2,
-        metavar=("MIN", "MAX"),
-        help="other turns of the kind, each with contents of its own and answered, between the story and what the "
-        "prompt asks for; their words are read, not learned",
-    )
-    make.add_argument(
-        "--items",
-        type=int,
-        nargs=2,
-        metavar=("MIN", "MAX"),
-        help="how much a prompt gives: digits of code (6 to 8 by default), names of names and reverse (4), pairs of "
-        "pairs (2 to 4), objects of list_use (3)",
-    )
-    commands.add_subcommand("make", make, help="make a file of rows")
-    check = Parser(
-        description="Validate rows; with answers, score them. Status 0 all right, 1 some failed, 2 bad input."
-    )
-    check.add_argument("file", type=str, help="jsonl rows")
-    check.add_argument("--answers", type=str, help='jsonl lines of {"id", "answer"}')
-    commands.add_subcommand("check", check, help="validate rows and score answers")
-    _add_musi_commands(commands)
-
-
-def _add_musi_commands(commands: Any) -> None:
-    build = Parser(
-        description="Ask a chat model for multi-stage instructions and answers, filter and verify them, and export a "
-        "data set. Stopped anywhere and started again, a build goes on. Every key of CONFIG: prosg data options."
-    )
-    build.add_argument("config", type=str, help="the YAML file of the build, like configs/musi.yaml")
-    build.add_argument("--stages", type=str, nargs="+", help="prompts, filter, answers, verify, export; all by default")
-    build.add_argument("--dry-run", action="store_true", help="estimate requests, tokens and money, and ask nothing")
-    build.add_argument("--out", type=str, help="another folder than the configuration's")
-    commands.add_subcommand("build", build, help="build a data set with a chat model")
-    commands.add_subcommand(
-        "options", Parser(description="Every key of a build's configuration."), help="keys of CONFIG"
-    )
-    compose = Parser(description="Put single tasks of other data sets together to multi-stage instructions; no model.")
-    compose.add_argument("files", type=str, nargs="+", help="alpaca, dolly, self-instruct, sharegpt or messages layout")
-    compose.add_argument("--size", type=int, default=1000, help="rows, 80 / 10 / 10 over the splits")
-    compose.add_argument("--seed", type=int, default=0, help="another seed, other rows; the tasks' splits stay")
-    compose.add_argument("--out", type=str, required=True, help="folder with a file per split, or one .jsonl file")
-    compose.add_argument("--longest", type=int, default=0, help="leave out tasks of more words; 0: none")
-    compose.add_argument("--licence", type=str, default="", help="of the tasks, for the data card")
-    compose.add_argument("--overwrite", action="store_true", help="replace what is there")
-    commands.add_subcommand("compose", compose, help="make multi-stage instructions of single tasks")
-    review = Parser(
-        description="Look through rows and decide: keep, drop, edit, undo. Decisions stand beside the file."
-    )
-    review.add_argument("file", type=str, help="jsonl rows")
-    review.add_argument("--sample", type=int, default=0, help="look at this many rows, drawn by seed; 0: at all")
-    review.add_argument("--seed", type=int, default=0, help="of the sample")
-    review.add_argument("--apply", type=str, help="ask nothing, and write the rows as decided to this file")
-    commands.add_subcommand("review", review, help="look through rows: keep, drop, edit")
-    stats = Parser(description="Lengths, kinds, stages, distances and duplicates, as text and as a plot.")
-    stats.add_argument("file", type=str, help="jsonl rows")
-    stats.add_argument("--out", type=str, help="the .png file to write; beside the rows by default")
-    stats.add_argument("--similar-above", type=float, default=0.7, help="ROUGE-L F1 above which prompts are alike")
-    commands.add_subcommand("stats", stats, help="count and plot what is in a file")
-
-
-PHASES = {
-    "finetune": ("plain", "phase 1: the whole backbone, on the answers' tokens"),
-    "synthesize": ("plus", "phase 2: the synthesis module, the backbone frozen"),
-    "static": ("static", "the control: a low-rank adapter that reads no prompt"),
-    "state": ("state", "state tuning: one learned initial state for every prompt, a .pth file for --state"),
-}
-WITH_MODULE = ("synthesize", "static")
-"""Phases that train a synthesis module and so have its options."""
-LORA = {"lora", "lora_alpha", "lora_modules"}
-"""Options of finetune alone."""
-
-
-GROUPS: dict[str, Any] = {
-    "module": ProSGConfig,
-    "perturbation": Perturbation,
-    "optim": Optimisation,
-    "stop": StopRule,
-}
-"""Options of a training that are groups of options."""
-
-
-def _add_train_commands(parser: Parser, arguments: Sequence[str]) -> None:
-    commands = parser.add_subcommands(dest="subcommand", required=True)
-    for phase, (recipe, text) in PHASES.items():
-        command = Parser(
-            description=f"{text}. Recipes: {', '.join(n for n, r in RECIPES.items() if r.phase == phase)}."
-        )
-        _add_train_options(command, phase, recipe, arguments)
-        command.add_argument(
-            "--dry-run", action="store_true", help="say what would be trained, and in what time; write nothing"
-        )
-        commands.add_subcommand(phase, command, help=text)
-
-
-def _add_train_options(command: Parser, phase: str, recipe: str, arguments: Sequence[str]) -> None:
-    command.add_argument("--config", action="config", help="YAML with any of these options")
-    skip = set() if phase in WITH_MODULE else {"module"}
-    command.add_class_arguments(TrainConfig, skip=skip if phase == "finetune" else skip | LORA)
-    command.set_defaults(_recipe_defaults(phase, _chosen_recipe(arguments) or recipe))
-
-
-def _add_ablation_options(command: Parser, arguments: Sequence[str]) -> None:
-    _add_train_options(command, "synthesize", PHASES["synthesize"][0], arguments)
-    from prosg.ablation import PARTS
-
-    command.add_argument(
-        "--parts", type=str, nargs="+", help=f"what to leave out, one at a time: {', '.join(PARTS)}; all by default"
-    )
-    command.add_argument("--rows", type=int, default=64, help="prompts per cell of the curves")
-    command.add_argument("--kinds", type=str, nargs="+", help="kinds of the curves' prompts; the demo's by default")
-    command.add_argument("--sentences", type=int, nargs="+", help="lengths of the curves' stories")
-    command.add_argument("--split", type=str, default="test", help="of the curves' prompts: train, validation or test")
-    command.add_argument("--jobs", type=int, default=2, help="trainings and curves side by side")
-    command.add_argument("--plain", action="store_true", help="lines instead of a live display")
-
-
-def _chosen_recipe(arguments: Sequence[str]) -> str | None:
-    """The recipe sets other options' defaults, so it has to be known before they are read.
-
-    ValueError for a configuration file that cannot be read or has keys that do not exist: naming file and key.
-    """
-    chosen = None
-    for path in _values("--config", arguments):
-        content = _read_config(path)
-        if isinstance(content.get("recipe"), str):
-            chosen = content["recipe"]
-    return next(reversed(_values("--recipe", arguments)), chosen)
-
-
-def _values(option: str, arguments: Sequence[str]) -> list[str]:
-    """What an option is given on the command line, as `--option VALUE` or `--option=VALUE`."""
-    apart = [value for name, value in itertools.pairwise(arguments) if name == option]
-    return apart + [value for name, equals, value in (a.partition("=") for a in arguments) if equals and name == option]
-
-
-def _read_config(path: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML ({error})") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}; needs options and their values")
-    for wrong, known in _unknown(TrainConfig, content):
-        raise ValueError(f"{path}: unknown key {wrong}; known are {', '.join(known)}")
-    return content
-
-
-def _unknown(kind: Any, content: Mapping[Any, Any], inside: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Keys that are no option of a dataclass, and what is."""
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key, value in content.items():
-        name, _, rest = str(key).partition(".")
-        if name not in known:
-            yield f"{inside}{key}", known
-        elif name in GROUPS and (rest or isinstance(value, Mapping)):
-            yield from _unknown(GROUPS[name], {rest: None} if rest else value, f"{name}.")
-
-
-def _recipe_defaults(phase: str, name: str) -> dict[str, Any]:
-    recipe = RECIPES.get(name)
-    if recipe is None or recipe.phase != phase:
-        return {"recipe": name}  # refused when the command runs, with the names that are allowed
-    defaults: dict[str, Any] = {"recipe": name}
-    groups: dict[str, Any] = {"perturbation": recipe.perturbation, "optim": recipe.optim}
-    if phase in WITH_MODULE:
-        groups["module"] = recipe.module
-    return defaults | {group: dataclasses.asdict(values) for group, values in groups.items()}
-
-
 # -- commands; what they need is imported when they run
 
 
@@ -478,106 +277,6 @@ def _run_encode(options: Namespace) -> int:
     return 0
 
 
-def _run_train(phase: str) -> Callable[[Namespace], int]:
-    def run(options: Namespace) -> int:
-        from prosg.commands import train
-
-        return train(phase, _train_config(options), dry_run=options.dry_run)
-
-    return run
-
-
-def _train_config(options: Namespace) -> TrainConfig:
-    values = {field.name: options[field.name] for field in dataclasses.fields(TrainConfig) if field.name in options}
-    for name, kind in ((name, kind) for name, kind in GROUPS.items() if name in values):
-        values[name] = kind(**values[name].as_dict()) if isinstance(values[name], Namespace) else values[name]
-    return TrainConfig(**values)
-
-
-def _run_ablate(options: Namespace) -> int:
-    from prosg.ablation import ablate
-    from prosg.data.kinds import DEMO_KINDS
-    from prosg.evaluation.curve import SENTENCES
-
-    measure = {
-        "rows": options.rows,
-        "kinds": _kinds(options.kinds) or list(DEMO_KINDS),
-        "sentences": options.sentences or list(SENTENCES),
-        "split": options.split,
-    }
-    config = _train_config(options)
-    return ablate(config, parts=_kinds(options.parts), measure=measure, jobs=options.jobs, live=not options.plain)
-
-
-def _kinds(given: list[str] | None) -> list[str]:
-    return [kind for part in given or [] for kind in part.split(",") if kind]
-
-
-def _run_data_make(options: Namespace) -> int:
-    from prosg.data import commands
-    from prosg.data.kinds import DEMO_KINDS, SENTENCES
-
-    if options.distance and options.sentences:
-        raise ValueError("give --distance or --sentences, not both")
-    return commands.make(
-        options.file,
-        size=options.size,
-        seed=options.seed,
-        kinds=_kinds(options.kinds) or DEMO_KINDS,
-        distance=tuple(options.distance) if options.distance else None,
-        sentences=tuple(options.sentences) if options.sentences else SENTENCES,
-        split=options.split,
-        filler=options.filler,
-        **{name: tuple(options[name]) if options[name] else None for name in ("distractors", "turns", "items")},
-    )
-
-
-def _run_data_check(options: Namespace) -> int:
-    from prosg.data import commands
-
-    return commands.check(options.file, answers=options.answers)
-
-
-def _run_data_build(options: Namespace) -> int:
-    from prosg.data.musi.build import STAGES, build
-
-    return build(options.config, stages=_kinds(options.stages) or STAGES, dry_run=options.dry_run, out=options.out)
-
-
-def _run_data_options(options: Namespace) -> int:
-    from prosg.data.musi.config import BuildConfig
-    from prosg.options import help_text
-
-    print(help_text(BuildConfig))
-    return 0
-
-
-def _run_data_compose(options: Namespace) -> int:
-    from prosg.data.musi.composing import compose
-
-    return compose(
-        options.files,
-        options.out,
-        size=options.size,
-        seed=options.seed,
-        longest=options.longest,
-        licence=options.licence,
-        overwrite=options.overwrite,
-    )
-
-
-def _run_data_review(options: Namespace) -> int:
-    from prosg.data.musi.review import review
-
-    return review(options.file, sample=options.sample, seed=options.seed, apply_to=options.apply)
-
-
-def _run_data_stats(options: Namespace) -> int:
-    from prosg.data.musi.stats import stats
-
-    return stats(options.file, out=options.out, above=options.similar_above)
-
-
 def _run_perplexity(options: Namespace) -> int:
     from prosg.commands import perplexity_of_file
 
@@ -600,7 +299,7 @@ def _run_curve(options: Namespace) -> int:
         system=options.system or options.model,
         seed=options.seed,
         updates=(options.updates or default).split(","),
-        kinds=_kinds(options.kinds) or DEMO_KINDS,
+        kinds=kinds_given(options.kinds) or DEMO_KINDS,
         size=options.rows,
         sentences=options.sentences or SENTENCES,
         split=options.split,
@@ -622,6 +321,7 @@ def _run_info(options: Namespace) -> int:
 
 def _run_convert(options: Namespace) -> int:
     from prosg.checkpoint import convert
+    from prosg.precision import dtype_named
 
     convert(options.src, options.dst, dtype_named(options.dtype), overwrite=options.overwrite)
     print(options.dst)
@@ -648,19 +348,9 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     "demo": _run_demo,
     "generate": _run_generate,
     "encode": _run_encode,
-    "train finetune": _run_train("finetune"),
-    "train synthesize": _run_train("synthesize"),
-    "train static": _run_train("static"),
-    "train state": _run_train("state"),
-    "data make": _run_data_make,
-    "data check": _run_data_check,
-    "data build": _run_data_build,
-    "data options": _run_data_options,
-    "data compose": _run_data_compose,
-    "data review": _run_data_review,
-    "data stats": _run_data_stats,
+    **TRAINING,
+    **DATA,
     "perplexity": _run_perplexity,
-    "ablate": _run_ablate,
     "curve": _run_curve,
     "info": _run_info,
     "convert": _run_convert,

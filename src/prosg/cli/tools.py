@@ -1,4 +1,4 @@
-"""Commands around an encoded prompt: take it elsewhere (merge, export), look at it (inspect); and cli_judging's.
+"""Commands around an encoded prompt: take it elsewhere (merge, export), look at it (inspect); and those of the other files.
 
 Each has a parser and what runs it.
 """
@@ -12,11 +12,11 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from prosg.cli_eval import EVALUATION
-from prosg.cli_harness import HARNESS
-from prosg.cli_hub import SHARING
-from prosg.cli_judging import JUDGING
-from prosg.cli_parts import (
+from prosg.cli.eval import EVALUATION
+from prosg.cli.harness import HARNESS
+from prosg.cli.hub import SHARING
+from prosg.cli.judging import JUDGING
+from prosg.cli.parts import (
     Parser,
     Tool,
     encode_prompt,

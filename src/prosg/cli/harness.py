@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prosg.cli_parts import Parser, Tool, load, model_options, state_option, template_option
+from prosg.cli.parts import Parser, Tool, load, model_options, state_option, template_option
 
 __all__ = ["HARNESS"]
 

@@ -15,8 +15,8 @@ __all__ = [
     "Tool",
     "check_text",
     "complain",
-    "dtype_named",
     "encode_prompt",
+    "kinds_given",
     "load",
     "model_options",
     "prompt_text",
@@ -101,21 +101,12 @@ def state_option(parser: Parser) -> Parser:
     return parser
 
 
-def dtype_named(name: str | None) -> Any:
-    """What --dtype means, a torch.dtype or None. ValueError for another name."""
-    import torch
-
-    table = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64, None: None}
-    if name not in table:
-        raise ValueError(f"--dtype is {name!r}, allowed: fp32, bf16, fp16, fp64")
-    return table[name]
-
-
 def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
     """The model of `model_options` and `state_option`; ValueError where it has no tokenizer but needs one."""
     from prosg.adapter import load_model, need_tokenizer
     from prosg.commands import check_device
     from prosg.initial_state import load_initial
+    from prosg.precision import dtype_named
 
     device = check_device(options.device)
     model = load_model(
@@ -154,3 +145,8 @@ def check_text(option: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{option} is not UTF-8 text") from None
+
+
+def kinds_given(given: list[str] | None) -> list[str]:
+    """Names apart by commas or spaces."""
+    return [kind for part in given or [] for kind in part.split(",") if kind]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from typing import Any
 
-from prosg.cli_parts import Parser, Tool
+from prosg.cli.parts import Parser, Tool
 
 __all__ = ["JUDGING"]
 

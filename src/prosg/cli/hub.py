@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prosg.cli_parts import Parser, Tool
+from prosg.cli.parts import Parser, Tool
 
 __all__ = ["SHARING"]
 
