@@ -1,4 +1,4 @@
-"""Commands around an encoded prompt: take it elsewhere (merge, export), look at it (inspect); and those of the other files.
+"""Commands around an encoded prompt: take it elsewhere (merge, export), look at it (inspect); and the other files'.
 
 Each has a parser and what runs it.
 """
