@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prosg.adapter import trained_in
 from prosg.commands import write_json
 from prosg.data.kinds import KINDS, Setting
 from prosg.data.musi.store import locked
@@ -196,8 +197,8 @@ def settings_of(config: EvalConfig, name: str, measure: str, rows: Sequence[Row]
 def _stamp(system: SystemConfig) -> list[list[Any]]:
     found = []
     for given in filter(None, (system.model, system.base, system.initial, system.tokenizer)):
-        path = Path(given)
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        path = trained_in(given)
+        files = sorted(file for file in path.glob("*") if file.is_file()) if path.is_dir() else [path]
         found += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]
     return found
 
