@@ -76,6 +76,8 @@ async def _ask(
         )
         seed = request_seed(generation.seed, "eval", shown.prompt, 0)
         body = request_body(endpoint, messages, generation.temperature, generation.max_tokens, seed)
+        if generation.top_p < 1 and "top_p" not in body:
+            body["top_p"] = generation.top_p
         requests.append(Request(record_id(stage="eval", body=body, seed=seed), body))
     replies = asking.replies["answers"]
     try:
