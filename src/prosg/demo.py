@@ -55,7 +55,7 @@ class Plan:
         backbone: What is trained, one of `SUBJECTS`.
         rows: Rows per cell.
         base_steps: Single-stage steps from random weights.
-        phase1_steps: At most; it ends when the late stage is exact on validation rows.
+        phase1_steps: At most, by default the backbone's; it ends when the late stage is exact on validation rows.
         module_steps: Of `paper` and `plus`.
         rival_steps: Steps of each rival; by default the backbone's.
     """
@@ -63,7 +63,7 @@ class Plan:
     backbone: str = "rwkv4"
     rows: int = 64
     base_steps: int = 300
-    phase1_steps: int = 2500
+    phase1_steps: int = 0
     module_steps: int = 1000
     rival_steps: tuple[tuple[str, int], ...] = ()
     rates: tuple[float, ...] = RATES
@@ -73,6 +73,7 @@ class Plan:
             raise ValueError(f"--backbone is {self.backbone!r}; allowed: {', '.join(SUBJECTS)}")
         if not self.rates or min(self.rates) <= 0:
             raise ValueError(f"--rates is {', '.join(map(str, self.rates)) or 'empty'}; give numbers above 0")
+        object.__setattr__(self, "phase1_steps", self.phase1_steps or self.subject.phase1_steps)
         object.__setattr__(self, "rival_steps", self.rival_steps or self.subject.rivals)
 
     @property

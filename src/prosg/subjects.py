@@ -25,6 +25,8 @@ class Subject(NamedTuple):
     """whether the preset `paper` fits its shapes"""
     plus: tuple[str, ...] = ()
     """options of `plus`'s training that differ from its recipe's"""
+    phase1_steps: int = 2500
+    """at most; what takes longer to learn to recall has more"""
 
 
 def _native(name: str) -> Callable[[int], Any]:
@@ -76,6 +78,7 @@ SUBJECTS: dict[str, Subject] = {
         tuple(rival for rival in RIVALS if not rival[0].endswith("perturbed")),
         paper=False,
         plus=("--perturbation.load", "0", "--perturbation.load_story", "0", "--perturbation.swap", "0.3"),
+        phase1_steps=5000,
     ),
 }
 """By the name that `prosg demo --backbone` takes."""
