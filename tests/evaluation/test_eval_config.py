@@ -73,6 +73,8 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     # systems
     (system(label="x"), ("systems.x: give either a model or an endpoint",)),
     (system(model="demo", endpoint=SERVER), ("systems.x: give either a model or an endpoint",)),
+    (system(model="demo", label="a\nb"), ("systems.x: label is 'a\\nb'", "one line")),
+    ({"title": "a\nb"}, ("title is 'a\\nb'", "one line")),
     (system(model="demo", update="others"), ("systems.x.update is 'others'", "allowed: own, other, mean, none")),
     (system(model="demo", state="lost"), ("systems.x.state is 'lost'", "allowed: kept, wiped")),
     (system(model="demo", prompt="thrice"), ("systems.x.prompt is 'thrice'", "allowed: once, twice")),

@@ -264,6 +264,8 @@ def _check(config: EvalConfig) -> None:
         raise ValueError("out is missing; it names the folder of the evaluation (or give --out)")
     if config.folder.exists() and not config.folder.is_dir():
         raise ValueError(f"out is {config.out!r}, which is a file; it names a folder")
+    if not config.title.isprintable():
+        raise ValueError(f"title is {config.title!r}; it must be one line of text")
     if not config.systems:
         raise ValueError("systems are missing; name at least one, like  phase1: runs/phase1/model")
     _among("measures", config.measures, MEASURES)
@@ -306,6 +308,8 @@ def _check_system(name: str, system: SystemConfig) -> None:
     where = f"systems.{name}"
     if bool(system.model) == bool(system.endpoint):
         raise ValueError(f"{where}: give either a model or an endpoint")
+    if not system.label.isprintable():
+        raise ValueError(f"{where}: label is {system.label!r}; it must be one line of text")
     if system.replay_every < 0 or system.window < 0:
         raise ValueError(f"{where}: replay_every and window must be 0 or more")
     try:

@@ -75,7 +75,7 @@ def _joined(runs: Sequence[Run]) -> Run:
 
 
 def _markdown(title: str, found: Sequence[Section], out: Path) -> str:
-    parts = [f"# {title}"]
+    parts = [f"# {_literal(title)}"]
     pictures = 0
     for section in found:
         parts.append(f"## {section.title}")
@@ -83,12 +83,16 @@ def _markdown(title: str, found: Sequence[Section], out: Path) -> str:
             if isinstance(block, str):
                 parts.append(_literal(block))
             elif isinstance(block, TableBlock):
-                parts += [to_markdown([[_literal(cell) for cell in row] for row in block.table]), block.caption]
+                parts += [
+                    to_markdown([[_literal(cell) for cell in row] for row in block.table]),
+                    _literal(block.caption),
+                ]
             elif isinstance(block, Figure):
                 pictures += 1
                 name = f"report-{pictures}.svg"
                 _write(out / name, block.svg)
-                parts += [f"![{block.caption}]({name})", block.caption]
+                caption = _literal(block.caption)
+                parts += [f"![{caption}]({name})", caption]
             else:
                 parts += _case_in_markdown(block)
     return "\n\n".join(parts) + "\n"

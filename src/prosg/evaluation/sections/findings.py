@@ -115,12 +115,11 @@ def _carries(group: Mapping[str, System]) -> Iterator[str]:
 
 def controls(run: Run) -> Iterator[Block]:
     """Conditions of one model side by side."""
-    conditions = ["own", "other", "mean", "none", "own, wiped", "none, wiped"]
+    names = {"own": "own update", "other": "another prompt's", "mean": "the mean", "none": "none"}
+    names |= {f"{name}, wiped": f"{told.removesuffix(' update')}, state wiped" for name, told in names.items()}
     for group in by_model(run):
-        here = [name for name in conditions if name in group]
+        here = [name for name in names if name in group]
         first = group[here[0]]
-        names = {"own": "own update", "other": "another prompt's", "mean": "the mean", "none": "none"}
-        names |= {"own, wiped": "own, state wiped", "none, wiped": "none, state wiped"}
         table: Table = [["", *(names[name] for name in here)]]
         rows: list[tuple[str, Callable[[System], Mean | None]]] = [
             ("accuracy, free length", lambda s: mean_of(s.right)),
