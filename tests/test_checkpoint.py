@@ -264,7 +264,7 @@ REFUSED = {
     "RWKV-6": ({"blocks.0.att.ln_x.weight": ONE, "blocks.0.att.time_maa_x": ONE}, "an RWKV-6 checkpoint"),
     "RWKV-7 in part": ({"blocks.0.att.ln_x.weight": ONE, "blocks.0.att.r_k": ONE}, "tensor 'emb.weight' is missing"),
     "initial states": ({"blocks.0.att.time_state": ONE}, "holds learned initial states, not a model"),
-    "another model": ({"model.layers.0.mlp.weight": ONE}, "not an RWKV checkpoint; supported: rwkv4"),
+    "another model": ({"model.layers.0.mlp.weight": ONE}, "not a checkpoint of a native backbone; supported: rwkv4"),
     "a list": ([ONE], "holds a list; needs a dict of tensors"),
     "a nested dict": ({"model": {"emb.weight": ONE}}, "model is a dict; only tensors are allowed"),
     "code": ({"emb.weight": ONE, "args": Malice()}, "contains code or pickled objects other than tensors; refused"),

@@ -236,7 +236,7 @@ def _recognise(path: Path, tensors: dict[str, Tensor], hf_config: dict[str, Any]
     supported = ", ".join(BACKBONES)
     version = detect(tensors)
     if version is None:
-        raise CheckpointError(f"{path}: not an RWKV checkpoint; supported: {supported}")
+        raise CheckpointError(f"{path}: not a checkpoint of a native backbone; supported: {supported}")
     if version == "state":
         raise CheckpointError(f"{path}: holds learned initial states, not a model; prompts begin from it by --state")
     if version not in BACKBONES:
