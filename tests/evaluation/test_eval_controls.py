@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def evaluate(folder: Path, models: dict[str, str], sentences: list[int]) -> str:
 
 def test_updates_with_and_without_content_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_here(monkeypatch)
-    monkeypatch.setattr("prosg.evaluation.sections.findings.FAR_TOKENS", FAR)
+    monkeypatch.setattr(import_module("prosg.evaluation.sections.findings"), "FAR_TOKENS", FAR)
     models = {"demo": "demo", **{name: adapter(tmp_path, name) for name in ("static", "plus")}}
     said = evaluate(tmp_path, models, [20])
     for name in ("static", "plus"):
