@@ -1,0 +1,110 @@
+"""Time of many generations: answers of a fixed length from a small RWKV-4, with updates of their own and without.
+
+    python benchmarks/generation.py [--out FILE] [--answers 1000] [--tokens 200] [--batch 500] [--threads 1 2]
+        [--repeats 3]
+
+Prints, per system, seconds and seconds of processor time, all threads together (beside other work they say more), for
+all answers: prompts encoded, tokens sampled at temperature .8 with numbers of their own per row, text decoded. The
+quickest repetition counts; the systems take turns. `--out` gets the same as rows. Beside other work, two threads wait
+for each other with less waste under GOMP_SPINCOUNT=30000, as `prosg eval` sets it for its processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import commit, machine
+
+from prosg.adapter import load_model
+from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
+from prosg.config import ProSGConfig
+from prosg.data.collate import pad
+from prosg.data.kinds import make_rows
+from prosg.generate import Sampling, generate_texts
+from prosg.prosg import ProSG
+
+HIDDEN, LAYERS = 112, 3
+
+
+def make_model() -> ProSG:
+    """0.7 million parameters of random weights, with the demo's tokenizer, and a module whose update is not zero."""
+    tokenizer = load_model("demo").tokenizer
+    backbone = RWKV4(RWKV4Config(vocab_size=tokenizer.vocab_size, hidden_size=HIDDEN, num_layers=LAYERS))
+    generator = torch.Generator().manual_seed(0)
+    backbone.reset_parameters(generator)
+    model = ProSG(backbone, ProSGConfig.from_preset("plus"))
+    model.tokenizer = tokenizer
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def write(model: ProSG, prompts: list[list[int]], tokens: int, batch: int) -> int:
+    """Answers to all prompts; returns how many tokens they have."""
+    written = 0
+    for start in range(0, len(prompts), batch):
+        some = prompts[start : start + batch]
+        encoded = model.encode(pad(some), torch.tensor([len(ids) for ids in some]))
+        # No token ends an answer: all are of the same length.
+        sampling = Sampling(max_tokens=tokens, end_token=-1, seed=start)
+        answers = generate_texts(model.backbone, encoded, model.tokenizer, sampling)
+        written += sum(len(answer.ids) for answer in answers)
+    return written
+
+
+def without_update(model: ProSG, *arguments: Any) -> int:
+    with model.disable_update():
+        return write(model, *arguments)
+
+
+def measure(model: ProSG, prompts: list[list[int]], sizes: dict[str, int], repeats: int) -> dict[str, list[float]]:
+    """By system: seconds, and seconds of processor time."""
+    torch.set_num_threads(sizes["threads"])
+    systems: dict[str, Callable[..., int]] = {"no update": without_update, "own updates": write}
+    best: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        for name, run in systems.items():
+            start, used = time.perf_counter(), time.process_time()
+            assert run(model, prompts, sizes["tokens"], sizes["batch"]) == len(prompts) * sizes["tokens"]
+            taken = [time.perf_counter() - start, time.process_time() - used]
+            best[name] = list(map(min, best.get(name, taken), taken))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser.add_argument("--answers", type=int, default=1000)
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    model = make_model()
+    count = sum(parameter.numel() for parameter in model.backbone.parameters())  # type: ignore[attr-defined]
+    prompts = [model.tokenizer.encode(row.prompt) for row in make_rows(size=args.answers, split="test")]
+    print(f"{machine()}; torch {torch.__version__}; rwkv4 of {count:,} parameters, {model.backbone.kernel_in_use}")
+    print(f"{args.answers} answers of {args.tokens} tokens, {args.batch} at once")
+    print(f"{'threads':8}{'':14}{'seconds':>10}{'processor':>11}{'tokens a second':>18}")
+    rows = []
+    origin = {"machine": machine(), "commit": commit(), "dtype": "float32", "parameters": count}
+    for threads in args.threads:
+        sizes = {"answers": args.answers, "tokens": args.tokens, "batch": args.batch, "threads": threads}
+        for name, (seconds, used) in measure(model, prompts, sizes, args.repeats).items():
+            print(f"{threads:7} {name:14}{seconds:10.2f}{used:11.2f}{args.answers * args.tokens / seconds:18,.0f}")
+            for quantity, value in (("generation", seconds), ("generation, processor time", used)):
+                rows.append({"quantity": quantity, "system": name, "value": value, "unit": "s", **sizes, **origin})
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text("[\n" + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n]\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
