@@ -85,6 +85,20 @@ def test_a_failure_shows_the_end_of_its_log_and_keeps_what_is_done() -> None:
     assert Path("good.done").exists() and not Path("never.done").exists()
 
 
+def test_a_failure_may_leave_the_others_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [
+        job("bad", "echo 'error: no such thing' >&2; exit 2"),
+        job("never", "touch never.done", "bad"),
+        job("good", "touch good.done"),
+        job("next", "touch next.done", "good"),
+    ]
+    failed = run_jobs(jobs, width=1, live=False, keep_going=True)
+    assert list(failed) == ["bad"] and failed["bad"].endswith("error: no such thing")
+    assert Path("good.done").exists() and Path("next.done").exists() and not Path("never.done").exists()
+    assert "bad failed" in capsys.readouterr().err
+    assert run_jobs(jobs[2:], width=1, live=False) == {}
+
+
 def test_a_job_that_leaves_no_file_has_failed() -> None:
     with pytest.raises(ChildProcessError, match="quiet failed"):
         run_jobs([job("quiet", "true")], width=1, live=False)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # so that a pipe that was closed shows here, not in the interpreter's last moments
         return status
     except KeyboardInterrupt:
-        goes_on = arguments[:1] in (["train"], ["demo"], ["ablate"]) or arguments[:2] == ["data", "build"]
+        goes_on = arguments[:1] in (["train"], ["demo"], ["ablate"], ["eval"]) or arguments[:2] == ["data", "build"]
         print("\nstopped" + "; the same command goes on from here" * goes_on, file=sys.stderr)
         return 130
     except BrokenPipeError:
