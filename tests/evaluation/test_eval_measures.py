@@ -111,6 +111,15 @@ def test_cells_of_the_forgetting_curve(tmp_path: Path) -> None:
     assert table(config, "The forgetting curve")[1] == ["bare", "1.0 [1.0, 1.0]", ".33 [0, 1.0]"]
 
 
+def test_prompt_tokens_that_a_curve_reads_again_stand_beside_it(tmp_path: Path) -> None:
+    systems = {"again": {"model": "m", "late_replay": True}, "bare": BARE}
+    cells = [cell(row, n, 9 * n, (True, True), read_again=n + row) for n in (5, 60) for row in (1, 2)]
+    parts = {"again": {"curve": {"answers": cells}}, "bare": {"curve": {"answers": [cell(1, 5, 40, (True, True))]}}}
+    config = finished(tmp_path, ROWS, systems, {}, parts)
+    blocks = next(section.blocks for section in sections(read(config)) if section.title == "The forgetting curve")
+    assert [b.table[1:] for b in blocks if isinstance(b, TableBlock)][1:] == [[["again", "6", "62"]]]
+
+
 def test_cells_of_the_capacity_curve(tmp_path: Path) -> None:
     cells = [cell(row, 20, 180, (True, row + items < 8), items=items) for items in (4, 6) for row in (1, 2)]
     config = finished(tmp_path, ROWS, {"bare": BARE}, {}, {"bare": {"capacity": {"answers": cells}}})

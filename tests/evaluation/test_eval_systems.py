@@ -402,3 +402,4 @@ def test_curves_read_the_prompt_again_before_the_late_stage(tmp_path: Path) -> N
     (once,) = length_controlled(model.backbone, *arguments)
     assert [one["text"] for one in found] == [one.text for one in again] != [one.text for one in once]
     assert [one["distance_tokens"] for one in found] == [one.distance_tokens for one in again]
+    assert [one["read_again"] for one in found] == [len(one.prompt) for one in late.encoded_rows]

@@ -152,12 +152,15 @@ def _controlled(
         tell=tell or subject.tell,
     )
     answers = []
+    every, late = subject.system.replay_every, subject.system.late_replay
     for length, cell in zip(sentences, cells, strict=True):
-        for row, written in zip(asked.rows, cell, strict=True):
+        for row, encoded, written in zip(asked.rows, asked.encoded_rows, cell, strict=True):
             right = score(row, written.text, length_controlled=True)
+            times = (written.distance_tokens // every if every else 0) + late
             answers.append(
                 {**labels, "id": row.id, "kind": row.kind, "sentences": length, "text": written.text}
                 | {"distance_tokens": written.distance_tokens, "right": right}
+                | ({"read_again": times * len(encoded.prompt)} if every or late else {})
             )
     return {"answers": answers}
 

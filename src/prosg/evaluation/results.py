@@ -119,6 +119,11 @@ class System:
         """Sentences of the curve's stories -> mean distance in tokens."""
         return _distances(self.curve)
 
+    def read_again_at(self, sentences: int) -> float | None:
+        """Tokens of the prompt that were read again in the curve's answers at one length, mean over answers."""
+        found = [one["read_again"] for one in self.curve if one["sentences"] == sentences and "read_again" in one]
+        return sum(found) / len(found) if found else None
+
     def late_at(self, sentences: int, kind: str = "all") -> dict[str, float]:
         """The curve's late stages at one length."""
         chosen = (one for one in self.curve if one["sentences"] == sentences and kind in ("all", one["kind"]))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from prosg.evaluation.figures import Curve, draw
 from prosg.evaluation.results import Run, mean_of
 from prosg.evaluation.sections.blocks import Block, Figure, TableBlock
-from prosg.evaluation.sections.cells import of_seeds, tokens_at
+from prosg.evaluation.sections.cells import numbers, of_seeds, tokens_at
 from prosg.evaluation.tables import Table
 
 __all__ = ["capacity", "forgetting"]
@@ -45,6 +45,15 @@ def forgetting(run: Run) -> Iterator[Block]:
         if systems:
             table.append([label, *(of_seeds(systems, lambda s, n=n: mean_of(s.late_at(n))) for n in lengths)])  # type: ignore[misc]
     yield TableBlock(table, "The same in numbers, mean distance of the bin over systems.")
+    again: Table = [table[0]]
+    for system in measured:
+        cells = [numbers([system], lambda s, n=n: s.read_again_at(n), 0) for n in lengths]  # type: ignore[misc]
+        if set(cells) != {"-"}:
+            again.append([system.label, *cells])
+    if len(again) > 1:
+        yield TableBlock(
+            again, "Tokens of the prompt that were read again, mean over answers; not among the distances."
+        )
 
 
 def capacity(run: Run) -> Iterator[Block]:
@@ -65,10 +74,10 @@ def capacity(run: Run) -> Iterator[Block]:
         f"Late-stage accuracy against the number of items, kind {options['kind']!r}, {tokens:,} tokens after the "
         "prompt, length-controlled.",
     )
-    numbers = sorted({n for system in measured for n in system.items})
-    table: Table = [["system", *(f"{n} items" for n in numbers)]]
+    counts = sorted({n for system in measured for n in system.items})
+    table: Table = [["system", *(f"{n} items" for n in counts)]]
     for label in run.labels:
         systems = [system for system in run.of(label) if system.capacity]
         if systems:
-            table.append([label, *(of_seeds(systems, lambda s, n=n: mean_of(s.late_with(n))) for n in numbers)])  # type: ignore[misc]
+            table.append([label, *(of_seeds(systems, lambda s, n=n: mean_of(s.late_with(n))) for n in counts)])  # type: ignore[misc]
     yield TableBlock(table, "The same in numbers.")
