@@ -50,9 +50,11 @@ def report(out: Path) -> tuple[Any, str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An evaluation that nothing stopped, in processes of its own."""
+    """An evaluation that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    assert main(["eval", write_config(folder, TWO, measures=QUICK), "--plain", "--jobs", "1"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch)
+        assert main(["eval", write_config(folder, TWO, measures=QUICK)]) == 0
     return folder
 
 
@@ -70,7 +72,7 @@ def test_a_run_leaves_all_that_it_promises(whole: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_killed_at_any_moment_it_goes_on(whole: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that runs the whole evaluation is killed several times, each time a little later, then left alone."""
     file = write_config(tmp_path, TWO, measures=QUICK)
     out, draw, counts = tmp_path / "out", random.Random(0), list[int]()
@@ -79,8 +81,7 @@ def test_killed_at_any_moment_it_goes_on(whole: Path, tmp_path: Path) -> None:
         if child == 0:  # what is loaded is loaded: a start of Python takes longer than all that is measured here
             status = 1
             try:
-                patch = pytest.MonkeyPatch()
-                run_here(patch)
+                run_here(monkeypatch)
                 with open(os.devnull, "w") as nothing:
                     os.dup2(nothing.fileno(), 1)
                     os.dup2(nothing.fileno(), 2)
@@ -97,12 +98,8 @@ def test_killed_at_any_moment_it_goes_on(whole: Path, tmp_path: Path) -> None:
         os.waitpid(child, 0)
         counts.append(stored(out)[0])
         assert counts == sorted(counts) and stored(out)[1] == counts[-1]
-    patch = pytest.MonkeyPatch()
-    run_here(patch)
-    try:
-        assert main(["eval", file, "--plain"]) == 0
-    finally:
-        patch.undo()
+    run_here(monkeypatch)
+    assert main(["eval", file, "--plain"]) == 0
     assert stored(out) == (8, 8)
     assert report(out) == report(whole / "out")
     assert answers(out, "plus") == answers(whole / "out", "plus")
