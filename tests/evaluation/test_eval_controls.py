@@ -17,7 +17,7 @@ from prosg.prosg import ProSG
 NOISE = 0.01
 """of the modules' weights: the model still writes stories, and the update is not zero"""
 
-FAR = 150
+FAR = 80
 """tokens from which controls are judged here: stories as long as they really have to be take a minute"""
 
 
@@ -43,7 +43,7 @@ def evaluate(folder: Path, models: dict[str, str], sentences: list[int]) -> str:
     systems = {}
     for name, model in models.items():
         systems |= {name: model, f"{name}-other": {"model": model, "update": "other"}}
-    curve = {"rows": 6, "sentences": sentences}
+    curve = {"rows": 4, "sentences": sentences}
     file = write_config(folder, systems, measures=["curve"], curve=curve, data={"kinds": ["code"]})
     assert main(["eval", file]) == 0
     return (folder / "out" / "report.md").read_text()
@@ -53,7 +53,7 @@ def test_updates_with_and_without_content_are_told_apart(tmp_path: Path, monkeyp
     run_here(monkeypatch)
     monkeypatch.setattr(import_module("prosg.evaluation.sections.findings"), "FAR_TOKENS", FAR)
     models = {"demo": "demo", **{name: adapter(tmp_path, name) for name in ("static", "plus")}}
-    said = evaluate(tmp_path, models, [20])
+    said = evaluate(tmp_path, models, [12])
     for name in ("static", "plus"):
         assert f'"{name}", its own update, at ' in said
         line = next(line for line in said.splitlines() if line.startswith(f'"{name}", its own update'))
