@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from prosg.evaluation.measured import OWN, PHASE1, Bin, Line, Measured, verdict
+from prosg.evaluation.measured import OWN, PHASE1, RIVALS, Bin, Line, Measured, verdict
 
 __all__ = ["FAR_TOKENS", "amount", "findings", "join"]
 
@@ -120,7 +120,8 @@ def _beside_rivals(measured: Measured) -> str:
             level += [f'{where.tokens:,} ("{strongest}")'] if strongest else []
     parts = []
     if best:
-        parts.append(f"better than every rival at {distances(best)}")
+        all_of_them = "every rival" if len(measured.rivals) == len(RIVALS) else "every rival that was measured"
+        parts.append(f"better than {all_of_them} at {distances(best)}")
     if level:
         parts.append(f"not clearly different from the best of them at {join(level)} tokens")
     for rival, found in by_rival.items():
