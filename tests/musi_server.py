@@ -16,7 +16,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import Any
@@ -245,6 +245,21 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.complete[name] += 1
             self.server.tokens += usage["total_tokens"]
+
+
+def started(kind: type[Server]) -> Iterator[Any]:
+    """For a fixture: hand out what starts servers of a kind with options, and shut all of them down afterwards."""
+    running: list[Server] = []
+
+    def start(**options: Any) -> Server:
+        running.append(kind(**options))
+        running[-1].start()
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.shutdown()
+        one.server_close()
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import torch
 from prosg.adapter import load_model
 from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES
 from prosg.checkpoint import fingerprint_file
-from prosg.commands import check_device, curve_of_model, info, perplexity_of_file, train, write_json
+from prosg.commands import check_device, curve_of_model, info, perplexity_of_file, train
 from prosg.config import Optimisation, TrainConfig
+from prosg.jobs import write_json
 from prosg.prosg import ProSG
 from workshop import Workshop, make_workshop
 

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file, save_model
 from safetensors.torch import load_model as load_tensors
+from torch import nn
 
 from prosg.checkpoint import fingerprint, fingerprint_file, load_backbone
 from prosg.config import ProSGConfig
@@ -37,6 +38,7 @@ from prosg.world import WORLD_FINGERPRINT
 
 __all__ = [
     "demo_model",
+    "hash_weights",
     "is_adapter",
     "load_adapter",
     "load_encoded",
@@ -226,10 +228,15 @@ def model_fingerprint(model: ProSG) -> str:
     """Which model made an encoded prompt: the backbone's fingerprint, and a full hash of the module's weights."""
     digest = hashlib.sha256(fingerprint(model.backbone).encode())  # type: ignore[arg-type]
     if model.synthesizer is not None:
-        for name, tensor in sorted(model.synthesizer.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        hash_weights(digest, model.synthesizer)
     return digest.hexdigest()
+
+
+def hash_weights(digest: Any, module: nn.Module) -> None:
+    """Put all names and values of a module into a hash."""
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
 
 
 def save_encoded(encoded: EncodedPrompt, model: ProSG, path: str | Path, *, overwrite: bool = True) -> None:

@@ -30,14 +30,14 @@ from prosg.evaluation.settings import settings_of
 from prosg.files import read_json
 from prosg.info import describe
 from prosg.initial_state import STATE_FILE, InitialState, save_initial
-from prosg.jobs import write_progress
+from prosg.jobs import write_json, write_progress
 from prosg.lora import put_on, take_off
 from prosg.lowrank import Update
 from prosg.perturb import uniforms
 from prosg.prosg import ProSG
 from prosg.tokenizer import WORLD, tokenizer_beside, tokenizer_file
 
-__all__ = ["check_device", "curve_of_model", "info", "perplexity_of_file", "train", "write_json"]
+__all__ = ["check_device", "curve_of_model", "info", "perplexity_of_file", "train"]
 
 
 CONFIG = "config.json"
@@ -187,13 +187,6 @@ def _write_config(config: TrainConfig, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     if not (output / CONFIG).exists():
         write_json(output / CONFIG, dataclasses.asdict(config))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write beside, then rename."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    temporary.replace(path)
 
 
 def _rows(files: Sequence[str] | str, tokenizer: Any, what: str, **encoding: Any) -> tuple[list[EncodedRow], int]:

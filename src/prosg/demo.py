@@ -23,10 +23,9 @@ from typing import Any
 import torch
 
 from prosg.checkpoint import save_backbone
-from prosg.commands import write_json
 from prosg.data.kinds import DEMO_KINDS, make_rows
 from prosg.data.record import write_rows
-from prosg.jobs import Job, check_plan, run_jobs
+from prosg.jobs import Job, check_plan, run_jobs, write_json
 from prosg.machine import commit, processor, versions
 from prosg.subjects import SUBJECTS, Subject
 from prosg.tokenizer import train_bpe

@@ -24,7 +24,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-__all__ = ["Job", "check_plan", "read_progress", "run_jobs", "write_progress"]
+__all__ = ["Job", "check_plan", "read_progress", "run_jobs", "write_json", "write_progress"]
 
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -53,6 +53,13 @@ class Job:
     seconds: float = 60.0
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write beside, then rename."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    temporary.replace(path)
+
+
 def write_progress(path: Path, share: float, note: str = "") -> None:
     """Tell how far a job is; written whole."""
     temporary = path.with_suffix(".tmp")
@@ -73,9 +80,7 @@ def check_plan(path: Path, plan: Mapping[str, Any], option: str) -> None:
             raise ValueError(
                 f"{path.parent}: was begun with another plan ({was}); choose another {option}, or delete it"
             )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(now, indent=2) + "\n", "utf-8")
-    temporary.replace(path)
+    write_json(path, now)
 
 
 def read_progress(path: Path) -> tuple[float, str]:

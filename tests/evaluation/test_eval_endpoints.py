@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evaluations import DEMO_BASE, answers, part, results, run_here, write_config
-from musi_server import Server
+from musi_server import Server, started
 from prosg.cli import main
 from prosg.data.chat import as_messages
 from prosg.data.kinds import DEMO_KINDS, make_rows
@@ -40,17 +40,7 @@ class AnswerServer(Server):
 
 @pytest.fixture
 def servers() -> Iterator[Any]:
-    running: list[AnswerServer] = []
-
-    def start(**options: Any) -> AnswerServer:
-        running.append(AnswerServer(**options))
-        running[-1].start()
-        return running[-1]
-
-    yield start
-    for one in running:
-        one.shutdown()
-        one.server_close()
+    yield from started(AnswerServer)
 
 
 @pytest.fixture(autouse=True)

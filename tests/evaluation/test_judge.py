@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from musi_server import Server
+from musi_server import Server, started
 from prosg.cli import main
 from prosg.data.musi.store import read_log
 from prosg.data.record import Row, Stage, write_rows
@@ -105,17 +105,7 @@ def make_config(folder: Path, url: str, **changes: Any) -> str:
 
 @pytest.fixture
 def servers() -> Iterator[Any]:
-    running: list[JudgeServer] = []
-
-    def start(**options: Any) -> JudgeServer:
-        running.append(JudgeServer(**options))
-        running[-1].start()
-        return running[-1]
-
-    yield start
-    for one in running:
-        one.shutdown()
-        one.server_close()
+    yield from started(JudgeServer)
 
 
 def results(run: Path, name: str) -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ def _eval_parser() -> Parser:
 
 
 def _run_eval(options: Any) -> int:
-    from prosg.evaluation.config import EvalConfig, SystemConfig, load_config
+    from prosg.evaluation.config import EvalConfig, SystemConfig
     from prosg.evaluation.suite import evaluate, evaluate_system
     from prosg.options import help_text
 
@@ -37,10 +37,7 @@ def _run_eval(options: Any) -> int:
         raise ValueError("the YAML file of the evaluation is missing, like: prosg eval configs/eval.yaml")
     if options.system is not None:
         return evaluate_system(options.config, options.system, out=options.out)
-    status = evaluate(options.config, out=options.out, jobs=options.jobs, live=not options.plain)
-    folder = load_config(options.config, options.out).folder
-    print(f"{folder / 'report.html'}, report.md, results.json")
-    return status
+    return evaluate(options.config, out=options.out, jobs=options.jobs, live=not options.plain)
 
 
 def _report_parser() -> Parser:

@@ -45,8 +45,8 @@ def _parser() -> Parser:
 
 
 def _run(options: Any) -> int:
-    from prosg.commands import write_json
     from prosg.evaluation.harness import HarnessModel
+    from prosg.jobs import write_json
 
     out = None if options.out is None else Path(options.out)
     limit = _limit(options.limit)

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from prosg.adapter import trained_in
-from prosg.commands import write_json
 from prosg.data.kinds import KINDS, Setting
 from prosg.data.musi.store import locked
 from prosg.data.record import Row, row_to_dict, write_rows
@@ -35,7 +34,7 @@ from prosg.evaluation.answers import Answers, answer_key
 from prosg.evaluation.asked import asked_rows, kinds_of, training_rows
 from prosg.evaluation.conditions import LEAST_PROMPTS
 from prosg.evaluation.config import EvalConfig, SystemConfig, load_config
-from prosg.jobs import Job, run_jobs, write_progress
+from prosg.jobs import Job, run_jobs, write_json, write_progress
 from prosg.machine import commit, processor, versions
 
 __all__ = [
@@ -99,6 +98,7 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
         print(told, file=sys.stderr)
     if missing:
         print(f"missing: {', '.join(missing)}; the same command goes on", file=sys.stderr)
+    print(f"{config.folder / 'report.html'}, report.md, results.json")
     return 1 if missing or failed else 0
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prosg.adapter import load_model, model_fingerprint, need_tokenizer
+from prosg.adapter import hash_weights, load_model, model_fingerprint, need_tokenizer
 from prosg.commands import check_device
 from prosg.data.collate import EncodedRow, encode_row, frame_row, pad, template_of
 from prosg.data.record import Row
@@ -76,7 +76,7 @@ class LocalSystem:
         end_token: int = 0,
     ) -> None:
         """`training` holds rows by kind, for the mean update; `seed` draws whose update another's is."""
-        self.config, self.model, self.seed, self.end_token = config, model, seed, end_token
+        self.config, self.model, self.seed = config, model, seed
         self.condition = Condition(config.update if model.synthesizer is not None else "none", config.state)
         self.kinds = [row.kind for row in rows]
         if not 0 <= end_token < model.backbone.config.vocab_size:
@@ -190,6 +190,6 @@ class LocalSystem:
 
 def _hash_of(initial: torch.nn.Module | None) -> str:
     digest = hashlib.sha256()
-    for name, tensor in [] if initial is None else sorted(initial.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    if initial is not None:
+        hash_weights(digest, initial)
     return digest.hexdigest()
