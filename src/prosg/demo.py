@@ -15,7 +15,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ from typing import Any
 import torch
 
 from prosg.checkpoint import save_backbone
-from prosg.data.kinds import DEMO_KINDS, make_rows
+from prosg.data.kinds import DEMO_KINDS, PLAIN, SENTENCES, Setting, make_rows
 from prosg.data.record import write_rows
 from prosg.jobs import Job, check_plan, run_jobs, write_json
 from prosg.machine import commit, processor, versions
 from prosg.subjects import SUBJECTS, Subject
 from prosg.tokenizer import train_bpe
 
-__all__ = ["Plan", "common", "measuring", "prepare", "run", "training"]
+__all__ = ["Plan", "common", "measuring", "phase1_jobs", "prepare", "run", "steps", "training"]
 
 RATES = (1e-3, 3e-3, 1e-2)
 RIVAL_ROWS = 48
@@ -93,7 +93,7 @@ def run(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan
     folders = {seed: out / f"seed-{seed}" for seed in seeds}
     rivals = [name for name, _ in plan.rival_steps]
     for seed, folder in folders.items():
-        prepare(folder, seed, plan)
+        prepare(folder, seed, plan.subject.fresh, 32 * plan.phase1_steps // 2)
     first = seeds[0]
     try:
         work = [job for seed, folder in folders.items() for job in _trainings(folder, seed, plan, dtype)]
@@ -126,22 +126,33 @@ def run(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan
     return 0
 
 
-def prepare(folder: Path, seed: int, plan: Plan) -> None:
-    """Rows, tokenizer and random weights of one seed, unless they are there."""
+def prepare(
+    folder: Path,
+    seed: int,
+    fresh: Callable[[int], Any],
+    size: int,
+    kinds: Sequence[str] = DEMO_KINDS,
+    sentences: tuple[int, int] = SENTENCES,
+    setting: Setting = PLAIN,
+) -> None:
+    """Rows, tokenizer and random weights of one seed, unless they are there.
+
+    data/base.jsonl has single-stage rows, data/train.jsonl `size` with stories and a tenth as many without.
+    """
     data, start = folder / "data", folder / "start"
     if (start / "config.json").exists():
         return
     data.mkdir(parents=True, exist_ok=True)
-    count = 32 * plan.phase1_steps // 2
-    stories = make_rows(DEMO_KINDS, count, seed, "train")
-    single = make_rows(DEMO_KINDS, count // 5, seed, "train", sentences=(0, 0))
-    plain = make_rows(("story",), count // 25, seed, "train")
+    rows = make_rows(kinds, size, seed, "train", sentences=sentences, setting=setting)
+    bare = Setting(items=setting.items)
+    single = make_rows(kinds, size // 5, seed, "train", sentences=(0, 0), setting=bare)
+    plain = make_rows(("story",), size // 25, seed, "train")
     write_rows(data / "base.jsonl", [*single, *plain])
-    write_rows(data / "train.jsonl", [*stories, *single[: count // 10]])  # a tenth stays single-stage
-    write_rows(data / "validation.jsonl", make_rows(DEMO_KINDS, 192, seed, "validation"))
-    tokenizer = train_bpe([text for row in stories[:3000] for text in (row.prompt, row.answer)])
-    path = tokenizer.save(data)
-    save_backbone(plan.subject.fresh(seed), start, tokenizer=path)
+    write_rows(data / "train.jsonl", [*rows, *single[: size // 10]])
+    validation = make_rows(kinds, 192, seed, "validation", sentences=sentences, setting=setting)
+    write_rows(data / "validation.jsonl", validation)
+    tokenizer = train_bpe([text for row in rows[:3000] for text in (row.prompt, row.answer)])
+    save_backbone(fresh(seed), start, tokenizer=tokenizer.save(data))
 
 
 def training(name: str, phase: str, folder: Path, model: str, data: str, seconds: float, *options: str) -> Job:
@@ -166,25 +177,28 @@ def common(seed: int, dtype: str) -> tuple[str, ...]:
     return ("--seed", str(seed), "--dtype", dtype, "--progress", "false", "--save_steps", "250")
 
 
+def steps(count: int) -> tuple[str, ...]:
+    """The option of a training's length."""
+    return ("--optim.steps", str(count))
+
+
+def phase1_jobs(folder: Path, seed: int, dtype: str, base: int, phase1: int) -> list[Job]:
+    """From random weights: `base` single-stage steps, then phase 1 until validation rows are right, or `phase1`."""
+    scratch = (*common(seed, dtype), "--optim.lr", "3e-3")  # the recipes' rates are for pretrained weights
+    until = ("--stop.times", "2", "--stop.value", "0.985", "--eval_steps", "100")
+    return [
+        training("base", "finetune", folder, "start", "base.jsonl", 20, *scratch, *steps(base)),
+        training("phase1", "finetune", folder, "base/model", "train.jsonl", 110, *scratch, *until, *steps(phase1)),
+    ]
+
+
 def _trainings(folder: Path, seed: int, plan: Plan, dtype: str) -> list[Job]:
     """Base, phase 1 and both presets of one seed; names are those of the output folders."""
-    shared = common(seed, dtype)
-    scratch = ("--optim.lr", "3e-3")  # weights made here; the recipes' rates are for pretrained ones
-    until = ("--stop.times", "2", "--stop.value", "0.985", "--eval_steps", "100")
-
-    def steps(count: int) -> tuple[str, ...]:
-        return ("--optim.steps", str(count))
-
-    module = (*shared, *steps(plan.module_steps), "--eval_steps", "250")
-    base = (*shared, *scratch, *steps(plan.base_steps))
-    phase1 = (*shared, *scratch, *until, *steps(plan.phase1_steps))
+    module = (*common(seed, dtype), *steps(plan.module_steps), "--eval_steps", "250")
     plus = (*module, "--recipe", "plus", *plan.subject.plus)
     paper = (*module, "--recipe", "paper", "--module.rank", "3", "--optim.lr", "3e-3")
-    jobs = [
-        training("base", "finetune", folder, "start", "base.jsonl", 20, *base),
-        training("phase1", "finetune", folder, "base/model", "train.jsonl", 110, *phase1),
-        training("plus", "synthesize", folder, "phase1/model", "train.jsonl", 110, *plus),
-    ]
+    jobs = phase1_jobs(folder, seed, dtype, plan.base_steps, plan.phase1_steps)
+    jobs.append(training("plus", "synthesize", folder, "phase1/model", "train.jsonl", 110, *plus))
     if plan.subject.paper:
         jobs.append(training("paper", "synthesize", folder, "phase1/model", "train.jsonl", 70, *paper))
     return jobs
@@ -198,7 +212,7 @@ def _rivals(folder: Path, seed: int, plan: Plan, dtype: str, rates: Mapping[str,
         for rate in rates[name]:
             recipe = recipe.format(durable=plan.subject.durable)
             tuned = ("--recipe", recipe, "--optim.lr", str(rate), "--optim.late_weight", "3", *extra)
-            options = (*common(seed, dtype), *tuned, "--optim.steps", str(count), "--eval_steps", "400")
+            options = (*common(seed, dtype), *tuned, *steps(count), "--eval_steps", "400")
             jobs.append(training(f"{name}-{rate:g}", phase, folder, "phase1/model", "train.jsonl", 120, *options))
     return jobs
 
