@@ -26,8 +26,9 @@ from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.data.kinds import DEMO_KINDS, Filler, Setting
 from prosg.demo import common, measuring, phase1_jobs, prepare, steps, training
 from prosg.evaluation.tables import to_markdown
-from prosg.jobs import Job, check_plan, run_jobs, write_json
+from prosg.jobs import Job, check_plan, run_jobs
 from prosg.machine import commit, processor
+from prosg.writing import write_json
 
 ROWS = 24_000
 BASE_STEPS = 300
@@ -43,6 +44,7 @@ class Experiment:
         sentences: Sentences of the stories that are trained on.
         setting: Ranges of `Setting` in training: distractors (words), turns, items.
         filler: Whether stories are running text.
+        easier: So many rows of the demo's come on top: recall is learned on them sooner.
         window: `plus` is measured in windows of so many tokens of the prompt, too; 0: it is not.
         backbone, width, layers: Of the model.
         durable: Recipe of the rival.
@@ -54,6 +56,7 @@ class Experiment:
     sentences: tuple[int, int] = (1, 5)
     setting: tuple[tuple[str, tuple[int, int]], ...] = ()
     filler: bool = False
+    easier: int = 0
     window: int = 0
     backbone: str = "rwkv4"
     width: int = 96
@@ -75,9 +78,11 @@ LONG = (("distractors", (0, 400)),)
 FAR = ("--prompt-tokens", "60", "500", "1000", "2000", "--sentences", "5")
 DIGITS = ("--items", "4", "6", "8", "10", "12", "14", "16", "--sentences", "60")
 EXPERIMENTS = {
-    "filler": Experiment(("--sentences", "1", "12", "24", "46"), sentences=(1, 1), filler=True),
-    "prompts": Experiment(FAR, setting=LONG, window=250),
-    "prompts-rwkv7": Experiment(FAR, setting=LONG, window=250, backbone="rwkv7", durable="durable-load"),
+    "filler": Experiment(("--sentences", "1", "12", "24", "46"), sentences=(1, 1), filler=True, easier=ROWS // 2),
+    "prompts": Experiment(FAR, setting=LONG, easier=ROWS // 4, window=250),
+    "prompts-rwkv7": Experiment(
+        FAR, setting=LONG, easier=ROWS // 4, window=250, backbone="rwkv7", durable="durable-load"
+    ),
     "digits": Experiment(DIGITS, kinds=("code",), setting=(("items", (4, 16)),)),
     "turns": Experiment(
         ("--turns", "1", "2", "4", "8", "--sentences", "5"), kinds=("code",), setting=(("turns", (0, 1)),)
@@ -129,7 +134,8 @@ def main() -> int:
     folders = {int(seed): options.out / f"seed-{seed}" for seed in options.seeds.split(",")}
     work = []
     for seed, folder in folders.items():
-        prepare(folder, seed, experiment.fresh, ROWS, experiment.kinds, experiment.sentences, setting)
+        rows = (ROWS, experiment.kinds, experiment.sentences, setting, experiment.easier)
+        prepare(folder, seed, experiment.fresh, *rows)
         work += jobs_of(experiment, folder, seed, options.rows, options.filler, options.dtype)
     run_jobs(work, options.jobs, live=sys.stderr.isatty())
     curves = curves_of(list(folders.values()))

@@ -25,9 +25,10 @@ from prosg.checkpoint import (
     read_checkpoint,
     save_backbone,
 )
-from prosg.files import CheckpointError, written_whole
+from prosg.files import CheckpointError
 from prosg.weights import check_finite
 from prosg.world import VOCABULARY
+from prosg.writing import written_whole
 
 CONFIG = RWKV4Config(vocab_size=40, hidden_size=16, num_layers=3, attention_size=24, ffn_size=40)
 

@@ -13,8 +13,8 @@ from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES
 from prosg.checkpoint import fingerprint_file
 from prosg.commands import check_device, curve_of_model, info, perplexity_of_file, train
 from prosg.config import Optimisation, TrainConfig
-from prosg.jobs import write_json
 from prosg.prosg import ProSG
+from prosg.writing import write_json
 from workshop import Workshop, make_workshop
 
 

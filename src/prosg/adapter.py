@@ -28,13 +28,14 @@ from torch import nn
 from prosg.checkpoint import fingerprint, fingerprint_file, load_backbone
 from prosg.config import ProSGConfig
 from prosg.encoded import EncodedPrompt, flatten, unflatten
-from prosg.files import CheckpointError, read_json, written_whole
+from prosg.files import CheckpointError, read_json
 from prosg.hub import local_path
 from prosg.lowrank import check_update
 from prosg.prosg import ProSG
 from prosg.tokenizer import BY_VOCABULARY_SIZE, WORLD, AnyTokenizer, load_tokenizer, tokenizer_beside
 from prosg.weights import check_finite
 from prosg.world import WORLD_FINGERPRINT
+from prosg.writing import written_whole
 
 __all__ = [
     "demo_model",

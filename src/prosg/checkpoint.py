@@ -35,9 +35,10 @@ from prosg.backbones.convert import Layout, detect, from_hf, read_sizes, to_hf
 from prosg.backbones.hf import HF_SITES, HFBackbone
 from prosg.backbones.hf_files import hf_type, load_hf, load_hf_model, save_hf
 from prosg.backbones.native import Native
-from prosg.files import CheckpointError, dtype_name, read_json, read_tensors, written_whole
+from prosg.files import CheckpointError, dtype_name, read_json, read_tensors
 from prosg.tokenizer import stored_name, tokenizer_beside
 from prosg.weights import check_finite, checked_and_cast
+from prosg.writing import written_whole
 
 __all__ = [
     "Checkpoint",

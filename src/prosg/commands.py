@@ -30,12 +30,13 @@ from prosg.evaluation.settings import settings_of
 from prosg.files import read_json
 from prosg.info import describe
 from prosg.initial_state import STATE_FILE, InitialState, save_initial
-from prosg.jobs import write_json, write_progress
+from prosg.jobs import write_progress
 from prosg.lora import put_on, take_off
 from prosg.lowrank import Update
 from prosg.perturb import uniforms
 from prosg.prosg import ProSG
 from prosg.tokenizer import WORLD, tokenizer_beside, tokenizer_file
+from prosg.writing import write_json
 
 __all__ = ["check_device", "curve_of_model", "info", "perplexity_of_file", "train"]
 

@@ -25,10 +25,11 @@ import torch
 from prosg.checkpoint import save_backbone
 from prosg.data.kinds import DEMO_KINDS, PLAIN, SENTENCES, Setting, make_rows
 from prosg.data.record import write_rows
-from prosg.jobs import Job, check_plan, run_jobs, write_json
+from prosg.jobs import Job, check_plan, run_jobs
 from prosg.machine import commit, processor, versions
 from prosg.subjects import SUBJECTS, Subject
 from prosg.tokenizer import train_bpe
+from prosg.writing import write_json
 
 __all__ = ["Plan", "common", "measuring", "phase1_jobs", "prepare", "run", "steps", "training"]
 
@@ -134,10 +135,12 @@ def prepare(
     kinds: Sequence[str] = DEMO_KINDS,
     sentences: tuple[int, int] = SENTENCES,
     setting: Setting = PLAIN,
+    easier: int = 0,
 ) -> None:
     """Rows, tokenizer and random weights of one seed, unless they are there.
 
-    data/base.jsonl has single-stage rows, data/train.jsonl `size` with stories and a tenth as many without.
+    data/base.jsonl has single-stage rows, data/train.jsonl `size` with stories, a tenth as many without, and `easier`
+    ones of the demo's.
     """
     data, start = folder / "data", folder / "start"
     if (start / "config.json").exists():
@@ -148,7 +151,8 @@ def prepare(
     single = make_rows(kinds, size // 5, seed, "train", sentences=(0, 0), setting=bare)
     plain = make_rows(("story",), size // 25, seed, "train")
     write_rows(data / "base.jsonl", [*single, *plain])
-    write_rows(data / "train.jsonl", [*rows, *single[: size // 10]])
+    demo = make_rows(kinds, easier, seed, "train") if easier else []
+    write_rows(data / "train.jsonl", [*rows, *single[: size // 10], *demo])
     validation = make_rows(kinds, 192, seed, "validation", sentences=sentences, setting=setting)
     write_rows(data / "validation.jsonl", validation)
     tokenizer = train_bpe([text for row in rows[:3000] for text in (row.prompt, row.answer)])

@@ -24,8 +24,8 @@ from prosg.backbones import BACKBONES
 from prosg.backbones.convert import to_hf
 from prosg.backbones.hf import HFBackbone
 from prosg.backbones.native import Native
-from prosg.files import written_whole
 from prosg.lowrank import LowRank, Site, Update, batch_size, check_update, wide
+from prosg.writing import written_whole
 
 __all__ = ["PEFT_CONFIG", "PEFT_WEIGHTS", "export_peft", "merge", "peft_names", "site_path"]
 

@@ -1,14 +1,10 @@
-"""Files of tensors: read without executing them, written so that they are either whole or not there."""
+"""Files of tensors and of JSON, read without executing them."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["CheckpointError", "dtype_name", "read_json", "read_tensors", "written_whole"]
+__all__ = ["CheckpointError", "dtype_name", "read_json", "read_tensors"]
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -78,55 +74,6 @@ def _unpickle(path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; needs a dict of tensors")
     return content
-
-
-@contextmanager
-def written_whole(path: Path, *, overwrite: bool = False, marker: str | None = None) -> Iterator[Path]:
-    """A name beside `path` to write a file or folder under; it becomes `path` if the block succeeds, else vanishes.
-
-    An existing file is replaced only with `overwrite`, an existing folder only if it also holds a file called `marker`,
-    so that no other folder can be lost to a mistyped path. An empty folder may always be replaced.
-    """
-    path = Path(os.path.abspath(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise FileExistsError(f"{path}: exists; pass overwrite=True (--overwrite) to replace it")
-        if marker is None or not (path / marker).is_file():
-            raise FileExistsError(f"{path}: a folder without {marker or 'a checkpoint'}; not replaced")
-    elif path.is_file() and not overwrite:
-        raise FileExistsError(f"{path}: exists; pass overwrite=True (--overwrite) to replace it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
-        _open_to_readers(temporary)
-        if path.is_dir():
-            path.rename(replaced)
-        temporary.replace(path)
-    except SafetensorError as error:
-        raise OSError(f"{path}: cannot be written ({error})") from None
-    except OSError as error:
-        if error.filename is None or os.fspath(error.filename) != str(temporary):
-            raise
-        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from None
-    finally:
-        if replaced.exists() and not path.exists():
-            replaced.rename(path)
-        for leftover in (temporary, replaced):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink(missing_ok=True)
-
-
-def _open_to_readers(written: Path) -> None:
-    """Give files the mode that others have: safetensors writes for the owner's eyes only."""
-    umask = os.umask(0o022)
-    os.umask(umask)
-    for file in written.rglob("*") if written.is_dir() else [written]:
-        if file.is_file():
-            file.chmod(0o666 & ~umask)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

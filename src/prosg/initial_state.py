@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from prosg.backbones.base import Backbone
-from prosg.files import CheckpointError, read_tensors, written_whole
+from prosg.files import CheckpointError, read_tensors
 from prosg.state import State
+from prosg.writing import written_whole
 
 __all__ = ["STATE_FILE", "InitialState", "load_initial", "save_initial"]
 

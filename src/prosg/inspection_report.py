@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prosg.files import written_whole
 from prosg.inspection import Compared, total
 from prosg.lowrank import Site
+from prosg.writing import written_whole
 
 __all__ = ["heat_map", "labels", "plot_attention", "table"]
 

@@ -24,7 +24,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-__all__ = ["Job", "check_plan", "read_progress", "run_jobs", "write_json", "write_progress"]
+from prosg.writing import write_json, written_whole
+
+__all__ = ["Job", "check_plan", "read_progress", "run_jobs", "write_progress"]
 
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -53,18 +55,10 @@ class Job:
     seconds: float = 60.0
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write beside, then rename."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    temporary.replace(path)
-
-
 def write_progress(path: Path, share: float, note: str = "") -> None:
     """Tell how far a job is; written whole."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"share": share, "note": note}), "utf-8")
-    temporary.replace(path)
+    with written_whole(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps({"share": share, "note": note}), "utf-8")
 
 
 def check_plan(path: Path, plan: Mapping[str, Any], option: str) -> None:

@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from prosg.world import END_OF_TEXT, VOCABULARY, WorldTokenizer, read_vocabulary, utf8, world_file
+from prosg.writing import written_whole
 
 __all__ = [
     "BY_VOCABULARY_SIZE",
@@ -83,10 +84,8 @@ class Tokenizer:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `tokenizer.json` into the folder and return its path."""
         target = Path(folder) / FILE_NAME
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{FILE_NAME}.{os.getpid()}")
-        self._inner.save(str(temporary))
-        os.replace(temporary, target)
+        with written_whole(target, overwrite=True) as temporary:
+            self._inner.save(str(temporary))
         return target
 
 

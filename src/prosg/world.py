@@ -22,6 +22,8 @@ from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 
+from prosg.writing import written_whole
+
 __all__ = [
     "END_OF_TEXT",
     "VOCABULARY",
@@ -135,11 +137,9 @@ class WorldTokenizer:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the vocabulary into the folder, in BlinkDL's format, and return its path."""
         target = Path(folder) / VOCABULARY
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{VOCABULARY}.{os.getpid()}")
         lines = (f"{number} {_literal(token)} {len(token)}\n" for number, token in self._tokens.items())
-        temporary.write_text("".join(lines), "utf-8", newline="\n")
-        os.replace(temporary, target)
+        with written_whole(target, overwrite=True) as temporary:
+            temporary.write_text("".join(lines), "utf-8", newline="\n")
         return target
 
 

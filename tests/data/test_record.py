@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from prosg.data.kinds import KINDS, make_rows
-from prosg.data.record import Row, atomic_text, derived_id, read_rows, row_from_dict, row_to_dict, write_rows
+from prosg.data.record import Row, derived_id, read_rows, row_from_dict, row_to_dict, write_rows
+from prosg.writing import write_lines
 
 STAGES = [
     {"instruction": "tell", "check": {"type": "sentences", "min": 1}, "start": 0, "marker": ""},
@@ -97,6 +98,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: 
         raise RuntimeError("disk")
 
     with pytest.raises(RuntimeError, match="disk"):
-        atomic_text(file, lines())
+        write_lines(file, lines())
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]

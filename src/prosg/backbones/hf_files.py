@@ -15,8 +15,9 @@ import torch
 
 from prosg.backbones.hf import HF_SITES, HFBackbone
 from prosg.backbones.hf_scan import KERNEL_NAMES
-from prosg.files import CheckpointError, read_json, written_whole
+from prosg.files import CheckpointError, read_json
 from prosg.tokenizer import stored_name
+from prosg.writing import written_whole
 
 __all__ = ["hf_type", "load_hf", "load_hf_model", "save_hf"]
 

@@ -46,7 +46,7 @@ def _parser() -> Parser:
 
 def _run(options: Any) -> int:
     from prosg.evaluation.harness import HarnessModel
-    from prosg.jobs import write_json
+    from prosg.writing import write_json
 
     out = None if options.out is None else Path(options.out)
     limit = _limit(options.limit)

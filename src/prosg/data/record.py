@@ -16,20 +16,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from prosg.data.chat import as_messages, from_messages, from_text
 from prosg.data.checks import validate_check
 from prosg.data.templates import Turn
+from prosg.writing import write_lines
 
 __all__ = [
     "Row",
     "Stage",
-    "atomic_text",
     "derived_id",
     "iter_jsonl",
     "read_rows",
@@ -232,28 +230,6 @@ def read_rows(path: str | os.PathLike[str], *, need_answers: bool = True) -> lis
     return rows
 
 
-def atomic_text(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
-    """Write lines beside `path` and rename, so that a reader never meets half a file; returns how many were written."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    count = 0
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            for line in lines:
-                file.write(line + "\n")
-                count += 1
-        # mkstemp makes files that only their owner can read; a data file gets the usual permissions.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return count
-
-
 def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> int:
     """Write rows to a JSON lines file, whole or not at all; returns how many."""
-    return atomic_text(path, (json.dumps(row_to_dict(row), ensure_ascii=False) for row in rows))
+    return write_lines(path, (json.dumps(row_to_dict(row), ensure_ascii=False) for row in rows))

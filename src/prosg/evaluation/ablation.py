@@ -11,7 +11,8 @@ from prosg.adapter import WEIGHTS
 from prosg.evaluation.findings import amount
 from prosg.evaluation.statistics import paired_difference
 from prosg.evaluation.tables import Table, to_markdown, to_text
-from prosg.files import read_tensors, written_whole
+from prosg.files import read_tensors
+from prosg.writing import written_whole
 
 __all__ = ["BACKBONE", "FULL", "write_ablation"]
 

@@ -22,7 +22,7 @@ from prosg.data.musi.asking import Asking
 from prosg.data.musi.endpoint import need_key
 from prosg.data.musi.store import locked
 from prosg.data.musi.verdicts import Tried, Verdict, tried
-from prosg.data.record import Row, atomic_text, derived_id
+from prosg.data.record import Row, derived_id
 from prosg.evaluation.judge import (
     UNPARSED,
     JudgeConfig,
@@ -41,6 +41,7 @@ from prosg.evaluation.judge import (
 from prosg.evaluation.judged import agreement_text, judged_steps, summary_text
 from prosg.evaluation.labels import Label, agreement, read_labels
 from prosg.evaluation.run_folder import RunFolder, read_run
+from prosg.writing import write_lines
 
 __all__ = ["judge_runs"]
 
@@ -246,4 +247,4 @@ def _shown(replies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    atomic_text(path, (json.dumps(line, ensure_ascii=False) for line in lines))
+    write_lines(path, (json.dumps(line, ensure_ascii=False) for line in lines))

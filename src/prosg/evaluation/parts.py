@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from prosg.data.checks import score
 from prosg.data.kinds import KINDS, Setting, make_rows
-from prosg.data.record import Row, atomic_text
+from prosg.data.record import Row
 from prosg.encoded import EncodedPrompt
 from prosg.evaluation.answers import Answer, Answers, answer_key, batched
 from prosg.evaluation.asked import kinds_of, training_rows
@@ -18,6 +18,7 @@ from prosg.evaluation.forgetting import length_controlled
 from prosg.evaluation.overhead import overhead
 from prosg.evaluation.systems import LocalSystem
 from prosg.prosg import ProSG
+from prosg.writing import write_lines
 
 __all__ = ["PARTS", "Subject", "write_answers"]
 
@@ -53,7 +54,7 @@ class Subject:
 def write_answers(config: EvalConfig, name: str, answers: Sequence[Answer]) -> None:
     """answers/NAME.jsonl, whole."""
     lines = (json.dumps(answer._asdict(), ensure_ascii=False) for answer in answers)
-    atomic_text(config.folder / "answers" / f"{name}.jsonl", lines)
+    write_lines(config.folder / "answers" / f"{name}.jsonl", lines)
 
 
 def accuracy(subject: Subject) -> Any:

@@ -18,7 +18,7 @@ from prosg.evaluation.findings import amount, findings, join
 from prosg.evaluation.measured import OWN, PAPER, PHASE1, Bin, Difference, Line, Measured, read_measured, verdict
 from prosg.evaluation.plot import plot_curves
 from prosg.evaluation.tables import Table, to_markdown, to_text
-from prosg.files import written_whole
+from prosg.writing import written_whole
 
 __all__ = ["write_report"]
 

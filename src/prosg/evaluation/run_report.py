@@ -15,7 +15,7 @@ from prosg.evaluation.results import Run, read_results, result_rows
 from prosg.evaluation.sections import sections
 from prosg.evaluation.sections.blocks import Answer, Case, Figure, Section, TableBlock
 from prosg.evaluation.tables import to_markdown
-from prosg.files import written_whole
+from prosg.writing import written_whole
 
 __all__ = ["write_reports"]
 

@@ -34,8 +34,9 @@ from prosg.evaluation.answers import Answers, answer_key
 from prosg.evaluation.asked import asked_rows, kinds_of, training_rows
 from prosg.evaluation.conditions import LEAST_PROMPTS
 from prosg.evaluation.config import EvalConfig, SystemConfig, load_config
-from prosg.jobs import Job, run_jobs, write_json, write_progress
+from prosg.jobs import Job, run_jobs, write_progress
 from prosg.machine import commit, processor, versions
+from prosg.writing import write_json
 
 __all__ = [
     "evaluate",

@@ -33,7 +33,8 @@ from prosg.data.musi.prompts import Drafted, drafted, rounds
 from prosg.data.musi.store import Log, locked, read_log
 from prosg.data.musi.text import plain
 from prosg.data.musi.verdicts import Tried, Verdict, tried
-from prosg.data.record import Row, atomic_text, read_rows, write_rows
+from prosg.data.record import Row, read_rows, write_rows
+from prosg.writing import write_lines
 
 __all__ = ["STAGES", "build"]
 
@@ -192,7 +193,7 @@ class _Build:
         rejected = [one for one in results if isinstance(one, verify.Rejected)]
         write_rows(self.config.folder / "verified.jsonl", rows)
         lines = (json.dumps(one.to_dict(), ensure_ascii=False) for one in rejected)
-        atomic_text(self.config.folder / "rejected.jsonl", lines)
+        write_lines(self.config.folder / "rejected.jsonl", lines)
         staged = sum(bool(row.stages) for row in rows)
         reasons = _left_out(one.reasons[0] for one in rejected)
         print(f"verify: {len(rows)} of {len(answered)} pairs passed, {staged} with stages{reasons}")

@@ -15,7 +15,8 @@ from prosg.data.kinds import SPLITS
 from prosg.data.musi.compose import compose_rows, reuse_summary
 from prosg.data.musi.stats import count, describe
 from prosg.data.musi.tasks import Source, read_tasks
-from prosg.data.record import Row, atomic_text, write_rows
+from prosg.data.record import Row, write_rows
+from prosg.writing import write_lines, written_whole
 
 __all__ = ["REPORT", "compose"]
 
@@ -47,7 +48,7 @@ def compose(
     report = _report(rows, sources, reuse, size=size, seed=seed, licence=licence)
     if single:
         write_rows(path, rows)
-        atomic_text(path.with_suffix(".report.json"), [json.dumps(report, indent=2, ensure_ascii=False)])
+        write_lines(path.with_suffix(".report.json"), [json.dumps(report, indent=2, ensure_ascii=False)])
     else:
         _write_folder(path, rows, report)
     for source in sources:
@@ -78,7 +79,6 @@ def _report(
 
 
 def _write_folder(path: Path, rows: Sequence[Row], report: Mapping[str, Any]) -> None:
-    from prosg.files import written_whole
 
     with written_whole(path, overwrite=True, marker=REPORT) as folder:
         folder.mkdir()

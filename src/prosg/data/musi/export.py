@@ -72,7 +72,7 @@ def export(
 
     costs: by stage, what the recorded replies took. rejected: how many instructions and answers went, by reason.
     """
-    from prosg.files import written_whole
+    from prosg.writing import written_whole
 
     decisions = read_decisions(config.folder / "verified.review.jsonl")
     reviewed = apply(rows, decisions)
