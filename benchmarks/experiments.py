@@ -78,7 +78,9 @@ LONG = (("distractors", (0, 400)),)
 FAR = ("--prompt-tokens", "60", "500", "1000", "2000", "--sentences", "5")
 DIGITS = ("--items", "4", "6", "8", "10", "12", "14", "16", "--sentences", "60")
 EXPERIMENTS = {
-    "filler": Experiment(("--sentences", "1", "12", "24", "46"), sentences=(1, 1), filler=True, easier=ROWS // 2),
+    "filler": Experiment(
+        ("--sentences", "1", "12", "24", "46"), sentences=(1, 1), filler=True, easier=ROWS // 2, phase1_steps=4000
+    ),
     "prompts": Experiment(FAR, setting=LONG, easier=ROWS // 4, window=250),
     "prompts-rwkv7": Experiment(
         FAR, setting=LONG, easier=ROWS // 4, window=250, backbone="rwkv7", durable="durable-load"
