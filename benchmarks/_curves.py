@@ -19,6 +19,8 @@ LINES = {
     ("plus", "own", "wiped"): "plus, own, state wiped",
     ("plus_windows", "own", "kept"): "plus, own, prompt read in windows",
     ("plus_windows", "own", "wiped"): "plus, own, in windows, state wiped",
+    ("plus_wide", "own", "kept"): "plus of a higher rank, own update",
+    ("plus_wide", "own", "wiped"): "plus of a higher rank, own, state wiped",
     ("phase1_perturbed", "none", "kept"): "phase 1 continued, perturbed",
 }
 OURS, RIVALS = ("plus", "own", "kept"), (("phase1", "none", "kept"), ("phase1_perturbed", "none", "kept"))

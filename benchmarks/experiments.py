@@ -46,6 +46,7 @@ class Experiment:
         filler: Whether stories are running text.
         easier: So many rows of the demo's come on top: recall is learned on them sooner.
         window: `plus` is measured in windows of so many tokens of the prompt, too; 0: it is not.
+        wide: A second `plus` of this rank is trained and measured, too; 0: none.
         backbone, width, layers: Of the model.
         durable: Recipe of the rival.
         phase1_steps, plus_steps, durable_steps: At most; the rival's as many as cost plus's seconds.
@@ -58,6 +59,7 @@ class Experiment:
     filler: bool = False
     easier: int = 0
     window: int = 0
+    wide: int = 0
     backbone: str = "rwkv4"
     width: int = 96
     layers: int = 3
@@ -85,7 +87,7 @@ EXPERIMENTS = {
     "prompts-rwkv7": Experiment(
         FAR, setting=LONG, easier=ROWS // 4, window=250, backbone="rwkv7", durable="durable-load"
     ),
-    "digits": Experiment(DIGITS, kinds=("code",), setting=(("items", (4, 16)),)),
+    "digits": Experiment(DIGITS, kinds=("code",), setting=(("items", (4, 16)),), wide=32),
     "turns": Experiment(
         ("--turns", "1", "2", "4", "8", "--sentences", "5"), kinds=("code",), setting=(("turns", (0, 1)),)
     ),
@@ -111,6 +113,12 @@ def jobs_of(experiment: Experiment, folder: Path, seed: int, rows: int, filler: 
         measuring("plus", folder, "plus", "plus", seed, 80, *measure, "--updates", "own,other,mean,wiped"),
         measuring("phase1_perturbed", folder, "phase1_perturbed", "phase1_perturbed", seed, 20, *measure),
     ]
+    if experiment.wide:
+        wide = (*plus, "--module.rank", str(experiment.wide))
+        jobs += [
+            training("plus_wide", "synthesize", folder, "phase1/model", "train.jsonl", 140, *wide),
+            measuring("plus_wide", folder, "plus_wide", "plus_wide", seed, 40, *measure, "--updates", "own,wiped"),
+        ]
     if experiment.window:
         windows = ("--window", str(experiment.window), "--updates", "own,wiped")
         jobs.append(measuring("plus_windows", folder, "plus", "plus_windows", seed, 40, *measure, *windows))

@@ -130,7 +130,10 @@ def test_from_a_configuration_to_a_table_and_on(
 
     ran.clear()
     (out / "curves" / "last-token.json").unlink()
-    assert main(command(shop, out, "--parts", "last-token")) == 0
+    alone = tmp_path / "alone.yaml"  # a configuration needs no option's name
+    alone.write_text("recipe: plus\n")
+    again = command(shop, out, "--parts", "last-token")
+    assert main([again[0], str(alone), *again[1:]]) == 0
     assert ran == ["measure last-token"]
     assert main(command(shop, out, "--seed", "3")) == 2
     assert "was begun with another plan" in capsys.readouterr().err
@@ -141,6 +144,7 @@ def test_from_a_configuration_to_a_table_and_on(
     [
         (["--parts", "no-head"], "--parts has no-head; allowed: no-state-embedding, no-stack"),
         (["--train", "nothing.jsonl"], "nothing.jsonl: no such file; --train and --validation name jsonl files"),
+        (["--config", "nothing.yaml"], "nothing.yaml: cannot be read"),
         (["--model", "nowhere"], "nowhere: no such file or folder; --model names a backbone"),
         (["--recipe", "static"], "recipe is 'static'; for synthesize allowed: paper, plus"),
     ],

@@ -28,7 +28,7 @@ from prosg.cli.parts import (
     template_option,
 )
 from prosg.cli.tools import TOOLS
-from prosg.cli.train import TRAINING, add_ablation_options, add_train_commands
+from prosg.cli.train import TRAINING, add_ablation_options, add_train_commands, config_named
 
 __all__ = ["main"]
 
@@ -36,7 +36,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when it is imported: advice is not for a screen
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = config_named(sys.argv[1:] if argv is None else argv)
     try:
         parser = _parser(arguments)
         if not arguments:
@@ -97,7 +97,8 @@ def _parser(arguments: Sequence[str]) -> Parser:
         description="Train the module of a configuration, then once more without each of its parts and of its "
         "training's perturbations, measure all on the forgetting curve with controls, and print and write one table "
         "(ablation.md, ablation.json, ablation.png in --output). Options are those of: prosg train synthesize, for all "
-        "trainings alike. Stopped and started again, it goes on."
+        "trainings alike; the configuration may also stand alone: prosg ablate FILE.yaml. Stopped and started again, "
+        "it goes on."
     )
     commands.add_subcommand("ablate", ablation, help="what each part of the module is worth")
     data = Parser(description="Multi-stage instructions with programmatic checks.")

@@ -13,7 +13,7 @@ from prosg.cli.parts import Parser, kinds_given
 from prosg.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
 from prosg.options import read_yaml
 
-__all__ = ["TRAINING", "add_ablation_options", "add_train_commands"]
+__all__ = ["TRAINING", "add_ablation_options", "add_train_commands", "config_named"]
 
 
 PHASES = {
@@ -41,6 +41,15 @@ GROUPS: dict[str, Any] = {
 """Options of a training that are groups of options."""
 
 
+def config_named(arguments: Sequence[str]) -> list[str]:
+    """`prosg ablate FILE` and `prosg train PHASE FILE` with the option spelled out: --config FILE."""
+    named = list(arguments)
+    place = {"ablate": 1, "train": 2}.get(named[0] if named else "", 0)
+    if place and len(named) > place and not named[place].startswith("-"):
+        named.insert(place, "--config")
+    return named
+
+
 def add_train_commands(parser: Parser, arguments: Sequence[str]) -> None:
     """Spell out the commands under `train`, with the defaults of the recipe that is named."""
     commands = parser.add_subcommands(dest="subcommand", required=True)
@@ -56,7 +65,7 @@ def add_train_commands(parser: Parser, arguments: Sequence[str]) -> None:
 
 
 def _add_train_options(command: Parser, phase: str, recipe: str, arguments: Sequence[str]) -> None:
-    command.add_argument("--config", action="config", help="YAML with any of these options")
+    command.add_argument("--config", action="config", help="YAML with any of these options; also given as FILE alone")
     skip = set() if phase in WITH_MODULE else {"module"}
     command.add_class_arguments(TrainConfig, skip=skip if phase == "finetune" else skip | LORA)
     command.set_defaults(_recipe_defaults(phase, _chosen_recipe(arguments) or recipe))
