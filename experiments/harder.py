@@ -1,6 +1,6 @@
 """Experiments beyond the demo: other fillers, longer prompts, more digits, turns in between, other sizes.
 
-    python benchmarks/experiments.py filler --seeds 1,2,3 --filler valid.txt --out runs/filler
+    python experiments/harder.py filler --seeds 1,2,3 --filler valid.txt --out runs/filler
 
 Each makes rows of its setting, trains base and phase 1 on them, then `plus` on the frozen backbone and, as the rival,
 phase 1 continued against perturbed states (durable fine-tuning, the rate of the demo); then measures all on the test
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from _curves import curves_of, differences_of, table_of
 
+from curves import curves_of, differences_of, table_of
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.data.kinds import DEMO_KINDS, Filler, Setting
@@ -150,7 +150,7 @@ def main() -> int:
     run_jobs(work, options.jobs, live=sys.stderr.isatty())
     curves = curves_of(list(folders.values()))
     about = {
-        "command": shlex.join(["python", "benchmarks/experiments.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "experiments/harder.py", *sys.argv[1:]]),
         "machine": f"{processor()}, {os.cpu_count()} cores, {options.jobs} jobs of one thread side by side",
         "dtype": options.dtype,
         "commit": commit(),
