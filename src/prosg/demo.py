@@ -186,13 +186,18 @@ def steps(count: int) -> tuple[str, ...]:
     return ("--optim.steps", str(count))
 
 
-def phase1_jobs(folder: Path, seed: int, dtype: str, base: int, phase1: int) -> list[Job]:
-    """From random weights: `base` single-stage steps, then phase 1 until validation rows are right, or `phase1`."""
+def phase1_jobs(folder: Path, seed: int, dtype: str, base: int, phase1: int, *options: str) -> list[Job]:
+    """From random weights: `base` single-stage steps, then phase 1 until validation rows are right, or `phase1`.
+
+    options: further ones of phase 1.
+    """
     scratch = (*common(seed, dtype), "--optim.lr", "3e-3")  # the recipes' rates are for pretrained weights
     until = ("--stop.times", "2", "--stop.value", "0.985", "--eval_steps", "100")
     return [
         training("base", "finetune", folder, "start", "base.jsonl", 20, *scratch, *steps(base)),
-        training("phase1", "finetune", folder, "base/model", "train.jsonl", 110, *scratch, *until, *steps(phase1)),
+        training(
+            "phase1", "finetune", folder, "base/model", "train.jsonl", 110, *scratch, *until, *steps(phase1), *options
+        ),
     ]
 
 
