@@ -104,7 +104,7 @@ def _heads(curves: Sequence[Curve]) -> list[str]:
     for place, row in enumerate(ours[0].rows):
         varied = {
             "items": f"{row.get('items')} items, ",
-            "turns": f"{row.get('turns')} turns, ",
+            "turns": f"{row.get('turns')} other turn{'s' * (row.get('turns') != 1)}, ",
             "distractors": f"prompt of {mean('prompt_tokens', place):,}, " if "prompt_tokens" in row else "",
         }
         told = "".join(text for name, text in varied.items() if name in row)
