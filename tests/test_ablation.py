@@ -146,6 +146,7 @@ def test_from_a_configuration_to_a_table_and_on(
         (["--train", "nothing.jsonl"], "nothing.jsonl: no such file; --train and --validation name jsonl files"),
         (["--config", "nothing.yaml"], "nothing.yaml: cannot be read"),
         (["--model", "nowhere"], "nowhere: no such file or folder; --model names a backbone"),
+        (["--model", "demo"], "demo: is an adapter already; train on its backbone"),
         (["--recipe", "static"], "recipe is 'static'; for synthesize allowed: paper, plus"),
     ],
 )

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from prosg.adapter import demo_model, is_adapter, trained_in
 from prosg.config import Perturbation, TrainConfig, check_recipe
 from prosg.evaluation.ablation import BACKBONE, FULL, write_ablation
 from prosg.jobs import Job, check_plan, run_jobs
@@ -123,8 +124,11 @@ def _check_files(config: TrainConfig) -> None:
     for file in (file for files in given for file in files):
         if not Path(file).is_file():
             raise ValueError(f"{file}: no such file; --train and --validation name jsonl files")
-    if config.model != "demo" and not Path(config.model).exists():
+    model = demo_model() if config.model == "demo" else Path(config.model)
+    if not model.exists():
         raise ValueError(f"{config.model}: no such file or folder; --model names a backbone")
+    if is_adapter(trained_in(model)):
+        raise ValueError(f"{config.model}: is an adapter already; train on its backbone")
     if Path(config.output).is_file():
         raise ValueError(f"{config.output}: is a file; --output names a folder")
 

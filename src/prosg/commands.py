@@ -77,7 +77,7 @@ def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
     )
     need_tokenizer(model, config.model)
     if model.synthesizer is not None:
-        raise ValueError(f"{config.model}: is an adapter already; train on its backbone")
+        raise ValueError(f"{config.model}: is an adapter already; train on its backbone, {model.base}")
     tokenizer, backbone, base = model.tokenizer, model.backbone, Path(model.base)
     backbone.float()  # type: ignore[attr-defined]  # master weights; bf16 is autocast
     if phase in ("synthesize", "static"):
