@@ -11,7 +11,6 @@ tables and writes them to OUT/tables.md, with the rows of results in OUT/results
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -24,11 +23,11 @@ from curves import curves_of, differences_of, table_of
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.data.kinds import DEMO_KINDS, Filler, Setting
-from prosg.demo import common, measuring, phase1_jobs, prepare, steps, training
+from prosg.demo import common, measuring, phase1_jobs, prepare, runs, steps, training
 from prosg.evaluation.tables import to_markdown
 from prosg.jobs import Job, check_plan, run_jobs
 from prosg.machine import commit, processor
-from prosg.writing import write_json
+from prosg.writing import write_json, write_lines
 
 ROWS = 24_000
 BASE_STEPS = 300
@@ -162,19 +161,11 @@ def main() -> int:
         "machine": f"{processor()}, {os.cpu_count()} cores, {options.jobs} jobs of one thread side by side",
         "dtype": options.dtype,
         "commit": commit(),
-        "trainings": {
-            f"{folder.name} {path.parent.name}": {
-                key: value
-                for key, value in json.loads(path.read_text()).items()
-                if key in ("steps", "seconds", "skipped", "reached")
-            }
-            for folder in folders.values()
-            for path in sorted(folder.glob("*/result.json"))
-        },
+        "runs": {str(seed): runs(folder) for seed, folder in folders.items()},
     }
     write_json(options.out / "results.json", {"about": about, "rows": [row for curve in curves for row in curve.rows]})
-    text = f"{to_markdown(table_of(curves))}\n\n{to_markdown(differences_of(curves))}\n"
-    (options.out / "tables.md").write_text(text)
+    text = f"{to_markdown(table_of(curves))}\n\n{to_markdown(differences_of(curves))}"
+    write_lines(options.out / "tables.md", [text])
     print(text)
     return 0
 

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from prosg.config import StopRule
 from prosg.distributed import is_first
+from prosg.writing import write_lines
 
 __all__ = ["Report", "StepLog", "Stop"]
 
@@ -32,12 +33,10 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
             for line in self.path.read_text().splitlines():
                 try:
                     if json.loads(line)["step"] <= state.global_step:
-                        lines.append(line + "\n")
+                        lines.append(line)
                 except json.JSONDecodeError:  # cut by a kill
                     break
-        whole = self.path.with_suffix(".tmp")
-        whole.write_text("".join(lines))
-        whole.replace(self.path)
+        write_lines(self.path, lines)
         self.file = self.path.open("a", buffering=1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

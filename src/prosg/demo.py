@@ -31,7 +31,7 @@ from prosg.subjects import SUBJECTS, Subject
 from prosg.tokenizer import train_bpe
 from prosg.writing import write_json
 
-__all__ = ["Plan", "common", "measuring", "phase1_jobs", "prepare", "run", "steps", "training"]
+__all__ = ["Plan", "common", "measuring", "phase1_jobs", "prepare", "run", "runs", "steps", "training"]
 
 RATES = (1e-3, 3e-3, 1e-2)
 RIVAL_ROWS = 48
@@ -121,7 +121,7 @@ def run(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan
         "versions": versions(),
         "commit": commit(),
         "plan": dataclasses.asdict(plan),
-        "runs": {str(seed): _runs(folder) for seed, folder in folders.items()},
+        "runs": {str(seed): runs(folder) for seed, folder in folders.items()},
     }
     print(write_report(out, list(folders.values()), about))
     return 0
@@ -309,7 +309,7 @@ def _dtype(out: Path, plan: Plan) -> str:
     return path.read_text()
 
 
-def _runs(folder: Path) -> dict[str, Any]:
+def runs(folder: Path) -> dict[str, Any]:
     """Steps and seconds of every training of a seed."""
     found = {}
     for path in sorted(folder.glob("*/result.json")):

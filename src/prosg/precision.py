@@ -10,6 +10,7 @@ import torch
 
 from prosg import distributed
 from prosg.prosg import ProSG
+from prosg.writing import written_whole
 
 __all__ = ["dtype_named", "probe_dtype", "settle_dtype"]
 
@@ -52,9 +53,8 @@ def settle_dtype(wanted: str, output: Path, model: ProSG) -> str:
         else:
             chosen = recorded.read_text() if recorded.exists() else probe_dtype(model.backbone)
         if not recorded.exists():
-            whole = recorded.with_suffix(".tmp")
-            whole.write_text(chosen)
-            whole.replace(recorded)
+            with written_whole(recorded) as whole:
+                whole.write_text(chosen)
         return chosen
 
     return distributed.first(settled)

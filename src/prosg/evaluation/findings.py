@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prosg.evaluation.measured import OWN, PHASE1, RIVALS, Bin, Line, Measured, verdict
 
-__all__ = ["FAR_TOKENS", "amount", "findings", "join"]
+__all__ = ["FAR_TOKENS", "amount", "findings", "join", "mean_only", "with_seeds"]
 
 FAR_TOKENS = 500
 """Controls are judged from here on: nearer, the recurrent state alone may hold the prompt."""
@@ -18,6 +18,20 @@ def amount(share: float) -> str:
         return "1.0" if share else "0"
     digits = 2 if 0.005 <= share < 0.995 else 3
     return f"{min(max(share, 0.001), 0.999):.{digits}f}".removeprefix("0")
+
+
+def with_seeds(values: Sequence[float | None], write: Callable[[float], str] = amount) -> str:
+    """The mean over seeds, and each where there are several; "-" for none."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return mean_only(known, write)
+    return f"{mean_only(known, write)} ({'/'.join(map(write, known))})"
+
+
+def mean_only(values: Sequence[float | None], write: Callable[[float], str] = amount) -> str:
+    """The mean of what there is; "-" for nothing."""
+    known = [value for value in values if value is not None]
+    return write(sum(known) / len(known)) if known else "-"
 
 
 def join(words: Iterable[str]) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "Difference",
     "Line",
     "Measured",
+    "line_of",
     "read_measured",
     "verdict",
 ]
@@ -113,12 +114,12 @@ class Measured:
         for row in self.rows:
             if row["kind"] == "all":
                 if row["length"] == "free":
-                    self.free[_line(row), row["seed"]] = row
+                    self.free[line_of(row), row["seed"]] = row
                 else:
-                    self.cells[_line(row), row["seed"], row["sentences"]] = row
+                    self.cells[line_of(row), row["seed"], row["sentences"]] = row
         for answer in self.answers:
             if answer["length"] == "controlled":
-                self.late[_line(answer), answer["seed"], answer["sentences"]][answer["id"]] = answer["late"]
+                self.late[line_of(answer), answer["seed"], answer["sentences"]][answer["id"]] = answer["late"]
         self.seeds = sorted({seed for _, seed, _ in self.cells})
         self.lines = [line for line in LINES if any(line == found for found, _, _ in self.cells)]
         self.rivals = [line for line in RIVALS if line in self.lines]
@@ -139,7 +140,7 @@ class Measured:
 
     def is_cell(self, row: dict[str, Any], line: Line) -> bool:
         """Whether a row of results, of any kind of instruction, is this line's and length-controlled."""
-        return _line(row) == line and bool(row["length"] == "controlled")
+        return line_of(row) == line and bool(row["length"] == "controlled")
 
     def differences(self, ours: Line, theirs: Line, where: Bin) -> list[Difference]:
         """Ours - theirs, paired by row, for each seed that has both.
@@ -180,15 +181,15 @@ def read_measured(folders: Sequence[Path]) -> Measured:
                 continue
             content = json.loads(path.read_text("utf-8"))
             for row in content["rows"]:
-                if _counts(row) and _line(row) not in LINES:
+                if _counts(row) and line_of(row) not in LINES:
                     known = ", ".join(" ".join(line[:]) for line in LINES)
-                    raise ValueError(f"{path}: unknown {' '.join(_line(row)[:])!r}; known: {known}")
+                    raise ValueError(f"{path}: unknown {' '.join(line_of(row)[:])!r}; known: {known}")
             rows += filter(_counts, content["rows"])
             answers += filter(_counts, content["answers"])
     if not rows:
         raise ValueError(f"no curves in {', '.join(str(folder / 'curves') for folder in folders)}")
     order = {line: number for number, line in enumerate(LINES)}
-    rows.sort(key=lambda row: (row["seed"], order[_line(row)]))
+    rows.sort(key=lambda row: (row["seed"], order[line_of(row)]))
     return Measured(rows, answers)
 
 
@@ -197,5 +198,6 @@ def _counts(row: dict[str, Any]) -> bool:
     return not row["system"].startswith("static") or (row["update"], row["state"]) == ("own", "kept")
 
 
-def _line(row: dict[str, Any]) -> Line:
+def line_of(row: dict[str, Any]) -> Line:
+    """Of a row of results, or of an answer."""
     return Line(row["system"], row["update"], row["state"])

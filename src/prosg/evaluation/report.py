@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prosg.evaluation.examples import Example, examples_in_columns, examples_in_markdown, first_examples
-from prosg.evaluation.findings import amount, findings, join
+from prosg.evaluation.findings import amount, findings, join, mean_only, with_seeds
 from prosg.evaluation.measured import OWN, PAPER, PHASE1, Bin, Difference, Line, Measured, read_measured, verdict
 from prosg.evaluation.plot import plot_curves
 from prosg.evaluation.tables import Table, to_markdown, to_text
@@ -63,10 +63,10 @@ def _markdown(
         "## Late stage exactly right",
         f"Share of prompts,{spread} by tokens generated before the late stage (mean over systems); free-running, "
         f"length-controlled. {join(_sizes(measured))} prompts per cell, {seeds}; {join(_backbones(measured))}.",
-        to_markdown(_late_table(measured, _with_seeds)),
+        to_markdown(_late_table(measured, with_seeds)),
         "## In range, without length control",
         "The model decides when the late stage begins. Perplexity is over all answer tokens of reference answers.",
-        to_markdown(_range_table(measured, _with_seeds)),
+        to_markdown(_range_table(measured, with_seeds)),
         *_comparisons(measured),
         "## By kind of instruction",
         "Late stage exactly right, mean over seeds.",
@@ -94,9 +94,9 @@ def _terminal(measured: Measured, examples: list[Example], out: Path, said: list
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
     parts = [
         f"Late stage exactly right{over}, by tokens generated before it:",
-        to_text(_late_table(measured, _mean_only)),
+        to_text(_late_table(measured, mean_only)),
         "In range, without length control:",
-        to_text([row for row in _range_table(measured, _mean_only) if row[0] not in controls]),
+        to_text([row for row in _range_table(measured, mean_only) if row[0] not in controls]),
         "\n".join(map(_wrap, said)),
         examples_in_columns(examples),
         "\n".join(f"{out / name}" for name in ("report.md", "forgetting.png", "results.json")),
@@ -106,18 +106,6 @@ def _terminal(measured: Measured, examples: list[Example], out: Path, said: list
 
 def _wrap(sentence: str) -> str:
     return textwrap.fill(re.sub("[`*]", "", sentence), 100, initial_indent="- ", subsequent_indent="  ")
-
-
-def _with_seeds(values: Sequence[float | None], write: Callable[[float], str] = amount) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return _mean_only(known, write)
-    return f"{_mean_only(known, write)} ({'/'.join(map(write, known))})"
-
-
-def _mean_only(values: Sequence[float | None], write: Callable[[float], str] = amount) -> str:
-    known = [value for value in values if value is not None]
-    return write(sum(known) / len(known)) if known else "-"
 
 
 def _late_table(measured: Measured, cell: Callable[[list[float]], str]) -> Table:
@@ -145,13 +133,13 @@ def _kind_table(measured: Measured) -> Table:
             found = [row for row in measured.rows if measured.is_cell(row, line) and row["kind"] == kind]
             by_bin = [[r["late_accuracy"] for r in found if r["sentences"] == b.sentences] for b in measured.bins]
             if found:
-                table.append([str(line), kind, *map(_mean_only, by_bin)])
+                table.append([str(line), kind, *map(mean_only, by_bin)])
     return table
 
 
 def _distance_table(measured: Measured) -> Table:
     def cell(line: Line, where: Bin) -> str:
-        return _mean_only(measured.values(line, where, "distance_tokens"), "{:,.0f}".format)
+        return mean_only(measured.values(line, where, "distance_tokens"), "{:,.0f}".format)
 
     heading = ["sentences", *(str(where.sentences) for where in measured.bins)]
     return [heading, *([str(line), *(cell(line, where) for where in measured.bins)] for line in measured.lines)]
