@@ -28,7 +28,11 @@ setup(
     cmdclass={"build_ext": BuildKernels},
     ext_modules=[
         Extension(
-            f"prosg.ops._{name}", [f"src/prosg/ops/{name}.c"], depends=sorted(glob("src/prosg/ops/*.h")), optional=True
+            f"prosg.ops._{name}",
+            [f"src/prosg/ops/{name}/{name}.c"],
+            include_dirs=["src/prosg/ops"],
+            depends=sorted(glob("src/prosg/ops/*.h")),
+            optional=True,
         )
         for name in ("wkv4", "wkv7", "selective_scan")
     ],

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from _common import commit, machine
 
-from prosg.adapter import load_model
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
-from prosg.config import ProSGConfig
+from prosg.checkpoints.adapter import load_model
 from prosg.data.collate import pad
-from prosg.data.kinds import make_rows
-from prosg.generate import Sampling, generate_texts
-from prosg.prosg import ProSG
+from prosg.data.synthetic import make_rows
+from prosg.generation.decode import Sampling, generate_texts
+from prosg.model.prosg import ProSG
+from prosg.training.config import ProSGConfig
 
 HIDDEN, LAYERS = 112, 3
 

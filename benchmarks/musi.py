@@ -25,12 +25,12 @@ from typing import Any
 import yaml
 from rapidfuzz.distance import LCSseq
 
-from prosg.data.kinds import words
-from prosg.data.musi.categories import chosen_categories
-from prosg.data.musi.config import load_config
-from prosg.data.musi.prompts import requests
-from prosg.data.musi.similar import similar_pairs
-from prosg.data.musi.text import words as tokens
+from prosg.data.synthetic import words
+from prosg.musi.categories import chosen_categories
+from prosg.musi.config import load_config
+from prosg.musi.prompts import requests
+from prosg.musi.similar import similar_pairs
+from prosg.musi.text import words as tokens
 
 THRESHOLD = 0.7
 PER_REQUEST = 5

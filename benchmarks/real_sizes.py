@@ -22,9 +22,9 @@ import torch
 from _common import commit, machine
 
 from prosg.backbones import BACKBONES
-from prosg.checkpoint import load_backbone
-from prosg.config import PRESETS
-from prosg.prosg import ProSG
+from prosg.checkpoints.backbone import load_backbone
+from prosg.model.prosg import ProSG
+from prosg.training.config import PRESETS
 
 SIZES = {
     "169M": {"rwkv4": "169M", "rwkv7": "0.1B"},

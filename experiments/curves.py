@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from prosg.evaluation.findings import with_seeds
 from prosg.evaluation.measured import LINES, OWN, PHASE1, Line, line_of
 from prosg.evaluation.statistics import paired_difference
-from prosg.evaluation.tables import Table
+from prosg.utils.tables import Table
 
 DURABLE = Line("phase1_perturbed")
 NAMES = {

@@ -22,12 +22,12 @@ import torch
 from curves import curves_of, differences_of, table_of
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
-from prosg.data.kinds import DEMO_KINDS, Filler, Setting
-from prosg.demo import common, measuring, phase1_jobs, prepare, runs, steps, training
-from prosg.evaluation.tables import to_markdown
-from prosg.jobs import Job, check_plan, run_jobs
-from prosg.machine import commit, processor
-from prosg.writing import write_json, write_lines
+from prosg.data.synthetic import DEMO_KINDS, Filler, Setting
+from prosg.demo.plan import common, measuring, phase1_jobs, prepare, runs, steps, training
+from prosg.utils.environment import commit, processor
+from prosg.utils.io import write_json, write_lines
+from prosg.utils.jobs import Job, check_plan, run_jobs
+from prosg.utils.tables import to_markdown
 
 ROWS = 24_000
 BASE_STEPS = 300

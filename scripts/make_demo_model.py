@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from prosg.adapter import demo_model, load_adapter, load_model, save_adapter
-from prosg.evaluation.conditions import Condition
+from prosg.checkpoints.adapter import demo_model, load_adapter, load_model, save_adapter
+from prosg.evaluation.controls import Condition
 from prosg.evaluation.curve import forgetting_curve
 
 ROWS, SEED, SENTENCES = 192, 11, (5, 60)

@@ -9,36 +9,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prosg.adapter import load_encoded as load_encoded
-    from prosg.adapter import load_model as load_model
-    from prosg.adapter import save_encoded as save_encoded
-    from prosg.checkpoint import convert as convert
-    from prosg.checkpoint import fingerprint as fingerprint
-    from prosg.checkpoint import load_backbone as load_backbone
-    from prosg.checkpoint import save_backbone as save_backbone
-    from prosg.config import ProSGConfig as ProSGConfig
-    from prosg.config import TrainConfig as TrainConfig
-    from prosg.encoded import EncodedPrompt as EncodedPrompt
-    from prosg.lowrank import LowRank as LowRank
-    from prosg.lowrank import Site as Site
-    from prosg.prosg import ProSG as ProSG
-    from prosg.tokenizer import load_tokenizer as load_tokenizer
+    from prosg.checkpoints.adapter import load_encoded as load_encoded
+    from prosg.checkpoints.adapter import load_model as load_model
+    from prosg.checkpoints.adapter import save_encoded as save_encoded
+    from prosg.checkpoints.backbone import convert as convert
+    from prosg.checkpoints.backbone import fingerprint as fingerprint
+    from prosg.checkpoints.backbone import load_backbone as load_backbone
+    from prosg.checkpoints.backbone import save_backbone as save_backbone
+    from prosg.core.encoded import EncodedPrompt as EncodedPrompt
+    from prosg.core.update import LowRank as LowRank
+    from prosg.core.update import Site as Site
+    from prosg.model.prosg import ProSG as ProSG
+    from prosg.tokenizers.bpe import load_tokenizer as load_tokenizer
+    from prosg.training.config import ProSGConfig as ProSGConfig
+    from prosg.training.config import TrainConfig as TrainConfig
 
 _WHERE = {
-    "EncodedPrompt": "prosg.encoded",
-    "LowRank": "prosg.lowrank",
-    "ProSG": "prosg.prosg",
-    "ProSGConfig": "prosg.config",
-    "Site": "prosg.lowrank",
-    "TrainConfig": "prosg.config",
-    "convert": "prosg.checkpoint",
-    "fingerprint": "prosg.checkpoint",
-    "load_backbone": "prosg.checkpoint",
-    "load_encoded": "prosg.adapter",
-    "load_model": "prosg.adapter",
-    "load_tokenizer": "prosg.tokenizer",
-    "save_backbone": "prosg.checkpoint",
-    "save_encoded": "prosg.adapter",
+    "EncodedPrompt": "prosg.core.encoded",
+    "LowRank": "prosg.core.update",
+    "ProSG": "prosg.model.prosg",
+    "ProSGConfig": "prosg.training.config",
+    "Site": "prosg.core.update",
+    "TrainConfig": "prosg.training.config",
+    "convert": "prosg.checkpoints.backbone",
+    "fingerprint": "prosg.checkpoints.backbone",
+    "load_backbone": "prosg.checkpoints.backbone",
+    "load_encoded": "prosg.checkpoints.adapter",
+    "load_model": "prosg.checkpoints.adapter",
+    "load_tokenizer": "prosg.tokenizers.bpe",
+    "save_backbone": "prosg.checkpoints.backbone",
+    "save_encoded": "prosg.checkpoints.adapter",
 }
 
 __all__ = [*_WHERE]

@@ -10,7 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import (
+from prosg.backbones.base import TAPS, Backbone, Output
+from prosg.checkpoints.backbone import convert, fingerprint, fingerprint_file, load_backbone, save_backbone
+from prosg.core.encoded import EncodedPrompt
+from prosg.core.state import detach_state, map_state, take_rows
+from prosg.core.update import LowRank, Site, take_update_rows
+from prosg.model.prosg import ProSG
+from support.models import (
     SYSTEMS,
     TINY,
     TOLERANCE,
@@ -21,12 +27,6 @@ from helpers import (
     state_bits_equal,
     tokens,
 )
-from prosg.backbones.base import TAPS, Backbone, Output
-from prosg.checkpoint import convert, fingerprint, fingerprint_file, load_backbone, save_backbone
-from prosg.encoded import EncodedPrompt
-from prosg.lowrank import LowRank, Site, take_update_rows
-from prosg.prosg import ProSG
-from prosg.state import detach_state, map_state, take_rows
 
 BATCH, TIME = 3, 8
 PROMPT_LENGTHS = torch.tensor([5, 3, 7])

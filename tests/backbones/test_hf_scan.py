@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
-from helpers import assert_near, tokens
-from hf_tiny import hf_model
-from kernels import built
-from prosg.backbones.hf import HFBackbone
-from prosg.backbones.hf_scan import KERNEL_NAMES
-from prosg.lowrank import LowRank, Site
-from prosg.ops.selective_scan_c import LIBRARY
+from prosg.backbones.hf.model import HFBackbone
+from prosg.backbones.hf.scan import KERNEL_NAMES
+from prosg.core.update import LowRank, Site
+from prosg.ops.selective_scan.compiled import LIBRARY
+from support.hf_models import hf_model
+from support.kernels import built
+from support.models import assert_near, tokens
 
 BATCH, TIME = 3, 37
 SIZES = {"state_size": 5, "hidden_size": 17}

@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import TOLERANCE, assert_near, live_backbone, live_model, tokens
-from prosg.backbones.convert import detect
+from prosg.backbones.layouts import detect
 from prosg.backbones.retnet import RETNET_SIZES, RetNet, RetNetConfig
-from prosg.checkpoint import CheckpointError, convert, fingerprint, load_backbone, read_checkpoint, save_backbone
-from prosg.lowrank import LowRank, Site
+from prosg.checkpoints.backbone import (
+    CheckpointError,
+    convert,
+    fingerprint,
+    load_backbone,
+    read_checkpoint,
+    save_backbone,
+)
+from prosg.core.update import LowRank, Site
 from prosg.ops import retention
+from support.models import TOLERANCE, assert_near, live_backbone, live_model, tokens
 
 NAMES = ("retnet", "retnet, own widths")
 Array = np.ndarray

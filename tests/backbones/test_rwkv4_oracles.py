@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
-from prosg.checkpoint import load_backbone, save_backbone
+from prosg.checkpoints.backbone import load_backbone, save_backbone
 
 CONFIGS = {
     "plain": RWKV4Config(vocab_size=64, hidden_size=32, num_layers=2),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers import live_backbone
 from prosg.backbones.rwkv7 import FASTEST, RWKV7, RWKV7_SIZES, RWKV7Config
-from prosg.lowrank import LowRank, Site
+from prosg.core.update import LowRank, Site
+from support.models import live_backbone
 
 
 def tiny() -> RWKV7:

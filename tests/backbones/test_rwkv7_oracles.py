@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import gap
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
-from prosg.checkpoint import CheckpointError, convert, load_backbone, save_backbone
+from prosg.checkpoints.backbone import CheckpointError, convert, load_backbone, save_backbone
+from support.models import gap
 
 CONFIGS = {
     "small": RWKV7Config(vocab_size=64, hidden_size=64, num_layers=2),

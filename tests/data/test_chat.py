@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from prosg.data.collate import cut, encode_row, encode_rows, frame_row
-from prosg.data.record import Row, read_rows, row_from_dict, row_to_dict
+from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict
 from prosg.data.templates import TEMPLATES, Turn, frame, known_template
-from prosg.tokenizer import load_tokenizer
+from prosg.tokenizers.bpe import load_tokenizer
 
 
 class Letters:

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from prosg.data.checks import CHECKS, find_stages, run_check, score, split_items, validate_check
-from prosg.data.kinds import make_row
-from prosg.data.record import row_from_dict
+from prosg.data.row import row_from_dict
+from prosg.data.synthetic import make_row
 
 ITEMS = {"items": ["Anna", "Bob"], "after": "Names:"}
 

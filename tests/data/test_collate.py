@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from prosg.data.collate import EncodedRow, LengthBatches, collate, encode_row, encode_rows, replay_prompt, row_number
-from prosg.data.kinds import KINDS, make_rows
-from prosg.data.record import Row, row_from_dict
-from prosg.tokenizer import Tokenizer, train_bpe
+from prosg.data.row import Row, row_from_dict
+from prosg.data.synthetic import KINDS, make_rows
+from prosg.tokenizers.bpe import Tokenizer, train_bpe
 
 
 @pytest.fixture(scope="module")

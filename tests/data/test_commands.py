@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from prosg.data.commands import check, make, score_rows, table
-from prosg.data.kinds import KINDS, make_rows
-from prosg.data.record import read_rows
+from prosg.data.row import read_rows
+from prosg.data.synthetic import KINDS, make_rows
 
 
 @pytest.fixture

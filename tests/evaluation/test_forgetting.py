@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers import WORDS, live_model, word_tokenizer
+from prosg.core.encoded import EncodedPrompt
 from prosg.data.collate import EncodedRow
-from prosg.encoded import EncodedPrompt
-from prosg.evaluation.conditions import encode_prompts
+from prosg.evaluation.controls import encode_prompts
 from prosg.evaluation.forgetting import LATE_TOKENS, TEMPERATURE, Written, free_running, length_controlled
-from prosg.generate import Sampling, generate_texts, sentence_ends
-from prosg.prosg import ProSG
+from prosg.generation.decode import Sampling, generate_texts, sentence_ends
+from prosg.model.prosg import ProSG
+from support.models import WORDS, live_model, word_tokenizer
 
 MARKERS = ["Names: a", "Code:", "Names: a", "then ab"]
 SEED = 3

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
-from musi_server import Server, started
 from prosg.cli import main
-from prosg.data.musi.store import read_log
-from prosg.data.record import Row, Stage, write_rows
-from prosg.evaluation.judge import JudgeConfig, load_judge, preference
-from prosg.evaluation.judged import judged_steps, summary, summary_text
-from prosg.evaluation.labels import Agreement, Label, agreement, cohens_kappa, read_labels
+from prosg.data.row import Row, Stage, write_rows
+from prosg.evaluation.judge.agreement import Agreement, Label, agreement, cohens_kappa, read_labels
+from prosg.evaluation.judge.protocol import JudgeConfig, load_judge, preference
+from prosg.evaluation.judge.summary import judged_steps, summary, summary_text
 from prosg.evaluation.run_folder import read_run
-from prosg.options import build
+from prosg.utils.options import build
+from prosg.utils.store import read_log
+from support.chat_server import Server, started
 
 ANY = {"type": "words", "min": 1}
 

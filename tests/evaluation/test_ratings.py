@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from prosg.cli import main
-from prosg.data.record import Row, write_rows
+from prosg.data.row import Row, write_rows
 from prosg.evaluation.ratings.alpha import ordinal_alpha
 from prosg.evaluation.ratings.items import SCALES, Item, letter, ordered, read_items
 from prosg.evaluation.ratings.merge import merge, merge_text

@@ -1,249 +1,310 @@
-"""The report on small curves whose numbers are known beforehand."""
+"""Reports: whole by themselves, whatever the texts hold; judge, ratings and several runs in one."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prosg.data.kinds import DEMO_KINDS, make_rows
-from prosg.evaluation.examples import first_examples
-from prosg.evaluation.findings import amount, findings
-from prosg.evaluation.measured import LINES, OWN, PHASE1, Difference, Line, read_measured, verdict
-from prosg.evaluation.report import write_report
+from prosg.cli import main
+from prosg.data.row import Row, Stage, derived_id
+from prosg.evaluation.config import EvalConfig
+from prosg.evaluation.report.render import write_reports
+from support.evaluations import NO_CODE, RIGHT, code_row, finished, read, results
 
-N = 9
-SENTENCES = {5: 46, 60: 550}
-"""Sentences, and tokens of distance."""
-WORDS = "The dog ran. A cat sang. No hen hid. The fox slept. An owl fell. The man wept. "
-ABOUT: dict[str, Any] = {
-    "command": "prosg demo --seeds 1,2",
-    "dtype": "float32",
-    "seconds": 1234,
-    "machine": "a machine, 2 cores",
-    "versions": {"prosg": "0.1.0", "torch": "2.9.0"},
-    "commit": "abc1234",
-    "plan": {"rows": N},
-    "runs": {
-        str(seed): {
-            "phase1": {"steps": 1400, "seconds": 91.4, "skipped": 1, "reached": True},
-            "plus": {"steps": 1000, "seconds": 75.2, "skipped": 0, "reached": None},
+NASTY = "<script>alert(1)</script> a | b ![x](http://evil.example/x.png) & *c* _d_ `e` \\"
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text of each kind of element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.comments: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self.open):
+            self.texts[tag][-1] += data
+
+    def handle_comment(self, data: str) -> None:
+        self.comments.append(data.strip())
+
+
+def tables(markdown: str) -> list[list[list[str]]]:
+    """Every table's cells; a table's lines have as many as its head."""
+    found: list[list[list[str]]] = []
+    before = ""
+    for line in markdown.splitlines():
+        if line.startswith("|"):
+            assert line.endswith("|")
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)(?:\\\\)*\|", line)[1:-1]]
+            if not before.startswith("|"):
+                assert before == ""  # a table needs a blank line before it
+                found.append([])
+            found[-1].append(cells)
+            assert len(cells) == len(found[-1][0])
+        before = line
+    return found
+
+
+def cells(lengths: Sequence[int], right: bool) -> dict[str, Any]:
+    one = {"kind": "code", "text": "", "right": [True, right]}
+    return {"answers": [
+        {**one, "id": f"row-{row}", "sentences": n, "distance_tokens": 9 * n, "items": n}
+        for n in lengths for row in (1, 2)
+    ]}  # fmt: skip
+
+
+def full(folder: Path, **changes: Any) -> EvalConfig:
+    """A run with every section, and texts that would break a page."""
+    rows = [code_row(1), code_row(2), Row("plain", NASTY, NASTY, "free")]
+    systems = {
+        "one": {"model": "m", "label": f"$x_1$ {NASTY}", "seed": 1},
+        "other": {"model": "m", "label": "_hidden", "seed": 1, "update": "other"},
+        "far": {"label": "far", "endpoint": {"model": "m", "api_key_env": "", "requests": 1, "tokens": 1}},
+    }
+    texts = {"one": [RIGHT, NO_CODE, NASTY], "other": [NO_CODE, NO_CODE, "a\nb\n\nc"], "far": [RIGHT, RIGHT, ""]}
+    costs = {"batch": 2, "prompt_tokens": 4, "encode_ms": 1.0, "token_ms": 0.5, "state_bytes": 10, "parameters": 100,
+             "encode_ms_update": 1.5, "token_ms_update": 0.7, "update_bytes": 3, "module_parameters": 10}  # fmt: skip
+    parts = {
+        name: {
+            "curve": cells((5, 60, 120), name == "one"),
+            "capacity": cells((4, 6), True),
+            "overhead": costs,
         }
-        for seed in (1, 2)
-    },
-}
+        for name in ("one", "other")
+    }
+    parts["far"] = {name: {"left_out": "no states"} for name in ("curve", "capacity", "overhead")}
+    return finished(folder, rows, systems, texts, parts, title="A <b>title</b> | of & nothing", **changes)
 
 
-def write_curve(folder: Path, seed: int, system: str, conditions: dict[str, Sequence[int]], ids: str = "") -> None:
-    """A curve file; `conditions` gives, for "own", "own wiped", ..., how many of N are right at each distance."""
-    rows = make_rows(DEMO_KINDS, N, seed, "test", sentences=(5, 5))
-    results, answers = [], []
-    for name, counts in conditions.items():
-        update, _, state = name.partition(" ")
-        common = {"backbone": "rwkv4", "system": system, "seed": seed, "split": "test"}
-        common |= {"update": update, "state": state or "kept"}
-        cells = [(n, "controlled", right) for n, right in zip(SENTENCES, counts, strict=True)]
-        for n, length, right in [*cells, (5, "free", counts[0])]:
-            here = {**common, "sentences": n, "length": length}
-            cell = {**here, "in_range": n == 5, "kind": "all", "distance_tokens": SENTENCES[n], "n": N}
-            cell |= {"perplexity": 3.5 if n == 5 else None, "accuracy": (right - 1) / N if right else 0.0}
-            cell |= {"late_accuracy": right / N, "late_interval": [right / N, right / N]}
-            results += [cell, {**cell, "kind": "code", "n": N // 3}]
-            for i, row in enumerate(rows):
-                late = row.answer[row.stages[-1].start :] if i < right else row.stages[-1].marker + " nothing"
-                text = (WORDS * (n // 5)).strip() + late
-                told = {"id": ids + row.id, "kind": row.kind, "prompt": row.prompt, "text": text}
-                answers.append({**here, **told, "distance_tokens": SENTENCES[n], "late": i < right})
-    path = folder / "curves" / f"{system}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": results, "answers": answers}))
+def written(folder: Path, **changes: Any) -> Path:
+    config = full(folder, **changes)
+    write_reports([config.folder], config.folder)
+    return config.folder
 
 
-PLUS = {"own": (9, 9), "other": (0, 0), "mean": (0, 0), "none": (9, 0), "own wiped": (9, 9)}
-BIAS = {"own": (9, 3), "other": (9, 3), "mean": (9, 3), "none": (9, 0), "own wiped": (0, 0)}
+def test_the_page_needs_nothing_else_and_runs_nothing(tmp_path: Path) -> None:
+    text = (written(tmp_path) / "report.html").read_text()
+    page = Page(text)
+    assert {"svg", "table", "figure", "article", "nav", "blockquote"} <= {tag for tag, _ in page.elements}
+    assert not {"script", "iframe", "object", "embed", "link", "img", "b"} & {tag for tag, _ in page.elements}
+    for _, attributes in page.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+                assert (value or "").startswith("#"), (name, value)
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^)'\"]*)", text))
+    # What people and models wrote stands there as they wrote it.
+    assert any(NASTY in found for found in page.texts["blockquote"])
+    assert any(NASTY in found for found in page.texts["p"])
+    assert page.texts["h1"] == ["A <b>title</b> | of & nothing"]
+    links = [attributes.get("href") for tag, attributes in page.elements if tag == "a"]
+    assert links == [f"#s{i}" for i in range(len(links))]
+    assert set(links) <= {f"#{attributes.get('id')}" for tag, attributes in page.elements if tag == "section"}
 
 
-@pytest.fixture
-def seeds(tmp_path: Path) -> list[Path]:
-    """Two seeds without rivals: plus carries its prompt, paper is a bias."""
-    folders = [tmp_path / "seed-1", tmp_path / "seed-2"]
-    for seed, folder in enumerate(folders, 1):
-        write_curve(folder, seed, "phase1", {"none": (9, seed - 1)})
-        write_curve(folder, seed, "plus", PLUS)
-        write_curve(folder, seed, "paper", BIAS)
-        (folder / "curves" / "choose-static-0.001.json").write_text("{}")
-    return folders
+def test_every_figure_has_axes_and_a_caption_and_every_table_one(tmp_path: Path) -> None:
+    out = written(tmp_path)
+    page = Page((out / "report.html").read_text())
+    assert len(page.texts["svg"]) == len(page.texts["figcaption"]) == 2
+    assert all(len(caption) > 40 for caption in page.texts["figcaption"])
+    assert len(page.texts["table"]) == len(page.texts["caption"]) and all(page.texts["caption"])
+    # Letters are drawn as shapes; what they say stands in comments.
+    for label in ("tokens written before the late stage (log scale)", "items that the prompt gives",
+                  "late stage exactly right (share of prompts)", "1,080"):  # fmt: skip
+        assert label in page.comments
+    assert any("$x_1$" in comment for comment in page.comments)  # no formula
+    assert any("_hidden" in comment for comment in page.comments)
+    for number in (1, 2):
+        assert (out / f"report-{number}.svg").read_text().startswith("<svg")
 
 
-def add_rivals(folders: list[Path]) -> None:
-    for seed, folder in enumerate(folders, 1):
-        write_curve(folder, seed, "phase1_more", {"none": (9, 1)})
-        write_curve(folder, seed, "phase1_perturbed", {"none": (9, 9 if seed == 1 else 1)})
-        write_curve(folder, seed, "static", {"own": (0, 1), "other": (0, 0)})
-        rates = {"phase1_more": {"0.001": 0.5, "0.003": 0.75}}
-        (folder / "rates.json").write_text(json.dumps({"late_accuracy": rates, "chosen": {"phase1_more": 0.003}}))
+def test_markdown_has_the_same_tables_and_no_html(tmp_path: Path) -> None:
+    out = written(tmp_path)
+    text = (out / "report.md").read_text()
+    found = tables(text)
+    page = Page((out / "report.html").read_text())
+    assert len(found) == len(page.texts["table"]) + 2  # the cases
+    assert "<script>" not in text and "&lt;script&gt;" in text
+    assert "](http" not in text
+    assert text.count("](report-") == 2
+    assert re.sub(r"<br>", "", text).count("<") == 0
 
 
-def line_of(text: str, start: str) -> str:
-    return next(line for line in text.splitlines() if line.startswith(start))
+def test_results_are_the_same_whatever_the_folder(tmp_path: Path) -> None:
+    first = (written(tmp_path / "a") / "results.json").read_text().replace(str(tmp_path / "a"), "")
+    second = (written(tmp_path / "b") / "results.json").read_text().replace(str(tmp_path / "b"), "")
+    assert first == second
+    figure = [(tmp_path / name / "out" / "report-1.svg").read_bytes() for name in "ab"]
+    assert figure[0] == figure[1]
 
 
-def test_amounts_are_short_and_rounding_makes_nothing_perfect() -> None:
-    shares = (0.0, 0.0004, 0.004, 0.2, 0.984, 0.9949, 0.998, 0.9999, 1.0)
-    assert [amount(share) for share in shares] == ["0", ".001", ".004", ".20", ".98", ".99", ".998", ".999", "1.0"]
+# -- judge and ratings
+
+PLAIN = [Row(f"row-{i}", f"Tell, then sing, {i}.", "x", "free") for i in (1, 2)]
+TWO = {"a": {"model": "a"}, "b": {"model": "b"}}
 
 
-def test_verdict_needs_every_seed() -> None:
-    better, level = Difference(1, 0.3, 0.1, 0.5), Difference(2, 0.3, 0.0, 0.5)
-    worse = Difference(3, -0.3, -0.5, -0.1)
-    assert verdict([better, better]) == "better"
-    assert verdict([better, level]) == "no clear difference"
-    assert verdict([better, worse]) == "no clear difference"
-    assert verdict([worse]) == "worse"
-    assert verdict([]) == "not measured"
+def judged(config: EvalConfig, name: str, lines: Sequence[dict[str, Any]]) -> None:
+    folder = config.folder / "judge"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_files_hold_what_was_measured(tmp_path: Path, seeds: list[Path]) -> None:
-    text = write_report(tmp_path, seeds, ABOUT)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "forgetting.png",
-        "report.md",
-        "results.json",
-        "seed-1",
-        "seed-2",
+def line(row: str, *passed: str, **more: Any) -> dict[str, Any]:
+    said = [{"stage": i, "instruction": "do", "result": one, "quote": "", "why": ""} for i, one in enumerate(passed, 1)]
+    result = "pass" if set(passed) == {"pass"} else "fail"
+    return {"id": row, "result": result, "stages": said, "replies": [], **more}
+
+
+def test_rows_without_checks_are_undecided_until_they_are_judged(tmp_path: Path) -> None:
+    config = finished(tmp_path, PLAIN, TWO, {"a": ["yes", "no"], "b": ["no", "no"]})
+    write_reports([config.folder], config.folder)
+    assert [(row["accuracy"], row["undecided"]) for row in results(config.folder)] == [(None, 2), (None, 2)]
+    said = (config.folder / "report.md").read_text()
+    assert "not counted: a 2 and b 2." in said and "| undecided |" in said
+
+    judged(config, "a", [line("row-1", "pass", "pass"), line("row-2", "pass", "fail")])
+    judged(config, "b", [line("row-1", "pass", "unparsed"), line("row-2", "fail", "fail")])
+    assert main(["report", str(config.folder)]) == 0
+    found = results(config.folder)
+    assert [(row["accuracy"], row["undecided"]) for row in found] == [(0.5, 0), (0.0, 1)]
+    assert [row["late_accuracy"] for row in found] == [0.5, 0.0]
+    said = (config.folder / "report.md").read_text()
+    assert "not counted: b 1." in said and "## The judge" in said
+    assert ["a", "answer", "right", "yes"] in [row for table in tables(said) for row in table]
+
+
+def test_a_verdict_on_another_answer_does_not_count(tmp_path: Path) -> None:
+    config = finished(tmp_path, PLAIN, {"a": {"model": "a"}}, {"a": ["yes", "no"]})
+    right, wrong = derived_id(PLAIN[0].prompt, "yes"), derived_id(PLAIN[1].prompt, "what it wrote before")
+    judged(config, "a", [line("row-1", "pass", answer=right), line("row-2", "pass", answer=wrong)])
+    assert read(config).systems[0].verdicts == {"row-1": (True,), "row-2": (None,)}
+
+
+def rated(config: EvalConfig, annotator: str, values: dict[tuple[str, str], int], texts: dict[str, str]) -> None:
+    folder = config.folder / "ratings"
+    folder.mkdir(exist_ok=True)
+    prompts = {row.id: row.prompt for row in PLAIN}
+    lines = [
+        {"id": row, "system": system, "scale": scale, "value": value, "answer": derived_id(prompts[row], texts[system])}
+        for (row, system), value in values.items()
+        for scale in ("fluency", "accuracy", "quality")
     ]
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["about"] == ABOUT
-    assert len(results["rows"]) == 2 * 11 * 3 * 2  # seeds, lines, cells, kinds
-    first = results["rows"][0]
-    assert (first["system"], first["seed"], first["distance_tokens"], first["late_accuracy"]) == ("phase1", 1, 46, 1.0)
-    assert (tmp_path / "forgetting.png").read_bytes().startswith(b"\x89PNG")
-    assert max(map(len, text.splitlines()[:-3])) <= 101
-    for name in ("report.md", "forgetting.png", "results.json"):
-        assert str(tmp_path / name) in text
-    write_report(tmp_path, seeds, ABOUT)  # again, over what is there
+    (folder / f"{annotator}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
 
 
-def test_tables(tmp_path: Path, seeds: list[Path]) -> None:
-    write_report(tmp_path, seeds, ABOUT)
-    report = (tmp_path / "report.md").read_text()
-    late = report.partition("## Late stage exactly right")[2]
-    assert line_of(late, "| tokens |") == "| tokens | 46 | 550 |"
-    assert line_of(late, "| phase 1 |") == "| phase 1 | 1.0 (1.0/1.0) | .06 (0/.11) |"  # 0/9 and 1/9
-    assert line_of(late, "| paper, own update |") == "| paper, own update | 1.0 (1.0/1.0) | .33 (.33/.33) |"
-    assert line_of(late, "| plus, own, state wiped |") == "| plus, own, state wiped | 1.0 (1.0/1.0) | 1.0 (1.0/1.0) |"
-    free = report.partition("## In range")[2]
-    assert line_of(free, "| phase 1 |") == "| phase 1 | .89 (.89/.89) | 1.0 (1.0/1.0) | 3.50 (3.50/3.50) |"
-    paired = report.partition("## Paired")[2]
-    assert line_of(paired, "| phase 1 |").startswith("| phase 1 | **no clear difference**<br>0 [0, 0]<br>0 [0, 0] |")
-    assert line_of(paired, "| phase 1 |").count("**better**<br>+1.0 [+1.0, +1.0]<br>+.89 [+") == 1
-    assert "| phase1 | 1 | 1,400 | 91 | 1 | reached |" in report
-    assert "Learning rates" not in report
-    for fact in ("prosg demo --seeds 1,2", "a machine, 2 cores", "torch 2.9.0", "abc1234", "float32"):
-        assert fact in report
+def test_peoples_ratings_stand_in_the_main_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = finished(tmp_path, PLAIN, TWO, {"a": ["yes", "yes"], "b": ["no", "no"]})
+    texts = {"a": "yes", "b": "no"}
+    rated(config, "ann", {("row-1", "a"): 5, ("row-2", "a"): 4, ("row-1", "b"): 1}, texts)
+    rated(config, "bob", {("row-1", "a"): 3, ("row-1", "b"): 2}, texts)
+    assert main(["report", str(config.folder)]) == 0
+    said = (config.folder / "report.md").read_text()
+    main_table = next(one for one in tables(said) if one[0][:2] == ["system", "perplexity"])
+    assert main_table[0][3:] == ["fluency, people", "accuracy, people", "quality, people"]
+    assert [row[3:] for row in main_table[2:]] == [["4.00"] * 3, ["1.50"] * 3]
+    assert "## People's ratings" in said and "Krippendorff's alpha" in said
+    # Ratings of answers that are others by now are left out, and the report is written.
+    rated(config, "ann", {("row-1", "a"): 5}, {"a": "what it wrote before"})
+    (config.folder / "ratings" / "bob.jsonl").unlink()
+    assert main(["report", str(config.folder)]) == 0
+    assert "ratings are left out" in capsys.readouterr().err
+    assert "people |" not in (config.folder / "report.md").read_text()
 
 
-def test_findings_follow_the_controls(seeds: list[Path]) -> None:
-    plus, paper = findings(read_measured(seeds))[2:4]
-    assert "its own update 1.0, another prompt's update 0, the mean update 0, no update 0" in plus
-    assert "Its own is better than another prompt's update, the mean update and no update at each of these" in plus
-    assert plus.endswith("there the update carries what the prompt said.")
-    assert "Its own is at none of these distances better than another prompt's update and the mean update" in paper
-    assert paper.endswith("these controls show no prompt content in the update.")
+# -- several runs
 
 
-def test_update_that_is_no_better_than_none_carries_nothing(seeds: list[Path]) -> None:
-    # Another prompt's update does harm, one's own does nothing.
-    for seed, folder in enumerate(seeds, 1):
-        write_curve(folder, seed, "plus", {**PLUS, "own": (9, 9), "none": (9, 9)})
-    plus = findings(read_measured(seeds))[2]
-    assert plus.endswith("whether the update carries its prompt stays open.")
+def test_several_runs_of_the_same_rows_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [code_row(number) for number in (1, 2)]
+    first = finished(tmp_path / "a", rows, {"x": {"model": "x", "label": "same"}}, {"x": [RIGHT, RIGHT]})
+    second = finished(tmp_path / "b", rows, {**TWO, "x": {"model": "y", "label": "same"}},
+                      {"x": [NO_CODE, RIGHT], "a": [RIGHT, NO_CODE], "b": [NO_CODE, NO_CODE]})  # fmt: skip
+    out = tmp_path / "c"
+    assert main(["report", str(first.folder), str(second.folder), "--out", str(out)]) == 0
+    # What both call the same is told apart; the folders have the same name, so by their paths.
+    names = [row["system"] for row in results(out)]
+    assert names == [f"{first.folder}: same", "a", "b", f"{second.folder}: same"]
+    assert {row["system"]: row["accuracy"] for row in results(out)}[f"{second.folder}: same"] == 0.5
+    assert f'beside "{first.folder}: same"' in (out / "report.html").read_text().replace("&quot;", '"')
+    assert sorted(file.name for file in out.iterdir()) == ["report.html", "report.md", "results.json"]
+
+    def complaint(*arguments: str) -> str:
+        assert main(["report", *arguments]) == 2
+        told = capsys.readouterr().err.strip().splitlines()
+        assert len(told) == 1, told
+        return told[0]
+
+    both = (str(first.folder), str(second.folder))
+    assert "--out is missing" in complaint(*both)
+    assert "a run is named twice" in complaint(both[0], both[0], "--out", str(out))
+    assert f"--out is {both[1]}, one of the runs" in complaint(*both, "--out", both[1])
+    assert f"{tmp_path}: has no config.json; name the folder of an evaluation (prosg eval)" in complaint(str(tmp_path))
+    others = finished(tmp_path / "d", [code_row(3)], TWO, {"a": [RIGHT], "b": [RIGHT]})
+    assert "asked other rows than" in complaint(both[0], str(others.folder), "--out", str(out))
 
 
-def test_controls_are_not_judged_near_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SENTENCES, 60, 499)
-    write_curve(tmp_path, 1, "plus", PLUS)
-    said = findings(read_measured([tmp_path]))
-    assert any("no distance of 500 tokens or more was measured" in sentence for sentence in said)
-    assert not any("carries" in sentence for sentence in said)
+def test_a_report_can_be_moved_with_its_run(tmp_path: Path) -> None:
+    """Models need not be there any more: what was measured is what counts."""
+    before = written(tmp_path / "here")
+    shutil.move(before, tmp_path / "moved")
+    assert main(["report", str(tmp_path / "moved")]) == 0
+    assert results(tmp_path / "moved", measure="free")
 
 
-def test_rivals(tmp_path: Path, seeds: list[Path]) -> None:
-    assert "No rival was measured" in " ".join(findings(read_measured(seeds)))
-    add_rivals(seeds)
-    measured = read_measured(seeds)
-    said = findings(measured)[-1]
-    assert 'not clearly different from the best of them at 46 ("phase 1 continued") and 550' in said
-    assert '550 ("phase 1 continued, perturbed")' in said  # one seed of two is not enough
-    assert "worse" not in said
-    assert Line("static", "other") not in measured.lines  # an adapter that is the same for every prompt
-    write_report(tmp_path, seeds, ABOUT)
-    report = (tmp_path / "report.md").read_text()
-    paired = report.partition("## Paired")[2]
-    assert line_of(paired, "| static adapter |").count("**better**") == 2
-    assert "| phase1_more | seed-1 | 0.001: .50, 0.003: .75 | 0.003 |" in report
-    for seed, folder in enumerate(seeds, 1):
-        write_curve(folder, seed, "phase1_perturbed", {"none": (9, 1)})
-    assert "better than every rival that was measured at 550 tokens" in findings(read_measured(seeds))[-1]
-    for seed, folder in enumerate(seeds, 1):
-        write_curve(folder, seed, "plus", {**PLUS, "own": (1, 9)})
-    assert 'worse than "phase 1 continued" at 46 tokens' in findings(read_measured(seeds))[-1]
+def test_a_run_without_anything_measured_says_so(tmp_path: Path) -> None:
+    rows = [code_row(1)]
+    config = finished(tmp_path, rows, TWO, {}, {"a": {}, "b": {}}, measures=["accuracy", "curve"])
+    assert write_reports([config.folder], config.folder) == ["a: accuracy", "a: curve", "b: accuracy", "b: curve"]
+    assert results(config.folder) == []
+    assert (
+        "Not whole: a: accuracy, a: curve, b: accuracy and b: curve are missing"
+        in (config.folder / "report.md").read_text()
+    )
 
 
-def test_rivals_alone_and_one_seed(tmp_path: Path) -> None:
-    folder = tmp_path / "seed-1"
-    write_curve(folder, 1, "phase1", {"none": (9, 0)})
-    write_curve(folder, 1, "phase1_more", {"none": (9, 1)})
-    text = write_report(tmp_path, [folder], {**ABOUT, "runs": {}})
-    assert "Paired" not in (tmp_path / "report.md").read_text()
-    assert "One seed" in text
+def test_stages_that_are_not_there_are_shown_so(tmp_path: Path) -> None:
+    stages = (
+        Stage("tell", {"type": "words", "min": 1}, 0, ""),
+        Stage("end", {"type": "exact", "text": "End"}, 1, "\nEnd"),
+    )
+    row = Row("row-1", "Tell, then end.", "a\nEnd", "k", stages)
+    config = finished(tmp_path, [row], {"a": {"model": "a"}}, {"a": ["a long story " * 100]})
+    write_reports([config.folder], config.folder)
+    said = (config.folder / "report.md").read_text()
+    assert "| 2. end | WRONG | (not there) |" in said and " [...] " in said
 
 
-def test_missed_criterion_is_said_first(tmp_path: Path, seeds: list[Path]) -> None:
-    runs = json.loads(json.dumps(ABOUT["runs"]))
-    runs["2"]["phase1"]["reached"] = False
-    text = write_report(tmp_path, seeds, {**ABOUT, "runs": runs})
-    warning = "Phase 1 did not reach its validation criterion (seed 2)."
-    assert warning in text
-    report = (tmp_path / "report.md").read_text()
-    assert report.splitlines()[2].startswith(f"- **{warning}**")
-    assert "| phase1 | 2 | 1,400 | 91 | 1 | **not reached** |" in report
-
-
-def test_examples_are_the_first_of_each_kind(tmp_path: Path, seeds: list[Path]) -> None:
-    write_curve(seeds[0], 1, "plus", {**PLUS, "own": (9, 2)})  # the third kind's first row fails
-    measured = read_measured(seeds)
-    examples = first_examples(measured)
-    rows = make_rows(DEMO_KINDS, 3, 1, "test", sentences=(5, 5))
-    assert [example.prompt for example in examples] == [row.prompt for row in rows]
-    assert [example.expected for example in examples] == [row.answer[row.stages[-1].start :].strip() for row in rows]
-    assert [[answer.right for answer in example.answers] for example in examples] == [[False, True]] * 2 + [
-        [False, False]
-    ]
-    answer = examples[0].answers[1]
-    assert (answer.system, answer.tokens, answer.late) == (LINES[OWN], 550, examples[0].expected)
-    # 72 sentences, of which the first two and the last two are shown
-    assert answer.story.startswith("The dog ran. A cat sang. [... about ")
-    assert answer.story.endswith(" tokens ...] An owl fell. The man wept.")
-    assert examples[0].answers[0].late == f"{rows[0].stages[-1].marker.strip()} nothing"
-    text = write_report(tmp_path, seeds, ABOUT)
-    assert "phase 1 (550 tokens): WRONG                      | plus, own update (550 tokens): right" in text
-    assert "plus, own update: WRONG, 550 tokens" in (tmp_path / "report.md").read_text()
-
-
-def test_other_prompts_are_not_compared(seeds: list[Path]) -> None:
-    write_curve(seeds[0], 1, "phase1", {"none": (9, 0)}, ids="x-")
-    measured = read_measured(seeds)
-    with pytest.raises(ValueError, match="seed 1: plus, own update and phase 1 were measured on other prompts"):
-        measured.differences(OWN, PHASE1, measured.bins[0])
-
-
-def test_errors_for_no_curves_and_unknown_systems(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no curves in"):
-        read_measured([tmp_path])
-    write_curve(tmp_path, 1, "mystery", {"none": (9, 0)})
-    with pytest.raises(ValueError, match="unknown 'mystery none kept'"):
-        read_measured([tmp_path])
+def test_controls_of_one_model_in_any_combination(tmp_path: Path) -> None:
+    systems = {name: {"model": "m", "label": name, "update": update, "state": "wiped"}
+               for name, update in (("x", "other"), ("y", "mean"))}  # fmt: skip
+    config = finished(tmp_path, [code_row(1), code_row(2)], systems, {"x": [RIGHT] * 2, "y": [NO_CODE] * 2})
+    write_reports([config.folder], config.folder)
+    assert "| another prompt's, state wiped | the mean, state wiped |" in (config.folder / "report.md").read_text()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import TOLERANCE
 from prosg.ops import retention
+from support.models import TOLERANCE
 
 FAST = [name for name in retention.KERNELS if name != "recurrent"]
 

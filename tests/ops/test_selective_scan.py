@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
-from helpers import TOLERANCE
-from kernels import built, compare, with_threads
-from prosg.ops import selective_scan_c
 from prosg.ops.selective_scan import KERNELS
+from prosg.ops.selective_scan import compiled as selective_scan_c
+from support.kernels import built, compare, with_threads
+from support.models import TOLERANCE
 
 C_KERNEL = pytest.param("c", marks=built(selective_scan_c.LIBRARY))
 BOTH = pytest.mark.parametrize("name", ["scan", C_KERNEL])

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu
 
-from helpers import TOLERANCE
-from kernels import compare, fast, with_threads
 from prosg.ops import wkv4
 from prosg.ops.wkv4 import Memory
+from support.kernels import compare, fast, with_threads
+from support.models import TOLERANCE
 
 FAST = fast(wkv4.wkv4_c.LIBRARY)
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers import TOLERANCE
-from kernels import compare, fast, with_threads
 from prosg.ops import wkv7
+from support.kernels import compare, fast, with_threads
+from support.models import TOLERANCE
 
 FAST = fast(wkv7.wkv7_c.LIBRARY)
 SLOWEST, FASTEST = 0.0, -0.606531

@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 import yaml
 
-import helpers
-import hf_tiny
-import workshop
-from musi_server import Server
 from prosg.cli import main
+from support import hf_models as hf_tiny
+from support import models as helpers
+from support import training_folder as workshop
+from support.chat_server import Server
 
 RECIPES = {
     "finetune": ("plain", "durable", "durable-load"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from prosg.backbones.convert import RETNET_LAYOUT, RWKV4_LAYOUT, RWKV7_LAYOUT, Layout
+from prosg.backbones.layouts import RETNET_LAYOUT, RWKV4_LAYOUT, RWKV7_LAYOUT, Layout
 from prosg.backbones.native import Native
 from prosg.backbones.retnet import RETNET_SIZES, RetNet, RetNetConfig
 from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES, RWKV4Config

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from prosg.lowrank import Site, Update
-from prosg.state import State
+from prosg.core.state import State
+from prosg.core.update import Site, Update
 
 __all__ = ["TAPS", "Backbone", "Logits", "Output", "Taps", "last_valid", "shift_tokens"]
 

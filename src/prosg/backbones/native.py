@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prosg.backbones.base import TAPS, Logits, Output, Taps, last_valid
-from prosg.lowrank import LowRank, Site, Update, check_update
-from prosg.state import State
+from prosg.core.state import State
+from prosg.core.update import LowRank, Site, Update, check_update
 
 __all__ = ["Block", "Call", "Embedding", "Linear", "Mixed", "Native", "add_memories"]
 

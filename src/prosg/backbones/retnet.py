@@ -35,9 +35,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prosg.backbones.native import Block, Call, Linear, Mixed, Native, add_memories
-from prosg.lowrank import LowRank, project
+from prosg.core.state import State
+from prosg.core.update import LowRank, project
 from prosg.ops import retention
-from prosg.state import State
 
 __all__ = ["RETNET_SIZES", "RetNet", "RetNetConfig", "RetNetLayer"]
 

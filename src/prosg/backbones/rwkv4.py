@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from prosg.backbones.base import last_valid, shift_tokens
 from prosg.backbones.native import Block, Call, Linear, Mixed, Native
-from prosg.lowrank import LowRank, project
+from prosg.core.state import State
+from prosg.core.update import LowRank, project
 from prosg.ops import wkv4
-from prosg.state import State
 
 __all__ = ["RWKV4", "RWKV4_SIZES", "RWKV4Config", "RWKV4Layer"]
 

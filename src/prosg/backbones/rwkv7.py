@@ -33,9 +33,9 @@ from torch import Tensor, nn
 
 from prosg.backbones.base import last_valid, shift_tokens
 from prosg.backbones.native import Block, Call, Linear, Mixed, Native, add_memories
-from prosg.lowrank import LowRank, project
+from prosg.core.state import State
+from prosg.core.update import LowRank, project
 from prosg.ops import wkv7
-from prosg.state import State
 
 __all__ = ["RWKV7", "RWKV7_SIZES", "RWKV7Config", "RWKV7Layer"]
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from prosg.cli.program import COMMANDS, main
+from prosg.cli.main import COMMANDS, main
 
 __all__ = ["COMMANDS", "main"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from prosg.cli.parts import Parser, kinds_given
+from prosg.cli.common import Parser, kinds_given
 
 __all__ = ["DATA", "add_data_commands"]
 
@@ -101,7 +101,7 @@ def _add_musi_commands(commands: Any) -> None:
 
 def _run_data_make(options: Namespace) -> int:
     from prosg.data import commands
-    from prosg.data.kinds import DEMO_KINDS, SENTENCES
+    from prosg.data.synthetic import DEMO_KINDS, SENTENCES
 
     if options.distance and options.sentences:
         raise ValueError("give --distance or --sentences, not both")
@@ -125,21 +125,21 @@ def _run_data_check(options: Namespace) -> int:
 
 
 def _run_data_build(options: Namespace) -> int:
-    from prosg.data.musi.build import STAGES, build
+    from prosg.musi.build import STAGES, build
 
     return build(options.config, stages=kinds_given(options.stages) or STAGES, dry_run=options.dry_run, out=options.out)
 
 
 def _run_data_options(options: Namespace) -> int:
-    from prosg.data.musi.config import BuildConfig
-    from prosg.options import help_text
+    from prosg.musi.config import BuildConfig
+    from prosg.utils.options import help_text
 
     print(help_text(BuildConfig))
     return 0
 
 
 def _run_data_compose(options: Namespace) -> int:
-    from prosg.data.musi.composing import compose
+    from prosg.musi.composing import compose
 
     return compose(
         options.files,
@@ -153,13 +153,13 @@ def _run_data_compose(options: Namespace) -> int:
 
 
 def _run_data_review(options: Namespace) -> int:
-    from prosg.data.musi.review import review
+    from prosg.musi.review import review
 
     return review(options.file, sample=options.sample, seed=options.seed, apply_to=options.apply)
 
 
 def _run_data_stats(options: Namespace) -> int:
-    from prosg.data.musi.stats import stats
+    from prosg.musi.stats import stats
 
     return stats(options.file, out=options.out, above=options.similar_above)
 

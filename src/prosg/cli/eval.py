@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from prosg.cli.parts import Parser, Tool
+from prosg.cli.common import Parser, Tool
 
 __all__ = ["EVALUATION"]
 
@@ -27,8 +27,8 @@ def _eval_parser() -> Parser:
 
 def _run_eval(options: Any) -> int:
     from prosg.evaluation.config import EvalConfig, SystemConfig
-    from prosg.evaluation.suite import evaluate, evaluate_system
-    from prosg.options import help_text
+    from prosg.evaluation.runner import evaluate, evaluate_system
+    from prosg.utils.options import help_text
 
     if options.options:
         print(f"{help_text(EvalConfig)}\nSYSTEM: one of `systems`, or just its model.\n{help_text(SystemConfig)}")
@@ -48,7 +48,7 @@ def _report_parser() -> Parser:
 
 
 def _run_report(options: Any) -> int:
-    from prosg.evaluation.run_report import write_reports
+    from prosg.evaluation.report.render import write_reports
 
     if options.out is None and len(options.runs) > 1:
         raise ValueError("--out is missing: a report of several runs needs a folder of its own")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prosg.cli.parts import Parser, Tool
+from prosg.cli.common import Parser, Tool
 
 __all__ = ["SHARING"]
 
@@ -21,8 +21,8 @@ def _push_parser() -> Parser:
 
 
 def _run_push(options: Any) -> int:
-    from prosg.adapter import trained_in
-    from prosg.hub import push
+    from prosg.checkpoints.adapter import trained_in
+    from prosg.checkpoints.hub import push
 
     print(push(trained_in(options.folder), options.repository, private=options.private))
     return 0

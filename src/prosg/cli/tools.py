@@ -12,11 +12,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from prosg.cli.eval import EVALUATION
-from prosg.cli.harness import HARNESS
-from prosg.cli.hub import SHARING
-from prosg.cli.judging import JUDGING
-from prosg.cli.parts import (
+from prosg.cli.common import (
     Parser,
     Tool,
     encode_prompt,
@@ -26,6 +22,10 @@ from prosg.cli.parts import (
     state_option,
     template_option,
 )
+from prosg.cli.eval import EVALUATION
+from prosg.cli.hub import SHARING
+from prosg.cli.judge import JUDGING
+from prosg.cli.lm_eval import HARNESS
 
 __all__ = ["TOOLS"]
 
@@ -92,7 +92,7 @@ def _inspect_parser() -> Parser:
 
 def _update_of(options: Namespace, model: Any) -> Any:
     """The update of --prompt or --encoded; ValueError where there is none, or that of several prompts."""
-    from prosg.adapter import load_encoded
+    from prosg.checkpoints.adapter import load_encoded
 
     encoded = encode_prompt(options, model) if options.encoded is None else load_encoded(options.encoded, model)
     if encoded.update is None:
@@ -110,9 +110,9 @@ def _model(options: Namespace) -> Any:
 
 
 def _run_merge(options: Namespace) -> int:
-    from prosg.checkpoint import save_backbone
-    from prosg.elsewhere import merge
-    from prosg.files import dtype_name
+    from prosg.checkpoints.backbone import save_backbone
+    from prosg.checkpoints.export import merge
+    from prosg.checkpoints.tensors import dtype_name
 
     model = _model(options)
     update = _update_of(options, model)
@@ -126,7 +126,7 @@ def _run_merge(options: Namespace) -> int:
 
 
 def _run_export(options: Namespace) -> int:
-    from prosg.elsewhere import export_peft
+    from prosg.checkpoints.export import export_peft
 
     model = _model(options)
     update = _update_of(options, model)
@@ -138,8 +138,8 @@ def _run_export(options: Namespace) -> int:
 
 
 def _run_inspect(options: Namespace) -> int:
-    from prosg.inspection import attention, compare
-    from prosg.inspection_report import heat_map, labels, plot_attention, table
+    from prosg.inspection.render import heat_map, labels, plot_attention, table
+    from prosg.inspection.updates import attention, compare
 
     names = labels(len(options.prompt))
     prompts = [prompt_text(prompt, options.template) for prompt in options.prompt]

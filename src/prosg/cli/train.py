@@ -9,9 +9,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from prosg.cli.parts import Parser, kinds_given
-from prosg.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
-from prosg.options import read_yaml
+from prosg.cli.common import Parser, kinds_given
+from prosg.training.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
+from prosg.utils.options import read_yaml
 
 __all__ = ["TRAINING", "add_ablation_options", "add_train_commands", "config_named"]
 
@@ -74,7 +74,7 @@ def _add_train_options(command: Parser, phase: str, recipe: str, arguments: Sequ
 def add_ablation_options(command: Parser, arguments: Sequence[str]) -> None:
     """Spell out the options of `ablate`: those of a training, and what to leave out."""
     _add_train_options(command, "synthesize", PHASES["synthesize"][0], arguments)
-    from prosg.ablation import PARTS
+    from prosg.demo.ablation import PARTS
 
     command.add_argument(
         "--parts", type=str, nargs="+", help=f"what to leave out, one at a time: {', '.join(PARTS)}; all by default"
@@ -141,7 +141,7 @@ def _recipe_defaults(phase: str, name: str) -> dict[str, Any]:
 
 def _run_train(phase: str) -> Callable[[Namespace], int]:
     def run(options: Namespace) -> int:
-        from prosg.commands import train
+        from prosg.training.run import train
 
         return train(phase, _train_config(options), dry_run=options.dry_run)
 
@@ -156,8 +156,8 @@ def _train_config(options: Namespace) -> TrainConfig:
 
 
 def _run_ablate(options: Namespace) -> int:
-    from prosg.ablation import ablate
-    from prosg.data.kinds import DEMO_KINDS
+    from prosg.data.synthetic import DEMO_KINDS
+    from prosg.demo.ablation import ablate
     from prosg.evaluation.curve import SENTENCES
 
     measure = {

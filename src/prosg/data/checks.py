@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from prosg.data.record import Row
+    from prosg.data.row import Row
 
 __all__ = ["CHECKS", "CheckType", "find_stages", "run_check", "score", "split_items", "validate_check"]
 

@@ -14,9 +14,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from prosg.data.record import Row, Stage
+from prosg.data.row import Row, Stage
 from prosg.data.templates import TEMPLATES, Turn, closed_up, frame
-from prosg.world import WORLD_FINGERPRINT
+from prosg.tokenizers.world import WORLD_FINGERPRINT
 
 __all__ = [
     "EncodedRow",

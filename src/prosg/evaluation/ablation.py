@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prosg.adapter import WEIGHTS
+from prosg.checkpoints.adapter import WEIGHTS
+from prosg.checkpoints.tensors import read_tensors
 from prosg.evaluation.findings import amount
 from prosg.evaluation.statistics import paired_difference
-from prosg.evaluation.tables import Table, to_markdown, to_text
-from prosg.files import read_tensors
-from prosg.writing import written_whole
+from prosg.utils.io import written_whole
+from prosg.utils.tables import Table, to_markdown, to_text
 
 __all__ = ["BACKBONE", "FULL", "write_ablation"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from prosg.data.musi.config import BudgetConfig, EndpointConfig, check_endpoint
 from prosg.data.templates import known_template
-from prosg.options import build, option, read_yaml
+from prosg.musi.config import BudgetConfig, EndpointConfig, check_endpoint
+from prosg.utils.options import build, option, read_yaml
 
 __all__ = [
     "MEASURES",

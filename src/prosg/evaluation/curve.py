@@ -12,21 +12,14 @@ from typing import Any, NamedTuple
 
 from prosg.data.checks import score
 from prosg.data.collate import encode_rows
-from prosg.data.kinds import DEMO_KINDS, KINDS, PLAIN, Setting, make_rows
-from prosg.data.record import Row
-from prosg.evaluation.conditions import MEAN_PROMPTS, Condition, Conditions
-from prosg.evaluation.forgetting import (
-    LATE_TOKENS,
-    Written,
-    free_running,
-    late_tokens,
-    length_controlled,
-    read_stories,
-)
-from prosg.evaluation.perplexity import Perplexity, perplexity
+from prosg.data.row import Row
+from prosg.data.synthetic import DEMO_KINDS, KINDS, PLAIN, Setting, make_rows
+from prosg.evaluation.controls import MEAN_PROMPTS, Condition, Conditions
+from prosg.evaluation.forgetting import LATE_TOKENS, Written, free_running, late_tokens, length_controlled, read_stories
 from prosg.evaluation.statistics import bootstrap_interval
-from prosg.generate import TOKENS_PER_SENTENCE
-from prosg.prosg import ProSG
+from prosg.generation.decode import TOKENS_PER_SENTENCE
+from prosg.model.prosg import ProSG
+from prosg.model.scoring import Perplexity, perplexity
 
 __all__ = ["ALL_CONDITIONS", "SENTENCES", "CurveResult", "forgetting_curve"]
 

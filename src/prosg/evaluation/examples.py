@@ -7,8 +7,8 @@ import textwrap
 from typing import Any, NamedTuple
 
 from prosg.data.checks import find_stages
-from prosg.data.kinds import make_rows
-from prosg.data.record import Row
+from prosg.data.row import Row
+from prosg.data.synthetic import make_rows
 from prosg.evaluation.findings import FAR_TOKENS
 from prosg.evaluation.measured import OWN, PHASE1, Line, Measured
 

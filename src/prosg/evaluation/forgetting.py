@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from prosg.backbones.base import Backbone
+from prosg.core.encoded import EncodedPrompt
+from prosg.core.state import State, map_state, replace_rows, take_rows
 from prosg.data.collate import EncodedRow, pad
-from prosg.encoded import EncodedPrompt
-from prosg.generate import TOKENS_PER_SENTENCE, Again, Sampling, decode, pick, sentence_ends, to_read
-from prosg.perturb import uniforms
-from prosg.state import State, map_state, replace_rows, take_rows
-from prosg.tokenizer import AnyTokenizer
+from prosg.generation.decode import TOKENS_PER_SENTENCE, Again, Sampling, decode, pick, sentence_ends, to_read
+from prosg.tokenizers.bpe import AnyTokenizer
+from prosg.training.perturbation import uniforms
 
 __all__ = ["LATE_TOKENS", "Written", "free_running", "late_tokens", "length_controlled", "read_stories"]
 

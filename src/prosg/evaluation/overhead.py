@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from prosg.encoded import EncodedPrompt
+from prosg.core.encoded import EncodedPrompt
+from prosg.core.state import State
+from prosg.core.update import Update
 from prosg.evaluation.config import OverheadConfig
-from prosg.lowrank import Update
-from prosg.prosg import ProSG
-from prosg.state import State
+from prosg.model.prosg import ProSG
 
 __all__ = ["overhead"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prosg.evaluation.measured import OWN, PAPER, PHASE1, Line, Measured
-from prosg.writing import written_whole
+from prosg.utils.io import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

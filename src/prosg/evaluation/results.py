@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prosg.checkpoints.tensors import read_json
 from prosg.data.checks import score
-from prosg.data.musi.store import read_log
-from prosg.data.record import Row, derived_id, read_rows
-from prosg.evaluation.answers import Answer
-from prosg.evaluation.asked import as_ifeval
+from prosg.data.row import Row, derived_id, read_rows
+from prosg.evaluation.answer_cache import Answer
 from prosg.evaluation.config import MEASURES, SystemConfig
 from prosg.evaluation.ifeval.scoring import IFEvalResult, score_ifeval
-from prosg.evaluation.perplexity import RowScore, summary
+from prosg.evaluation.rows import as_ifeval
 from prosg.evaluation.statistics import bootstrap_interval, paired_difference
-from prosg.files import read_json
-from prosg.options import build
+from prosg.model.scoring import RowScore, summary
+from prosg.utils.options import build
+from prosg.utils.store import read_log
 
 __all__ = ["Mean", "Run", "System", "compare", "ifeval_of", "mean_of", "read_results", "result_rows"]
 

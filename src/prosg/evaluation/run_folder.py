@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prosg.data.musi.store import read_log
-from prosg.data.record import Row, read_rows
+from prosg.data.row import Row, read_rows
+from prosg.utils.store import read_log
 
 __all__ = ["RunFolder", "System", "read_run"]
 

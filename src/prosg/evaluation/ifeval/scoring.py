@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from prosg.data.record import iter_jsonl
+from prosg.data.row import iter_jsonl
 from prosg.evaluation.ifeval.rules import RULES, validate_instruction
 from prosg.evaluation.statistics import bootstrap_interval
 

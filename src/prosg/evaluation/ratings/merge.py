@@ -11,7 +11,7 @@ from prosg.evaluation.ratings.alpha import ordinal_alpha
 from prosg.evaluation.ratings.items import SCALES, read_items
 from prosg.evaluation.ratings.store import annotators, current, stale
 from prosg.evaluation.statistics import bootstrap_interval
-from prosg.evaluation.tables import Table, to_text
+from prosg.utils.tables import Table, to_text
 
 __all__ = ["merge", "merge_text"]
 

@@ -13,10 +13,10 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from prosg.data.musi.store import record_id
 from prosg.evaluation.ratings.items import VALUES, Item, letter
 from prosg.evaluation.ratings.page import Place, done_page, rating_page
 from prosg.evaluation.ratings.store import current, finished, write
+from prosg.utils.store import record_id
 
 __all__ = ["make_app", "serve"]
 

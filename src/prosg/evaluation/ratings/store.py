@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prosg.data.musi.store import Log, read_log
-from prosg.data.record import derived_id
+from prosg.data.row import derived_id
 from prosg.evaluation.ratings.items import SCALES, VALUES, Candidate, Item
+from prosg.utils.store import Log, read_log
 
 __all__ = ["Key", "annotators", "check_annotator", "current", "finished", "stale", "write"]
 

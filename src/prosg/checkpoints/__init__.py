@@ -1,0 +1,1 @@
+"""Models, modules and encoded prompts in and out of files."""

@@ -1,0 +1,136 @@
+"""`prosg lm-eval`: tasks of the lm-evaluation-harness, with its own options under its own names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prosg.cli.common import Parser, Tool, load, model_options, state_option, template_option
+
+__all__ = ["HARNESS"]
+
+SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+
+
+def _parser() -> Parser:
+    parser = state_option(
+        model_options(
+            Parser(
+                description="Run tasks of the lm-evaluation-harness (pip install 'prosg[harness]'). A question's "
+                "context is the prompt, and its answers are scored, or written, under the prompt's update. Options "
+                "with an underscore are the harness' own."
+            )
+        )
+    )
+    parser.add_argument("--tasks", type=str, nargs="+", required=True, help="names, patterns or .yaml files of tasks")
+    parser.add_argument("--update", type=str, help="own or none: with the prompt's update, or the backbone alone; own")
+    parser.add_argument("--out", type=str, help="the .json file to write: results and configuration")
+    template_option(parser, "none", "; for --apply_chat_template")
+    parser.add_argument("--include_path", type=str, help="a folder with task files of one's own")
+    parser.add_argument("--limit", type=float, help="examples per task; below 1 a share of them")
+    parser.add_argument("--batch_size", type=int, default=16, help="requests at once")
+    parser.add_argument("--num_fewshot", type=int, help="examples in front of each question; the task's by default")
+    parser.add_argument("--gen_kwargs", type=str, help="options of writing for all tasks, like max_gen_toks=64")
+    parser.add_argument("--system_instruction", type=str, help="what stands before each question")
+    parser.add_argument("--apply_chat_template", action="store_true", help="write each question as --template does")
+    parser.add_argument("--bootstrap_iters", type=int, default=100000, help="resamples for standard errors")
+    parser.add_argument("--seed", type=int, help="of few-shot examples and of texts that are sampled; the harness' own")
+    parser.add_argument("--log_samples", action="store_true", help="keep every question with its answers in --out")
+    parser.add_argument(
+        "--predict_only", action="store_true", help="keep answers, measure nothing; needs --log_samples"
+    )
+    parser.add_argument("--confirm_run_unsafe_code", action="store_true", help="let tasks run code that a model wrote")
+    return parser
+
+
+def _run(options: Any) -> int:
+    from prosg.evaluation.lm_eval import HarnessModel
+    from prosg.utils.io import write_json
+
+    out = None if options.out is None else Path(options.out)
+    limit = _limit(options.limit)
+    if out is not None and out.is_dir():
+        raise ValueError(f"--out {out}: is a folder; name a file in it")
+    if options.log_samples and out is None:
+        raise ValueError("--log_samples needs --out FILE to keep them in")
+    if options.predict_only and not options.log_samples:
+        raise ValueError("--predict_only needs --log_samples: there is nothing else to keep")
+    if options.apply_chat_template and options.template == "none":
+        raise ValueError("--apply_chat_template needs --template: world, pile or raven")
+    manager, tasks = _tasks([name for part in options.tasks for name in part.split(",")], options.include_path)
+    model = load(options)
+    update = options["update"] or ("none" if model.synthesizer is None else "own")
+    lm = HarnessModel(
+        model, update=update, batch_size=options.batch_size, template=options.template, seed=options.seed or 0
+    )
+
+    from lm_eval import simple_evaluate
+    from lm_eval.utils import handle_non_serializable, make_table
+
+    results = simple_evaluate(
+        model=lm,
+        tasks=tasks,
+        task_manager=manager,
+        limit=limit,
+        batch_size=options.batch_size,
+        num_fewshot=options.num_fewshot,
+        gen_kwargs=options.gen_kwargs,
+        system_instruction=options.system_instruction,
+        apply_chat_template=options.apply_chat_template,
+        bootstrap_iters=options.bootstrap_iters,
+        log_samples=options.log_samples,
+        predict_only=options.predict_only,
+        confirm_run_unsafe_code=options.confirm_run_unsafe_code,
+        **({} if options.seed is None else dict.fromkeys(SEEDS, options.seed)),
+    )
+    assert results is not None  # None is for processes beside the first
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, json.loads(json.dumps(results, default=handle_non_serializable)))
+    print(make_table(results))
+    return 0
+
+
+def _limit(given: float | None) -> int | float | None:
+    """Above 1 it is a number of examples, which the harness wants whole."""
+    if given is None or 0 < given < 1:
+        return given
+    if given < 1 or not given.is_integer():
+        raise ValueError(f"--limit is {given:g}, must be a whole number of examples, or a share between 0 and 1")
+    return int(given)
+
+
+def _tasks(names: list[str], include_path: str | None) -> tuple[Any, list[str]]:
+    """The harness' task manager, and the tasks' names and files; ValueError for what it does not know."""
+    from lm_eval.tasks import TaskManager
+
+    if include_path is not None and not Path(include_path).is_dir():
+        raise ValueError(f"--include_path {include_path}: is not a folder")
+    # The harness' own thousands of files are looked through only where a task, or a part of a group, may be among them.
+    manager = TaskManager(include_path=include_path, include_defaults=False)
+    found = _found(names, manager)
+    single = {*manager.all_subtasks, *filter(_is_file, names)}
+    if not all(tasks and {*tasks} <= single for tasks in found.values()):
+        manager = TaskManager(include_path=include_path)
+        found = _found(names, manager)
+    for name, tasks in found.items():
+        if not tasks:
+            raise ValueError(
+                f"--tasks: unknown task {name!r}; give names of the harness (lm-eval ls tasks), of files in "
+                "--include_path, or a .yaml file"
+            )
+    return manager, list(dict.fromkeys(task for tasks in found.values() for task in tasks))
+
+
+def _found(names: list[str], manager: Any) -> dict[str, list[str]]:
+    """By name or pattern, what a manager has for it; files stand for themselves."""
+    return {name: [name] if _is_file(name) else manager.match_tasks([name]) for name in names}
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".yaml") and Path(name).is_file()
+
+
+HARNESS: dict[str, Tool] = {"lm-eval": Tool(_parser, "tasks of the lm-evaluation-harness", _run)}
+"""By the command's name."""

@@ -1,0 +1,179 @@
+"""Further kinds: pairs, a standing rule, a given sentence, ordered steps, a list to be used, names in reverse."""
+
+from __future__ import annotations
+
+from random import Random
+
+from prosg.data.synthetic.base import Check, Contents, Draft, Items, Kind, Part, listing, story_part, story_phrase
+from prosg.data.synthetic.demo import NAME_ITEMS, draw_names, exact, fill
+from prosg.data.synthetic.story import Story, sentence
+from prosg.data.synthetic.words import COLORS, COUNTS, NAMES, OBJECTS, PLACES
+
+__all__ = ["LIST_USE", "PAIRS", "REVERSE", "RULE", "SENTENCE", "STEPS"]
+
+PAIRS_PROMPTS = (
+    "{facts}. Tell {story}, then say what {who} has.",
+    "Remember this: {facts}. Write {story}. After that, say what {who} has.",
+    "Tell {story} and then answer: what does {who} have? {facts}.",
+)
+PAIRS_ALONE = ("{facts}. What does {who} have?", "Remember this: {facts}. Say what {who} has.")
+SENTENCE_PROMPTS = (
+    "Tell {story} and end it with this sentence: {last}",
+    "Write {story}. Its last sentence must be: {last}",
+    "The last sentence is: {last} Tell {story} that ends with it.",
+)
+SENTENCE_ALONE = ("Repeat this sentence: {last}", "Say only this: {last}")
+REVERSE_PROMPTS = (
+    "Here are {count} names: {names}. Tell {story}, then say them in reverse order.",
+    "Remember {names}. Write {story} and list the names from last to first.",
+)
+REVERSE_ALONE = (
+    "Say these names in reverse order: {names}.",
+    "Here are {count} names: {names}. List them from last to first.",
+)
+STEPS_PROMPTS = (
+    "Do {count} steps in order. Step one: tell {story}. {steps}",
+    "Follow these {count} steps. Step one: write {story}. {steps}",
+)
+STEPS_ALONE = ("Do only these steps. {steps}", "Follow these steps. {steps}")
+RULE_PROMPTS = (
+    "End every part of your answer with this sentence: {rule} Tell {story}, then add a note.",
+    "Write {story} and then a note. Both must end with: {rule}",
+)
+RULE_ALONE = ("Write a note that ends with: {rule}", "Add a note. It must end with this sentence: {rule}")
+LIST_PROMPTS = (
+    "List {items}. Then tell {story}. At last use the whole list in one sentence.",
+    "First list {items}, then write {story}, then say in one sentence who took them all.",
+)
+LIST_ALONE = (
+    "List {items}. Then use the whole list in one sentence.",
+    "First list {items}, then say who took them all.",
+)
+ORDER = ("one", "two", "three", "four", "five")
+
+
+def pairs_of(rng: Random, count: int) -> Contents:
+    # The first name is the one that is asked for; the prompt gives the pairs in another order.
+    names, things = rng.sample(NAMES, count), rng.sample(OBJECTS, count)
+    return tuple(
+        text for name, thing in zip(names, things, strict=True) for text in (name, f"{rng.choice(COLORS)} {thing}")
+    )
+
+
+def draw_pairs(rng: Random) -> Contents:
+    return pairs_of(rng, rng.randint(2, 4))
+
+
+def build_pairs(contents: Contents, rng: Random, story: Story | None) -> Draft:
+    pairs = list(zip(contents[::2], contents[1::2], strict=True))
+    who, thing = pairs[0]
+    rng.shuffle(pairs)
+    facts = listing([f"{name} has the {item}" for name, item in pairs])
+    body = f"The {thing}."
+    late = Part(f"say what {who} has", "Answer:", body, exact("Answer:", body))
+    return fill(rng, PAIRS_PROMPTS, PAIRS_ALONE, story, late, facts=facts, who=who)
+
+
+def draw_sentence(rng: Random) -> Contents:
+    return rng.choice(NAMES), f"{rng.choice(COLORS)} {rng.choice(OBJECTS)}", rng.choice(PLACES)
+
+
+def build_sentence(contents: Contents, rng: Random, story: Story | None) -> Draft:
+    name, thing, place = contents
+    last = f"{name} left the {thing} in the {place}."
+    late = Part("end with the given sentence", "Last:", last, exact("Last:", last))
+    return fill(rng, SENTENCE_PROMPTS, SENTENCE_ALONE, story, late, last=last)
+
+
+def build_reverse(contents: Contents, rng: Random, story: Story | None) -> Draft:
+    backwards = list(contents[::-1])
+    check: Check = {"type": "ordered_items", "items": backwards, "after": "Reverse:"}
+    late = Part("say the names in reverse order", "Reverse:", f"{listing(backwards)}.", check)
+    count = COUNTS[len(contents) - 1]
+    return fill(rng, REVERSE_PROMPTS, REVERSE_ALONE, story, late, names=listing(contents), count=count)
+
+
+def draw_steps(rng: Random) -> Contents:
+    things = rng.sample(OBJECTS, rng.randint(1, 4))
+    return tuple(f"{rng.choice(COLORS)} {thing}" for thing in things)
+
+
+def build_steps(contents: Contents, rng: Random, story: Story | None) -> Draft:
+    # A story is step one; without it the steps keep their names, so that labels mean the same in both forms.
+    parts = []
+    asked = []
+    for number, thing in zip(ORDER[1:], contents, strict=False):
+        body = f"The {thing}."
+        parts.append(Part(f"name the {thing}", f"Step {number}:", body, exact(f"Step {number}:", body)))
+        asked.append(f"Step {number}: name the {thing}.")
+    steps = " ".join(asked)
+    if story is None:
+        return Draft(rng.choice(STEPS_ALONE).format(steps=steps), parts)
+    phrase, check = story_phrase(story, rng)
+    prompt = rng.choice(STEPS_PROMPTS).format(story=phrase, steps=steps, count=ORDER[len(contents)])
+    return Draft(prompt, [story_part(story, check), *parts])
+
+
+def spare_steps(contents: Contents) -> int:
+    return 5 * (len(contents) - 1)  # "Step two: The red lamp."
+
+
+def draw_two(rng: Random) -> Contents:
+    return tuple(rng.sample(OBJECTS, 2))
+
+
+def rule_sentence(contents: Contents) -> str:
+    return f"Keep the {contents[0]} and the {contents[1]}."
+
+
+def build_rule(contents: Contents, rng: Random, story: Story | None) -> Draft:
+    rule = rule_sentence(contents)
+    check: Check = {"type": "ends_with", "text": rule}
+    note = Part("add a note that keeps the rule", "Note:", f"{sentence(rng)} {rule}", check)
+    if story is None:
+        return Draft(rng.choice(RULE_ALONE).format(rule=rule), [note])
+    # The rule's sentence would count as well, so the prompt does not say how many there are.
+    phrase, counts = story_phrase(story, rng, counted=False)
+    told = Part(
+        "tell a story that keeps the rule", "", f"{story.text} {rule}", {"type": "all_of", "checks": [counts, check]}
+    )
+    return Draft(rng.choice(RULE_PROMPTS).format(story=phrase, rule=rule), [told, note])
+
+
+def spare_rule(contents: Contents) -> int:
+    return len(rule_sentence(contents).split())
+
+
+def list_of(rng: Random, count: int) -> Contents:
+    return tuple(rng.sample(OBJECTS, count))
+
+
+def draw_list(rng: Random) -> Contents:
+    return list_of(rng, 3)
+
+
+def build_list(contents: Contents, rng: Random, story: Story | None) -> Draft:
+    items = list(contents)
+    first = Part(
+        "list them", "List:", f"{listing(items)}.", {"type": "ordered_items", "items": items, "after": "List:"}
+    )
+    body = f"{rng.choice(NAMES)} took the {listing(items)}."
+    last = Part("use the whole list", "Use:", body, {"type": "contains", "items": items})
+    if story is None:
+        return Draft(rng.choice(LIST_ALONE).format(items=listing(items)), [first, last])
+    phrase, check = story_phrase(story, rng)
+    told = Part("tell a story", "Story:", story.text, check)
+    return Draft(rng.choice(LIST_PROMPTS).format(items=listing(items), story=phrase), [first, told, last])
+
+
+def spare_list(contents: Contents) -> int:
+    return 1 + len(contents) + 1 + 1  # "List: lamp, rope and cup." and "Story:"
+
+
+PAIRS = Kind("pairs", draw_pairs, build_pairs, items=Items("pairs", 1, 16, pairs_of))
+SENTENCE = Kind("sentence", draw_sentence, build_sentence)
+REVERSE = Kind("reverse", draw_names, build_reverse, items=NAME_ITEMS)
+STEPS = Kind("steps", draw_steps, build_steps, spare=spare_steps, one_late=False)
+# These two restate in every part what the last one needs: they stay out of forgetting curves.
+RULE = Kind("rule", draw_two, build_rule, leaks=True, spare=spare_rule)
+LIST_USE = Kind("list_use", draw_list, build_list, leaks=True, spare=spare_list, items=Items("objects", 2, 16, list_of))

@@ -1,0 +1,1 @@
+"""The demonstration: small models trained and measured through public commands."""

@@ -1,0 +1,1 @@
+"""A chat model that judges answers, and how far people agree with it."""

@@ -1,0 +1,225 @@
+"""A model in the lm-evaluation-harness: `lm_eval.simple_evaluate(model=HarnessModel(model), tasks=[...])`.
+
+A request's context is the prompt: it is read once, without an update, and what comes after it is scored or written
+under its update. As everywhere, the continuation's first token comes from the prompt's own logits, and the update acts
+from the second on. A text without a context has no prompt, and so no update: it is read after the end token, which in
+these models also begins a text.
+
+Context and continuation are tokenised apart, as in training, where most models of the harness tokenise both together
+and then cut. A recurrent model has no longest text: nothing is cut off, and rolling log-likelihoods have one window.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prosg.core.encoded import EncodedPrompt
+from prosg.core.update import wide
+from prosg.data.collate import pad
+from prosg.data.templates import TEMPLATES, Turn, frame, known_template
+from prosg.generation.decode import Sampling, generate_texts
+from prosg.model.prosg import CHUNK, ProSG
+
+try:
+    from lm_eval.api.model import LM
+except ImportError as error:
+    raise ValueError(f"the evaluation harness needs the package {error.name}: pip install 'prosg[harness]'") from None
+
+__all__ = ["HarnessModel", "log_likelihoods"]
+
+MAX_TOKENS = 256
+"""Longest text that is written where a task does not say."""
+TOKEN_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""What tasks call the longest text, in tokens; the first that is given counts."""
+SAMPLING = ("until", "do_sample", "temperature", "top_k", "top_p", *TOKEN_LIMITS)
+"""Options of writing that tasks may set."""
+
+Request = tuple[list[int], list[int]]
+"""token ids of a context and of what comes after it"""
+
+
+class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
+    """A ProSG model as the harness knows models; update "own" or "none": whether prompts have their updates."""
+
+    def __init__(
+        self,
+        model: ProSG,
+        *,
+        update: str = "own",
+        batch_size: int = 16,
+        template: str = "none",
+        end_token: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """`template` frames the turns of --apply_chat_template; `seed` is that of texts that are sampled.
+
+        Raises:
+            ValueError: for a model without a tokenizer, an update other than these two, an update of a model without a
+                module, a batch size below 1 and an unknown template.
+        """
+        super().__init__()
+        if model.tokenizer is None:
+            raise ValueError("this model has no tokenizer: set model.tokenizer")
+        if update not in ("own", "none"):
+            raise ValueError(f"update is {update!r}, allowed: own, none")
+        if update == "own" and model.synthesizer is None:
+            raise ValueError("this model has no module: its only update is none")
+        if batch_size < 1:
+            raise ValueError(f"batch size is {batch_size}, must be at least 1")
+        self.model = model
+        self.update = update
+        self.batch_size = batch_size
+        self.template = known_template(template) or "none"
+        self.end_token = end_token
+        self.seed = seed
+        self._device = next(model.parameters()).device
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """For each (context, continuation) the log-likelihood of what comes after, nats, and whether it is greedy."""
+        texts = [request.args for request in requests]
+        encode = self.model.tokenizer.encode
+        return self._scored([(encode(context), encode(after)) for context, after in texts])
+
+    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
+        """For each (text,) its log-likelihood from its first token on, nats."""
+        texts = [request.args for request in requests]
+        pairs: list[Request] = [([], self.model.tokenizer.encode(text)) for (text,) in texts]
+        return [nats for nats, _ in self._scored(pairs)]
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """For each (context, options) the text that is written up to the first of the stop strings `until`.
+
+        Raises ValueError for options beyond `SAMPLING`.
+        """
+        kinds: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            kinds.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(i)
+        written = [""] * len(requests)
+        for members in kinds.values():
+            sampling = self._sampling(requests[members[0]].args[1])
+            prompts = [self.model.tokenizer.encode(requests[i].args[0]) for i in members]
+            for some in self._batches([(prompt, []) for prompt in prompts]):
+                encoded = self._encoded([prompts[i] for i in some])
+                answers = generate_texts(self.model.backbone, encoded, self.model.tokenizer, sampling)
+                for i, answer in zip(some, answers, strict=True):
+                    written[members[i]] = answer.text
+        return written
+
+    def _sampling(self, options: dict[str, Any]) -> Sampling:
+        if unknown := [name for name in options if name not in SAMPLING]:
+            raise ValueError(f"generation option {', '.join(unknown)} is unknown; allowed: {', '.join(SAMPLING)}")
+        given = {name: value for name, value in options.items() if value is not None}
+        until = given.get("until", [])
+        stops = [until] if isinstance(until, str) else list(until)
+        if self.template != "none":
+            stops.append(TEMPLATES[self.template].stop)
+        # As in the harness: without do_sample it is the temperature that says whether to draw.
+        temperature = float(given.get("temperature", 1.0 if given.get("do_sample") else 0.0))
+        return Sampling(
+            max_tokens=next((int(given[name]) for name in TOKEN_LIMITS if name in given), MAX_TOKENS),
+            temperature=temperature if given.get("do_sample", temperature > 0) else 0.0,
+            top_k=int(given.get("top_k", 0)),
+            top_p=float(given.get("top_p", 1.0)),
+            stop=[stop for stop in stops if stop],
+            seed=self.seed,
+            end_token=self.end_token,
+        )
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The prompt that a conversation makes; ValueError where the template cannot write it."""
+        if not add_generation_prompt:
+            raise ValueError("a template's prompt ends with the assistant's cue: an answer cannot be begun for it")
+        return frame([Turn(turn["role"], turn["content"]) for turn in chat_history], self.template)
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """Its name: the harness keeps it with the results."""
+        return self.template
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Of the tokenizer and the template, for caches of requests."""
+        return f"{self.model.tokenizer.fingerprint}-{self.template}"
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness puts beside the results."""
+        return {
+            "model_type": self.model.backbone.config.model_type,
+            "update": self.update,
+            "template": self.template,
+            "model_num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+        }
+
+    def _scored(self, pairs: Sequence[Request]) -> list[tuple[float, bool]]:
+        """Log-likelihoods, and whether they are greedy, in the pairs' order; 0 and yes where nothing comes after."""
+        scores: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+        for some in self._batches(pairs):
+            some = [i for i in some if pairs[i][1]]
+            # A question is often asked with several answers: its prompt is read once.
+            contexts = list(dict.fromkeys(tuple(pairs[i][0]) for i in some))
+            if not contexts:
+                continue
+            rows = torch.tensor([contexts.index(tuple(pairs[i][0])) for i in some], device=self._device)
+            encoded = self._encoded([list(context) for context in contexts]).take(rows)
+            answer = pad([pairs[i][1] for i in some]).to(self._device)
+            lengths = torch.tensor([len(pairs[i][1]) for i in some], device=self._device)
+            nats, greedy = log_likelihoods(self.model, encoded, answer, lengths)
+            for i, value, likeliest in zip(some, nats.tolist(), greedy.tolist(), strict=True):
+                scores[i] = (value, likeliest)
+        return scores
+
+    def _batches(self, pairs: Sequence[Request]) -> Iterator[list[int]]:
+        """Indices, those with the same context side by side and those of like lengths near; without one apart."""
+        order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), pairs[i][0], len(pairs[i][1])))
+        bare = [i for i in order if not pairs[i][0]]
+        for group in (bare, order[len(bare) :]):
+            for start in range(0, len(group), self.batch_size):
+                yield group[start : start + self.batch_size]
+
+    def _encoded(self, prompts: list[list[int]]) -> EncodedPrompt:
+        """Prompts as they are read; all empty ones are the end token, without an update."""
+        bare = not prompts[0]
+        assert all((not prompt) == bare for prompt in prompts)
+        if bare:
+            prompts = [[self.end_token]] * len(prompts)
+        without = bare or self.update == "none"
+        with self.model.disable_update() if without else contextlib.nullcontext():
+            lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
+            return self.model.encode(pad(prompts).to(self._device), lengths)
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: ProSG, encoded: EncodedPrompt, answer: Tensor, lengths: Tensor, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor]:
+    """Sums of `ProSG.score`, read `chunk` tokens at a time: long texts do not need the logits of all at once.
+
+    answer (B, T) token ids, padded on the right; lengths (B,), each at least 1. Returns log-likelihoods (B,) in nats,
+    summed in fp64, and whether every token of a row was the likeliest (B,).
+    """
+    assert int(lengths.min()) >= 1
+    state = encoded.state
+    nats, greedy = _judged(encoded.logits.unsqueeze(1), answer[:, :1], lengths)
+    for start in range(0, int(lengths.max()) - 1, chunk):
+        piece, targets = answer[:, start : start + chunk], answer[:, start + 1 : start + 1 + chunk]
+        piece = piece[:, : targets.shape[1]]
+        left = (lengths - 1 - start).clamp(min=0, max=piece.shape[1])
+        output = model.backbone(piece, state, update=encoded.update, lengths=left)
+        assert output.logits is not None
+        state = output.state
+        more, right = _judged(output.logits, targets, left)
+        nats, greedy = nats + more, greedy & right
+    return nats, greedy
+
+
+def _judged(logits: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed log-likelihood (B,) of targets (B, T) under logits (B, T, V), and whether all were likeliest (B,)."""
+    valid = torch.arange(targets.shape[1], device=targets.device) < lengths.unsqueeze(1)
+    nll = F.cross_entropy(wide(logits.flatten(0, 1)), targets.flatten(), reduction="none").view_as(targets)
+    return -(nll.double() * valid).sum(1), ((logits.argmax(2) == targets) | ~valid).all(1)

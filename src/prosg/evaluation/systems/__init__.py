@@ -1,0 +1,1 @@
+"""Systems under test: a model that runs here, or one behind an endpoint."""

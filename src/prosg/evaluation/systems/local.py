@@ -1,0 +1,195 @@
+"""A system under test: a model, and what is done to its prompts and its memory before it answers.
+
+rows -> framed, tokenised -> prompts encoded, batch by batch -> the condition (whose update, which state) -> answers,
+scores. What `Conditions` holds for all rows at once is made here for the batch at hand, so that memory does not grow
+with the number of rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from prosg.checkpoints.adapter import hash_weights, load_model, model_fingerprint, need_tokenizer
+from prosg.core.encoded import EncodedPrompt
+from prosg.core.update import Update, join_updates
+from prosg.data.collate import EncodedRow, encode_row, frame_row, pad, template_of
+from prosg.data.row import Row
+from prosg.data.templates import TEMPLATES
+from prosg.evaluation.answer_cache import Answer
+from prosg.evaluation.config import GenerationConfig, SystemConfig
+from prosg.evaluation.controls import Condition, derangement, kind_mean
+from prosg.generation.decode import Again, Sampling, generate_texts
+from prosg.model.initial_state import load_initial
+from prosg.model.prosg import ProSG
+from prosg.model.scoring import RowScore, row_scores
+from prosg.training.precision import dtype_named
+from prosg.training.run import check_device
+
+__all__ = ["LocalSystem", "open_model", "read_twice"]
+
+
+def open_model(config: SystemConfig, device: str) -> ProSG:
+    """The model of a system, with its learned initial state if it has one. ValueError for what does not fit."""
+    where = check_device(device)
+    model = load_model(
+        config.model,
+        base=config.base or None,
+        tokenizer=config.tokenizer or None,
+        dtype=dtype_named(config.dtype or None),
+        device=where,
+    )
+    if config.initial:
+        model.initial = load_initial(config.initial, model.backbone).to(where)
+    need_tokenizer(model, config.model)
+    if model.synthesizer is None and config.update in ("other", "mean"):
+        raise ValueError(f"{config.model}: has no module, so there is no update: {config.update!r} cannot be had")
+    if model.synthesizer is None and config.window:
+        raise ValueError(f"{config.model}: has no module to show windows of a prompt to")
+    return model
+
+
+def read_twice(row: Row) -> Row:
+    """The row with its prompt twice ("Just read twice", arXiv 2407.05483)."""
+    if row.turns:
+        *before, last = row.turns
+        return dataclasses.replace(row, turns=(*before, last._replace(text=f"{last.text}\n{last.text}")))
+    return dataclasses.replace(row, prompt=f"{row.prompt}\n{row.prompt}")
+
+
+class LocalSystem:
+    """A model that runs here, and the rows that it is asked."""
+
+    def __init__(
+        self,
+        config: SystemConfig,
+        model: ProSG,
+        rows: Sequence[Row],
+        training: dict[str, list[Row]],
+        seed: int,
+        end_token: int = 0,
+    ) -> None:
+        """`training` holds rows by kind, for the mean update; `seed` draws whose update another's is."""
+        self.config, self.model, self.seed = config, model, seed
+        self.condition = Condition(config.update if model.synthesizer is not None else "none", config.state)
+        self.kinds = [row.kind for row in rows]
+        if not 0 <= end_token < model.backbone.config.vocab_size:
+            size = model.backbone.config.vocab_size
+            raise ValueError(f"generation.end_token is {end_token}; {config.model} has the ids 0 to {size - 1}")
+        self.templates = [template_of(row, config.template, model.tokenizer) or "none" for row in rows]
+        self.rows = [self._shown(row) for row in rows]
+        self.encoded_rows: list[EncodedRow] = [encode_row(row, model.tokenizer, end_token) for row in self.rows]
+        self.training = {kind: [self._shown(row).prompt for row in some] for kind, some in training.items()}
+
+    def _shown(self, row: Row) -> Row:
+        """A row as the model sees it."""
+        row = read_twice(row) if self.config.prompt == "twice" else row
+        return frame_row(row, self.config.template, self.model.tokenizer)
+
+    @functools.cached_property
+    def partners(self) -> list[int]:
+        """For each row the row whose update acts on it."""
+        if self.condition.update == "other":
+            return [int(i) for i in derangement(self.kinds, self.seed)]
+        return list(range(len(self.rows)))
+
+    @functools.cached_property
+    def means(self) -> dict[str, Update]:
+        """The mean update of each kind, over training prompts."""
+        encode = self.model.tokenizer.encode
+        return {
+            kind: kind_mean(self.model, kind, [encode(text) for text in self.training.get(kind, ())])
+            for kind in sorted(set(self.kinds))
+        }
+
+    def encode(self, indices: Sequence[int]) -> EncodedPrompt:
+        """The prompts of some rows under the system's condition."""
+        own = self._read(indices, with_update=self.condition.update == "own")
+        update: Update | None = own.update
+        if self.condition.update == "other":
+            update = self._read([self.partners[i] for i in indices], with_update=True).update
+        elif self.condition.update == "mean":
+            update = join_updates([self.means[self.kinds[i]] for i in indices])
+        state = self.model.init_state(own.batch) if self.condition.state == "wiped" else own.state
+        return EncodedPrompt(state, update, own.logits)
+
+    def _read(self, indices: Sequence[int], with_update: bool) -> EncodedPrompt:
+        prompts = [self.encoded_rows[i].prompt for i in indices]
+        device = next(self.model.parameters()).device
+        lengths = torch.tensor([len(ids) for ids in prompts], device=device)
+        tokens, window = pad(prompts).to(device), self.config.window or None
+        if with_update:
+            return self.model.encode(tokens, lengths, window=window)
+        with self.model.disable_update():
+            return self.model.encode(tokens, lengths)
+
+    def scores(self, batch_size: int) -> list[RowScore]:
+        """Every row's answer, teacher-forced."""
+        return row_scores(self.model, self.encoded_rows, batch_size, self.encode)
+
+    def settings(self, generation: GenerationConfig) -> list[dict[str, Any]]:
+        """All that each row's answer follows from."""
+        common: dict[str, Any] = {
+            "model": model_fingerprint(self.model),
+            "initial": _hash_of(self.model.initial),
+            "tokenizer": self.model.tokenizer.fingerprint,
+            "system": {name: getattr(self.config, name) for name in ("dtype", "window", "replay_every")},
+            "condition": list(self.condition),
+            "generation": dataclasses.asdict(generation),
+        }
+        if self.condition.update == "mean":
+            common["training"] = {kind: self.training.get(kind, []) for kind in sorted(set(self.kinds))}
+        return [
+            {
+                **common,
+                "prompt": row.prompt,
+                "number": encoded.row_id,
+                "marker": self._marker(i),
+                "stop": self._stop(i),
+                "other": self.rows[self.partners[i]].prompt if self.condition.update == "other" else "",
+            }
+            for i, (row, encoded) in enumerate(zip(self.rows, self.encoded_rows, strict=True))
+        ]
+
+    def _marker(self, index: int) -> str:
+        stages = self.rows[index].stages
+        return stages[-1].marker if len(stages) > 1 else ""
+
+    def _stop(self, index: int) -> str:
+        """Where an answer ends that goes on with the user's next turn."""
+        return TEMPLATES[self.templates[index]].stop
+
+    def again(self, indices: Sequence[int]) -> Again | None:
+        """Their prompts, where these are to be read again while an answer is written."""
+        every = self.config.replay_every
+        return Again([self.encoded_rows[i].prompt for i in indices], every) if every else None
+
+    def write(self, indices: Sequence[int], generation: GenerationConfig) -> list[Answer]:
+        """Answers to some rows, in one batch; from the last stage's marker on at the late temperature."""
+        options = dataclasses.asdict(generation)
+        sampling = Sampling(**options, force_marker=[self._marker(i) for i in indices])
+        written = generate_texts(
+            self.model.backbone,
+            self.encode(indices),
+            self.model.tokenizer,
+            sampling,
+            rows=np.array([self.encoded_rows[i].row_id for i in indices], dtype=np.uint64),
+            again=self.again(indices),
+            stops=[self._stop(i) for i in indices],
+        )
+        return [
+            Answer(self.rows[i].id, one.text, len(one.ids), one.reason) for i, one in zip(indices, written, strict=True)
+        ]
+
+
+def _hash_of(initial: torch.nn.Module | None) -> str:
+    digest = hashlib.sha256()
+    if initial is not None:
+        hash_weights(digest, initial)
+    return digest.hexdigest()

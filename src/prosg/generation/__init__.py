@@ -1,0 +1,1 @@
+"""Writing an answer: the choice of tokens, the loop over them, their text."""

@@ -1,0 +1,1 @@
+"""What a model and its updates are like, in numbers and for the eye."""

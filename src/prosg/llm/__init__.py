@@ -1,0 +1,1 @@
+"""Asking chat models behind an OpenAI-compatible endpoint: requests, budget, records, structured replies."""

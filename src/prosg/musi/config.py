@@ -1,0 +1,313 @@
+"""Every option of a build, as dataclasses whose docstrings are the help, and what is wrong with a file of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from prosg.utils.options import build, option, read_yaml
+
+__all__ = [
+    "AnswersConfig",
+    "BudgetConfig",
+    "BuildConfig",
+    "EndpointConfig",
+    "ExportConfig",
+    "FilterConfig",
+    "PromptsConfig",
+    "VerifyConfig",
+    "check_budget",
+    "check_endpoint",
+    "load_config",
+]
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """A server that speaks the OpenAI API, and how to ask it.
+
+    Attributes:
+        base_url: Where it is, the version included.
+        model: What the server calls the model.
+        api_key_env: Environment variable that holds the key, which is written nowhere; "" for a server without keys.
+        concurrency: Requests on their way at once.
+        timeout: Seconds that a request may take as a whole.
+        attempts: How often a request is sent at most while it meets 429, 5xx, time-outs or replies that break off.
+        backoff: Seconds before the second attempt; doubled for every further one.
+        longest_wait: Longest pause in seconds; a server that asks for a longer one is not waited for.
+        stream: Whether replies come in pieces. Turn it on for servers that close silent connections.
+        json: How the server is told that JSON is wanted: by the schema, as any object, or by words only.
+        token_parameter: What the server calls the limit of a reply.
+        send_seed: Whether requests carry their seed; turn it off for a server that refuses the parameter.
+        input_price: Money per million tokens that are read.
+        output_price: Money per million tokens that are written.
+        extra: More parameters of each request, as the server knows them.
+        licence: Terms of the model's output, for the data card.
+    """
+
+    base_url: str = "http://127.0.0.1:8000/v1"
+    model: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = 8
+    timeout: float = 300.0
+    attempts: int = 10
+    backoff: float = 1.0
+    longest_wait: float = 120.0
+    stream: bool = False
+    json: Literal["schema", "object", "none"] = "schema"
+    token_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    send_seed: bool = True
+    input_price: float = 0.0
+    output_price: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """Hard caps over all runs of the build. What a request can cost at most is booked before it is sent.
+
+    Attributes:
+        requests: Requests, attempts that failed included. Has to be given.
+        tokens: Tokens read and written. Has to be given.
+        money: In the unit of the prices. Has to be given where there are prices.
+    """
+
+    requests: int | None = None
+    tokens: int | None = None
+    money: float | None = None
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    """Stage 1: instructions, several per request.
+
+    Attributes:
+        count: Well-formed instructions that are wanted before the filter.
+        per_request: Instructions per request.
+        rounds: How often requests are added, at most, for instructions that were not well-formed.
+        categories: Names of categories, asked for in turn; all that there are in English by default.
+        category_files: YAML files with more categories, in the form of the package's own.
+        examples: A jsonl file of more examples: {"category", "prompt", "sub_instructions"}.
+        shots: Examples that a request shows.
+        temperature: Of the model.
+        max_tokens: Longest reply.
+    """
+
+    count: int = 500
+    per_request: int = 5
+    rounds: int = 8
+    categories: list[str] = field(default_factory=list)
+    category_files: list[str] = field(default_factory=list)
+    examples: str = ""
+    shots: int = 2
+    temperature: float = 1.0
+    max_tokens: int = 3000
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Stage 2: which instructions stay.
+
+    Attributes:
+        shortest: Least number of words (in Chinese: characters) of an instruction.
+        longest: Greatest number.
+        stages: Least number of sub-instructions.
+        knowledge: Greatest domain knowledge as the model rates it: 0 none, 1 a little, 2 some, 3 an expert's.
+        domain_words: A text file of more words, one per line, of which an instruction may have one at most.
+        similar_above: ROUGE-L F1 above which an instruction is a near-duplicate of an earlier one.
+        decontaminate: Evaluation files (jsonl, json, txt): no instruction may be near one of their texts.
+        ngram: Words in a row that an instruction and an evaluation text may not have in common.
+    """
+
+    shortest: int = 8
+    longest: int = 250
+    stages: int = 2
+    knowledge: int = 1
+    domain_words: str = ""
+    similar_above: float = 0.7
+    decontaminate: list[str] = field(default_factory=list)
+    ngram: int = 13
+
+
+@dataclass(frozen=True)
+class AnswersConfig:
+    """Stage 3: answers, one request each.
+
+    Attributes:
+        samples: Answers per instruction.
+        system: A system message; none by default.
+        temperature: Of the model.
+        max_tokens: Longest answer; one that is cut off there is rejected.
+    """
+
+    samples: int = 1
+    system: str = ""
+    temperature: float = 0.7
+    max_tokens: int = 2000
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Stage 4: which answers do what they were asked.
+
+    Attributes:
+        judge: Whether a model judges every sub-instruction; without it, programmatic checks only, and rows have no
+            stages.
+        endpoint: What differs from the build's endpoint where another model judges.
+        tries: How often a judge is asked, each time with another seed, that gives no usable verdict.
+        max_tokens: Longest verdict.
+    """
+
+    judge: bool = True
+    endpoint: dict[str, Any] = field(default_factory=dict)
+    tries: int = 3
+    max_tokens: int = 1500
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Stage 5: the data set.
+
+    Attributes:
+        name: What the data card calls it.
+        licence: Its licence, for the data card.
+        sources: Where other people's text in it is from: {"name", "licence", "url"} each.
+        cluster_above: ROUGE-L F1 above which two instructions stand in the same split.
+    """
+
+    name: str = "MuSI"
+    licence: str = ""
+    sources: list[dict[str, str]] = field(default_factory=list)
+    cluster_above: float = 0.7
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """A build.
+
+    Attributes:
+        out: Folder for everything, made where it is missing; paths are relative to where the command runs.
+        seed: Of requests and draws; another seed asks for other instructions.
+    """
+
+    out: str = ""
+    seed: int = 0
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    answers: AnswersConfig = field(default_factory=AnswersConfig)
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out)
+
+    @property
+    def judge(self) -> EndpointConfig:
+        """The endpoint that judges."""
+        return dataclasses.replace(self.endpoint, **self.verify.endpoint)
+
+
+def load_config(path: str | Path) -> BuildConfig:
+    """Read a YAML file. ValueError names the file, the key, what was wrong and what is allowed."""
+    content = read_yaml(path)
+    try:
+        config = build(BuildConfig, {} if content is None else content)
+        build(EndpointConfig, config.verify.endpoint, "verify.endpoint.")
+        _check(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return config
+
+
+AT_LEAST_ONE = [
+    "prompts.count",
+    "prompts.per_request",
+    "prompts.rounds",
+    "prompts.max_tokens",
+    "filter.shortest",
+    "filter.ngram",
+    "answers.samples",
+    "answers.max_tokens",
+    "verify.tries",
+    "verify.max_tokens",
+]
+NOT_NEGATIVE = [
+    "seed",
+    "prompts.shots",
+    "prompts.temperature",
+    "answers.temperature",
+    "filter.knowledge",
+]
+
+
+OURS = {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "seed", "n"}
+OURS |= {"stream", "stream_options", "response_format"}
+"""parameters of a request that options set, so that `extra` may not"""
+
+
+def _check(config: BuildConfig) -> None:
+    if not config.out:
+        raise ValueError("out is missing; it names the folder of the build")
+    if config.folder.exists() and not config.folder.is_dir():
+        raise ValueError(f"out is {config.out!r}, which is a file; it names a folder")
+    for name in AT_LEAST_ONE:
+        if option(config, name) < 1:
+            raise ValueError(f"{name} is {option(config, name)}; it must be at least 1")
+    for name in NOT_NEGATIVE:
+        if option(config, name) < 0:
+            raise ValueError(f"{name} is {option(config, name)}; it must be 0 or more")
+    if config.filter.stages < 2:
+        raise ValueError(f"filter.stages is {config.filter.stages}; an instruction in stages has at least 2")
+    if config.filter.longest < config.filter.shortest:
+        raise ValueError(f"filter.longest is {config.filter.longest}, less than filter.shortest")
+    for name in ("filter.similar_above", "export.cluster_above"):
+        if not 0 < option(config, name) < 1:
+            raise ValueError(f"{name} is {option(config, name)}; it must lie between 0 and 1")
+    for place, source in enumerate(config.export.sources):
+        if "name" not in source or set(source) - {"name", "licence", "url"}:
+            keys = ", ".join(source) or "nothing"
+            raise ValueError(f"export.sources[{place}] has {keys}; it needs a name and may have a licence and a url")
+    check_endpoint("endpoint", config.endpoint)
+    check_endpoint("verify.endpoint", config.judge)
+    check_budget(config.budget, config.endpoint, config.judge)
+
+
+def check_budget(caps: BudgetConfig, *endpoints: EndpointConfig) -> None:
+    """ValueError for caps that are missing, given these endpoints' prices, or that let nothing through."""
+    priced = any((one.input_price, one.output_price) != (0, 0) for one in endpoints)
+    for name, value in dataclasses.asdict(caps).items():
+        if value is None and (name != "money" or priced):
+            why = "there are prices, so a cap on money has to be given" if name == "money" else "a cap has to be given"
+            raise ValueError(f"budget.{name} is missing; {why}")
+        if value is not None and not value > 0:
+            raise ValueError(f"budget.{name} is {value}; a cap must be above 0, or no request can be sent")
+    if caps.money is not None and not priced:
+        raise ValueError("budget.money is set, but endpoint.input_price and endpoint.output_price are 0")
+
+
+def check_endpoint(name: str, endpoint: EndpointConfig) -> None:
+    """ValueError for what cannot be; `name` is what the file calls this endpoint."""
+    for key in ("concurrency", "attempts"):
+        if option(endpoint, key) < 1:
+            raise ValueError(f"{name}.{key} is {option(endpoint, key)}; it must be at least 1")
+    for key in ("backoff", "longest_wait", "input_price", "output_price"):
+        if option(endpoint, key) < 0:
+            raise ValueError(f"{name}.{key} is {option(endpoint, key)}; it must be 0 or more")
+    if not endpoint.model:
+        raise ValueError("endpoint.model is missing; it names the model as the server does")
+    url = urlsplit(endpoint.base_url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError(f"{name}.base_url must be an address like http://127.0.0.1:8000/v1")
+    if url.username or url.password or url.query:
+        raise ValueError(f"{name}.base_url holds a password or parameters; give a key in an environment variable")
+    if endpoint.timeout <= 0:
+        raise ValueError(f"{name}.timeout is {endpoint.timeout}; it must be above 0 seconds")
+    if taken := OURS & endpoint.extra.keys():
+        raise ValueError(f"{name}.extra sets {', '.join(sorted(taken))}, which other options are for")

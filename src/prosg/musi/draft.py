@@ -1,0 +1,136 @@
+"""A drafted instruction, as a model writes it: the prompt, what it asks for step by step, and checks where it can.
+
+{"prompt": text, "sub_instructions": [text, ...], "domain_knowledge": 0 to 3,
+ "checks": [{"stage": number from 1, "type": name, ...parameters of the check}]}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prosg.data.checks import CHECKS, validate_check
+from prosg.musi.text import plain, refuses
+
+__all__ = ["Draft", "check_types", "draft_from_dict", "find_json", "parse_drafts", "schema", "strict_object"]
+
+FIELDS = ("prompt", "sub_instructions", "domain_knowledge", "checks")
+WRITABLE = {"contains": "items", "ends_with": "text", "sentences": "min max", "words": "min max"}
+"""checks that a model is told of, which hold for text without markers, and their parameters"""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One instruction; `checks` by the number of their stage from 0."""
+
+    prompt: str
+    sub_instructions: tuple[str, ...]
+    checks: Mapping[int, Mapping[str, Any]]
+    domain_knowledge: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        checks = [{"stage": stage + 1, **check} for stage, check in sorted(self.checks.items())]
+        data: dict[str, Any] = {"prompt": self.prompt, "sub_instructions": list(self.sub_instructions)}
+        return data | {"domain_knowledge": self.domain_knowledge, "checks": checks}
+
+
+def check_types() -> str:
+    """The checks that a model may write, as a request tells it."""
+    return ", ".join(f"{name} ({', '.join(CHECKS[name].parameters)})" for name in WRITABLE)
+
+
+def schema(per_request: int) -> dict[str, Any]:
+    """The JSON schema of a reply: {"prompts": [draft, ...]}; what does not apply is null."""
+    nullable = [{"type": "integer"}, {"type": "null"}]
+    check = {
+        "stage": {"type": "integer", "minimum": 1},
+        "type": {"type": "string", "enum": [*WRITABLE]},
+        "text": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "items": {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "null"}]},
+        "min": {"anyOf": nullable},
+        "max": {"anyOf": nullable},
+    }
+    draft = {
+        "prompt": {"type": "string"},
+        "sub_instructions": {"type": "array", "minItems": 2, "items": {"type": "string"}},
+        "domain_knowledge": {"type": "integer", "minimum": 0, "maximum": 3},
+        "checks": {"type": "array", "items": strict_object(**check)},
+    }
+    many = {"type": "array", "minItems": 1, "maxItems": per_request, "items": strict_object(**draft)}
+    return strict_object(prompts=many)
+
+
+def strict_object(**properties: Any) -> dict[str, Any]:
+    """The JSON schema of an object that has exactly these properties."""
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+def find_json(text: str) -> Any:
+    """The JSON value in a reply, in a code fence or behind some words perhaps. ValueError where there is none."""
+    decoder = json.JSONDecoder()
+    starts = [place for place in (text.find("{"), text.find("[")) if place >= 0]
+    if not starts:
+        raise ValueError("a refusal" if refuses(text) else "not JSON")
+    try:
+        return decoder.raw_decode(text, min(starts))[0]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg})") from None
+
+
+def draft_from_dict(data: object) -> Draft:
+    """Check one decoded object. ValueError says what is not as the schema has it."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"an instruction is an object, not {type(data).__name__}")
+    if unknown := [str(key) for key in data if key not in FIELDS]:
+        raise ValueError(f"unknown field {unknown[0]}; allowed: {', '.join(FIELDS)}")
+    prompt, steps = data.get("prompt"), data.get("sub_instructions")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError("prompt is missing, empty or no text")
+    if not isinstance(steps, list) or not all(isinstance(step, str) and step.strip() for step in steps):
+        raise ValueError("sub_instructions is no list of texts")
+    if len({plain(step) for step in steps}) < len(steps):
+        raise ValueError("sub_instructions says the same twice")
+    knowledge = data.get("domain_knowledge")
+    if knowledge is not None and type(knowledge) is not int:
+        raise ValueError("domain_knowledge is no whole number")
+    listed = data.get("checks")
+    if not isinstance(listed if listed is not None else [], list):
+        raise ValueError("checks is no list")
+    checks: dict[int, list[dict[str, Any]]] = {}
+    for check in listed or ():
+        stage, parsed = _check(check, len(steps))
+        checks.setdefault(stage, []).append(parsed)
+    joined = {stage: one[0] if len(one) == 1 else {"type": "all_of", "checks": one} for stage, one in checks.items()}
+    return Draft(prompt.strip(), tuple(step.strip() for step in steps), joined, knowledge or 0)
+
+
+def _check(data: object, stages: int) -> tuple[int, dict[str, Any]]:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"a check is an object, not {type(data).__name__}")
+    stage = data.get("stage")
+    if type(stage) is not int or not 1 <= stage <= stages:
+        raise ValueError(f"a check is for stage {stage!r}; allowed: 1 to {stages}")
+    # A strict schema makes a model name every parameter: null where it does not apply.
+    check = {key: value for key, value in data.items() if key != "stage" and value is not None}
+    validate_check(check)
+    return stage - 1, check
+
+
+def parse_drafts(text: str) -> list[Draft | str]:
+    """The instructions in a reply; a text says what is wrong with one, or with the reply as a whole."""
+    try:
+        content = find_json(text)
+    except ValueError as error:
+        return [str(error)]
+    listed = content.get("prompts") if isinstance(content, Mapping) else content
+    if not isinstance(listed, list) or not listed:
+        return ["schema: no list of prompts"]
+    found: list[Draft | str] = []
+    for data in listed:
+        try:
+            found.append(draft_from_dict(data))
+        except ValueError as error:
+            found.append(f"schema: {error}")
+    return found

@@ -1,0 +1,225 @@
+"""Looking through rows in the terminal: keep, drop or edit each, undo; every decision is on the disk at once.
+
+Decisions stand beside the rows (NAME.review.jsonl) and only add up: the last one about a row counts, an undo takes the
+last one back. Nothing of the rows' file is changed; decisions apply when a build exports, or with --apply.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from prosg.data.checks import find_stages, score
+from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict, write_rows
+from prosg.musi.stages import distance
+from prosg.utils.store import Log, read_log
+
+__all__ = ["Decision", "apply", "decisions_file", "edited", "read_decisions", "review"]
+
+ACTIONS = ("keep", "drop", "edit")
+KEYS = {"k": "keep", "d": "drop", "e": "edit", "u": "undo", "s": "skip", "q": "quit"}
+PROMPT_LINE, ANSWER_LINE = "=== prompt ===", "=== answer ==="
+
+
+class Decision(NamedTuple):
+    """What was decided about a row; `row` is the edited one."""
+
+    action: str
+    row: Mapping[str, Any] | None
+
+
+def decisions_file(file: Path) -> Path:
+    """Where the decisions about a file stand: beside it, or where the data set says that its build looks for them."""
+    manifest = file.parent / "manifest.json"
+    if manifest.is_file():
+        try:
+            told = json.loads(manifest.read_text("utf-8")).get("decisions")
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+            told = None
+        if isinstance(told, str):
+            return Path(os.path.normpath(file.parent / told))
+    return file.with_name(f"{file.stem}.review.jsonl")
+
+
+def _current(records: Sequence[Mapping[str, Any]]) -> dict[str, Decision]:
+    """The decisions that count, by the row's id, in the order in which they were made."""
+    made: list[tuple[str, Decision]] = []
+    for record in records:
+        if record["action"] == "undo":
+            made.pop()
+        else:
+            made.append((record["id"], Decision(record["action"], record.get("row"))))
+    current: dict[str, Decision] = {}
+    for name, decision in made:
+        current.pop(name, None)
+        current[name] = decision
+    return current
+
+
+def read_decisions(path: Path) -> dict[str, Decision]:
+    """Decisions by row id; none where there is no file. ValueError for a file that is not one."""
+    records = read_log(path)
+    depth = 0
+    for number, record in enumerate(records, 1):
+        action = record.get("action")
+        depth += -1 if action == "undo" else 1
+        known = action == "undo" or (action in ACTIONS and isinstance(record.get("id"), str))
+        if not known or depth < 0:
+            raise ValueError(f"{path}:{number}: no decision; it has an id and an action: {', '.join(ACTIONS)} or undo")
+        if action == "edit":
+            try:
+                row_from_dict(record.get("row"))
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {error}") from None
+    return _current(records)
+
+
+def apply(rows: Sequence[Row], decisions: Mapping[str, Decision]) -> list[Row]:
+    """The rows without those that were dropped, and with the edits."""
+    found = []
+    for row in rows:
+        decision = decisions.get(row.id)
+        if decision is None or decision.action == "keep":
+            found.append(row)
+        elif decision.action == "edit":
+            found.append(row_from_dict(decision.row))
+    return found
+
+
+def edited(row: Row, prompt: str, answer: str) -> Row:
+    """The row with other text. Its stages are found again by their markers, or fall away where they are not there."""
+    if not row.stages:
+        return replace(row, prompt=prompt, answer=answer)
+    starts, position = [], 0
+    for stage in row.stages:
+        start = answer.find(stage.marker, position)
+        if start < 0:
+            return replace(row, prompt=prompt, answer=answer, stages=(), distance_words=0, leaks=True)
+        starts.append(start)
+        position = start + len(stage.marker)
+    stages = tuple(replace(stage, start=start) for stage, start in zip(row.stages, starts, strict=True))
+    return replace(row, prompt=prompt, answer=answer, stages=stages, distance_words=distance(answer, starts[-1]))
+
+
+def _edit(row: Row) -> Row | None:
+    """Open the row in $EDITOR; None, with the reason said, where what came back is no row."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write(f"{PROMPT_LINE}\n{row.prompt}\n{ANSWER_LINE}\n{row.answer}\n")
+    path = Path(file.name)
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    try:
+        status = subprocess.run([*shlex.split(editor), file.name]).returncode
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"not edited: {error}")
+        return None
+    finally:
+        path.unlink(missing_ok=True)
+    head, middle, answer = text.partition(f"\n{ANSWER_LINE}\n")
+    prompt = head.removeprefix(f"{PROMPT_LINE}\n")
+    if status != 0 or not middle or prompt == head:
+        print(f"not edited: the lines {PROMPT_LINE!r} and {ANSWER_LINE!r} have to stay, and the editor to end well")
+        return None
+    changed = edited(row, prompt, answer.removesuffix("\n"))
+    try:
+        checked = row_from_dict(row_to_dict(changed))
+    except ValueError as error:
+        print(f"not edited: {error}")
+        return None
+    if row.stages and not checked.stages:
+        print("the markers of the stages are gone: the row has no stages any more")
+    failed = [number for number, right in enumerate(score(checked, checked.answer), 1) if not right]
+    if failed:
+        print(f"not edited: the answer fails the check of stage {', '.join(map(str, failed))}")
+        return None
+    return checked
+
+
+def _show(row: Row, place: int, total: int, decision: Decision | None) -> None:
+    before = f", decided: {decision.action}" if decision else ""
+    print(f"\n--- {place + 1} of {total}: {row.id} ({row.kind or 'no kind'}{before})")
+    print(f"\n{row.prompt}\n")
+    results = score(row, row.answer)
+    pieces = find_stages(row, row.answer) if row.stages else [row.answer]
+    for number, piece in enumerate(pieces):
+        if row.stages:
+            stage = row.stages[number]
+            passed = "passes" if results[number] else "FAILS"
+            print(f"  [{number + 1}] {stage.instruction}  ({stage.check['type']}: {passed})")
+        print(f"{piece}\n")
+
+
+def review(file: str, *, sample: int = 0, seed: int = 0, apply_to: str | None = None) -> int:
+    """Look through a file, or `sample` rows of it drawn by seed; or write the rows as decided to `apply_to`."""
+    rows = read_rows(file)
+    path = decisions_file(Path(file))
+    decisions = read_decisions(path)
+    if apply_to is not None:
+        count = write_rows(apply_to, apply(rows, decisions))
+        print(f"{apply_to}: {count} of {len(rows)} rows, {len(decisions)} decisions")
+        return 0
+    if sample < 0:
+        raise ValueError(f"--sample is {sample}; it must be 0 (all rows) or more")
+    if sample:
+        rows = [rows[place] for place in sorted(Random(seed).sample(range(len(rows)), min(sample, len(rows))))]
+    log = Log(path)
+    try:
+        return _loop(rows, log)
+    finally:
+        log.close()
+        counts = dict.fromkeys(ACTIONS, 0)
+        for decision in _current(log.records).values():
+            counts[decision.action] += 1
+        print(f"\n{path}: " + ", ".join(f"{number} {action}" for action, number in counts.items()))
+
+
+def _loop(rows: Sequence[Row], log: Log) -> int:
+    by_id = {row.id: place for place, row in enumerate(rows)}
+    skipped: set[str] = set()
+    jump: int | None = None
+    while True:
+        decisions = _current(log.records)
+        open_places = [p for p, row in enumerate(rows) if row.id not in decisions and row.id not in skipped]
+        if jump is None and not open_places:
+            print("\nall rows are decided or skipped")
+            return 0
+        place = open_places[0] if jump is None else jump
+        jump = None
+        row = rows[place]
+        _show(row, place, len(rows), decisions.get(row.id))
+        while True:
+            print("[k]eep  [d]rop  [e]dit  [u]ndo  [s]kip  [q]uit > ", end="", flush=True)
+            line = sys.stdin.readline()
+            key = KEYS.get(line.strip().lower()[:1], "") if line else "quit"
+            if key == "quit":
+                return 0
+            if key == "undo":
+                if not decisions:
+                    print("nothing to undo")
+                    continue
+                last = list(decisions)[-1]
+                log.append({"action": "undo", "id": last})
+                jump = by_id.get(last)
+                break
+            if key == "skip":
+                skipped.add(row.id)
+                break
+            if key in ("keep", "drop"):
+                log.append({"action": key, "id": row.id})
+                break
+            if key == "edit":
+                changed = _edit(row)
+                if changed is None:
+                    continue
+                log.append({"action": "edit", "id": row.id, "row": row_to_dict(changed)})
+                break
+            print("not a choice: k, d, e, u, s or q")

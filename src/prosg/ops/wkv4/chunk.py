@@ -1,0 +1,224 @@
+"""RWKV-4's recurrence in plain PyTorch, in parallel over chunks of time, with a backward written by hand.
+
+`wkv4_scan` has the equations. T steps are cut into n chunks of c, both about sqrt(T), and a tensor (B, T, C) becomes
+(c, B, n, C): a step of all chunks at once. With key -inf and decay 0 for steps that are not valid:
+
+    1. what each chunk writes into an empty memory, from how far its steps are from its end (no loop):
+           top_j = max_i (k_i + r_i w),  num_j = sum_i e^(k_i + r_i w - top_j) v_i,  den_j the same without v
+    2. n steps over the chunks, each one decay by (valid steps) w and one write: the memories between the chunks
+    3. c steps from those, in all chunks at once: the memories between the steps; then every y (no loop)
+
+Steps 2 and 3 are the same recurrence, and so is backward: with (a, b) the weights of old and new in y = N / D, (c, d)
+those in the memory after the step, and G the gradient of the memory after a step, at fixed tops,
+
+    g = dL/dy / D;    G_num = a g + c G_num;    G_den = -a g y + c G_den          (from the end to the beginning)
+    h = g (v - y) b;     dk = h + d (G_num v + G_den);    dv = b g + d G_num
+    du = sum h;          dw = sum c (G_num num + G_den den)
+
+is linear in G: once within each chunk from 0, once over the chunks, once more within from what comes from behind.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from prosg.ops.wkv4.naive import EMPTY_TOP, Memory, wkv4_scan
+
+__all__ = ["wkv4_torch"]
+
+
+class Chunks(NamedTuple):
+    """A sequence cut into chunks."""
+
+    k: Tensor
+    """(c, B, n, C); -inf where the step is not valid."""
+    v: Tensor
+    """(c, B, n, C); 0 where the step is not valid."""
+    decay: Tensor
+    """(c, B or 1, n or 1, C): w; 0 where the step is not valid."""
+    left: Tensor
+    """(c, B or 1, n or 1, 1): valid steps after this one in its chunk."""
+    steps: Tensor
+    """(B or 1, n, 1): valid steps in a chunk."""
+    invalid: Tensor | None
+    """(c, B, n, 1) bool; None if there is none."""
+
+
+class Weights(NamedTuple):
+    """What the old memory and the new token are multiplied by in a step."""
+
+    old: Tensor
+    new: Tensor
+
+
+def _split(x: Tensor, size: int) -> Tensor:
+    """(B, T, ...) -> (c, B, n, ...); steps that the last chunk lacks are 0."""
+    if missing := -x.shape[1] % size:
+        x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], 1)
+    cut: Tensor = x.unflatten(1, (-1, size))
+    return cut.movedim(2, 0)
+
+
+def _join(x: Tensor, time: int) -> Tensor:
+    """(c, B, n, C) -> (B, T, C)."""
+    return x.movedim(0, 2).flatten(1, 2)[:, :time].contiguous()
+
+
+def _chunks(w: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Chunks:
+    batch, time, _ = k.shape
+    size = math.isqrt(time)
+    keys, values = _split(k, size), _split(v, size)
+    if lengths is None and time % size == 0:
+        left = torch.arange(size - 1, -1, -1, device=k.device, dtype=k.dtype).view(-1, 1, 1, 1)
+        steps = torch.full((1, keys.shape[2], 1), float(size), device=k.device, dtype=k.dtype)
+        return Chunks(keys, values, w.expand(size, 1, 1, -1), left, steps, None)
+    valid = torch.arange(time, device=k.device).expand(batch, time) < (
+        time if lengths is None else lengths.unsqueeze(1)
+    )
+    valid = _split(valid, size).unsqueeze(-1)
+    past = valid.cumsum(0)
+    return Chunks(
+        keys.masked_fill(~valid, -math.inf),
+        values.masked_fill(~valid, 0),
+        w * valid,
+        (past[-1] - past).to(k.dtype),
+        past[-1].to(k.dtype),
+        ~valid,
+    )
+
+
+def _memories(
+    decay: Tensor, top_in: Tensor, num_in: Tensor, den_in: Tensor | float, first: Memory
+) -> tuple[Memory, Weights]:
+    """s steps, each a decay and a write of (num_in, den_in) e^top_in -> the s + 1 memories between them, s weights."""
+    num, den, top = (x.new_empty(len(top_in) + 1, *x.shape) for x in first)
+    top[0] = first.top
+    for i in range(len(top_in)):
+        torch.maximum(top[i] + decay[i], top_in[i], out=top[i + 1])
+    old = (top[:-1] + decay).sub_(top[1:]).exp_()
+    new = (top_in - top[1:]).exp_()
+    for x, x_in, start in ((num, num_in, first.num), (den, den_in, first.den)):
+        x[0] = start
+        torch.mul(new, x_in, out=x[1:])
+        for i in range(len(top_in)):
+            x[i + 1].addcmul_(old[i], x[i])
+    return Memory(num, den, top), Weights(old, new)
+
+
+def _between(w: Tensor, chunks: Chunks, first: Memory) -> tuple[Memory, Tensor]:
+    """The memories between the chunks (n + 1, B, C), and the old memory's weight over each chunk (n, B, C)."""
+    reach = torch.addcmul(chunks.k, chunks.left, w)
+    # A chunk without a valid step writes nothing: not at top -inf, whose differences are not numbers.
+    top = reach.amax(0).clamp_(min=EMPTY_TOP)
+    share = reach.sub_(top).exp_()
+    den = share.sum(0)
+    num = share.mul_(chunks.v).sum(0)
+    decay, top, num, den = (x.movedim(1, 0) for x in (chunks.steps * w, top, num, den))
+    between, weights = _memories(decay, top, num, den, first)
+    return between, weights.old
+
+
+def _within(chunks: Chunks, between: Memory) -> tuple[Memory, Weights]:
+    """The memories before every step, and the weights in those after it; (c, B, n, C) each."""
+    starts = Memory(*(x[:-1].movedim(0, 1) for x in between))
+    memories, weights = _memories(chunks.decay, chunks.k, chunks.v, 1.0, starts)
+    return Memory(*(x[:-1] for x in memories)), weights
+
+
+def _read(u: Tensor, chunks: Chunks, memory: Memory) -> tuple[Weights, Tensor]:
+    """The weights in y, and D; (c, B, n, C) each. D is 1 where the step is not valid."""
+    ahead = (memory.top - chunks.k).sub_(u)
+    old = ahead.clamp(max=0).exp_()
+    new = ahead.clamp_(min=0).neg_().exp_()
+    den = torch.addcmul(new, old, memory.den)
+    if chunks.invalid is not None:
+        den.masked_fill_(chunks.invalid, 1)
+    return Weights(old, new), den
+
+
+class _Recurrence(torch.autograd.Function):
+    """Keeps the memories between the chunks; backward computes those between the steps once more.
+
+    On a CPU most of the time of large tensors goes into getting fresh memory: hence the work in place, in backward in
+    buffers whose contents are no longer needed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+        w, u, k, v, num, den, top, lengths = args
+        chunks = _chunks(w, k, v, lengths)
+        between, across = _between(w, chunks, Memory(num, den, top))
+        memory, _ = _within(chunks, between)
+        (a, b), divisor = _read(u, chunks, memory)
+        y = b.mul_(chunks.v).addcmul_(a, memory.num).div_(divisor)
+        if chunks.invalid is not None:
+            y.masked_fill_(chunks.invalid, 0)
+        y = _join(y, k.shape[1])
+        # Copies: a row of a larger tensor would keep all of it.
+        after = tuple(x[-1].clone() for x in between)
+        ctx.save_for_backward(w, u, k, v, lengths, y, across, *between)
+        ctx.mark_non_differentiable(after[2])
+        return y, *after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gy: Tensor, gnum: Tensor, gden: Tensor, _top: Tensor) -> tuple[Tensor | None, ...]:
+        w, u, k, v, lengths, y, across, *between = ctx.saved_tensors
+        time = k.shape[1]
+        chunks = _chunks(w, k, v, lengths)
+        y, gy = (_split(x, len(chunks.k)) for x in (y, gy))
+        memory, (c, d) = _within(chunks, Memory(*between))
+        (a, b), divisor = _read(u, chunks, memory)
+        g = torch.div(gy, divisor, out=divisor)
+        if chunks.invalid is not None:
+            g.masked_fill_(chunks.invalid, 0)
+        gv = b.mul_(g)
+
+        # One row more than steps: the last is what comes from behind the chunk.
+        into_num, into_den = (g.new_empty(len(g) + 1, *g.shape[1:]) for _ in range(2))
+        torch.mul(a, g, out=into_num[:-1])
+        torch.mul(into_num[:-1], y, out=into_den[:-1]).neg_()
+        firsts = []
+        for into, last in ((into_num, gnum), (into_den, gden)):
+            own = into[-2]
+            for i in reversed(range(len(c) - 1)):
+                own = torch.addcmul(into[i], c[i], own)
+            starts = [last]
+            for j in reversed(range(len(across))):
+                starts.append(torch.addcmul(own[:, j], across[j], starts[-1]))
+            torch.stack(starts[-2::-1], 1, out=into[-1])
+            for i in reversed(range(len(c))):
+                into[i].addcmul_(c[i], into[i + 1])
+            firsts.append(starts[-1])
+        into_num, into_den = into_num[1:], into_den[1:]
+
+        h = torch.sub(chunks.v, y, out=g).mul_(gv)
+        gu = h.sum((0, 1, 2))
+        gk = h.addcmul_(d, torch.mul(into_num, chunks.v, out=a).add_(into_den))
+        gv.addcmul_(d, into_num)
+        gw = into_num.mul_(memory.num).addcmul_(into_den, memory.den).mul_(c)
+        if chunks.invalid is not None:
+            gw.masked_fill_(chunks.invalid, 0)
+        return gw.sum((0, 1, 2)), gu, _join(gk, time), _join(gv, time), *firsts, None, None
+
+
+def wkv4_torch(
+    w: Float[Tensor, " C"],
+    u: Float[Tensor, " C"],
+    k: Float[Tensor, "B T C"],
+    v: Float[Tensor, "B T C"],
+    memory: Memory,
+    lengths: Int[Tensor, " B"] | None = None,
+) -> tuple[Float[Tensor, "B T C"], Memory]:
+    """The recurrence in parallel over chunks of time, on any device and in any floating-point type; see `wkv4`."""
+    if k.shape[1] == 1:
+        # Nothing to be parallel over: the plain step has half of the operations.
+        return wkv4_scan(w, u, k, v, memory, lengths)
+    y, *after = _Recurrence.apply(w, u, k, v, *memory, lengths)  # type: ignore[no-untyped-call]
+    return y, Memory(*after)

@@ -1,0 +1,75 @@
+"""Rows of a state: taken, joined, replaced, chosen, whatever the layers' tuples are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from prosg.core.state import State, choose_rows, detach_state, join_states, map_state, replace_rows, take_rows
+
+
+class Shift(NamedTuple):
+    shift: Tensor
+
+
+class Matrix(NamedTuple):
+    shift: Tensor
+    memory: Tensor
+
+
+def state(batch: int) -> State:
+    """Layers of different kinds, leaves of different rank."""
+    return (Shift(torch.randn(batch, 3)), Matrix(torch.randn(batch, 2), torch.randn(batch, 2, 4, 5)))
+
+
+def leaves(given: State) -> list[Tensor]:
+    return [leaf for layer in given for leaf in layer]
+
+
+def test_take_and_join() -> None:
+    one, two = state(3), state(2)
+    taken = take_rows(one, torch.tensor([2, 2, 0, 1]))
+    assert [type(layer) for layer in taken] == [Shift, Matrix]
+    assert all(torch.equal(a, b[[2, 2, 0, 1]]) for a, b in zip(leaves(taken), leaves(one), strict=True))
+    joined = join_states([one, two])
+    back = [take_rows(joined, torch.arange(3)), take_rows(joined, torch.arange(3, 5))]
+    for mine, original in zip(back, (one, two), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(leaves(mine), leaves(original), strict=True))
+
+
+def test_replace_in_the_order_given() -> None:
+    one, new = state(4), state(2)
+    before = map_state(torch.clone, one)
+    replaced = replace_rows(one, torch.tensor([3, 1]), new)
+    for old, got, given, untouched in zip(*map(leaves, (one, replaced, new, before)), strict=True):
+        assert torch.equal(got[3], given[0])
+        assert torch.equal(got[1], given[1])
+        assert torch.equal(got[[0, 2]], old[[0, 2]])
+        assert torch.equal(old, untouched)
+
+
+def test_a_row_keeps_its_type_when_replaced() -> None:
+    wide = map_state(torch.Tensor.double, state(2))
+    replaced = replace_rows(wide, torch.tensor([0]), state(1))
+    assert {leaf.dtype for leaf in leaves(replaced)} == {torch.float64}
+
+
+def test_choose_row_by_row() -> None:
+    yes, no = state(3), state(3)
+    chosen = choose_rows(torch.tensor([True, False, True]), yes, no)
+    for got, a, b in zip(*map(leaves, (chosen, yes, no)), strict=True):
+        assert torch.equal(got[[0, 2]], a[[0, 2]])
+        assert torch.equal(got[1], b[1])
+
+
+def test_states_of_different_depth_do_not_mix() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        join_states([state(1), state(1)[:1]])
+
+
+def test_detached_states_have_no_history() -> None:
+    given = map_state(lambda leaf: leaf.requires_grad_() * 2, state(1))
+    assert not any(leaf.requires_grad for leaf in leaves(detach_state(given)))

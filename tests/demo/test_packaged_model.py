@@ -1,0 +1,58 @@
+"""The model that comes with the package: its scores are the recorded ones, and it answers at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from prosg.checkpoints.adapter import demo_model, load_model
+from prosg.evaluation.controls import Condition
+from prosg.evaluation.curve import forgetting_curve
+
+TOLERANCE = 0.03
+RECORDED = json.loads((demo_model().parent / "scores.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[tuple[str, str, int], float]:
+    conditions = list(dict.fromkeys(Condition(row["update"], row["state"]) for row in RECORDED["rows"]))
+    sentences = sorted({row["sentences"] for row in RECORDED["rows"]})
+    result = forgetting_curve(
+        load_model("demo"),
+        labels={},
+        conditions=conditions,
+        size=RECORDED["rows"][0]["n"],
+        sentences=sentences,
+        seed=RECORDED["seed"],
+        free=False,
+    )
+    rows = [row for row in result.rows if row["kind"] == "all"]
+    return {(row["update"], row["state"], row["sentences"]): row["late_accuracy"] for row in rows}
+
+
+@pytest.mark.parametrize("row", RECORDED["rows"], ids=lambda r: f"{r['update']}-{r['state']}-{r['sentences']}")
+def test_scores_are_the_recorded_ones(measured, row):
+    assert measured[row["update"], row["state"], row["sentences"]] == pytest.approx(row["late_accuracy"], abs=TOLERANCE)
+
+
+def test_the_record_shows_memory_in_the_update_and_forgetting_without():
+    late = {(row["update"], row["state"], row["sentences"]): row["late_accuracy"] for row in RECORDED["rows"]}
+    far = max(sentences for _, _, sentences in late)
+    assert late["own", "kept", far] > 0.9
+    assert late["own", "wiped", far] > 0.9
+    assert late["other", "kept", far] < 0.05
+    assert late["none", "kept", far] < 0.05
+
+
+def test_generating_imports_neither_transformers_nor_a_trainer():
+    program = (
+        "import sys; from prosg.cli import main; "
+        "status = main(['generate', 'demo', '--prompt', 'Remember the code 4821937. Now repeat the code.']); "
+        "assert status == 0; assert not {'transformers', 'accelerate', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4821937" in done.stdout

@@ -1,0 +1,405 @@
+"""A system under test: what is done to its prompts and its memory, against the same done by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from prosg.checkpoints.backbone import save_backbone
+from prosg.core.encoded import EncodedPrompt
+from prosg.data.collate import pad
+from prosg.data.row import Row, Stage
+from prosg.data.synthetic import make_rows
+from prosg.data.templates import Turn
+from prosg.evaluation.answer_cache import Answer, Answers, answer_key, batched
+from prosg.evaluation.config import EvalConfig, GenerationConfig, SystemConfig
+from prosg.evaluation.controls import encode_prompts, kind_mean
+from prosg.evaluation.forgetting import length_controlled
+from prosg.evaluation.measures import Subject, accuracy, curve, perplexity
+from prosg.evaluation.systems.local import LocalSystem, open_model, read_twice
+from prosg.generation.decode import Again, Sampling, decode, generate_texts
+from prosg.model.initial_state import InitialState, save_initial
+from prosg.model.prosg import ProSG
+from support.models import WORDS, assert_same_update, live_model, state_bits_equal, word_tokenizer
+
+GREEDY = GenerationConfig(max_tokens=24, temperature=0.0)
+SAMPLED = GenerationConfig(max_tokens=24, temperature=1.0, seed=5)
+PROMPTS = ["Tom saw a", "b", "c d red. Tom saw", "big! a b", "why? then ab c d a"]
+
+
+def row(number: int, prompt: str, **changes: Any) -> Row:
+    return Row(**{"id": f"row-{number}", "prompt": prompt, "answer": "a b c", "kind": "k", **changes})
+
+
+ROWS = [row(i, prompt) for i, prompt in enumerate(PROMPTS)]
+
+
+def tiny(module: str | None = "plus", dtype: torch.dtype = torch.float32) -> ProSG:
+    model = live_model("rwkv4", module, dtype, vocab=len(WORDS))
+    with torch.no_grad():
+        model.backbone.head.weight *= 0.3  # so that it writes of everything
+    model.tokenizer = word_tokenizer()
+    return model
+
+
+def system(model: ProSG, rows: Sequence[Row] = ROWS, training: Any = None, **options: Any) -> LocalSystem:
+    return LocalSystem(SystemConfig(model="tiny", **options), model, rows, training or {}, 3)
+
+
+def ids(text: str) -> list[int]:
+    return [WORDS.index(word) for word in text.split()]
+
+
+def alone(model: ProSG, prompt: str) -> EncodedPrompt:
+    return model.encode(torch.tensor([ids(prompt)]))
+
+
+# -- batches
+
+
+def test_greedy_answers_in_a_batch_are_those_one_by_one() -> None:
+    model = tiny()
+    together = system(model).write(range(5), GREEDY)
+    for i, answer in enumerate(together):
+        encoded = alone(model, PROMPTS[i])
+        logits, state, written = encoded.logits, encoded.state, word_tokenizer().encode(answer.text)
+        for token in written:
+            best = logits[0].topk(2).values
+            if int(logits.argmax()) != token:
+                assert float(best[0] - logits[0, token]) < 1e-4
+                break
+            output = model.backbone(torch.tensor([[token]]), state, update=encoded.update, logits="last")
+            assert output.logits is not None
+            logits, state = output.logits, output.state
+        assert len(written) == answer.tokens
+    assert len({answer.text for answer in together}) > 1  # rows that all say the same prove nothing
+
+
+def test_each_row_of_a_batch_has_its_own_update() -> None:
+    model = tiny()
+    encoded = system(model).encode(range(5))
+    for i, prompt in enumerate(PROMPTS):
+        one = encoded.take(torch.tensor([i]))
+        assert one.update is not None
+        assert_same_update(one.update, alone(model, prompt).update or {}, 1e-5)
+    bare = [answer.text for answer in system(model, update="none").write(range(5), GREEDY)]
+    other = [answer.text for answer in system(model, update="other").write(range(5), GREEDY)]
+    own = [answer.text for answer in system(model).write(range(5), GREEDY)]
+    assert own != bare and own != other
+
+
+def test_what_is_sampled_for_a_row_does_not_depend_on_its_batch(tmp_path: Path) -> None:
+    asked = system(tiny(dtype=torch.float64))
+    whole = asked.write(range(5), SAMPLED)
+    for some in ([2, 0], [4], [1, 3, 2]):
+        assert asked.write(some, SAMPLED) == [whole[i] for i in some]
+    keys = [answer_key(settings) for settings in asked.settings(SAMPLED)]
+    for size in (1, 2, 64):
+        kept = Answers(tmp_path / f"{size}.sqlite")
+        names = [one.id for one in ROWS]
+        assert batched(keys, names, size, kept, lambda some: asked.write(some, SAMPLED), lambda share: None) == whole
+        kept.close()
+    assert asked.write(range(5), dataclasses.replace(SAMPLED, seed=6)) != whole
+
+
+def test_what_is_kept_is_not_written_again(tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+    kept = Answers(tmp_path / "cache.sqlite")
+
+    def write(some: list[int]) -> list[Answer]:
+        asked.append(some)
+        return [Answer(f"row-{i}", f"text {i}", i, "end") for i in some]
+
+    def run(count: int) -> list[Answer]:
+        names = [f"row-{i}" for i in range(count)]
+        return batched([f"key {i}" for i in range(count)], names, 2, kept, write, lambda share: None)
+
+    first = run(3)
+    assert asked == [[0, 1], [2]]
+    # More rows of the same: the batches are cut from all, what is kept is left out of them.
+    assert run(6)[:3] == first and asked[2:] == [[3], [4, 5]]
+    # The same answer may be another row's.
+    assert kept.get("key 1", "another") == Answer("another", "text 1", 1, "end")
+    rows = kept.connection.execute("SELECT count(*), max(rowid) FROM answers").fetchone()
+    assert rows == (6, 6)
+    kept.close()
+    (tmp_path / "other").write_text("no database, but some text that is longer than a header")
+    for path in (tmp_path / "other", tmp_path):
+        with pytest.raises(ValueError, match=f"{path.name}: not a file of answers"):
+            Answers(path)
+
+
+def test_a_key_holds_all_that_an_answer_follows_from() -> None:
+    model = tiny()
+
+    def keys(given: LocalSystem, generation: GenerationConfig = GREEDY) -> list[str]:
+        return [answer_key(settings) for settings in given.settings(generation)]
+
+    plain = keys(system(model))
+    assert len(set(plain)) == len(plain) and keys(system(model)) == plain
+    others = [
+        keys(system(model, update="none")),
+        keys(system(model, update="other")),
+        keys(system(model, state="wiped")),
+        keys(system(model, prompt="twice")),
+        keys(system(model, replay_every=3)),
+        keys(system(model, window=2)),
+        keys(system(model, template="world")),
+        keys(system(model), SAMPLED),
+        keys(system(live_with_initial())),
+        keys(system(tiny(dtype=torch.float64), dtype="fp64")),
+    ]
+    assert all(set(other).isdisjoint(plain) for other in others)
+    assert keys(system(model, label="x", seed=3)) == plain
+    # More rows may give a row another partner, and nothing else.
+    assert keys(system(model, ROWS[:3])) == plain[:3]
+
+
+# -- prompts
+
+
+def test_prompts_are_read_twice() -> None:
+    assert read_twice(ROWS[0]).prompt == "Tom saw a\nTom saw a"
+    turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"))
+    assert read_twice(row(0, "", turns=turns)).turns == (*turns[:2], Turn("user", "c\nc"))
+    asked = system(tiny(), prompt="twice")
+    assert asked.encoded_rows[0].prompt == ids("Tom saw a Tom saw a")
+
+
+def read_on(model: ProSG, encoded: EncodedPrompt, prompt: list[int], every: int, steps: int) -> list[int]:
+    """Greedy decoding by hand: after every `every` tokens the prompt is read before the last one of them."""
+    logits, state, written = encoded.logits, encoded.state, list[int]()
+    for _ in range(steps):
+        token = int(logits.argmax())
+        if token == 0:
+            break
+        written.append(token)
+        for read in [*prompt, token] if len(written) % every == 0 else [token]:
+            output = model.backbone(torch.tensor([[read]]), state, update=encoded.update, logits="last")
+            assert output.logits is not None
+            logits, state = output.logits, output.state
+    return written
+
+
+@pytest.mark.parametrize(("every", "module"), [(1, None), (3, "plus")])
+def test_prompts_are_read_again_while_an_answer_is_written(every: int, module: str | None) -> None:
+    model = tiny(module, torch.float64)
+    few = dataclasses.replace(GREEDY, max_tokens=12)
+    answers = system(model, replay_every=every).write(range(5), few)
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        by_hand = read_on(model, alone(model, prompt), ids(prompt), every, few.max_tokens)
+        assert answer.text == word_tokenizer().decode(by_hand)
+    assert answers != system(model).write(range(5), few)
+
+
+def test_what_is_read_again_is_read_by_the_model() -> None:
+    """Tokens are counted where the backbone is called."""
+    model, every, steps = tiny(None), 4, 12
+    read: list[Tensor] = []
+    call = type(model.backbone).forward
+
+    def counted(self: Any, tokens: Tensor, *arguments: Any, **options: Any) -> Any:
+        lengths = options.get("lengths")
+        read.append(torch.full((len(tokens),), tokens.shape[1]) if lengths is None else lengths)
+        return call(self, tokens, *arguments, **options)
+
+    encoded = encode_prompts(model, [ids(text) for text in PROMPTS])
+    model.backbone.forward = counted.__get__(model.backbone)  # type: ignore[method-assign]
+    again = Again([ids(text) for text in PROMPTS], every)
+    list(decode(model.backbone, encoded, Sampling(max_tokens=steps, end_token=15), again=again))
+    counts = torch.stack(read).sum(0).tolist()
+    # Eleven tokens are read (nothing after the twelfth), the prompts after the fourth and the eighth.
+    assert counts == [11 + 2 * len(ids(text)) for text in PROMPTS]
+
+
+STAGED = [
+    row(i, prompt, answer="a\nCode: b", stages=(Stage("tell", {"type": "words", "min": 1}, 0, ""),
+                                                Stage("say", {"type": "exact", "text": "Code: b"}, 1, "\nCode:")))
+    for i, prompt in enumerate(PROMPTS)
+]  # fmt: skip
+
+
+def test_prompts_are_read_again_in_curves() -> None:
+    """Every two tokens of the story: the same story as by hand, and the same late stage."""
+    model = tiny(None, torch.float64)
+    encoded = encode_prompts(model, [ids(text) for text in PROMPTS])
+    asked = system(model, STAGED)
+    arguments = (word_tokenizer(), asked.encoded_rows, ["Code:"] * 5, (2,), 7)
+    again = Again([ids(text) for text in PROMPTS], 2)
+    (told,) = length_controlled(model.backbone, encoded, *arguments, again=again)
+    sampling = Sampling(
+        max_tokens=200, temperature=0.8, seed=7, hold_until=2, force_marker="Code:", late_temperature=0.0
+    )
+    numbers = [one.row_id for one in asked.encoded_rows]
+    written = generate_texts(
+        model.backbone, encoded, word_tokenizer(), sampling, rows=np.array(numbers, dtype=np.uint64),
+        again=again,
+    )  # fmt: skip
+    for ours, theirs in zip(told, written, strict=True):
+        story = " ".join(ours.text.split()[: ours.distance_tokens])
+        assert theirs.text.startswith(f"{story} Code:")
+    (plain,) = length_controlled(model.backbone, encoded, *arguments)
+    assert [one.text for one in plain] != [one.text for one in told]
+
+
+# -- memory
+
+
+def live_with_initial() -> ProSG:
+    model = tiny()
+    initial = InitialState(model.backbone)
+    with torch.no_grad():
+        for learned in initial.layers:
+            learned += 0.7
+    model.initial = initial
+    return model
+
+
+def test_a_learned_initial_state_is_where_texts_and_wiped_rows_begin(tmp_path: Path) -> None:
+    model = live_with_initial()
+    save_backbone(model.backbone, tmp_path / "tiny", tokenizer=None)  # type: ignore[arg-type]
+    word_tokenizer().save(tmp_path / "tiny")
+    assert isinstance(model.initial, InitialState)
+    save_initial(model.initial, tmp_path / "state.pth")
+    opened = open_model(SystemConfig(model=str(tmp_path / "tiny"), initial=str(tmp_path / "state.pth")), "cpu")
+    wanted = model.encode(torch.tensor([ids("Tom saw a")])).state
+    assert state_bits_equal(system(opened).encode([0]).state, wanted)
+    assert not state_bits_equal(system(tiny()).encode([0]).state, wanted)
+    assert state_bits_equal(system(opened, state="wiped").encode([0]).state, model.init_state(1))
+    assert [one.nll for one in system(opened).scores(8)] != [one.nll for one in system(tiny()).scores(8)]
+
+
+def test_a_wiped_state_is_the_initial_one_and_keeps_the_first_token() -> None:
+    model = tiny()
+    kept, wiped = (system(model, state=state).encode(range(3)) for state in ("kept", "wiped"))
+    assert state_bits_equal(wiped.state, model.init_state(3))
+    assert torch.equal(kept.logits, wiped.logits)
+    assert kept.update is not None and wiped.update is not None
+    assert_same_update(kept.update, wiped.update, 0.0)
+
+
+def test_another_prompts_update_and_the_mean() -> None:
+    model = tiny()
+    rows = [row(i, prompt, kind="even" if i % 2 == 0 else "odd") for i, prompt in enumerate(PROMPTS)]
+    asked = system(model, rows, update="other")
+    assert all(i != partner and rows[i].kind == rows[partner].kind for i, partner in enumerate(asked.partners))
+    encoded = asked.encode([0, 3])
+    for place, i in enumerate([0, 3]):
+        theirs = alone(model, PROMPTS[asked.partners[i]])
+        one = encoded.take(torch.tensor([place]))
+        assert one.update is not None and theirs.update is not None
+        assert_same_update(one.update, theirs.update, 1e-5)
+        assert torch.equal(one.logits, system(model, rows, update="none").encode([0, 3]).logits[place : place + 1])
+    training = {kind: [row(i, f"{WORDS[1 + i % 12]} a", kind=kind) for i in range(64)] for kind in ("even", "odd")}
+    mean = system(model, rows, training, update="mean").encode([0, 1])
+    assert mean.update is not None
+    prompts = [ids(one.prompt) for one in training["even"]]
+    first = mean.take(torch.tensor([0])).update
+    assert first is not None
+    assert_same_update(first, kind_mean(model, "even", prompts), 1e-5)
+
+
+def test_prompts_of_the_mean_are_framed_as_those_asked() -> None:
+    model = tiny()
+    training = {"k": [row(i, f"{WORDS[1 + i % 12]} a") for i in range(64)]}
+    asked = system(model, ROWS, training, update="mean", template="world", prompt="twice")
+    assert asked.training["k"][0] == "User: Tom a\nTom a\n\nAssistant:"
+
+
+def test_windows_are_the_modules() -> None:
+    model = tiny()
+    prompts = [ids(PROMPTS[i]) for i in (2, 4)]
+    lengths = torch.tensor([len(one) for one in prompts])
+    wanted = model.encode(pad(prompts), lengths, window=2).update
+    found = system(model, window=2).encode([2, 4]).update
+    assert wanted is not None and found is not None
+    assert_same_update(found, wanted, 1e-6)
+
+
+# -- templates and conversations
+
+
+def test_conversations_are_framed_and_answers_end_at_the_next_turn() -> None:
+    model = tiny()
+    turns = (Turn("system", "b"), Turn("user", "Tom saw"))
+    rows = [ROWS[0], row(1, "b\n\nTom saw", turns=turns)]
+    asked = system(model, rows, template="world")
+    assert [one.prompt for one in asked.rows] == [
+        "User: Tom saw a\n\nAssistant:",
+        "System: b\n\nUser: Tom saw\n\nAssistant:",
+    ]
+    assert asked.settings(GREEDY)[1]["stop"] == "\n\nUser:"
+    with pytest.raises(ValueError, match="chat rows need a template"):
+        system(model, rows)
+    assert system(model, ROWS).settings(GREEDY)[0]["stop"] == ""
+
+
+def test_a_stop_of_one_row_does_not_cut_its_neighbours() -> None:
+    model = tiny()
+    encoded = encode_prompts(model, [ids(PROMPTS[0]), ids(PROMPTS[2])])
+    sampling = Sampling(max_tokens=60, temperature=2.0, seed=2, end_token=15)
+    free = generate_texts(model.backbone, encoded, word_tokenizer(), sampling)
+    stop = next(word for word in free[0].text.split()[1:] if word in free[1].text.split())
+    cut = generate_texts(model.backbone, encoded, word_tokenizer(), sampling, stops=[stop, ""])
+    assert cut[0].reason == "stop" and free[0].text.startswith(cut[0].text) and stop not in cut[0].text
+    assert cut[1] == free[1]
+
+
+def test_a_model_cannot_have_what_it_has_no_module_for(tmp_path: Path) -> None:
+    save_backbone(tiny(None).backbone, tmp_path / "tiny")  # type: ignore[arg-type]
+    word_tokenizer().save(tmp_path / "tiny")
+    for options, said in (({"update": "mean"}, "'mean' cannot be had"), ({"window": 4}, "no module to show windows")):
+        with pytest.raises(ValueError, match=said):
+            open_model(SystemConfig(model=str(tmp_path / "tiny"), **options), "cpu")
+    with pytest.raises(ValueError, match=r"end_token is 99; tiny has the ids 0 to 15"):
+        LocalSystem(SystemConfig(model="tiny"), tiny(), ROWS, {}, 0, 99)
+
+
+# -- measures
+
+
+def subject(folder: Path, model: ProSG, rows: Sequence[Row], **options: Any) -> Subject:
+    config = EvalConfig(out=str(folder), generation=GREEDY)
+    one = SystemConfig(model="tiny", **options)
+    return Subject(config, "tiny", one, model, rows, Answers(folder / "cache.sqlite"), lambda share, note="": None)
+
+
+def test_prompt_tokens_that_are_read_again_are_counted(tmp_path: Path) -> None:
+    asked = subject(tmp_path, tiny(), ROWS, replay_every=5)
+    found = accuracy(asked)
+    texts = [asked.kept.get(key, "") for key in map(answer_key, asked.asked(ROWS).settings(GREEDY))]
+    times = [min(one.tokens, 23) // 5 for one in texts if one is not None]
+    wanted = sum(n * len(ids(prompt)) for n, prompt in zip(times, PROMPTS, strict=True)) / 5
+    assert found == {"answers": 5, "read_again": pytest.approx(wanted)}
+    assert "left_out" in perplexity(asked)
+    assert accuracy(subject(tmp_path, tiny(), ROWS))["read_again"] is None
+
+
+def test_kinds_that_give_the_answer_away_have_no_curve(tmp_path: Path) -> None:
+    asked = subject(tmp_path, tiny(), ROWS)
+    config = dataclasses.replace(asked.config, data=dataclasses.replace(asked.config.data, kinds=["rule", "code"]))
+    assert "rule" in curve(dataclasses.replace(asked, config=config))["left_out"]
+
+
+def test_curves_read_the_prompt_again_before_the_late_stage(tmp_path: Path) -> None:
+    model = tiny(None)
+    asked = subject(tmp_path, model, ROWS, late_replay=True)
+    small = dataclasses.replace(asked.config.curve, rows=2, sentences=[1])
+    config = dataclasses.replace(asked.config, curve=small, data=dataclasses.replace(asked.config.data, kinds=["code"]))
+    found = curve(dataclasses.replace(asked, config=config))["answers"]
+    rows = make_rows(["code"], 2, 0, "test", sentences=(1, 1))
+    late = system(model, rows)
+    encoded = late.encode([0, 1])
+    arguments = (encoded, model.tokenizer, late.encoded_rows, ["\nCode:"] * 2, (1,), 0)
+    (again,) = length_controlled(model.backbone, *arguments, replay=True)
+    (once,) = length_controlled(model.backbone, *arguments)
+    assert [one["text"] for one in found] == [one.text for one in again] != [one.text for one in once]
+    assert [one["distance_tokens"] for one in found] == [one.distance_tokens for one in again]
+    assert [one["read_again"] for one in found] == [len(one.prompt) for one in late.encoded_rows]

@@ -1,0 +1,477 @@
+"""The whole model: encoding in pieces, the loss of both passes, gradients by finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prosg.backbones.base import Taps
+from prosg.core.encoded import EncodedPrompt, flatten, unflatten
+from prosg.core.state import choose_rows, detach_state, take_rows
+from prosg.core.update import LowRank
+from prosg.model.prosg import ProSG
+from prosg.training.config import PRESETS, Perturbation
+from prosg.training.perturbation import Draws, Touch, draw
+from support.models import (
+    SYSTEMS,
+    TINY,
+    TOLERANCE,
+    assert_near,
+    assert_same_state,
+    assert_same_update,
+    live_backbone,
+    live_model,
+    state_bits_equal,
+    tokens,
+    word_tokenizer,
+)
+
+systems = pytest.mark.parametrize(("name", "module"), SYSTEMS)
+dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+
+LENGTHS = torch.tensor([9, 2, 6])
+PROMPT = tokens(3, 9, seed=1)
+ANSWER_LENGTHS = torch.tensor([4, 6, 1])
+ANSWER = tokens(3, 6, seed=2)
+
+
+def batch(**changes: Any) -> dict[str, Any]:
+    weights = torch.tensor([[1.0, 1, 3, 3, 0, 0], [1, 1, 1, 1, 3, 3], [1, 0, 0, 0, 0, 0]])
+    return {
+        "prompt": PROMPT,
+        "prompt_lengths": LENGTHS,
+        "answer": ANSWER,
+        "answer_lengths": ANSWER_LENGTHS,
+        "weights": weights,
+    } | changes
+
+
+def touch(**changes: Tensor) -> Touch:
+    no, zero = torch.zeros(3, dtype=torch.bool), torch.zeros(3)
+    nothing = Touch(age=no, steps=zero, shift=zero, load=no, weight=zero, bank_row=torch.zeros(3, dtype=torch.int64))
+    return nothing._replace(**changes)
+
+
+def draws(**changes: Any) -> Draws:
+    no = torch.zeros(3, dtype=torch.bool)
+    position = torch.tensor([2, 4, 1])
+    return Draws(swap=no, wipe=no, end=touch(), story=touch(), position=position)._replace(**changes)
+
+
+def rows(*values: bool) -> Tensor:
+    return torch.tensor(values)
+
+
+# -- encoding
+
+
+@systems
+@dtypes
+@pytest.mark.parametrize("chunk", [1, 4, 6])
+def test_encoding_in_chunks_equals_encoding_at_once(name: str, module: str, dtype: torch.dtype, chunk: int) -> None:
+    model = live_model(name, module, dtype)
+    for lengths in (None, LENGTHS):
+        whole, parts = model.encode(PROMPT, lengths), model.encode(PROMPT, lengths, chunk=chunk)
+        assert_near(parts.logits, whole.logits, TOLERANCE[dtype])
+        assert_same_state(name, parts.state, whole.state, TOLERANCE[dtype])
+        assert_same_update(parts.update or {}, whole.update or {}, TOLERANCE[dtype])
+
+
+@systems
+@pytest.mark.parametrize("chunk", [4, 512])
+def test_a_prompt_in_a_ragged_batch_equals_the_prompt_alone(name: str, module: str, chunk: int) -> None:
+    model = live_model(name, module)
+    together = model.encode(PROMPT, LENGTHS, chunk=chunk)
+    padded = PROMPT.masked_fill(torch.arange(9) >= LENGTHS.unsqueeze(1), 17)
+    assert_near(model.encode(padded, LENGTHS, chunk=chunk).logits, together.logits, 1e-14)
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone, mine = model.encode(PROMPT[row : row + 1, :length]), together.take(torch.tensor([row]))
+        assert_near(mine.logits, alone.logits, 1e-10)
+        assert_same_state(name, mine.state, alone.state, 1e-10)
+        assert_same_update(mine.update or {}, alone.update or {}, 1e-10)
+
+
+@systems
+def test_encoding_equals_the_training_pass(name: str, module: str) -> None:
+    model = live_model(name, module)
+    with torch.no_grad():
+        training = model(**batch()).encoded
+    encoded = model.encode(PROMPT, LENGTHS, chunk=4)
+    assert_near(training.logits, encoded.logits, 1e-10)
+    assert_same_state(name, training.state, encoded.state, 1e-10)
+    assert_same_update(training.update or {}, encoded.update or {}, 1e-10)
+
+
+@pytest.mark.parametrize("chunk", [2, 512])
+@pytest.mark.parametrize("window", [1, 4, 9])
+def test_a_window_shows_pieces_that_begin_afresh(window: int, chunk: int) -> None:
+    """Every token lies in exactly one window; the module reads all of them as one prompt."""
+    model = live_model("rwkv4", "plus")
+    encoded = model.encode(PROMPT, LENGTHS, window=window, chunk=chunk)
+    plain = model.encode(PROMPT, LENGTHS)
+    assert state_bits_equal(model.encode(PROMPT, LENGTHS, chunk=chunk).state, encoded.state)
+    assert_near(encoded.logits, plain.logits, 1e-10)
+    for row, length in enumerate(LENGTHS.tolist()):
+        shown = []
+        with torch.no_grad():
+            for start in range(0, length, window):
+                piece = PROMPT[row : row + 1, start : min(start + window, length)]
+                shown.append(model.backbone(piece, taps=("inputs", "memory")).taps)
+        joined = Taps(
+            (),
+            tuple(torch.cat(layer, 1) for layer in zip(*(t.inputs for t in shown), strict=True)),
+            tuple(torch.cat(layer, 1) for layer in zip(*(t.memory for t in shown), strict=True)),
+        )
+        assert model.synthesizer is not None
+        with torch.no_grad():
+            expected = model.synthesizer(joined, torch.ones(1, length, dtype=torch.bool))
+        assert_same_update(encoded.take(torch.tensor([row])).update or {}, expected, 1e-10)
+    if window >= 9:
+        assert_same_update(encoded.update or {}, plain.update or {}, 1e-10)
+
+
+def test_a_window_needs_a_module_that_reads_every_position() -> None:
+    with pytest.raises(ValueError, match="window: this module reads the last token only"):
+        live_model("rwkv4", "paper").encode(PROMPT, LENGTHS, window=4)
+
+
+def test_what_cannot_be_encoded_is_refused() -> None:
+    model = live_model("rwkv4", "plus")
+    for prompt, lengths in ((PROMPT, torch.tensor([3, 0, 1])), (PROMPT[:, :0], None)):
+        with pytest.raises(ValueError, match="a prompt is empty; every prompt needs at least one token"):
+            model.encode(prompt, lengths)
+    for options in ({"chunk": 0}, {"window": 0}):
+        with pytest.raises(ValueError, match="chunk or window is 0, must be at least 1 token"):
+            model.encode(PROMPT, **options)
+    with pytest.raises(ValueError, match="this model has no tokenizer"):
+        model.encode("Tom saw")
+
+
+def test_texts_are_encoded_as_their_ids() -> None:
+    model = live_model("rwkv4", "plus")
+    model.tokenizer = word_tokenizer()
+    texts = ["Tom saw a red.", "b c"]
+    ids = torch.tensor([[1, 2, 3, 7], [4, 5, 0, 0]])
+    expected = model.encode(ids, torch.tensor([4, 2]))
+    assert torch.equal(model.encode(texts).logits, expected.logits)
+    assert torch.equal(model.encode(texts[0]).logits, model.encode(ids[:1]).logits)
+    for empty in ("", [], ["Tom", ""]):
+        with pytest.raises(ValueError, match="a prompt is empty"):
+            model.encode(empty)
+
+
+def test_encoded_prompts_are_taken_joined_and_flattened() -> None:
+    model = live_model("rwkv4", "plus")
+    encoded = model.encode(PROMPT, LENGTHS)
+    back = EncodedPrompt.join([encoded.take(torch.tensor([i])) for i in range(3)])
+    assert back.batch == 3
+    for other in (back, EncodedPrompt(*unflatten(flatten(encoded.state, encoded.update), model.backbone), back.logits)):
+        assert torch.equal(other.logits, encoded.logits)
+        assert state_bits_equal(other.state, encoded.state)
+        assert_same_update(other.update or {}, encoded.update or {}, 0.0)
+    bare = ProSG(model.backbone).encode(PROMPT, LENGTHS)
+    assert EncodedPrompt.join([bare, bare]).update is None
+    with pytest.raises(ValueError, match="with and without an update"):
+        EncodedPrompt.join([bare, encoded])
+
+
+# -- the module at its start
+
+
+@pytest.mark.parametrize("preset", ["paper", "plus", "static"])
+def test_at_step_0_the_model_is_bit_equal_to_its_backbone(preset: str) -> None:
+    backbone = live_backbone("rwkv4", torch.float32)
+    model, bare = ProSG(backbone, PRESETS[preset], seed=0), ProSG(backbone)
+    with torch.no_grad():
+        ours, theirs = model(**batch()), bare(**batch())
+    assert ours.encoded.update is not None
+    assert theirs.encoded.update is None
+    assert torch.equal(ours.loss, theirs.loss)
+    assert torch.equal(ours.nll, theirs.nll)
+    encoded, plain = model.encode(PROMPT, LENGTHS), bare.encode(PROMPT, LENGTHS)
+    one = backbone(ANSWER, encoded.state, update=encoded.update)
+    two = backbone(ANSWER, plain.state)
+    assert torch.equal(encoded.logits, plain.logits)
+    assert torch.equal(one.logits, two.logits)
+    assert state_bits_equal(one.state, two.state)
+
+
+def test_without_the_update_the_model_is_its_backbone() -> None:
+    model = live_model("rwkv4", "plus")
+    bare = ProSG(model.backbone)
+    with model.disable_update():
+        assert model.encode(PROMPT, LENGTHS).update is None
+        assert torch.equal(model(**batch()).loss, bare(**batch()).loss)
+    assert model.encode(PROMPT, LENGTHS).update is not None
+    assert not torch.equal(model(**batch()).loss, bare(**batch()).loss)
+    with pytest.raises(RuntimeError, match="lost"), model.disable_update():
+        raise RuntimeError("lost")
+    assert model.update_enabled
+
+
+# -- the loss
+
+
+def losses_by_hand(
+    model: ProSG, encoded: EncodedPrompt, touched: Callable[[int, int, Any], Any] | None = None
+) -> Tensor:
+    """(B, T) row by row and token by token: the first from the prompt's logits, the rest under the update."""
+    nll = torch.zeros(3, 6, dtype=torch.float64)
+    with torch.no_grad():
+        for row, length in enumerate(ANSWER_LENGTHS.tolist()):
+            alone = encoded.take(torch.tensor([row]))
+            logits, state = alone.logits, alone.state
+            for t in range(length):
+                nll[row, t] = -torch.log_softmax(logits[0], 0)[ANSWER[row, t]]
+                if touched is not None:
+                    state = touched(row, t, state)
+                output = model.backbone(ANSWER[row : row + 1, t : t + 1], state, update=alone.update, logits="last")
+                logits, state = output.logits, output.state
+    return nll
+
+
+@systems
+def test_the_loss_is_the_weighted_likelihood_of_the_answer(name: str, module: str) -> None:
+    model = live_model(name, module)
+    with torch.no_grad():
+        scored = model(**batch())
+    encoded = model.encode(PROMPT, LENGTHS)
+    nll = losses_by_hand(model, encoded)
+    assert_near(scored.nll, nll, 1e-10)
+    assert_near(scored.loss, (batch()["weights"] * nll).sum() / (4 + 6 + 1), 1e-10)
+    with torch.no_grad():
+        assert_near(model(**batch(), count=50).loss, (batch()["weights"] * nll).sum() / 50, 1e-10)
+    nll_again, hits = model.score(encoded, ANSWER, ANSWER_LENGTHS)
+    assert_near(nll_again, nll, 1e-10)
+    assert torch.equal(hits, scored.hits)
+
+
+def test_hits_are_the_likeliest_tokens() -> None:
+    model = live_model("rwkv4", "plus")
+    encoded = model.encode(PROMPT, LENGTHS)
+    with torch.no_grad():
+        output = model.backbone(ANSWER, encoded.state, update=encoded.update)
+    best = torch.cat([encoded.logits.unsqueeze(1), output.logits[:, :-1]], 1).argmax(2)
+    # An answer that is right in places: odd positions are what the model likes best.
+    answer = torch.where(torch.arange(6) % 2 == 0, best, ANSWER)
+    answer[:, 1:] = ANSWER[:, 1:]
+    _, hits = model.score(encoded, answer, ANSWER_LENGTHS)
+    assert hits[:, 0].all()
+    for row, length in enumerate(ANSWER_LENGTHS.tolist()):
+        with torch.no_grad():
+            alone = encoded.take(torch.tensor([row]))
+            likes = model.backbone(answer[row : row + 1], alone.state, update=alone.update).logits.argmax(2)[0]
+        assert hits[row, 1:length].tolist() == (likes[: length - 1] == answer[row, 1:length]).tolist()
+        assert not hits[row, length:].any()
+
+
+def test_tokens_beyond_an_answer_do_not_count() -> None:
+    model = live_model("rwkv4", "plus")
+    padded = ANSWER.masked_fill(torch.arange(6) >= ANSWER_LENGTHS.unsqueeze(1), 11)
+    longer = torch.cat([padded, tokens(3, 4, seed=9)], 1)
+    with torch.no_grad():
+        one, two = model(**batch()), model(**batch(answer=padded))
+        three = model(**batch(answer=longer, weights=nn.functional.pad(batch()["weights"], (0, 4))))
+    assert torch.equal(one.loss, two.loss)
+    assert_near(three.loss, one.loss, 1e-12)
+    assert torch.equal(three.nll[:, 6:], torch.zeros(3, 4).double())
+
+
+def test_answers_of_one_token_need_the_prompt_alone() -> None:
+    model = live_model("rwkv4", "plus")
+    one = torch.ones(3, dtype=torch.int64)
+    with torch.no_grad():
+        scored = model(**batch(answer=ANSWER[:, :1], answer_lengths=one, weights=torch.ones(3, 1)))
+    expected = -torch.log_softmax(model.encode(PROMPT, LENGTHS).logits, 1)[torch.arange(3), ANSWER[:, 0]]
+    assert_near(scored.loss, expected.mean(), 1e-12)
+
+
+# -- the state between the calls
+
+
+def test_a_cut_without_a_perturbation_changes_nothing() -> None:
+    """The answer is read in two calls, cut at another place in each row, as soon as one row is touched."""
+    model = live_model("rwkv4", "plus")
+    idle = touch(age=rows(True, True, True))  # by no step and no shift
+    with torch.no_grad():
+        cut, whole = model(**batch(), draws=draws(story=idle)), model(**batch())
+    assert_near(cut.nll, whole.nll, 1e-10)
+    assert torch.equal(cut.hits, whole.hits)
+
+
+def test_swapped_rows_get_the_next_rows_state() -> None:
+    model = live_model("rwkv4", "plus")
+    encoded = model.encode(PROMPT, LENGTHS)
+    with torch.no_grad():
+        scored = model(**batch(), draws=draws(swap=rows(True, False, True)))
+    mixed = encoded._replace(state=take_rows(encoded.state, torch.tensor([1, 1, 0])))
+    assert_near(scored.nll, losses_by_hand(model, mixed), 1e-10)
+
+
+def test_wiped_rows_start_from_the_initial_state() -> None:
+    model = live_model("rwkv4", "plus")
+    encoded = model.encode(PROMPT, LENGTHS)
+    wiped = rows(True, True, False)
+    with torch.no_grad():
+        scored = model(**batch(), draws=draws(wipe=wiped))
+    state = choose_rows(wiped, model.backbone.init_state(3), encoded.state)
+    assert_near(scored.nll, losses_by_hand(model, encoded._replace(state=state)), 1e-10)
+
+
+def test_the_storys_touch_comes_after_as_many_tokens_as_were_drawn() -> None:
+    model = live_model("rwkv4", "plus")
+    encoded = model.encode(PROMPT, LENGTHS)
+    steps, shift = torch.tensor([30.0, 5.0, 9.0]), torch.tensor([-1.0, -2.0, -3.0])
+    age = rows(True, False, True)
+    with torch.no_grad():
+        scored = model(**batch(), draws=draws(story=touch(age=age, steps=steps, shift=shift)))
+
+    def touched(row: int, t: int, state: Any) -> Any:
+        # position 2 for row 0: two answer tokens have been read, and the third is read by the aged memory
+        here = row == 0 and t == 2
+        return model.backbone.age(state, steps[:1], shift[:1]) if here else state
+
+    assert_near(scored.nll, losses_by_hand(model, encoded, touched), 1e-10)
+
+
+def test_loading_knows_how_full_a_wiped_memory_was() -> None:
+    model = live_model("rwkv4", "plus")
+    encoded = model.encode(PROMPT, LENGTHS)
+    bank = detach_state(model.backbone(tokens(2, 30, seed=7)).state)
+    wipe, load = rows(True, False, False), rows(True, True, False)
+    weight, shift = torch.tensor([2.0, 3.0, 1.0]), torch.tensor([-1.0, -0.5, 0.0])
+    bank_row = torch.tensor([1, 0, 1])
+    end = touch(load=load, weight=weight, shift=shift, bank_row=bank_row)
+    with torch.no_grad():
+        scored = model(**batch(), draws=draws(wipe=wipe, end=end), bank=bank)
+    state = choose_rows(wipe, model.backbone.init_state(3), encoded.state)
+    loaded = model.backbone.load(state, take_rows(bank, bank_row), torch.exp(shift), weight, encoded.state)
+    assert_near(scored.nll, losses_by_hand(model, encoded._replace(state=choose_rows(load, loaded, state))), 1e-10)
+
+
+def test_a_batch_of_any_order_loses_the_same() -> None:
+    """With every perturbation but swap, which looks at the neighbours by design."""
+    model = live_model("rwkv4", "plus")
+    bank = detach_state(model.backbone(tokens(64, 5, seed=7)).state)
+    p = Perturbation(wipe_first=0.4, wipe_last=0.4, load=0.7, load_story=0.7)
+    ids, late = torch.tensor([901, 17, 5]), torch.tensor([3, 4, 0])
+    order = torch.tensor([2, 0, 1])
+    permuted = {key: value[order] for key, value in batch().items()}
+    with torch.no_grad():
+        for step in range(3):
+            one = model(**batch(), draws=draw(p, 0, step, 0.5, ids, late), bank=bank)
+            two = model(**permuted, draws=draw(p, 0, step, 0.5, ids[order], late[order]), bank=bank)
+            assert_near(two.nll, one.nll[order], 1e-10)
+
+
+# -- gradients
+
+
+def finite_differences(loss: Callable[[], Tensor], parameters: Iterator[tuple[str, nn.Parameter]]) -> int:
+    """Compare each tensor's gradient along a random direction with central differences; how many have one."""
+    named = dict(parameters)
+    gradients = torch.autograd.grad(loss(), list(named.values()), allow_unused=True)
+    alive = 0
+    for (name, parameter), gradient in zip(named.items(), gradients, strict=True):
+        direction = torch.randn_like(parameter)
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter += sign * 1e-6 * direction
+                ends.append(float(loss()))
+                parameter -= sign * 1e-6 * direction
+        measured = (ends[0] - ends[1]) / 2e-6
+        claimed = 0.0 if gradient is None else float((gradient * direction).sum())
+        assert claimed == pytest.approx(measured, rel=1e-5, abs=3e-8), name
+        alive += claimed != 0.0
+    return alive
+
+
+ALL_DRAWS = {
+    "as it is": None,
+    "wiped": draws(wipe=rows(True, False, True)),
+    "loaded at both places": draws(
+        wipe=rows(False, True, False),
+        end=touch(
+            load=rows(True, True, False),
+            weight=torch.tensor([2.0, 1.5, 1.0]),
+            shift=torch.tensor([-1.0, -2.0, 0.0]),
+        ),
+        story=touch(load=rows(True, True, False), weight=torch.tensor([1.0, 4.0, 1.0]), shift=-torch.ones(3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("module", ["paper, rank 3", "plus", "static"])
+@pytest.mark.parametrize("given", ALL_DRAWS.values(), ids=ALL_DRAWS)
+def test_gradients_of_the_module(module: str, given: Draws | None) -> None:
+    """Phase 2: the backbone is frozen, and every tensor of the module has its gradient."""
+    model = live_model("rwkv4", module)
+    model.backbone.requires_grad_(False)
+    bank = detach_state(model.backbone(tokens(2, 30, seed=7)).state)
+    assert model.synthesizer is not None
+    alive = finite_differences(
+        lambda: model(**batch(), draws=given, bank=bank).loss, model.synthesizer.named_parameters()
+    )
+    # All of them, but those that the softmax or the last LayerNorm makes idle.
+    assert alive >= 0.9 * len(list(model.synthesizer.parameters()))
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("given", ALL_DRAWS.values(), ids=ALL_DRAWS)
+def test_gradients_of_the_backbone_through_the_state(name: str, given: Draws | None) -> None:
+    """Phase 1: the loss is on the answer alone, so what the prompt pass learns comes through the state."""
+    model = live_model(name, None)
+    with torch.no_grad():  # as drawn for training a norm makes of them a loss that is too steep for differences
+        model.backbone.emb.weight *= 50
+    bank = detach_state(model.backbone(tokens(2, 30, seed=7)).state)
+    alive = finite_differences(lambda: model(**batch(), draws=given, bank=bank).loss, model.backbone.named_parameters())
+    assert alive == len(list(model.backbone.parameters()))
+
+
+def test_gradients_cross_from_the_answer_to_the_prompt() -> None:
+    """A word that stands in the prompt only is learned from the answer's second token on."""
+    model = live_model("rwkv4", None)
+    prompt = torch.full((3, 9), 3)
+    weights = batch()["weights"].clone()
+    weights[:, 0] = 0  # that token comes from the prompt's own logits
+    answer = torch.full_like(ANSWER, 5)
+    loss = model(**batch(prompt=prompt, answer=answer, weights=weights)).loss
+    gradient = torch.autograd.grad(loss, model.backbone.emb.weight)[0]
+    assert gradient[3].abs().max() > 1e-6
+    assert gradient[4].count_nonzero() == 0
+
+
+def test_a_frozen_backbone_gets_no_gradient_and_no_history() -> None:
+    model = live_model("rwkv4", "plus")
+    model.backbone.requires_grad_(False)
+    scored = model(**batch())
+    assert scored.loss.requires_grad
+    assert not any(leaf.requires_grad for layer in scored.encoded.state for leaf in layer)
+    assert not scored.encoded.logits.requires_grad
+    scored.loss.backward()
+    assert all(p.grad is None for p in model.backbone.parameters())
+
+
+def test_updates_can_be_made_by_hand() -> None:
+    """An update is a value: scaled by two, it is scored as the backbone with twice dW scores."""
+    model = live_model("rwkv4", "plus")
+    encoded = model.encode(PROMPT, LENGTHS)
+    assert encoded.update is not None
+    twice = encoded._replace(update={site: LowRank(2 * d.a, d.b) for site, d in encoded.update.items()})
+    assert_near(model.score(twice, ANSWER, ANSWER_LENGTHS)[0], losses_by_hand(model, twice), 1e-10)
+
+
+def test_parameters_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    model = live_model("rwkv4", "plus")
+    model.backbone.requires_grad_(False)
+    model.print_trainable_parameters()
+    module = sum(p.numel() for p in model.synthesizer.parameters())
+    assert f"trainable params: {module:,} || all params: " in capsys.readouterr().out
+    assert model.prosg_config is not None
+    assert model.prosg_config.bottleneck == 3
+    assert ProSG(model.backbone).prosg_config is None

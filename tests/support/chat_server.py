@@ -1,0 +1,270 @@
+"""A chat server on loopback that misbehaves on purpose, and knows what a build must make of it.
+
+Speaks POST /v1/chat/completions over real HTTP, whole or as a stream. What it does with a request follows from a hash
+of the request alone: first some faults (429 with Retry-After, 500, 503, a time-out, a reply that breaks off), then a
+reply, which may itself be bad (no JSON, another schema, a refusal, cut off at the limit). `Server.valid` is the set of
+pairs that a build has to end with.
+
+    python tests/musi_server.py [--port 8123]    to try a build by hand
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+from typing import Any
+
+from prosg.data.synthetic import words
+
+FAULTS = ("429", "429", "500", "503", "cut", "cut")
+BAD = ("no json", "schema", "refusal", "length")
+VERBS = ("Describe", "Praise", "Draw in words", "Invent", "Remember", "Sell", "Explain", "Complain about")
+FORMS = ("in a letter", "as a poem", "like a judge", "for a child", "in two lines", "as an advert", "on a postcard")
+DOINGS = ("name two uses of", "say who might own", "ask about", "give a title to", "compare the rain with", "count")
+THIRDS = ("say goodbye to", "thank", "warn", "greet", "write a wish for")
+
+
+def digest(body: dict[str, Any]) -> str:
+    """A request's hash: how it is carried does not count."""
+    kept = {key: value for key, value in body.items() if key not in ("stream", "stream_options")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """The server and its books.
+
+    patience: the client's time-out. faults, bad: shares of requests that meet these; timeouts: of
+    those with faults, the ones that time out first. delay: seconds before any reply.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        faults: float = 0.4,
+        bad: float = 0.15,
+        patience: float = 1.0,
+        delay: float = 0.0,
+        timeouts: float = 0.3,
+        retry_after: Sequence[str] = ("0.2", "1"),
+    ) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.faults, self.bad, self.patience, self.delay = faults, bad, patience, delay
+        self.timeouts, self.retry_after = timeouts, retry_after
+        self.lock = threading.Lock()
+        self.drafts: dict[str, dict[str, Any]] = {}
+        self.answers: dict[tuple[str, str], list[str]] = {}
+        self.valid: set[tuple[str, str]] = set()
+        self.seen: Counter[str] = Counter()  # requests, by hash
+        self.complete: Counter[str] = Counter()  # replies that were sent to their end, by hash
+        self.outcomes: Counter[str] = Counter()
+        self.tokens = 0
+        self.keys: set[str] = set()
+        self.waits: list[float] = []
+        self.ready_again: dict[str, float] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def start(self) -> Server:
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no news."""
+
+    # -- what is said
+
+    def say(self, body: dict[str, Any], rng: Random) -> tuple[str, str]:
+        """The reply's text and why it ends."""
+        kind = body.get("response_format", {}).get("json_schema", {}).get("name", "answer")
+        bad = rng.choice(BAD) if rng.random() < self.bad else ""
+        if bad == "refusal":
+            return "I'm sorry, but I can't help with that.", "stop"
+        if kind == "musi_prompts":
+            return self._drafts(rng, bad)
+        if kind == "musi_verdicts":
+            return self._verdicts(body, rng, bad)
+        return self._answer(body, rng, bad)
+
+    def _drafts(self, rng: Random, bad: str) -> tuple[str, str]:
+        drafts = [self._draft(rng) for _ in range(5)]
+        if bad == "no json":
+            return "Here they are: " + json.dumps(drafts)[:-40], "stop"
+        if bad == "schema":
+            return json.dumps({"prompts": [{"prompt": one["prompt"], "steps": 2} for one in drafts]}), "stop"
+        if bad == "length":
+            return json.dumps({"prompts": drafts})[:200], "length"
+        with self.lock:
+            self.drafts.update({one["prompt"]: one for one in drafts})
+        text = json.dumps({"prompts": drafts})
+        return (f"```json\n{text}\n```" if rng.random() < 0.2 else text), "stop"
+
+    def _draft(self, rng: Random) -> dict[str, Any]:
+        def thing() -> str:
+            return f"the {rng.choice(words.ADJECTIVES)} {rng.choice(words.OBJECTS)} of {rng.choice(words.NAMES)}"
+
+        steps = [f"{rng.choice(VERBS)} {thing()} {rng.choice(FORMS)}", f"{rng.choice(DOINGS)} {thing()}"]
+        if rng.random() < 0.4:
+            steps.append(f"{rng.choice(THIRDS)} {rng.choice(words.NAMES)} at the {rng.choice(words.PLACES)}")
+        checks = []
+        if rng.random() < 0.3:
+            code = str(rng.randrange(1000, 9999))
+            steps.append(f"repeat the code {code}")
+            checks.append({"stage": len(steps), "type": "contains", "text": None, "items": [code], "min": None})
+        if rng.random() < 0.05:
+            steps = steps[:1]
+            checks = []
+        prompt = ", then ".join(steps) + "."
+        return {"prompt": prompt, "sub_instructions": steps, "domain_knowledge": 0, "checks": checks}
+
+    def _answer(self, body: dict[str, Any], rng: Random, bad: str) -> tuple[str, str]:
+        prompt = body["messages"][-1]["content"]
+        steps = self.drafts[prompt]["sub_instructions"]
+        lines = [self._line(step, rng) for step in steps]
+        missing = rng.randrange(len(lines)) if rng.random() < 0.1 else None
+        if missing is not None:
+            lines[missing] = f"Nothing comes to mind, number {rng.randrange(10**6)}."
+        answer = "\n".join(lines)
+        if bad == "length":
+            return answer[:30], "length"
+        with self.lock:
+            self.answers[prompt, answer] = ["no" if place == missing else "yes" for place in range(len(steps))]
+        return answer, "stop"
+
+    def _line(self, step: str, rng: Random) -> str:
+        code = "".join(char for char in step if char.isdigit())
+        made = " ".join(rng.choice(words.SUBJECTS) for _ in range(4))
+        return f"Number {rng.randrange(10**6)}: {made} {code}".strip() + "."
+
+    def _verdicts(self, body: dict[str, Any], rng: Random, bad: str) -> tuple[str, str]:
+        text = body["messages"][-1]["content"]
+        prompt, answer = (part.partition("\n>>>")[0] for part in text.split("<<<\n")[1:3])
+        told = self.answers[prompt, answer]
+        listed = [
+            {"step": number, "followed": one, "quote": line.rpartition(" ")[0] if one == "yes" else ""}
+            for number, (one, line) in enumerate(zip(told, answer.split("\n"), strict=True), 1)
+        ]
+        if bad == "no json":
+            return "Yes to all of it.", "stop"
+        if bad == "schema":
+            return json.dumps({"verdicts": listed[:-1]}), "stop"
+        if bad == "length":
+            return json.dumps({"verdicts": listed})[:20], "length"
+        if "no" not in told:
+            with self.lock:
+                self.valid.add((prompt, answer))
+        return json.dumps({"verdicts": listed}), "stop"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+    def do_POST(self) -> None:
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        name = digest(body)
+        rng = Random(name)
+        fate = Random(f"fate of {name}")  # apart, so that a server without faults says the same
+        faults = [fate.choice(FAULTS) for _ in range(fate.randint(1, 3))] if fate.random() < server.faults else []
+        if faults and fate.random() < server.timeouts:
+            faults[0] = "timeout"
+        with server.lock:
+            attempt = server.seen[name]
+            server.seen[name] += 1
+            server.keys.add(self.headers.get("Authorization", ""))
+            if name in server.ready_again:
+                server.waits.append(time.monotonic() - server.ready_again.pop(name))
+        time.sleep(server.delay)
+        fault = faults[attempt] if attempt < len(faults) else ""
+        text, finish = server.say(body, rng) if fault in ("", "cut") else ("", "")
+        with server.lock:
+            server.outcomes[fault or "reply"] += 1
+        if fault in ("429", "500", "503"):
+            self._fail(int(fault), name, rng)
+        elif fault == "timeout":
+            time.sleep(server.patience * 1.5)
+            self.close_connection = True
+        else:
+            self._send(body, name, text, finish, cut=fault == "cut")
+
+    def _fail(self, status: int, name: str, rng: Random) -> None:
+        content = json.dumps({"error": {"message": f"no, {self.headers.get('Authorization')}"}}).encode()
+        self.send_response(status)
+        if status == 429:
+            wait = rng.choice(self.server.retry_after)
+            self.send_header("Retry-After", wait)
+            with self.server.lock:
+                self.server.ready_again[name] = time.monotonic() + float(wait)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _send(self, body: dict[str, Any], name: str, text: str, finish: str, *, cut: bool) -> None:
+        usage = {"prompt_tokens": len(json.dumps(body["messages"])) // 4, "completion_tokens": len(text) // 4 + 1}
+        usage["total_tokens"] = sum(usage.values())
+        base = {"id": name[:12], "created": 0, "model": body["model"]}
+        self.send_response(200)
+        if body.get("stream"):
+            pieces = [text[place : place + 60] for place in range(0, len(text), 60)]
+            deltas = [{"index": 0, "delta": {"content": piece}, "finish_reason": None} for piece in pieces]
+            choices: list[list[dict[str, Any]]] = [[one] for one in deltas]
+            choices += [[{"index": 0, "delta": {}, "finish_reason": finish}], []]
+            chunks = [{**base, "object": "chat.completion.chunk", "choices": one} for one in choices]
+            chunks[-1]["usage"] = usage
+            content = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+            self.send_header("Content-Type", "text/event-stream")
+        else:
+            message = {"role": "assistant", "content": text}
+            choice = {"index": 0, "message": message, "finish_reason": finish}
+            content = json.dumps({**base, "object": "chat.completion", "choices": [choice], "usage": usage})
+            self.send_header("Content-Type", "application/json")
+        data = content.encode()
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if cut:
+            self.wfile.write(data[: len(data) * 2 // 3])
+            self.close_connection = True
+            return
+        self.wfile.write(data)
+        with self.server.lock:
+            self.server.complete[name] += 1
+            self.server.tokens += usage["total_tokens"]
+
+
+def started(kind: type[Server]) -> Iterator[Any]:
+    """For a fixture: hand out what starts servers of a kind with options, and shut all of them down afterwards."""
+    running: list[Server] = []
+
+    def start(**options: Any) -> Server:
+        running.append(kind(**options))
+        running[-1].start()
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.shutdown()
+        one.server_close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8123)
+    running = Server(port=parser.parse_args().port)
+    print(running.url)
+    running.serve_forever()

@@ -1,0 +1,145 @@
+"""Memory in training: checkpointing and prompts in chunks leave losses and gradients as they are, and keep less."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import prosg.model.prosg
+from prosg.model.prosg import ProSG
+from prosg.training.config import Perturbation
+from prosg.training.perturbation import draw
+from support.hf_models import hf_backbone
+from support.models import SYSTEMS, TINY, assert_near, live_model, tokens
+
+LENGTHS = torch.tensor([23, 9, 1])
+BATCH: dict[str, Tensor] = {
+    "prompt": tokens(3, 23),
+    "prompt_lengths": LENGTHS,
+    "answer": tokens(3, 8, seed=1),
+    "answer_lengths": torch.tensor([8, 3, 6]),
+    "weights": torch.ones(3, 8),
+}
+
+
+def gradients(model: ProSG, frozen: bool, **more: Any) -> list[Tensor]:
+    """The loss, its terms and every gradient of a step."""
+    model.backbone.requires_grad_(not frozen)
+    model.zero_grad(set_to_none=True)
+    scored = model(**BATCH, **more)
+    scored.loss.backward()
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(found) > 3
+    return [scored.loss.detach(), scored.nll.detach(), *found]
+
+
+def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        if other.any():
+            assert_near(one, other, 1e-10)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["phase 1", "phase 2"])
+@pytest.mark.parametrize(("name", "module"), SYSTEMS)
+def test_prompts_in_chunks_give_the_gradients_of_one_call(
+    name: str, module: str, frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = live_model(name, module)
+    whole = gradients(model, frozen)
+    model.activation_checkpointing_enable()
+    for chunk in (4, 22):
+        monkeypatch.setattr(prosg.prosg, "CHUNK", chunk)
+        assert_same(gradients(model, frozen), whole)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["phase 1", "phase 2"])
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("name", TINY)
+def test_checkpointing_changes_no_gradient(name: str, every: int, frozen: bool) -> None:
+    """With the update on, and the state touched at both places."""
+    model = live_model(name, "plus")
+    p = Perturbation(wipe_first=0.3, swap=0.3, load=0.5, load_story=0.5, bank_size=3, bank_rows=1)
+    draws = draw(p, 0, 0, 0.0, torch.arange(3), torch.tensor([5, 2, 4]))
+    assert bool(draws.story.load.any())
+    with torch.no_grad():
+        bank = model.encode(tokens(3, 11, seed=2)).state
+    whole = gradients(model, frozen, draws=draws, bank=bank)
+    model.activation_checkpointing_enable(every_n_layers=every)
+    assert_same(gradients(model, frozen, draws=draws, bank=bank), whole)
+
+
+class Alive(TorchDispatchMode):
+    """Bytes of what was computed inside and is still held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(tensor, Tensor):
+                self.seen[StorageWeakRef(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+        return result
+
+    @property
+    def held(self) -> int:
+        return sum(size for storage, size in self.seen.items() if not storage.expired())
+
+
+def kept(model: ProSG, time: int) -> int:
+    """Bytes that are held between the passes there and back, for a prompt of this many tokens."""
+    with Alive() as alive:
+        encoded = model._encode_for_training(tokens(2, time), torch.tensor([time, time]))
+    held = alive.held
+    assert encoded.update is not None
+    return held
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_what_is_kept_hardly_grows_with_the_prompt(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = live_model(name, "plus")
+    model.backbone.requires_grad_(False)
+    monkeypatch.setattr(prosg.prosg, "CHUNK", 10_000)
+    whole = kept(model, 512) - kept(model, 256)
+    monkeypatch.setattr(prosg.prosg, "CHUNK", 64)
+    assert kept(model, 512) - kept(model, 256) < whole / 8
+    # Phase 1, on demand: the gradient goes back through the chunks' states.
+    model.backbone.requires_grad_(True)
+    through = kept(model, 512) - kept(model, 256)
+    model.activation_checkpointing_enable()
+    assert kept(model, 512) - kept(model, 256) < through / 8
+
+
+def test_checkpointing_keeps_less() -> None:
+    model = live_model("rwkv4", None)
+
+    def held() -> int:
+        with Alive() as alive:
+            scored = model(**BATCH)
+        amount = alive.held
+        assert scored.loss.requires_grad
+        return amount
+
+    whole = held()
+    model.activation_checkpointing_enable()
+    assert held() < whole / 2
+
+
+def test_what_is_not_supported_is_refused() -> None:
+    model = live_model("rwkv4", None)
+    for options in ({"offload": True}, {"activation_checkpointing_kwargs": {"use_reentrant": True}}):
+        with pytest.raises(ValueError, match="only use_reentrant=False is known"):
+            model.activation_checkpointing_enable(**options)
+    assert model.backbone.checkpoint_every == 0
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    assert model.backbone.checkpoint_every == 1
+    other = ProSG(hf_backbone("gpt2"))
+    with pytest.raises(ValueError, match="native backbones; a gpt2 is run by transformers"):
+        other.activation_checkpointing_enable()
