@@ -22,12 +22,13 @@ import torch
 from _common import commit, machine
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
-from prosg.checkpoints.adapter import load_model
-from prosg.data.collate import pad
+from prosg.checkpoints.load import load_model
+from prosg.core.tensors import pad
 from prosg.data.synthetic import make_rows
-from prosg.generation.decode import Sampling, generate_texts
+from prosg.generation.sampling import Sampling
+from prosg.generation.text import generate_texts
+from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
-from prosg.training.config import ProSGConfig
 
 HIDDEN, LAYERS = 112, 3
 

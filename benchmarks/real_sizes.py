@@ -23,8 +23,8 @@ from _common import commit, machine
 
 from prosg.backbones import BACKBONES
 from prosg.checkpoints.backbone import load_backbone
+from prosg.model.config import PRESETS
 from prosg.model.prosg import ProSG
-from prosg.training.config import PRESETS
 
 SIZES = {
     "169M": {"rwkv4": "169M", "rwkv7": "0.1B"},

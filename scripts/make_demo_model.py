@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from prosg.checkpoints.adapter import demo_model, load_adapter, load_model, save_adapter
+from prosg.checkpoints.adapter import load_adapter, save_adapter
+from prosg.checkpoints.load import demo_model, load_model
 from prosg.evaluation.controls import Condition
 from prosg.evaluation.curve import forgetting_curve
 

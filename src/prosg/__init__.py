@@ -9,36 +9,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prosg.checkpoints.adapter import load_encoded as load_encoded
-    from prosg.checkpoints.adapter import load_model as load_model
-    from prosg.checkpoints.adapter import save_encoded as save_encoded
     from prosg.checkpoints.backbone import convert as convert
-    from prosg.checkpoints.backbone import fingerprint as fingerprint
     from prosg.checkpoints.backbone import load_backbone as load_backbone
     from prosg.checkpoints.backbone import save_backbone as save_backbone
+    from prosg.checkpoints.encoded import load_encoded as load_encoded
+    from prosg.checkpoints.encoded import save_encoded as save_encoded
+    from prosg.checkpoints.fingerprints import fingerprint as fingerprint
+    from prosg.checkpoints.load import load_model as load_model
     from prosg.core.encoded import EncodedPrompt as EncodedPrompt
     from prosg.core.update import LowRank as LowRank
     from prosg.core.update import Site as Site
+    from prosg.model.config import ProSGConfig as ProSGConfig
     from prosg.model.prosg import ProSG as ProSG
     from prosg.tokenizers.bpe import load_tokenizer as load_tokenizer
-    from prosg.training.config import ProSGConfig as ProSGConfig
     from prosg.training.config import TrainConfig as TrainConfig
 
 _WHERE = {
     "EncodedPrompt": "prosg.core.encoded",
     "LowRank": "prosg.core.update",
     "ProSG": "prosg.model.prosg",
-    "ProSGConfig": "prosg.training.config",
+    "ProSGConfig": "prosg.model.config",
     "Site": "prosg.core.update",
     "TrainConfig": "prosg.training.config",
     "convert": "prosg.checkpoints.backbone",
-    "fingerprint": "prosg.checkpoints.backbone",
+    "fingerprint": "prosg.checkpoints.fingerprints",
     "load_backbone": "prosg.checkpoints.backbone",
-    "load_encoded": "prosg.checkpoints.adapter",
-    "load_model": "prosg.checkpoints.adapter",
+    "load_encoded": "prosg.checkpoints.encoded",
+    "load_model": "prosg.checkpoints.load",
     "load_tokenizer": "prosg.tokenizers.bpe",
     "save_backbone": "prosg.checkpoints.backbone",
-    "save_encoded": "prosg.checkpoints.adapter",
+    "save_encoded": "prosg.checkpoints.encoded",
 }
 
 __all__ = [*_WHERE]

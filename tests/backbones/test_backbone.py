@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from prosg.backbones.base import TAPS, Backbone, Output
-from prosg.checkpoints.backbone import convert, fingerprint, fingerprint_file, load_backbone, save_backbone
+from prosg.checkpoints.backbone import convert, fingerprint_file, load_backbone, save_backbone
+from prosg.checkpoints.fingerprints import fingerprint
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import detach_state, map_state, take_rows
 from prosg.core.update import LowRank, Site, take_update_rows

@@ -12,14 +12,8 @@ import torch
 
 from prosg.backbones.layouts import detect
 from prosg.backbones.retnet import RETNET_SIZES, RetNet, RetNetConfig
-from prosg.checkpoints.backbone import (
-    CheckpointError,
-    convert,
-    fingerprint,
-    load_backbone,
-    read_checkpoint,
-    save_backbone,
-)
+from prosg.checkpoints.backbone import CheckpointError, convert, load_backbone, read_checkpoint, save_backbone
+from prosg.checkpoints.fingerprints import fingerprint
 from prosg.core.update import LowRank, Site
 from prosg.ops import retention
 from support.models import TOLERANCE, assert_near, live_backbone, live_model, tokens

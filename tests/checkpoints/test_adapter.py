@@ -15,22 +15,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
-from prosg.checkpoints.adapter import (
-    is_adapter,
-    load_adapter,
-    load_encoded,
-    load_model,
-    model_fingerprint,
-    need_tokenizer,
-    save_adapter,
-    save_encoded,
-)
+from prosg.checkpoints.adapter import is_adapter, load_adapter, save_adapter
 from prosg.checkpoints.backbone import CheckpointError, save_backbone
+from prosg.checkpoints.encoded import load_encoded, save_encoded
+from prosg.checkpoints.fingerprints import model_fingerprint
+from prosg.checkpoints.load import load_model, need_tokenizer
 from prosg.core.encoded import EncodedPrompt
+from prosg.model.config import PRESETS
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.bpe import load_tokenizer
 from prosg.tokenizers.world import VOCABULARY, WORLD_FINGERPRINT, WorldTokenizer
-from prosg.training.config import PRESETS
 from support.models import MODULES, live_backbone, live_model, state_bits_equal, tokens, word_tokenizer
 
 PROMPT, LENGTHS, ANSWER = tokens(2, 6), torch.tensor([6, 4]), tokens(2, 5, seed=4)

@@ -17,18 +17,11 @@ from torch import Tensor
 import prosg.checkpoints.weights
 from prosg.backbones.layouts import RWKV4_LAYOUT, from_hf, to_hf
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
-from prosg.checkpoints.backbone import (
-    convert,
-    fingerprint,
-    fingerprint_file,
-    load_backbone,
-    read_checkpoint,
-    save_backbone,
-)
-from prosg.checkpoints.tensors import CheckpointError
+from prosg.checkpoints.backbone import convert, fingerprint_file, load_backbone, read_checkpoint, save_backbone
+from prosg.checkpoints.fingerprints import fingerprint
 from prosg.checkpoints.weights import check_finite
 from prosg.tokenizers.world import VOCABULARY
-from prosg.utils.io import written_whole
+from prosg.utils.io import CheckpointError, written_whole
 
 CONFIG = RWKV4Config(vocab_size=40, hidden_size=16, num_layers=3, attention_size=24, ffn_size=40)
 

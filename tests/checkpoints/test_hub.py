@@ -9,10 +9,10 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from prosg.checkpoints.adapter import demo_model, load_model
 from prosg.checkpoints.hub import local_path
-from prosg.checkpoints.tensors import CheckpointError
+from prosg.checkpoints.load import demo_model, load_model
 from prosg.cli import main
+from prosg.utils.io import CheckpointError
 
 
 class Hub:

@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from prosg.backbones.rwkv4 import RWKV4
-from prosg.checkpoints.adapter import load_model
 from prosg.checkpoints.backbone import save_backbone
+from prosg.checkpoints.initial_state import save_initial
+from prosg.checkpoints.load import load_model
 from prosg.cli import COMMANDS, main
-from prosg.model.initial_state import InitialState, save_initial
+from prosg.model.initial_state import InitialState
 from prosg.tokenizers.bpe import train_bpe
 from support.training_folder import SIZE, Workshop, make_workshop
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from prosg.checkpoints.adapter import load_encoded, load_model, save_encoded
 from prosg.checkpoints.backbone import load_backbone
+from prosg.checkpoints.encoded import load_encoded, save_encoded
+from prosg.checkpoints.load import load_model
 from prosg.cli import main
 from prosg.core.update import Site
 from prosg.inspection.updates import compare

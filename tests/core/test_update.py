@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prosg.core.tensors import wide
 from prosg.core.update import (
     LowRank,
     Site,
@@ -17,7 +18,6 @@ from prosg.core.update import (
     project,
     replace_update_rows,
     take_update_rows,
-    wide,
 )
 
 B, T, OUT, INP, RANK = 4, 3, 5, 7, 2

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prosg.data.collate import cut, encode_row, encode_rows, frame_row
+from prosg.data.encode import cut, encode_row, encode_rows, frame_row
 from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict
 from prosg.data.templates import TEMPLATES, Turn, frame, known_template
 from prosg.tokenizers.bpe import load_tokenizer

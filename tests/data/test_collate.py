@@ -3,8 +3,10 @@ from collections import Counter
 import pytest
 import torch
 
-from prosg.data.collate import EncodedRow, LengthBatches, collate, encode_row, encode_rows, replay_prompt, row_number
+from prosg.data.collate import collate
+from prosg.data.encode import EncodedRow, encode_row, encode_rows, replay_prompt, row_number
 from prosg.data.row import Row, row_from_dict
+from prosg.data.sampler import LengthBatches
 from prosg.data.synthetic import KINDS, make_rows
 from prosg.tokenizers.bpe import Tokenizer, train_bpe
 

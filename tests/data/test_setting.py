@@ -10,8 +10,9 @@ import pytest
 
 from prosg.cli import main
 from prosg.data.checks import find_stages, score
-from prosg.data.collate import collate, encode_row
+from prosg.data.collate import collate
 from prosg.data.commands import make
+from prosg.data.encode import encode_row
 from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict
 from prosg.data.synthetic import KINDS, PLAIN, SPLITS, Filler, Setting, make_rows, split_of, words
 from prosg.data.synthetic.setting import NOTE, among_distractors, are_apart

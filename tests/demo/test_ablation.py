@@ -14,7 +14,8 @@ import yaml
 from prosg.cli import main
 from prosg.demo.ablation import PARTS, variants
 from prosg.evaluation.ablation import BACKBONE, FULL, write_ablation
-from prosg.training.config import RECIPES, Perturbation, TrainConfig
+from prosg.training.config import Perturbation, TrainConfig
+from prosg.training.recipes import RECIPES
 from prosg.utils.jobs import Job, check_plan
 from support.training_folder import Workshop, make_workshop
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from prosg.checkpoints.adapter import demo_model, load_model
+from prosg.checkpoints.load import demo_model, load_model
 from prosg.evaluation.controls import Condition
 from prosg.evaluation.curve import forgetting_curve
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prosg.core.update import Update
-from prosg.data.collate import EncodedRow
+from prosg.data.encode import EncodedRow
 from prosg.evaluation.controls import Condition, Conditions, derangement, encode_prompts
 from prosg.model.prosg import ProSG
 from support.models import VOCAB, assert_near, assert_same_state, live_model, state_bits_equal, tokens

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from prosg.core.encoded import EncodedPrompt
-from prosg.data.collate import EncodedRow
+from prosg.data.encode import EncodedRow
 from prosg.evaluation.controls import encode_prompts
 from prosg.evaluation.forgetting import LATE_TOKENS, TEMPERATURE, Written, free_running, length_controlled
-from prosg.generation.decode import Sampling, generate_texts, sentence_ends
+from prosg.generation.decode import sentence_ends
+from prosg.generation.sampling import Sampling
+from prosg.generation.text import generate_texts
 from prosg.model.prosg import ProSG
 from support.models import WORDS, live_model, word_tokenizer
 

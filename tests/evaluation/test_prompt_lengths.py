@@ -10,7 +10,7 @@ import torch
 
 from prosg.cli import main
 from prosg.core.encoded import EncodedPrompt
-from prosg.data.collate import EncodedRow
+from prosg.data.encode import EncodedRow
 from prosg.data.synthetic import Filler, Setting, make_rows
 from prosg.evaluation.controls import Condition, encode_prompts
 from prosg.evaluation.curve import CurveResult, forgetting_curve

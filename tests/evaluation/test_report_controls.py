@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from prosg.checkpoints.adapter import load_model, save_adapter
+from prosg.checkpoints.adapter import save_adapter
+from prosg.checkpoints.load import load_model
 from prosg.cli import main
+from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
-from prosg.training.config import ProSGConfig
 from support.evaluations import DEMO_BASE, results, run_here, write_config
 
 NOISE = 0.01

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from prosg.checkpoints.adapter import demo_model, load_model
+from prosg.checkpoints.load import demo_model, load_model
 
 
 def test_an_output_folder_stands_for_what_it_holds(tmp_path):

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from prosg.checkpoints.backbone import save_backbone
+from prosg.checkpoints.initial_state import save_initial
 from prosg.core.encoded import EncodedPrompt
-from prosg.data.collate import pad
+from prosg.core.tensors import pad
 from prosg.data.row import Row, Stage
 from prosg.data.synthetic import make_rows
 from prosg.data.templates import Turn
@@ -24,8 +25,10 @@ from prosg.evaluation.controls import encode_prompts, kind_mean
 from prosg.evaluation.forgetting import length_controlled
 from prosg.evaluation.measures import Subject, accuracy, curve, perplexity
 from prosg.evaluation.systems.local import LocalSystem, open_model, read_twice
-from prosg.generation.decode import Again, Sampling, decode, generate_texts
-from prosg.model.initial_state import InitialState, save_initial
+from prosg.generation.decode import Again, decode
+from prosg.generation.sampling import Sampling
+from prosg.generation.text import generate_texts
+from prosg.model.initial_state import InitialState
 from prosg.model.prosg import ProSG
 from support.models import WORDS, assert_same_update, live_model, state_bits_equal, word_tokenizer
 

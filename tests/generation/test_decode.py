@@ -12,7 +12,9 @@ from torch import Tensor
 
 from prosg.backbones.base import Output, Taps
 from prosg.core.encoded import EncodedPrompt
-from prosg.generation.decode import Generation, Sampling, decode, generate_texts, pick, sentence_ends, stream_text
+from prosg.generation.decode import decode, sentence_ends
+from prosg.generation.sampling import Sampling, pick
+from prosg.generation.text import Generation, generate_texts, stream_text
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.bpe import Tokenizer, train_bpe
 from support.models import WORDS, live_model, tokens, word_tokenizer
@@ -330,7 +332,7 @@ def test_a_marker_written_freely_opens_the_late_stage_too() -> None:
         return pick(logits, temperature, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prosg.generation.decode.pick", noting)
+        patch.setattr("prosg.generation.sampling.pick", noting)
         generate_texts(script, script.encoded(), word_tokenizer(), options)
     assert temperatures == [pytest.approx([t, t]) for t in (1e-4, 1e-4, 1e-4, 0, 0, 0)]
 

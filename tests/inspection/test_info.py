@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from prosg.inspection.info import activation_bytes, describe
+from prosg.inspection.info import describe
+from prosg.model.memory import activation_bytes
 from support.models import TINY, live_backbone, live_model
 
 

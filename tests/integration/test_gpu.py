@@ -10,9 +10,11 @@ import sys
 import pytest
 import torch
 
+from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
-from prosg.training.config import RECIPES, ProSGConfig
-from prosg.training.perturbation import StoryBank, draw
+from prosg.training.perturbation import draw
+from prosg.training.recipes import RECIPES
+from prosg.training.state_bank import StoryBank
 from support.hf_models import HF_TINY, hf_backbone
 from support.models import TINY
 from support.training_folder import losses, make_workshop

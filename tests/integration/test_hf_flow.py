@@ -15,19 +15,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prosg.backbones.hf.model import HFBackbone
-from prosg.checkpoints.adapter import load_encoded, load_model, save_encoded
-from prosg.checkpoints.backbone import convert, fingerprint, fingerprint_file, load_backbone, save_backbone
-from prosg.checkpoints.tensors import CheckpointError
+from prosg.checkpoints.backbone import convert, fingerprint_file, load_backbone, save_backbone
+from prosg.checkpoints.encoded import load_encoded, save_encoded
+from prosg.checkpoints.fingerprints import fingerprint
+from prosg.checkpoints.load import load_model
 from prosg.cli import main
 from prosg.core.update import LowRank
-from prosg.data.collate import EncodedRow
+from prosg.data.encode import EncodedRow
 from prosg.data.row import write_rows
 from prosg.data.synthetic import DEMO_KINDS, make_rows
+from prosg.model.config import PRESETS, ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.bpe import train_bpe
-from prosg.training.config import PRESETS, Optimisation, Perturbation, ProSGConfig, TrainConfig
+from prosg.training.config import Optimisation, Perturbation, TrainConfig
 from prosg.training.perturbation import Draws, Touch
 from prosg.training.setup import check
+from prosg.utils.io import CheckpointError
 from support.hf_models import HF_TINY, hf_backbone, hf_model
 from support.models import assert_near, live_model, tokens
 

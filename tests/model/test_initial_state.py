@@ -12,7 +12,8 @@ from torch import Tensor
 import prosg.model.prosg
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.checkpoints.backbone import CheckpointError, save_backbone
-from prosg.model.initial_state import InitialState, load_initial, save_initial
+from prosg.checkpoints.initial_state import load_initial, save_initial
+from prosg.model.initial_state import InitialState
 from prosg.training.perturbation import Draws, Touch
 from support.hf_models import hf_backbone
 from support.models import TINY, assert_near, gap, live_backbone, live_model, tokens

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from prosg.backbones.base import Taps
-from prosg.core.encoded import EncodedPrompt, flatten, unflatten
+from prosg.checkpoints.encoded import flatten, unflatten
+from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import choose_rows, detach_state, take_rows
 from prosg.core.update import LowRank
+from prosg.model.config import PRESETS
 from prosg.model.prosg import ProSG
-from prosg.training.config import PRESETS, Perturbation
+from prosg.training.config import Perturbation
 from prosg.training.perturbation import Draws, Touch, draw
 from support.models import (
     SYSTEMS,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prosg.core.encoded import EncodedPrompt
-from prosg.data.collate import EncodedRow
+from prosg.data.encode import EncodedRow
 from prosg.evaluation.controls import encode_prompts
 from prosg.model.prosg import ProSG
 from prosg.model.scoring import batches_by_length, perplexity

@@ -14,9 +14,9 @@ from prosg.backbones.base import Taps
 from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES
 from prosg.backbones.rwkv7 import RWKV7, RWKV7_SIZES
 from prosg.core.update import Site
+from prosg.model.config import PRESETS, ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.model.synthesizer import LARGE, Synthesizer
-from prosg.training.config import PRESETS, ProSGConfig
 from support.models import MODULES, SYSTEMS, TINY, assert_near, assert_same_update, live_backbone, live_model, serves
 
 systems = pytest.mark.parametrize(("name", "module"), SYSTEMS)

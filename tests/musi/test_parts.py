@@ -12,9 +12,10 @@ import pytest
 
 from prosg.data.row import Row, Stage
 from prosg.data.synthetic import words as contents
+from prosg.llm.config import EndpointConfig
 from prosg.musi.answers import requests as answer_requests
 from prosg.musi.categories import chosen_categories, package_categories, topics
-from prosg.musi.config import BuildConfig, EndpointConfig, FilterConfig, PromptsConfig, VerifyConfig
+from prosg.musi.config import BuildConfig, FilterConfig, PromptsConfig, VerifyConfig
 from prosg.musi.draft import Draft, draft_from_dict, parse_drafts
 from prosg.musi.filter import decide, evaluation_texts
 from prosg.musi.prompts import Drafted

@@ -17,9 +17,9 @@ from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.core.state import State
 from prosg.core.update import Site
+from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.bpe import Tokenizer
-from prosg.training.config import ProSGConfig
 from tokenizers import models, pre_tokenizers
 
 VOCAB = 23

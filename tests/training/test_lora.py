@@ -12,9 +12,9 @@ import transformers
 from safetensors.torch import load_file
 from test_train import assert_same_run, between_steps, inside_a_checkpoint, killed
 
-from prosg.checkpoints.adapter import load_model
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.export import merge
+from prosg.checkpoints.load import load_model
 from prosg.training.lora import is_lora, put_on, take_off
 from prosg.training.trainer import complete_checkpoints
 from support.hf_models import HF_TINY, hf_backbone

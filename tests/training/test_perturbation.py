@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.rng import uniforms
 from prosg.core.state import State, detach_state, join_states, take_rows
 from prosg.core.update import Update, take_update_rows
 from prosg.model.prosg import ProSG
 from prosg.ops import wkv4
-from prosg.training.config import RECIPES, Perturbation
-from prosg.training.perturbation import Draws, StoryBank, Touch, draw, perturb, uniforms
+from prosg.training.config import Perturbation
+from prosg.training.perturbation import Draws, Touch, draw, perturb
+from prosg.training.recipes import RECIPES
+from prosg.training.state_bank import StoryBank
 from support.models import TINY, assert_near, assert_same_state, live_backbone, live_model, state_bits_equal, tokens
 
 EVERYTHING = Perturbation(wipe_first=0.5, wipe_last=0.5, swap=0.3, load=0.5, cut=0.5)

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES
-from prosg.checkpoints.adapter import load_model
 from prosg.checkpoints.backbone import fingerprint_file
+from prosg.checkpoints.load import load_model
 from prosg.model.prosg import ProSG
 from prosg.training.config import Optimisation, TrainConfig
-from prosg.training.run import check_device, curve_of_model, info, perplexity_of_file, train
+from prosg.training.run import curve_of_model, info, perplexity_of_file, train
+from prosg.utils.device import check_device
 from prosg.utils.io import write_json
 from support.training_folder import Workshop, make_workshop
 

@@ -24,18 +24,21 @@ import prosg.training.precision
 import prosg.training.run
 import prosg.training.trainer
 from prosg.backbones.rwkv4 import RWKV4
-from prosg.checkpoints.adapter import load_model
 from prosg.checkpoints.backbone import load_backbone
+from prosg.checkpoints.initial_state import STATE_FILE, load_initial
+from prosg.checkpoints.load import load_model
 from prosg.cli import main
-from prosg.data.collate import EncodedRow, collate, encode_rows, replay_prompt
+from prosg.data.collate import collate
+from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
 from prosg.data.row import read_rows, row_to_dict
 from prosg.data.sampler import StepBatches
-from prosg.model.initial_state import STATE_FILE, InitialState, load_initial
+from prosg.model.config import ProSGConfig
+from prosg.model.initial_state import InitialState
 from prosg.model.prosg import ProSG
 from prosg.model.scoring import perplexity
 from prosg.tokenizers.bpe import load_tokenizer
 from prosg.training.callbacks import Stop
-from prosg.training.config import Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
+from prosg.training.config import Optimisation, Perturbation, StopRule, TrainConfig
 from prosg.training.trainer import ProSGTrainer, complete_checkpoints, fit
 from support.training_folder import Workshop, losses, make_workshop, steps
 

@@ -11,149 +11,32 @@ the Hugging Face hub (`prosg.hub`), or "demo": the small trained model that come
 
 from __future__ import annotations
 
-import hashlib
 import json
-import sys
-from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file, save_model
+from safetensors import SafetensorError
 from safetensors.torch import load_model as load_tensors
-from torch import nn
+from safetensors.torch import save_model
 
-from prosg.checkpoints.backbone import fingerprint, fingerprint_file, load_backbone
+from prosg.checkpoints.backbone import fingerprint_file, load_backbone
+from prosg.checkpoints.fingerprints import fingerprint
 from prosg.checkpoints.hub import local_path
-from prosg.checkpoints.tensors import CheckpointError, read_json
 from prosg.checkpoints.weights import check_finite
-from prosg.core.encoded import EncodedPrompt, flatten, unflatten
-from prosg.core.update import check_update
+from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
-from prosg.tokenizers.bpe import BY_VOCABULARY_SIZE, WORLD, AnyTokenizer, load_tokenizer, tokenizer_beside
+from prosg.tokenizers.bpe import WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
-from prosg.training.config import ProSGConfig
-from prosg.utils.io import written_whole
+from prosg.utils.io import CheckpointError, read_json, written_whole
 
-__all__ = [
-    "demo_model",
-    "hash_weights",
-    "is_adapter",
-    "load_adapter",
-    "load_encoded",
-    "load_model",
-    "model_fingerprint",
-    "need_tokenizer",
-    "save_adapter",
-    "save_encoded",
-    "trained_in",
-]
+__all__ = ["is_adapter", "load_adapter", "save_adapter"]
 
 CONFIG, WEIGHTS = "prosg_config.json", "prosg_model.safetensors"
-ENCODED_FORMAT = "prosg-encoded-1"
-
-
-def demo_model() -> Path:
-    """The adapter that comes with the package; its backbone lies beside it."""
-    return Path(str(files("prosg") / "demo" / "assets" / "plus"))
 
 
 def is_adapter(path: str | Path) -> bool:
     """Whether this folder holds an adapter."""
     return (Path(path) / CONFIG).is_file()
-
-
-def load_model(
-    model: str | Path,
-    *,
-    base: str | Path | None = None,
-    tokenizer: str | Path | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-    kernel: str = "auto",
-    target_modules: Sequence[str] = (),
-) -> ProSG:
-    """A model by its name: a backbone, an adapter folder, a training's output folder, a hub's name, or "demo".
-
-    Args:
-        model: What to load.
-        base: The adapter's backbone, where it is not where the adapter says.
-        tokenizer: "world", a tokenizer.json, an RWKV vocabulary, or a folder with one; by default the adapter's, the
-            one beside the backbone's weights, or, said on stderr, World for a vocabulary of its size.
-        dtype: Type of the backbone's weights; the file's own by default.
-        device: Where to put it.
-        kernel: Implementation of the recurrence.
-        target_modules: Projections that an update may act on, for a backbone that transformers runs; an adapter knows
-            its own.
-
-    Raises:
-        CheckpointError, FileNotFoundError: naming the file and what is wrong with it.
-        ValueError: where a tokenizer has more tokens than the model.
-    """
-    path = demo_model() if str(model) == "demo" else trained_in(local_path(model))
-    if is_adapter(path):
-        loaded, where = load_adapter(path, base=base, dtype=dtype, device=device, kernel=kernel)
-    else:
-        if base is not None:
-            raise ValueError(f"{path} is not an adapter folder (it has no {CONFIG}), so it has no base")
-        backbone = load_backbone(path, dtype=dtype, device=device, kernel=kernel, target_modules=target_modules)
-        loaded, where = ProSG(backbone), path
-    loaded.base = str(where)
-    found = tokenizer or _own_tokenizer(path) or tokenizer_beside(where) or _picked_tokenizer(loaded)
-    if found is not None:
-        loaded.tokenizer = load_tokenizer(found)
-        check_vocabulary(loaded, loaded.tokenizer, found)
-        trained_with = read_json(path / CONFIG).get("tokenizer_fingerprint") if is_adapter(path) else None
-        if trained_with and trained_with != loaded.tokenizer.fingerprint:
-            raise ValueError(f"{found}: not the tokenizer that {path} was trained with; leave out --tokenizer")
-    loaded.eval()
-    return loaded
-
-
-def _own_tokenizer(path: Path) -> str | Path | None:
-    """An adapter's: the name that it keeps, or the file that lies in its folder."""
-    named = read_json(path / CONFIG).get("tokenizer", "") if is_adapter(path) else ""
-    if named not in ("", WORLD):
-        raise CheckpointError(f"{path / CONFIG}: tokenizer is {named!r}, allowed: {WORLD!r}, or a file beside it")
-    return named or tokenizer_beside(path)
-
-
-def _picked_tokenizer(model: ProSG) -> str | None:
-    """World for a model of its size."""
-    size = model.backbone.config.vocab_size
-    if BY_VOCABULARY_SIZE.get(size) != WORLD:
-        return None
-    print(f"tokenizer: World (picked by the vocabulary size {size}; another with --tokenizer)", file=sys.stderr)
-    return WORLD
-
-
-def need_tokenizer(model: ProSG, name: str | Path) -> None:
-    """ValueError where the model called `name` has no tokenizer, saying which one is meant if its size tells."""
-    if model.tokenizer is not None:
-        return
-    size = model.backbone.config.vocab_size
-    usual = BY_VOCABULARY_SIZE.get(size)
-    which = f"--tokenizer {usual}: models with a vocabulary of {size} use that" if usual else "--tokenizer"
-    raise ValueError(f"{name}: no tokenizer lies beside it; name one with {which}")
-
-
-def trained_in(path: str | Path) -> Path:
-    """What a finished training left in its output folder; any other path as it is."""
-    path = Path(path)
-    if (path / "result.json").is_file():
-        for made in ("adapter", "model"):
-            if (path / made).is_dir():
-                return path / made
-    return path
-
-
-def check_vocabulary(model: ProSG, tokenizer: AnyTokenizer, path: str | Path) -> None:
-    """ValueError where the tokenizer has tokens that the model does not know."""
-    size = model.backbone.config.vocab_size
-    if tokenizer.vocab_size > size:
-        raise ValueError(f"{path}: {tokenizer.vocab_size} tokens, but the model's vocabulary has {size}; they must fit")
 
 
 def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = None, overwrite: bool = False) -> None:
@@ -223,55 +106,3 @@ def _find_base(folder: Path, named: str) -> Path:
         if named and candidate.exists():
             return candidate
     raise FileNotFoundError(f"{folder}: its backbone {named or '(unnamed)'} is not there; say where with --base")
-
-
-def model_fingerprint(model: ProSG) -> str:
-    """Which model made an encoded prompt: the backbone's fingerprint, and a full hash of the module's weights."""
-    digest = hashlib.sha256(fingerprint(model.backbone).encode())  # type: ignore[arg-type]
-    if model.synthesizer is not None:
-        hash_weights(digest, model.synthesizer)
-    return digest.hexdigest()
-
-
-def hash_weights(digest: Any, module: nn.Module) -> None:
-    """Put all names and values of a module into a hash."""
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-
-
-def save_encoded(encoded: EncodedPrompt, model: ProSG, path: str | Path, *, overwrite: bool = True) -> None:
-    """Write an encoded prompt as one safetensors file."""
-    tensors = flatten(encoded.state, encoded.update) | {"logits": encoded.logits.contiguous()}
-    metadata = {"format": ENCODED_FORMAT, "model": model_fingerprint(model)}
-    with written_whole(Path(path), overwrite=overwrite) as temporary:
-        save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary, metadata=metadata)
-
-
-def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
-    """Read an encoded prompt. CheckpointError for another model's, or a file that is none."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: truncated, or not a safetensors file ({error})") from None
-    if metadata.get("format") != ENCODED_FORMAT:
-        raise CheckpointError(
-            f"{path}: not an encoded prompt; make one with: prosg encode MODEL --prompt ... --out FILE"
-        )
-    if metadata.get("model") != model_fingerprint(model):
-        raise CheckpointError(f"{path}: made by another model; encode the prompt again with this one")
-    device = next(model.parameters()).device
-    try:
-        if "logits" not in tensors:
-            raise ValueError("tensor 'logits' is missing")
-        logits = tensors.pop("logits")
-        state, update = unflatten({name: tensor.to(device) for name, tensor in tensors.items()}, model.backbone)
-        check_update(update or {}, model.backbone.sites, logits.shape[0])
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    return EncodedPrompt(state, update, logits.to(device))

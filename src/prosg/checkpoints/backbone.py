@@ -19,7 +19,6 @@ Everything wrong with a file raises CheckpointError (a ValueError), FileNotFound
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,31 +27,29 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from prosg.backbones import BACKBONES
 from prosg.backbones.hf.files import hf_type, load_hf, load_hf_model, save_hf
 from prosg.backbones.hf.model import HF_SITES, HFBackbone
 from prosg.backbones.layouts import Layout, detect, from_hf, read_sizes, to_hf
 from prosg.backbones.native import Native
-from prosg.checkpoints.tensors import CheckpointError, dtype_name, read_json, read_tensors
+from prosg.checkpoints.fingerprints import _digest
+from prosg.checkpoints.tensors import read_tensors
 from prosg.checkpoints.weights import check_finite, checked_and_cast
 from prosg.tokenizers.bpe import stored_name, tokenizer_beside
-from prosg.utils.io import written_whole
+from prosg.utils.device import dtype_name
+from prosg.utils.io import CheckpointError, read_json, written_whole
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
     "convert",
-    "fingerprint",
     "fingerprint_file",
     "load_backbone",
     "read_checkpoint",
     "save_backbone",
 ]
-
-SAMPLES = 256
-"""Values per tensor that a fingerprint looks at: each costs a page of a mapped file."""
 
 
 class Checkpoint(NamedTuple):
@@ -128,31 +125,11 @@ def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, 
     _write(checkpoint, Path(dst), overwrite)
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Which weights these are: sha256 over canonical names, shapes and some values of each tensor, as fp32.
-
-    The same for a `.pth`, its folder and the model loaded from either, and for a wider copy; another for a copy that
-    was narrowed, since its values are others.
-    """
-    return _digest((model.model if isinstance(model, HFBackbone) else model).state_dict())
-
-
 def fingerprint_file(path: str | Path) -> str:
     """`fingerprint` of the model in a file or folder, without building a native one."""
     if _is_for_transformers(path, ("any",)):
         return _digest(load_hf_model(path).state_dict())
     return _digest(read_checkpoint(path).tensors)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        flat = tensor.reshape(-1)
-        sample = flat[:: -(-flat.numel() // SAMPLES)].float().cpu().numpy().astype("<f4")
-        digest.update(f"{name}{list(tensor.shape)}\n".encode())
-        digest.update(sample.tobytes())
-    return digest.hexdigest()
 
 
 def _types(tensors: Mapping[str, Tensor], dtype: torch.dtype, layout: Layout) -> dict[str, torch.dtype]:

@@ -24,7 +24,8 @@ from prosg.backbones import BACKBONES
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.layouts import to_hf
 from prosg.backbones.native import Native
-from prosg.core.update import LowRank, Site, Update, batch_size, check_update, wide
+from prosg.core.tensors import wide
+from prosg.core.update import LowRank, Site, Update, batch_size, check_update
 from prosg.utils.io import written_whole
 
 __all__ = ["PEFT_CONFIG", "PEFT_WEIGHTS", "export_peft", "merge", "peft_names", "site_path"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from prosg.checkpoints.tensors import CheckpointError
+from prosg.utils.io import CheckpointError
 
 __all__ = ["HUB", "local_path", "push"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -13,24 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["CheckpointError", "dtype_name", "read_json", "read_tensors"]
+from prosg.utils.device import dtype_name
+from prosg.utils.io import CheckpointError
+
+__all__ = ["read_tensors"]
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-
-
-class CheckpointError(ValueError):
-    """A file or folder that cannot be used as a checkpoint."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError for anything else."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not an object")
-    return content
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -74,8 +61,3 @@ def _unpickle(path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; needs a dict of tensors")
     return content
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """As configs call it: "float32", "bfloat16", ..."""
-    return str(dtype).removeprefix("torch.")

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prosg.checkpoints.tensors import CheckpointError, dtype_name
+from prosg.utils.device import dtype_name
+from prosg.utils.io import CheckpointError
 
 __all__ = ["check_finite", "check_room", "checked_and_cast"]
 

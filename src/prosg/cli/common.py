@@ -103,10 +103,9 @@ def state_option(parser: Parser) -> Parser:
 
 def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
     """The model of `model_options` and `state_option`; ValueError where it has no tokenizer but needs one."""
-    from prosg.checkpoints.adapter import load_model, need_tokenizer
-    from prosg.model.initial_state import load_initial
-    from prosg.training.precision import dtype_named
-    from prosg.training.run import check_device
+    from prosg.checkpoints.initial_state import load_initial
+    from prosg.checkpoints.load import load_model, need_tokenizer
+    from prosg.utils.device import check_device, dtype_named
 
     device = check_device(options.device)
     model = load_model(

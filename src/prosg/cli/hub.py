@@ -21,8 +21,8 @@ def _push_parser() -> Parser:
 
 
 def _run_push(options: Any) -> int:
-    from prosg.checkpoints.adapter import trained_in
     from prosg.checkpoints.hub import push
+    from prosg.checkpoints.load import trained_in
 
     print(push(trained_in(options.folder), options.repository, private=options.private))
     return 0

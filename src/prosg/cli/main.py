@@ -228,7 +228,7 @@ def _convert_parser() -> Parser:
 
 
 def _run_generate(options: Namespace) -> int:
-    from prosg.checkpoints.adapter import load_encoded
+    from prosg.checkpoints.encoded import load_encoded
     from prosg.data.templates import TEMPLATES, known_template
 
     template = TEMPLATES[known_template(options.template) or "none"]
@@ -263,7 +263,7 @@ def _run_generate(options: Namespace) -> int:
 
 
 def _run_encode(options: Namespace) -> int:
-    from prosg.checkpoints.adapter import save_encoded
+    from prosg.checkpoints.encoded import save_encoded
 
     out = Path(options.out)
     if not out.parent.is_dir():
@@ -322,7 +322,7 @@ def _run_info(options: Namespace) -> int:
 
 def _run_convert(options: Namespace) -> int:
     from prosg.checkpoints.backbone import convert
-    from prosg.training.precision import dtype_named
+    from prosg.utils.device import dtype_named
 
     convert(options.src, options.dst, dtype_named(options.dtype), overwrite=options.overwrite)
     print(options.dst)

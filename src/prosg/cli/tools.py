@@ -92,7 +92,7 @@ def _inspect_parser() -> Parser:
 
 def _update_of(options: Namespace, model: Any) -> Any:
     """The update of --prompt or --encoded; ValueError where there is none, or that of several prompts."""
-    from prosg.checkpoints.adapter import load_encoded
+    from prosg.checkpoints.encoded import load_encoded
 
     encoded = encode_prompt(options, model) if options.encoded is None else load_encoded(options.encoded, model)
     if encoded.update is None:
@@ -112,7 +112,7 @@ def _model(options: Namespace) -> Any:
 def _run_merge(options: Namespace) -> int:
     from prosg.checkpoints.backbone import save_backbone
     from prosg.checkpoints.export import merge
-    from prosg.checkpoints.tensors import dtype_name
+    from prosg.utils.device import dtype_name
 
     model = _model(options)
     update = _update_of(options, model)

@@ -10,7 +10,9 @@ from typing import Any
 from jsonargparse import Namespace
 
 from prosg.cli.common import Parser, kinds_given
-from prosg.training.config import RECIPES, Optimisation, Perturbation, ProSGConfig, StopRule, TrainConfig
+from prosg.model.config import ProSGConfig
+from prosg.training.config import Optimisation, Perturbation, StopRule, TrainConfig
+from prosg.training.recipes import RECIPES
 from prosg.utils.options import read_yaml
 
 __all__ = ["TRAINING", "add_ablation_options", "add_train_commands", "config_named"]

@@ -31,7 +31,6 @@ __all__ = [
     "project",
     "replace_update_rows",
     "take_update_rows",
-    "wide",
 ]
 
 
@@ -84,11 +83,6 @@ def add_delta(y: Tensor, x: Float[Tensor, "B T I"], delta: LowRank, active: Tens
     if active is not None:
         x = x * active
     return y + (x @ delta.a.to(x.dtype).mT) @ delta.b.to(x.dtype).mT
-
-
-def wide(x: Tensor) -> Tensor:
-    """x in fp32, or in fp64 where it is that: the type that factors, sums and losses are kept in."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def check_update(update: Update, sites: Mapping[Site, tuple[int, int]], batch: int) -> None:

@@ -10,8 +10,9 @@ from typing import NamedTuple, TypeVar
 from tqdm import tqdm
 
 from prosg.data.checks import score
-from prosg.data.row import Row, iter_jsonl, read_rows, write_rows
+from prosg.data.row import Row, read_rows, write_rows
 from prosg.data.synthetic import DEMO_KINDS, SENTENCES, Filler, Range, Setting, iter_rows
+from prosg.utils.io import iter_jsonl
 
 __all__ = ["KindScore", "check", "make", "read_answers", "score_rows", "table"]
 

@@ -16,25 +16,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prosg.data.chat import as_messages, from_messages, from_text
 from prosg.data.checks import validate_check
 from prosg.data.templates import Turn
-from prosg.utils.io import write_lines
+from prosg.utils.io import iter_jsonl, write_lines
 
-__all__ = [
-    "Row",
-    "Stage",
-    "derived_id",
-    "iter_jsonl",
-    "read_rows",
-    "row_from_dict",
-    "row_to_dict",
-    "write_rows",
-]
+__all__ = ["Row", "Stage", "derived_id", "read_rows", "row_from_dict", "row_to_dict", "write_rows"]
 
 FIELDS = ("id", "kind", "prompt", "answer", "stages", "distance_words", "leaks")
 STAGE_FIELDS = ("instruction", "check", "start", "marker")
@@ -183,27 +174,6 @@ def row_to_dict(row: Row) -> dict[str, Any]:
     if row.leaks:
         data["leaks"] = True
     return data | dict(row.extra)
-
-
-def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
-    """Line numbers (from 1) and decoded objects of a JSON lines file; blank lines are passed over.
-
-    Raises ValueError `FILE:LINE: ...` for a line that is not JSON or not UTF-8, and for a file that cannot be read.
-    """
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed below; only the opening is guarded here
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    with file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}:{number}: not UTF-8 text ({error.reason})") from error
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON ({error.msg}); each line is one object") from error
 
 
 def read_rows(path: str | os.PathLike[str], *, need_answers: bool = True) -> list[Row]:

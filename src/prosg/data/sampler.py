@@ -1,13 +1,12 @@
-"""Which rows a training step reads, in how many parts, and which process reads which part."""
+"""x"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from random import Random
 
-from prosg.data.collate import LengthBatches
-
-__all__ = ["StepBatches"]
+__all__ = ["LengthBatches", "StepBatches"]
 
 
 class StepBatches:
@@ -46,3 +45,43 @@ class StepBatches:
         for epoch in itertools.count():
             self.epochs.set_epoch(epoch)
             yield from self.epochs
+
+
+class LengthBatches:
+    """Batches of like lengths: a batch sampler that is a pure function of (seed, epoch, global batch size).
+
+    Rows are shuffled, sorted by length within runs of `run` batches, cut into batches, and the batches shuffled. Every
+    row comes exactly once per epoch; an incomplete last batch is kept, or left out with `drop_last`.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int = 0, *, drop_last: bool = False, run: int = 50
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if not lengths or (drop_last and len(lengths) < batch_size):
+            raise ValueError(f"{len(lengths)} rows do not fill one batch of {batch_size}; give more rows")
+        self.lengths, self.batch_size, self.seed, self.drop_last, self.run = lengths, batch_size, seed, drop_last, run
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.lengths), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = Random(f"{self.seed}/{self.epoch}/{self.batch_size}")
+        order = list(range(len(self.lengths)))
+        rng.shuffle(order)
+        # The incomplete batch is taken from the shuffled rows, or it would always hold the longest ones.
+        whole = len(order) - len(order) % self.batch_size
+        batches = []
+        for start in range(0, whole, self.run * self.batch_size):
+            run = sorted(order[start : min(start + self.run * self.batch_size, whole)], key=self.lengths.__getitem__)
+            batches += [run[cut : cut + self.batch_size] for cut in range(0, len(run), self.batch_size)]
+        if whole < len(order) and not self.drop_last:
+            batches.append(order[whole:])
+        rng.shuffle(batches)
+        return iter(batches)

@@ -17,9 +17,11 @@ from typing import Any
 
 import yaml
 
-from prosg.checkpoints.adapter import demo_model, is_adapter, trained_in
+from prosg.checkpoints.adapter import is_adapter
+from prosg.checkpoints.load import demo_model, trained_in
 from prosg.evaluation.ablation import BACKBONE, FULL, write_ablation
-from prosg.training.config import Perturbation, TrainConfig, check_recipe
+from prosg.training.config import Perturbation, TrainConfig
+from prosg.training.recipes import check_recipe
 from prosg.utils.jobs import Job, check_plan, run_jobs
 
 __all__ = ["PARTS", "ablate", "variants"]

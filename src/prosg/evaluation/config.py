@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prosg.data.templates import known_template
-from prosg.musi.config import BudgetConfig, EndpointConfig, check_endpoint
+from prosg.llm.config import BudgetConfig, EndpointConfig, check_endpoint
 from prosg.utils.options import build, option, read_yaml
 
 __all__ = [

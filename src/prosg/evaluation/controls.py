@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.tensors import pad
 from prosg.core.update import Update, join_updates, mean_update, take_update_rows
-from prosg.data.collate import EncodedRow, pad
+from prosg.data.encode import EncodedRow
 from prosg.model.prosg import ProSG
 
 __all__ = ["LEAST_PROMPTS", "MEAN_PROMPTS", "Condition", "Conditions", "derangement", "encode_prompts", "kind_mean"]

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.data.checks import score
-from prosg.data.collate import encode_rows
+from prosg.data.encode import encode_rows
 from prosg.data.row import Row
 from prosg.data.synthetic import DEMO_KINDS, KINDS, PLAIN, Setting, make_rows
 from prosg.evaluation.controls import MEAN_PROMPTS, Condition, Conditions
 from prosg.evaluation.forgetting import LATE_TOKENS, Written, free_running, late_tokens, length_controlled, read_stories
 from prosg.evaluation.statistics import bootstrap_interval
-from prosg.generation.decode import TOKENS_PER_SENTENCE
+from prosg.generation.sampling import TOKENS_PER_SENTENCE
 from prosg.model.prosg import ProSG
 from prosg.model.scoring import Perplexity, perplexity
 

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.rng import uniforms
 from prosg.core.state import State, map_state, replace_rows, take_rows
-from prosg.data.collate import EncodedRow, pad
-from prosg.generation.decode import TOKENS_PER_SENTENCE, Again, Sampling, decode, pick, sentence_ends, to_read
+from prosg.core.tensors import pad
+from prosg.data.encode import EncodedRow
+from prosg.generation.decode import Again, decode, sentence_ends, to_read
+from prosg.generation.sampling import TOKENS_PER_SENTENCE, Sampling, pick
 from prosg.tokenizers.bpe import AnyTokenizer
-from prosg.training.perturbation import uniforms
 
 __all__ = ["LATE_TOKENS", "Written", "free_running", "late_tokens", "length_controlled", "read_stories"]
 

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prosg.core.encoded import EncodedPrompt
-from prosg.core.update import wide
-from prosg.data.collate import pad
+from prosg.core.tensors import pad, wide
 from prosg.data.templates import TEMPLATES, Turn, frame, known_template
-from prosg.generation.decode import Sampling, generate_texts
+from prosg.generation.sampling import Sampling
+from prosg.generation.text import generate_texts
 from prosg.model.prosg import CHUNK, ProSG
 
 try:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prosg.checkpoints.tensors import read_json
 from prosg.data.checks import score
 from prosg.data.row import Row, derived_id, read_rows
 from prosg.evaluation.answer_cache import Answer
@@ -21,6 +20,7 @@ from prosg.evaluation.ifeval.scoring import IFEvalResult, score_ifeval
 from prosg.evaluation.rows import as_ifeval
 from prosg.evaluation.statistics import bootstrap_interval, paired_difference
 from prosg.model.scoring import RowScore, summary
+from prosg.utils.io import read_json
 from prosg.utils.options import build
 from prosg.utils.store import read_log
 

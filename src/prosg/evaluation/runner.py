@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prosg.checkpoints.adapter import trained_in
+from prosg.checkpoints.load import trained_in
 from prosg.data.row import Row, row_to_dict, write_rows
 from prosg.data.synthetic import KINDS, Setting
 from prosg.evaluation.answer_cache import Answers, answer_key
@@ -123,7 +123,7 @@ def evaluate_system(file: str, name: str, *, out: str | None = None) -> int:
 
 
 def _evaluate_local(config: EvalConfig, name: str, rows: Sequence[Row], stale: Sequence[str]) -> None:
-    from prosg.checkpoints.adapter import model_fingerprint
+    from prosg.checkpoints.fingerprints import model_fingerprint
     from prosg.evaluation.measures import PARTS, Subject
     from prosg.evaluation.systems.local import open_model
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prosg.musi.config import BudgetConfig, EndpointConfig
+from prosg.llm.config import BudgetConfig, EndpointConfig
 from prosg.utils.store import Log
 
 __all__ = ["Budget", "BudgetSpentError", "Cost", "Totals"]

@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
 
 from prosg.llm.budget import Budget, BudgetSpentError, Cost
-from prosg.musi.config import EndpointConfig
+from prosg.llm.config import EndpointConfig
 from prosg.utils.store import Log
 
 __all__ = ["Asker", "EndpointError", "GaveUpError", "Reply", "Request", "Shortfall", "most", "need_key"]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from prosg.llm.budget import Budget, Cost
 from prosg.llm.client import Asker, Request, Shortfall
-from prosg.musi.config import BudgetConfig, EndpointConfig
+from prosg.llm.config import BudgetConfig, EndpointConfig
 from prosg.utils.store import Log
 
 __all__ = ["Asking", "bar"]

@@ -16,23 +16,16 @@ its (2, C) is this package's.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from prosg.backbones.base import Backbone
-from prosg.checkpoints.tensors import CheckpointError, read_tensors
 from prosg.core.state import State
-from prosg.utils.io import written_whole
 
-__all__ = ["STATE_FILE", "InitialState", "load_initial", "save_initial"]
-
-STATE_FILE = "state.pth"
-"""What a training of states leaves in its output folder."""
+__all__ = ["InitialState"]
 
 
 class Kind(NamedTuple):
@@ -83,47 +76,3 @@ class InitialState(nn.Module):
     def forward(self, empty: State) -> State:
         """A backbone's own initial state, of any number of rows, with what was learned as its memory."""
         return tuple(self.kind.fill(layer, learned) for layer, learned in zip(empty, self.layers, strict=True))
-
-
-def save_initial(initial: InitialState, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the learned tensors, fp32, as `blocks.N.att.time_state`."""
-    tensors = {_name(i): learned.detach().cpu().float() for i, learned in enumerate(initial.layers)}
-    with written_whole(Path(path), overwrite=overwrite) as temporary, temporary.open("wb") as file:
-        torch.save(tensors, file)
-
-
-def load_initial(path: str | Path, backbone: Backbone) -> InitialState:
-    """A learned initial state from a `.pth`, or from the output folder of a training of states.
-
-    Raises:
-        FileNotFoundError: where there is none.
-        CheckpointError: for a file that is not of states, or not of this backbone's: naming tensor and shapes.
-    """
-    path = Path(path) / STATE_FILE if Path(path).is_dir() else Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    tensors = read_tensors(path)
-    initial = InitialState(backbone)
-    model_type, layers = backbone.config.model_type, len(initial.layers)
-    if not any(re.search(r"\.time_state$", name) for name in tensors):
-        raise CheckpointError(f"{path}: holds no learned initial states; needs tensors like {_name(0)}")
-    expected = {_name(i): learned for i, learned in enumerate(initial.layers)}
-    for what, names in (("missing", expected.keys() - tensors.keys()), ("unknown", tensors.keys() - expected.keys())):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(f"{path}: {what} tensor {min(names)}{more}; this {model_type} has {layers} layers")
-    for name, learned in expected.items():
-        given = tensors[name]
-        if given.shape != learned.shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(given.shape)}, expected {tuple(learned.shape)} for this {model_type}"
-            )
-        if not bool(torch.isfinite(given).all()):
-            raise CheckpointError(f"{path}: {name} has values that are not finite")
-        with torch.no_grad():
-            learned.copy_(given)
-    return initial
-
-
-def _name(layer: int) -> str:
-    return f"blocks.{layer}.att.time_state"

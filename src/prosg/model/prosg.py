@@ -22,12 +22,13 @@ from prosg.backbones.base import Backbone, Output
 from prosg.backbones.native import Native
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State, choose_rows, take_rows
-from prosg.core.update import Update, wide
-from prosg.data.collate import pad
-from prosg.generation.decode import Sampling, generate_texts, stream_text
+from prosg.core.tensors import pad, wide
+from prosg.core.update import Update
+from prosg.generation.sampling import Sampling
+from prosg.generation.text import generate_texts, stream_text
+from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
 from prosg.model.synthesizer import Reads, Synthesizer
-from prosg.training.config import ProSGConfig
 from prosg.training.perturbation import Draws, perturb
 
 __all__ = ["ProSG", "Scored"]
@@ -348,7 +349,7 @@ class ProSG(nn.Module):
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> ProSG:
         """The model of an adapter folder, a backbone, or "demo"; options as `load_model`'s (base, dtype, device...)."""
-        from prosg.checkpoints.adapter import load_model
+        from prosg.checkpoints.load import load_model
 
         return load_model(path, **options)
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from prosg.core.encoded import EncodedPrompt
-from prosg.data.collate import EncodedRow, collate
+from prosg.data.collate import collate
+from prosg.data.encode import EncodedRow
 from prosg.model.prosg import ProSG
 
 __all__ = ["Perplexity", "RowScore", "batches_by_length", "perplexity", "row_scores", "summary"]

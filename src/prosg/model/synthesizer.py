@@ -37,8 +37,9 @@ from torch import Tensor, nn
 
 from prosg.backbones.base import Taps
 from prosg.backbones.native import Linear
-from prosg.core.update import LowRank, Site, Update, wide
-from prosg.training.config import ProSGConfig
+from prosg.core.tensors import wide
+from prosg.core.update import LowRank, Site, Update
+from prosg.model.config import ProSGConfig
 
 __all__ = ["LayerReads", "Reads", "Synthesizer"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prosg.llm.client import Request
+from prosg.llm.structured import request_body, request_seed
 from prosg.musi.config import BuildConfig
-from prosg.musi.prompts import request_body, request_seed
 from prosg.utils.store import record_id
 
 __all__ = ["Asked", "requests"]

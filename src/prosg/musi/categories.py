@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from prosg.data.row import iter_jsonl
 from prosg.musi.config import PromptsConfig
 from prosg.musi.draft import Draft, draft_from_dict
 from prosg.musi.packaged import packaged, packaged_text
 from prosg.musi.text import LANGUAGES
+from prosg.utils.io import iter_jsonl
 
 __all__ = ["Category", "chosen_categories", "domain_words", "package_categories", "topics"]
 

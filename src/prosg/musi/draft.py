@@ -6,15 +6,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from prosg.data.checks import CHECKS, validate_check
-from prosg.musi.text import plain, refuses
+from prosg.llm.structured import find_json, strict_object
+from prosg.musi.text import plain
 
-__all__ = ["Draft", "check_types", "draft_from_dict", "find_json", "parse_drafts", "schema", "strict_object"]
+__all__ = ["Draft", "check_types", "draft_from_dict", "parse_drafts", "schema"]
 
 FIELDS = ("prompt", "sub_instructions", "domain_knowledge", "checks")
 WRITABLE = {"contains": "items", "ends_with": "text", "sentences": "min max", "words": "min max"}
@@ -60,23 +60,6 @@ def schema(per_request: int) -> dict[str, Any]:
     }
     many = {"type": "array", "minItems": 1, "maxItems": per_request, "items": strict_object(**draft)}
     return strict_object(prompts=many)
-
-
-def strict_object(**properties: Any) -> dict[str, Any]:
-    """The JSON schema of an object that has exactly these properties."""
-    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
-
-
-def find_json(text: str) -> Any:
-    """The JSON value in a reply, in a code fence or behind some words perhaps. ValueError where there is none."""
-    decoder = json.JSONDecoder()
-    starts = [place for place in (text.find("{"), text.find("[")) if place >= 0]
-    if not starts:
-        raise ValueError("a refusal" if refuses(text) else "not JSON")
-    try:
-        return decoder.raw_decode(text, min(starts))[0]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg})") from None
 
 
 def draft_from_dict(data: object) -> Draft:

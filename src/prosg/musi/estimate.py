@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from prosg.llm.budget import Cost, Totals
 from prosg.llm.client import Request, most
+from prosg.llm.config import EndpointConfig
 from prosg.musi import answers, prompts, verify
 from prosg.musi.categories import Category
-from prosg.musi.config import BuildConfig, EndpointConfig
+from prosg.musi.config import BuildConfig
 from prosg.musi.text import plain, words
 from prosg.utils.store import read_log
 

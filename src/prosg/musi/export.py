@@ -11,7 +11,8 @@ from pathlib import Path
 
 from prosg.data.row import Row, row_to_dict, write_rows
 from prosg.data.synthetic import SPLITS, split_of
-from prosg.musi.config import BuildConfig, EndpointConfig
+from prosg.llm.config import EndpointConfig
+from prosg.musi.config import BuildConfig
 from prosg.musi.review import apply, read_decisions
 from prosg.musi.similar import clusters
 from prosg.musi.stats import count, describe

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prosg.data.row import iter_jsonl
 from prosg.musi.categories import Category, domain_words
 from prosg.musi.config import BuildConfig, FilterConfig
 from prosg.musi.prompts import Drafted
 from prosg.musi.similar import Match, first_similar
 from prosg.musi.text import language, ngrams, words
+from prosg.utils.io import iter_jsonl
 from prosg.utils.store import Log, record_id
 
 __all__ = ["decide", "evaluation_texts"]

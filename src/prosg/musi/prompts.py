@@ -13,14 +13,15 @@ from random import Random
 from typing import Any, NamedTuple
 
 from prosg.llm.client import Request
+from prosg.llm.structured import request_body, request_seed
 from prosg.musi.categories import Category, topics
-from prosg.musi.config import BuildConfig, EndpointConfig
+from prosg.musi.config import BuildConfig
 from prosg.musi.draft import Draft, check_types, parse_drafts, schema
 from prosg.musi.packaged import packaged
 from prosg.musi.text import plain
 from prosg.utils.store import record_id
 
-__all__ = ["Drafted", "drafted", "request_body", "request_seed", "requests"]
+__all__ = ["Drafted", "drafted", "requests"]
 
 SUBJECTS = 3
 
@@ -33,31 +34,6 @@ class Drafted(NamedTuple):
     category: str
     draft: Draft | None
     fault: str
-
-
-def request_seed(*parts: object) -> int:
-    """A seed of 31 bits from whatever it depends on."""
-    return int(record_id(parts=list(parts))[:8], 16) >> 1
-
-
-def request_body(
-    endpoint: EndpointConfig,
-    messages: Sequence[Mapping[str, str]],
-    temperature: float,
-    max_tokens: int,
-    seed: int,
-    json_schema: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A request as it is sent. json_schema: {"name", "schema"} where JSON is wanted."""
-    body: dict[str, Any] = {"model": endpoint.model, "messages": [*messages], "temperature": temperature}
-    body[endpoint.token_parameter] = max_tokens
-    if endpoint.send_seed:
-        body["seed"] = seed
-    if json_schema is not None and endpoint.json == "schema":
-        body["response_format"] = {"type": "json_schema", "json_schema": {**json_schema, "strict": True}}
-    elif json_schema is not None and endpoint.json == "object":
-        body["response_format"] = {"type": "json_object"}
-    return body | endpoint.extra
 
 
 def _request(config: BuildConfig, category: Category, number: int) -> Request:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prosg.data.row import iter_jsonl
+from prosg.utils.io import iter_jsonl
 
 __all__ = ["LAYOUTS", "Source", "Task", "read_tasks"]
 

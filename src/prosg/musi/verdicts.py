@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from prosg.llm.client import Request
-from prosg.musi.config import EndpointConfig
-from prosg.musi.draft import find_json, strict_object
+from prosg.llm.config import EndpointConfig
+from prosg.llm.structured import find_json, request_body, strict_object
 from prosg.musi.packaged import packaged
-from prosg.musi.prompts import request_body
 from prosg.musi.stages import find_quote
 from prosg.musi.text import language
 from prosg.utils.store import record_id

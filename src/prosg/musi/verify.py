@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from prosg.data.checks import score
 from prosg.data.row import Row
 from prosg.llm.client import Request
+from prosg.llm.structured import request_seed
 from prosg.musi.answers import Asked
 from prosg.musi.config import BuildConfig
 from prosg.musi.draft import draft_from_dict
-from prosg.musi.prompts import request_seed
 from prosg.musi.stages import distance, leaks, place_stages, possible
 from prosg.musi.text import language, refuses
 from prosg.musi.verdicts import Verdict, read_verdicts, verdict_request

@@ -13,15 +13,15 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from prosg.data.collate import EncodedRow
-from prosg.inspection.info import ADAMW, activation_bytes, bytes_text
+from prosg.data.encode import EncodedRow
+from prosg.model.memory import ADAMW, activation_bytes
 from prosg.model.prosg import ProSG
 from prosg.training.config import TrainConfig
 from prosg.training.precision import settle_dtype
-from prosg.training.run import print_table
 from prosg.training.setup import Phase, arguments_of, choose_trained
 from prosg.training.trainer import ProSGTrainer, complete_checkpoints
 from prosg.utils import distributed
+from prosg.utils.tables import bytes_text, print_table
 
 __all__ = ["dry_run", "rehearse"]
 

@@ -12,7 +12,7 @@ from prosg.model.prosg import ProSG
 from prosg.utils import distributed
 from prosg.utils.io import written_whole
 
-__all__ = ["dtype_named", "probe_dtype", "settle_dtype"]
+__all__ = ["probe_dtype", "settle_dtype"]
 
 
 def probe_dtype(backbone: Any, rows: int = 32, seconds: float = 0.5) -> str:
@@ -58,11 +58,3 @@ def settle_dtype(wanted: str, output: Path, model: ProSG) -> str:
         return chosen
 
     return distributed.first(settled)
-
-
-def dtype_named(name: str | None) -> torch.dtype | None:
-    """What --dtype means, a torch.dtype or None. ValueError for another name."""
-    table = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64, None: None}
-    if name not in table:
-        raise ValueError(f"--dtype is {name!r}, allowed: fp32, bf16, fp16, fp64")
-    return table[name]

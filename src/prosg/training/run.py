@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from prosg.checkpoints.adapter import load_model, need_tokenizer, save_adapter
+from prosg.checkpoints.adapter import save_adapter
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.export import export_peft, merge, peft_names
-from prosg.checkpoints.tensors import read_json
+from prosg.checkpoints.initial_state import STATE_FILE, save_initial
+from prosg.checkpoints.load import load_model, need_tokenizer
+from prosg.core.rng import uniforms
 from prosg.core.update import Update
-from prosg.data.collate import EncodedRow, encode_rows, replay_prompt
+from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
 from prosg.data.row import read_rows
 from prosg.data.synthetic import DEMO_KINDS, Filler
 from prosg.data.templates import known_template
@@ -27,32 +28,23 @@ from prosg.evaluation.controls import Condition
 from prosg.evaluation.curve import ALL_CONDITIONS, CurveResult, forgetting_curve
 from prosg.evaluation.prompt_lengths import settings_of
 from prosg.inspection.info import describe
-from prosg.model.initial_state import STATE_FILE, InitialState, save_initial
+from prosg.model.initial_state import InitialState
 from prosg.model.prosg import ProSG
 from prosg.model.scoring import perplexity
 from prosg.tokenizers.bpe import WORLD, tokenizer_beside, tokenizer_file
-from prosg.training.config import TrainConfig, check_recipe
+from prosg.training.config import TrainConfig
 from prosg.training.lora import put_on, take_off
-from prosg.training.perturbation import uniforms
+from prosg.training.recipes import check_recipe
 from prosg.utils import distributed
-from prosg.utils.io import write_json
+from prosg.utils.device import check_device
+from prosg.utils.io import read_json, write_json
 from prosg.utils.jobs import write_progress
+from prosg.utils.tables import print_table
 
-__all__ = ["check_device", "curve_of_model", "info", "perplexity_of_file", "train"]
+__all__ = ["curve_of_model", "info", "perplexity_of_file", "train"]
 
 
 CONFIG = "config.json"
-
-
-def check_device(name: str) -> str:
-    """The device that is meant; ValueError for one that does not exist, here or at all."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"--device is {name!r}, allowed: auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is 'cuda', but PyTorch finds no CUDA device here; use --device cpu")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
@@ -304,10 +296,3 @@ def info(model: ProSG) -> int:
     """Print what a model is."""
     print_table(list(describe(model)))
     return 0
-
-
-def print_table(lines: Sequence[tuple[str, str]]) -> None:
-    """Print what is what, in two columns."""
-    width = max(len(name) for name, _ in lines) + 2
-    for name, value in lines:
-        print(f"{name:<{width}}{value}")

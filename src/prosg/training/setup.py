@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from prosg.backbones.native import Native
-from prosg.data.collate import EncodedRow
+from prosg.data.encode import EncodedRow
 from prosg.model.prosg import ProSG
 from prosg.training.config import TrainConfig
 from prosg.training.lora import is_lora

@@ -30,13 +30,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from prosg.data.collate import EncodedRow, collate
+from prosg.data.collate import collate
+from prosg.data.encode import EncodedRow
 from prosg.data.sampler import StepBatches
 from prosg.model.prosg import ProSG
 from prosg.model.scoring import perplexity
 from prosg.training.callbacks import Report, StepLog, Stop
 from prosg.training.config import TrainConfig
-from prosg.training.perturbation import StoryBank, draw
+from prosg.training.perturbation import draw
 from prosg.training.precision import settle_dtype
 from prosg.training.setup import Phase, arguments_of, check, choose_trained
 from prosg.training.sharding import (
@@ -48,6 +49,7 @@ from prosg.training.sharding import (
     register,
     whole,
 )
+from prosg.training.state_bank import StoryBank
 from prosg.utils import distributed
 
 __all__ = ["ProSGTrainer", "TrainResult", "complete_checkpoints", "fit"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-__all__ = ["write_json", "write_lines", "written_whole"]
+__all__ = ["CheckpointError", "iter_jsonl", "read_json", "write_json", "write_lines", "written_whole"]
 
 
 @contextmanager
@@ -80,3 +80,39 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
             file.write(line + "\n")
             count += 1
     return count
+
+
+class CheckpointError(ValueError):
+    """A file or folder that cannot be used as a checkpoint."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError for anything else."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not an object")
+    return content
+
+
+def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+    """Line numbers (from 1) and decoded objects of a JSON lines file; blank lines are passed over.
+
+    Raises ValueError `FILE:LINE: ...` for a line that is not JSON or not UTF-8, and for a file that cannot be read.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below; only the opening is guarded here
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    with file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}:{number}: not UTF-8 text ({error.reason})") from error
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not JSON ({error.msg}); each line is one object") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Table", "to_markdown", "to_text"]
+from collections.abc import Sequence
+
+__all__ = ["Table", "bytes_text", "to_markdown", "to_text"]
 
 Table = list[list[str]]
 """Rows of as many cells as there are columns; the first row is the head."""
@@ -23,3 +25,19 @@ def to_text(table: Table) -> str:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def print_table(lines: Sequence[tuple[str, str]]) -> None:
+    """Print what is what, in two columns."""
+    width = max(len(name) for name, _ in lines) + 2
+    for name, value in lines:
+        print(f"{name:<{width}}{value}")
+
+
+def bytes_text(count: int | float) -> str:
+    """Bytes for people."""
+    for unit in ("bytes", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

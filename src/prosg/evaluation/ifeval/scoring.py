@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from prosg.data.row import iter_jsonl
 from prosg.evaluation.ifeval.rules import RULES, validate_instruction
 from prosg.evaluation.statistics import bootstrap_interval
+from prosg.utils.io import iter_jsonl
 
 __all__ = [
     "IFEvalResult",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from prosg.data.row import iter_jsonl
+from prosg.utils.io import iter_jsonl
 
 __all__ = ["Agreement", "Label", "agreement", "cohens_kappa", "read_labels"]
 

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 from prosg.data.row import Row
 from prosg.llm.client import Request
-from prosg.musi.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint
-from prosg.musi.draft import strict_object
-from prosg.musi.prompts import request_seed
+from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint
+from prosg.llm.structured import request_seed, strict_object
 from prosg.musi.verdicts import Verdict, json_request, read_json_reply, read_verdicts, verdict_request
 from prosg.utils.options import build, read_yaml
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from prosg.checkpoints.tensors import read_json
 from prosg.data.checks import find_stages
 from prosg.data.row import Row
 from prosg.evaluation.findings import amount
@@ -13,6 +12,7 @@ from prosg.evaluation.report.blocks import Answer, Block, Case, TableBlock
 from prosg.evaluation.report.cells import numbers
 from prosg.evaluation.results import Run
 from prosg.evaluation.text_statistics import text_statistics
+from prosg.utils.io import read_json
 from prosg.utils.tables import Table
 
 __all__ = ["SHOWN", "cases", "costs", "made", "texts"]

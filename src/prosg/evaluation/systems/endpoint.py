@@ -19,9 +19,9 @@ from prosg.evaluation.measures import write_answers
 from prosg.evaluation.runner import write_part
 from prosg.evaluation.systems.local import read_twice
 from prosg.llm.client import Request, need_key
+from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget
 from prosg.llm.ledger import Asking
-from prosg.musi.config import BudgetConfig, EndpointConfig, check_budget
-from prosg.musi.prompts import request_body, request_seed
+from prosg.llm.structured import request_body, request_seed
 from prosg.utils.store import record_id
 
 __all__ = ["check_endpoint_system", "evaluate_endpoint"]

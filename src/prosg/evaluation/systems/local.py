@@ -16,21 +16,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from prosg.checkpoints.adapter import hash_weights, load_model, model_fingerprint, need_tokenizer
+from prosg.checkpoints.fingerprints import hash_weights, model_fingerprint
+from prosg.checkpoints.initial_state import load_initial
+from prosg.checkpoints.load import load_model, need_tokenizer
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.tensors import pad
 from prosg.core.update import Update, join_updates
-from prosg.data.collate import EncodedRow, encode_row, frame_row, pad, template_of
+from prosg.data.encode import EncodedRow, encode_row, frame_row, template_of
 from prosg.data.row import Row
 from prosg.data.templates import TEMPLATES
 from prosg.evaluation.answer_cache import Answer
 from prosg.evaluation.config import GenerationConfig, SystemConfig
 from prosg.evaluation.controls import Condition, derangement, kind_mean
-from prosg.generation.decode import Again, Sampling, generate_texts
-from prosg.model.initial_state import load_initial
+from prosg.generation.decode import Again
+from prosg.generation.sampling import Sampling
+from prosg.generation.text import generate_texts
 from prosg.model.prosg import ProSG
 from prosg.model.scoring import RowScore, row_scores
-from prosg.training.precision import dtype_named
-from prosg.training.run import check_device
+from prosg.utils.device import check_device, dtype_named
 
 __all__ = ["LocalSystem", "open_model", "read_twice"]
 

@@ -1,0 +1,87 @@
+"""How the next token is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Sampling", "pick"]
+
+
+TOKENS_PER_SENTENCE = 24
+"""Longest sentence that is waited for under length control, on average over a story."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        max_tokens: Longest answer, tokens; a story that is held may take `TOKENS_PER_SENTENCE` more per sentence.
+        temperature: 0 takes the likeliest token.
+        top_k: Draw from the k likeliest tokens; 0 from all.
+        top_p: Draw from the likeliest tokens that hold this much probability.
+        stop: Strings at which the answer ends; they are not part of it.
+        seed: Of the random numbers.
+        hold_until: Sentences to write before the marker; 0 leaves the length to the model.
+        force_marker: Text that opens the late stage. In Python also one per prompt.
+        late_temperature: Temperature from the marker on.
+        end_token: Id of the token that ends an answer.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: Sequence[str] = field(default_factory=tuple)
+    seed: int = 0
+    hold_until: int = 0
+    force_marker: str | Sequence[str] = ""
+    late_temperature: float = 0.0
+    end_token: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}, must be at least 1")
+        for name in ("temperature", "late_temperature", "top_k", "hold_until"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, must be above 0 and at most 1")
+        if isinstance(self.stop, str):  # a string is a sequence of strings, too: its characters
+            object.__setattr__(self, "stop", (self.stop,))
+        if not all(self.stop):
+            raise ValueError("a stop string is empty; every answer would end at once")
+        if self.hold_until and not (self.force_marker and all(self.force_marker)):
+            raise ValueError("hold_until needs force_marker: the text that opens the late stage")
+
+
+def pick(
+    logits: Float[Tensor, "B V"],
+    temperature: Float[Tensor, " B"],
+    numbers: Float[Tensor, " B"],
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Tensor:
+    """Token ids (B,), drawn by the inverse of the cumulated distribution at `numbers` in [0, 1)."""
+    greedy = logits.argmax(1)
+    if not bool((temperature > 0).any()):
+        return greedy
+    scaled = logits.float() / temperature.clamp(min=1e-6).unsqueeze(1)
+    if 0 < top_k < logits.shape[1]:
+        scaled = scaled.masked_fill(scaled < scaled.topk(top_k).values[:, -1:], -torch.inf)
+    p = torch.softmax(scaled, 1)
+    if top_p < 1:
+        ordered, index = p.sort(1, descending=True)
+        before = ordered.cumsum(1) - ordered
+        p = torch.zeros_like(p).scatter(1, index, ordered.masked_fill(before >= top_p, 0.0))
+    total = p.cumsum(1)
+    # A product that rounds up to the total would point behind the last token that may be drawn.
+    below = torch.nextafter(total[:, -1:], torch.zeros_like(total[:, -1:]))
+    target = torch.minimum(numbers.unsqueeze(1).to(total.dtype) * total[:, -1:], below)
+    drawn = torch.searchsorted(total, target, right=True).squeeze(1)
+    return torch.where(temperature > 0, drawn, greedy)
