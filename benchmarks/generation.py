@@ -47,12 +47,12 @@ def make_model() -> ProSG:
     return model.eval()
 
 
-def write(model: ProSG, prompts: list[list[int]], tokens: int, batch: int) -> int:
+def write(model: ProSG, prompts: list[list[int]], tokens: int, batch: int, update: bool = True) -> int:
     """Answers to all prompts; returns how many tokens they have."""
     written = 0
     for start in range(0, len(prompts), batch):
         some = prompts[start : start + batch]
-        encoded = model.encode(pad(some), torch.tensor([len(ids) for ids in some]))
+        encoded = model.encode(pad(some), torch.tensor([len(ids) for ids in some]), update=update)
         # No token ends an answer: all are of the same length.
         sampling = Sampling(max_tokens=tokens, end_token=-1, seed=start)
         answers = generate_texts(model.backbone, encoded, model.tokenizer, sampling)
@@ -61,8 +61,7 @@ def write(model: ProSG, prompts: list[list[int]], tokens: int, batch: int) -> in
 
 
 def without_update(model: ProSG, *arguments: Any) -> int:
-    with model.disable_update():
-        return write(model, *arguments)
+    return write(model, *arguments, update=False)
 
 
 def measure(model: ProSG, prompts: list[list[int]], sizes: dict[str, int], repeats: int) -> dict[str, list[float]]:

@@ -136,7 +136,7 @@ def serves(module: str, backbone: str) -> bool:
     """`paper` needs every site to be as wide as the model."""
     tiny = TINY[backbone].make(VOCAB)
     square = all(inp == tiny.tap_widths[site.layer][0] for site, (_, inp) in tiny.sites.items())
-    return square or MODULES[module].reading != "last"
+    return square or MODULES[module].reads != "last_input"
 
 
 SYSTEMS = [(backbone, module) for backbone in TINY for module in MODULES if serves(module, backbone)]

@@ -36,7 +36,11 @@ LOST = (
 )
 
 
-READINGS = {"last": "reads the last token only", "none": "reads nothing"}
+READINGS = {
+    "last_input": "reads the last token only",
+    "last_position": "reads the last token only",
+    "nothing": "reads nothing",
+}
 
 
 def _one_prompt(parser: Parser) -> Parser:
@@ -150,8 +154,8 @@ def _run_inspect(options: Namespace) -> int:
     model = load(options)
     if model.synthesizer is None:
         raise ValueError(f"{options.model}: has no module, so a prompt has no update; name an adapter folder")
-    reading = model.synthesizer.config.looks_at
-    if options.png is not None and reading != "attention":
+    reading = model.synthesizer.config.reads
+    if options.png is not None and reading != "all_positions":
         raise ValueError(f"--png {options.png}: this module {READINGS[reading]}; there is no heat map to draw")
     ids, lengths = model.tokenise(prompts)
     update = model.encode(ids, lengths).update

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["pad", "wide"]
+__all__ = ["pad", "valid_mask", "wide"]
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     """(B, T) int64, padded with 0 on the right to the longest row."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.int64)
+
+
+def valid_mask(lengths: Tensor, width: int) -> Tensor:
+    """(B, width) bool: the first `lengths` (B,) positions of each right-padded row."""
+    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def wide(x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def _unperturbed(kind: str) -> Change:
 
 
 def _last_token(config: TrainConfig) -> TrainConfig:
-    return _module(positions="last")(config) if config.module.reading == "attention" else config
+    return _module(reads="last_position")(config) if config.module.reads == "all_positions" else config
 
 
 PARTS: dict[str, Change] = {

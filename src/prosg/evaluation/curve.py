@@ -10,16 +10,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+
 from prosg.data.checks import score
 from prosg.data.encode import encode_rows
 from prosg.data.row import Row
 from prosg.data.synthetic import DEMO_KINDS, KINDS, PLAIN, Setting, make_rows
 from prosg.evaluation.controls import MEAN_PROMPTS, Condition, Conditions
-from prosg.evaluation.forgetting import LATE_TOKENS, Written, free_running, late_tokens, length_controlled, read_stories
+from prosg.evaluation.forgetting import (
+    LATE_TOKENS,
+    TEMPERATURE,
+    ControlledAnswer,
+    LateStages,
+    late_tokens,
+    length_controlled,
+    read_stories,
+)
 from prosg.evaluation.statistics import bootstrap_interval
-from prosg.generation.sampling import TOKENS_PER_SENTENCE
+from prosg.generation.sampling import Sampling
+from prosg.generation.text import generate_texts
+from prosg.model.perplexity import Perplexity, score_rows, summarize
 from prosg.model.prosg import ProSG
-from prosg.model.scoring import Perplexity, perplexity
 
 __all__ = ["ALL_CONDITIONS", "SENTENCES", "CurveResult", "forgetting_curve"]
 
@@ -130,18 +142,32 @@ def forgetting_curve(
                 tell((number + share) / len(conditions), str(condition))
 
         tell_part(0.0)
-        scores = None if replay else perplexity(model, encoded_rows, encoded=encoded)
-        parts = (model.backbone, encoded, tokenizer, encoded_rows, markers)
+        scores = None
+        if not replay:
+            taken = lambda i, encoded=encoded: encoded.take(torch.tensor(i))  # noqa: E731
+            scores = summarize(score_rows(model, encoded_rows, encode=taken))
+        late_stages = LateStages(model.backbone, tokenizer, encoded_rows, markers, turns=turns, replay=replay)
         if stories:
-            cells = read_stories(*parts, stories, turns=turns, replay=replay, tell=tell_part)
+            cells = read_stories(late_stages, encoded, stories, tell=tell_part)
         else:
-            cells = length_controlled(*parts, distances, seed, turns=turns, replay=replay, tell=tell_part)
+            cells = length_controlled(late_stages, encoded, distances, seed, tell=tell_part)
         how = "filler" if stories else "controlled"
         at = dict(zip(distances, cells, strict=True))
         measured = [(n, how, at[n]) for n in sentences]
         if free and not replay and not stories and not any(turns):
-            longest = FREE_TOKENS + late_tokens(encoded_rows) - LATE_TOKENS + sentences[0] * TOKENS_PER_SENTENCE
-            cell = free_running(model.backbone, encoded, tokenizer, encoded_rows, markers, seed, longest)
+            story = sentences[0] * Sampling.tokens_per_sentence
+            longest = FREE_TOKENS + late_tokens(encoded_rows) - LATE_TOKENS + story
+            texts = generate_texts(
+                model.backbone,
+                encoded,
+                tokenizer,
+                Sampling(max_tokens=longest, temperature=TEMPERATURE, seed=seed, force_marker=markers),
+                numbers=np.array([row.row_id for row in encoded_rows], dtype=np.uint64),
+            )
+            cell = [
+                ControlledAnswer(one.text, len(tokenizer.encode(one.text.partition(marker)[0])))
+                for one, marker in zip(texts, markers, strict=True)
+            ]
             measured.append((sentences[0], "free", cell))
         for n, length, cell in measured:
             right = [
@@ -181,7 +207,7 @@ def _named(setting: Setting, window: int | None) -> dict[str, Any]:
 def _cells(
     rows: Sequence[Row],
     prompts: Sequence[int],
-    written: Sequence[Written],
+    written: Sequence[ControlledAnswer],
     right: Sequence[Sequence[bool]],
     common: dict[str, Any],
     scores: Perplexity | None,

@@ -11,28 +11,25 @@ and then cut. A recurrent model has no longest text: nothing is cut off, and rol
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from prosg.core.encoded import EncodedPrompt
-from prosg.core.tensors import pad, wide
+from prosg.core.tensors import pad, valid_mask
 from prosg.data.templates import TEMPLATES, Turn, frame, known_template
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
-from prosg.model.prosg import CHUNK, ProSG
+from prosg.model.prosg import ProSG
 
 try:
     from lm_eval.api.model import LM
 except ImportError as error:
     raise ValueError(f"the evaluation harness needs the package {error.name}: pip install 'prosg[harness]'") from None
 
-__all__ = ["HarnessModel", "log_likelihoods"]
+__all__ = ["HarnessModel"]
 
 MAX_TOKENS = 256
 """Longest text that is written where a task does not say."""
@@ -169,7 +166,9 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
             encoded = self._encoded([list(context) for context in contexts]).take(rows)
             answer = pad([pairs[i][1] for i in some]).to(self._device)
             lengths = torch.tensor([len(pairs[i][1]) for i in some], device=self._device)
-            nats, greedy = log_likelihoods(self.model, encoded, answer, lengths)
+            scores_here = self.model.score(encoded, answer, lengths)
+            nats = -scores_here.nll.double().sum(1)
+            greedy = (scores_here.hits | ~valid_mask(lengths, answer.shape[1])).all(1)
             for i, value, likeliest in zip(some, nats.tolist(), greedy.tolist(), strict=True):
                 scores[i] = (value, likeliest)
         return scores
@@ -189,37 +188,6 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         if bare:
             prompts = [[self.end_token]] * len(prompts)
         without = bare or self.update == "none"
-        with self.model.disable_update() if without else contextlib.nullcontext():
-            lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
-            return self.model.encode(pad(prompts).to(self._device), lengths)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
+        return self.model.encode(pad(prompts).to(self._device), lengths, update=not without)
 
-
-@torch.no_grad()
-def log_likelihoods(
-    model: ProSG, encoded: EncodedPrompt, answer: Tensor, lengths: Tensor, chunk: int = CHUNK
-) -> tuple[Tensor, Tensor]:
-    """Sums of `ProSG.score`, read `chunk` tokens at a time: long texts do not need the logits of all at once.
-
-    answer (B, T) token ids, padded on the right; lengths (B,), each at least 1. Returns log-likelihoods (B,) in nats,
-    summed in fp64, and whether every token of a row was the likeliest (B,).
-    """
-    assert int(lengths.min()) >= 1
-    state = encoded.state
-    nats, greedy = _judged(encoded.logits.unsqueeze(1), answer[:, :1], lengths)
-    for start in range(0, int(lengths.max()) - 1, chunk):
-        piece, targets = answer[:, start : start + chunk], answer[:, start + 1 : start + 1 + chunk]
-        piece = piece[:, : targets.shape[1]]
-        left = (lengths - 1 - start).clamp(min=0, max=piece.shape[1])
-        output = model.backbone(piece, state, update=encoded.update, lengths=left)
-        assert output.logits is not None
-        state = output.state
-        more, right = _judged(output.logits, targets, left)
-        nats, greedy = nats + more, greedy & right
-    return nats, greedy
-
-
-def _judged(logits: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed log-likelihood (B,) of targets (B, T) under logits (B, T, V), and whether all were likeliest (B,)."""
-    valid = torch.arange(targets.shape[1], device=targets.device) < lengths.unsqueeze(1)
-    nll = F.cross_entropy(wide(logits.flatten(0, 1)), targets.flatten(), reduction="none").view_as(targets)
-    return -(nll.double() * valid).sum(1), ((logits.argmax(2) == targets) | ~valid).all(1)

@@ -13,7 +13,7 @@ from prosg.data.row import Row
 from prosg.data.synthetic import KINDS, Setting, make_rows
 from prosg.evaluation.answer_cache import Answer, Answers, answer_key, batched
 from prosg.evaluation.config import EvalConfig, SystemConfig
-from prosg.evaluation.forgetting import length_controlled
+from prosg.evaluation.forgetting import LateStages, length_controlled
 from prosg.evaluation.overhead import overhead
 from prosg.evaluation.rows import kinds_of, training_rows
 from prosg.evaluation.systems.local import LocalSystem
@@ -139,17 +139,20 @@ def _controlled(
     asked = subject.asked(rows)
     size = subject.config.batch_size
     parts = [asked.encode(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
-    cells = length_controlled(
+    late_stages = LateStages(
         subject.model.backbone,
-        EncodedPrompt.join(parts),
         subject.model.tokenizer,
         asked.encoded_rows,
         [row.stages[-1].marker for row in asked.rows],
+        replay=subject.system.late_replay,
+        end_token=subject.config.generation.end_token,
+    )
+    cells = length_controlled(
+        late_stages,
+        EncodedPrompt.join(parts),
         sentences,
         subject.config.data.seed,
-        replay=subject.system.late_replay,
-        again=asked.again(range(len(rows))),
-        end_token=subject.config.generation.end_token,
+        replay=asked.again(range(len(rows))),
         tell=tell or subject.tell,
     )
     answers = []

@@ -30,10 +30,7 @@ def overhead(model: ProSG, config: OverheadConfig) -> dict[str, Any]:
     token = prompt[:, :1]
 
     def encode(update: bool) -> EncodedPrompt:
-        if update:
-            return model.encode(prompt)
-        with model.disable_update():
-            return model.encode(prompt)
+        return model.encode(prompt, update=update)
 
     def write(encoded: EncodedPrompt) -> None:
         state = encoded.state
@@ -61,7 +58,7 @@ def overhead(model: ProSG, config: OverheadConfig) -> dict[str, Any]:
         "state_bytes": _state_bytes(plain.state) // config.batch,
         "parameters": sum(p.numel() for p in model.backbone.parameters()),  # type: ignore[attr-defined]
     }
-    module = model.synthesizer is not None and model.update_enabled
+    module = model.synthesizer is not None
     own = encode(True) if module else None
     assert own is None or own.update is not None
     found |= {

@@ -19,7 +19,7 @@ from prosg.evaluation.config import MEASURES, SystemConfig
 from prosg.evaluation.ifeval.scoring import IFEvalResult, score_ifeval
 from prosg.evaluation.rows import as_ifeval
 from prosg.evaluation.statistics import bootstrap_interval, paired_difference
-from prosg.model.scoring import RowScore, summary
+from prosg.model.perplexity import RowScore, summarize
 from prosg.utils.io import read_json
 from prosg.utils.options import build
 from prosg.utils.store import read_log
@@ -312,7 +312,7 @@ def _free(system: System) -> dict[str, Any]:
         mean = mean_of(values)
         found[key] = None if mean is None else mean.mean
         found[key.replace("accuracy", "interval")] = None if mean is None else [mean.low, mean.high]
-    scores = summary(list(system.scores.values())) if system.scores else None
+    scores = summarize(list(system.scores.values())) if system.scores else None
     found["perplexity"] = scores.perplexity if scores else None
     found["sample_perplexity"] = scores.sample_perplexity if scores else None
     found["late_perplexity"] = scores.late_perplexity if scores else None

@@ -1,33 +1,50 @@
-"""Writing an answer, token by token: sampling, length control, stop strings, streaming.
+"""The decoding loop: the one way in which answers are written, token by token.
 
-The first token comes from the prompt's own last logits; from then on every step runs under the update (figure 3).
+    choose a token from the logits -> read it: (state, update, logits) -> (state, update, logits) -> choose ...
 
-Length control (`hold_until`, `force_marker`): while a row is *held*, neither the end of the text nor the marker's first
-token can be drawn; after `hold_until` sentences the marker is *forced*, token by token; from the marker on, forced or
-written freely, the row is *late* and `late_temperature` applies. Random numbers are a function of (seed, step, row), so
-what is drawn for a row does not depend on the rows beside it.
+The first token comes from the prompt's own last logits; from then on every step runs under the update (figure 3). A
+place in a text is an `EncodedPrompt`, whose rows can be taken and joined: `advance` takes one in and gives one out, so
+stories can be forked and batches can change between steps.
+
+Random numbers are a function of (seed, step, row number): what is drawn for a row does not depend on its batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.rng import uniforms
 from prosg.core.tensors import pad
-from prosg.generation.sampling import TOKENS_PER_SENTENCE, Sampling, pick
+from prosg.generation.length_control import LengthControl
+from prosg.generation.sampling import Sampling, pick
 
-__all__ = ["Again", "decode", "sentence_ends", "to_read"]
+__all__ = ["Replay", "Step", "advance", "decode"]
+
+CHUNK = 512
+"""Tokens of a given text that are read in one call."""
 
 
-class Again(NamedTuple):
+class Step(NamedTuple):
+    """One step of the loop, for each of B rows."""
+
+    token: Tensor
+    """(B,) int64, the token that was chosen"""
+    running: Tensor
+    """(B,) bool: rows that had not ended before this token"""
+    sentences: Tensor
+    """(B,) int64: sentences written under length control, this token included"""
+    before: EncodedPrompt
+    """the place in the text before this token was read"""
+
+
+class Replay(NamedTuple):
     """Prompts that are read again while the answer is written, each time before the token written last."""
 
     prompts: Sequence[Sequence[int]]
@@ -35,46 +52,28 @@ class Again(NamedTuple):
     """tokens of the answer from one reading to the next"""
 
 
-def sentence_ends(tokenizer: Any, vocab_size: int) -> Tensor:
-    """(V,) bool: tokens whose text ends a sentence; a model's ids beyond its tokenizer's end none."""
-    texts = (tokenizer.decode([token]) for token in range(tokenizer.vocab_size))
-    ends = [text.rstrip().endswith((".", "!", "?")) for text in texts]
-    return torch.tensor(ends + [False] * (vocab_size - len(ends)))
+@torch.no_grad()
+def advance(backbone: Backbone, encoded: EncodedPrompt, tokens: Tensor, lengths: Tensor | None = None) -> EncodedPrompt:
+    """Reads tokens on from a place in a text, under the update.
 
+    Args:
+        backbone: What reads.
+        encoded: State, update and last logits of B rows.
+        tokens: Token ids (B, T), padded on the right.
+        lengths: Valid tokens of each row (B,); all of them by default. A row without any stays where it is.
 
-def to_read(token: Int[Tensor, " B"], step: int, again: Again | None) -> tuple[Tensor, Tensor | None]:
-    """What is read after the token of a step, from 0: (B, T), and its lengths (B,) where the prompts come first."""
-    if again is None or (step + 1) % again.every:
-        return token.unsqueeze(1), None
-    texts = [[*prompt, last] for prompt, last in zip(again.prompts, token.tolist(), strict=True)]
-    lengths = torch.tensor([len(text) for text in texts], device=token.device)
-    return pad(texts).to(token.device), lengths
-
-
-class Markers:
-    """The markers of a batch's rows, and how far each has been written."""
-
-    def __init__(self, ids: Sequence[Sequence[int]], device: torch.device) -> None:
-        width = max((len(row) for row in ids), default=0) or 1
-        self.ids = torch.tensor([[*row, *[-1] * (width - len(row))] for row in ids], device=device)
-        self.lengths = torch.tensor([len(row) for row in ids], device=device)
-        self.matched = torch.zeros(len(ids), dtype=torch.int64, device=device)
-
-    def next(self) -> Tensor:
-        """(B,) the token that goes on with each marker; -1 where there is none."""
-        at = self.matched.clamp(max=self.ids.shape[1] - 1).unsqueeze(1)
-        return torch.where(self.late, -1, self.ids.gather(1, at).squeeze(1))
-
-    @property
-    def late(self) -> Tensor:
-        """(B,) rows whose marker has been written."""
-        return (self.lengths > 0) & (self.matched >= self.lengths)
-
-    def see(self, token: Tensor) -> None:
-        """Take note of the tokens just written."""
-        follows = token == self.next()
-        again = (token == self.ids[:, 0]).long()
-        self.matched = torch.where(self.late, self.matched, torch.where(follows, self.matched + 1, again))
+    Returns:
+        The place after the tokens.
+    """
+    state, logits = encoded.state, encoded.logits
+    for start in range(0, tokens.shape[1], CHUNK):
+        part = tokens[:, start : start + CHUNK]
+        left = None if lengths is None else (lengths - start).clamp(min=0, max=part.shape[1])
+        output = backbone(part, state, update=encoded.update, lengths=left, logits="last")
+        assert output.logits is not None
+        state = output.state
+        logits = output.logits if left is None else torch.where((left > 0).unsqueeze(1), output.logits, logits)
+    return encoded._replace(state=state, logits=logits)
 
 
 def decode(
@@ -84,48 +83,37 @@ def decode(
     *,
     markers: Sequence[Sequence[int]] | None = None,
     ends_sentence: Tensor | None = None,
-    rows: np.ndarray | None = None,
-    again: Again | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (tokens (B,), running (B,)) step by step: rows that have not ended before this token.
+    numbers: np.ndarray | None = None,
+    replay: Replay | None = None,
+) -> Iterator[Step]:
+    """Writes answers, yielding every step; ends when all rows have ended, or at the longest answer.
 
-    markers: ids of each row's marker; ends_sentence (V,): see `sentence_ends`; rows (B,): numbers that the random
-    draws belong to, 0, 1, ... by default; again: prompts to read again, a rival that needs no module.
+    Args:
+        backbone: What writes.
+        encoded: Where the B rows begin.
+        sampling: How tokens are chosen. Stop strings are the business of `prosg.generation.text`.
+        markers: Token ids of each row's marker, for length control.
+        ends_sentence: (V,) bool, for length control; see `sentence_ends`.
+        numbers: Row numbers (B,) that the random draws belong to; 0, 1, ... by default.
+        replay: Prompts to read again on the way.
     """
-    device, batch = encoded.logits.device, encoded.batch
-    marker = Markers(markers or [[]] * batch, device)
-    rows = np.arange(batch) if rows is None else rows
-    logits, state = encoded.logits, encoded.state
-    running = torch.ones(batch, dtype=torch.bool, device=device)
-    held = torch.full((batch,), sampling.hold_until > 0, device=device)
-    forcing = torch.zeros_like(running)
-    sentences = torch.zeros(batch, dtype=torch.int64, device=device)
-    longest_story = sampling.hold_until * TOKENS_PER_SENTENCE  # one that does not end its sentences is cut there
-    longest = sampling.max_tokens + longest_story
+    control = LengthControl(sampling, markers, ends_sentence, encoded.logits)
+    device = encoded.logits.device
+    numbers = np.arange(encoded.batch) if numbers is None else numbers
+    running = torch.ones(encoded.batch, dtype=torch.bool, device=device)
+    longest = sampling.max_tokens + sampling.longest_story
     for step in range(longest):
-        if bool(held.any()):
-            banned = torch.zeros_like(logits, dtype=torch.bool)
-            banned[:, sampling.end_token] = True
-            banned.scatter_(1, marker.ids[:, :1].clamp(min=0), True)
-            logits = logits.masked_fill(banned & held.unsqueeze(1), -torch.inf)
-        temperature = torch.where(marker.late, sampling.late_temperature, sampling.temperature)
-        numbers = torch.from_numpy(uniforms(sampling.seed, step, rows, 1)[:, 0]).float().to(device)
-        token = pick(logits, temperature, numbers, sampling.top_k, sampling.top_p)
-        token = torch.where(forcing, marker.next(), token)
-        yield token, running.clone()
-        if ends_sentence is not None and sampling.hold_until:
-            sentences += ends_sentence.to(device)[token] & held
-            over = held & ((sentences >= sampling.hold_until) | (step + 1 >= longest_story))
-            held, forcing = held & ~over, forcing | over
-        if markers is not None:
-            # A held or freely written marker is matched as it comes; a forced one starts from its first token.
-            marker.see(token)
-            forcing = forcing & ~marker.late
+        random = torch.from_numpy(uniforms(sampling.seed, step, numbers, 1)[:, 0]).float().to(device)
+        token = pick(control.mask(encoded.logits), control.temperature, random, sampling.top_k, sampling.top_p)
+        token = control.force(token)
+        control.update(token, step + 1)
+        yield Step(token, running.clone(), control.sentences.clone(), encoded)
         running = running & (token != sampling.end_token)
         if not bool(running.any()) or step + 1 == longest:
             return
-        read, lengths = to_read(token, step, again)
-        with torch.no_grad():
-            output = backbone(read, state, update=encoded.update, lengths=lengths, logits="last")
-        assert output.logits is not None
-        logits, state = output.logits, output.state
+        if replay is None or (step + 1) % replay.every:
+            encoded = advance(backbone, encoded, token.unsqueeze(1))
+        else:
+            texts = [[*prompt, last] for prompt, last in zip(replay.prompts, token.tolist(), strict=True)]
+            lengths = torch.tensor([len(text) for text in texts], device=device)
+            encoded = advance(backbone, encoded, pad(texts).to(device), lengths)

@@ -1,4 +1,4 @@
-"""How the next token is chosen."""
+"""Sampling options, and the choice of the next token."""
 
 from __future__ import annotations
 
@@ -12,16 +12,12 @@ from torch import Tensor
 __all__ = ["Sampling", "pick"]
 
 
-TOKENS_PER_SENTENCE = 24
-"""Longest sentence that is waited for under length control, on average over a story."""
-
-
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen.
+    """How tokens are chosen, and when an answer ends.
 
     Attributes:
-        max_tokens: Longest answer, tokens; a story that is held may take `TOKENS_PER_SENTENCE` more per sentence.
+        max_tokens: Longest answer, tokens; a story that is held may take `tokens_per_sentence` more per sentence.
         temperature: 0 takes the likeliest token.
         top_k: Draw from the k likeliest tokens; 0 from all.
         top_p: Draw from the likeliest tokens that hold this much probability.
@@ -31,6 +27,7 @@ class Sampling:
         force_marker: Text that opens the late stage. In Python also one per prompt.
         late_temperature: Temperature from the marker on.
         end_token: Id of the token that ends an answer.
+        tokens_per_sentence: Tokens that a held story may take per sentence, on average, before its marker is forced.
     """
 
     max_tokens: int = 256
@@ -43,10 +40,12 @@ class Sampling:
     force_marker: str | Sequence[str] = ""
     late_temperature: float = 0.0
     end_token: int = 0
+    tokens_per_sentence: int = 24
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}, must be at least 1")
+        for name in ("max_tokens", "tokens_per_sentence"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
         for name in ("temperature", "late_temperature", "top_k", "hold_until"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
@@ -59,6 +58,11 @@ class Sampling:
         if self.hold_until and not (self.force_marker and all(self.force_marker)):
             raise ValueError("hold_until needs force_marker: the text that opens the late stage")
 
+    @property
+    def longest_story(self) -> int:
+        """Tokens after which a held story ends although it has not ended its sentences."""
+        return self.hold_until * self.tokens_per_sentence
+
 
 def pick(
     logits: Float[Tensor, "B V"],
@@ -67,7 +71,15 @@ def pick(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Tensor:
-    """Token ids (B,), drawn by the inverse of the cumulated distribution at `numbers` in [0, 1)."""
+    """Draws token ids (B,) by the inverse of the cumulative distribution at `numbers` in [0, 1).
+
+    Args:
+        logits: Of the next token.
+        temperature: Per row; 0 takes the likeliest token.
+        numbers: Uniform random numbers, one per row.
+        top_k: Draw from the k likeliest tokens; 0 from all.
+        top_p: Draw from the likeliest tokens that hold this much probability.
+    """
     greedy = logits.argmax(1)
     if not bool((temperature > 0).any()):
         return greedy

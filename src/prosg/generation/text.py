@@ -1,16 +1,19 @@
-"""Answers as text: stop strings, streaming."""
+"""Answers as text: stop strings and streaming over the decoding loop."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
-from prosg.generation.decode import Again, decode, sentence_ends
+from prosg.generation.decode import Replay, decode
+from prosg.generation.length_control import sentence_ends
 from prosg.generation.sampling import Sampling
+from prosg.tokenizers.base import Tokenizer
 
 __all__ = ["Generation", "generate_texts", "stream_text"]
 
@@ -20,96 +23,131 @@ class Generation(NamedTuple):
 
     text: str
     ids: list[int]
+    """without the end token"""
     reason: str
-    """"end", "stop" or "length"."""
+    """why it ended: "end", "stop" or "length\""""
 
 
-def _markers(sampling: Sampling, tokenizer: Any, batch: int) -> list[list[int]] | None:
-    given = sampling.force_marker
-    if not given:
-        return None
-    texts = [given] * batch if isinstance(given, str) else list(given)
-    if len(texts) != batch:
-        raise ValueError(f"force_marker has {len(texts)} texts for {batch} prompts; give one, or one per prompt")
-    return [tokenizer.encode(text) for text in texts]
+class _Control(NamedTuple):
+    """What `decode` needs for length control."""
+
+    markers: list[list[int]] | None
+    ends_sentence: Tensor | None
+
+    @classmethod
+    def of(cls, sampling: Sampling, tokenizer: Tokenizer, encoded: EncodedPrompt) -> _Control:
+        markers = None
+        if sampling.force_marker:
+            marker = sampling.force_marker
+            texts = [marker] * encoded.batch if isinstance(marker, str) else list(marker)
+            if len(texts) != encoded.batch:
+                raise ValueError(
+                    f"force_marker has {len(texts)} texts for {encoded.batch} prompts; give one, or one per prompt"
+                )
+            markers = [tokenizer.encode(text) for text in texts]
+        held = sampling.hold_until > 0
+        return cls(markers, sentence_ends(tokenizer, encoded.logits.shape[1]) if held else None)
 
 
 def generate_texts(
     backbone: Backbone,
     encoded: EncodedPrompt,
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
     sampling: Sampling,
     *,
-    rows: np.ndarray | None = None,
-    again: Again | None = None,
+    numbers: np.ndarray | None = None,
+    replay: Replay | None = None,
     stops: Sequence[str] | None = None,
 ) -> list[Generation]:
-    """One answer per prompt, all in one batch; rows and again as `decode`'s.
+    """Writes one answer per prompt, all in one batch.
 
-    stops: a stop string for each row, besides those of all; "" for none.
+    Args:
+        backbone: What writes.
+        encoded: The prompts.
+        tokenizer: Of the model.
+        sampling: How tokens are chosen, and when an answer ends.
+        numbers: As in `decode`.
+        replay: As in `decode`.
+        stops: A stop string for each row, besides those of all; "" for none.
+
+    Raises:
+        ValueError: without a tokenizer, and for markers that do not fit the prompts.
     """
-    ids: list[list[int]] = [[] for _ in range(encoded.batch)]
-    decoders = [tokenizer.stream() for _ in ids]
-    texts = [""] * encoded.batch
-    reasons = ["length"] * encoded.batch
-    stopped = [False] * encoded.batch
-    own = stops or [""] * encoded.batch
-    ends = [[*sampling.stop, *filter(None, [stop])] for stop in own]
-    for token, running in decode(
-        backbone,
-        encoded,
-        sampling,
-        markers=_markers(sampling, tokenizer, encoded.batch),
-        ends_sentence=sentence_ends(tokenizer, encoded.logits.shape[1]) if sampling.hold_until else None,
-        rows=rows,
-        again=again,
+    tokenizer = _need(tokenizer)
+    writers = [_Writer(tokenizer, [*sampling.stop, *filter(None, [stop])]) for stop in stops or [""] * encoded.batch]
+    markers, ends = _Control.of(sampling, tokenizer, encoded)
+    for step in decode(
+        backbone, encoded, sampling, markers=markers, ends_sentence=ends, numbers=numbers, replay=replay
     ):
-        for i, (value, alive) in enumerate(zip(token.tolist(), running.tolist(), strict=True)):
-            if stopped[i] or not alive:
-                continue
-            if value == sampling.end_token:
-                reasons[i], stopped[i] = "end", True
-                continue
-            ids[i].append(value)
-            texts[i] += decoders[i].push(value)
-            if any(stop in texts[i] for stop in ends[i]):
-                reasons[i], stopped[i] = "stop", True
-        if all(stopped):
+        for writer, token in zip(writers, step.token.tolist(), strict=True):
+            if not writer.reason:
+                writer.write(token, sampling.end_token)
+        if all(writer.reason for writer in writers):
             break
-    answers = []
-    for row, written, decoder, reason, stop_at in zip(ids, texts, decoders, reasons, ends, strict=True):
-        text = written + decoder.flush()
-        cuts = [text.index(stop) for stop in stop_at if stop in text]
-        answers.append(Generation(text[: min(cuts)] if cuts else text, row, reason))
-    return answers
+    return [writer.finish() for writer in writers]
 
 
-def stream_text(backbone: Backbone, encoded: EncodedPrompt, tokenizer: Any, sampling: Sampling) -> Iterator[str]:
-    """Pieces of one prompt's answer as they come; text that may begin a stop string is held back."""
+class _Writer:
+    """One row's text so far."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self.decoder, self.stops = tokenizer.stream(), stops
+        self.ids: list[int] = []
+        self.text, self.reason = "", ""
+
+    def write(self, token: int, end_token: int) -> None:
+        """Takes in one token."""
+        if token == end_token:
+            self.reason = "end"
+            return
+        self.ids.append(token)
+        self.text += self.decoder.push(token)
+        if any(stop in self.text for stop in self.stops):
+            self.reason = "stop"
+
+    def finish(self) -> Generation:
+        """The answer, cut at the first stop string."""
+        text = self.text + self.decoder.flush()
+        return Generation(text[: _first_stop(text, self.stops)], self.ids, self.reason or "length")
+
+
+def _first_stop(text: str, stops: Sequence[str]) -> int:
+    """Where the first stop string begins; the text's length if there is none."""
+    return min((text.index(stop) for stop in stops if stop in text), default=len(text))
+
+
+def stream_text(
+    backbone: Backbone, encoded: EncodedPrompt, tokenizer: Tokenizer | None, sampling: Sampling
+) -> Iterator[str]:
+    """Writes one answer and yields its pieces; text that may begin a stop string is held back.
+
+    Raises:
+        ValueError: for several prompts, and without a tokenizer.
+    """
     if encoded.batch != 1:
         raise ValueError(f"streaming writes one answer, not {encoded.batch}; use generate")
+    tokenizer = _need(tokenizer)
     decoder, pending = tokenizer.stream(), ""
     longest = max((len(stop) for stop in sampling.stop), default=0)
-    steps = decode(
-        backbone,
-        encoded,
-        sampling,
-        markers=_markers(sampling, tokenizer, 1),
-        ends_sentence=sentence_ends(tokenizer, encoded.logits.shape[1]) if sampling.hold_until else None,
-    )
-    for token, _ in steps:
-        if int(token) == sampling.end_token:
+    markers, ends = _Control.of(sampling, tokenizer, encoded)
+    for step in decode(backbone, encoded, sampling, markers=markers, ends_sentence=ends):
+        token = int(step.token)
+        if token == sampling.end_token:
             break
-        pending += decoder.push(int(token))
-        cuts = [pending.index(stop) for stop in sampling.stop if stop in pending]
-        if cuts:
-            yield pending[: min(cuts)]
+        pending += decoder.push(token)
+        if (cut := _first_stop(pending, sampling.stop)) < len(pending):
+            yield pending[:cut]
             return
         ready = len(pending) - max(longest - 1, 0)
         if ready > 0:
             yield pending[:ready]
             pending = pending[ready:]
     pending += decoder.flush()
-    cuts = [pending.index(stop) for stop in sampling.stop if stop in pending]
-    if rest := pending[: min(cuts)] if cuts else pending:
+    if rest := pending[: _first_stop(pending, sampling.stop)]:
         yield rest
+
+
+def _need(tokenizer: Tokenizer | None) -> Tokenizer:
+    if tokenizer is None:
+        raise ValueError("this model has no tokenizer: set model.tokenizer, or pass token ids")
+    return tokenizer

@@ -85,7 +85,7 @@ def attention(model: ProSG, prompt: Int[Tensor, "P T"], lengths: Int[Tensor, " P
     None for a module that reads no positions, or only the last one. The prompts are read in one call.
     """
     synthesizer = model.synthesizer
-    if synthesizer is None or synthesizer.config.looks_at != "attention":
+    if synthesizer is None or synthesizer.config.reads != "all_positions":
         return None
     state = None if model.initial is None else model.init_state(len(prompt))
     output = model.backbone(prompt, state, lengths=lengths, logits="none", taps=synthesizer.taps)

@@ -1,30 +1,39 @@
-"""The synthesis module's options, and the presets: named sets of them."""
+"""Options of the gradient synthesis module, and the presets: named sets of them."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["PRESETS", "ProSGConfig"]
+__all__ = ["PRESETS", "ProSGConfig", "Reads"]
+
+Reads = Literal["nothing", "last_input", "last_position", "all_positions"]
+
+FACTORS: dict[Reads, tuple[str, ...]] = {
+    "nothing": ("none",),
+    "last_input": ("a",),
+    "last_position": ("a", "both"),
+    "all_positions": ("a", "both"),
+}
+"""What a module reads -> which factors of the update it can synthesize from that."""
 
 
 @dataclass(frozen=True)
 class ProSGConfig:
-    """The synthesis module. What is saved beside an adapter's weights; a preset is a set of these values.
+    """The synthesis module. It is saved beside an adapter's weights.
 
     Attributes:
-        preset: Name of the preset that it started from: a label, which has to fit `reading`. In Python presets come
-            from `ProSGConfig.from_preset`, on the command line from `--recipe`.
-        reading: What is read of the prompt: its last token's input ("last", eq. 13-16), every position by softmax
-            attention ("attention"), or nothing ("none": a static adapter).
-        positions: Which positions attention reads: "all", or "last", the prompt's last token alone, so that nothing is
-            left to attend to: what reading every position is worth is told by leaving it out.
+        reads: What is read of the prompt: the last token's time-mix input ("last_input", eq. 13-16), input and memory
+            of every position by softmax attention ("all_positions") or of the last one alone ("last_position", which
+            shows what attention is worth), or "nothing" (a static adapter).
         rank: Rank n of the update.
         synthesize: Which factors depend on the prompt: "a" (eq. 20), "both", or "none" (static).
-        bottleneck: Width d of the reads; 0 picks a quarter of the model's width, or less, in a backbone of 100 million
-            parameters or more, where the module would have more than a tenth of the backbone's. Attention only.
-        memory_tap: Also read what the recurrence returned at each position. Attention only.
+        bottleneck: Width d of what is read at a position; 0 picks a quarter of the model's width, or less, in a
+            backbone of 100 million parameters or more, where the module would have more than a tenth of the
+            backbone's. Not for "last_input".
+        memory_tap: Also read what the recurrence returned at each position. Not for "last_input".
         state_embedding: Add a learned vector per projection (eq. 13-16), or per read.
         blocks: Residual blocks in the transforming stack (eq. 18).
         hidden: Hidden width of a block; 0 takes the stack's own width.
@@ -37,9 +46,7 @@ class ProSGConfig:
             a model that transformers runs a name is the end of a module's path, like out_proj or attn.c_proj.
     """
 
-    preset: str = "plus"
-    reading: Literal["last", "attention", "none"] = "attention"
-    positions: Literal["all", "last"] = "all"
+    reads: Reads = "all_positions"
     rank: int = 8
     synthesize: Literal["a", "both", "none"] = "both"
     bottleneck: int = 0
@@ -62,74 +69,77 @@ class ProSGConfig:
                 raise ValueError(f"module.{name} is {getattr(self, name)}, must be at least {least}")
         if self.reference_length <= 1:
             raise ValueError(f"module.reference_length is {self.reference_length}, must be above 1")
-        readings = {"last": ("a",), "attention": ("a", "both"), "none": ("none",)}
-        if self.reading not in readings:
-            raise ValueError(f"module.reading is {self.reading!r}; known are {', '.join(readings)}")
-        reads = {"paper": "last", "plus": "attention", "static": "none"}.get(self.preset, self.reading)
-        if self.reading != reads:
+        if self.reads not in FACTORS:
+            raise ValueError(f"module.reads is {self.reads!r}; allowed: {', '.join(FACTORS)}")
+        if self.synthesize not in FACTORS[self.reads]:
             raise ValueError(
-                f"module.preset is {self.preset!r}, which reads {reads!r}, but module.reading is {self.reading!r}; a "
-                f"preset is a label: take ProSGConfig.from_preset({self.preset!r}) or --recipe, or set it to ''"
-            )
-        if self.positions not in ("all", "last"):
-            raise ValueError(f"module.positions is {self.positions!r}; allowed: all, last")
-        if self.positions == "last" and self.reading != "attention":
-            raise ValueError(f"module.positions is 'last', which is for reading 'attention', not {self.reading!r}")
-        allowed = readings[self.reading]
-        if self.synthesize not in allowed:
-            raise ValueError(
-                f"module.synthesize is {self.synthesize!r}, but reading {self.reading!r} allows {' or '.join(allowed)}"
+                f"module.synthesize is {self.synthesize!r}, but module.reads {self.reads!r} allows "
+                f"{' or '.join(FACTORS[self.reads])}"
             )
 
     @property
-    def looks_at(self) -> Literal["last", "attention", "none"]:
-        """What of the prompt is looked at; attention that is left one position has no choice but the last token."""
-        return "last" if self.positions == "last" else self.reading
+    def reads_positions(self) -> bool:
+        """Whether positions are read through the bottleneck, all of them or the last one."""
+        return self.reads in ("all_positions", "last_position")
+
+    @property
+    def preset(self) -> str:
+        """The preset that reads as this module does: "paper", "plus" or "static"."""
+        return {"last_input": "paper", "nothing": "static"}.get(self.reads, "plus")
 
     def resolve(self, width: int, names: tuple[str, ...]) -> ProSGConfig:
-        """The same with all that was left open filled in for a model of this width and these projections.
+        """Fills in what was left open for a model of this width with these projections.
 
-        The bottleneck by width alone: `Synthesizer`, which can count itself, narrows it for large backbones.
+        The bottleneck follows from the width alone: `Synthesizer`, which can count its parameters, narrows it for large
+        backbones.
         """
         return dataclasses.replace(
             self, bottleneck=self.bottleneck or max(width // 4, 1), target_modules=self.target_modules or names
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The options as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ProSGConfig:
-        """From JSON; ValueError names unknown keys and what is allowed."""
+    def from_dict(cls, values: Mapping[str, Any]) -> ProSGConfig:
+        """Reads `to_dict`'s values, also those of version 0.1.0.
+
+        Raises:
+            ValueError: for unknown keys, naming them and what is allowed, and for values out of range.
+        """
+        values = _from_first_version(values)
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise ValueError(f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
         if "target_modules" in values:  # JSON has lists only
-            values = {**values, "target_modules": tuple(values["target_modules"])}
+            values["target_modules"] = tuple(values["target_modules"])
         return cls(**values)
 
     @classmethod
     def from_preset(cls, preset: str, **changes: Any) -> ProSGConfig:
-        """A preset with some options changed."""
+        """A preset with some options changed. Raises ValueError for an unknown preset."""
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
         return dataclasses.replace(PRESETS[preset], **changes)
 
 
+def _from_first_version(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 0.1.0 spread `reads` over three keys: preset, reading and positions."""
+    values = dict(values)
+    old = {key: values.pop(key) for key in ("preset", "reading", "positions") if key in values}
+    if "reading" in old and "reads" not in values:
+        positions = {"all": "all_positions", "last": "last_position"}.get(old.get("positions", "all"))
+        values["reads"] = {"last": "last_input", "none": "nothing", "attention": positions}.get(old["reading"])
+    return values
+
+
 PRESETS: dict[str, ProSGConfig] = {
     "paper": ProSGConfig(
-        preset="paper",
-        reading="last",
-        rank=1,
-        synthesize="a",
-        memory_tap=False,
-        blocks=1,
-        final_norm=False,
-        log_length=False,
+        reads="last_input", rank=1, synthesize="a", memory_tap=False, blocks=1, final_norm=False, log_length=False
     ),
-    "plus": ProSGConfig(preset="plus"),
+    "plus": ProSGConfig(),
     "static": ProSGConfig(
-        preset="static", reading="none", rank=64, synthesize="none", memory_tap=False, state_embedding=False, blocks=0
+        reads="nothing", rank=64, synthesize="none", memory_tap=False, state_embedding=False, blocks=0
     ),
 }

@@ -1,125 +1,156 @@
-"""Teacher-forced measures: perplexity over answer tokens, and exact prediction of the late stage.
+"""Scoring answers token by token: one path for training, perplexities, evaluations and the lm-evaluation-harness.
 
-corpus perplexity   exp(sum of answer tokens' NLL / number of answer tokens), end token included
-sample perplexity   mean over samples of exp(NLL / tokens) of each (the paper's H(D) sums over samples)
-late                the same over the tokens of the last stage, from its marker on
-late_exact          share of samples in which every token of the last stage is the likeliest one
+token 1           predicted by the prompt's own last logits, from the unmodified weights
+tokens 2, 3, ...  predicted by the backbone under the update, from the state after the prompt       (eq. 2, 22, 23)
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
-from prosg.data.collate import collate
-from prosg.data.encode import EncodedRow
-from prosg.model.prosg import ProSG
+from prosg.core.state import State
+from prosg.core.tensors import valid_mask, wide
+from prosg.core.update import Update
 
-__all__ = ["Perplexity", "RowScore", "batches_by_length", "perplexity", "row_scores", "summary"]
-
-
-@dataclass(frozen=True)
-class Perplexity:
-    """Measures over a set of rows; the late ones are None where no row has stages."""
-
-    rows: int
-    tokens: int
-    perplexity: float
-    sample_perplexity: float
-    exact: float
-    late_perplexity: float | None
-    late_exact: float | None
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """For JSON."""
-        return asdict(self)
+__all__ = ["AnswerScores", "Interruption", "score_answer", "score_in_one_call", "token_scores"]
 
 
-def batches_by_length(rows: Sequence[EncodedRow], batch_size: int) -> Iterator[list[int]]:
-    """Indices of the rows, sorted by length, in batches."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].answer))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+class AnswerScores(NamedTuple):
+    """Scores of answer tokens, 0 and False beyond each answer's length."""
+
+    nll: Tensor
+    """(B, T) negative log-likelihood of each token, nats, fp32 (fp64 in an fp64 model)"""
+    hits: Tensor
+    """(B, T) bool: whether the token was the likeliest one"""
 
 
-class RowScore(NamedTuple):
-    """One row's answer, teacher-forced; the late ones are None for a row without stages."""
+class Interruption(NamedTuple):
+    """A change of the recurrent state while an answer is read."""
 
-    nll: float
-    """sum over the answer's tokens, nats"""
-    tokens: int
-    exact: bool
-    """whether every token was the likeliest one"""
-    late_nll: float | None
-    late_tokens: int | None
-    late_exact: bool | None
+    position: Tensor
+    """(B,) int64: answer tokens that are read before it"""
+    change: Callable[[State], State]
 
 
-@torch.no_grad()
-def row_scores(
-    model: ProSG,
-    rows: Sequence[EncodedRow],
-    batch_size: int = 64,
-    encode: Callable[[list[int]], EncodedPrompt] | None = None,
-) -> list[RowScore]:
-    """Score `rows` under their own updates (none for a bare backbone), or as `encode` says, given indices of rows.
+def score_answer(
+    backbone: Backbone,
+    encoded: EncodedPrompt,
+    answer: Int[Tensor, "B T"],
+    lengths: Int[Tensor, " B"],
+    *,
+    chunk: int | None = None,
+    interruption: Interruption | None = None,
+) -> AnswerScores:
+    """Scores answers under their encoded prompts.
 
-    Raises ValueError for no rows.
+    Args:
+        backbone: A backbone that can continue from a state.
+        encoded: State, update and last logits of the prompts.
+        answer: Token ids, padded on the right, the end token included.
+        lengths: Tokens of each answer, at least 1.
+        chunk: Tokens per call of the backbone; None reads the whole answer in one call, as gradients need it.
+        interruption: A change of the state on the way (training).
     """
-    if not rows:
-        raise ValueError("perplexity of no rows is undefined")
-    device = next(model.parameters()).device
-    found: dict[int, RowScore] = {}
-    for indices in batches_by_length(rows, batch_size):
-        batch = {k: v.to(device) for k, v in collate([rows[i] for i in indices], late_weight=1.0).items()}
-        prompts = model.encode(batch["prompt"], batch["prompt_lengths"]) if encode is None else encode(indices)
-        scores, right = model.score(prompts, batch["answer"], batch["answer_lengths"])
-        position = torch.arange(batch["answer"].shape[1], device=device)
-        valid = batch["weights"] > 0
-        late = valid & (position >= batch["late_start"].unsqueeze(1))
-        known = valid & (position >= batch["late_text"].unsqueeze(1))
-
-        def total(values: Tensor, mask: Tensor) -> list[float]:
-            return (values.double() * mask).sum(1).tolist()
-
-        whole = zip(total(scores, valid), valid.sum(1).tolist(), (right | ~valid).all(1).tolist(), strict=True)
-        last = zip(total(scores, late), late.sum(1).tolist(), (right | ~known).all(1).tolist(), strict=True)
-        for i, all_of_it, end in zip(indices, whole, last, strict=True):
-            found[i] = RowScore(*all_of_it, *(end if rows[i].has_stages else (None, None, None)))
-    return [found[i] for i in range(len(rows))]
+    steps = lengths - 1  # tokens that are read to predict the next
+    longest = max(int(steps.max()), 1)
+    if interruption is not None:
+        spans = [
+            (torch.zeros_like(steps), interruption.position),
+            (interruption.position, steps - interruption.position),
+        ]
+    else:
+        size = chunk or longest
+        starts = range(0, longest, size)
+        spans = [(torch.full_like(steps, start), (steps - start).clamp(min=0, max=size)) for start in starts]
+    state = encoded.state
+    nll, hits = torch.zeros(()), torch.zeros((), dtype=torch.bool)
+    for number, (start, count) in enumerate(spans):
+        if number and interruption is not None:
+            state = interruption.change(state)
+        state, scores = _score_span(backbone, state, encoded.update, answer, start, count)
+        nll, hits = (scores.nll, scores.hits) if number == 0 else (nll + scores.nll, hits | scores.hits)
+    return _with_first_token(encoded.logits, answer, AnswerScores(nll, hits))
 
 
-def summary(scores: Sequence[RowScore]) -> Perplexity:
-    """The measures over rows."""
-    late = [s for s in scores if s.late_nll is not None]
-    late_nll, late_tokens = math.fsum(s.late_nll or 0.0 for s in late), sum(s.late_tokens or 0 for s in late)
-    return Perplexity(
-        rows=len(scores),
-        tokens=sum(s.tokens for s in scores),
-        perplexity=math.exp(math.fsum(s.nll for s in scores) / sum(s.tokens for s in scores)),
-        sample_perplexity=math.fsum(math.exp(s.nll / s.tokens) for s in scores) / len(scores),
-        exact=sum(s.exact for s in scores) / len(scores),
-        late_perplexity=math.exp(late_nll / late_tokens) if late else None,
-        late_exact=sum(bool(s.late_exact) for s in late) / len(late) if late else None,
+def score_in_one_call(
+    backbone: Backbone,
+    prompt: Int[Tensor, "B Tp"],
+    prompt_lengths: Int[Tensor, " B"],
+    answer: Int[Tensor, "B T"],
+    lengths: Int[Tensor, " B"],
+    encoded: EncodedPrompt | None,
+) -> tuple[AnswerScores, Tensor]:
+    """Scores answers with a backbone that cannot continue: prompt and answer in one row, the update on the answer.
+
+    Args:
+        backbone: What reads.
+        prompt: Token ids of what stands before each answer; a row may be empty.
+        prompt_lengths: Tokens of each.
+        answer: As in `score_answer`.
+        lengths: As in `score_answer`.
+        encoded: Has the update, and the logits that predict the first token; None without an update.
+
+    Returns:
+        The scores, and the logits (B, V) that predicted each answer's first token in this call.
+    """
+    read = prompt_lengths + lengths - 1
+    rows = _joined(prompt, prompt_lengths, answer, max(int(read.max()), 1))
+    update = None if encoded is None else encoded.update
+    output = backbone(rows, update=update, update_from=prompt_lengths, lengths=read, keep_state=False)
+    assert output.logits is not None
+    place = torch.arange(answer.shape[1], device=answer.device)
+    index = (prompt_lengths.unsqueeze(1) - 1 + place).clamp(min=0, max=rows.shape[1] - 1)
+    logits = output.logits.gather(1, index.unsqueeze(2).expand(-1, -1, output.logits.shape[2]))
+    later = token_scores(logits[:, 1:], answer[:, 1:], valid_mask(lengths - 1, answer.shape[1] - 1))
+    first = logits[:, 0] if encoded is None else encoded.logits
+    return _with_first_token(first, answer, later), logits[:, 0]
+
+
+def token_scores(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"], valid: Tensor) -> AnswerScores:
+    """Scores of targets under logits, nothing where they are not valid (B, T)."""
+    nll = F.cross_entropy(wide(logits.flatten(0, 1)), targets.flatten(), reduction="none").view_as(targets)
+    return AnswerScores(nll * valid, (logits.argmax(2) == targets) & valid)
+
+
+def _score_span(
+    backbone: Backbone, state: State, update: Update | None, answer: Tensor, start: Tensor, count: Tensor
+) -> tuple[State, AnswerScores]:
+    """Reads `count` (B,) answer tokens from `start` (B,); (B, T - 1) scores of the tokens after each."""
+    batch, time = answer.shape
+    longest = max(int(count.max()), 1)
+    index = start.unsqueeze(1) + torch.arange(longest, device=answer.device)
+    index = index.clamp(max=time - 2) if time > 1 else index * 0
+    output = backbone(answer.gather(1, index), state, update=update, lengths=count)
+    assert output.logits is not None
+    targets = answer.gather(1, (index + 1).clamp(max=time - 1))
+    nll, hits = token_scores(output.logits, targets, valid_mask(count, longest))
+    width = max(time - 1, 1)
+    placed = nll.new_zeros(batch, width).scatter_add(1, index, nll)
+    placed_hits = nll.new_zeros(batch, width).scatter_add(1, index, hits.to(nll.dtype)) > 0
+    return output.state, AnswerScores(placed[:, : time - 1], placed_hits[:, : time - 1])
+
+
+def _with_first_token(logits: Tensor, answer: Tensor, later: AnswerScores) -> AnswerScores:
+    """Puts the first token, which the logits (B, V) predict, in front."""
+    first = F.cross_entropy(wide(logits), answer[:, 0], reduction="none").unsqueeze(1)
+    hit = (logits.argmax(1) == answer[:, 0]).unsqueeze(1)
+    return AnswerScores(torch.cat([first, later.nll], 1), torch.cat([hit, later.hits], 1))
+
+
+def _joined(front: Tensor, lengths: Tensor, answer: Tensor, width: int) -> Tensor:
+    """(B, width) `lengths` (B,) tokens of each row of `front`, then the row of `answer`."""
+    place = torch.arange(width, device=answer.device)
+    behind = place - lengths.unsqueeze(1)
+    return torch.where(
+        behind < 0,
+        front.gather(1, place.clamp(max=front.shape[1] - 1).expand(len(front), -1)),
+        answer.gather(1, behind.clamp(min=0, max=answer.shape[1] - 1)),
     )
-
-
-def perplexity(
-    model: ProSG, rows: Sequence[EncodedRow], batch_size: int = 64, encoded: EncodedPrompt | None = None
-) -> Perplexity:
-    """The measures of `rows` under their own updates (none for a bare backbone), or as `encoded` says, row by row.
-
-    Raises ValueError for no rows.
-    """
-
-    def given(indices: list[int]) -> EncodedPrompt:
-        assert encoded is not None
-        return encoded.take(torch.tensor(indices, device=encoded.logits.device))
-
-    return summary(row_scores(model, rows, batch_size, None if encoded is None else given))

@@ -17,7 +17,7 @@ Two presets of one class, each choice a named option of `ProSGConfig`:
          4 n learned queries read u by softmax attention, scores q.u / sqrt(d) * log T / log T0 (T the prompt's length);
          + e -> S (width d, shared by the layer's slots) -> LayerNorm, without which dW is quadratic in the size of u;
          per projection A = (A0 + L_A h + c_A) / sqrt(I), B = B0 + L_B h + c_B, one rank-1 term per read.
-         With `positions` "last" u of the last token is every read: no queries.
+         With `reads` "last_position" u of the last token is every read: no queries.
 `static` nothing is read: A and B are learned. The control that tells an update of the prompt from a mere bias.
 
 In each B is zero at the start, so that dW = 0 and the model is bit-equal to its backbone.
@@ -100,18 +100,18 @@ class LayerSynthesizer(nn.Module):
         n, (width, memory) = config.rank, widths
         self.names = tuple(shapes)
         slots = len(self.names) * n
-        if config.reading == "attention":
+        if config.reads_positions:
             d = config.bottleneck
             self.from_input = _init_linear(Linear(width, d), width**-0.5)
             if config.memory_tap:
                 self.from_memory = _init_linear(Linear(memory, d, bias=False), (3 * width) ** -0.5)
             self.shape = (slots, d)
-            if config.positions == "all":
+            if config.reads == "all_positions":
                 self.queries = nn.Parameter(torch.randn(slots, d))
             self.slots = nn.Parameter(0.02 * torch.randn(slots, d)) if config.state_embedding else None
             self.stack = stack or make_stack(config, d)
             self.norm = nn.LayerNorm(d) if config.final_norm else nn.Identity()
-        elif config.reading == "last":
+        elif config.reads == "last_input":
             self.slots = (
                 nn.Parameter(0.02 * torch.randn(len(self.names), n * width)) if config.state_embedding else None
             )
@@ -121,16 +121,16 @@ class LayerSynthesizer(nn.Module):
         self.map_a, self.map_b = nn.ModuleDict(), nn.ModuleDict()
         for name, (out, inp) in self.shapes.items():
             self.base_b[name] = nn.Parameter(torch.zeros(n, out))
-            if config.reading != "last":
+            if config.reads != "last_input":
                 self.base_a[name] = nn.Parameter(torch.randn(n, inp))
-            if config.reading == "attention":
+            if config.reads_positions:
                 self.map_a[name] = _init_linear(Linear(d, inp), (3 * d) ** -0.5)
             if config.synthesize == "both":
                 self.map_b[name] = _init_linear(Linear(d, out), 0.0)
 
     def start(self, batch: int) -> LayerReads:
         """Nothing read yet."""
-        if self.config.reading != "attention":
+        if not self.config.reads_positions:
             return LayerReads(None, None, None, None)
         slots, d = self.shape
         empty = self.from_input.weight.new_zeros(batch, slots)
@@ -138,14 +138,14 @@ class LayerSynthesizer(nn.Module):
 
     def read(self, reads: LayerReads, taps: Taps, layer: int, valid: Tensor, lengths: Tensor) -> LayerReads:
         """Take in a chunk (B, T, ...) of which `valid` (B, T) positions belong to the prompt."""
-        if self.config.reading == "last":
+        if self.config.reads == "last_input":
             last = wide(taps.last[layer])
             here = valid.any(1, keepdim=True)  # a row that ended in an earlier chunk keeps what it had there
             return reads._replace(last=last if reads.last is None else torch.where(here, last, reads.last))
-        if self.config.reading == "none":
+        if self.config.reads == "nothing":
             return reads
         assert reads.top is not None and reads.total is not None and reads.value is not None
-        if self.config.positions == "last":
+        if self.config.reads == "last_position":
             u = self.reduce(taps, layer)
             value = u[torch.arange(u.shape[0], device=u.device), (valid.sum(1) - 1).clamp(min=0)]
             here = valid.any(1)
@@ -186,12 +186,12 @@ class LayerSynthesizer(nn.Module):
         """The factors of this layer's projections, fp32 (fp64 in an fp64 model)."""
         n = self.config.rank
         factors: dict[str, LowRank] = {}
-        if self.config.reading == "none":
+        if self.config.reads == "nothing":
             return {
                 name: LowRank((a / a.shape[1] ** 0.5).expand(batch, *a.shape), self.config.alpha * self.base_b[name].mT)
                 for name, a in self.base_a.items()
             }
-        if self.config.reading == "last":
+        if self.config.reads == "last_input":
             assert reads.last is not None
             h = reads.last.repeat(1, n).unsqueeze(1).expand(-1, len(self.names), -1)
         else:
@@ -201,7 +201,7 @@ class LayerSynthesizer(nn.Module):
             h = h + self.slots
         h = wide(self.norm(self.stack(h)))
         for index, (name, (_, inp)) in enumerate(self.shapes.items()):
-            if self.config.reading == "last":
+            if self.config.reads == "last_input":
                 a = h[:, index].reshape(batch, n, inp)
             else:
                 own = h[:, index * n : (index + 1) * n]
@@ -236,23 +236,23 @@ class Synthesizer(nn.Module):
         is_open, config = config.bottleneck == 0, config.resolve(tap_widths[0][0], names)
         if missing := [name for name in config.target_modules if name not in names]:
             raise ValueError(f"target_modules {missing} not in this backbone; it has {sorted(names)}")
-        if is_open and config.reading == "attention" and backbone_size >= LARGE:
+        if is_open and config.reads_positions and backbone_size >= LARGE:
             config = _narrowed(config, sites, tap_widths, backbone_size // 10)
         self.sites = {site: shape for site, shape in sites.items() if site.name in config.target_modules}
-        if config.reading == "last":
+        if config.reads == "last_input":
             for site, (_, inp) in self.sites.items():
                 if inp != tap_widths[site.layer][0]:
                     raise ValueError(
                         f"site {site} has {inp} inputs, but the last token's input has width "
-                        f"{tap_widths[site.layer][0]}: reading 'last' needs them equal; use the preset 'plus'"
+                        f"{tap_widths[site.layer][0]}: module.reads 'last_input' needs them equal; use preset 'plus'"
                     )
         self.config = config
         with torch.random.fork_rng(devices=[], enabled=generator_seed is not None):
             if generator_seed is not None:
                 torch.manual_seed(generator_seed)
             shared = None
-            if config.share_stack and config.reading != "none":
-                d = config.bottleneck if config.reading == "attention" else config.rank * tap_widths[0][0]
+            if config.share_stack and config.reads != "nothing":
+                d = config.bottleneck if config.reads_positions else config.rank * tap_widths[0][0]
                 shared = make_stack(config, d)
             self.layers: Sequence[LayerSynthesizer] = nn.ModuleList(  # type: ignore[assignment]
                 LayerSynthesizer(
@@ -264,9 +264,9 @@ class Synthesizer(nn.Module):
     @property
     def taps(self) -> tuple[str, ...]:
         """What it wants to be shown."""
-        if self.config.reading == "last":
+        if self.config.reads == "last_input":
             return ("last",)
-        if self.config.reading == "none":
+        if self.config.reads == "nothing":
             return ()
         return ("inputs", "memory") if self.config.memory_tap else ("inputs",)
 
@@ -296,8 +296,8 @@ class Synthesizer(nn.Module):
 
         For looking at them, with the prompt in one chunk. Raises ValueError for a module that does not read so.
         """
-        if self.config.looks_at != "attention":
-            raise ValueError(f"a module that looks at {self.config.looks_at!r} attends to nothing")
+        if self.config.reads != "all_positions":
+            raise ValueError(f"module.reads is {self.config.reads!r}: this module attends to nothing")
         found = []
         for i, layer in enumerate(self.layers):
             _, scores = layer.score(taps, i, valid.sum(1))
@@ -341,7 +341,7 @@ def _parameters(
         total += d * (width + 1 + memory * config.memory_tap + 2 * config.final_norm)
     for site, (out, inp) in sites.items():
         if site.name in config.target_modules:
-            total += n * (out + inp) + n * d * ((config.positions == "all") + config.state_embedding)
+            total += n * (out + inp) + n * d * ((config.reads == "all_positions") + config.state_embedding)
             total += (d + 1) * (inp + out * (config.synthesize == "both"))
     return total
 

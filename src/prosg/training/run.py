@@ -29,8 +29,8 @@ from prosg.evaluation.curve import ALL_CONDITIONS, CurveResult, forgetting_curve
 from prosg.evaluation.prompt_lengths import settings_of
 from prosg.inspection.info import describe
 from prosg.model.initial_state import InitialState
+from prosg.model.perplexity import perplexity
 from prosg.model.prosg import ProSG
-from prosg.model.scoring import perplexity
 from prosg.tokenizers.bpe import WORLD, tokenizer_beside, tokenizer_file
 from prosg.training.config import TrainConfig
 from prosg.training.lora import put_on, take_off
@@ -207,11 +207,7 @@ def perplexity_of_file(
     if batch_size < 1:
         raise ValueError(f"--batch-size is {batch_size}, must be at least 1")
     rows, _ = _rows(file, model.tokenizer, "", end_id=end_token, template=known_template(template))
-    if update:
-        scores = perplexity(model, rows, batch_size)
-    else:
-        with model.disable_update():
-            scores = perplexity(model, rows, batch_size)
+    scores = perplexity(model, rows, batch_size, update=update)
     print(json.dumps(scores.to_dict(), indent=2))
     return 0
 

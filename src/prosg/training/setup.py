@@ -31,9 +31,9 @@ def check(
         raise ValueError(f"phase {phase} needs a model {'without' if bare else 'with'} a module")
     if (model.initial is not None) != (phase == "state"):
         raise ValueError(f"phase {phase} needs a model {'with' if phase == 'state' else 'without'} an initial state")
-    if model.synthesizer is not None and (model.synthesizer.config.reading == "none") != (phase == "static"):
-        allowed = "none" if phase == "static" else "last or attention"
-        raise ValueError(f"module.reading is {model.synthesizer.config.reading!r}; {phase} allows {allowed}")
+    if model.synthesizer is not None and (model.synthesizer.config.reads == "nothing") != (phase == "static"):
+        allowed = "nothing" if phase == "static" else "last_input, last_position or all_positions"
+        raise ValueError(f"module.reads is {model.synthesizer.config.reads!r}; {phase} allows {allowed}")
     can, p = model.backbone.perturbations, config.perturbation
     refused = [name for kind, names in p.KINDS.items() for name in names if kind not in can and getattr(p, name)]
     if refused:

@@ -33,11 +33,11 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 from prosg.data.collate import collate
 from prosg.data.encode import EncodedRow
 from prosg.data.sampler import StepBatches
+from prosg.model.perplexity import perplexity
 from prosg.model.prosg import ProSG
-from prosg.model.scoring import perplexity
 from prosg.training.callbacks import Report, StepLog, Stop
 from prosg.training.config import TrainConfig
-from prosg.training.perturbation import draw
+from prosg.training.perturbation import Perturber, draw
 from prosg.training.precision import settle_dtype
 from prosg.training.setup import Phase, arguments_of, check, choose_trained
 from prosg.training.sharding import (
@@ -134,21 +134,20 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
         """Both passes with this step's perturbations; then the bank's states grow."""
         p, step = self.settings.perturbation, self.state.global_step
         story_end, row_ids = inputs["story_end"], inputs["row_ids"]
-        draws = None
+        perturber = None
         if p.active:
             progress = step / max(self.settings.optim.steps - 1, 1)
             draws = draw(p, self.settings.seed, step, progress, row_ids.cpu(), story_end.cpu())
-            draws = _to(draws, story_end.device)
             if p.loads and self.bank.state is None:
                 self._grow(inputs)
+            perturber = Perturber(_to(draws, story_end.device), self.bank.state)
         scored = model(
             prompt=inputs["prompt"],
             prompt_lengths=inputs["prompt_lengths"],
             answer=inputs["answer"],
             answer_lengths=inputs["answer_lengths"],
             weights=inputs["weights"],
-            draws=draws,
-            bank=self.bank.state,
+            perturber=perturber,
             count=num_items_in_batch,
         )
         if p.loads:

@@ -11,7 +11,7 @@ from prosg.evaluation.findings import amount
 from prosg.evaluation.report.blocks import Answer, Block, Case, TableBlock
 from prosg.evaluation.report.cells import numbers
 from prosg.evaluation.results import Run
-from prosg.evaluation.text_statistics import text_statistics
+from prosg.evaluation.text_statistics import compute_text_statistics
 from prosg.utils.io import read_json
 from prosg.utils.tables import Table
 
@@ -31,7 +31,7 @@ def texts(run: Run) -> Iterator[Block]:
         answers = [answer for system in run.of(label) for answer in system.answers.values()]
         if not answers:
             continue
-        said = text_statistics([answer.text for answer in answers])
+        said = compute_text_statistics([answer.text for answer in answers])
         tokens = sum(answer.tokens for answer in answers) / len(answers)
         ended = sum(answer.reason != "length" for answer in answers) / len(answers)
         shares = ["-" if value is None else amount(value) for value in (said.rep_4, said.distinct_2)]

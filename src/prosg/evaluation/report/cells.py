@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from prosg.evaluation.findings import amount
 from prosg.evaluation.results import Mean, Run, System
-from prosg.model.scoring import summary
+from prosg.model.perplexity import summarize
 
 __all__ = [
     "late_perplexity_of",
@@ -64,12 +64,12 @@ def verdict(means: Sequence[Mean | None]) -> str:
 
 def perplexity_of(system: System) -> float | None:
     """Over all answer tokens."""
-    return summary(list(system.scores.values())).perplexity if system.scores else None
+    return summarize(list(system.scores.values())).perplexity if system.scores else None
 
 
 def late_perplexity_of(system: System) -> float | None:
     """Over the tokens of last stages."""
-    return summary(list(system.scores.values())).late_perplexity if system.scores else None
+    return summarize(list(system.scores.values())).late_perplexity if system.scores else None
 
 
 def pairs_of(run: Run, label: str) -> list[tuple[System, System]]:

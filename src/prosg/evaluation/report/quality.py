@@ -9,8 +9,8 @@ from typing import Any
 
 from prosg.evaluation.findings import join
 from prosg.evaluation.judge.protocol import UNPARSED
-from prosg.evaluation.judge.summary import summary as judge_summary
-from prosg.evaluation.ratings.merge import merge
+from prosg.evaluation.judge.summary import judge_summary
+from prosg.evaluation.ratings.merge import merge_ratings
 from prosg.evaluation.report.blocks import Block, TableBlock
 from prosg.evaluation.report.cells import late_perplexity_of, numbers, of_seeds, perplexity_of, share
 from prosg.evaluation.results import Mean, Run, ifeval_of, mean_of
@@ -53,7 +53,7 @@ def rated_in(folder: Path) -> Mapping[str, Any]:
     if not list((folder / "ratings").glob("*.jsonl")):
         return {}
     try:
-        scales: Mapping[str, Any] = merge([folder])["scales"]
+        scales: Mapping[str, Any] = merge_ratings([folder])["scales"]
     except ValueError as error:
         print(f"ratings are left out: {error}", file=sys.stderr)
         return {}

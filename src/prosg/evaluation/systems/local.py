@@ -28,11 +28,11 @@ from prosg.data.templates import TEMPLATES
 from prosg.evaluation.answer_cache import Answer
 from prosg.evaluation.config import GenerationConfig, SystemConfig
 from prosg.evaluation.controls import Condition, derangement, kind_mean
-from prosg.generation.decode import Again
+from prosg.generation.decode import Replay
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
+from prosg.model.perplexity import RowScore, score_rows
 from prosg.model.prosg import ProSG
-from prosg.model.scoring import RowScore, row_scores
 from prosg.utils.device import check_device, dtype_named
 
 __all__ = ["LocalSystem", "open_model", "read_twice"]
@@ -129,12 +129,11 @@ class LocalSystem:
         tokens, window = pad(prompts).to(device), self.config.window or None
         if with_update:
             return self.model.encode(tokens, lengths, window=window)
-        with self.model.disable_update():
-            return self.model.encode(tokens, lengths)
+        return self.model.encode(tokens, lengths, update=False)
 
     def scores(self, batch_size: int) -> list[RowScore]:
         """Every row's answer, teacher-forced."""
-        return row_scores(self.model, self.encoded_rows, batch_size, self.encode)
+        return score_rows(self.model, self.encoded_rows, batch_size, self.encode)
 
     def settings(self, generation: GenerationConfig) -> list[dict[str, Any]]:
         """All that each row's answer follows from."""
@@ -168,10 +167,10 @@ class LocalSystem:
         """Where an answer ends that goes on with the user's next turn."""
         return TEMPLATES[self.templates[index]].stop
 
-    def again(self, indices: Sequence[int]) -> Again | None:
+    def again(self, indices: Sequence[int]) -> Replay | None:
         """Their prompts, where these are to be read again while an answer is written."""
         every = self.config.replay_every
-        return Again([self.encoded_rows[i].prompt for i in indices], every) if every else None
+        return Replay([self.encoded_rows[i].prompt for i in indices], every) if every else None
 
     def write(self, indices: Sequence[int], generation: GenerationConfig) -> list[Answer]:
         """Answers to some rows, in one batch; from the last stage's marker on at the late temperature."""
@@ -182,8 +181,8 @@ class LocalSystem:
             self.encode(indices),
             self.model.tokenizer,
             sampling,
-            rows=np.array([self.encoded_rows[i].row_id for i in indices], dtype=np.uint64),
-            again=self.again(indices),
+            numbers=np.array([self.encoded_rows[i].row_id for i in indices], dtype=np.uint64),
+            replay=self.again(indices),
             stops=[self._stop(i) for i in indices],
         )
         return [

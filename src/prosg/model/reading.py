@@ -1,0 +1,142 @@
+"""Reading a prompt chunk by chunk: the backbone without an update, the synthesizer's reads along the way.
+
+Of each chunk only the state and the reads after it are kept, so memory does not grow with the prompt. Where gradients
+are wanted, the backward pass reads a chunk once more (non-reentrant checkpointing); the gradient is that of one call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from prosg.backbones.base import Backbone
+from prosg.core.encoded import EncodedPrompt
+from prosg.core.state import State
+from prosg.core.tensors import valid_mask
+from prosg.model.initial_state import InitialState
+from prosg.model.synthesizer import Reads, Synthesizer
+
+__all__ = ["CHUNK", "chunks", "encode_with_gradients", "read_prompt", "read_windows"]
+
+CHUNK = 512
+"""Tokens of a text that are read in one call, unless another number is given."""
+
+
+def read_prompt(
+    backbone: Backbone,
+    prompt: Tensor,
+    lengths: Tensor,
+    state: State | None,
+    synthesizer: Synthesizer | None,
+    reads: Reads,
+    *,
+    chunk: int,
+    frozen: bool = False,
+    keep_state: bool = True,
+) -> tuple[State, Reads, Tensor]:
+    """Reads prompts from a state, `chunk` tokens at a time.
+
+    Args:
+        backbone: What reads.
+        prompt: Token ids (B, T), padded on the right.
+        lengths: Valid tokens of each row (B,).
+        state: Where reading begins; None for the backbone's initial state.
+        synthesizer: Takes in the taps of every chunk; None if nobody does.
+        reads: What the synthesizer has read so far.
+        chunk: Tokens per call.
+        frozen: Whether the backbone's pass needs no gradient.
+        keep_state: Whether the state after the prompt is wanted.
+
+    Returns:
+        The state after each row's last token, the reads, and the logits (B, V) at that token.
+    """
+    taps = () if synthesizer is None else synthesizer.taps
+
+    def read(tokens: Tensor, left: Tensor, state: State | None, reads: Reads) -> tuple[State, Reads, Tensor]:
+        with torch.no_grad() if frozen else contextlib.nullcontext():
+            output = backbone(tokens, state, lengths=left, logits="last", taps=taps, keep_state=keep_state)
+        assert output.logits is not None
+        if synthesizer is not None:
+            reads = synthesizer.read(reads, output.taps, valid_mask(left, tokens.shape[1]))
+        return output.state, reads, output.logits
+
+    recompute = torch.is_grad_enabled() and chunk < prompt.shape[1]
+    logits: Tensor | None = None
+    for tokens, left in chunks(prompt, lengths, chunk):
+        if recompute:
+            state, reads, last = checkpoint(
+                read, tokens, left, state, reads, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            state, reads, last = read(tokens, left, state, reads)
+        logits = last if logits is None else torch.where((left > 0).unsqueeze(1), last, logits)
+    assert state is not None and logits is not None
+    return state, reads, logits
+
+
+def read_windows(
+    backbone: Backbone,
+    prompt: Tensor,
+    lengths: Tensor,
+    state: State | None,
+    synthesizer: Synthesizer,
+    reads: Reads,
+    window: int,
+    *,
+    chunk: int,
+) -> Reads:
+    """Shows a synthesizer windows of `window` tokens, each read from `state`; arguments as in `read_prompt`.
+
+    Raises:
+        ValueError: for a module that reads the last token only.
+    """
+    if synthesizer.config.reads.startswith("last"):
+        raise ValueError(f"window: module.reads is {synthesizer.config.reads!r}; windows are for 'all_positions'")
+    for part, left in chunks(prompt, lengths, window):
+        _, reads, _ = read_prompt(backbone, part, left, state, synthesizer, reads, chunk=chunk)
+    return reads
+
+
+def encode_with_gradients(
+    backbone: Backbone, synthesizer: Synthesizer | None, initial: InitialState | None, prompt: Tensor, lengths: Tensor
+) -> EncodedPrompt:
+    """Encodes prompts for training (eq. 1, 13-20).
+
+    No gradient goes through a frozen backbone, unless an initial state is learned (phase 2). A prompt of several chunks
+    is read chunk by chunk where the backbone is frozen or recomputes its activations.
+
+    Args:
+        backbone: What reads.
+        synthesizer: What makes the update; None for none.
+        initial: A learned initial state; None for the backbone's own.
+        prompt: Token ids (B, T), padded on the right.
+        lengths: Valid tokens of each row (B,).
+    """
+    learned = [*backbone.parameters(), *([] if initial is None else initial.parameters())]
+    frozen = not any(parameter.requires_grad for parameter in learned)
+    in_chunks = backbone.continues and (frozen or getattr(backbone, "checkpoint_every", 0) > 0)
+    state, reads, logits = read_prompt(
+        backbone,
+        prompt,
+        lengths,
+        None if initial is None else initial(backbone.init_state(prompt.shape[0])),
+        synthesizer,
+        Reads(lengths, ()) if synthesizer is None else synthesizer.init(lengths),
+        chunk=CHUNK if in_chunks else prompt.shape[1],
+        frozen=frozen,
+        keep_state=backbone.continues,  # else the answer is read together with the prompt
+    )
+    return EncodedPrompt(state, None if synthesizer is None else synthesizer.finish(reads), logits)
+
+
+def chunks(tokens: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cuts tokens (B, T) into runs of `size`, each with its rows' valid lengths (B,). Raises ValueError below 1."""
+    if size < 1:
+        raise ValueError(f"chunk or window is {size}, must be at least 1 token")
+    for start in range(0, tokens.shape[1], size):
+        part = tokens[:, start : start + size]
+        yield part, (lengths - start).clamp(min=0, max=part.shape[1])
