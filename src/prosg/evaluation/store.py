@@ -1,0 +1,126 @@
+"""The folder of an evaluation: what lies where, and which parts are up to date.
+
+    config.json              the options, as they were understood
+    rows.jsonl               the rows that are asked
+    systems.json             {NAME: {"label", "seed", ...}}
+    plan.json                {NAME: {MEASURE: settings}}: what each part has to be made of; other parts are old ones
+    answers/NAME.jsonl       what a system wrote
+    parts/NAME/MEASURE.json  {"settings", "seconds", "result"}; made again where what it follows from has changed
+    cache.sqlite             answers by all that they follow from: a stopped run goes on where it was
+    about.json, notes.json   how it was made; sections that whoever ran it adds to the report
+    judge/, ratings/         what `prosg judge` and `prosg rate` add
+    report.html, report.md, results.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prosg.checkpoints.load import trained_in
+from prosg.data.row import Row, row_to_dict, write_rows
+from prosg.evaluation.answer_cache import Answer, answer_key
+from prosg.evaluation.config import EvalConfig, SystemConfig
+from prosg.evaluation.rows import kinds_of
+from prosg.utils.io import write_json, write_lines
+
+__all__ = ["settings_of", "stale_measures", "write_answers", "write_part", "write_plan"]
+
+
+def write_plan(config: EvalConfig, rows: Sequence[Row]) -> None:
+    """Writes what is asked, of whom, and what each part has to be made of."""
+    folder = config.folder
+    write_json(folder / "config.json", dataclasses.asdict(config))
+    write_rows(folder / "rows.jsonl", rows)
+    systems = {name: dataclasses.asdict(config.system(name)) for name in config.systems}
+    write_json(folder / "systems.json", systems)
+    hashed = _hash_rows(rows)
+    plan = {
+        name: {measure: settings_of(config, name, measure, hashed) for measure in config.measures}
+        for name in config.systems
+    }
+    write_json(folder / "plan.json", plan)
+
+
+def write_part(
+    config: EvalConfig,
+    name: str,
+    measure: str,
+    rows: Sequence[Row],
+    result: Any,
+    seconds: float,
+    about: Mapping[str, Any],
+) -> None:
+    """Writes what a measure gave for a system.
+
+    Args:
+        config: The evaluation.
+        name: Of the system.
+        measure: Its name.
+        rows: The rows that were asked.
+        result: JSON values; {"left_out": why} for what this system cannot be measured by.
+        seconds: That it took.
+        about: Backbone and fingerprint of the system.
+    """
+    settings = settings_of(config, name, measure, _hash_rows(rows))
+    content = {"settings": settings, **about, "seconds": round(seconds, 2), "result": result}
+    write_json(config.folder / "parts" / name / f"{measure}.json", content)
+
+
+def write_answers(config: EvalConfig, name: str, answers: Sequence[Answer]) -> None:
+    """Writes answers/NAME.jsonl, whole."""
+    lines = (json.dumps(answer._asdict(), ensure_ascii=False) for answer in answers)
+    write_lines(config.folder / "answers" / f"{name}.jsonl", lines)
+
+
+def stale_measures(config: EvalConfig, name: str, rows: Sequence[Row]) -> list[str]:
+    """The measures of a system that are missing, or were made under other settings."""
+    stale, hashed = [], _hash_rows(rows)
+    for measure in config.measures:
+        path = config.folder / "parts" / name / f"{measure}.json"
+        made = measure != "accuracy" or (config.folder / "answers" / f"{name}.jsonl").exists()
+        if not (made and path.exists() and _made_of(path, settings_of(config, name, measure, hashed))):
+            stale.append(measure)
+    return stale
+
+
+def _made_of(path: Path, settings: Mapping[str, Any]) -> bool:
+    try:
+        return bool(json.loads(path.read_text("utf-8"))["settings"] == json.loads(json.dumps(settings)))
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return False
+
+
+def settings_of(config: EvalConfig, name: str, measure: str, rows: str) -> dict[str, Any]:
+    """All that a part follows from: `rows` is a hash of them, files stand by their sizes and times of change."""
+    system = dataclasses.asdict(config.system(name))
+    for label in ("label", "seed"):
+        system.pop(label)
+    own: dict[str, Any] = {}
+    if measure == "accuracy":
+        own = {"generation": dataclasses.asdict(config.generation), "rows": rows}
+    elif measure == "perplexity":
+        own = {"rows": rows, "end_token": config.generation.end_token}
+    else:
+        own = {measure: dataclasses.asdict(getattr(config, measure))}
+    data: dict[str, Any] = {"seed": config.data.seed, "split": config.data.split, "train": config.data.train}
+    if measure == "curve":
+        data["kinds"] = kinds_of(config)
+    return {"system": system, "files": _stamps(config.system(name)), "data": data, **own}
+
+
+def _stamps(system: SystemConfig) -> list[list[Any]]:
+    """Path, size and time of change of every file of a system."""
+    stamps = []
+    for name in filter(None, (system.model, system.base, system.initial, system.tokenizer)):
+        path = trained_in(name)
+        files = sorted(file for file in path.glob("*") if file.is_file()) if path.is_dir() else [path]
+        stamps += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]
+    return stamps
+
+
+def _hash_rows(rows: Sequence[Row]) -> str:
+    return answer_key({"rows": [row_to_dict(row) for row in rows]})
