@@ -1,7 +1,7 @@
 # Each target sets up what it needs: a virtual environment in .venv (reused if there is one) and what it runs there.
 #   make demo    train a small model and its module here, and print what the update does and the proof
 #   make test    the test suite
-#   make lint    ruff and mypy
+#   make lint    ruff, the order of imports, mypy, and the documents' links and paths
 #   make bench   every benchmark, one after the other
 # Another Python: make test PYTHON=python3.12; another environment: make test VENV=path.
 
@@ -24,7 +24,9 @@ test: $(VENV)/.prosg-dev
 lint: $(VENV)/.prosg-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+	$(BIN)/python scripts/check_docs.py
 
 bench: $(VENV)/.prosg-dev
 	set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
