@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prosg.core.update import Site as Site
     from prosg.model.config import ProSGConfig as ProSGConfig
     from prosg.model.prosg import ProSG as ProSG
-    from prosg.tokenizers.bpe import load_tokenizer as load_tokenizer
+    from prosg.tokenizers.files import load_tokenizer as load_tokenizer
     from prosg.training.config import TrainConfig as TrainConfig
 
 _WHERE = {
@@ -36,7 +36,7 @@ _WHERE = {
     "load_backbone": "prosg.checkpoints.backbone",
     "load_encoded": "prosg.checkpoints.encoded",
     "load_model": "prosg.checkpoints.load",
-    "load_tokenizer": "prosg.tokenizers.bpe",
+    "load_tokenizer": "prosg.tokenizers.files",
     "save_backbone": "prosg.checkpoints.backbone",
     "save_encoded": "prosg.checkpoints.encoded",
 }

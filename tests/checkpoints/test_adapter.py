@@ -23,8 +23,8 @@ from prosg.checkpoints.load import load_model, need_tokenizer
 from prosg.core.encoded import EncodedPrompt
 from prosg.model.config import PRESETS
 from prosg.model.prosg import ProSG
-from prosg.tokenizers.bpe import load_tokenizer
-from prosg.tokenizers.world import VOCABULARY, WORLD_FINGERPRINT, WorldTokenizer
+from prosg.tokenizers.files import load_tokenizer
+from prosg.tokenizers.world import VOCABULARY_NAME, WORLD_FINGERPRINT, WorldTokenizer
 from support.models import MODULES, live_backbone, live_model, state_bits_equal, tokens, word_tokenizer
 
 PROMPT, LENGTHS, ANSWER = tokens(2, 6), torch.tensor([6, 4]), tokens(2, 5, seed=4)
@@ -259,7 +259,7 @@ def test_an_adapter_remembers_world_by_name(tmp_path: Path, capsys: pytest.Captu
     trained = small(65540)  # not picked for this size
     trained.tokenizer = load_tokenizer("world")
     folder = save(trained, tmp_path / "adapter")
-    assert not (folder / VOCABULARY).exists()
+    assert not (folder / VOCABULARY_NAME).exists()
     assert load_model(folder).tokenizer.fingerprint == WORLD_FINGERPRINT
     assert capsys.readouterr().err == ""
     refused(lambda: load_model(folder, tokenizer=word_tokenizer().save(tmp_path)), "not the tokenizer", ValueError)

@@ -20,7 +20,7 @@ from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.backbone import convert, fingerprint_file, load_backbone, read_checkpoint, save_backbone
 from prosg.checkpoints.fingerprints import fingerprint
 from prosg.checkpoints.weights import check_finite
-from prosg.tokenizers.world import VOCABULARY
+from prosg.tokenizers.world import VOCABULARY_NAME
 from prosg.utils.io import CheckpointError, written_whole
 
 CONFIG = RWKV4Config(vocab_size=40, hidden_size=16, num_layers=3, attention_size=24, ffn_size=40)
@@ -226,7 +226,7 @@ def test_an_rwkv_vocabulary_is_carried_along(model: RWKV4, tmp_path: Path) -> No
     convert(tmp_path / "one" / "model.pth", tmp_path / "folder")
     convert(tmp_path / "folder", tmp_path / "two" / "model.pth")
     found = read_checkpoint(tmp_path / "two" / "model.pth").tokenizer
-    assert found == tmp_path / "two" / VOCABULARY
+    assert found == tmp_path / "two" / VOCABULARY_NAME
     assert found.read_text() == vocabulary.read_text()
     # Of two kinds in a folder one would be taken for both models.
     (tmp_path / "three").mkdir()

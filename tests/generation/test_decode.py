@@ -16,7 +16,8 @@ from prosg.generation.decode import decode, sentence_ends
 from prosg.generation.sampling import Sampling, pick
 from prosg.generation.text import Generation, generate_texts, stream_text
 from prosg.model.prosg import ProSG
-from prosg.tokenizers.bpe import Tokenizer, train_bpe
+from prosg.tokenizers.bpe import train_bpe
+from prosg.tokenizers.json_file import JsonTokenizer
 from support.models import WORDS, live_model, tokens, word_tokenizer
 
 GREEDY = Sampling(temperature=0.0)
@@ -356,7 +357,7 @@ def test_sentences_end_with_a_full_stop_a_question_or_an_exclamation_mark() -> N
 # -- bytes
 
 
-def byte_tokenizer() -> Tokenizer:
+def byte_tokenizer() -> JsonTokenizer:
     return train_bpe(["Käse für später, größer"] * 3, 270)
 
 

@@ -13,7 +13,7 @@ from prosg.checkpoints.backbone import fingerprint_file, save_backbone
 from prosg.cli import main
 from prosg.data.row import read_rows
 from prosg.tokenizers.bpe import train_bpe
-from prosg.tokenizers.world import VOCABULARY
+from prosg.tokenizers.world import VOCABULARY_NAME
 
 
 def run(capsys: pytest.CaptureFixture[str], *command: object) -> str:
@@ -39,7 +39,7 @@ def test_a_world_model_is_trained_without_naming_its_tokenizer(
     run(capsys, "data", "make", "train.jsonl", "--size", 4, "--sentences", 0, 1)
     few = ("--train", "train.jsonl", "--optim.steps", 2, "--optim.batch_size", 2, "--optim.warmup_steps", 1)
     run(capsys, "train", "finetune", *few, "--model", "start.pth", "--output", "tuned")
-    assert Path("tuned/model", VOCABULARY).is_file()
+    assert Path("tuned/model", VOCABULARY_NAME).is_file()
     run(capsys, "train", "synthesize", *few, "--model", "tuned/model", "--output", "memory")
     assert {path.name for path in Path("memory/adapter").iterdir()} == {"prosg_config.json", "prosg_model.safetensors"}
     assert main(["generate", "memory/adapter", *flags]) == 0

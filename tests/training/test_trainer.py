@@ -36,7 +36,7 @@ from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
 from prosg.model.prosg import ProSG
 from prosg.model.scoring import perplexity
-from prosg.tokenizers.bpe import load_tokenizer
+from prosg.tokenizers.files import load_tokenizer
 from prosg.training.callbacks import Stop
 from prosg.training.config import Optimisation, Perturbation, StopRule, TrainConfig
 from prosg.training.trainer import ProSGTrainer, complete_checkpoints, fit

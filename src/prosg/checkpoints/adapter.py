@@ -25,7 +25,7 @@ from prosg.checkpoints.hub import local_path
 from prosg.checkpoints.weights import check_finite
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
-from prosg.tokenizers.bpe import WORLD
+from prosg.tokenizers.files import WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 from prosg.utils.io import CheckpointError, read_json, written_whole
 

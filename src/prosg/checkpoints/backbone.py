@@ -37,7 +37,7 @@ from prosg.backbones.native import Native
 from prosg.checkpoints.fingerprints import _digest
 from prosg.checkpoints.tensors import read_tensors
 from prosg.checkpoints.weights import check_finite, checked_and_cast
-from prosg.tokenizers.bpe import stored_name, tokenizer_beside
+from prosg.tokenizers.files import stored_name, tokenizer_beside
 from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError, read_json, written_whole
 

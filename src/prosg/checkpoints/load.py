@@ -13,7 +13,8 @@ from prosg.checkpoints.adapter import CONFIG, is_adapter, load_adapter
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.hub import local_path
 from prosg.model.prosg import ProSG
-from prosg.tokenizers.bpe import BY_VOCABULARY_SIZE, WORLD, AnyTokenizer, load_tokenizer, tokenizer_beside
+from prosg.tokenizers.base import Tokenizer
+from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
 from prosg.utils.io import CheckpointError, read_json
 
 __all__ = ["demo_model", "load_model", "need_tokenizer", "trained_in"]
@@ -108,7 +109,7 @@ def trained_in(path: str | Path) -> Path:
     return path
 
 
-def check_vocabulary(model: ProSG, tokenizer: AnyTokenizer, path: str | Path) -> None:
+def check_vocabulary(model: ProSG, tokenizer: Tokenizer, path: str | Path) -> None:
     """ValueError where the tokenizer has tokens that the model does not know."""
     size = model.backbone.config.vocab_size
     if tokenizer.vocab_size > size:

@@ -1,4 +1,4 @@
-"""What a tokenizer is."""
+"""What a tokenizer is: text to token ids and back, at once or id by id."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-__all__ = ["StreamDecoder", "Tokenizer"]
+__all__ = ["END_OF_TEXT", "StreamDecoder", "Tokenizer", "encode_utf8"]
+
+END_OF_TEXT = "<|endoftext|>"
+"""How the token that ends a text is spelled."""
 
 
 @runtime_checkable
 class StreamDecoder(Protocol):
-    """Turns token ids into text one by one."""
+    """Decodes token ids one by one. The returned pieces, joined, equal `Tokenizer.decode` of all ids."""
 
     def push(self, token: int) -> str:
-        """Takes in a token; returns the text that is certain by now, never half a character."""
+        """Takes the next id and returns the text that no later id can change: possibly "", never half a character."""
         ...
 
     def flush(self) -> str:
-        """Returns the rest of the text."""
+        """Returns the text that is still held back."""
         ...
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Text to token ids and back, with nothing added, cut or padded."""
+    """Converts text to token ids and back. Nothing is added, cut or padded.
+
+    Special tokens cannot be typed: "<|endoftext|>" within a text is encoded as plain text.
+    """
 
     @property
     def vocab_size(self) -> int:
@@ -34,29 +40,43 @@ class Tokenizer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash that is the same for equal tokenizers, however they are stored."""
+        """sha256 of the vocabulary and rules, as hex: equal for equal tokenizers, whatever file they came from."""
         ...
 
     def token_id(self, token: str) -> int | None:
-        """The id of one token as the vocabulary spells it; None where there is no such token."""
+        """Returns the id of a token spelled as in the vocabulary, or None if there is no such token."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text. Raises ValueError for a text with a lone surrogate."""
+        """Returns the ids of a text. Raises ValueError if it contains a lone surrogate."""
         ...
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids and, for each, the characters [start, end) of the text that it stands for."""
+        """Returns the ids and, for each, the half-open range [start, end) of characters that it covers, if only partly.
+
+        Raises ValueError if the text contains a lone surrogate.
+        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; bytes that are no character become U+FFFD."""
+        """Returns the text of ids, special tokens spelled out. Bytes that form no character become U+FFFD."""
         ...
 
     def stream(self) -> StreamDecoder:
-        """A decoder for ids that come one by one."""
+        """Returns a new decoder for ids that arrive one by one."""
         ...
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes the tokenizer's file into a folder and returns its path."""
+        """Writes the tokenizer's file into a folder and returns the file's path."""
         ...
+
+
+def encode_utf8(text: str) -> bytes:
+    """Returns the UTF-8 bytes of a text. Raises ValueError at a lone surrogate, naming its place."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        surrogate = ord(text[error.start])
+        raise ValueError(
+            f"character {error.start} of the text is the lone surrogate U+{surrogate:04X}; text is of whole characters"
+        ) from None

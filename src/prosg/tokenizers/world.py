@@ -1,11 +1,11 @@
-"""RWKV's own kind of tokenizer, World's among them: greedy longest match over a vocabulary of byte strings.
+"""RWKV's own kind of tokenizer, World among them: greedy longest match over a vocabulary of byte strings.
 
-    65 '@' 1            a line of a vocabulary: id, Python literal of str or bytes, length in bytes
-    128 b'\\x7f' 1       ids need not be without gaps; 0 is not listed, it ends a text
+    65 '@' 1            a line of a vocabulary file: id, Python literal of a str or bytes, length in bytes
+    128 b'\\x7f' 1       ids may have gaps; 0 is not listed, it ends a text
 
-Plain Python, because it runs wherever Python does. `pyrwkv-tokenizer` finds World's ids about ten times as fast, but
-is compiled for some versions and systems only; where it is installed (`prosg[fast]`), it takes over after the first
-megabyte, from where on loading it pays.
+The plain Python code runs everywhere. The compiled `pyrwkv-tokenizer` (`prosg[fast]`) finds World's ids about ten times
+as fast, but exists for some versions and systems only. Where it is installed, it is loaded after the first megabyte of
+text, since loading it takes as long as encoding that megabyte.
 """
 
 from __future__ import annotations
@@ -22,42 +22,33 @@ from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 
+from prosg.tokenizers.base import END_OF_TEXT, StreamDecoder, encode_utf8
 from prosg.utils.io import written_whole
 
-__all__ = [
-    "END_OF_TEXT",
-    "VOCABULARY",
-    "WORLD_FINGERPRINT",
-    "ByteStream",
-    "WorldTokenizer",
-    "read_vocabulary",
-    "utf8",
-    "world_file",
-]
+__all__ = ["VOCABULARY_NAME", "WORLD_FINGERPRINT", "WorldTokenizer", "read_vocabulary", "world_file"]
 
-END_OF_TEXT = "<|endoftext|>"
-VOCABULARY = "rwkv_vocab_v20230424.txt"
-"""What the file is called in BlinkDL's packages and in Hugging Face folders of RWKV models."""
+VOCABULARY_NAME = "rwkv_vocab_v20230424.txt"
+"""The file's name in BlinkDL's packages and in Hugging Face folders of RWKV models."""
 WORLD_FINGERPRINT = "2df0627f02263a61cf2606e02941969c3037394752d1d0b1f463838ca48d6839"
-"""By which World's vocabulary is known under whatever name."""
+"""`fingerprint` of World's vocabulary, which identifies it under any file name."""
 LINE = re.compile(r"""(?P<id>[0-9]+) (?:(['"])(?P<plain>[^\\'"]+)\2|(?P<any>.*)) (?P<length>[0-9]+)\n?""")
-"""A line; nearly all literals are plain text between quotes, and parsing them as Python takes five times as long."""
+"""A line. Nearly all literals are plain text between quotes; parsing those as Python takes five times as long."""
 END = 0
 UNKNOWN = "\ufffd".encode()
-PAYS_FROM = 1 << 20
-"""Bytes that are encoded before the compiled tokenizer is loaded, which takes as long as these."""
+COMPILED_AFTER = 1 << 20
+"""Bytes encoded in Python before the compiled tokenizer is loaded."""
 PREFIX = 5
-"""Bytes by which longer tokens are looked up: by fewer, more lengths are tried in vain; by more, nothing is won."""
+"""Bytes by which longer tokens are looked up. With fewer, more lengths are tried in vain; more gain nothing."""
 
 
 class WorldTokenizer:
-    """Ids for text with nothing added: the longest token that matches, again and again.
+    """A `Tokenizer` that takes the longest matching token, again and again.
 
-    The interface is `Tokenizer`'s. Id 0 is the end token "<|endoftext|>", which is plain text where a text has it; ids
-    that the vocabulary does not have decode to U+FFFD.
+    Id 0 is the end token "<|endoftext|>". Ids that the vocabulary does not have decode to U+FFFD.
     """
 
     def __init__(self, tokens: Mapping[int, bytes]) -> None:
+        """Takes the vocabulary: bytes by id, without the end token. Every single byte must be a token."""
         self._tokens = dict(sorted(tokens.items()))
         self._texts = {END: END_OF_TEXT.encode(), **self._tokens}
         self._ids = {token: number for number, token in self._tokens.items()}
@@ -66,41 +57,36 @@ class WorldTokenizer:
             if len(token) > PREFIX:
                 lengths.setdefault(token[:PREFIX], set()).add(len(token))
         short = range(PREFIX, 0, -1)
-        self._lengths = {prefix: (*sorted(found, reverse=True), *short) for prefix, found in lengths.items()}
+        self._lengths = {prefix: (*sorted(sizes, reverse=True), *short) for prefix, sizes in lengths.items()}
         self._short = tuple(short)
         self._encoded = 0
 
     @property
     def vocab_size(self) -> int:
-        """The largest id and one: how many a model must know."""
         return max(self._texts) + 1
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over ids and bytes: the same for equal vocabularies, however they are spelled and stored."""
-        listed = "".join(f"{number} {token.hex()}\n" for number, token in self._tokens.items())
-        return hashlib.sha256(listed.encode()).hexdigest()
+        lines = "".join(f"{number} {token.hex()}\n" for number, token in self._tokens.items())
+        return hashlib.sha256(lines.encode()).hexdigest()
 
     def token_id(self, token: str) -> int | None:
-        """The id of one token, None where there is no such token."""
         return END if token == END_OF_TEXT else self._ids.get(token.encode())
 
     def encode(self, text: str) -> list[int]:
-        """ValueError for a text with a lone surrogate, which is no character."""
-        return self._match(text, utf8(text))
+        return self._match(text, encode_utf8(text))
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and, for each, the characters [start, end) of the text that it stands for, or has a part of."""
-        source = utf8(text)
+        source = encode_utf8(text)
         ids = self._match(text, source)
         ends = list(accumulate(len(self._tokens[number]) for number in ids))
-        # How many characters have begun before each byte: all bytes but continuation bytes begin one.
+        # Characters that begin before each byte: every byte except a continuation byte begins one.
         begun = list(accumulate(((byte & 0xC0) != 0x80 for byte in source), initial=0))
         return ids, [(begun[start + 1] - 1, begun[end]) for start, end in zip([0, *ends], ends, strict=False)]
 
     @cached_property
     def _compiled(self) -> Callable[[str], list[int]] | None:
-        """The compiled tokenizer's `encode`, where it is installed and this is World."""
+        """The compiled tokenizer's `encode`; None if it is not installed, or if this is not World."""
         if self.fingerprint != WORLD_FINGERPRINT or find_spec("pyrwkv_tokenizer") is None:
             return None
         from pyrwkv_tokenizer import RWKVTokenizer
@@ -109,45 +95,40 @@ class WorldTokenizer:
 
     def _match(self, text: str, source: bytes) -> list[int]:
         self._encoded += len(source)
-        if self._encoded > PAYS_FROM and self._compiled is not None:
+        if self._encoded > COMPILED_AFTER and self._compiled is not None:
             return list(self._compiled(text))
         ids, lengths, short = self._ids, self._lengths.get, self._short
-        found = []
+        matches = []
         at = 0
         while at < len(source):
             for length in lengths(source[at : at + PREFIX], short):
                 token = source[at : at + length]
                 if token in ids:
                     break
-            found.append(ids[token])
+            matches.append(ids[token])
             at += len(token)
-        return found
+        return matches
 
     def bytes_of(self, token: int) -> bytes:
-        """What an id stands for: part of a character, too."""
+        """Returns the bytes of an id, which may be a part of a character."""
         return self._texts.get(token, UNKNOWN)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, the end token spelled out; bytes that are no character become U+FFFD."""
         return b"".join([self._texts.get(token, UNKNOWN) for token in ids]).decode("utf-8", "replace")
 
-    def stream(self) -> ByteStream:
-        return ByteStream(self)
+    def stream(self) -> StreamDecoder:
+        return _ByteDecoder(self)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the vocabulary into the folder, in BlinkDL's format, and return its path."""
-        target = Path(folder) / VOCABULARY
+        target = Path(folder) / VOCABULARY_NAME
         lines = (f"{number} {_literal(token)} {len(token)}\n" for number, token in self._tokens.items())
         with written_whole(target, overwrite=True) as temporary:
             temporary.write_text("".join(lines), "utf-8", newline="\n")
         return target
 
 
-class ByteStream:
-    """Decode ids one by one: `push` returns the characters that are whole by now, `flush` the rest.
-
-    What it returned, joined, equals `decode` of all ids.
-    """
+class _ByteDecoder:
+    """Decodes the bytes of one id after the other; an unfinished character is held back."""
 
     def __init__(self, tokenizer: WorldTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -160,34 +141,23 @@ class ByteStream:
         return self._decoder.decode(b"", final=True)
 
 
-def utf8(text: str) -> bytes:
-    """A text's bytes. ValueError where it has a lone surrogate, naming the character."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        surrogate = ord(text[error.start])
-        raise ValueError(
-            f"character {error.start} of the text is the lone surrogate U+{surrogate:04X}; text is of whole characters"
-        ) from None
-
-
 def world_file() -> Path:
-    """World's vocabulary, as the `rwkv` package brings it along."""
-    return Path(str(files("rwkv") / VOCABULARY))
+    """Returns the file of World's vocabulary, which the `rwkv` package contains."""
+    return Path(str(files("rwkv") / VOCABULARY_NAME))
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> WorldTokenizer:
-    """From a vocabulary file. ValueError for one that is damaged, naming the line."""
+    """Reads a vocabulary file. Raises ValueError for a damaged one, naming file and line."""
     tokens: dict[int, bytes] = {}
     known: set[bytes] = set()
     try:
         with open(path, encoding="utf-8") as lines:
             for line in lines:
-                found = LINE.fullmatch(line)
-                if found is None:
+                match = LINE.fullmatch(line)
+                if match is None:
                     raise ValueError(f"{line[:40].strip()!r} does not begin with an id and end with a length")
-                number, plain, length = int(found["id"]), found["plain"], int(found["length"])
-                token = plain.encode() if plain else _parse(found["any"])
+                number, plain, length = int(match["id"]), match["plain"], int(match["length"])
+                token = plain.encode() if plain else _parse_literal(match["any"])
                 if number == END:
                     raise ValueError("id 0 is kept for the end of a text")
                 if not token or len(token) != length:
@@ -199,16 +169,16 @@ def read_vocabulary(path: str | os.PathLike[str]) -> WorldTokenizer:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not an RWKV vocabulary: it is not UTF-8 text") from None
     except ValueError as error:
-        place = len(tokens) + 1  # every line before has given one
+        place = len(tokens) + 1  # every line before gave one token
         raise ValueError(
             f"{path}, line {place}: damaged, or not an RWKV vocabulary: {error}; a line is an id, a token and its "
             "length in bytes, like: 65 '@' 1"
         ) from None
-    _check_bytes(known, path)
+    _check_single_bytes(known, path)
     return WorldTokenizer(tokens)
 
 
-def _parse(literal: str) -> bytes:
+def _parse_literal(literal: str) -> bytes:
     try:
         value = ast.literal_eval(literal) if literal[:1] in ("'", '"', "b") else None
         token = value.encode() if isinstance(value, str) else value
@@ -226,8 +196,8 @@ def _literal(token: bytes) -> str:
         return repr(token)
 
 
-def _check_bytes(tokens: Iterable[bytes], path: str | os.PathLike[str]) -> None:
-    """Every text can be written only where every byte is a token."""
+def _check_single_bytes(tokens: Iterable[bytes], path: str | os.PathLike[str]) -> None:
+    """Raises ValueError unless every single byte is a token, so that every text can be encoded."""
     missing = sorted({bytes([byte]) for byte in range(256)} - {*tokens})
     if missing:
         raise ValueError(

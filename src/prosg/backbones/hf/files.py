@@ -15,7 +15,7 @@ import torch
 
 from prosg.backbones.hf.model import HF_SITES, HFBackbone
 from prosg.backbones.hf.scan import KERNEL_NAMES
-from prosg.tokenizers.bpe import stored_name
+from prosg.tokenizers.files import stored_name
 from prosg.utils.io import CheckpointError, read_json, written_whole
 
 __all__ = ["hf_type", "load_hf", "load_hf_model", "save_hf"]

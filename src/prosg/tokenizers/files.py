@@ -1,0 +1,73 @@
+"""Tokenizers by name: the file that a name, a path or a model's folder means, and loading it.
+
+"world"                      RWKV's World vocabulary, which comes with the package
+tokenizer.json               a tokenizer of the `tokenizers` library
+rwkv_vocab_v20230424.txt     an RWKV vocabulary
+a folder                     the one of these two files that lies in it, tokenizer.json first
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import tokenizers
+
+from prosg.tokenizers.base import Tokenizer
+from prosg.tokenizers.json_file import JSON_NAME, JsonTokenizer
+from prosg.tokenizers.world import VOCABULARY_NAME, read_vocabulary, world_file
+
+__all__ = ["BY_VOCABULARY_SIZE", "WORLD", "load_tokenizer", "stored_name", "tokenizer_beside", "tokenizer_file"]
+
+WORLD = "world"
+BY_VOCABULARY_SIZE = {65536: WORLD, 50277: "20B_tokenizer.json"}
+"""Tokenizers of published RWKV models by vocabulary size. Only World comes with the package; the other is a file."""
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Loads a tokenizer.
+
+    Args:
+        path: "world", a `tokenizer.json`, an RWKV vocabulary, or a folder that holds one of these files.
+
+    Raises:
+        ValueError: if there is no such file, or if it is damaged; the message names it.
+    """
+    file = tokenizer_file(path)
+    if not _is_json(file):
+        return read_vocabulary(file)
+    try:
+        return JsonTokenizer(tokenizers.Tokenizer.from_file(str(file)))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"{file}: not a tokenizer.json of the tokenizers library ({error})") from error
+
+
+def tokenizer_file(path: str | os.PathLike[str]) -> Path:
+    """Returns the file meant by "world", a file or its folder. Raises ValueError if there is none."""
+    if str(path) == WORLD:
+        return world_file()
+    file = tokenizer_beside(path) if Path(path).is_dir() else Path(path)
+    if file is None or not file.is_file():
+        raise ValueError(
+            f"{path}: no {JSON_NAME} or {VOCABULARY_NAME} there; allowed: such a file, its folder, or {WORLD!r}"
+        )
+    return file
+
+
+def tokenizer_beside(model: str | os.PathLike[str]) -> Path | None:
+    """Returns the tokenizer's file in a model's folder, or beside a model's file; None if there is none."""
+    path = Path(model)
+    folder = path if path.is_dir() else path.parent
+    return next((folder / name for name in (JSON_NAME, VOCABULARY_NAME) if (folder / name).is_file()), None)
+
+
+def stored_name(file: Path) -> str:
+    """Returns the name under which a tokenizer's file, whatever it is called, is stored in a model's folder."""
+    return JSON_NAME if _is_json(file) else VOCABULARY_NAME
+
+
+def _is_json(file: Path) -> bool:
+    if file.suffix == ".json":
+        return True
+    with file.open("rb") as content:
+        return content.read(100).lstrip().startswith(b"{")

@@ -1,0 +1,96 @@
+"""Tokenizers of the `tokenizers` library, stored as `tokenizer.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+from prosg.tokenizers.base import StreamDecoder, encode_utf8
+from prosg.utils.io import written_whole
+
+__all__ = ["JSON_NAME", "JsonTokenizer"]
+
+JSON_NAME = "tokenizer.json"
+_REPLACEMENT = "\ufffd"
+
+
+class JsonTokenizer:
+    """A `Tokenizer` around one of the `tokenizers` library."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        """Wraps `inner` and drops its settings that cut or pad texts, or let a text contain special tokens."""
+        inner.no_truncation()
+        inner.no_padding()
+        inner.encode_special_tokens = True
+        self._inner = inner
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return self._inner.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def fingerprint(self) -> str:
+        canonical = json.dumps(json.loads(self._inner.to_str()), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def token_id(self, token: str) -> int | None:
+        return self._inner.token_to_id(token)
+
+    def encode(self, text: str) -> list[int]:
+        return self._encoding(text).ids
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self._encoding(text)
+        return encoding.ids, encoding.offsets
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
+        encode_utf8(text)  # for its error; the bytes are not needed
+        return self._inner.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._inner.decode(list(ids), skip_special_tokens=False)
+
+    def stream(self) -> StreamDecoder:
+        return _WindowDecoder(self)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        target = Path(folder) / JSON_NAME
+        with written_whole(target, overwrite=True) as temporary:
+            self._inner.save(str(temporary))
+        return target
+
+
+class _WindowDecoder:
+    """Decodes a window of recent ids: those of the last returned piece, as context, and those after it.
+
+    The context is there because some decoders treat a text's first token differently.
+    """
+
+    def __init__(self, tokenizer: JsonTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._window: list[int] = []
+        self._context = 0  # leading ids of the window whose text has been returned
+        self._returned = ""  # that text
+
+    def push(self, token: int) -> str:
+        self._window.append(token)
+        text = self._tokenizer.decode(self._window)
+        # A broken character at the end may be completed by the next id.
+        if text.endswith(_REPLACEMENT) or len(text) <= len(self._returned):
+            return ""
+        piece = text[len(self._returned) :]
+        del self._window[: self._context]
+        self._context = len(self._window)
+        self._returned = self._tokenizer.decode(self._window)
+        return piece
+
+    def flush(self) -> str:
+        piece = self._tokenizer.decode(self._window)[len(self._returned) :]
+        self._window, self._context, self._returned = [], 0, ""
+        return piece
