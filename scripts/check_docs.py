@@ -1,4 +1,4 @@
-"""Checks the Markdown files: links lead somewhere, and files and modules that are named exist.
+"""Checks the Markdown files: links lead somewhere, and files, modules and names in them exist.
 
     python scripts/check_docs.py
 
@@ -20,7 +20,8 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 SOURCE = re.compile(r"(?<![\w./-])[\w./-]+\.(?:py|c|h)\b")
 PATH = re.compile(r"(?<![\w./-])(?:src|docs|tests|configs|examples|experiments|benchmarks|scripts)/[\w./-]*\w/?")
-MODULE = re.compile(r"(?<![\w./-])prosg(?:\.(?!py\b)[A-Za-z_]\w*)+")
+DOTTED = re.compile(r"(?<![\w./-])prosg(?:\.(?!py\b)[A-Za-z_]\w*)+")
+IMPORT = re.compile(r"^ *from (prosg[\w.]*) import (\w+(?:, \w+)*)", re.MULTILINE)
 PLACEHOLDER = re.compile(r"[A-Z]{3,}|\.\.\.")  # FILE.py, NAME.py
 
 
@@ -53,14 +54,15 @@ def missing_files(text: str, sources: set[str]) -> Iterator[str]:
     yield from (f"{path}: no such path" for path in dict.fromkeys(paths) if not (ROOT / path).exists())
 
 
-def missing_modules(text: str) -> Iterator[str]:
-    """Dotted names that are neither a module nor a public name of the package, nor a name in a module that exists."""
-    public = (ROOT / "src/prosg/__init__.py").read_text("utf-8")
-    for dotted in dict.fromkeys(MODULE.findall(text)):
+def missing_names(text: str) -> Iterator[str]:
+    """Dotted names, and names imported in examples, that are neither a module nor a name in the module before them."""
+    imports = (f"{module}.{name}" for module, names in IMPORT.findall(text) for name in names.split(", "))
+    for dotted in dict.fromkeys((*DOTTED.findall(text), *imports)):
         path = ROOT / "src" / dotted.replace(".", "/")
-        within = path.parent.with_suffix(".py").exists() or f'"{path.name}"' in public
+        files = (path.parent.with_suffix(".py"), path.parent / "__init__.py")
+        within = any(file.exists() and re.search(rf"\b{path.name}\b", file.read_text("utf-8")) for file in files)
         if not (within or path.is_dir() or path.with_suffix(".py").exists()):
-            yield f"{dotted}: no such module or public name"
+            yield f"{dotted}: no such module or name"
 
 
 def main() -> int:
@@ -72,7 +74,7 @@ def main() -> int:
     mistakes = 0
     for document in documents:
         text = document.read_text("utf-8")
-        for mistake in (*broken_links(document, text), *missing_files(text, sources), *missing_modules(text)):
+        for mistake in (*broken_links(document, text), *missing_files(text, sources), *missing_names(text)):
             print(f"{document.relative_to(ROOT)}: {mistake}")
             mistakes += 1
     print(f"{len(documents)} documents, {mistakes or 'no'} mistake{'s' * (mistakes != 1)}")
