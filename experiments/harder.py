@@ -2,32 +2,29 @@
 
     python experiments/harder.py filler --seeds 1,2,3 --filler valid.txt --out runs/filler
 
-Each makes rows of its setting, trains base and phase 1 on them, then `plus` on the frozen backbone and, as the rival,
-phase 1 continued against perturbed states (durable fine-tuning, the rate of the demo); then measures all on the test
-split. Every step is a public command with files before and after it: killed and started again, it goes on. Prints
-tables and writes them to OUT/tables.md, with the rows of results in OUT/results.json.
+Each generates rows of its difficulty, trains base and phase 1 on them, then `plus` on the frozen backbone and, as the
+rival, durable fine-tuning (the demo's rate); then evaluates all on the test split. Every step has files before and
+after it: killed and started again, it goes on. OUT/evaluation has the report.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from curves import curves_of, differences_of, table_of
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
-from prosg.data.synthetic import DEMO_KINDS, Filler, Setting
-from prosg.demo.plan import common, measuring, phase1_jobs, prepare, runs, steps, training
-from prosg.utils.environment import commit, processor
-from prosg.utils.io import write_json, write_lines
+from prosg.data.synthetic import DEMO_KINDS, Difficulty, Filler
+from prosg.demo.measuring import RIVALS, measure, module_systems, system
+from prosg.demo.trainings import common_options, length, phase1_jobs, prepare, training, training_notes
+from prosg.evaluation.report.curves import distance_table, late_table
 from prosg.utils.jobs import Job, check_plan, run_jobs
-from prosg.utils.tables import to_markdown
+from prosg.utils.tables import to_text
 
 ROWS = 24_000
 BASE_STEPS = 300
@@ -35,16 +32,16 @@ BASE_STEPS = 300
 
 @dataclass(frozen=True)
 class Experiment:
-    """One setting.
+    """One difficulty.
 
     Attributes:
-        measure: Options of `prosg curve`, which say what varies.
+        curve: Options of the forgetting curve, which say what varies.
         kinds: Kinds of instruction.
-        sentences: Sentences of the stories that are trained on.
-        setting: Ranges of `Setting` in training: distractors (words), turns, items.
+        sentences: Least and greatest length of the stories that are trained on.
+        difficulty: Ranges of `Difficulty` in training: distractors (words), turns, items.
         filler: Whether stories are running text.
         easier: So many rows of the demo's come on top: recall is learned on them sooner.
-        window: `plus` is measured in windows of so many tokens of the prompt, too; 0: it is not.
+        window: `plus` is also measured in windows of so many tokens of the prompt; 0: it is not.
         wide: A second `plus` of this rank is trained and measured, too; 0: none.
         backbone, width, layers: Of the model.
         durable: Recipe of the rival.
@@ -52,10 +49,10 @@ class Experiment:
         phase1_steps, plus_steps, durable_steps: At most; the rival's as many as cost plus's seconds.
     """
 
-    measure: tuple[str, ...]
+    curve: dict[str, Any] = field(default_factory=lambda: {"sentences": [5, 20, 60, 125, 250]})
     kinds: tuple[str, ...] = DEMO_KINDS
     sentences: tuple[int, int] = (1, 5)
-    setting: tuple[tuple[str, tuple[int, int]], ...] = ()
+    difficulty: tuple[tuple[str, tuple[int, int]], ...] = ()
     filler: bool = False
     easier: int = 0
     window: int = 0
@@ -78,64 +75,67 @@ class Experiment:
 
 
 LONG = (("distractors", (0, 400)),)
-FAR = ("--prompt-tokens", "60", "500", "1000", "2000", "--sentences", "5")
-DIGITS = ("--items", "4", "6", "8", "10", "12", "14", "16", "--sentences", "60")
+FAR = {"prompt_tokens": [60, 500, 1000, 2000], "sentences": [5]}
 EXPERIMENTS = {
     "filler": Experiment(
-        ("--sentences", "1", "12", "24", "46"),
+        {"sentences": [1, 12, 24, 46]},
         sentences=(1, 1),
         filler=True,
         easier=ROWS // 2,
         late_weight=3.0,  # a text that cannot be learned takes most of the loss
         phase1_steps=3000,
     ),
-    "prompts": Experiment(FAR, setting=LONG, easier=ROWS // 4, window=250),
+    "prompts": Experiment(FAR, difficulty=LONG, easier=ROWS // 4, window=250),
     "prompts-rwkv7": Experiment(
-        FAR, setting=LONG, easier=ROWS // 4, window=250, backbone="rwkv7", durable="durable-load"
+        FAR, difficulty=LONG, easier=ROWS // 4, window=250, backbone="rwkv7", durable="durable-load"
     ),
-    "digits": Experiment(DIGITS, kinds=("code",), setting=(("items", (4, 16)),), wide=32),
-    "turns": Experiment(
-        ("--turns", "1", "2", "4", "8", "--sentences", "5"), kinds=("code",), setting=(("turns", (0, 1)),)
+    "digits": Experiment(
+        {"items": [4, 6, 8, 10, 12, 14, 16], "sentences": [60]},
+        kinds=("code",),
+        difficulty=(("items", (4, 16)),),
+        wide=32,
     ),
-    "small": Experiment((), width=64, layers=2),
-    "large": Experiment((), width=128, layers=4),
+    "turns": Experiment({"turns": [1, 2, 4, 8], "sentences": [5]}, kinds=("code",), difficulty=(("turns", (0, 1)),)),
+    "small": Experiment(width=64, layers=2),
+    "large": Experiment(width=128, layers=4),
 }
 
 
-def jobs_of(experiment: Experiment, folder: Path, seed: int, rows: int, filler: str, dtype: str) -> list[Job]:
-    """Trainings and curves of one seed, from its data."""
-    shared = common(seed, dtype)
-    weight = ("--optim.late_weight", str(experiment.late_weight))
-    plus = (*shared, "--recipe", "plus", *steps(experiment.plus_steps), "--eval_steps", "250")
-    durable = (*shared, "--recipe", experiment.durable, "--optim.lr", "3e-3", "--optim.late_weight", "3")
-    durable = (*durable, *steps(experiment.durable_steps), "--eval_steps", "400")
-    measure = ("--rows", str(rows), "--no-free", "--kinds", *experiment.kinds, *experiment.measure)
-    if experiment.filler:
-        measure += ("--filler", filler)
+def jobs_of(experiment: Experiment, folder: Path, seed: int, dtype: str) -> list[Job]:
+    """Trainings of one seed, from its data."""
+    shared = common_options(seed, dtype)
+    weight = ("--optim.late-weight", str(experiment.late_weight))
+    plus = (*shared, "--recipe", "plus", *length(experiment.plus_steps), "--eval-steps", "250")
+    durable = (*shared, "--recipe", experiment.durable, "--optim.lr", "3e-3", "--optim.late-weight", "3")
+    durable = (*durable, *length(experiment.durable_steps), "--eval-steps", "400")
     jobs = [
         *phase1_jobs(folder, seed, dtype, BASE_STEPS, experiment.phase1_steps, *weight),
         training("plus", "synthesize", folder, "phase1/model", "train.jsonl", 110, *plus),
         training("phase1_perturbed", "finetune", folder, "phase1/model", "train.jsonl", 110, *durable),
-        measuring("phase1", folder, "phase1", "phase1", seed, 20, *measure),
-        measuring("plus", folder, "plus", "plus", seed, 80, *measure, "--updates", "own,other,mean,wiped"),
-        measuring("phase1_perturbed", folder, "phase1_perturbed", "phase1_perturbed", seed, 20, *measure),
     ]
     if experiment.wide:
         wide = (*plus, "--module.rank", str(experiment.wide))
-        jobs += [
-            training("plus_wide", "synthesize", folder, "phase1/model", "train.jsonl", 140, *wide),
-            measuring("plus_wide", folder, "plus_wide", "plus_wide", seed, 40, *measure, "--updates", "own,wiped"),
-        ]
-    if experiment.window:
-        windows = ("--window", str(experiment.window), "--updates", "own,wiped")
-        jobs.append(measuring("plus_windows", folder, "plus", "plus_windows", seed, 40, *measure, *windows))
+        jobs.append(training("plus_wide", "synthesize", folder, "phase1/model", "train.jsonl", 140, *wide))
     return jobs
+
+
+def systems_of(experiment: Experiment, folder: Path, seed: int) -> dict[str, dict[str, Any]]:
+    """What is measured of one seed."""
+    systems = {f"phase1-{seed}": system(folder / "phase1", seed, "phase 1")}
+    systems |= module_systems(folder / "plus", seed, "plus", ("own", "other", "mean", "wiped"))
+    if experiment.wide:
+        systems |= module_systems(folder / "plus_wide", seed, f"plus of rank {experiment.wide}", ("own", "wiped"))
+    if experiment.window:
+        for name, options in module_systems(folder / "plus", seed, "plus in windows", ("own", "wiped")).items():
+            systems[name.replace(" ", "_")] = {**options, "window": experiment.window}
+    systems[f"durable-{seed}"] = system(folder / "phase1_perturbed", seed, RIVALS["phase1_perturbed"])
+    return {name.replace(" ", "_"): options for name, options in systems.items()}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=EXPERIMENTS)
-    parser.add_argument("--seeds", default="1", help="one run each, like 1,2,3")
+    parser.add_argument("--seeds", default="1", help="one run of trainings each, like 1,2,3")
     parser.add_argument("--out", type=Path, required=True, help="the folder to go on in")
     parser.add_argument("--filler", default="", help="a text file, for the experiment of that name")
     parser.add_argument("--rows", type=int, default=192, help="prompts a cell")
@@ -145,29 +145,38 @@ def main() -> int:
     experiment = EXPERIMENTS[options.name]
     if experiment.filler and not options.filler:
         parser.error("this experiment needs --filler FILE")
-    setting = Setting(filler=Filler.read(options.filler) if experiment.filler else None, **dict(experiment.setting))
+    filler = Filler.read(options.filler) if experiment.filler else None
+    difficulty = Difficulty(filler=filler, **dict(experiment.difficulty))
     options.out.mkdir(parents=True, exist_ok=True)
     check_plan(options.out / "plan.json", {"name": options.name, "rows": options.rows}, "--out")
     folders = {int(seed): options.out / f"seed-{seed}" for seed in options.seeds.split(",")}
-    work = []
+    work: list[Job] = []
     for seed, folder in folders.items():
-        rows = (ROWS, experiment.kinds, experiment.sentences, setting, experiment.easier)
+        rows = (ROWS, experiment.kinds, experiment.sentences, difficulty, experiment.easier)
         prepare(folder, seed, experiment.fresh, *rows)
-        work += jobs_of(experiment, folder, seed, options.rows, options.filler, options.dtype)
-    run_jobs(work, options.jobs, live=sys.stderr.isatty())
-    curves = curves_of(list(folders.values()))
-    about = {
-        "command": shlex.join(["python", "experiments/harder.py", *sys.argv[1:]]),
-        "machine": f"{processor()}, {os.cpu_count()} cores, {options.jobs} jobs of one thread side by side",
-        "dtype": options.dtype,
-        "commit": commit(),
-        "runs": {str(seed): runs(folder) for seed, folder in folders.items()},
-    }
-    write_json(options.out / "results.json", {"about": about, "rows": [row for curve in curves for row in curve.rows]})
-    text = f"{to_markdown(table_of(curves))}\n\n{to_markdown(differences_of(curves))}"
-    write_lines(options.out / "tables.md", [text])
-    print(text)
-    return 0
+        work += jobs_of(experiment, folder, seed, options.dtype)
+    live = sys.stderr.isatty()
+    run_jobs(work, options.jobs, live=live)
+    systems: dict[str, dict[str, Any]] = {}
+    for seed, folder in folders.items():
+        systems |= systems_of(experiment, folder, seed)
+    trainings = {f"{job.done.parent.name}, {job.done.parent.parent.name}": job.done.parent for job in work}
+    status, run = measure(
+        options.out / "evaluation",
+        systems,
+        curve={**experiment.curve, "rows": options.rows, **({"filler": options.filler} if experiment.filler else {})},
+        seed=min(folders),
+        kinds=experiment.kinds,
+        free=False,
+        reference="plus, own update",
+        title=f"Harder data: {options.name}",
+        notes=training_notes(trainings),
+        jobs=options.jobs,
+        live=live,
+    )
+    print(to_text(late_table(run)), to_text(distance_table(run)), sep="\n\n")
+    print(f"\n{run.folder / 'report.html'}")
+    return status
 
 
 if __name__ == "__main__":

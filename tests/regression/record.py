@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 import yaml
 
+from prosg.checkpoints.load import demo_model
 from prosg.cli import main
 from support import hf_models as hf_tiny
 from support import models as helpers
@@ -99,7 +100,7 @@ def losses() -> dict[str, Any]:
     """Of the first steps of every recipe, through the command."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, inside(Path(folder)):
-        shop = workshop.make_workshop(Path())
+        shop = workshop.make_training_folder(Path())
         for phase, recipes in RECIPES.items():
             for recipe in recipes:
                 out = Path(recipe)
@@ -160,12 +161,14 @@ def packaged(rows: int, sentences: tuple[int, ...]) -> dict[str, Any]:
         run("curve", "demo", *wanted, "--system", "plus", "--out", "curve.json")
         content = json.loads(Path("curve.json").read_text())
         for answer in content["answers"]:
-            key = "{update} {state} {length} {sentences}".format(**answer)
-            found.setdefault(key, {})[answer["id"]] = f"{digest(answer['text'].encode())} {answer['distance_tokens']}"
+            length = f"controlled {answer['sentences']}" if answer["measure"] == "curve" else "free"
+            written = f"{digest(answer['text'].encode())} {answer.get('distance_tokens', '')}".strip()
+            found.setdefault(f"{answer['update']} {answer['state']} {length}", {})[answer["id"]] = written
         scores = {}
         for row in content["rows"]:
-            key = "{update} {state} {length} {sentences} {kind}".format(**row)
-            scores[key] = [row["accuracy"], row["late_accuracy"], *row["late_interval"], row["perplexity"]]
+            length = f"controlled {row['sentences']}" if row["measure"] == "curve" else "free"
+            values = [row["accuracy"], row["late_accuracy"], *row["late_interval"], row.get("perplexity")]
+            scores[f"{row['update']} {row['state']} {length} {row['kind']}"] = values
         found["scores"] = scores
     return found
 
@@ -174,8 +177,7 @@ def evaluation() -> dict[str, Any]:
     """Answers, likelihoods and late stages of a small evaluation."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, inside(Path(folder)):
-        model = str(Path(__import__("prosg").__file__).parent)
-        base = next(path for path in (f"{model}/demo/assets/base", f"{model}/demo_model/base") if Path(path).is_dir())
+        base = str(demo_model().parent / "base")
         content = {
             "out": "out",
             "batch_size": 4,

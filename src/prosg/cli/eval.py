@@ -27,7 +27,7 @@ def _eval_parser() -> Parser:
 
 def _run_eval(options: Any) -> int:
     from prosg.evaluation.config import EvalConfig, SystemConfig
-    from prosg.evaluation.runner import evaluate, evaluate_system
+    from prosg.evaluation.runner import evaluate, evaluate_systems
     from prosg.utils.options import help_text
 
     if options.options:
@@ -36,7 +36,7 @@ def _run_eval(options: Any) -> int:
     if options.config is None:
         raise ValueError("the YAML file of the evaluation is missing, like: prosg eval configs/eval.yaml")
     if options.system is not None:
-        return evaluate_system(options.config, options.system, out=options.out)
+        return evaluate_systems(options.config, options.system.split(","), out=options.out)
     return evaluate(options.config, out=options.out, jobs=options.jobs, live=not options.plain)
 
 
@@ -48,7 +48,7 @@ def _report_parser() -> Parser:
 
 
 def _run_report(options: Any) -> int:
-    from prosg.evaluation.report.render import write_reports
+    from prosg.evaluation.report.writer import write_reports
 
     if options.out is None and len(options.runs) > 1:
         raise ValueError("--out is missing: a report of several runs needs a folder of its own")

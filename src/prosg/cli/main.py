@@ -288,29 +288,31 @@ def _run_perplexity(options: Namespace) -> int:
 
 
 def _run_curve(options: Namespace) -> int:
+    from prosg.cli.curve import measure_curve
     from prosg.data.synthetic import DEMO_KINDS
-    from prosg.evaluation.curve import SENTENCES
-    from prosg.training.run import curve_of_model
+    from prosg.evaluation.config import CurveConfig
 
     model = load(options)
     default = "none" if model.synthesizer is None else "own,other,mean,wiped"
-    return curve_of_model(
+    return measure_curve(
         model,
         options.out,
         system=options.system or options.model,
         seed=options.seed,
         updates=(options.updates or default).split(","),
         kinds=kinds_given(options.kinds) or DEMO_KINDS,
-        size=options.rows,
-        sentences=options.sentences or SENTENCES,
         split=options.split,
-        replay=options.replay,
         free=not options.no_free,
-        prompt_tokens=options.prompt_tokens or (),
-        turns=options.turns or (),
-        items=options["items"] or (),  # a Namespace has a method of this name
-        filler=options.filler,
+        replay=options.replay,
         window=options.window,
+        curve=CurveConfig(
+            rows=options.rows,
+            sentences=options.sentences or CurveConfig().sentences,
+            prompt_tokens=options.prompt_tokens or [],
+            turns=options.turns or [],
+            items=options["items"] or [],  # a Namespace has a method of this name
+            filler=options.filler or "",
+        ),
     )
 
 
@@ -322,9 +324,9 @@ def _run_info(options: Namespace) -> int:
 
 def _run_convert(options: Namespace) -> int:
     from prosg.checkpoints.backbone import convert
-    from prosg.utils.device import dtype_named
+    from prosg.utils.device import parse_dtype
 
-    convert(options.src, options.dst, dtype_named(options.dtype), overwrite=options.overwrite)
+    convert(options.src, options.dst, parse_dtype(options.dtype), overwrite=options.overwrite)
     print(options.dst)
     return 0
 

@@ -160,12 +160,12 @@ def _train_config(options: Namespace) -> TrainConfig:
 def _run_ablate(options: Namespace) -> int:
     from prosg.data.synthetic import DEMO_KINDS
     from prosg.demo.ablation import ablate
-    from prosg.evaluation.curve import SENTENCES
+    from prosg.evaluation.config import CurveConfig
 
     measure = {
         "rows": options.rows,
         "kinds": kinds_given(options.kinds) or list(DEMO_KINDS),
-        "sentences": options.sentences or list(SENTENCES),
+        "sentences": options.sentences or CurveConfig().sentences,
         "split": options.split,
     }
     config = _train_config(options)

@@ -1,8 +1,8 @@
 """`prosg ablate`: what each part of the module, and each perturbation of its training, is worth.
 
-    a training's configuration -> the same without one part -> each trained -> forgetting curve with controls -> report
+    a training's configuration -> the same without one part -> each trained -> evaluation with controls -> report
 
-Every training and every curve is a public command with files before and after it, so whatever is stopped goes on.
+Every training is a public command with files before and after it, so whatever is stopped goes on.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ import yaml
 
 from prosg.checkpoints.adapter import is_adapter
 from prosg.checkpoints.load import demo_model, trained_in
-from prosg.evaluation.ablation import BACKBONE, FULL, write_ablation
+from prosg.demo.measuring import measure, module_systems, system
+from prosg.demo.trainings import training_notes
+from prosg.evaluation.report.curves import late_table
 from prosg.training.config import Perturbation, TrainConfig
 from prosg.training.recipes import check_recipe
 from prosg.utils.jobs import Job, check_plan, run_jobs
+from prosg.utils.tables import to_text
 
 __all__ = ["PARTS", "ablate", "variants"]
 
+FULL, BACKBONE = "full", "backbone"
+"""The training as it is configured, and the model without a module."""
 Change = Callable[[TrainConfig], TrainConfig]
 
 
@@ -65,15 +70,18 @@ PARTS: dict[str, Change] = {
 def variants(config: TrainConfig, parts: Sequence[str] = ()) -> dict[str, TrainConfig]:
     """The configuration as it is, and without each of `parts` (all of `PARTS` by default) that it has, by name.
 
-    Each writes into a folder of its name in `config.output`. Raises ValueError for a part that does not exist.
+    Each writes into a folder of its name in the configuration's output folder.
+
+    Raises:
+        ValueError: for a part that does not exist.
     """
     if unknown := [name for name in parts if name not in PARTS]:
         raise ValueError(f"--parts has {', '.join(unknown)}; allowed: {', '.join(PARTS)}")
     changed = {FULL: config} | {name: PARTS[name](config) for name in parts or PARTS}
     return {
-        name: replace(one, output=str(Path(config.output) / name))
-        for name, one in changed.items()
-        if name == FULL or one != config
+        name: replace(variant, out=str(Path(config.out) / name))
+        for name, variant in changed.items()
+        if name == FULL or variant != config
     }
 
 
@@ -81,18 +89,25 @@ def ablate(
     config: TrainConfig,
     *,
     parts: Sequence[str] = (),
-    measure: Mapping[str, Any],
+    curve: Mapping[str, Any],
+    kinds: Sequence[str] = (),
+    split: str = "test",
     jobs: int = 2,
     live: bool = True,
 ) -> int:
-    """Train, measure and report; goes on where it was stopped. Returns the exit status.
+    """Trains, measures and reports; goes on where it was stopped.
 
     Args:
-        config: A training of phase `synthesize`; its output is the folder of all.
+        config: A training of phase `synthesize`; its output folder is that of all.
         parts: Which to leave out, one at a time; see `variants`.
-        measure: Options of `prosg curve` that hold for all: rows, sentences, kinds, split.
-        jobs: Trainings and curves side by side.
+        curve: Options of the forgetting curve: rows, sentences.
+        kinds: Kinds of the curve's instructions; the demo's by default.
+        split: Of the curve's prompts.
+        jobs: Processes side by side.
         live: A live display; else lines.
+
+    Returns:
+        The exit status.
 
     Raises:
         ValueError: for a recipe of another phase, files that are not there, and a folder that was begun with other
@@ -103,46 +118,64 @@ def ablate(
     todo = variants(config, parts)
     if idle := [name for name in parts if name not in todo]:
         print(f"{', '.join(idle)}: nothing that this configuration has, not trained", file=sys.stderr)
-    out = Path(config.output)
+    out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    passing = ("progress", "threads", "log_steps", "output")
+    passing = ("progress", "threads", "log_steps", "out")
     kept = {key: value for key, value in dataclasses.asdict(config).items() if key not in passing}
-    check_plan(out / "plan.json", {"training": kept, "measuring": dict(measure)}, "--output")
-    work = [_curve(BACKBONE, config.model, config, measure)]
-    for name, one in todo.items():
-        work += [_training(name, one), _curve(name, str(Path(one.output) / "adapter"), config, measure)]
+    measuring = {"curve": dict(curve), "kinds": list(kinds), "split": split}
+    check_plan(out / "plan.json", {"training": kept, "measuring": measuring}, "--out")
     try:
-        run_jobs(work, jobs, live)
+        run_jobs([_training(name, variant) for name, variant in todo.items()], jobs, live)
     except ChildProcessError as error:
         print(error, file=sys.stderr)
         return 1
-    print(write_ablation(out, [BACKBONE, *todo]))
-    return 0
+    tokenizer = {"tokenizer": config.tokenizer} if config.tokenizer else {}
+    systems = {BACKBONE: system(Path(config.model), config.seed, BACKBONE, **tokenizer)}
+    for name, variant in todo.items():
+        systems |= module_systems(Path(variant.out), config.seed, name, ("own", "other", "wiped"))
+    status, run = measure(
+        out / "evaluation",
+        systems,
+        curve=curve,
+        seed=config.seed,
+        split=split,
+        kinds=kinds,
+        free=False,
+        reference=f"{FULL}, own update",
+        title="What each part is worth",
+        device=config.device,
+        notes=training_notes({name: Path(variant.out) for name, variant in todo.items()}),
+        jobs=jobs,
+        live=live,
+    )
+    print(to_text(late_table(run, brief=True)))
+    print("\n" + "\n".join(str(run.folder / name) for name in ("report.html", "report.md", "results.json")))
+    return status
 
 
 def _check_files(config: TrainConfig) -> None:
     """Before any process begins: what a job would say in its log is said here."""
-    given = [[files] if isinstance(files, str) else files for files in (config.train, config.validation)]
-    for file in (file for files in given for file in files):
-        if not Path(file).is_file():
-            raise ValueError(f"{file}: no such file; --train and --validation name jsonl files")
+    for files in (config.train, config.validation):
+        for file in [files] if isinstance(files, str) else files:
+            if not Path(file).is_file():
+                raise ValueError(f"{file}: no such file; --train and --validation name jsonl files")
     model = demo_model() if config.model == "demo" else Path(config.model)
     if not model.exists():
         raise ValueError(f"{config.model}: no such file or folder; --model names a backbone")
     if is_adapter(trained_in(model)):
         raise ValueError(f"{config.model}: is an adapter already; train on its backbone")
-    if Path(config.output).is_file():
-        raise ValueError(f"{config.output}: is a file; --output names a folder")
+    if Path(config.out).is_file():
+        raise ValueError(f"{config.out}: is a file; --out names a folder")
 
 
 def _training(name: str, config: TrainConfig) -> Job:
-    """One training; its configuration lies beside its folder, without what is as it always is."""
-    output = Path(config.output)
+    """One training; its configuration lies beside its folder, without what is at its default."""
+    output = Path(config.out)
     path = output.with_suffix(".yaml")
-    told, usual = (dataclasses.asdict(one) for one in (replace(config, progress=False), TrainConfig("", "-", "")))
-    # Groups of options always: what they are by default depends on the recipe.
-    kept = {name: value for name, value in told.items() if isinstance(value, dict) or value != usual[name]}
-    content = json.loads(json.dumps(kept))  # tuples become lists
+    values, defaults = (dataclasses.asdict(c) for c in (replace(config, progress=False), TrainConfig("", "-", "")))
+    # Groups of options always: their defaults depend on the recipe.
+    changed = {key: value for key, value in values.items() if isinstance(value, dict) or value != defaults[key]}
+    content = json.loads(json.dumps(changed))  # tuples become lists
     path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
     return Job(
         name,
@@ -151,25 +184,4 @@ def _training(name: str, config: TrainConfig) -> Job:
         progress=output / "progress.json",
         log=output.with_suffix(".txt"),
         seconds=config.optim.steps * 0.11,
-    )
-
-
-def _curve(name: str, model: str, config: TrainConfig, measure: Mapping[str, Any]) -> Job:
-    """The curve of what a training left, or of the backbone alone."""
-    out = Path(config.output) / "curves" / f"{name}.json"
-    updates = "none" if name == BACKBONE else "own,other,wiped"
-    command = ["curve", model, "--system", name, "--out", str(out), "--seed", str(config.seed), "--no-free"]
-    command += ["--updates", updates, "--device", config.device]
-    if config.tokenizer and name == BACKBONE:
-        command += ["--tokenizer", config.tokenizer]
-    for option, value in measure.items():
-        command += [f"--{option}", *(map(str, value) if isinstance(value, list | tuple) else [str(value)])]
-    return Job(
-        f"measure {name}",
-        tuple(command),
-        done=out,
-        progress=out.with_suffix(".progress"),
-        log=out.with_suffix(".txt"),
-        needs=() if name == BACKBONE else (name,),
-        seconds=30.0,
     )

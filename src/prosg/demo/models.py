@@ -1,24 +1,25 @@
-"""What `prosg demo` can train: small models of random weights, and what suits each."""
+"""Small models of random weights that `prosg demo` trains, and what suits each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from prosg.backbones import BACKBONES
+from prosg.backbones.base import Backbone
 
-__all__ = ["SUBJECTS", "Subject"]
+__all__ = ["DEMO_MODELS", "DemoModel"]
 
 
-class Subject(NamedTuple):
-    """A backbone of about half a million parameters and a vocabulary of 1024, and what it brings to the demo."""
+class DemoModel(NamedTuple):
+    """A backbone of about half a million parameters and a vocabulary of 1024, and how the demo trains it."""
 
-    fresh: Callable[[int], Any]
+    fresh: Callable[[int], Backbone]
     """seed -> the backbone with random weights"""
     durable: str
-    """the recipe that mends its forgetting best without a module: the strongest rival; "" where there is none"""
+    """recipe of durable fine-tuning, the strongest rival of an update; "" where there is none"""
     rivals: tuple[tuple[str, int], ...]
     """steps of each rival: at least as many as cost `plus`'s seconds on a quiet core"""
     paper: bool = True
@@ -26,11 +27,11 @@ class Subject(NamedTuple):
     plus: tuple[str, ...] = ()
     """options of `plus`'s training that differ from its recipe's"""
     phase1_steps: int = 2500
-    """at most; what takes longer to learn to recall has more"""
+    """at most; models that learn to recall late have more"""
 
 
-def _native(name: str) -> Callable[[int], Any]:
-    def fresh(seed: int) -> Any:
+def _native(name: str) -> Callable[[int], Backbone]:
+    def fresh(seed: int) -> Backbone:
         kind = BACKBONES[name]
         model = kind.model(kind.sizes["demo"])
         model.reset_parameters(torch.Generator().manual_seed(seed))
@@ -39,7 +40,7 @@ def _native(name: str) -> Callable[[int], Any]:
     return fresh
 
 
-def _mamba(seed: int) -> Any:
+def _mamba(seed: int) -> Backbone:
     from transformers import MambaConfig, MambaForCausalLM
 
     from prosg.backbones.hf.model import HFBackbone
@@ -58,7 +59,7 @@ def _mamba(seed: int) -> Any:
         return HFBackbone(MambaForCausalLM(config))
 
 
-RIVALS = (
+RIVAL_STEPS = (
     ("phase1_more", 1400),
     ("phase1_perturbed", 1100),
     ("phase1_replay", 1200),
@@ -66,18 +67,18 @@ RIVALS = (
     ("static_perturbed", 1300),
 )
 
-SUBJECTS: dict[str, Subject] = {
-    "rwkv4": Subject(_native("rwkv4"), "durable", RIVALS),
-    "rwkv7": Subject(_native("rwkv7"), "durable-load", RIVALS),
+DEMO_MODELS: dict[str, DemoModel] = {
+    "rwkv4": DemoModel(_native("rwkv4"), "durable", RIVAL_STEPS),
+    "rwkv7": DemoModel(_native("rwkv7"), "durable-load", RIVAL_STEPS),
     # Its values are twice as wide as the model, and `paper` gives every projection the width of the model.
-    "retnet": Subject(_native("retnet"), "durable-load", RIVALS, paper=False),
-    # What is done to its memory is left to transformers' own code: it can be wiped and swapped, not loaded or aged.
-    "mamba": Subject(
+    "retnet": DemoModel(_native("retnet"), "durable-load", RIVAL_STEPS, paper=False),
+    # Its memory is the business of transformers' own code: it can be wiped and swapped, not loaded or aged.
+    "mamba": DemoModel(
         _mamba,
         "",
-        tuple(rival for rival in RIVALS if not rival[0].endswith("perturbed")),
+        tuple(rival for rival in RIVAL_STEPS if not rival[0].endswith("perturbed")),
         paper=False,
-        plus=("--perturbation.load", "0", "--perturbation.load_story", "0", "--perturbation.swap", "0.3"),
+        plus=("--perturbation.load", "0", "--perturbation.load-story", "0", "--perturbation.swap", "0.3"),
         phase1_steps=5000,
     ),
 }

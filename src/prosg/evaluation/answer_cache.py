@@ -1,7 +1,7 @@
-"""Answers that are kept: what a model wrote for a prompt under given settings is written once, and read from then on.
+"""A cache of answers: what a model writes for a prompt under given settings is written once.
 
-A file of SQLite; a batch of answers is written in one transaction, so that a kill leaves whole batches. The key of an
-answer is a hash of all that it follows from: the model's fingerprint, the prompt, whose update acts, the settings.
+The cache is a file of SQLite. A batch of answers is stored in one transaction, so a kill leaves whole batches. An
+answer's key is a hash of all that it follows from: the model's fingerprint, the prompt, whose update acts, settings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Answer", "Answers", "answer_key", "batched"]
+__all__ = ["Answer", "AnswerCache", "answer_key", "batched"]
 
 
 class Answer(NamedTuple):
@@ -28,30 +28,31 @@ class Answer(NamedTuple):
 
 
 def answer_key(settings: Mapping[str, Any]) -> str:
-    """A hash of what an answer follows from."""
+    """A hash of all that an answer follows from."""
     text = json.dumps(settings, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Answers:
-    """The file, open."""
+class AnswerCache:
+    """A file of answers, or, without a path, answers in memory."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises ValueError for a file that is none of this kind."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path | None = None) -> None:
+        """Opens the file, made where it is missing. Raises ValueError for a file of another kind."""
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.connection = sqlite3.connect(path, timeout=60)
+            self.connection = sqlite3.connect(path or ":memory:", timeout=60)
             self.connection.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{path}: not a file of answers ({error}); name another, or delete it") from None
 
     def get(self, key: str, row_id: str) -> Answer | None:
-        """The answer of a key, if there is one."""
-        found = self.connection.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-        return None if found is None else Answer(row_id, *json.loads(found[0]))
+        """The answer stored under a key, if there is one."""
+        stored = self.connection.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        return None if stored is None else Answer(row_id, *json.loads(stored[0]))
 
     def put(self, answers: Mapping[str, Answer]) -> None:
-        """Keep a batch of answers, all or none."""
+        """Stores a batch of answers by key, all or none."""
         with self.connection:
             self.connection.executemany(
                 "INSERT OR REPLACE INTO answers VALUES (?, ?)",
@@ -66,22 +67,30 @@ def batched(
     keys: Sequence[str],
     ids: Sequence[str],
     batch_size: int,
-    kept: Answers,
+    cache: AnswerCache,
     write: Callable[[list[int]], list[Answer]],
     tell: Callable[[float], None],
 ) -> list[Answer]:
-    """Every row's answer, kept or written now.
+    """Every row's answer, from the cache or written now.
 
-    Batches are cut from all the rows, then those that are kept are left out: a run that was stopped goes on with the
-    batches that an uninterrupted one has, and writes the same.
+    Batches are cut from all the rows, then the rows in the cache are left out: a run that was stopped continues with
+    the batches that an uninterrupted run has, and writes the same.
+
+    Args:
+        keys: One per row.
+        ids: One per row.
+        batch_size: Rows at once.
+        cache: Where answers are looked up and stored.
+        write: Writes the answers to some rows, given their indices.
+        tell: Gets the share done.
     """
-    found: list[Answer | None] = [kept.get(key, name) for key, name in zip(keys, ids, strict=True)]
+    answers: list[Answer | None] = [cache.get(key, name) for key, name in zip(keys, ids, strict=True)]
     for start in range(0, len(keys), batch_size):
         tell(start / len(keys))
-        missing = [i for i in range(start, min(start + batch_size, len(keys))) if found[i] is None]
+        missing = [i for i in range(start, min(start + batch_size, len(keys))) if answers[i] is None]
         if missing:
             written = write(missing)
-            kept.put({keys[i]: answer for i, answer in zip(missing, written, strict=True)})
+            cache.put({keys[i]: answer for i, answer in zip(missing, written, strict=True)})
             for i, answer in zip(missing, written, strict=True):
-                found[i] = answer
-    return [answer for answer in found if answer is not None]
+                answers[i] = answer
+    return [answer for answer in answers if answer is not None]

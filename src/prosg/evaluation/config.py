@@ -133,13 +133,23 @@ class GenerationConfig:
 class CurveConfig:
     """The forgetting curve: late-stage accuracy against distance, length-controlled, on made rows.
 
+    Every combination of prompt lengths, turns and items is measured.
+
     Attributes:
         rows: Prompts per cell.
         sentences: Lengths of the story; the first is in range.
+        prompt_tokens: Prompts of these lengths, the instruction among irrelevant sentences; as they are by default.
+        turns: So many other turns of the kind, read with their answers, between story and late stage; none by default.
+        items: So many digits, names or pairs in a prompt; the kind's own by default.
+        filler: A text file that stories are read from, sentence by sentence, instead of sampled.
     """
 
     rows: int = 64
     sentences: list[int] = field(default_factory=lambda: [5, 20, 60, 125, 250])
+    prompt_tokens: list[int] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
+    items: list[int] = field(default_factory=list)
+    filler: str = ""
 
 
 @dataclass(frozen=True)
@@ -210,16 +220,17 @@ class EvalConfig:
         return Path(self.out)
 
     @property
-    def kept(self) -> Path:
-        """The file of answers."""
+    def cache_file(self) -> Path:
+        """The file that answers are kept in."""
         return Path(self.cache) if self.cache else self.folder / "cache.sqlite"
 
     def system(self, name: str) -> SystemConfig:
         """The options of a system. ValueError for one that is not there."""
         if name not in self.systems:
             raise ValueError(f"there is no system {name!r}; there are {', '.join(self.systems)}")
-        given = self.systems[name]
-        config = build(SystemConfig, {"model": given} if isinstance(given, str) else given, f"systems.{name}.")
+        options = self.systems[name]
+        options = {"model": options} if isinstance(options, str) else options
+        config = build(SystemConfig, options, f"systems.{name}.")
         return config if config.label else dataclasses.replace(config, label=name)
 
 
@@ -283,9 +294,10 @@ def _check(config: EvalConfig) -> None:
         raise ValueError("data.rows is 0; without a file, rows are made, at least 1")
     if len(config.data.sentences) != 2 or not 0 <= config.data.sentences[0] <= config.data.sentences[1]:
         raise ValueError(f"data.sentences is {config.data.sentences}; give the least and the greatest number")
-    for name in ("curve.sentences", "capacity.items"):
+    for name in ("curve.sentences", "capacity.items", "curve.prompt_tokens", "curve.turns", "curve.items"):
         values = option(config, name)
-        if not values or min(values) < 1 or sorted(set(values)) != list(values):
+        wanted = name in ("curve.sentences", "capacity.items")
+        if (wanted and not values) or (values and min(values) < 1) or sorted(set(values)) != list(values):
             raise ValueError(f"{name} is {values}; give rising numbers from 1 on")
     if config.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {config.device!r}; allowed: auto, cpu, cuda")

@@ -18,15 +18,12 @@ from random import Random
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
-from prosg.core.encoded import EncodedPrompt
 from prosg.core.tensors import pad
-from prosg.core.update import Update, join_updates, mean_update, take_update_rows
-from prosg.data.encode import EncodedRow
+from prosg.core.update import Update, mean_update
 from prosg.model.prosg import ProSG
 
-__all__ = ["LEAST_PROMPTS", "MEAN_PROMPTS", "Condition", "Conditions", "derangement", "encode_prompts", "kind_mean"]
+__all__ = ["LEAST_PROMPTS", "MEAN_PROMPTS", "Condition", "derangement", "mean_update_of_kind"]
 
 MEAN_PROMPTS = 96
 """Training prompts of a kind that the mean update is taken over."""
@@ -43,21 +40,16 @@ class Condition(NamedTuple):
         return self.update if self.state == "kept" else f"{self.update}, {self.state}"
 
 
-def encode_prompts(
-    model: ProSG, prompts: Sequence[Sequence[int]], batch_size: int = 64, window: int | None = None
-) -> EncodedPrompt:
-    """Encode many prompts, batch by batch, in order; window as `ProSG.encode`'s."""
-    device = next(model.parameters()).device
-    parts = []
-    for start in range(0, len(prompts), batch_size):
-        some = prompts[start : start + batch_size]
-        lengths = torch.tensor([len(ids) for ids in some], device=device)
-        parts.append(model.encode(pad(some).to(device), lengths, window=window))
-    return EncodedPrompt.join(parts)
+def derangement(groups: Sequence[str], seed: int) -> list[int]:
+    """Draws for each row another row of its group, so that every row is drawn once.
 
+    Args:
+        groups: The group (kind of instruction) of each row.
+        seed: Of the draw; the same rows and seed give the same partners.
 
-def derangement(groups: Sequence[str], seed: int) -> Tensor:
-    """(N,) for each row another row of its group. ValueError for a group of one."""
+    Raises:
+        ValueError: for a group of one row.
+    """
     rng = Random(seed)
     partner = [0] * len(groups)
     for group in sorted(set(groups)):
@@ -67,52 +59,28 @@ def derangement(groups: Sequence[str], seed: int) -> Tensor:
         rng.shuffle(members)
         for here, there in zip(members, members[1:] + members[:1], strict=True):
             partner[here] = there
-    return torch.tensor(partner)
+    return partner
 
 
-def kind_mean(model: ProSG, kind: str, prompts: Sequence[Sequence[int]]) -> Update:
-    """The mean update of a kind's training prompts, one row. ValueError where they are too few."""
+def mean_update_of_kind(model: ProSG, kind: str, prompts: Sequence[Sequence[int]]) -> Update:
+    """The exact mean of dW over a kind's training prompts, as an update of one row (full rank).
+
+    Args:
+        model: A model with a module.
+        kind: Name of the kind, for the error.
+        prompts: Token ids; the first `MEAN_PROMPTS` count.
+
+    Raises:
+        ValueError: for fewer than `LEAST_PROMPTS` prompts.
+    """
     if len(prompts) < LEAST_PROMPTS:
         raise ValueError(f"kind {kind!r} has {len(prompts)} training prompts; the mean update needs {LEAST_PROMPTS}")
-    parts = (prompts[start : start + 32] for start in range(0, min(len(prompts), MEAN_PROMPTS), 32))
-    updates = (encode_prompts(model, part).update for part in parts)
-    return mean_update([update for update in updates if update is not None], 1)
-
-
-class Conditions:
-    """The rows' prompts, encoded once, under any condition."""
-
-    def __init__(
-        self,
-        model: ProSG,
-        rows: Sequence[EncodedRow],
-        kinds: Sequence[str],
-        training: dict[str, list[list[int]]],
-        seed: int,
-        window: int | None = None,
-    ) -> None:
-        """`kinds` names each row's kind; `training` holds token ids of training prompts by kind, for the mean."""
-        self.model = model
-        self.window = window
-        self.own = encode_prompts(model, [row.prompt for row in rows], window=window)
-        self.kinds = list(kinds)
-        self.training = training
-        self.seed = seed
-        self.prompts = [row.prompt for row in rows]
-
-    def encoded(self, condition: Condition) -> EncodedPrompt:
-        """The rows' encoded prompts under a condition."""
-        state, update, logits = self.own
-        if condition.state == "wiped":
-            state = self.model.init_state(self.own.batch)
-        if condition.update == "none" or update is None:
-            update = None
-        elif condition.update == "other":
-            update = take_update_rows(update, derangement(self.kinds, self.seed).to(logits.device))
-        elif condition.update == "mean":
-            update = self._mean()
-        return EncodedPrompt(state, update, logits)
-
-    def _mean(self) -> Update:
-        means = {kind: kind_mean(self.model, kind, self.training[kind]) for kind in sorted(set(self.kinds))}
-        return join_updates([means[kind] for kind in self.kinds])
+    device = next(model.parameters()).device
+    updates = []
+    for start in range(0, min(len(prompts), MEAN_PROMPTS), 32):
+        batch = prompts[start : start + 32]
+        lengths = torch.tensor([len(ids) for ids in batch], device=device)
+        update = model.encode(pad(batch).to(device), lengths).update
+        assert update is not None
+        updates.append(update)
+    return mean_update(updates, 1)

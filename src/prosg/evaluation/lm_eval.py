@@ -190,4 +190,3 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         without = bare or self.update == "none"
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         return self.model.encode(pad(prompts).to(self._device), lengths, update=not without)
-

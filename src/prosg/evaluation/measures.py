@@ -1,183 +1,235 @@
-"""The measures of one system that runs here, each from its model to what its file holds."""
+"""The measures of a system that runs here, each from a loaded model to JSON values.
+
+accuracy    answers, written freely; checks and judges say later what is right in them
+perplexity  negative log-likelihood of every row's answer
+curve       late stages at controlled distances, on generated rows
+capacity    late stages against the number of items that a prompt gives
+overhead    time and bytes of encoding and of the update
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from prosg.core.encoded import EncodedPrompt
-from prosg.data.checks import score
+from prosg.data.checks import check_stages
 from prosg.data.row import Row
-from prosg.data.synthetic import KINDS, Setting, make_rows
-from prosg.evaluation.answer_cache import Answer, Answers, answer_key, batched
+from prosg.data.synthetic import KINDS, Difficulty, Filler, make_rows
+from prosg.data.synthetic.difficulty_grid import difficulty_grid
+from prosg.evaluation.answer_cache import Answer, AnswerCache, answer_key, batched
 from prosg.evaluation.config import EvalConfig, SystemConfig
-from prosg.evaluation.forgetting import LateStages, length_controlled
+from prosg.evaluation.forgetting import LateStages, length_controlled, read_stories
 from prosg.evaluation.overhead import overhead
 from prosg.evaluation.rows import kinds_of, training_rows
 from prosg.evaluation.systems.local import LocalSystem
 from prosg.model.prosg import ProSG
-from prosg.utils.io import write_lines
 
-__all__ = ["PARTS", "Subject", "write_answers"]
+__all__ = ["MEASURE_FUNCTIONS", "Measurement", "Progress"]
 
 
 @runtime_checkable
-class Tell(Protocol):
+class Progress(Protocol):
     """Gets the share done, and what is being done."""
 
     def __call__(self, share: float, note: str = "") -> None: ...
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A system, loaded, and what it is asked."""
+class Measurement:
+    """A system, loaded, and what it is asked.
+
+    Attributes:
+        config: The evaluation.
+        system: Options of the system.
+        model: The system's model.
+        rows: The evaluation's rows.
+        cache: Answers that were written before.
+        tell: Gets the progress.
+        answers: What `accuracy` wrote, for whoever keeps it.
+    """
 
     config: EvalConfig
-    name: str
     system: SystemConfig
     model: ProSG
     rows: Sequence[Row]
-    kept: Answers
-    tell: Tell
+    cache: AnswerCache
+    tell: Progress
+    answers: list[Answer]
 
-    def asked(self, rows: Sequence[Row]) -> LocalSystem:
-        """The system before these rows."""
+    def prepare(self, rows: Sequence[Row], difficulty: Difficulty | None = None) -> LocalSystem:
+        """The system with these rows; `difficulty` is that of the training prompts of the mean update."""
         training = {}
         if self.system.update == "mean":
-            training = training_rows(self.config, sorted({row.kind for row in rows}))
-        end = self.config.generation.end_token
-        return LocalSystem(self.system, self.model, rows, training, self.config.data.seed, end)
+            training = training_rows(self.config, sorted({row.kind for row in rows}), difficulty)
+        seed, end_token = self.config.data.seed, self.config.generation.end_token
+        return LocalSystem(self.system, self.model, rows, training, seed, end_token)
 
 
-def write_answers(config: EvalConfig, name: str, answers: Sequence[Answer]) -> None:
-    """answers/NAME.jsonl, whole."""
-    lines = (json.dumps(answer._asdict(), ensure_ascii=False) for answer in answers)
-    write_lines(config.folder / "answers" / f"{name}.jsonl", lines)
-
-
-def accuracy(subject: Subject) -> Any:
-    """Answers, written freely; what is right in them the report says, by checks and judge."""
-    config = subject.config
-    asked = subject.asked(subject.rows)
-    keys = [answer_key(settings) for settings in asked.settings(config.generation)]
+def accuracy(measurement: Measurement) -> dict[str, Any]:
+    """Writes an answer to every row."""
+    config = measurement.config
+    local = measurement.prepare(measurement.rows)
     answers = batched(
-        keys,
-        [row.id for row in subject.rows],
+        [answer_key(settings) for settings in local.settings(config.generation)],
+        [row.id for row in measurement.rows],
         config.batch_size,
-        subject.kept,
-        lambda indices: asked.write(indices, config.generation),
-        subject.tell,
+        measurement.cache,
+        lambda indices: local.write(indices, config.generation),
+        measurement.tell,
     )
-    write_answers(config, subject.name, answers)
-    return {"answers": len(answers), "read_again": _read_again(subject, asked, answers)}
+    measurement.answers[:] = answers
+    return {"answers": len(answers), "read_again": _tokens_read_again(measurement, local, answers)}
 
 
-def _read_again(subject: Subject, asked: LocalSystem, answers: Sequence[Answer]) -> float | None:
+def _tokens_read_again(measurement: Measurement, local: LocalSystem, answers: Sequence[Answer]) -> float | None:
     """Tokens of the prompt that were read again, mean over answers; None where none are."""
-    every = subject.system.replay_every
+    every = measurement.system.replay_every
     if not every:
         return None
-    longest = subject.config.generation.max_tokens  # what is written last there, nothing is read after
+    longest = measurement.config.generation.max_tokens  # nothing is read after a token that is written last there
     times = (min(answer.tokens, longest - 1) // every for answer in answers)
-    return sum(n * len(row.prompt) for n, row in zip(times, asked.encoded_rows, strict=True)) / len(answers)
+    tokens = (n * len(row.prompt) for n, row in zip(times, local.encoded_rows, strict=True))
+    return sum(tokens) / len(answers)
 
 
-def perplexity(subject: Subject) -> Any:
-    """Every row's negative log-likelihood, by id."""
-    if subject.system.replay_every:
+def perplexity(measurement: Measurement) -> dict[str, Any]:
+    """Scores every row's own answer, by id."""
+    if measurement.system.replay_every:
         return {"left_out": "the prompt is read again while an answer is written, and here none is"}
-    if any(not row.answer for row in subject.rows):
+    if any(not row.answer for row in measurement.rows):
         return {"left_out": "the rows have no answers to score"}
-    scores = subject.asked(subject.rows).scores(subject.config.batch_size)
-    return {row.id: one._asdict() for row, one in zip(subject.rows, scores, strict=True)}
+    scores = measurement.prepare(measurement.rows).scores(measurement.config.batch_size)
+    return {row.id: one._asdict() for row, one in zip(measurement.rows, scores, strict=True)}
 
 
-def curve(subject: Subject) -> Any:
-    """Late-stage accuracy at every distance, on made rows."""
-    data, options = subject.config.data, subject.config.curve
-    if leaking := [kind for kind in kinds_of(subject.config) if KINDS[kind].leaks or not KINDS[kind].staged]:
-        return {"left_out": f"kinds that restate what they ask for, or have no late stage: {', '.join(leaking)}"}
-    first = options.sentences[0]
-    rows = make_rows(kinds_of(subject.config), options.rows, data.seed, data.split, sentences=(first, first))
-    return _controlled(subject, rows, options.sentences, {})
-
-
-def capacity(subject: Subject) -> Any:
-    """Late-stage accuracy against the number of items."""
-    data, options = subject.config.data, subject.config.capacity
-    if KINDS[options.kind].leaks or not KINDS[options.kind].staged:
-        return {"left_out": f"kind {options.kind} restates what it asks for, or has no late stage"}
-    found: list[dict[str, Any]] = []
-    for number, items in enumerate(options.items):
-        rows = make_rows(
-            (options.kind,),
-            options.rows,
-            data.seed,
-            data.split,
-            sentences=(options.sentences, options.sentences),
-            setting=Setting(items=(items, items)),
-        )
+def curve(measurement: Measurement) -> dict[str, Any]:
+    """Late stages at every place of the curve, on generated rows."""
+    config, options = measurement.config, measurement.config.curve
+    kinds = kinds_of(config)
+    if unfit := [kind for kind in kinds if KINDS[kind].leaks or not KINDS[kind].staged]:
+        return {"left_out": f"kinds that restate what they ask for, or have no late stage: {', '.join(unfit)}"}
+    difficulties = difficulty_grid(
+        measurement.model.tokenizer,
+        kinds,
+        config.data.seed,
+        config.data.split,
+        prompt_tokens=options.prompt_tokens,
+        turns=options.turns,
+        items=options.items,
+        filler=Filler.read(options.filler) if options.filler else None,
+    )
+    lengths = options.prompt_tokens or [None]
+    others = len(difficulties) // len(lengths)
+    answers: list[dict[str, Any]] = []
+    for number, difficulty in enumerate(difficulties):
 
         def tell(share: float, note: str = "", number: int = number) -> None:
-            subject.tell((number + share) / len(options.items), note)
+            measurement.tell((number + share) / len(difficulties), note)
 
-        result = _controlled(subject, rows, [options.sentences], {"items": items}, tell)
-        found += result["answers"]
-    return {"answers": found}
-
-
-def _controlled(
-    subject: Subject,
-    rows: Sequence[Row],
-    sentences: Sequence[int],
-    labels: dict[str, Any],
-    tell: Callable[[float], None] | None = None,
-) -> dict[str, Any]:
-    """Length-controlled answers to rows, and which stages of each are right."""
-    asked = subject.asked(rows)
-    size = subject.config.batch_size
-    parts = [asked.encode(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
-    late_stages = LateStages(
-        subject.model.backbone,
-        subject.model.tokenizer,
-        asked.encoded_rows,
-        [row.stages[-1].marker for row in asked.rows],
-        replay=subject.system.late_replay,
-        end_token=subject.config.generation.end_token,
-    )
-    cells = length_controlled(
-        late_stages,
-        EncodedPrompt.join(parts),
-        sentences,
-        subject.config.data.seed,
-        replay=asked.again(range(len(rows))),
-        tell=tell or subject.tell,
-    )
-    answers = []
-    every, late = subject.system.replay_every, subject.system.late_replay
-    for length, cell in zip(sentences, cells, strict=True):
-        for row, encoded, written in zip(asked.rows, asked.encoded_rows, cell, strict=True):
-            right = score(row, written.text, length_controlled=True)
-            times = (written.distance_tokens // every if every else 0) + late
-            answers.append(
-                {**labels, "id": row.id, "kind": row.kind, "sentences": length, "text": written.text}
-                | {"distance_tokens": written.distance_tokens, "right": right}
-                | ({"read_again": times * len(encoded.prompt)} if every or late else {})
-            )
+        asked = {
+            "prompt_tokens": lengths[number // others],
+            "turns": _only(difficulty.turns),
+            "items": _only(difficulty.items),
+        }
+        answers += _late_answers(
+            replace(measurement, tell=tell), kinds, options.rows, options.sentences, difficulty, asked
+        )
     return {"answers": answers}
 
 
-def costs(subject: Subject) -> Any:
-    """Time and bytes."""
-    return overhead(subject.model, subject.config.overhead)
+def capacity(measurement: Measurement) -> dict[str, Any]:
+    """Late stages against the number of items."""
+    options = measurement.config.capacity
+    if KINDS[options.kind].leaks or not KINDS[options.kind].staged:
+        return {"left_out": f"kind {options.kind} restates what it asks for, or has no late stage"}
+    answers: list[dict[str, Any]] = []
+    for number, items in enumerate(options.items):
+
+        def tell(share: float, note: str = "", number: int = number) -> None:
+            measurement.tell((number + share) / len(options.items), note)
+
+        difficulty, asked = Difficulty(items=(items, items)), {"items": items}
+        here = replace(measurement, tell=tell)
+        answers += _late_answers(here, [options.kind], options.rows, [options.sentences], difficulty, asked)
+    return {"answers": answers}
 
 
-PARTS: dict[str, Callable[[Subject], Any]] = {
+def _only(pair: tuple[int, int] | None) -> int | None:
+    return None if pair is None else pair[0]
+
+
+def _late_answers(
+    measurement: Measurement,
+    kinds: Sequence[str],
+    size: int,
+    sentences: Sequence[int],
+    difficulty: Difficulty,
+    asked: Mapping[str, int | None],
+) -> list[dict[str, Any]]:
+    """Length-controlled answers to generated rows, one per row and length, and which of their stages are right.
+
+    Args:
+        measurement: Who answers.
+        kinds: Kinds of instruction in turn.
+        size: Rows.
+        sentences: Lengths of the story; the first is in range.
+        difficulty: What makes the instructions harder. With a filler the story is read from it instead of being sampled.
+        asked: The other coordinates of the place.
+    """
+    data, batch_size = measurement.config.data, measurement.config.batch_size
+    options = {"difficulty": difficulty}
+    rows = make_rows(kinds, size, data.seed, data.split, sentences=(sentences[0], sentences[0]), **options)
+    # A filler's parts differ by split, and stories have no part in what a prompt gives.
+    local = measurement.prepare(rows, replace(difficulty, filler=None))
+    batches = [range(start, min(start + batch_size, len(rows))) for start in range(0, len(rows), batch_size)]
+    encoded = EncodedPrompt.join([local.encode(batch) for batch in batches])
+    system = measurement.system
+    late = LateStages(
+        measurement.model.backbone,
+        measurement.model.tokenizer,
+        local.encoded_rows,
+        [row.stages[-1].marker for row in local.rows],
+        turns=[row.answer[row.stages[1].start : row.stages[-1].start] for row in local.rows] if difficulty.turns else (),
+        replay=system.late_replay,
+        end_token=measurement.config.generation.end_token,
+    )
+    if difficulty.filler is None:
+        replay = local.replay(range(len(rows)))
+        cells = length_controlled(late, encoded, sentences, data.seed, replay=replay, tell=measurement.tell)
+    else:
+        stories = []
+        for n in sorted(sentences):  # the same contents, and stories that begin alike
+            longer = make_rows(kinds, size, data.seed, data.split, sentences=(n, n), **options)
+            stories.append([row.answer[: row.stages[1].start] for row in longer])
+        cells = read_stories(late, encoded, stories, tell=measurement.tell)
+    place = {name: number for name, number in asked.items() if number is not None and name != "prompt_tokens"}
+    answers = []
+    for length, cell in zip(sentences if difficulty.filler is None else sorted(sentences), cells, strict=True):
+        for row, tokens, written in zip(local.rows, local.encoded_rows, cell, strict=True):
+            answer: dict[str, Any] = {**place, "id": row.id, "kind": row.kind, "sentences": length}
+            answer |= {"text": written.text, "distance_tokens": written.distance_tokens}
+            answer["right"] = check_stages(row, written.text, length_controlled=True)
+            again = (written.distance_tokens // system.replay_every if system.replay_every else 0) + system.late_replay
+            if system.replay_every or system.late_replay:
+                answer["read_again"] = again * len(tokens.prompt)
+            if asked.get("prompt_tokens") is not None:
+                answer |= {"prompt_tokens": len(tokens.prompt), "prompt_tokens_asked": asked["prompt_tokens"]}
+            answers.append(answer)
+    return answers
+
+
+def costs(measurement: Measurement) -> dict[str, Any]:
+    """Time and bytes of encoding and of the update."""
+    return overhead(measurement.model, measurement.config.overhead)
+
+
+MEASURE_FUNCTIONS: dict[str, Callable[[Measurement], dict[str, Any]]] = {
     "accuracy": accuracy,
     "perplexity": perplexity,
     "curve": curve,
     "capacity": capacity,
     "overhead": costs,
 }
+"""By the name that configurations use."""

@@ -1,34 +1,44 @@
-"""A finished evaluation, read back: every system's values, row by row, and what they amount to.
+"""Results of an evaluation: every system's values, row by row, and what they amount to.
 
 A *value* belongs to one row (a prompt): whether all its stages are right, its late stage, its nats per token. Means
-and intervals are over rows; differences are paired by row. Seeds of one label stay apart.
+and intervals are over rows; differences are paired by row. Seeds of one label stay apart. A distance is a system's own:
+the mean over tokens that it generated, never a mean over systems.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prosg.data.checks import score
-from prosg.data.row import Row, derived_id, read_rows
+from prosg.data.checks import check_stages
+from prosg.data.row import Row, derived_id
 from prosg.evaluation.answer_cache import Answer
-from prosg.evaluation.config import MEASURES, SystemConfig
+from prosg.evaluation.config import SystemConfig
 from prosg.evaluation.ifeval.scoring import IFEvalResult, score_ifeval
+from prosg.evaluation.places import Place
 from prosg.evaluation.rows import as_ifeval
 from prosg.evaluation.statistics import bootstrap_interval, paired_difference
 from prosg.model.perplexity import RowScore, summarize
-from prosg.utils.io import read_json
-from prosg.utils.options import build
-from prosg.utils.store import read_log
 
-__all__ = ["Mean", "Run", "System", "compare", "ifeval_of", "mean_of", "read_results", "result_rows"]
+__all__ = [
+    "CurveAnswer",
+    "Mean",
+    "ResultRow",
+    "Run",
+    "SystemResult",
+    "compare",
+    "ifeval_of",
+    "mean_of",
+    "result_rows",
+    "system_result",
+]
 
 
 class Mean(NamedTuple):
-    """Over rows, with its 95 % bootstrap interval."""
+    """A mean over rows with its 95 % bootstrap interval."""
 
     mean: float
     low: float
@@ -37,7 +47,7 @@ class Mean(NamedTuple):
 
 
 def mean_of(values: Mapping[str, float]) -> Mean | None:
-    """Of values by row id; None of none."""
+    """The mean of values by row id; None of none."""
     if not values:
         return None
     numbers = list(values.values())
@@ -45,42 +55,88 @@ def mean_of(values: Mapping[str, float]) -> Mean | None:
 
 
 def compare(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Mean | None:
-    """Ours - theirs on the rows that both have; None where they share none."""
+    """The mean of ours - theirs over the rows that both have; None where they share none."""
     both = [name for name in ours if name in theirs]
     if not both:
         return None
     return Mean(*paired_difference([ours[name] for name in both], [theirs[name] for name in both]), len(both))
 
 
+class CurveAnswer(NamedTuple):
+    """A length-controlled answer."""
+
+    id: str
+    kind: str
+    place: Place
+    text: str
+    distance_tokens: int
+    """tokens before the late stage"""
+    right: tuple[bool, ...]
+    """by stage"""
+    read_again: int | None
+    """tokens of the prompt that were read again on the way"""
+    prompt_tokens: int | None
+    """length of the prompt, where lengths were asked for"""
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> CurveAnswer:
+        """An answer as it stands in files."""
+        prompt_tokens = answer.get("prompt_tokens")
+        return cls(
+            answer["id"],
+            answer["kind"],
+            Place.of({**answer, "prompt_tokens": None}),
+            answer["text"],
+            answer["distance_tokens"],
+            tuple(answer["right"]),
+            answer.get("read_again"),
+            prompt_tokens,
+        )
+
+
 @dataclass(frozen=True)
-class System:
-    """One system's results. What was not measured is empty, or None."""
+class SystemResult:
+    """One system's results. What was not measured is empty, or None.
+
+    Attributes:
+        folder: Of the evaluation.
+        name: Of the system.
+        config: Its options.
+        backbone: Type of its backbone.
+        fingerprint: Of its weights; "" for an endpoint.
+        staged: Ids of rows that have a late stage.
+        answers: What it wrote freely, by row.
+        verdicts: By row: each stage right, wrong, or not decided (no check, no judge).
+        scores: Likelihoods of the rows' own answers.
+        curve: Length-controlled answers of the forgetting curve.
+        capacity: Those of the capacity curve.
+        overhead: Time and bytes.
+        left_out: Measure -> why it was left out.
+        refused: Rows that an endpoint gave no answer to, but an error or something that is no reply.
+        read_again: Tokens of the prompt that were read again while an answer was written, mean over answers.
+        seconds: That measuring took.
+    """
 
     folder: Path
     name: str
     config: SystemConfig
-    backbone: str
-    fingerprint: str
-    """of its weights; "" for an endpoint"""
-    staged: frozenset[str]
-    """rows that have a late stage"""
-    answers: Mapping[str, Answer]
-    verdicts: Mapping[str, tuple[bool | None, ...]]
-    """by row: each stage right, wrong, or not decided (no check, no judge)"""
-    scores: Mapping[str, RowScore]
-    curve: Sequence[Mapping[str, Any]]
-    capacity: Sequence[Mapping[str, Any]]
-    overhead: Mapping[str, Any] | None
-    left_out: Mapping[str, str]
-    """measure -> why"""
-    refused: int
-    """rows that an endpoint gave no answer to, but an error or something that is no reply"""
-    read_again: float | None
-    """tokens of the prompt that were read again while an answer was written, mean over answers"""
-    seconds: float
+    backbone: str = ""
+    fingerprint: str = ""
+    staged: frozenset[str] = frozenset()
+    answers: Mapping[str, Answer] = dataclasses.field(default_factory=dict)
+    verdicts: Mapping[str, tuple[bool | None, ...]] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, RowScore] = dataclasses.field(default_factory=dict)
+    curve: Sequence[CurveAnswer] = ()
+    capacity: Sequence[CurveAnswer] = ()
+    overhead: Mapping[str, Any] | None = None
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    refused: int = 0
+    read_again: float | None = None
+    seconds: float = 0.0
 
     @property
     def label(self) -> str:
+        """What reports call it."""
         return self.config.label
 
     @property
@@ -94,7 +150,7 @@ class System:
 
     @property
     def late(self) -> dict[str, float]:
-        """Rows with a late stage that is decided."""
+        """Rows with a late stage that is decided: 1 where it is right."""
         return {
             name: float(stages[-1])
             for name, stages in self.verdicts.items()
@@ -102,7 +158,7 @@ class System:
         }
 
     def stage(self, number: int) -> dict[str, float]:
-        """The same of the stage with this number, from 0."""
+        """Rows whose stage of this number, from 0, is decided: 1 where it is right."""
         return {
             name: float(bool(stages[number]))
             for name, stages in self.verdicts.items()
@@ -111,56 +167,57 @@ class System:
 
     @property
     def nats(self) -> dict[str, float]:
-        """Each answer's mean negative log-likelihood per token."""
-        return {name: one.nll / one.tokens for name, one in self.scores.items()}
+        """Mean negative log-likelihood per token of each row's answer."""
+        return {name: row.nll / row.tokens for name, row in self.scores.items()}
 
     @property
-    def distances(self) -> dict[int, int]:
-        """Sentences of the curve's stories -> mean distance in tokens."""
-        return _distances(self.curve)
+    def places(self) -> list[Place]:
+        """The places of its curve, in the order in which they were measured."""
+        return list(dict.fromkeys(answer.place for answer in self.curve))
 
-    def read_again_at(self, sentences: int) -> float | None:
-        """Tokens of the prompt that were read again in the curve's answers at one length, mean over answers."""
-        found = [one["read_again"] for one in self.curve if one["sentences"] == sentences and "read_again" in one]
-        return sum(found) / len(found) if found else None
+    def at(self, place: Place, kind: str = "all") -> list[CurveAnswer]:
+        """The answers at a place, of either curve."""
+        here = [answer for answer in (*self.curve, *self.capacity) if answer.place == place]
+        return [answer for answer in here if kind in ("all", answer.kind)]
 
-    def late_at(self, sentences: int, kind: str = "all") -> dict[str, float]:
-        """The curve's late stages at one length."""
-        chosen = (one for one in self.curve if one["sentences"] == sentences and kind in ("all", one["kind"]))
-        return {one["id"]: float(one["right"][-1]) for one in chosen}
+    def distance(self, place: Place) -> int | None:
+        """Tokens that it generated before the late stage, mean over rows; None where it was not measured."""
+        tokens = [answer.distance_tokens for answer in self.at(place)]
+        return round(sum(tokens) / len(tokens)) if tokens else None
 
-    def all_at(self, sentences: int, kind: str = "all") -> dict[str, float]:
-        """The curve's answers of which all stages are right."""
-        chosen = (one for one in self.curve if one["sentences"] == sentences and kind in ("all", one["kind"]))
-        return {one["id"]: float(all(one["right"])) for one in chosen}
+    def late_at(self, place: Place, kind: str = "all") -> dict[str, float]:
+        """By row, 1 where the late stage at a place is right."""
+        return {answer.id: float(answer.right[-1]) for answer in self.at(place, kind)}
 
-    @property
-    def items(self) -> list[int]:
-        """Numbers of items of the capacity curve."""
-        return sorted({one["items"] for one in self.capacity})
+    def all_at(self, place: Place, kind: str = "all") -> dict[str, float]:
+        """By row, 1 where all stages at a place are right."""
+        return {answer.id: float(all(answer.right)) for answer in self.at(place, kind)}
 
-    def late_with(self, items: int) -> dict[str, float]:
-        """The late stages with so many items."""
-        return {one["id"]: float(one["right"][-1]) for one in self.capacity if one["items"] == items}
-
-
-def _distances(answers: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-    found: dict[int, list[int]] = defaultdict(list)
-    for one in answers:
-        found[one["sentences"]].append(one["distance_tokens"])
-    return {sentences: round(sum(tokens) / len(tokens)) for sentences, tokens in sorted(found.items())}
+    def read_again_at(self, place: Place) -> float | None:
+        """Tokens of the prompt that were read again on the way to a place, mean over answers."""
+        tokens = [answer.read_again for answer in self.at(place) if answer.read_again is not None]
+        return sum(tokens) / len(tokens) if tokens else None
 
 
 @dataclass(frozen=True)
 class Run:
-    """One evaluation."""
+    """One evaluation, or several of the same rows side by side.
+
+    Attributes:
+        folder: Of the (first) evaluation.
+        config: Its options.
+        rows: What was asked, by id.
+        systems: In the order of tables.
+        missing: "SYSTEM: MEASURE" that should be there and is not.
+        notes: Sections that whoever ran it adds: {"title", "blocks": [text, or {"table", "caption"}]}.
+    """
 
     folder: Path
     config: Mapping[str, Any]
     rows: Mapping[str, Row]
-    systems: Sequence[System]
-    missing: Sequence[str]
-    """"SYSTEM: MEASURE" that should be there and is not"""
+    systems: Sequence[SystemResult]
+    missing: Sequence[str] = ()
+    notes: Sequence[Mapping[str, Any]] = ()
 
     @property
     def reference(self) -> str:
@@ -174,66 +231,62 @@ class Run:
 
     @property
     def labels(self) -> list[str]:
+        """Of the systems, each once."""
         return list(dict.fromkeys(system.label for system in self.systems))
 
-    def of(self, label: str) -> list[System]:
+    def of(self, label: str) -> list[SystemResult]:
         """The seeds of a label."""
         return [system for system in self.systems if system.label == label]
 
-
-def read_results(path: str | Path) -> Run:
-    """Read a folder. ValueError for one that is no evaluation's, or holds what does not fit together."""
-    folder = Path(path)
-    for name in ("config.json", "rows.jsonl", "systems.json", "plan.json"):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder}: has no {name}; name the folder of an evaluation (prosg eval)")
-    config = read_json(folder / "config.json")
-    rows = {row.id: row for row in read_rows(folder / "rows.jsonl", need_answers=False)}
-    plan = read_json(folder / "plan.json")
-    systems, missing = [], []
-    for name, options in read_json(folder / "systems.json").items():
-        wanted = [measure for measure in MEASURES if measure in config["measures"]]
-        parts = {measure: _part(folder / "parts" / name / f"{measure}.json", plan[name][measure]) for measure in wanted}
-        missing += [f"{name}: {measure}" for measure, part in parts.items() if part is None]
-        systems.append(_system(folder, name, build(SystemConfig, options), rows, parts))
-    return Run(folder, config, rows, systems, missing)
+    @property
+    def places(self) -> list[Place]:
+        """Places of any system's curve."""
+        return list(dict.fromkeys(place for system in self.systems for place in system.places))
 
 
-def _part(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A part, if it is there and was made under these settings: what is left of others counts as missing."""
-    part = read_json(path) if path.exists() else None
-    return part if part is not None and part.get("settings") == settings else None
+def system_result(
+    folder: Path,
+    name: str,
+    config: SystemConfig,
+    rows: Mapping[str, Row],
+    parts: Mapping[str, Mapping[str, Any] | None],
+    answers: Sequence[Answer],
+    judged: Mapping[str, Mapping[str, Any]],
+) -> SystemResult:
+    """Puts together what the measures of a system gave.
 
-
-def _system(
-    folder: Path, name: str, config: SystemConfig, rows: Mapping[str, Row], parts: Mapping[str, dict[str, Any] | None]
-) -> System:
-    found = {measure: part["result"] for measure, part in parts.items() if part is not None}
-    left_out = {measure: str(result["left_out"]) for measure, result in found.items() if "left_out" in result}
-    found = {measure: result for measure, result in found.items() if measure not in left_out}
-    file = folder / "answers" / f"{name}.jsonl"
-    answers = {line["id"]: Answer(**line) for line in read_log(file)} if "accuracy" in found else {}
-    judged = {line["id"]: line for line in read_log(folder / "judge" / f"{name}.jsonl")}
-    answers = {key: answer for key, answer in answers.items() if key in rows}
-    verdicts = {key: _verdicts(rows[key], answer.text, judged.get(key)) for key, answer in answers.items()}
+    Args:
+        folder: Of the evaluation.
+        name: Of the system.
+        config: Its options.
+        rows: What was asked, by id.
+        parts: What each measure gave; None where it is missing.
+        answers: What the system wrote.
+        judged: What a judge said, by row.
+    """
+    results = {measure: part["result"] for measure, part in parts.items() if part is not None}
+    left_out = {measure: str(result["left_out"]) for measure, result in results.items() if "left_out" in result}
+    results = {measure: result for measure, result in results.items() if measure not in left_out}
+    by_row = {answer.id: answer for answer in answers if answer.id in rows} if "accuracy" in results else {}
+    verdicts = {key: _verdicts(rows[key], answer.text, judged.get(key)) for key, answer in by_row.items()}
     about: Mapping[str, Any] = next((part for part in parts.values() if part is not None), {})
-    return System(
-        folder,
-        name,
-        config,
-        str(about.get("backbone", "")),
-        str(about.get("fingerprint", "")),
-        frozenset(name for name, stages in verdicts.items() if len(stages) > 1 and as_ifeval(rows[name]) is None),
-        answers,
-        verdicts,
-        {key: RowScore(**one) for key, one in found.get("perplexity", {}).items()},
-        found.get("curve", {}).get("answers", []),
-        found.get("capacity", {}).get("answers", []),
-        found.get("overhead"),
-        left_out,
-        found.get("accuracy", {}).get("refused", 0),
-        found.get("accuracy", {}).get("read_again"),
-        sum((part["seconds"] for part in parts.values() if part is not None), 0.0),
+    return SystemResult(
+        folder=folder,
+        name=name,
+        config=config,
+        backbone=str(about.get("backbone", "")),
+        fingerprint=str(about.get("fingerprint", "")),
+        staged=frozenset(key for key, stages in verdicts.items() if len(stages) > 1 and as_ifeval(rows[key]) is None),
+        answers=by_row,
+        verdicts=verdicts,
+        scores={key: RowScore(**values) for key, values in results.get("perplexity", {}).items()},
+        curve=[CurveAnswer.of(answer) for answer in results.get("curve", {}).get("answers", [])],
+        capacity=[CurveAnswer.of(answer) for answer in results.get("capacity", {}).get("answers", [])],
+        overhead=results.get("overhead"),
+        left_out=left_out,
+        refused=results.get("accuracy", {}).get("refused", 0),
+        read_again=results.get("accuracy", {}).get("read_again"),
+        seconds=sum((part["seconds"] for part in parts.values() if part is not None), 0.0),
     )
 
 
@@ -245,76 +298,136 @@ def _verdicts(row: Row, text: str, judged: Mapping[str, Any] | None) -> tuple[bo
     if (asked := as_ifeval(row)) is not None:
         return tuple(instruction.followed_by(text) for instruction in asked.instructions)
     if row.stages:
-        return tuple(score(row, text))
+        return tuple(check_stages(row, text))
     known = judged is not None and judged.get("answer", "") in ("", derived_id(row.prompt, text))
     stages = judged["stages"] if judged is not None and known else []
     return tuple({"pass": True, "fail": False}.get(stage["result"]) for stage in stages) or (None,)
 
 
-def result_rows(run: Run) -> Iterator[dict[str, Any]]:
-    """Long-form rows: one per system, kind of instruction and distance (or number of items)."""
-    for system in run.systems:
-        update = "none" if system.config.endpoint else system.config.update
-        common: dict[str, Any] = {
-            "backbone": system.backbone,
-            "system": system.label,
-            "seed": system.config.seed,
-            "split": run.config["data"]["split"],
-            "update": update,
-            "state": system.config.state,
-        }
-        if (found := ifeval_of(run, system)) is not None:
-            yield from ({**common, **row} for row in found.to_rows())
-        if system.answers or system.scores:
-            yield {**common, "measure": "free", "kind": "all", **_free(system)}
-        for sentences, tokens in system.distances.items():
-            for kind in ("all", *sorted({one["kind"] for one in system.curve})):
-                late = mean_of(system.late_at(sentences, kind))
-                whole = mean_of(system.all_at(sentences, kind))
-                assert late is not None and whole is not None
-                yield {
-                    **common,
-                    "measure": "curve",
-                    "kind": kind,
-                    "sentences": sentences,
-                    "distance_tokens": tokens,
-                    "in_range": sentences == min(system.distances),
-                    "n": late.n,
-                    "accuracy": whole.mean,
-                    "late_accuracy": late.mean,
-                    "late_interval": [late.low, late.high],
-                }
-        for items in system.items:
-            late = mean_of(system.late_with(items))
-            assert late is not None
-            yield {
-                **common,
-                "measure": "capacity",
-                "kind": run.config["capacity"]["kind"],
-                "items": items,
-                "n": late.n,
-                "late_accuracy": late.mean,
-                "late_interval": [late.low, late.high],
-            }
-
-
-def ifeval_of(run: Run, system: System) -> IFEvalResult | None:
-    """The published measures of a system's answers; None for rows of another suite, and before there are answers."""
+def ifeval_of(run: Run, system: SystemResult) -> IFEvalResult | None:
+    """IFEval's published measures of a system's answers; None for rows of another suite, and without answers."""
     asked = {name: row for name, answer in run.rows.items() if (row := as_ifeval(answer)) and name in system.answers}
     if not asked:
         return None
     return score_ifeval(list(asked.values()), [system.answers[name].text for name in asked])
 
 
-def _free(system: System) -> dict[str, Any]:
-    found: dict[str, Any] = {"n": len(system.answers or system.scores)}
-    for key, values in (("accuracy", system.right), ("late_accuracy", system.late)):
-        mean = mean_of(values)
-        found[key] = None if mean is None else mean.mean
-        found[key.replace("accuracy", "interval")] = None if mean is None else [mean.low, mean.high]
+@dataclass(frozen=True)
+class ResultRow:
+    """One cell of results, long-form: a system, a measure, a kind of instruction and a place.
+
+    Attributes:
+        backbone: Type of the backbone.
+        system: Label of the system.
+        seed: Of its training.
+        split: Of the rows.
+        update: Whose update acts: own, other, mean or none.
+        state: kept or wiped.
+        measure: "free" for answers of free length, "curve", "capacity".
+        kind: Kind of instruction, or "all".
+        n: Rows.
+        accuracy: Share of rows of which all stages are right.
+        late_accuracy: Share of rows whose late stage is right.
+        late_interval: 95 % bootstrap interval of `late_accuracy` over rows.
+        distance_tokens: Tokens generated before the late stage, mean over rows.
+        in_range: Whether the story is of the first length of the curve.
+        sentences: Length of the story that was asked for.
+        prompt_tokens: Length of the prompts, mean over rows, where lengths were asked for.
+        turns: Other turns in between.
+        items: Items that a prompt gives.
+        interval: 95 % interval of `accuracy`, of answers of free length.
+        perplexity: Over all answer tokens of the rows' own answers.
+        sample_perplexity: Mean over rows of each row's own.
+        late_perplexity: Over the tokens of last stages.
+        undecided: Answers with a stage that is neither right nor wrong.
+    """
+
+    backbone: str
+    system: str
+    seed: int
+    split: str
+    update: str
+    state: str
+    measure: str
+    kind: str
+    n: int
+    accuracy: float | None = None
+    late_accuracy: float | None = None
+    late_interval: tuple[float, float] | None = None
+    distance_tokens: int | None = None
+    in_range: bool | None = None
+    sentences: int | None = None
+    prompt_tokens: int | None = None
+    turns: int | None = None
+    items: int | None = None
+    interval: tuple[float, float] | None = None
+    perplexity: float | None = None
+    sample_perplexity: float | None = None
+    late_perplexity: float | None = None
+    undecided: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, without what does not apply."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def result_rows(run: Run) -> Iterator[ResultRow]:
+    """A run's results, long-form: per system, kind and place."""
+    for system in run.systems:
+        common: dict[str, Any] = {
+            "backbone": system.backbone,
+            "system": system.label,
+            "seed": system.config.seed,
+            "split": run.config["data"]["split"],
+            "update": "none" if system.config.endpoint else system.config.update,
+            "state": system.config.state,
+        }
+        if system.answers or system.scores:
+            yield _free_row(system, common)
+        for place in system.places:
+            first = min(other.sentences for other in system.places)
+            for kind in ("all", *sorted({answer.kind for answer in system.curve})):
+                if system.at(place, kind):
+                    yield _place_row(system, place, kind, {**common, "in_range": place.sentences == first}, "curve")
+        for place in dict.fromkeys(answer.place for answer in system.capacity):
+            yield _place_row(system, place, run.config["capacity"]["kind"], common, "capacity")
+
+
+def _free_row(system: SystemResult, common: Mapping[str, Any]) -> ResultRow:
+    right, late = mean_of(system.right), mean_of(system.late)
     scores = summarize(list(system.scores.values())) if system.scores else None
-    found["perplexity"] = scores.perplexity if scores else None
-    found["sample_perplexity"] = scores.sample_perplexity if scores else None
-    found["late_perplexity"] = scores.late_perplexity if scores else None
-    found["undecided"] = sum(None in stages for stages in system.verdicts.values())
-    return found
+    return ResultRow(
+        **common,
+        measure="free",
+        kind="all",
+        n=len(system.answers or system.scores),
+        accuracy=None if right is None else right.mean,
+        interval=None if right is None else (right.low, right.high),
+        late_accuracy=None if late is None else late.mean,
+        late_interval=None if late is None else (late.low, late.high),
+        perplexity=scores.perplexity if scores else None,
+        sample_perplexity=scores.sample_perplexity if scores else None,
+        late_perplexity=scores.late_perplexity if scores else None,
+        undecided=sum(None in stages for stages in system.verdicts.values()),
+    )
+
+
+def _place_row(system: SystemResult, place: Place, kind: str, common: Mapping[str, Any], measure: str) -> ResultRow:
+    answers = system.at(place, kind)
+    late, whole = mean_of(system.late_at(place, kind)), mean_of(system.all_at(place, kind))
+    assert late is not None and whole is not None
+    prompts = [answer.prompt_tokens for answer in answers if answer.prompt_tokens is not None]
+    return ResultRow(
+        **common,
+        measure=measure,
+        kind=kind,
+        n=late.n,
+        accuracy=whole.mean,
+        late_accuracy=late.mean,
+        late_interval=(late.low, late.high),
+        distance_tokens=round(sum(answer.distance_tokens for answer in answers) / len(answers)),
+        sentences=place.sentences,
+        prompt_tokens=round(sum(prompts) / len(prompts)) if prompts else None,
+        turns=place.turns,
+        items=place.items,
+    )

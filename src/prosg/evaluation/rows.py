@@ -1,25 +1,25 @@
-"""What an evaluation asks: rows of a file, of a public suite, or made; and the training prompts of the mean update."""
+"""The rows of an evaluation: from a file, of a public suite, or generated; and the training rows of the mean update."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from prosg.data.row import Row, read_rows
-from prosg.data.synthetic import DEMO_KINDS, KINDS, make_rows
+from prosg.data.synthetic import DEMO_KINDS, KINDS, PLAIN, Difficulty, make_rows
 from prosg.evaluation.config import EvalConfig
 from prosg.evaluation.controls import MEAN_PROMPTS
-from prosg.evaluation.ifeval.scoring import IFEvalRow, ifeval_row, read_ifeval
+from prosg.evaluation.ifeval.rows import IFEvalRow, parse_ifeval_row, read_ifeval
 
 __all__ = ["as_ifeval", "asked_rows", "kinds_of", "training_rows"]
 
 
 def kinds_of(config: EvalConfig) -> list[str]:
-    """Kinds of made rows and of the curve."""
+    """Kinds of generated rows and of the curve."""
     return list(config.data.kinds or DEMO_KINDS)
 
 
 def asked_rows(config: EvalConfig) -> list[Row]:
-    """The rows of the file, or made ones. ValueError as `read_rows` and `make_rows`."""
+    """The rows of the configured file, or generated ones. Raises ValueError as `read_rows` and `make_rows`."""
     data = config.data
     if data.suite == "ifeval":
         return [_from_ifeval(row) for row in read_ifeval(data.file)][: data.rows or None]
@@ -29,20 +29,27 @@ def asked_rows(config: EvalConfig) -> list[Row]:
     return make_rows(kinds_of(config), data.rows, data.seed, data.split, sentences=(low, high))
 
 
-def training_rows(config: EvalConfig, kinds: Sequence[str]) -> dict[str, list[Row]]:
-    """By kind, those whose prompts the mean update is taken over."""
-    found: dict[str, list[Row]] = {kind: [] for kind in kinds}
+def training_rows(config: EvalConfig, kinds: Sequence[str], difficulty: Difficulty | None = None) -> dict[str, list[Row]]:
+    """By kind, the rows whose prompts the mean update is taken over: of the training file, or generated ones.
+
+    Args:
+        config: The evaluation.
+        kinds: Kinds of instruction.
+        difficulty: What makes generated prompts harder.
+    """
+    rows: dict[str, list[Row]] = {kind: [] for kind in kinds}
     if config.data.train:
         for row in read_rows(config.data.train):
-            if row.kind in found and len(found[row.kind]) < MEAN_PROMPTS:
-                found[row.kind].append(row)
-        return found
-    made = [kind for kind in found if kind in KINDS]
-    return found | {kind: make_rows((kind,), MEAN_PROMPTS, config.data.seed, "train") for kind in made}
+            if row.kind in rows and len(rows[row.kind]) < MEAN_PROMPTS:
+                rows[row.kind].append(row)
+        return rows
+    for kind in filter(KINDS.__contains__, kinds):
+        rows[kind] = make_rows((kind,), MEAN_PROMPTS, config.data.seed, "train", difficulty=difficulty or PLAIN)
+    return rows
 
 
 def _from_ifeval(row: IFEvalRow) -> Row:
-    """As a row without an answer; what is to be checked are extra fields."""
+    """A row without an answer; what is to be checked stands in extra fields."""
     names = [instruction.id for instruction in row.instructions]
     kwargs = [dict(instruction.kwargs) for instruction in row.instructions]
     return Row(
@@ -51,7 +58,7 @@ def _from_ifeval(row: IFEvalRow) -> Row:
 
 
 def as_ifeval(row: Row) -> IFEvalRow | None:
-    """The reverse; None for a row of another suite."""
+    """The IFEval row that a row was made of; None for a row of another suite."""
     if "instruction_id_list" not in row.extra:
         return None
-    return ifeval_row({"key": row.id, "prompt": row.prompt, **row.extra})
+    return parse_ifeval_row({"key": row.id, "prompt": row.prompt, **row.extra})

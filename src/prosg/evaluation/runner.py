@@ -1,55 +1,51 @@
-"""`prosg eval`: systems x measures, each part a file that is made once, then one report.
+"""`prosg eval`: systems x measures -> parts, each a file that is made once -> one report.
 
-OUT/config.json              the options, as they were understood
-OUT/rows.jsonl               the rows that are asked
-OUT/systems.json             {NAME: {"label", "seed", ...}}
-OUT/plan.json                {NAME: {MEASURE: settings}}: what each part has to be made of; other parts are old ones
-OUT/answers/NAME.jsonl       what a system wrote
-OUT/parts/NAME/MEASURE.json  {"settings", "seconds", "result"}; made again where what it follows from has changed
-OUT/cache.sqlite             answers by all that they follow from: a stopped run goes on where it was
-OUT/judge, OUT/ratings       what `prosg judge` and `prosg rate` add
-OUT/report.html, report.md, results.json
-
-Each system is a process of its own, `--jobs` of them side by side.
+Systems of one model are measured one after the other in one process, `jobs` processes side by side. What lies where is
+told by `prosg.evaluation.store`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prosg.checkpoints.load import trained_in
-from prosg.data.row import Row, row_to_dict, write_rows
-from prosg.data.synthetic import KINDS, Setting
-from prosg.evaluation.answer_cache import Answers, answer_key
+from prosg.data.row import Row
+from prosg.data.synthetic import KINDS, Difficulty
+from prosg.evaluation.answer_cache import AnswerCache
 from prosg.evaluation.config import EvalConfig, SystemConfig, load_config
 from prosg.evaluation.controls import LEAST_PROMPTS
 from prosg.evaluation.rows import asked_rows, kinds_of, training_rows
+from prosg.evaluation.store import stale_measures, write_answers, write_part, write_plan
 from prosg.utils.environment import commit, processor, versions
 from prosg.utils.io import write_json
 from prosg.utils.jobs import Job, run_jobs, write_progress
 from prosg.utils.store import locked
 
-__all__ = [
-    "evaluate",
-    "evaluate_system",
-    "settings_of",
-    "write_part",
-    "write_plan",
-]
+__all__ = ["evaluate", "evaluate_systems"]
 
 
-def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = True) -> int:
-    """All systems, then the report. Returns the exit status: 1 where a system failed or replies are missing."""
-    from prosg.evaluation.report.render import write_reports
+def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = True, say: bool = True) -> int:
+    """Measures all systems, then writes the report.
+
+    Args:
+        file: The YAML file of the evaluation.
+        out: Another folder than the file's.
+        jobs: Processes side by side.
+        live: A live display; else lines.
+        say: Print where the report is.
+
+    Returns:
+        The exit status: 1 where a system failed or replies are missing.
+
+    Raises:
+        ValueError: for what is wrong with the file, naming it.
+    """
+    from prosg.evaluation.report.writer import write_reports
     from prosg.evaluation.systems.endpoint import check_endpoint_system
 
     config = load_config(file, out)
@@ -59,153 +55,140 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
         _check_kinds(config)
         rows = asked_rows(config)
         _check_updates(config, rows)
-        stale = {name: found for name in config.systems if (found := stale_measures(config, name, rows))}
+        stale = {name: names for name in config.systems if (names := stale_measures(config, name, rows))}
         for name in stale:
             if config.system(name).endpoint:
                 check_endpoint_system(config, name)
-        Answers(config.kept).close()
+        AnswerCache(config.cache_file).close()
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     start = time.perf_counter()
     with locked(config.folder):
         write_plan(config, rows)
-        work = []
-        for name, measures in stale.items():
-            done = config.folder / "parts" / name / "done"
-            done.unlink(missing_ok=True)
-            command = ("eval", file, "--out", config.out, "--system", name)
-            work.append(
-                Job(
-                    name,
-                    command,
-                    done=done,
-                    progress=done.with_name("progress.json"),
-                    log=done.with_name("log.txt"),
-                    seconds=30.0 * len(measures),
-                )
-            )
+        work = [
+            _job(config, file, names, sum(len(stale[name]) for name in names)) for names in _by_model(config, stale)
+        ]
         failed = run_jobs(work, jobs, live, keep_going=True)
-        about = {
-            "command": shlex.join(["prosg", *sys.argv[1:]]),
-            "machine": f"{processor()}, {os.cpu_count()} cores, {jobs} processes side by side",
-            "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
-            "commit": commit(),
-        }
         if work:
-            about["seconds"] = f"{time.perf_counter() - start:.0f} (of the call that measured last)"
+            about = {
+                "command": shlex.join(["prosg", *sys.argv[1:]]),
+                "machine": f"{processor()}, {os.cpu_count()} cores, {jobs} processes side by side",
+                "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
+                "commit": commit(),
+                "seconds": f"{time.perf_counter() - start:.0f} (of the call that measured last)",
+            }
             write_json(config.folder / "about.json", about)
         missing = write_reports([config.folder], config.folder)
-    for told in failed.values():
-        print(told, file=sys.stderr)
+    for message in failed.values():
+        print(message, file=sys.stderr)
     if missing:
         print(f"missing: {', '.join(missing)}; the same command goes on", file=sys.stderr)
-    print(f"{config.folder / 'report.html'}, report.md, results.json")
+    if say:
+        print(f"{config.folder / 'report.html'}, report.md, results.json")
     return 1 if missing or failed else 0
 
 
-def evaluate_system(file: str, name: str, *, out: str | None = None) -> int:
-    """What one system lacks. ValueError for a system that cannot be what its options say."""
+def _by_model(config: EvalConfig, names: Mapping[str, Any]) -> list[list[str]]:
+    """Systems in groups that share a loaded model; endpoints stand alone."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        system = config.system(name)
+        model = (system.model, system.base, system.tokenizer, system.dtype, system.initial)
+        groups.setdefault(model if system.model else (name,), []).append(name)
+    return list(groups.values())
+
+
+def _job(config: EvalConfig, file: str, names: Sequence[str], measures: int) -> Job:
+    """A process that measures some systems."""
+    folder = config.folder / "parts" / names[0]
+    (folder / "done").unlink(missing_ok=True)
+    return Job(
+        names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else ""),
+        ("eval", file, "--out", config.out, "--system", ",".join(names)),
+        done=folder / "done",
+        progress=folder / "progress.json",
+        log=folder / "log.txt",
+        seconds=30.0 * measures,
+    )
+
+
+def evaluate_systems(file: str, names: Sequence[str], *, out: str | None = None) -> int:
+    """Measures what some systems lack, in this process; the files of the first system say when it is done.
+
+    Raises:
+        ValueError: for a system that cannot be what its options say.
+    """
     config = load_config(file, out)
     rows = asked_rows(config)
-    folder = config.folder / "parts" / name
+    folder = config.folder / "parts" / names[0]
     folder.mkdir(parents=True, exist_ok=True)
-    stale = stale_measures(config, name, rows)
-    status = 0
-    if config.system(name).endpoint:
-        from prosg.evaluation.systems.endpoint import evaluate_endpoint
+    status, models = 0, _Models(config)
+    errors = []
+    for number, name in enumerate(names):
+        stale = stale_measures(config, name, rows)
+        if config.system(name).endpoint:
+            from prosg.evaluation.systems.endpoint import evaluate_endpoint
 
-        status = evaluate_endpoint(config, name, rows, stale)
-    elif stale:
-        _evaluate_local(config, name, rows, stale)
+            status = max(status, evaluate_endpoint(config, name, rows, stale))
+            continue
+
+        def tell(share: float, note: str, number: int = number, name: str = name) -> None:
+            write_progress(folder / "progress.json", (number + share) / len(names), f"{name} {note}".strip())
+
+        try:
+            _evaluate_local(config, name, rows, stale, models, tell)
+        except ValueError as error:  # the others are measured all the same
+            errors.append(f"systems.{name}: {error}")
+    if errors:
+        raise ValueError("; ".join(errors))
     (folder / "progress.json").unlink(missing_ok=True)
     (folder / "done").touch()
     return status
 
 
-def _evaluate_local(config: EvalConfig, name: str, rows: Sequence[Row], stale: Sequence[str]) -> None:
-    from prosg.checkpoints.fingerprints import model_fingerprint
-    from prosg.evaluation.measures import PARTS, Subject
-    from prosg.evaluation.systems.local import open_model
+class _Models:
+    """The model that was opened last: systems come in groups that share one."""
 
-    folder = config.folder / "parts" / name
+    def __init__(self, config: EvalConfig) -> None:
+        self.config = config
+        self.opened: tuple[tuple[str, ...], Any] | None = None
+
+    def open(self, system: SystemConfig) -> Any:
+        from prosg.evaluation.systems.local import check_model, open_model
+
+        key = (system.model, system.base, system.tokenizer, system.dtype, system.initial)
+        if self.opened is None or self.opened[0] != key:
+            self.opened = (key, open_model(system, self.config.device))
+        check_model(system, self.opened[1])
+        return self.opened[1]
+
+
+def _evaluate_local(
+    config: EvalConfig, name: str, rows: Sequence[Row], stale: Sequence[str], models: _Models, tell: Any
+) -> None:
+    """Measures what one system lacks."""
+    if not stale:
+        return
+    from prosg.checkpoints.fingerprints import model_fingerprint
+    from prosg.evaluation.measures import MEASURE_FUNCTIONS, Measurement
+
     system = config.system(name)
-    model = open_model(system, config.device)
+    model = models.open(system)
     about = {"backbone": model.backbone.config.model_type, "fingerprint": model_fingerprint(model)}
-    kept = Answers(config.kept)
+    cache = AnswerCache(config.cache_file)
     for number, measure in enumerate(stale):
 
-        def tell(share: float, note: str = "", number: int = number, measure: str = measure) -> None:
-            write_progress(folder / "progress.json", (number + share) / len(stale), f"{measure} {note}".strip())
+        def tell_measure(share: float, note: str = "", number: int = number, measure: str = measure) -> None:
+            tell((number + share) / len(stale), f"{measure} {note}".strip())
 
-        tell(0.0)
+        tell_measure(0.0)
         start = time.perf_counter()
-        result = PARTS[measure](Subject(config, name, system, model, rows, kept, tell))
+        measurement = Measurement(config, system, model, rows, cache, tell_measure, [])
+        result = MEASURE_FUNCTIONS[measure](measurement)
+        if measurement.answers:
+            write_answers(config, name, measurement.answers)
         write_part(config, name, measure, rows, result, time.perf_counter() - start, about)
-    kept.close()
-
-
-def write_part(
-    config: EvalConfig,
-    name: str,
-    measure: str,
-    rows: Sequence[Row],
-    result: Any,
-    seconds: float,
-    about: dict[str, Any],
-) -> None:
-    """Keep what a measure gave; `about` tells what was measured. {"left_out": why} is the result of what cannot be."""
-    settings = settings_of(config, name, measure, rows)
-    content = {"settings": settings, **about, "seconds": round(seconds, 2), "result": result}
-    write_json(config.folder / "parts" / name / f"{measure}.json", content)
-
-
-def stale_measures(config: EvalConfig, name: str, rows: Sequence[Row]) -> list[str]:
-    """The measures of a system that are missing, or were made under other settings."""
-    stale = []
-    for measure in config.measures:
-        path = config.folder / "parts" / name / f"{measure}.json"
-        made = measure != "accuracy" or (config.folder / "answers" / f"{name}.jsonl").exists()
-        if not (made and path.exists() and _same(path, settings_of(config, name, measure, rows))):
-            stale.append(measure)
-    return stale
-
-
-def _same(path: Path, settings: dict[str, Any]) -> bool:
-    try:
-        return bool(json.loads(path.read_text("utf-8"))["settings"] == json.loads(json.dumps(settings)))
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return False
-
-
-def settings_of(config: EvalConfig, name: str, measure: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """All that a part follows from; files by their sizes and times of change."""
-    system = dataclasses.asdict(config.system(name))
-    for passing in ("label", "seed"):
-        system.pop(passing)
-    own: dict[str, Any] = {}
-    if measure == "accuracy":
-        own = {"generation": dataclasses.asdict(config.generation), "rows": _hash(rows)}
-    elif measure == "perplexity":
-        own = {"rows": _hash(rows), "end_token": config.generation.end_token}
-    else:
-        own = {measure: dataclasses.asdict(getattr(config, measure))}
-    data: dict[str, Any] = {"seed": config.data.seed, "split": config.data.split, "train": config.data.train}
-    if measure == "curve":
-        data["kinds"] = kinds_of(config)
-    return {"system": system, "files": _stamp(config.system(name)), "data": data, **own}
-
-
-def _stamp(system: SystemConfig) -> list[list[Any]]:
-    found = []
-    for given in filter(None, (system.model, system.base, system.initial, system.tokenizer)):
-        path = trained_in(given)
-        files = sorted(file for file in path.glob("*") if file.is_file()) if path.is_dir() else [path]
-        found += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]
-    return found
-
-
-def _hash(rows: Sequence[Row]) -> str:
-    return answer_key({"rows": [row_to_dict(row) for row in rows]})
+    cache.close()
 
 
 def _check_kinds(config: EvalConfig) -> None:
@@ -220,7 +203,7 @@ def _check_kinds(config: EvalConfig) -> None:
             raise ValueError(f"capacity.kind is {capacity.kind!r}; allowed: {', '.join(KINDS)}")
         for number in capacity.items:
             try:
-                Setting(items=(number, number)).check(KINDS[capacity.kind])
+                Difficulty(items=(number, number)).check(KINDS[capacity.kind])
             except ValueError as error:
                 raise ValueError(f"capacity.{error}") from None
 
@@ -228,20 +211,20 @@ def _check_kinds(config: EvalConfig) -> None:
 def _check_updates(config: EvalConfig, rows: Sequence[Row]) -> None:
     """Whether there are rows enough for another prompt's update, and training prompts for the mean one."""
     curve = kinds_of(config)
-    asked: dict[str, list[str]] = {}  # key of the number of rows -> each row's kind
+    kinds_by_key: dict[str, list[str]] = {}  # key of the number of rows -> each row's kind
     if {"accuracy", "perplexity"} & set(config.measures):
-        asked["data.file" if config.data.file else "data.rows"] = [row.kind for row in rows]
+        kinds_by_key["data.file" if config.data.file else "data.rows"] = [row.kind for row in rows]
     if "curve" in config.measures:
-        asked["curve.rows"] = [curve[number % len(curve)] for number in range(config.curve.rows)]
+        kinds_by_key["curve.rows"] = [curve[number % len(curve)] for number in range(config.curve.rows)]
     if "capacity" in config.measures:
-        asked["capacity.rows"] = [config.capacity.kind] * config.capacity.rows
-    kinds = sorted({kind for each in asked.values() for kind in each})
+        kinds_by_key["capacity.rows"] = [config.capacity.kind] * config.capacity.rows
+    kinds = sorted({kind for names in kinds_by_key.values() for kind in names})
     training: dict[str, list[Row]] | None = None
     for name in config.systems:
         where, update = f"systems.{name}", config.system(name).update
         if update == "other":
-            for key, each in asked.items():
-                if alone := [kind for kind, number in Counter(each).items() if number < 2]:
+            for key, names in kinds_by_key.items():
+                if alone := [kind for kind, number in Counter(names).items() if number < 2]:
                     raise ValueError(
                         f"{where}: another prompt's update needs two rows of each kind; by {key}, {alone[0]!r} has one"
                     )
@@ -252,14 +235,3 @@ def _check_updates(config: EvalConfig, rows: Sequence[Row]) -> None:
                     f"{where}: the mean update needs {LEAST_PROMPTS} training prompts of each kind; "
                     f"{config.data.train or 'data.train'} has {len(training[few[0]])} of {few[0]!r}"
                 )
-
-
-def write_plan(config: EvalConfig, rows: Sequence[Row]) -> None:
-    """What is asked, of whom, and what each part has to be made of."""
-    folder = config.folder
-    write_json(folder / "config.json", dataclasses.asdict(config))
-    write_rows(folder / "rows.jsonl", rows)
-    systems = {name: dataclasses.asdict(config.system(name)) for name in config.systems}
-    write_json(folder / "systems.json", systems)
-    plan = {name: {one: settings_of(config, name, one, rows) for one in config.measures} for name in config.systems}
-    write_json(folder / "plan.json", plan)

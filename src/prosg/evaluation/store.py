@@ -1,15 +1,15 @@
 """The folder of an evaluation: what lies where, and which parts are up to date.
 
-    config.json              the options, as they were understood
-    rows.jsonl               the rows that are asked
-    systems.json             {NAME: {"label", "seed", ...}}
-    plan.json                {NAME: {MEASURE: settings}}: what each part has to be made of; other parts are old ones
-    answers/NAME.jsonl       what a system wrote
-    parts/NAME/MEASURE.json  {"settings", "seconds", "result"}; made again where what it follows from has changed
-    cache.sqlite             answers by all that they follow from: a stopped run goes on where it was
-    about.json, notes.json   how it was made; sections that whoever ran it adds to the report
-    judge/, ratings/         what `prosg judge` and `prosg rate` add
-    report.html, report.md, results.json
+config.json              the options, as they were understood
+rows.jsonl               the rows that are asked
+systems.json             {NAME: {"label", "seed", ...}}
+plan.json                {NAME: {MEASURE: settings}}: what each part has to be made of; other parts are old ones
+answers/NAME.jsonl       what a system wrote
+parts/NAME/MEASURE.json  {"settings", "seconds", "result"}; made again where what it follows from has changed
+cache.sqlite             answers by all that they follow from: a stopped run goes on where it was
+about.json, notes.json   how it was made; sections that whoever ran it adds to the report
+judge/, ratings/         what `prosg judge` and `prosg rate` add
+report.html, report.md, results.json
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from prosg.checkpoints.load import trained_in
-from prosg.data.row import Row, row_to_dict, write_rows
+from prosg.data.row import Row, read_rows, row_to_dict, write_rows
 from prosg.evaluation.answer_cache import Answer, answer_key
-from prosg.evaluation.config import EvalConfig, SystemConfig
+from prosg.evaluation.config import MEASURES, EvalConfig, SystemConfig
+from prosg.evaluation.results import Run, system_result
 from prosg.evaluation.rows import kinds_of
-from prosg.utils.io import write_json, write_lines
+from prosg.utils.io import read_json, write_json, write_lines
+from prosg.utils.options import build
+from prosg.utils.store import read_log
 
-__all__ = ["settings_of", "stale_measures", "write_answers", "write_part", "write_plan"]
+__all__ = ["read_results", "settings_of", "stale_measures", "write_answers", "write_part", "write_plan"]
 
 
 def write_plan(config: EvalConfig, rows: Sequence[Row]) -> None:
@@ -124,3 +127,33 @@ def _stamps(system: SystemConfig) -> list[list[Any]]:
 
 def _hash_rows(rows: Sequence[Row]) -> str:
     return answer_key({"rows": [row_to_dict(row) for row in rows]})
+
+
+def read_results(path: str | Path) -> Run:
+    """Reads the folder of an evaluation.
+
+    Raises:
+        ValueError: for a folder that is no evaluation's, or holds what does not fit together.
+    """
+    folder = Path(path)
+    for name in ("config.json", "rows.jsonl", "systems.json", "plan.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder}: has no {name}; name the folder of an evaluation (prosg eval)")
+    config, plan = read_json(folder / "config.json"), read_json(folder / "plan.json")
+    rows = {row.id: row for row in read_rows(folder / "rows.jsonl", need_answers=False)}
+    systems, missing = [], []
+    for name, options in read_json(folder / "systems.json").items():
+        wanted = [measure for measure in MEASURES if measure in config["measures"]]
+        parts = {measure: _part(folder / "parts" / name / f"{measure}.json", plan[name][measure]) for measure in wanted}
+        missing += [f"{name}: {measure}" for measure, part in parts.items() if part is None]
+        answers = [Answer(**line) for line in read_log(folder / "answers" / f"{name}.jsonl")]
+        judged = {line["id"]: line for line in read_log(folder / "judge" / f"{name}.jsonl")}
+        systems.append(system_result(folder, name, build(SystemConfig, options), rows, parts, answers, judged))
+    notes = json.loads((folder / "notes.json").read_text("utf-8")) if (folder / "notes.json").exists() else []
+    return Run(folder, config, rows, systems, missing, notes)
+
+
+def _part(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A part, if it is there and was made under these settings: what is left of others counts as missing."""
+    part = read_json(path) if path.exists() else None
+    return part if part is not None and part.get("settings") == settings else None

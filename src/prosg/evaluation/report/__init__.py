@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from prosg.evaluation.report.appendix import cases, costs, made, texts
+from prosg.evaluation.report.appendix import cases, costs, made, notes, texts
 from prosg.evaluation.report.blocks import Block, Section
 from prosg.evaluation.report.curves import capacity, forgetting
 from prosg.evaluation.report.findings import controls, differences, findings
 from prosg.evaluation.report.quality import ifeval, judge, main_table, ratings, stages
 from prosg.evaluation.results import Run
 
-__all__ = ["sections"]
+__all__ = ["report_sections"]
 
 
-def sections(run: Run) -> list[Section]:
+def report_sections(run: Run) -> list[Section]:
     """The whole report; sections without anything to say are left out."""
     makers: Sequence[tuple[str, Callable[[Run], Iterator[Block]]]] = (
         ("What came out", findings),
@@ -32,5 +32,5 @@ def sections(run: Run) -> list[Section]:
         ("Case study", cases),
         ("How this was made", made),
     )
-    found = [Section(title, list(make(run))) for title, make in makers]
-    return [section for section in found if section.blocks]
+    *sections, last = [Section(title, list(make(run))) for title, make in makers]
+    return [section for section in (*sections, *notes(run), last) if section.blocks]

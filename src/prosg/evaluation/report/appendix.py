@@ -1,4 +1,4 @@
-"""Length and repetition, costs, cases to read, and how it was all made."""
+"""Length and repetition of answers, costs, cases to read, notes, and how it was all made."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from prosg.data.checks import find_stages
 from prosg.data.row import Row
-from prosg.evaluation.findings import amount
-from prosg.evaluation.report.blocks import Answer, Block, Case, TableBlock
+from prosg.evaluation.formatting import amount
+from prosg.evaluation.report.blocks import Block, Case, CaseAnswer, Section, TableBlock
 from prosg.evaluation.report.cells import numbers
 from prosg.evaluation.results import Run
 from prosg.evaluation.text_statistics import compute_text_statistics
 from prosg.utils.io import read_json
 from prosg.utils.tables import Table
 
-__all__ = ["SHOWN", "cases", "costs", "made", "texts"]
+__all__ = ["cases", "costs", "made", "notes", "texts"]
 
 
 SHOWN = 600
@@ -93,7 +93,7 @@ def cases(run: Run) -> Iterator[Block]:
             pieces: list[str | None] = list(find_stages(row, answer.text)) if row.stages else [answer.text]
             shown = [("(not there)" if piece is None else _cut(piece)) for piece in pieces]
             right = verdicts if row.stages else (None if None in verdicts else all(verdicts),)
-            answers.append(Answer(label, list(zip(shown, right, strict=True))))
+            answers.append(CaseAnswer(label, list(zip(shown, right, strict=True))))
         if answers:
             asked = [stage.instruction for stage in row.stages]
             yield Case(row.prompt, asked, answers)
@@ -120,3 +120,13 @@ def made(run: Run) -> Iterator[Block]:
     if left := [f'"{s.label}" {measure}: {why}' for s in run.systems for measure, why in s.left_out.items()]:
         yield f"Left out: {'; '.join(left)}."
     yield f"Options: {json.dumps(run.config, ensure_ascii=False)}"
+
+
+def notes(run: Run) -> Iterator[Section]:
+    """Sections that whoever ran the evaluation added."""
+    for note in run.notes:
+        blocks: list[Block] = [
+            block if isinstance(block, str) else TableBlock(block["table"], block["caption"])
+            for block in note["blocks"]
+        ]
+        yield Section(note["title"], blocks)

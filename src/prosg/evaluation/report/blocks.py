@@ -1,4 +1,4 @@
-"""What a report is made of: sections of words, tables, figures and cases."""
+"""The parts of a report: sections of paragraphs, tables, figures and cases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from prosg.utils.tables import Table
 
-__all__ = ["Answer", "Block", "Case", "Figure", "Section", "TableBlock"]
+__all__ = ["MARKS", "Block", "Case", "CaseAnswer", "Figure", "Section", "TableBlock", "step_of"]
 
 
 class TableBlock(NamedTuple):
@@ -19,33 +19,40 @@ class TableBlock(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A picture with its caption; what it shows stands in a table, too."""
+    """A figure as SVG with its caption; its numbers stand in a table, too."""
 
     svg: str
     caption: str
 
 
-class Answer(NamedTuple):
-    """One system's answer, cut into its stages: (text, right or wrong or undecided)."""
+class CaseAnswer(NamedTuple):
+    """One system's answer, cut into its stages: (text, whether it is right; None for undecided)."""
 
     label: str
     stages: Sequence[tuple[str, bool | None]]
 
 
 class Case(NamedTuple):
-    """One prompt and what the systems wrote."""
+    """One prompt, its instructions, and every system's answer."""
 
     prompt: str
     asked: Sequence[str]
-    answers: Sequence[Answer]
+    answers: Sequence[CaseAnswer]
 
 
 Block = str | TableBlock | Figure | Case
+MARKS = {True: "right", False: "WRONG", None: "undecided"}
+"""How a stage's verdict is written."""
+
+
+def step_of(case: Case, number: int) -> str:
+    """What stage `number` of an answer, from 0, was asked to do."""
+    return f"{number + 1}. {case.asked[number]}" if number < len(case.asked) else "answer"
 
 
 @dataclass
 class Section:
-    """A heading and what stands under it."""
+    """A heading with its blocks."""
 
     title: str
     blocks: list[Block] = field(default_factory=list)

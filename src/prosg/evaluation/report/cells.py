@@ -1,11 +1,11 @@
-"""What stands in the cells of a report's tables: one seed with its interval, or several side by side."""
+"""Cells of a report's tables: a share with its interval, the mean over seeds, a signed difference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from prosg.evaluation.findings import amount
-from prosg.evaluation.results import Mean, Run, System
+from prosg.evaluation.formatting import amount
+from prosg.evaluation.results import Mean, Run, SystemResult
 from prosg.model.perplexity import summarize
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "perplexity_of",
     "share",
     "signed",
-    "tokens_at",
     "verdict",
 ]
 
@@ -28,21 +27,24 @@ def share(mean: Mean | None, interval: bool = True) -> str:
     return f"{amount(mean.mean)} [{amount(mean.low)}, {amount(mean.high)}]" if interval else amount(mean.mean)
 
 
-def of_seeds(systems: Sequence[System], value: Callable[[System], Mean | None]) -> str:
-    """One seed's mean with its interval; of several the mean, and each apart."""
-    found = [mean for system in systems if (mean := value(system)) is not None]
-    if len(found) < 2:
-        return share(found[0] if found else None)
-    return f"{amount(sum(mean.mean for mean in found) / len(found))} ({'/'.join(amount(mean.mean) for mean in found)})"
+def of_seeds(systems: Sequence[SystemResult], value: Callable[[SystemResult], Mean | None], brief: bool = False) -> str:
+    """One seed's mean with its interval; of several seeds the mean, and each apart. `brief`: the mean alone."""
+    means = [mean for system in systems if (mean := value(system)) is not None]
+    if len(means) < 2:
+        return share(means[0] if means else None, interval=not brief)
+    text = amount(sum(mean.mean for mean in means) / len(means))
+    return text if brief else f"{text} ({'/'.join(amount(mean.mean) for mean in means)})"
 
 
-def numbers(systems: Sequence[System], value: Callable[[System], float | None], digits: int = 3) -> str:
+def numbers(
+    systems: Sequence[SystemResult], value: Callable[[SystemResult], float | None], digits: int = 3, brief: bool = False
+) -> str:
     """The mean over systems, and each where there are several."""
-    found = [number for system in systems if (number := value(system)) is not None]
-    if not found:
+    values = [number for system in systems if (number := value(system)) is not None]
+    if not values:
         return "-"
-    mean = f"{sum(found) / len(found):.{digits}f}"
-    return mean if len(found) == 1 else f"{mean} ({'/'.join(f'{number:.{digits}f}' for number in found)})"
+    mean = f"{sum(values) / len(values):,.{digits}f}"
+    return mean if brief or len(values) == 1 else f"{mean} ({'/'.join(f'{number:,.{digits}f}' for number in values)})"
 
 
 def signed(mean: Mean | None) -> str:
@@ -53,33 +55,27 @@ def signed(mean: Mean | None) -> str:
 
 
 def verdict(means: Sequence[Mean | None]) -> str:
-    """Better or worse only where every seed's interval excludes zero."""
-    there = [mean for mean in means if mean is not None]
-    if not there:
+    """ "better" or "worse" only where every seed's interval excludes zero."""
+    measured = [mean for mean in means if mean is not None]
+    if not measured:
         return "not measured"
-    if all(mean.low > 0 for mean in there):
+    if all(mean.low > 0 for mean in measured):
         return "better"
-    return "worse" if all(mean.high < 0 for mean in there) else "no clear difference"
+    return "worse" if all(mean.high < 0 for mean in measured) else "no clear difference"
 
 
-def perplexity_of(system: System) -> float | None:
+def perplexity_of(system: SystemResult) -> float | None:
     """Over all answer tokens."""
     return summarize(list(system.scores.values())).perplexity if system.scores else None
 
 
-def late_perplexity_of(system: System) -> float | None:
+def late_perplexity_of(system: SystemResult) -> float | None:
     """Over the tokens of last stages."""
     return summarize(list(system.scores.values())).late_perplexity if system.scores else None
 
 
-def pairs_of(run: Run, label: str) -> list[tuple[System, System]]:
+def pairs_of(run: Run, label: str) -> list[tuple[SystemResult, SystemResult]]:
     """A label's seeds, each with the reference of its seed (or the only one)."""
     references = {system.config.seed: system for system in run.of(run.reference)}
     only = next(iter(references.values())) if len(references) == 1 else None
     return [(s, r) for s in run.of(label) if (r := references.get(s.config.seed, only)) is not None]
-
-
-def tokens_at(systems: Sequence[System], sentences: int) -> int:
-    """Mean distance of the stories of so many sentences."""
-    found = [system.distances[sentences] for system in systems if sentences in system.distances]
-    return round(sum(found) / len(found))

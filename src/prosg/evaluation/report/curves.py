@@ -1,16 +1,20 @@
-"""The forgetting curve, and the capacity curve."""
+"""The forgetting curve and the capacity curve: figures, and the same in numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from prosg.evaluation.places import Place, column_heads
 from prosg.evaluation.report.blocks import Block, Figure, TableBlock
-from prosg.evaluation.report.cells import numbers, of_seeds, tokens_at
-from prosg.evaluation.report.figures import Curve, draw
-from prosg.evaluation.results import Run, mean_of
+from prosg.evaluation.report.cells import numbers, of_seeds
+from prosg.evaluation.report.figures import Curve, Panel, draw
+from prosg.evaluation.report.grouping import by_model
+from prosg.evaluation.results import Run, SystemResult, mean_of
 from prosg.utils.tables import Table
 
-__all__ = ["capacity", "forgetting"]
+__all__ = ["capacity", "distance_table", "forgetting", "forgetting_panels", "late_table"]
+
+LATE = "late stage exactly right (share of prompts)"
 
 
 def forgetting(run: Run) -> Iterator[Block]:
@@ -18,42 +22,82 @@ def forgetting(run: Run) -> Iterator[Block]:
     measured = [system for system in run.systems if system.curve]
     if not measured:
         return
-    curves = [
-        Curve(
-            system.label,
-            [(float(tokens), mean) for s, tokens in system.distances.items() if (mean := mean_of(system.late_at(s)))],
+    if panels := forgetting_panels(run):
+        yield Figure(
+            draw(
+                panels, "tokens written before the late stage (log scale)", LATE, log=True, shade_to=_trained(measured)
+            ),
+            "Late-stage accuracy against distance, length-controlled: the story is sampled, its end held back until it "
+            "is as long as wanted, then the late stage's marker is forced and the stage written greedily. Each system "
+            "at its own distances. Gray: in range, the first length. Bands: 95 % intervals over prompts.",
         )
-        for system in measured
-    ]
-    trained = max(min(system.distances.values()) for system in measured)
-    yield Figure(
-        draw(
-            curves,
-            "tokens written before the late stage (log scale)",
-            "late stage exactly right (share of prompts)",
-            log=True,
-            shade_to=trained * 1.06,
-        ),
-        "Late-stage accuracy against distance, length-controlled: the story is sampled, its end held back until it is "
-        "as long as wanted, then the late stage's marker is forced and the stage written greedily. Gray: in range, the "
-        "lengths of the first bin. Bands: 95 % intervals over prompts.",
-    )
-    lengths = sorted({s for system in measured for s in system.distances})
-    table: Table = [["system", *(f"{tokens_at(measured, s):,} tokens" for s in lengths)]]
-    for label in run.labels:
-        systems = [system for system in run.of(label) if system.curve]
-        if systems:
-            table.append([label, *(of_seeds(systems, lambda s, n=n: mean_of(s.late_at(n))) for n in lengths)])  # type: ignore[misc]
-    yield TableBlock(table, "The same in numbers, mean distance of the bin over systems.")
-    again: Table = [table[0]]
-    for system in measured:
-        cells = [numbers([system], lambda s, n=n: s.read_again_at(n), 0) for n in lengths]  # type: ignore[misc]
-        if set(cells) != {"-"}:
-            again.append([system.label, *cells])
-    if len(again) > 1:
+    yield TableBlock(late_table(run), "Late stage exactly right, by what was asked for.")
+    yield TableBlock(distance_table(run), "Tokens that each system generated before the late stage, mean over rows.")
+    if any(system.read_again_at(place) is not None for system in measured for place in system.places):
+        table: Table = [["system", *column_heads(run.places)]]
+        for label in run.labels:
+            cells = [numbers(run.of(label), lambda s, p=place: s.read_again_at(p), 0) for place in run.places]  # type: ignore[misc]
+            if set(cells) != {"-"}:
+                table.append([label, *cells])
         yield TableBlock(
-            again, "Tokens of the prompt that were read again, mean over answers; not among the distances."
+            table, "Tokens of the prompt that were read again, mean over answers; not among the distances."
         )
+
+
+def late_table(run: Run, brief: bool = False) -> Table:
+    """Late accuracy per label and place; `brief` without intervals and single seeds."""
+    table: Table = [["late stage right", *column_heads(run.places)]]
+    for label in run.labels:
+        if systems := [system for system in run.of(label) if system.curve]:
+            cells = [of_seeds(systems, lambda s, p=place: mean_of(s.late_at(p)), brief) for place in run.places]  # type: ignore[misc]
+            table.append([label, *cells])
+    return table
+
+
+def distance_table(run: Run) -> Table:
+    """Each system's own distances in tokens; of several seeds the mean."""
+    table: Table = [["tokens before it", *column_heads(run.places)]]
+    for label in run.labels:
+        if systems := [system for system in run.of(label) if system.curve]:
+            cells = [numbers(systems, lambda s, p=place: s.distance(p), 0, brief=True) for place in run.places]  # type: ignore[misc]
+            table.append([label, *cells])
+    return table
+
+
+def forgetting_panels(run: Run) -> list[Panel]:
+    """One panel for the conditions of a model, if there is one such model, and one for the systems side by side.
+
+    None where other things than the length of the story were varied: a picture over distances would mislead.
+    """
+    measured = [system for system in run.systems if system.curve]
+    if any(place != Place(place.sentences) for place in run.places) or len(run.places) < 2:
+        return []
+    groups = [group for group in by_model(run) if "own" in group and group["own"].curve]
+    controls = {system.name for group in groups for name, system in group.items() if name != "own"}
+    panels = []
+    if groups:
+        labels = {system.label for system in groups[-1].values()}
+        shown = [s for s in measured if s.label in labels or s.label == run.reference]
+        panels.append(Panel("The update and its controls", [_curve(system) for system in shown]))
+    others = [system for system in measured if system.name not in controls]
+    if len({system.label for system in others}) > 2 or not panels:
+        panels.append(Panel("Systems side by side" if panels else "", [_curve(system) for system in others]))
+    return panels
+
+
+def _curve(system: SystemResult) -> Curve:
+    points = []
+    for place in system.places:
+        mean, tokens = mean_of(system.late_at(place)), system.distance(place)
+        if mean is not None and tokens is not None:
+            points.append((float(tokens), mean))
+    return Curve(system.label, points)
+
+
+def _trained(systems: Sequence[SystemResult]) -> float:
+    """Up to where the models were trained, tokens: the farthest that anyone got at the first length."""
+    first = [system.distance(min(system.places)) for system in systems]
+    return 1.06 * max(tokens for tokens in first if tokens is not None)
 
 
 def capacity(run: Run) -> Iterator[Block]:
@@ -61,23 +105,23 @@ def capacity(run: Run) -> Iterator[Block]:
     measured = [system for system in run.systems if system.capacity]
     if not measured:
         return
-    options = run.config["capacity"]
+    places = list(dict.fromkeys(answer.place for system in measured for answer in system.capacity))
     curves = [
-        Curve(system.label, [(float(n), mean) for n in system.items if (mean := mean_of(system.late_with(n)))])
+        Curve(
+            system.label,
+            [(float(place.items or 0), mean) for place in places if (mean := mean_of(system.late_at(place)))],
+        )
         for system in measured
     ]
-    tokens = round(
-        sum(o["distance_tokens"] for s in measured for o in s.capacity) / sum(len(s.capacity) for s in measured)
-    )
+    options = run.config["capacity"]
     yield Figure(
-        draw(curves, "items that the prompt gives", "late stage exactly right (share of prompts)", log=False),
-        f"Late-stage accuracy against the number of items, kind {options['kind']!r}, {tokens:,} tokens after the "
-        "prompt, length-controlled.",
+        draw([Panel("", curves)], "items that the prompt gives", LATE, log=False),
+        f"Late-stage accuracy against the number of items, kind {options['kind']!r}, {options['sentences']} sentences "
+        "after the prompt, length-controlled.",
     )
-    counts = sorted({n for system in measured for n in system.items})
-    table: Table = [["system", *(f"{n} items" for n in counts)]]
+    table: Table = [["late stage right", *(f"{place.items} items" for place in places)]]
     for label in run.labels:
-        systems = [system for system in run.of(label) if system.capacity]
-        if systems:
-            table.append([label, *(of_seeds(systems, lambda s, n=n: mean_of(s.late_with(n))) for n in counts)])  # type: ignore[misc]
+        if systems := [system for system in run.of(label) if system.capacity]:
+            cells = [of_seeds(systems, lambda s, p=place: mean_of(s.late_at(p))) for place in places]  # type: ignore[misc]
+            table.append([label, *cells])
     yield TableBlock(table, "The same in numbers.")

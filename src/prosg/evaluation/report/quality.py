@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prosg.evaluation.findings import join
+from prosg.evaluation.formatting import join
 from prosg.evaluation.judge.protocol import UNPARSED
 from prosg.evaluation.judge.summary import judge_summary
 from prosg.evaluation.ratings.merge import merge_ratings

@@ -1,8 +1,7 @@
-"""A system under test: a model, and what is done to its prompts and its memory before it answers.
+"""A system that runs here: a model, and what is done to its prompts and its memory before it answers.
 
 rows -> framed, tokenised -> prompts encoded, batch by batch -> the condition (whose update, which state) -> answers,
-scores. What `Conditions` holds for all rows at once is made here for the batch at hand, so that memory does not grow
-with the number of rows.
+scores. Conditions are applied to the batch at hand, so memory does not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -27,47 +26,57 @@ from prosg.data.row import Row
 from prosg.data.templates import TEMPLATES
 from prosg.evaluation.answer_cache import Answer
 from prosg.evaluation.config import GenerationConfig, SystemConfig
-from prosg.evaluation.controls import Condition, derangement, kind_mean
+from prosg.evaluation.controls import Condition, derangement, mean_update_of_kind
+from prosg.evaluation.systems.prompts import read_twice
 from prosg.generation.decode import Replay
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
 from prosg.model.perplexity import RowScore, score_rows
 from prosg.model.prosg import ProSG
-from prosg.utils.device import check_device, dtype_named
+from prosg.utils.device import resolve_device, parse_dtype
 
-__all__ = ["LocalSystem", "open_model", "read_twice"]
+__all__ = ["LocalSystem", "check_model", "open_model"]
 
 
 def open_model(config: SystemConfig, device: str) -> ProSG:
-    """The model of a system, with its learned initial state if it has one. ValueError for what does not fit."""
-    where = check_device(device)
+    """Loads the model of a system, with its learned initial state if it has one.
+
+    Raises:
+        ValueError: for what cannot be loaded, and as `check_model`.
+    """
+    device = resolve_device(device)
     model = load_model(
         config.model,
         base=config.base or None,
         tokenizer=config.tokenizer or None,
-        dtype=dtype_named(config.dtype or None),
-        device=where,
+        dtype=parse_dtype(config.dtype or None),
+        device=device,
     )
     if config.initial:
-        model.initial = load_initial(config.initial, model.backbone).to(where)
+        model.initial = load_initial(config.initial, model.backbone).to(device)
+    check_model(config, model)
+    return model
+
+
+def check_model(config: SystemConfig, model: ProSG) -> None:
+    """Raises ValueError where a model cannot be what the system's options say."""
     need_tokenizer(model, config.model)
     if model.synthesizer is None and config.update in ("other", "mean"):
         raise ValueError(f"{config.model}: has no module, so there is no update: {config.update!r} cannot be had")
     if model.synthesizer is None and config.window:
         raise ValueError(f"{config.model}: has no module to show windows of a prompt to")
-    return model
-
-
-def read_twice(row: Row) -> Row:
-    """The row with its prompt twice ("Just read twice", arXiv 2407.05483)."""
-    if row.turns:
-        *before, last = row.turns
-        return dataclasses.replace(row, turns=(*before, last._replace(text=f"{last.text}\n{last.text}")))
-    return dataclasses.replace(row, prompt=f"{row.prompt}\n{row.prompt}")
 
 
 class LocalSystem:
-    """A model that runs here, and the rows that it is asked."""
+    """A model under a condition, and the rows that it answers.
+
+    Attributes:
+        config: Options of the system.
+        model: Its model.
+        condition: Whose update acts, and which state.
+        rows: The rows as the model sees them.
+        encoded_rows: The same as token ids.
+    """
 
     def __init__(
         self,
@@ -78,7 +87,16 @@ class LocalSystem:
         seed: int,
         end_token: int = 0,
     ) -> None:
-        """`training` holds rows by kind, for the mean update; `seed` draws whose update another's is."""
+        """Frames and tokenises rows.
+
+        Args:
+            config: Options of the system.
+            model: Its model.
+            rows: What is asked.
+            training: Rows by kind, for the mean update.
+            seed: Of the draw of whose update another's is.
+            end_token: Id of the token that ends an answer.
+        """
         self.config, self.model, self.seed = config, model, seed
         self.condition = Condition(config.update if model.synthesizer is not None else "none", config.state)
         self.kinds = [row.kind for row in rows]
@@ -86,12 +104,11 @@ class LocalSystem:
             size = model.backbone.config.vocab_size
             raise ValueError(f"generation.end_token is {end_token}; {config.model} has the ids 0 to {size - 1}")
         self.templates = [template_of(row, config.template, model.tokenizer) or "none" for row in rows]
-        self.rows = [self._shown(row) for row in rows]
+        self.rows = [self._framed(row) for row in rows]
         self.encoded_rows: list[EncodedRow] = [encode_row(row, model.tokenizer, end_token) for row in self.rows]
-        self.training = {kind: [self._shown(row).prompt for row in some] for kind, some in training.items()}
+        self.training = {kind: [self._framed(row).prompt for row in some] for kind, some in training.items()}
 
-    def _shown(self, row: Row) -> Row:
-        """A row as the model sees it."""
+    def _framed(self, row: Row) -> Row:
         row = read_twice(row) if self.config.prompt == "twice" else row
         return frame_row(row, self.config.template, self.model.tokenizer)
 
@@ -99,7 +116,7 @@ class LocalSystem:
     def partners(self) -> list[int]:
         """For each row the row whose update acts on it."""
         if self.condition.update == "other":
-            return [int(i) for i in derangement(self.kinds, self.seed)]
+            return derangement(self.kinds, self.seed)
         return list(range(len(self.rows)))
 
     @functools.cached_property
@@ -107,7 +124,7 @@ class LocalSystem:
         """The mean update of each kind, over training prompts."""
         encode = self.model.tokenizer.encode
         return {
-            kind: kind_mean(self.model, kind, [encode(text) for text in self.training.get(kind, ())])
+            kind: mean_update_of_kind(self.model, kind, [encode(text) for text in self.training.get(kind, ())])
             for kind in sorted(set(self.kinds))
         }
 
@@ -126,13 +143,11 @@ class LocalSystem:
         prompts = [self.encoded_rows[i].prompt for i in indices]
         device = next(self.model.parameters()).device
         lengths = torch.tensor([len(ids) for ids in prompts], device=device)
-        tokens, window = pad(prompts).to(device), self.config.window or None
-        if with_update:
-            return self.model.encode(tokens, lengths, window=window)
-        return self.model.encode(tokens, lengths, update=False)
+        window = self.config.window or None if with_update else None
+        return self.model.encode(pad(prompts).to(device), lengths, update=with_update, window=window)
 
     def scores(self, batch_size: int) -> list[RowScore]:
-        """Every row's answer, teacher-forced."""
+        """Scores every row's answer, teacher-forced."""
         return score_rows(self.model, self.encoded_rows, batch_size, self.encode)
 
     def settings(self, generation: GenerationConfig) -> list[dict[str, Any]]:
@@ -167,26 +182,26 @@ class LocalSystem:
         """Where an answer ends that goes on with the user's next turn."""
         return TEMPLATES[self.templates[index]].stop
 
-    def again(self, indices: Sequence[int]) -> Replay | None:
-        """Their prompts, where these are to be read again while an answer is written."""
+    def replay(self, indices: Sequence[int]) -> Replay | None:
+        """The prompts of some rows, where they are read again while an answer is written."""
         every = self.config.replay_every
         return Replay([self.encoded_rows[i].prompt for i in indices], every) if every else None
 
     def write(self, indices: Sequence[int], generation: GenerationConfig) -> list[Answer]:
-        """Answers to some rows, in one batch; from the last stage's marker on at the late temperature."""
-        options = dataclasses.asdict(generation)
-        sampling = Sampling(**options, force_marker=[self._marker(i) for i in indices])
+        """Writes answers to some rows, in one batch; from the last stage's marker on at the late temperature."""
+        sampling = Sampling(**dataclasses.asdict(generation), force_marker=[self._marker(i) for i in indices])
         written = generate_texts(
             self.model.backbone,
             self.encode(indices),
             self.model.tokenizer,
             sampling,
             numbers=np.array([self.encoded_rows[i].row_id for i in indices], dtype=np.uint64),
-            replay=self.again(indices),
+            replay=self.replay(indices),
             stops=[self._stop(i) for i in indices],
         )
         return [
-            Answer(self.rows[i].id, one.text, len(one.ids), one.reason) for i, one in zip(indices, written, strict=True)
+            Answer(self.rows[i].id, answer.text, len(answer.ids), answer.reason)
+            for i, answer in zip(indices, written, strict=True)
         ]
 
 

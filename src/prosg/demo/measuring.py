@@ -1,0 +1,124 @@
+"""What trainings left, measured: a configuration of the evaluation, written to a file and run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prosg.evaluation.report.curves import LATE, forgetting_panels
+from prosg.evaluation.report.figures import draw_png
+from prosg.evaluation.results import Run
+from prosg.evaluation.runner import evaluate
+from prosg.evaluation.store import read_results
+from prosg.generation.sampling import Sampling
+from prosg.utils.io import write_json, written_whole
+
+__all__ = ["CONDITIONS", "RIVALS", "measure", "module_systems", "system"]
+
+CONDITIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "own": ("own update", {}),
+    "other": ("another prompt's", {"update": "other"}),
+    "mean": ("the mean update", {"update": "mean"}),
+    "none": ("no update", {"update": "none"}),
+    "wiped": ("own, state wiped", {"state": "wiped"}),
+}
+"""Conditions of a module: what tables call them, and the options of such a system."""
+RIVALS: dict[str, str] = {
+    "phase1_more": "phase 1 continued",
+    "phase1_perturbed": "durable fine-tuning",
+    "phase1_replay": "phase 1 continued, prompt read again",
+    "static": "static adapter",
+    "static_perturbed": "static adapter, perturbed",
+}
+"""What tables call them."""
+FREE_TOKENS = 88
+"""Room for a late stage in answers of free length, beside the story's."""
+
+
+def system(training: Path, seed: int, label: str, **options: Any) -> dict[str, Any]:
+    """The options of a system: what a training left, under a label that its seeds share."""
+    folder = next((training / name for name in ("adapter", "model") if (training / name).is_dir()), training)
+    return {"model": str(folder), "label": label, "seed": seed, **options}
+
+
+def module_systems(
+    training: Path, seed: int, name: str, conditions: Sequence[str] = tuple(CONDITIONS)
+) -> dict[str, dict[str, Any]]:
+    """The systems of a module under its own update and under controls, by their names."""
+    return {
+        f"{name}-{condition}-{seed}": system(
+            training, seed, f"{name}, {CONDITIONS[condition][0]}", **CONDITIONS[condition][1]
+        )
+        for condition in conditions
+    }
+
+
+def measure(
+    out: Path,
+    systems: Mapping[str, Mapping[str, Any]],
+    *,
+    curve: Mapping[str, Any],
+    seed: int,
+    split: str = "test",
+    kinds: Sequence[str] = (),
+    free: bool = True,
+    reference: str = "",
+    title: str = "Evaluation",
+    device: str = "cpu",
+    notes: Sequence[Mapping[str, Any]] = (),
+    jobs: int = 2,
+    live: bool = True,
+) -> tuple[int, Run]:
+    """Writes the evaluation's file into `out` and runs it.
+
+    Args:
+        out: Folder of the evaluation.
+        systems: Options of each system, by name.
+        curve: Options of the forgetting curve.
+        seed: Of prompts and stories.
+        split: Of the prompts.
+        kinds: Kinds of instruction; the demo's by default.
+        free: Also write answers of free length in range, and score the rows' own.
+        reference: Label that the others are compared with.
+        title: Of the report.
+        device: cpu, cuda or auto.
+        notes: Sections to add to the report.
+        jobs: Processes side by side.
+        live: A live display; else lines.
+
+    Returns:
+        The exit status, and the results.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    first = curve["sentences"][0]
+    content = {
+        "out": str(out),
+        "title": title,
+        "systems": {name: dict(options) for name, options in systems.items()},
+        "measures": ["curve", "accuracy", "perplexity"] if free else ["curve"],
+        "reference": reference,
+        "device": device,
+        "data": {
+            "kinds": list(kinds),
+            "rows": curve["rows"],
+            "sentences": [first, first],
+            "split": split,
+            "seed": seed,
+        },
+        "generation": {"max_tokens": FREE_TOKENS + first * Sampling.tokens_per_sentence, "seed": seed},
+        "curve": dict(curve),
+    }
+    file = out / "eval.yaml"
+    with written_whole(file, overwrite=True) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+    write_json(out / "notes.json", list(notes))
+    status = evaluate(str(file), jobs=jobs, live=live, say=False)
+    run = read_results(out)
+    if panels := forgetting_panels(run):
+        picture = draw_png(panels, "tokens generated before the late stage (log scale)", LATE, log=True)
+        with written_whole(out / "forgetting.png", overwrite=True) as temporary:
+            temporary.write_bytes(picture)
+    return status, run
