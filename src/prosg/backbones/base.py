@@ -89,6 +89,15 @@ class Backbone(Protocol):
         """
         ...
 
+    @property
+    def checkpoint_every(self) -> int:
+        """The inside of every n-th block is recomputed in the backward pass; 0: of none."""
+        ...
+
+    def enable_checkpointing(self, every: int) -> None:
+        """Sets `checkpoint_every`. Raises ValueError where recomputation is not possible."""
+        ...
+
     def __call__(
         self,
         tokens: Tensor,

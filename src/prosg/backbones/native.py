@@ -94,6 +94,10 @@ class Native(nn.Module):
         self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.kernel = kernel
 
+    def enable_checkpointing(self, every: int) -> None:
+        """Recomputes the inside of every `every`-th block in the backward pass; 0 keeps all activations."""
+        self.checkpoint_every = every
+
     def embed(self, tokens: Tensor) -> Any:
         """(B, T) -> the residual stream before the first block."""
         raise NotImplementedError

@@ -81,6 +81,7 @@ class HFBackbone(nn.Module):
     """A causal language model of transformers as a function of (tokens, state, update); see `Backbone`."""
 
     continues = False
+    checkpoint_every = 0
     perturbations = ("wipe", "swap")
 
     def __init__(self, model: Any, names: Sequence[str] = (), kernel: str = "auto") -> None:
@@ -163,6 +164,13 @@ class HFBackbone(nn.Module):
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
         """Not possible. Raises ValueError."""
         raise ValueError(f"a memory of {self.model_type} cannot be loaded: only the model's own code knows its scale")
+
+    def enable_checkpointing(self, every: int) -> None:
+        """Not possible: the recomputation would not see the update. Raises ValueError."""
+        raise ValueError(
+            f"checkpointing is for native backbones; a {self.model_type} is run by transformers, "
+            "and its recomputation would not see the update"
+        )
 
     def forward(
         self,
