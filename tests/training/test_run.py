@@ -14,7 +14,7 @@ from prosg.checkpoints.load import load_model
 from prosg.model.prosg import ProSG
 from prosg.training.config import Optimisation, TrainConfig
 from prosg.training.run import curve_of_model, info, perplexity_of_file, train
-from prosg.utils.device import check_device
+from prosg.utils.device import resolve_device
 from prosg.utils.io import write_json
 from support.training_folder import Workshop, make_workshop
 
@@ -73,9 +73,9 @@ def test_a_recipe_of_another_phase_is_refused(shop: Workshop, tmp_path: Path, ph
 
 def test_devices() -> None:
     for name in ("auto", "cpu"):
-        check_device(name)
+        resolve_device(name)
     with pytest.raises(ValueError, match="allowed: auto, cpu, cuda"):
-        check_device("gpu")
+        resolve_device("gpu")
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:

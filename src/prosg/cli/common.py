@@ -37,9 +37,9 @@ TOKENIZER_HELP = (
 def complain(message: str) -> int:
     """Say what was wrong on one line of stderr; returns the exit status. Of several processes one does for all."""
     if "LOCAL_RANK" in os.environ:
-        from prosg.utils.distributed import wait_to_be_ended  # PyTorch takes seconds to import
+        from prosg.utils.distributed import wait_for_launcher  # PyTorch takes seconds to import
 
-        wait_to_be_ended()
+        wait_for_launcher()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
@@ -105,14 +105,14 @@ def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
     """The model of `model_options` and `state_option`; ValueError where it has no tokenizer but needs one."""
     from prosg.checkpoints.initial_state import load_initial
     from prosg.checkpoints.load import load_model, need_tokenizer
-    from prosg.utils.device import check_device, dtype_named
+    from prosg.utils.device import resolve_device, parse_dtype
 
-    device = check_device(options.device)
+    device = resolve_device(options.device)
     model = load_model(
         options.model,
         base=options.base,
         tokenizer=options.tokenizer,
-        dtype=dtype_named(options.dtype),
+        dtype=parse_dtype(options.dtype),
         device=device,
         kernel=options.kernel,
     )

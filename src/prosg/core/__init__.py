@@ -1,1 +1,1 @@
-"""The values that are passed around: updates, recurrent states, encoded prompts, random numbers."""
+"""The values that every part passes on: updates, recurrent states, encoded prompts; padding and random draws."""

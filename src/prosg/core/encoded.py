@@ -1,4 +1,4 @@
-"""A prompt that has been read: state, update and last logits, as a value and as a file."""
+"""An encoded prompt: all that a model keeps of a prompt once it has been read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ __all__ = ["EncodedPrompt"]
 
 
 class EncodedPrompt(NamedTuple):
-    """What a prompt leaves behind. Its rows can be taken, joined, stored and combined with any state."""
+    """State, update and last logits of B prompts.
+
+    It is a value: rows can be taken, joined and stored, and an update can be combined with any state of its model.
+    """
 
     state: State
-    """after the prompt"""
+    """the recurrent state after the prompt"""
     update: Update | None
-    """None for a backbone without a module"""
+    """the weight changes under which the answer is written; None for a backbone alone"""
     logits: Tensor
-    """(B, V), the prompt's last: the first answer token comes from them, that is, from the unmodified weights"""
+    """(B, V) at the prompt's last token, computed with unmodified weights: they give the first answer token"""
 
     @property
     def batch(self) -> int:
@@ -29,13 +32,13 @@ class EncodedPrompt(NamedTuple):
         return self.logits.shape[0]
 
     def take(self, rows: Tensor) -> EncodedPrompt:
-        """Some of the prompts, by index (N,)."""
+        """Returns the prompts at the indices `rows` (N,)."""
         update = None if self.update is None else take_update_rows(self.update, rows)
         return EncodedPrompt(take_rows(self.state, rows), update, self.logits[rows])
 
     @staticmethod
     def join(parts: list[EncodedPrompt]) -> EncodedPrompt:
-        """One batch out of several."""
+        """Concatenates encoded prompts. Raises ValueError if only some of them have an update."""
         updates = [part.update for part in parts if part.update is not None]
         if 0 < len(updates) < len(parts):
             raise ValueError("encoded prompts with and without an update cannot be joined")

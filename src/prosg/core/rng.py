@@ -1,4 +1,7 @@
-"""Random numbers that are a function of what they are drawn for, never of when."""
+"""Random numbers as a function of what they are drawn for.
+
+They do not depend on when or where they are drawn, so a resumed training, and one of several processes, draws the same.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,17 @@ __all__ = ["uniforms"]
 
 
 def uniforms(seed: int, step: int, ids: np.ndarray, count: int) -> np.ndarray:
-    """(len(ids), count) numbers in [0, 1), a function of seed, step, id and column alone (splitmix64).
+    """Draws uniform numbers in [0, 1), each a hash (splitmix64) of seed, step, row id and column.
 
-    They are multiples of 2^-24: one above the largest fp32 below 1 would become 1 there, and point beyond every table.
+    Args:
+        seed: Any integer; its lowest 64 bits count.
+        step: Number of the training step, or of any other draw.
+        ids: (N,) non-negative integers, one per row.
+        count: Numbers per row.
+
+    Returns:
+        (N, count) float64, multiples of 2^-24. Finer numbers could be rounded up to 1.0 in fp32, and so index beyond
+        the end of a table.
     """
     with np.errstate(over="ignore"):
         x: np.ndarray = np.full(1, seed & (2**64 - 1), np.uint64)

@@ -1,12 +1,14 @@
-"""The update as a value: dW = b @ a per site, passed along with tokens and state.
+"""The update: what a prompt adds to the weights of the projections, as a value.
 
-Symbols (B batch, T time, I/O a projection's inputs/outputs, r rank):
+    y = (W + dW) x,  dW = b @ a                                               eq. 8-12, 20
 
-    a   (B, r, I)            synthesized per prompt                      A of eq. 20
-    b   (O, r) or (B, O, r)  learned, or synthesized per prompt too      B of eq. 20
+    a   (B, r, I)            synthesized for each prompt                      A of eq. 20
+    b   (O, r) or (B, O, r)  learned, or synthesized for each prompt too      B of eq. 20
 
-The update is an activation, not a parameter: gradients flow through it, it can differ in each row of a batch, and
-nothing about it is stored on a module. Factors are kept in fp32 and cast to the type of the activations they meet.
+B batch, T time, I inputs and O outputs of a projection, r rank (the paper's n).
+
+An update is an activation, not a parameter: gradients flow through it, every row of a batch has its own, and it is
+passed as an argument, never stored on a module. Factors are fp32 and are cast to the type of the activations.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ __all__ = [
 
 
 class Site(NamedTuple):
-    """A projection that an update acts on: time-mixing block `layer`, projection `name`."""
+    """A projection that updates act on, written "3.key": `name` in the time-mixing block of layer `layer`."""
 
     layer: int
     name: str
@@ -45,23 +47,26 @@ class Site(NamedTuple):
 
 
 class LowRank(NamedTuple):
-    """dW = b @ a for one site and every row of a batch (eq. 20)."""
+    """The weight change dW = b @ a of one site, for every row of a batch (eq. 20)."""
 
     a: Tensor
+    """(B, r, I)"""
     b: Tensor
+    """(O, r), shared by the rows, or (B, O, r)"""
 
     def rows(self) -> LowRank:
-        """The same with `b` as (B, O, r), whatever it was."""
+        """Returns the same change with `b` expanded to (B, O, r)."""
         if self.b.dim() == 3:
             return self
         return LowRank(self.a, self.b.expand(self.a.shape[0], *self.b.shape))
 
     def dense(self) -> Float[Tensor, "B O I"]:
-        """dW itself, one per row."""
+        """Returns dW as matrices."""
         return self.b @ self.a
 
 
 Update = Mapping[Site, LowRank]
+"""The weight changes of all sites, for the same rows at every site. A site that is missing is left unchanged."""
 
 
 def project(
@@ -70,23 +75,34 @@ def project(
     delta: LowRank | None,
     active: Float[Tensor, "B T 1"] | None = None,
 ) -> Float[Tensor, "B T O"]:
-    """y = (W + dW) x (eq. 8-12). The module is called, so wrapped (PEFT, quantised) layers work.
+    """Applies a projection under an update: y = W x + b (a x) (eq. 8-12).
 
-    `active` is 1 where the update acts and 0 where it does not (`update_from`).
+    The module is called rather than its weight read, so that wrapped (PEFT) and quantised layers work too.
+
+    Args:
+        linear: The projection W, with or without a bias.
+        x: Its inputs.
+        delta: The site's weight change; None leaves W unchanged.
+        active: 1 at positions where the update acts, 0 elsewhere; everywhere by default.
     """
     y: Tensor = linear(x)
     return y if delta is None else add_delta(y, x, delta, active)
 
 
-def add_delta(y: Tensor, x: Float[Tensor, "B T I"], delta: LowRank, active: Tensor | None = None) -> Tensor:
-    """y (B, T, O) + dW x: what a projection of x returned, as if its weights were W + dW; `active` as in `project`."""
+def add_delta(
+    y: Float[Tensor, "B T O"],
+    x: Float[Tensor, "B T I"],
+    delta: LowRank,
+    active: Float[Tensor, "B T 1"] | None = None,
+) -> Float[Tensor, "B T O"]:
+    """Returns y + b (a x): turns the output y = W x of a projection into (W + dW) x. `active` as in `project`."""
     if active is not None:
         x = x * active
     return y + (x @ delta.a.to(x.dtype).mT) @ delta.b.to(x.dtype).mT
 
 
 def check_update(update: Update, sites: Mapping[Site, tuple[int, int]], batch: int) -> None:
-    """Raise ValueError unless every factor fits a site of shape (O, I) and the batch."""
+    """Raises ValueError unless every factor fits a site of shape (O, I) and a batch of `batch` rows."""
     for site, delta in update.items():
         if site not in sites:
             raise ValueError(f"update for unknown site {site}; sites are {', '.join(map(str, sites))}")
@@ -101,46 +117,51 @@ def check_update(update: Update, sites: Mapping[Site, tuple[int, int]], batch: i
 
 
 def batch_size(update: Update) -> int:
-    """Number of rows of an update."""
+    """Returns the number of rows."""
     return next(iter(update.values())).a.shape[0]
 
 
 def detach_update(update: Update) -> Update:
-    """The same values without their history."""
-    return {site: LowRank(d.a.detach(), d.b.detach()) for site, d in update.items()}
+    """Returns the same values, detached from the autograd graph."""
+    return {site: LowRank(delta.a.detach(), delta.b.detach()) for site, delta in update.items()}
 
 
 def take_update_rows(update: Update, rows: Tensor) -> Update:
-    """Rows of an update, by index (N,)."""
-    return {site: LowRank(d.a[rows], d.b if d.b.dim() == 2 else d.b[rows]) for site, d in update.items()}
+    """Returns the rows at the indices `rows` (N,)."""
+    return {
+        site: LowRank(delta.a[rows], delta.b if delta.b.dim() == 2 else delta.b[rows]) for site, delta in update.items()
+    }
 
 
 def join_updates(updates: Sequence[Update]) -> Update:
-    """One batch out of several; all must have the same sites and ranks."""
+    """Concatenates the rows of several updates, all of the same sites and ranks."""
     return {
         site: LowRank(
-            torch.cat([u[site].a for u in updates]),
-            torch.cat([u[site].rows().b for u in updates]),
+            torch.cat([update[site].a for update in updates]),
+            torch.cat([update[site].rows().b for update in updates]),
         )
         for site in updates[0]
     }
 
 
 def replace_update_rows(update: Update, rows: Tensor, new: Update) -> Update:
-    """A copy in which `rows` (N,) are those of `new`, in order."""
+    """Returns a copy in which the row at index `rows[i]` is row i of `new`."""
     return {
         site: LowRank(
-            d.a.index_copy(0, rows, new[site].a),
-            d.rows().b.contiguous().index_copy(0, rows, new[site].rows().b),
+            delta.a.index_copy(0, rows, new[site].a),
+            delta.rows().b.contiguous().index_copy(0, rows, new[site].rows().b),
         )
-        for site, d in update.items()
+        for site, delta in update.items()
     }
 
 
 def mean_update(updates: Iterator[Update] | Sequence[Update], batch: int) -> Update:
-    """The exact mean of the products dW over all rows of `updates`, for each of `batch` rows.
+    """Returns the mean of dW over all rows of several updates, as an update of `batch` equal rows.
 
-    Full rank, r = min(O, I), averaged densely: the mean of products, not the product of means.
+    The products dW are averaged, not the factors, so the result is exact and of full rank, r = min(O, I).
+
+    Raises:
+        ValueError: if there is no update.
     """
     total: dict[Site, Tensor] = {}
     count = 0

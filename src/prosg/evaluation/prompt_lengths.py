@@ -12,7 +12,7 @@ from random import Random
 
 from prosg.data.synthetic import Filler, Setting, make_rows
 from prosg.data.synthetic.story import story_of_sentences
-from prosg.tokenizers.bpe import AnyTokenizer
+from prosg.tokenizers.base import Tokenizer
 
 __all__ = ["settings_of"]
 
@@ -23,7 +23,7 @@ SPREAD = 4
 
 
 def settings_of(
-    tokenizer: AnyTokenizer,
+    tokenizer: Tokenizer,
     kinds: Sequence[str],
     seed: int,
     split: str,
@@ -52,7 +52,7 @@ def settings_of(
     return found
 
 
-def _words(tokenizer: AnyTokenizer, kinds: Sequence[str], seed: int, split: str, setting: Setting, tokens: int) -> int:
+def _words(tokenizer: Tokenizer, kinds: Sequence[str], seed: int, split: str, setting: Setting, tokens: int) -> int:
     """Words of distractors that make prompts of `tokens` tokens, on average over kinds."""
     rows = make_rows(kinds, 8 * len(kinds), seed, split, sentences=(1, 1), setting=setting)
     bare = sum(len(tokenizer.encode(row.prompt)) for row in rows) / len(rows)

@@ -57,4 +57,4 @@ def settle_dtype(wanted: str, output: Path, model: ProSG) -> str:
                 whole.write_text(chosen)
         return chosen
 
-    return distributed.first(settled)
+    return distributed.run_on_first(settled)

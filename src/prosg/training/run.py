@@ -31,12 +31,12 @@ from prosg.inspection.info import describe
 from prosg.model.initial_state import InitialState
 from prosg.model.perplexity import perplexity
 from prosg.model.prosg import ProSG
-from prosg.tokenizers.bpe import WORLD, tokenizer_beside, tokenizer_file
+from prosg.tokenizers.files import WORLD, tokenizer_beside, tokenizer_file
 from prosg.training.config import TrainConfig
 from prosg.training.lora import put_on, take_off
 from prosg.training.recipes import check_recipe
 from prosg.utils import distributed
-from prosg.utils.device import check_device
+from prosg.utils.device import resolve_device
 from prosg.utils.io import read_json, write_json
 from prosg.utils.jobs import write_progress
 from prosg.utils.tables import print_table
@@ -58,9 +58,9 @@ def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
     output = Path(config.output)
     _check_config(config, output)
     if (output / "result.json").exists() and not dry_run:
-        distributed.say(f"{output}: already trained")
+        distributed.print_once(f"{output}: already trained")
         return 0
-    device = distributed.join(check_device(config.device))
+    device = distributed.join(resolve_device(config.device))
     model = load_model(
         config.model,
         tokenizer=config.tokenizer or None,
@@ -119,7 +119,7 @@ def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
     if distributed.is_first():
         made = _save(model, phase, config, base)
         write_json(output / "result.json", dataclasses.asdict(result))
-        distributed.say(f"{made}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
+        distributed.print_once(f"{made}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
     distributed.barrier()
     distributed.leave()
     return 0
@@ -196,7 +196,7 @@ def _rows(files: Sequence[str] | str, tokenizer: Any, what: str, **encoding: Any
         found += len(too_long)
         if too_long:
             done = "cut to" if encoding.get("truncate") else "left out, above"
-            distributed.say(f"{file}: {len(too_long)} {what} rows {done} {encoding['max_tokens']} tokens")
+            distributed.print_once(f"{file}: {len(too_long)} {what} rows {done} {encoding['max_tokens']} tokens")
     return rows, found
 
 

@@ -124,7 +124,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """Answer tokens of the whole step, over its parts and all processes."""
         mine = sum(float((batch["weights"] > 0).sum()) for batch in batch_samples)
-        return torch.tensor(round(distributed.total(mine, device)), device=device)
+        return torch.tensor(round(distributed.sum_over_processes(mine, device)), device=device)
 
     # -- a step
 
@@ -171,7 +171,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
 
     def take(self) -> dict[str, Any]:
         """The step's line in the log: the loss over all processes, gradient norm, steps skipped so far."""
-        loss, self.last_loss = distributed.total(self.last_loss, self.args.device), 0.0
+        loss, self.last_loss = distributed.sum_over_processes(self.last_loss, self.args.device), 0.0
         return {"loss": loss, "grad_norm": self.last_norm, "skipped": self.skipped}
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
@@ -206,7 +206,7 @@ class ProSGTrainer(Trainer):  # type: ignore[misc]
             scores = perplexity(self.model, self.validation, self.args.per_device_train_batch_size)
         self.model.train(training)
         measured = {f"eval_{k}": float(v) for k, v in scores.to_dict().items() if v is not None}
-        metrics = distributed.first(lambda: measured)
+        metrics = distributed.run_on_first(lambda: measured)
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

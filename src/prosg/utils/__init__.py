@@ -1,1 +1,1 @@
-"""Files, processes, tables: what any package needs and what knows nothing of language models."""
+"""What every package may use: files, logs, jobs, devices, processes, tables. Imports nothing else of prosg."""

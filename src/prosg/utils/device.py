@@ -1,27 +1,31 @@
-"""Devices and number types by the names that users give them."""
+"""Devices and number types by the names used in options and configuration files."""
 
 from __future__ import annotations
 
 import torch
 
-__all__ = ["check_device", "dtype_name", "dtype_named"]
+__all__ = ["dtype_name", "parse_dtype", "resolve_device"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As configs call it: "float32", "bfloat16", ..."""
+    """Returns the name of a type as in config.json: "float32", "bfloat16", ..."""
     return str(dtype).removeprefix("torch.")
 
 
-def dtype_named(name: str | None) -> torch.dtype | None:
-    """What --dtype means, a torch.dtype or None. ValueError for another name."""
-    table = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64, None: None}
-    if name not in table:
-        raise ValueError(f"--dtype is {name!r}, allowed: fp32, bf16, fp16, fp64")
-    return table[name]
+def parse_dtype(name: str | None) -> torch.dtype | None:
+    """Returns the type named by --dtype; None for None. Raises ValueError for an unknown name."""
+    if name is not None and name not in DTYPES:
+        raise ValueError(f"--dtype is {name!r}, allowed: {', '.join(DTYPES)}")
+    return None if name is None else DTYPES[name]
 
 
-def check_device(name: str) -> str:
-    """The device that is meant; ValueError for one that does not exist, here or at all."""
+def resolve_device(name: str) -> str:
+    """Returns "cpu" or "cuda" for the value of --device: "auto", "cpu" or "cuda".
+
+    "auto" is CUDA if there is a device. Raises ValueError for other names, and for "cuda" without a device.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"--device is {name!r}, allowed: auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():

@@ -1,7 +1,7 @@
-"""Several processes that train one model, as `torchrun` and `accelerate launch` start them.
+"""Several processes that train one model, as started by `torchrun` or `accelerate launch`.
 
-Who a process is stands in the environment (RANK, LOCAL_RANK, WORLD_SIZE); the group itself is PyTorch's, joined once by
-`join`. Without a launcher every function here is that of a group of one.
+The launcher tells each process its place in environment variables (RANK, LOCAL_RANK, WORLD_SIZE); `join` makes the
+processes a group of torch.distributed. Without a launcher there is one process, and every function here still works.
 """
 
 from __future__ import annotations
@@ -15,58 +15,70 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-__all__ = ["barrier", "first", "is_first", "join", "leave", "local_rank", "rank", "say", "total", "wait_to_be_ended"]
+__all__ = [
+    "barrier",
+    "is_first",
+    "join",
+    "leave",
+    "local_rank",
+    "print_once",
+    "rank",
+    "run_on_first",
+    "size",
+    "sum_over_processes",
+    "wait_for_launcher",
+]
 
 T = TypeVar("T")
 
-PATIENCE = 10.0
-"""Seconds that a process which failed waits for the first one to say why."""
+LAUNCHER_SECONDS = 10.0
+"""How long a launcher may take to end the other processes once one has failed."""
 
 
 def rank() -> int:
-    """This process' place in the group, 0 for the first."""
+    """Returns this process' number among all, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else int(os.environ.get("RANK", 0))
 
 
 def local_rank() -> int:
-    """Its place on this machine."""
+    """Returns this process' number on its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def size() -> int:
-    """Processes in the group."""
+    """Returns the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes results, logs and checkpoints."""
+    """Returns whether this process is the one that writes results, logs and checkpoints."""
     return rank() == 0
 
 
 def join(device: str) -> str:
-    """Join the group that a launcher made, if one did; returns this process' own device, like "cuda:1"."""
+    """Joins the launcher's group, if there is one. Returns this process' own device, like "cuda:1"."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return device
-    from accelerate import PartialState  # what the Trainer joins by; it takes a second to import
+    from accelerate import PartialState  # by which the Trainer joins too; takes a second to import
 
     PartialState(cpu=device == "cpu")
     return "cpu" if device == "cpu" else f"cuda:{local_rank()}"
 
 
 def leave() -> None:
-    """Leave the group: PyTorch warns where a process ends in one."""
+    """Leaves the group; PyTorch warns if a process ends within one."""
     if size() > 1:
         dist.destroy_process_group()
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Waits until every process has come here."""
     if size() > 1:
         dist.barrier()
 
 
-def first(run: Callable[[], T]) -> T:
-    """What `run` returns in the first process, in all of them. The others do not run it."""
+def run_on_first(run: Callable[[], T]) -> T:
+    """Calls `run` in the first process only, and returns its result in all of them. The result is pickled."""
     if size() == 1:
         return run()
     box: list[Any] = [run() if is_first() else None]
@@ -75,8 +87,8 @@ def first(run: Callable[[], T]) -> T:
     return value
 
 
-def total(value: float, device: torch.device) -> float:
-    """The sum of every process' value."""
+def sum_over_processes(value: float, device: torch.device) -> float:
+    """Returns the sum of all processes' values."""
     if size() == 1:
         return value
     summed = torch.tensor(value, dtype=torch.float64, device=device)
@@ -84,16 +96,17 @@ def total(value: float, device: torch.device) -> float:
     return float(summed)
 
 
-def say(*words: Any) -> None:
-    """Print on stderr, once for all processes."""
+def print_once(*words: Any) -> None:
+    """Prints on stderr, in the first process only."""
     if is_first():
         print(*words, file=sys.stderr)
 
 
-def wait_to_be_ended() -> None:
-    """Let the first process of this machine speak for all: a launcher ends the others when it has ended.
+def wait_for_launcher() -> None:
+    """Gives the launcher time to end a failed process before it prints its error.
 
-    Where only this one failed nobody ends it, and it goes on after a while, to say so itself.
+    If all processes fail alike, the first one on each machine prints the error for all. If only another one failed, it
+    is not ended, and returns from here to print its own.
     """
     if local_rank() > 0:
-        time.sleep(PATIENCE)
+        time.sleep(LAUNCHER_SECONDS)

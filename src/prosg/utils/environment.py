@@ -1,4 +1,4 @@
-"""What a result was made on: processor, commit, versions."""
+"""Where a result was computed: processor, commit, versions of packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["commit", "processor", "versions"]
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells."""
+    """Returns the processor's model name, or its architecture if the system does not tell."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -22,14 +22,16 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """The commit of a development checkout, else the version that is installed."""
-    here = Path(__file__).parent
-    found = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    """Returns the commit of a development checkout ("-dirty" with changes), or the installed version."""
+    described = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    return found.stdout.strip() or version("prosg")
+    return described.stdout.strip() or version("prosg")
 
 
 def versions() -> dict[str, str]:
-    """Of what a result may depend on."""
+    """Returns the versions of the packages that results depend on."""
     return {name: version(name) for name in ("prosg", "torch", "transformers", "tokenizers")}

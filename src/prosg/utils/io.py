@@ -1,4 +1,4 @@
-"""Files and folders that are either written whole or not there: written beside, then renamed."""
+"""Files that are written whole or not at all, JSON, and JSON lines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,27 @@ from safetensors import SafetensorError
 __all__ = ["CheckpointError", "iter_jsonl", "read_json", "write_json", "write_lines", "written_whole"]
 
 
+class CheckpointError(ValueError):
+    """A file or folder that cannot be used as a checkpoint. The message names it and is one line."""
+
+
 @contextmanager
 def written_whole(
     path: str | os.PathLike[str], *, overwrite: bool = False, marker: str | None = None
 ) -> Iterator[Path]:
-    """A name beside `path` to write a file or folder under; it becomes `path` if the block succeeds, else vanishes.
+    """Writes a file or folder under a temporary name, and renames it to `path` if the block succeeds.
 
-    An existing file is replaced only with `overwrite`, an existing folder only if it also holds a file called `marker`,
-    so that no other folder can be lost to a mistyped path. An empty folder may always be replaced.
+    Args:
+        path: The final name; its parent folders are created.
+        overwrite: Replace a file, or a folder that holds a file called `marker`.
+        marker: Identifies folders that may be replaced, so that a mistyped path cannot destroy any other folder.
+
+    Yields:
+        The temporary path, beside the final one. Nothing is left of it if the block fails.
+
+    Raises:
+        FileExistsError: if `path` exists and may not be replaced. An empty folder always may.
+        OSError: if it cannot be written.
     """
     path = Path(os.path.abspath(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -37,7 +50,7 @@ def written_whole(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
-        _open_to_readers(temporary)
+        _set_default_modes(temporary)
         if path.is_dir():
             path.rename(replaced)
         temporary.replace(path)
@@ -57,8 +70,8 @@ def written_whole(
                 leftover.unlink(missing_ok=True)
 
 
-def _open_to_readers(written: Path) -> None:
-    """Give files the mode that others have: safetensors writes for the owner's eyes only."""
+def _set_default_modes(written: Path) -> None:
+    """Gives files the mode that the umask asks for: safetensors makes them readable by the owner only."""
     umask = os.umask(0o022)
     os.umask(umask)
     for file in written.rglob("*") if written.is_dir() else [written]:
@@ -67,13 +80,13 @@ def _open_to_readers(written: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """A value as indented JSON; what was there is replaced."""
+    """Writes a value as indented JSON, replacing the file."""
     with written_whole(path, overwrite=True) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
-    """One line each, as they come; what was there is replaced. Returns how many were written."""
+    """Writes strings as the lines of a file, replacing it. Returns their number."""
     count = 0
     with written_whole(path, overwrite=True) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for line in lines:
@@ -82,12 +95,8 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
     return count
 
 
-class CheckpointError(ValueError):
-    """A file or folder that cannot be used as a checkpoint."""
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError for anything else."""
+    """Reads a JSON object. Raises CheckpointError for anything else."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -98,9 +107,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
-    """Line numbers (from 1) and decoded objects of a JSON lines file; blank lines are passed over.
+    """Yields line numbers (from 1) and decoded values of a JSON lines file, skipping blank lines.
 
-    Raises ValueError `FILE:LINE: ...` for a line that is not JSON or not UTF-8, and for a file that cannot be read.
+    Raises:
+        ValueError: for a file that cannot be read, and for a line that is not JSON or not UTF-8: "FILE:LINE: ...".
     """
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below; only the opening is guarded here

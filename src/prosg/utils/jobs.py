@@ -1,7 +1,7 @@
-"""Commands with dependencies, side by side in processes, with a live display.
+"""Runs `prosg` commands that depend on each other, side by side in processes, with a live display.
 
-Each job is a `prosg` command that leaves a file when it is done; a job whose file is there is not run again, and one
-that was stopped goes on by itself. Each writes its progress beside, as {"share", "note"}.
+Each job leaves a file when it is done. A job whose file exists is not run again, so a stopped run of jobs goes on where
+it was. Each job may write its progress to another file, as {"share", "note"}.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from prosg.utils.io import write_json, written_whole
 
 __all__ = ["Job", "check_plan", "read_progress", "run_jobs", "write_progress"]
 
-
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -39,11 +38,11 @@ class Job:
     Attributes:
         name: For the display and for dependencies; unique.
         command: Arguments of `prosg`.
-        done: The file that it leaves.
-        progress: The file that it writes its progress to.
-        log: Where its output goes.
-        needs: Names of jobs that have to be done before.
-        seconds: What it takes on one quiet core, for the time that is left.
+        done: The file that exists once the job is done.
+        progress: The file to which it writes its progress.
+        log: The file to which its output is appended.
+        needs: Names of the jobs that have to be done before.
+        seconds: Expected duration on one idle core, from which the remaining time is estimated.
     """
 
     name: str
@@ -56,114 +55,119 @@ class Job:
 
 
 def write_progress(path: Path, share: float, note: str = "") -> None:
-    """Tell how far a job is; written whole."""
+    """Writes which share of a job, 0 to 1, is done, with a note for the display."""
     with written_whole(path, overwrite=True) as temporary:
         temporary.write_text(json.dumps({"share": share, "note": note}), "utf-8")
 
 
-def check_plan(path: Path, plan: Mapping[str, Any], option: str) -> None:
-    """Keep in a file what is done in its folder, and refuse to go on there with something else: it would not compare.
-
-    `option` names the folder on the command line. Raises ValueError naming what is other than it was.
-    """
-    now = json.loads(json.dumps(plan))
-    if path.exists():
-        before = json.loads(path.read_text("utf-8"))
-        if changed := [name for name in now if before.get(name) != now[name]]:
-            was = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in changed)
-            raise ValueError(
-                f"{path.parent}: was begun with another plan ({was}); choose another {option}, or delete it"
-            )
-    write_json(path, now)
-
-
 def read_progress(path: Path) -> tuple[float, str]:
-    """(share, note); (0, "") where nothing was told yet."""
+    """Returns (share, note); (0, "") if there is no readable file."""
     try:
-        told = json.loads(path.read_text("utf-8"))
-        return float(told["share"]), str(told["note"])
+        content = json.loads(path.read_text("utf-8"))
+        return float(content["share"]), str(content["note"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0, ""
 
 
-def run_jobs(jobs: Sequence[Job], width: int, live: bool = True, *, keep_going: bool = False) -> dict[str, str]:
-    """Run all, `width` at a time, each on one thread (on `width` threads where it is the only one that can run).
+def check_plan(path: Path, plan: Mapping[str, Any], option: str) -> None:
+    """Writes the plan of a run into its folder; refuses to continue a run there that has another plan.
 
-    Raises ChildProcessError, with the end of its log, for a job that fails; what is done stays done. keep_going: the
-    others go on, and what was wrong is returned by job; jobs that need one that failed are left out.
+    Args:
+        path: The file of the plan, in the run's folder.
+        plan: What determines the results.
+        option: The command-line option that names the folder, for the error.
+
+    Raises:
+        ValueError: if the file holds another plan, naming the differences.
+    """
+    plan = json.loads(json.dumps(plan))
+    if path.exists():
+        before = json.loads(path.read_text("utf-8"))
+        if changed := [name for name in plan if before.get(name) != plan[name]]:
+            differences = ", ".join(f"{name} {before.get(name)}, now {plan[name]}" for name in changed)
+            raise ValueError(
+                f"{path.parent}: was begun with another plan ({differences}); choose another {option}, or delete it"
+            )
+    write_json(path, plan)
+
+
+def run_jobs(jobs: Sequence[Job], width: int, live: bool = True, *, keep_going: bool = False) -> dict[str, str]:
+    """Runs all jobs that are not done, each as soon as the jobs that it needs are.
+
+    Args:
+        jobs: What to run.
+        width: Number of processes at a time. Each computes on one thread; a job that runs alone and is the only one
+            ready computes on `width` threads.
+        live: Show a live table if stderr is a terminal; else a line is printed when a job starts or ends.
+        keep_going: After a failure, run all jobs that do not depend on the failed one.
+
+    Returns:
+        The error by name of each failed job; empty without keep_going.
+
+    Raises:
+        ChildProcessError: for the first job that fails, with the end of its log, unless keep_going. The running jobs
+            are ended.
+        ValueError: for a width below 1, two jobs of one name, and dependencies that cannot be met.
     """
     if width < 1:
         raise ValueError(f"jobs is {width}, must be at least 1")
     _check_needs(jobs)
+    by_name = {job.name: job for job in jobs}
     done = {job.name for job in jobs if job.done.exists()}
     failed: dict[str, str] = {}
     running: dict[str, subprocess.Popen[bytes]] = {}
-    began: dict[str, float] = {}
-    start = time.monotonic()
-    skipped = set(done)
-    console = Console(stderr=True)
-    display = Live(console=console, refresh_per_second=2, transient=False) if live and console.is_terminal else None
-
+    display = _Display(jobs, done, width, live)
     try:
-        if display is not None:
-            display.start()
         while True:
             for name, process in list(running.items()):
                 if process.poll() is None:
                     continue
-                job = next(j for j in jobs if j.name == name)
                 del running[name]
-                if process.returncode != 0 or not job.done.exists():
-                    failed[name] = f"{name} failed; the end of {job.log}:\n{_tail(job.log)}"
-                    if not keep_going:
-                        raise ChildProcessError(failed[name])
-                    if display is None:
-                        print(f"[{time.monotonic() - start:6.0f} s] {name} failed", file=sys.stderr, flush=True)
+                job = by_name[name]
+                if process.returncode == 0 and job.done.exists():
+                    done.add(name)
+                    display.report(name, "done")
                     continue
-                done.add(name)
-                if display is None:
-                    print(f"[{time.monotonic() - start:6.0f} s] {name} done", file=sys.stderr, flush=True)
-            over = done | running.keys() | failed.keys()
-            ready = [j for j in jobs if j.name not in over and set(j.needs) <= done]
+                log_end = job.log.read_text("utf-8", errors="replace").splitlines()[-12:]
+                failed[name] = "\n".join([f"{name} failed; the end of {job.log}:", *log_end])
+                if not keep_going:
+                    raise ChildProcessError(failed[name])
+                display.report(name, "failed")
+            begun = done | running.keys() | failed.keys()
+            ready = [job for job in jobs if job.name not in begun and set(job.needs) <= done]
             if not ready and not running:
                 return failed
-            free = width - len(running)
-            for job in ready[:free]:
-                alone = len(ready) == 1 and not running
-                running[job.name] = _start(job, width if alone else 1)
-                began[job.name] = time.monotonic()
-                if display is None:
-                    print(f"[{time.monotonic() - start:6.0f} s] {job.name} ...", file=sys.stderr, flush=True)
-            if display is not None:
-                display.update(_table(jobs, done, skipped, running.keys(), began, start, width))
+            alone = len(ready) == 1 and not running
+            for job in ready[: width - len(running)]:
+                running[job.name] = _start(job, threads=width if alone else 1)
+                display.report(job.name, "...")
+            display.update(done, running)
             time.sleep(0.2)
     finally:
         for process in running.values():
             process.terminate()
         for process in running.values():
             process.wait()
-        if display is not None:
-            display.update(_table(jobs, done, skipped, running.keys(), began, start, width))
-            display.stop()
+        display.close(done, running)
 
 
 def _check_needs(jobs: Sequence[Job]) -> None:
-    """ValueError for names that come twice, and for jobs that could never begin."""
-    possible: set[str] = set()
+    """Raises ValueError for duplicate names, and for jobs that could never start."""
+    startable: set[str] = set()
     left = list(jobs)
-    while ready := [job for job in left if set(job.needs) <= possible]:
-        possible |= {job.name for job in ready}
-        left = [job for job in left if job.name not in possible]
+    while ready := [job for job in left if set(job.needs) <= startable]:
+        startable |= {job.name for job in ready}
+        left = [job for job in left if job.name not in startable]
     if len({job.name for job in jobs}) < len(jobs):
         raise ValueError("two jobs have the same name")
     if left:
         raise ValueError(f"{left[0].name} needs {', '.join(left[0].needs)}: not among the jobs, or in a circle")
 
 
-def _end_with(libc: ctypes.CDLL, parent: int) -> None:
-    """In a child: end when the parent ends, however it does (Linux)."""
+def _end_with_parent(libc: ctypes.CDLL, parent: int) -> None:
+    """Called in a child process: has Linux end it when the parent ends, even if the parent is killed."""
     libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it ended before the call
+    if os.getppid() != parent:  # the parent ended before the call
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -172,11 +176,11 @@ def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
-        # Threads that wait for each other spin for some microseconds only: without spinning two are slower than one,
-        # and with the usual milliseconds they are many times slower beside other work.
+        # Waiting threads spin for some microseconds. Without spinning two threads are slower than one; with the default
+        # of milliseconds they are many times slower beside other processes.
         "GOMP_SPINCOUNT": "30000",
         "TOKENIZERS_PARALLELISM": "false",
-        # Freed memory that goes back to the system has to be faulted in again at the next step.
+        # Keep freed memory: returned to the system, it would have to be paged in again at the next step.
         "MALLOC_TRIM_THRESHOLD_": "100000000000",
         "MALLOC_MMAP_THRESHOLD_": "33554432",
         "MALLOC_TOP_PAD_": "67108864",
@@ -188,41 +192,58 @@ def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
             stderr=log,
             stdin=subprocess.DEVNULL,
             env=environment,
-            preexec_fn=functools.partial(_end_with, LIBC, os.getpid()) if LIBC is not None else None,
+            preexec_fn=functools.partial(_end_with_parent, LIBC, os.getpid()) if LIBC is not None else None,
         )
 
 
-def _tail(path: Path, lines: int = 12) -> str:
-    return "\n".join(path.read_text("utf-8", errors="replace").splitlines()[-lines:])
+class _Display:
+    """Shows what runs: a live table on a terminal, else lines on stderr."""
 
+    def __init__(self, jobs: Sequence[Job], done: Collection[str], width: int, live: bool) -> None:
+        self.jobs, self.done_before, self.width = jobs, set(done), width
+        self.start = time.monotonic()
+        self.started: dict[str, float] = {}
+        console = Console(stderr=True)
+        self.live = Live(console=console, refresh_per_second=2) if live and console.is_terminal else None
+        if self.live is not None:
+            self.live.start()
 
-def _table(
-    jobs: Sequence[Job],
-    done: set[str],
-    skipped: set[str],
-    running: Collection[str],
-    began: dict[str, float],
-    start: float,
-    width: int,
-) -> Table:
-    now = time.monotonic()
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "", "elapsed", ""):
-        table.add_column(title)
-    expected_done, left = 0.0, 0.0
-    for job in jobs:
-        share, note = read_progress(job.progress)
-        here = job.name in running
-        if job.name in done:
-            share = 1.0
-        elif not here:
-            share = 0.0
-        expected_done += share * job.seconds if job.name not in skipped else 0.0
-        left += (1 - share) * job.seconds
-        if here or job.name in done - skipped:
-            seconds = f"{now - began[job.name]:.0f} s" if here else ""
-            table.add_row(job.name, ProgressBar(1.0, share, width=30), seconds, note if here else "done")
-    speed = expected_done / max(now - start, 1.0) if expected_done > 20 else float(width) * 0.8
-    waiting = len([j for j in jobs if j.name not in done])
-    table.add_row(f"{waiting} to go", "", f"{now - start:.0f} s", f"about {left / max(speed, 0.1) / 60:.0f} min left")
-    return table
+    def report(self, name: str, event: str) -> None:
+        self.started.setdefault(name, time.monotonic())
+        if self.live is None:
+            print(f"[{time.monotonic() - self.start:6.0f} s] {name} {event}", file=sys.stderr, flush=True)
+
+    def update(self, done: Collection[str], running: Collection[str]) -> None:
+        if self.live is not None:
+            self.live.update(self._table(done, running))
+
+    def close(self, done: Collection[str], running: Collection[str]) -> None:
+        if self.live is not None:
+            self.update(done, running)
+            self.live.stop()
+
+    def _table(self, done: Collection[str], running: Collection[str]) -> Table:
+        """Returns a row per job that runs or was done in this run, and the time left by the jobs' expected seconds."""
+        now = time.monotonic()
+        table = Table("", "", "elapsed", "", box=None, pad_edge=False)
+        seconds_done, seconds_left = 0.0, 0.0
+        for job in self.jobs:
+            share, note = read_progress(job.progress)
+            if job.name in done:
+                share = 1.0
+            elif job.name not in running:
+                share = 0.0
+            if job.name not in self.done_before:
+                seconds_done += share * job.seconds
+            seconds_left += (1 - share) * job.seconds
+            if job.name in running or job.name in set(done) - self.done_before:
+                seconds = f"{now - self.started[job.name]:.0f} s" if job.name in running else ""
+                bar = ProgressBar(1.0, share, width=30)
+                table.add_row(job.name, bar, seconds, note if job.name in running else "done")
+        elapsed = now - self.start
+        # Expected seconds per second; before enough is done to measure it, a guess.
+        speed = seconds_done / max(elapsed, 1.0) if seconds_done > 20 else float(self.width) * 0.8
+        waiting = len([job for job in self.jobs if job.name not in done])
+        minutes = seconds_left / max(speed, 0.1) / 60
+        table.add_row(f"{waiting} to go", "", f"{elapsed:.0f} s", f"about {minutes:.0f} min left")
+        return table

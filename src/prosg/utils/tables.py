@@ -1,24 +1,24 @@
-"""Tables of texts, for a terminal and as Markdown."""
+"""Tables of strings, as Markdown and as text; numbers of bytes as text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["Table", "bytes_text", "to_markdown", "to_text"]
+__all__ = ["Table", "bytes_text", "print_table", "to_markdown", "to_text"]
 
 Table = list[list[str]]
-"""Rows of as many cells as there are columns; the first row is the head."""
+"""Rows of equally many cells; the first row is the header."""
 
 
 def to_markdown(table: Table) -> str:
-    """A Markdown table; all columns but the first stand on the right."""
+    """Returns a Markdown table. All columns but the first are aligned to the right."""
     head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in table]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def to_text(table: Table) -> str:
-    """Columns side by side, for a terminal; all but the first stand on the right."""
+    """Returns a table for a terminal. All columns but the first are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for row in table:
@@ -28,14 +28,14 @@ def to_text(table: Table) -> str:
 
 
 def print_table(lines: Sequence[tuple[str, str]]) -> None:
-    """Print what is what, in two columns."""
+    """Prints (name, value) pairs in two columns."""
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
         print(f"{name:<{width}}{value}")
 
 
 def bytes_text(count: int | float) -> str:
-    """Bytes for people."""
+    """Returns a number of bytes to three digits: "512 bytes", "1.52 MB"."""
     for unit in ("bytes", "KB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
