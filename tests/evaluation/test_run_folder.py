@@ -1,22 +1,50 @@
-"""A finished training's output folder is a model's name like any other."""
+"""Reading the folder of an evaluation for judging and rating."""
 
 from __future__ import annotations
 
-import shutil
+from pathlib import Path
 
-from prosg.checkpoints.load import demo_model, load_model
+import pytest
+
+from prosg.evaluation.run_folder import read_run
+from support.judging import GOOD, make_run
 
 
-def test_an_output_folder_stands_for_what_it_holds(tmp_path):
-    shutil.copytree(demo_model().parent, tmp_path / "assets")
-    run = tmp_path / "run"
-    run.mkdir()
-    (tmp_path / "assets" / "plus").rename(run / "adapter")
-    (tmp_path / "assets" / "base").rename(tmp_path / "base")
-    config = run / "adapter" / "prosg_config.json"
-    config.write_text(config.read_text().replace("../base", "../../base"))
-    (run / "result.json").write_text("{}")
-    model = load_model(run)
-    assert model.synthesizer is not None
-    assert model.tokenizer is not None
-    assert model.generate("Remember the code 4821937. Now repeat the code.", temperature=0.0) == ["Code: 4821937"]
+def test_answers_are_read_with_their_systems_labels(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {"a": GOOD, "b": GOOD[:1]})
+    (run / "systems.json").write_text('{"a": {"label": "Ours"}, "c": {}}')
+    folder = read_run(run)
+    assert [*folder.rows] == ["staged", "plain", "listed"] and [*folder.systems] == ["a", "b"]
+    assert folder.systems["b"] == ("b", {"staged": GOOD[0]})
+    assert folder.systems["a"].label == "Ours" and folder.systems["a"].answers["listed"] == GOOD[2]
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rows.jsonl"):
+        read_run(tmp_path)
+    with pytest.raises(ValueError, match="answers.*NAME.jsonl"):
+        read_run(make_run(tmp_path / "run", {}))
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ('{"id": "plain"}', "'id'.*'text'"),
+        ('{"id": "x", "text": ""}', "'x'"),
+        ('{"id": "staged", "text": ""}', "second.*'staged'"),
+    ],
+)
+def test_bad_answers_name_the_line(tmp_path: Path, line: str, match: str) -> None:
+    run = make_run(tmp_path / "run", {"a": GOOD[:1]})
+    with (run / "answers" / "a.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=f"a.jsonl:2: .*{match}"):
+        read_run(run)
+
+
+@pytest.mark.parametrize(("content", "match"), [("{", "JSON"), ("[]", "list"), ('{"a": {"label": 3}}', "a .*'label'")])
+def test_bad_descriptions_of_systems_are_named(tmp_path: Path, content: str, match: str) -> None:
+    run = make_run(tmp_path / "run", {"a": GOOD[:1]})
+    (run / "systems.json").write_text(content)
+    with pytest.raises(ValueError, match=f"systems.json: .*{match}"):
+        read_run(run)

@@ -29,7 +29,7 @@ def _judge_parser() -> Parser:
 
 
 def _run_judge(options: Any) -> int:
-    from prosg.evaluation.judge.protocol import load_judge
+    from prosg.evaluation.judge.config import load_judge
     from prosg.evaluation.judge.runner import judge_runs
 
     return judge_runs(options.runs, load_judge(options.config), options.labels)
@@ -51,19 +51,19 @@ def _rate_parser() -> Parser:
 
 
 def _run_rate(options: Any) -> int:
-    from prosg.evaluation.ratings.items import ordered, read_items
-    from prosg.evaluation.ratings.merge import merge, merge_text
+    from prosg.evaluation.ratings.items import items_for_annotator, read_items
+    from prosg.evaluation.ratings.merge import merge_ratings, merged_ratings_text
     from prosg.evaluation.ratings.store import check_annotator
 
     if options.merge:
-        print(merge_text(merge(options.runs)))
+        print(merged_ratings_text(merge_ratings(options.runs)))
         return 0
     annotator = getpass.getuser() if options.annotator is None else options.annotator
     check_annotator(annotator)
     items, left_out = read_items(options.runs)
     if left_out:
         print(f"{left_out} rows are left out: a system has no answer to them")
-    shown = ordered(items, annotator, rows=options.rows, seed=options.seed)
+    shown = items_for_annotator(items, annotator, rows=options.rows, seed=options.seed)
     try:
         from prosg.evaluation.ratings.server import serve
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""The folder of an evaluation, as those read it who judge its answers.
+"""Reads the folder of an evaluation for those who judge or rate its answers.
 
-RUN/rows.jsonl             the rows that were asked
-RUN/answers/NAME.jsonl     a system's answers: {"id", "text", ...}
-RUN/systems.json           {NAME: {"label", ...}}; what people call the systems
+RUN/rows.jsonl             the rows of the data set that were answered
+RUN/answers/NAME.jsonl     one system's answers: {"id", "text", ...}
+RUN/systems.json           {NAME: {"label", ...}}: the systems' names in reports; optional
 """
 
 from __future__ import annotations
@@ -15,26 +15,42 @@ from typing import Any, NamedTuple
 from prosg.data.row import Row, read_rows
 from prosg.utils.store import read_log
 
-__all__ = ["RunFolder", "System", "read_run"]
+__all__ = ["AnswerSet", "RunFolder", "read_run"]
 
 
-class System(NamedTuple):
-    """What answered: its label, and its answers by the row's id."""
+class AnswerSet(NamedTuple):
+    """One system's answers.
+
+    Attributes:
+        label: The system's name in reports.
+        answers: Texts by row id.
+    """
 
     label: str
     answers: Mapping[str, str]
 
 
 class RunFolder(NamedTuple):
-    """One evaluation. rows by id, systems by the names of their files, both in the order in which they are found."""
+    """The rows and answers of one evaluation.
+
+    Attributes:
+        path: The folder.
+        rows: By id, in the order of the file.
+        systems: By the names of their files of answers, in alphabetical order.
+    """
 
     path: Path
     rows: Mapping[str, Row]
-    systems: Mapping[str, System]
+    systems: Mapping[str, AnswerSet]
 
 
 def read_run(path: str | Path) -> RunFolder:
-    """Read a run's rows and answers. ValueError names the file and line, and what is missing."""
+    """Reads an evaluation's rows and answers.
+
+    Raises:
+        ValueError: For a missing file, a line that is not an answer, an answer to an unknown row or a second one to the
+            same row; the message names the file and line.
+    """
     folder = Path(path)
     if not (folder / "rows.jsonl").is_file():
         raise ValueError(f"{folder}: has no rows.jsonl; name the folder of an evaluation")
@@ -42,18 +58,18 @@ def read_run(path: str | Path) -> RunFolder:
     files = sorted((folder / "answers").glob("*.jsonl"))
     if not files:
         raise ValueError(f"{folder / 'answers'}: has no NAME.jsonl with a system's answers")
-    about = _about(folder / "systems.json")
+    descriptions = _read_systems(folder / "systems.json")
     systems = {}
     for file in files:
-        told = about.get(file.stem, {})
-        if not isinstance(told, Mapping) or not isinstance(told.get("label", ""), str):
+        description = descriptions.get(file.stem, {})
+        if not isinstance(description, Mapping) or not isinstance(description.get("label", ""), str):
             raise ValueError(f"{folder / 'systems.json'}: {file.stem} must be an object with the text 'label'")
-        systems[file.stem] = System(told.get("label") or file.stem, _read_answers(file, rows))
+        systems[file.stem] = AnswerSet(description.get("label") or file.stem, _read_answers(file, rows))
     return RunFolder(folder, rows, systems)
 
 
-def _about(path: Path) -> Mapping[str, Any]:
-    """What is told of the systems, by name; nothing where there is no file."""
+def _read_systems(path: Path) -> Mapping[str, Any]:
+    """The descriptions of the systems by name; {} where there is no file."""
     try:
         content = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -66,12 +82,12 @@ def _about(path: Path) -> Mapping[str, Any]:
 def _read_answers(file: Path, rows: Mapping[str, Row]) -> dict[str, str]:
     answers: dict[str, str] = {}
     for number, data in enumerate(read_log(file), 1):
-        name, text = data.get("id"), data.get("text")
-        if not (isinstance(name, str) and isinstance(text, str)):
+        row_id, text = data.get("id"), data.get("text")
+        if not (isinstance(row_id, str) and isinstance(text, str)):
             raise ValueError(f"{file}:{number}: a line is an object with the strings 'id' and 'text'")
-        if name not in rows:
-            raise ValueError(f"{file}:{number}: rows.jsonl has no row {name!r}")
-        if name in answers:
-            raise ValueError(f"{file}:{number}: a second answer for {name!r}; each row has one")
-        answers[name] = text
+        if row_id not in rows:
+            raise ValueError(f"{file}:{number}: rows.jsonl has no row {row_id!r}")
+        if row_id in answers:
+            raise ValueError(f"{file}:{number}: a second answer for {row_id!r}; each row has one")
+        answers[row_id] = text
     return answers

@@ -1,4 +1,4 @@
-"""Intervals: bootstrap over prompts."""
+"""Confidence intervals by the percentile bootstrap."""
 
 from __future__ import annotations
 
@@ -14,9 +14,24 @@ RESAMPLES = 2000
 def bootstrap_interval(
     values: Sequence[float], clusters: Sequence[str] | None = None, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of `values`, resampling whole clusters (prompts; each value its own by default).
+    """Confidence interval of a mean by the percentile cluster bootstrap.
 
-    Raises ValueError for no values.
+    Draws as many clusters as there are, with replacement, 2000 times; each time takes the mean over all values of the
+    drawn clusters, so that larger clusters weigh more; and returns the outer quantiles of these means. Values of one
+    prompt (several stages, seeds or raters) are not independent: given the prompt as their cluster, they count as one
+    observation of it, and the interval is about as wide as with one value per prompt.
+
+    Args:
+        values: Observations.
+        clusters: The cluster of each value, such as its prompt's id; by default each value is a cluster of its own.
+        level: Coverage. The interval runs from the quantile (1 - level) / 2 to (1 + level) / 2.
+        seed: Seed of the resampling; the same arguments give the same interval.
+
+    Returns:
+        (low, high), in the unit of the values. Both are the mean itself where there is one cluster only.
+
+    Raises:
+        ValueError: For no values.
     """
     if not len(values):
         raise ValueError("an interval over no values is undefined")
@@ -34,7 +49,22 @@ def bootstrap_interval(
 def paired_difference(
     ours: Sequence[float], theirs: Sequence[float], level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of ours - theirs over the same prompts, with its interval."""
+    """Mean difference of two systems on the same prompts, with its bootstrap interval.
+
+    Resampling the differences of single prompts, instead of both means apart, leaves out how hard the prompts are,
+    which both systems share.
+
+    Args:
+        ours, theirs: One value per prompt, both in the same order of prompts.
+        level: Coverage of the interval, as in `bootstrap_interval`.
+        seed: Seed of the resampling.
+
+    Returns:
+        (mean of ours - theirs, low, high). The difference is significant at 1 - level where the interval excludes 0.
+
+    Raises:
+        ValueError: For sequences of different length, and for empty ones.
+    """
     if len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} and {len(theirs)} values; a paired difference needs the same prompts")
     difference = (np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)).tolist()

@@ -1,4 +1,4 @@
-"""The language of a text, told by langdetect, as the published checker does; here the same answer every time."""
+"""Language detection by langdetect, as in the published checker, but deterministic."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ __all__ = ["detect_language"]
 
 
 @functools.cache
-def _detectors() -> Any:
+def _detector_factory() -> Any:  # langdetect has no types
     try:
         from langdetect import PROFILES_DIRECTORY, DetectorFactory
     except ImportError:
         raise ValueError("rules on languages need the package langdetect; pip install 'prosg[eval]'") from None
     factory = DetectorFactory()
-    factory.seed = 0  # it draws at random, and would else answer differently from call to call
+    factory.seed = 0  # unseeded, it may answer differently from call to call
     factory.load_profile(PROFILES_DIRECTORY)
     return factory
 
 
 def detect_language(text: str) -> str | None:
-    """ISO 639-1 code of the language of a text, None where it has no letters to tell by.
+    """Detects the language of a text.
 
-    Raises ValueError where langdetect is not installed.
+    Returns:
+        Its ISO 639-1 code; None for a text without letters.
+
+    Raises:
+        ValueError: Where langdetect is not installed.
     """
-    detectors = _detectors()
+    factory = _detector_factory()
     from langdetect import LangDetectException
 
-    detector = detectors.create()
+    detector = factory.create()
     detector.append(text)
     try:
         code: str = detector.detect()

@@ -1,15 +1,16 @@
 """The 25 instruction rules of IFEval (Zhou et al. 2023, arXiv 2311.07911), after the published checker.
 
-A rule says yes or no to (kwargs, response). `RULES` has them by instruction id, with the keyword arguments that each
-takes. Every rule judges the text as it is; that an empty response follows nothing is said once, in `scoring`.
+`RULES` maps an instruction id to a rule: the keyword arguments that it takes, and a test of (kwargs, response). Rules
+have no special case for empty responses; `IFEvalInstruction.followed_by` decides that these follow nothing.
 
-Where these differ from the published checker:
+Differences from the published checker:
 
-- keywords, forbidden words and section names are plain text there, too, but read as regular expressions; here a "." in
-  one is a full stop (no published row has such a character);
-- `letter` may be any character: two published rows ask for "#" and "!", where that checker draws a letter at random;
-- sentences and capital words are counted by `text`, and the language detector is seeded, so that a verdict is the same
-  every time.
+- keywords, forbidden words and section names are matched as plain text, while the checker reads them as regular
+  expressions, where "." matches any character (no published row has a special character);
+- `letter` may be any character: two published rows ask for "#" and "!", in whose place the checker draws a random
+  letter;
+- sentences and capital words are counted by text.py, and language detection is seeded, so that results are
+  deterministic.
 """
 
 from __future__ import annotations
@@ -19,68 +20,51 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from prosg.evaluation.ifeval.arguments import (
+    COUNT,
+    LANGUAGE,
+    LETTER,
+    POSITION,
+    RELATION,
+    TEXT,
+    TEXTS,
+    RuleArgument,
+)
 from prosg.evaluation.ifeval.language import detect_language
 from prosg.evaluation.ifeval.text import capital_words, split_sentences
 
-__all__ = ["RULES", "Parameter", "Rule", "validate_instruction"]
+__all__ = ["RULES", "Rule"]
 
 Kwargs = Mapping[str, Any]
 
-LANGUAGES = "ar bg bn de en es fa fi fr gu he hi it ja kn ko ml mr ne pa pl pt ru sw ta te th uk ur vi"  # ISO 639-1
-OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-"""The answers that detectable_format:constrained_response allows."""
+CONSTRAINED_RESPONSES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+"""The responses that detectable_format:constrained_response allows."""
 POSTSCRIPTS = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
-"""Markers that may be written with blanks."""
-
-
-class Parameter(NamedTuple):
-    """What a keyword argument may be: in words, and as a test."""
-
-    allowed: str
-    fits: Callable[[Any], bool]
+"""Patterns of the markers that may contain blanks."""
 
 
 class Rule(NamedTuple):
-    """A rule: its keyword arguments, all needed, and the test itself."""
+    """An instruction's keyword arguments, all required, and whether a response follows it."""
 
-    parameters: Mapping[str, Parameter]
+    arguments: Mapping[str, RuleArgument]
     follows: Callable[[Kwargs, str], bool]
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value.strip() != ""
-
-
-COUNT = Parameter("a whole number, 0 or more", lambda value: type(value) is int and value >= 0)
-PLACE = Parameter("a whole number, 1 or more", lambda value: type(value) is int and value >= 1)
-TEXT = Parameter("a text that is not empty", _is_text)
-TEXTS = Parameter(
-    "a list of texts, at least one, none empty",
-    lambda value: isinstance(value, list) and value != [] and all(_is_text(part) for part in value),
-)
-RELATION = Parameter("'less than' or 'at least'", lambda value: value in ("less than", "at least"))
-LETTER = Parameter("one character", lambda value: _is_text(value) and len(value) == 1)
-LANGUAGE = Parameter(f"one of {LANGUAGES}", lambda value: value in LANGUAGES.split())
 
 
 def _compare(count: int, relation: str, limit: int) -> bool:
     return count < limit if relation == "less than" else count >= limit
 
 
-def _found(word: str, text: str) -> int:
-    """How often, in any case, also inside longer words."""
+def _occurrences(word: str, text: str) -> int:
+    """Counts a word, also inside longer words, ignoring case."""
     return len(re.findall(re.escape(word), text, re.IGNORECASE))
 
 
-# -- keywords
-
-
 def _existence(kwargs: Kwargs, text: str) -> bool:
-    return all(_found(word, text) for word in kwargs["keywords"])
+    return all(_occurrences(word, text) for word in kwargs["keywords"])
 
 
 def _frequency(kwargs: Kwargs, text: str) -> bool:
-    return _compare(_found(kwargs["keyword"].strip(), text), kwargs["relation"], kwargs["frequency"])
+    return _compare(_occurrences(kwargs["keyword"].strip(), text), kwargs["relation"], kwargs["frequency"])
 
 
 def _forbidden_words(kwargs: Kwargs, text: str) -> bool:
@@ -93,19 +77,13 @@ def _letter_frequency(kwargs: Kwargs, text: str) -> bool:
     return _compare(count, kwargs["let_relation"], kwargs["let_frequency"])
 
 
-# -- language
-
-
 def _in_language(text: str, language: str) -> bool:
-    """A text whose language cannot be told counts as written in it."""
+    """A text whose language cannot be detected counts as written in any."""
     return detect_language(text) in (language, None)
 
 
 def _response_language(kwargs: Kwargs, text: str) -> bool:
     return _in_language(text, kwargs["language"])
-
-
-# -- length constraints
 
 
 def _number_sentences(kwargs: Kwargs, text: str) -> bool:
@@ -117,7 +95,7 @@ def _number_words(kwargs: Kwargs, text: str) -> bool:
 
 
 def _number_paragraphs(kwargs: Kwargs, text: str) -> bool:
-    """Divided by ***; a divider may stand at the beginning and at the end, but nothing else may be empty."""
+    """Paragraphs between ***; dividers may open and close the text, but else no paragraph may be empty."""
     first, *inner = re.split(r"\s?\*\*\*\s?", text)
     last = [inner.pop()] if inner else []
     if not all(part.strip() for part in inner):
@@ -127,18 +105,15 @@ def _number_paragraphs(kwargs: Kwargs, text: str) -> bool:
 
 
 def _nth_paragraph_first_word(kwargs: Kwargs, text: str) -> bool:
-    """Divided by blank lines; empty ones are not counted, but they do have a place."""
+    """Paragraphs between blank lines; empty ones do not count towards the number, but do towards the position."""
     paragraphs = text.split("\n\n")
     filled = sum(part.strip() != "" for part in paragraphs)
-    place = kwargs["nth_paragraph"]
-    if filled != kwargs["num_paragraphs"] or place > filled or not paragraphs[place - 1].strip():
+    position = kwargs["nth_paragraph"]
+    if filled != kwargs["num_paragraphs"] or position > filled or not paragraphs[position - 1].strip():
         return False
-    opening = paragraphs[place - 1].split()[0].lstrip("'").lstrip('"')
+    opening = paragraphs[position - 1].split()[0].lstrip("'").lstrip('"')
     word = re.match(r"[^.,?!'\"]*", opening)
     return bool(word is not None and word[0].lower() == kwargs["first_word"].lower())
-
-
-# -- detectable content
 
 
 def _number_placeholders(kwargs: Kwargs, text: str) -> bool:
@@ -150,23 +125,20 @@ def _postscript(kwargs: Kwargs, text: str) -> bool:
     return re.search(POSTSCRIPTS.get(marker, re.escape(marker.lower())), text.lower()) is not None
 
 
-# -- detectable format
-
-
 def _number_bullet_lists(kwargs: Kwargs, text: str) -> bool:
-    """Lines that begin with a "-", or with one "*" alone and something behind it."""
+    """Lines that begin with "-", or with a single "*" and a text."""
     bullets = re.findall(r"^\s*(?:\*[^*].*|-.*)$", text, re.MULTILINE)
     return bool(len(bullets) == kwargs["num_bullets"])
 
 
 def _constrained_response(kwargs: Kwargs, text: str) -> bool:
-    return any(option in text for option in OPTIONS)
+    return any(option in text for option in CONSTRAINED_RESPONSES)
 
 
 def _number_highlighted_sections(kwargs: Kwargs, text: str) -> bool:
-    """*One* and **two** stars, within a line."""
-    found = re.findall(r"\*([^\n*]*)\*", text) + re.findall(r"\*\*([^\n*]*)\*\*", text)
-    return bool(sum(part.strip() != "" for part in found) >= kwargs["num_highlights"])
+    """Sections in *one* or **two** stars, within a line."""
+    sections = re.findall(r"\*([^\n*]*)\*", text) + re.findall(r"\*\*([^\n*]*)\*\*", text)
+    return bool(sum(part.strip() != "" for part in sections) >= kwargs["num_highlights"])
 
 
 def _multiple_sections(kwargs: Kwargs, text: str) -> bool:
@@ -189,11 +161,8 @@ def _title(kwargs: Kwargs, text: str) -> bool:
     return any(title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text))
 
 
-# -- combination
-
-
 def _two_responses(kwargs: Kwargs, text: str) -> bool:
-    """Two that differ, divided by ******; the divider may also stand at the beginning and at the end."""
+    """Two different responses between ******; dividers may also open and close the text."""
     parts = [part.strip() for part in text.split("******")]
     if not all(parts[1:-1]):
         return False
@@ -203,9 +172,6 @@ def _two_responses(kwargs: Kwargs, text: str) -> bool:
 
 def _repeat_prompt(kwargs: Kwargs, text: str) -> bool:
     return bool(text.strip().lower().startswith(kwargs["prompt_to_repeat"].strip().lower()))
-
-
-# -- start and end, case, punctuation
 
 
 def _end_checker(kwargs: Kwargs, text: str) -> bool:
@@ -245,7 +211,7 @@ RULES: dict[str, Rule] = {
     "length_constraints:number_paragraphs": Rule({"num_paragraphs": COUNT}, _number_paragraphs),
     "length_constraints:number_words": Rule({"num_words": COUNT, "relation": RELATION}, _number_words),
     "length_constraints:nth_paragraph_first_word": Rule(
-        {"num_paragraphs": COUNT, "nth_paragraph": PLACE, "first_word": TEXT}, _nth_paragraph_first_word
+        {"num_paragraphs": COUNT, "nth_paragraph": POSITION, "first_word": TEXT}, _nth_paragraph_first_word
     ),
     "detectable_content:number_placeholders": Rule({"num_placeholders": COUNT}, _number_placeholders),
     "detectable_content:postscript": Rule({"postscript_marker": TEXT}, _postscript),
@@ -266,27 +232,4 @@ RULES: dict[str, Rule] = {
     "change_case:english_lowercase": Rule({}, _english_lowercase),
     "punctuation:no_comma": Rule({}, _no_comma),
 }
-"""By instruction id; the keyword arguments are spelled as in the published data."""
-NAMES = frozenset(name for rule in RULES.values() for name in rule.parameters)
-
-
-def validate_instruction(instruction: Any, kwargs: Any) -> dict[str, Any]:
-    """The keyword arguments of one instruction of a row; ValueError for what does not fit its rule.
-
-    Null stands for none: some copies of the data give every instruction the arguments of all, most of them null.
-    """
-    if not isinstance(instruction, str) or instruction not in RULES:
-        raise ValueError(f"unknown instruction {instruction!r}; allowed: {', '.join(RULES)}")
-    if not isinstance(kwargs, Mapping):
-        raise ValueError(f"{instruction}: kwargs must be an object, not {type(kwargs).__name__}")
-    parameters = RULES[instruction].parameters
-    for name, value in kwargs.items():
-        if name not in parameters and (value is not None or name not in NAMES):
-            raise ValueError(f"{instruction} has no argument {name!r}; allowed: {', '.join(parameters) or 'none'}")
-    given = {name: value for name, value in kwargs.items() if value is not None}
-    for name, parameter in parameters.items():
-        if name not in given:
-            raise ValueError(f"{instruction} needs the argument {name!r}: {parameter.allowed}")
-        if not parameter.fits(given[name]):
-            raise ValueError(f"{instruction}: {name!r} is {given[name]!r}, must be {parameter.allowed}")
-    return given
+"""By instruction id; keyword arguments are spelled as in the published data."""

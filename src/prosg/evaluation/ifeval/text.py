@@ -1,21 +1,21 @@
-"""Sentences and capital words of English text, for rules that count them; nothing has to be downloaded.
+"""Sentence splitting and counting of capital words for English text, without models to download.
 
-The published checker counts with nltk: sentences with the Punkt model for English (Kiss & Strunk, 2006), whose
-abbreviations and names were learned from newspapers, words with its Treebank tokenizer. Here short lists stand for what
-Punkt has learned, and the decisions about a full stop are Punkt's:
+The published checker uses nltk: for sentences the Punkt model of English (Kiss & Strunk 2006), whose abbreviations and
+names were learned from newspapers, and for words its Treebank tokenizer. Here short lists replace what Punkt has
+learned; the decisions about a full stop are Punkt's:
 
     ? and !                    end a sentence, also before a lower-case letter: "Why?" he asked. has two
-    word.                      ends one, whatever comes next
+    word.                      ends one, whatever follows
     Mr.  Dr.                   end none; No. 5 neither, while "No. He left." has two
     etc.  U.S.  a.m.  J.       end one before a word that begins sentences: "The", "He", "However", ...
     Wait...                    ends one before a capital letter
-    2.                         ends one unless a lower-case letter comes next: "1. Buy milk." has two, as in Punkt
+    2.                         ends one unless a lower-case letter follows: "1. Buy milk." has two, as in Punkt
     3.14  prosg.py             have no end inside, since no blank follows
-    an end without any stop    ends the last sentence; line breaks end none
+    a text without a stop      ends its last sentence; line breaks end none
 
-Where it differs from Punkt: "e.g." and "i.e.", which Punkt does not know and takes for ends, end no sentence here, and
-"etc." (the same) only before a word that begins sentences; after "..." Punkt asks whether the next word is known in
-lower case, too, so that a name does not begin a sentence there.
+Differences from Punkt: "e.g." and "i.e.", which Punkt takes for ends, end no sentence here, and "etc.", which it takes
+for an end too, only before a word that begins sentences; after "..." Punkt asks whether the next word also occurs in
+lower case, so that a name does not begin a sentence there.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def _words(text: str) -> frozenset[str]:
 TITLES = _words(
     "adm capt cmdr col dr fr gen gov hon lt maj messrs mr mrs ms mt prof rev sen sgt cf e.g eg i.e ie viz vs"
 )
-"""Abbreviations that something always follows."""
+"""Abbreviations that never end a sentence."""
 NUMBERED = _words("art ch eq fig figs no nos p pp sec vol")
-"""Abbreviations before a number, words of their own elsewhere."""
+"""Abbreviations before a number, ordinary words elsewhere."""
 ABBREVIATIONS = _words(
     "al approx apr apt aug ave blvd bros co corp cos dec dept est etc feb fri ft inc jan jr jul jun ltd mar max mfg "
     "min misc nov oct ph.d rep reps sep sept sr st tel temp thurs tues wed yr yrs"
@@ -48,15 +48,15 @@ STARTERS = _words(
     "those though thus to today under until we what when where whether which while who why with without yes yet you "
     "your"
 )
-"""Words that say, with a capital, that a sentence begins."""
+"""Words whose capital shows that a sentence begins."""
 
 STOPS = ".?!"
 BREAKS_WORD = re.escape(")\";}]*:@'({[‘’“”«»?!")
-"""What may stand right behind a stop that ends a sentence."""
+"""Characters, escaped for a set, that may directly follow a stop that ends a sentence."""
 CANDIDATE = re.compile(rf"[{STOPS}](?=[{BREAKS_WORD}]|$)")
 CLOSERS = "\"')]}‘’“”«»"
 CLOSING = re.compile(rf"\s*[{re.escape(CLOSERS)}]+(?=\s|--|$)")
-"""What belongs to the sentence before it."""
+"""Closing quotes and brackets, which belong to the sentence before them."""
 INNER_BREAK = re.compile(rf"[{BREAKS_WORD},\-`&#]")
 OPENING = "\"'([{*“‘«_"
 NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*")
@@ -65,9 +65,9 @@ LETTERS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, in order, outer blanks removed; what is left at the end counts as one, too.
+    """Splits a text into sentences, stripped of outer blanks; text after the last stop counts as one, too.
 
-    At most one end is looked for in what stands between two blanks, the last.
+    Only the last stop of a blank-separated word can end a sentence.
     """
     words = list(re.finditer(r"\S+", text))
     sentences, start = [], 0
@@ -76,10 +76,10 @@ def split_sentences(text: str) -> list[str]:
         following = words[i + 1][0] if i + 1 < len(words) else ""
         if not ends or word.start() + ends[-1].start() < start:
             continue
-        place = ends[-1].start()
-        behind = word[0][place + 1 :].strip(CLOSERS) or following
-        if _ends_sentence(word[0][:place], word[0][place], behind):
-            end = word.start() + place + 1
+        stop = ends[-1].start()
+        behind = word[0][stop + 1 :].strip(CLOSERS) or following
+        if _ends_sentence(word[0][:stop], word[0][stop], behind):
+            end = word.start() + stop + 1
             closing = CLOSING.match(text, end)
             end = closing.end() if closing else end
             sentences.append(text[start:end].strip())
@@ -88,7 +88,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _ends_sentence(before: str, stop: str, following: str) -> bool:
-    """Whether the `stop` behind `before`, which has no blanks, ends a sentence; `following` comes next, or nothing."""
+    """Whether a stop between `before`, the part of its word in front of it, and `following` ends a sentence."""
     if stop != ".":
         return True
     following = following.lstrip(OPENING)
@@ -107,18 +107,18 @@ def _ends_sentence(before: str, stop: str, following: str) -> bool:
     return True
 
 
-APART = re.compile(r"[()\[\]{}<>;@#$%&?!*\"“”„«»‘’`‒–—―]|\.{2,}|--|[:,](?!\d)|''")
+SEPARATORS = re.compile(r"[()\[\]{}<>;@#$%&?!*\"“”„«»‘’`‒–—―]|\.{2,}|--|[:,](?!\d)|''")
 CONTRACTED = re.compile(r"(.*[^'])('(?:[sSmMdD]|ll|LL|re|RE|ve|VE)?|n't|N'T)", re.DOTALL)
 TWO_WORDS = frozenset({"CANNOT", "GIMME", "GONNA", "GOTTA", "LEMME", "WANNA"})
 
 
 def capital_words(text: str) -> int:
-    """Words without a lower-case letter and with a capital, as the Treebank tokenizer cuts them.
+    """Counts the words with a capital and without a lower-case letter, cut as by the Treebank tokenizer.
 
-    A hyphenated word is one, a contracted one two (DON'T: DO, N'T), and "I" and "A" count.
+    A hyphenated word counts as one, a contraction as two (DON'T: DO, N'T); "I" and "A" count.
     """
     count = 0
-    for word in APART.sub(" ", text).split():
+    for word in SEPARATORS.sub(" ", text).split():
         contracted = CONTRACTED.fullmatch(word)
         parts = contracted.groups() if contracted else (word,)
         count += sum(part.isupper() for part in parts) + (word in TWO_WORDS)

@@ -1,6 +1,7 @@
-"""People's labels of single steps, and how far a judge agrees with them: Cohen's kappa.
+"""Human labels of single steps, and a judge's agreement with them: Cohen's kappa.
 
-A line of labels: {"id": the row's, "system": the name of its file of answers, "stage": from 1, "label": true or false}
+A line of a file of labels: {"id": the row's id, "system": the name of its file of answers, "stage": from 1,
+"label": true where the answer follows the step}
 """
 
 from __future__ import annotations
@@ -11,21 +12,26 @@ from typing import NamedTuple
 
 from prosg.utils.io import iter_jsonl
 
-__all__ = ["Agreement", "Label", "agreement", "cohens_kappa", "read_labels"]
+__all__ = ["AgreementCounts", "StepKey", "cohens_kappa", "count_agreement", "read_labels"]
 
 LABEL_FIELDS = ("id", "system", "stage", "label")
 
 
-class Label(NamedTuple):
-    """Which step of whose answer."""
+class StepKey(NamedTuple):
+    """Identifies one step of one answer: row id, system, and the step's number from 1."""
 
     id: str
     system: str
     stage: int
 
 
-class Agreement(NamedTuple):
-    """Counts of steps by what the judge and the person say, in this order; then those without such a pair."""
+class AgreementCounts(NamedTuple):
+    """Numbers of labelled steps by (judge's verdict, human label), and of those without a verdict to compare.
+
+    Attributes:
+        unparsed: Steps for which the judge gave no verdict.
+        not_judged: Steps of answers that are not in the judge's files.
+    """
 
     yes_yes: int
     yes_no: int
@@ -36,7 +42,7 @@ class Agreement(NamedTuple):
 
     @property
     def n(self) -> int:
-        """Steps that both decided."""
+        """Number of steps with both a verdict and a label."""
         return self.yes_yes + self.yes_no + self.no_yes + self.no_no
 
     @property
@@ -46,10 +52,16 @@ class Agreement(NamedTuple):
 
 
 def cohens_kappa(yes_yes: int, yes_no: int, no_yes: int, no_no: int) -> float | None:
-    """kappa = (p_o - p_e) / (1 - p_e), Cohen 1960; None where both always say the same one thing, or nothing.
+    """Cohen's kappa of two raters' binary decisions (Cohen 1960): kappa = (p_o - p_e) / (1 - p_e).
 
-    p_o: share of cases in which both say the same; p_e: what that would be if each said it at random, as often as it
-    does.
+    p_o is the observed share of agreement; p_e is the share expected if both raters decided independently, each with
+    their own share of yes.
+
+    Args:
+        yes_yes, yes_no, no_yes, no_no: Numbers of cases by (first rater, second rater).
+
+    Returns:
+        From -1 to 1; None without cases and where both raters always give the one same decision (p_e = 1).
     """
     n = yes_yes + yes_no + no_yes + no_no
     if not n:
@@ -59,41 +71,51 @@ def cohens_kappa(yes_yes: int, yes_no: int, no_yes: int, no_no: int) -> float | 
     return None if expected == 1 else (observed - expected) / (1 - expected)
 
 
-def read_labels(path: str | Path) -> dict[Label, bool]:
-    """Labels by step. ValueError `FILE:LINE: ...` for a line that is none, and for a second label of a step."""
-    labels: dict[Label, bool] = {}
+def read_labels(path: str | Path) -> dict[StepKey, bool]:
+    """Reads a file of human labels, one per step.
+
+    Raises:
+        ValueError: `FILE:LINE: ...` for a line that is not a label and for a second label of a step; also for a file
+            without labels.
+    """
+    labels: dict[StepKey, bool] = {}
     for number, data in iter_jsonl(path):
-        fits = isinstance(data, Mapping) and set(data) == set(LABEL_FIELDS)
+        is_label = isinstance(data, Mapping) and set(data) == set(LABEL_FIELDS)
         # bool is an int in Python, but `"stage": true` is a mistake.
-        if not fits or [type(data[field]) for field in LABEL_FIELDS] != [str, str, int, bool]:
+        if not is_label or [type(data[field]) for field in LABEL_FIELDS] != [str, str, int, bool]:
             raise ValueError(
                 f"{path}:{number}: a label has the texts id and system, the number stage and label, true or false"
             )
-        one = Label(data["id"], data["system"], data["stage"])
-        if one in labels:
-            raise ValueError(f"{path}:{number}: a second label of {one.system}, {one.id!r}, stage {one.stage}")
-        labels[one] = data["label"]
+        step = StepKey(data["id"], data["system"], data["stage"])
+        if step in labels:
+            raise ValueError(f"{path}:{number}: a second label of {step.system}, {step.id!r}, stage {step.stage}")
+        labels[step] = data["label"]
     if not labels:
         raise ValueError(f"{path}: holds no labels; at least one is needed")
     return labels
 
 
-def agreement(judged: Mapping[Label, bool | None], labels: Mapping[Label, bool]) -> Agreement:
-    """Count how the judge (None: no verdict) and the labels agree.
+def count_agreement(verdicts: Mapping[StepKey, bool | None], labels: Mapping[StepKey, bool]) -> AgreementCounts:
+    """Counts agreements and disagreements between a judge and human labels.
 
-    ValueError for a label of a stage that a judged answer has not.
+    Args:
+        verdicts: Whether the judge passed each step; None where it gave no verdict.
+        labels: Human labels; steps without one are not counted.
+
+    Raises:
+        ValueError: For a label of a stage that a judged answer does not have.
     """
-    answers = {(one.id, one.system) for one in judged}
-    for one in labels:
-        if one not in judged and (one.id, one.system) in answers:
-            numbers = sorted(other.stage for other in judged if (other.id, other.system) == (one.id, one.system))
-            raise ValueError(f"a label is of stage {one.stage} of {one.id!r}, which has the stages {numbers}")
-    pairs = [(judged[one], label) for one, label in labels.items() if one in judged]
-    return Agreement(
-        pairs.count((True, True)),
-        pairs.count((True, False)),
-        pairs.count((False, True)),
-        pairs.count((False, False)),
-        sum(said is None for said, _ in pairs),
-        len(labels) - len(pairs),
+    answers = {(step.id, step.system) for step in verdicts}
+    for step in labels:
+        if step not in verdicts and (step.id, step.system) in answers:
+            stages = sorted(other.stage for other in verdicts if (other.id, other.system) == (step.id, step.system))
+            raise ValueError(f"a label is of stage {step.stage} of {step.id!r}, which has the stages {stages}")
+    pairs = [(verdicts[step], label) for step, label in labels.items() if step in verdicts]
+    return AgreementCounts(
+        yes_yes=pairs.count((True, True)),
+        yes_no=pairs.count((True, False)),
+        no_yes=pairs.count((False, True)),
+        no_no=pairs.count((False, False)),
+        unparsed=sum(verdict is None for verdict, _ in pairs),
+        not_judged=len(labels) - len(pairs),
     )

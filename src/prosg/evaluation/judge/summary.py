@@ -1,53 +1,59 @@
-"""What a judge said of an evaluation, read from its files: counts and shares for a report, tables for a terminal."""
+"""Counts, shares and tables of a judge's results, read from the files that `prosg judge` wrote into a run."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prosg.evaluation.findings import amount
-from prosg.evaluation.judge.agreement import Agreement, Label
+from prosg.evaluation.formatting import amount
+from prosg.evaluation.judge.agreement import AgreementCounts, StepKey
 from prosg.evaluation.judge.protocol import FAIL, PASS, UNPARSED
 from prosg.evaluation.statistics import bootstrap_interval
 from prosg.utils.store import read_log
 from prosg.utils.tables import Table, to_text
 
-__all__ = ["agreement_text", "judged_steps", "summary", "summary_text"]
+__all__ = ["agreement_text", "judge_summary", "judge_summary_text", "read_step_results"]
 
 
-def judged_steps(run: str | Path) -> dict[Label, bool | None]:
-    """Whether the judge passed each step; None where it gave no verdict."""
+def read_step_results(run: str | Path) -> dict[StepKey, bool | None]:
+    """Whether the judge passed each step of a run's answers; None for unparsed steps."""
     return {
-        Label(line["id"], file.stem, stage["stage"]): {PASS: True, FAIL: False}.get(stage["result"])
+        StepKey(line["id"], file.stem, stage["stage"]): {PASS: True, FAIL: False}.get(stage["result"])
         for file in sorted((Path(run) / "judge").glob("*.jsonl"))
         for line in read_log(file)
         for stage in line["stages"]
     }
 
 
-def summary(run: str | Path) -> dict[str, Any]:
-    """For a report: {"systems": {NAME: ...}, "pairs": {"A--B": ...}}; empty ones where nothing was judged.
+def judge_summary(run: str | Path) -> dict[str, Any]:
+    """Summarizes a judge's results on a run, for reports.
 
-    A system has `n` rows, the counts `rows`, `stages` and `last_stage` (the rows' last ones), each by pass, fail and
-    unparsed, and three shares: `accuracy` (rows that pass whole), `stage_accuracy` and `last_accuracy`, each
-    {"share", "interval": [low, high]} of what passes or fails, by bootstrap over rows, or None where nothing does.
-    A pair has `n` rows, the counts of first, second, tie and unparsed, and `disagreed`: ties in which the two orders
-    did not agree.
+    Returns:
+        {"systems": {NAME: SYSTEM}, "pairs": {"A--B": PAIR}}, both empty where nothing was judged.
+
+        SYSTEM holds the number of rows `n`; the counts `rows`, `stages` and `last_stage` (each row's last), each as
+        {"pass", "fail", "unparsed"}; and the shares `accuracy` (rows that pass as a whole), `stage_accuracy` and
+        `last_accuracy`, each as {"share", "interval": [low, high]} with a 95 % bootstrap interval over rows. Shares
+        leave unparsed results out, and are None where nothing else is left.
+
+        PAIR holds the number of rows `n`, the counts "first", "second", "tie" and "unparsed", and `disagreed`: the ties
+        in which the two orders disagree.
     """
     folder = Path(run) / "judge"
-    systems = {file.stem: _system(read_log(file)) for file in sorted(folder.glob("*.jsonl"))}
+    systems = {file.stem: _summarize_system(read_log(file)) for file in sorted(folder.glob("*.jsonl"))}
     pairs = {}
     for file in sorted((folder / "pairs").glob("*.jsonl")):
         lines = read_log(file)
-        found = Counter(line["preferred"] for line in lines)
+        preferred = Counter(line["preferred"] for line in lines)
         disagreed = sum(line["preferred"] == "tie" and line["orders"] != ["tie", "tie"] for line in lines)
-        counts = {name: found[name] for name in ("first", "second", "tie", UNPARSED)}
+        counts = {outcome: preferred[outcome] for outcome in ("first", "second", "tie", UNPARSED)}
         pairs[file.stem] = {"n": len(lines), **counts, "disagreed": disagreed}
     return {"systems": systems, "pairs": pairs}
 
 
-def _system(lines: list[dict[str, Any]]) -> dict[str, Any]:
+def _summarize_system(lines: list[dict[str, Any]]) -> dict[str, Any]:
     rows = [(line["id"], line["result"]) for line in lines]
     stages = [(line["id"], stage["result"]) for line in lines for stage in line["stages"]]
     last = [(line["id"], line["stages"][-1]["result"]) for line in lines if line["stages"]]
@@ -56,12 +62,12 @@ def _system(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _counts(results: list[tuple[str, str]]) -> dict[str, int]:
-    found = Counter(result for _, result in results)
-    return {name: found[name] for name in (PASS, FAIL, UNPARSED)}
+    counts = Counter(result for _, result in results)
+    return {outcome: counts[outcome] for outcome in (PASS, FAIL, UNPARSED)}
 
 
 def _share(results: list[tuple[str, str]]) -> dict[str, Any] | None:
-    """The share that passes, of (row, result)."""
+    """Share of passes among (row id, result), unparsed ones left out."""
     decided = [(row, float(result == PASS)) for row, result in results if result != UNPARSED]
     if not decided:
         return None
@@ -69,35 +75,35 @@ def _share(results: list[tuple[str, str]]) -> dict[str, Any] | None:
     return {"share": sum(passed) / len(passed), "interval": list(bootstrap_interval(passed, rows))}
 
 
-def summary_text(run: str | Path) -> str:
-    """The tables of `summary`, for a terminal."""
-    found = summary(run)
+def judge_summary_text(run: str | Path) -> str:
+    """The tables of `judge_summary` as text for a terminal."""
+    summary = judge_summary(run)
     table: Table = [["", "rows", "all stages", "last stage", "each stage", "unparsed stages"]]
-    for name, one in found["systems"].items():
-        shares = [_told(one[key]) for key in ("accuracy", "last_accuracy", "stage_accuracy")]
-        unparsed = f"{one['stages'][UNPARSED]} of {sum(one['stages'].values())}"
-        table.append([name, str(one["n"]), *shares, unparsed])
+    for name, system in summary["systems"].items():
+        shares = [_share_text(system[key]) for key in ("accuracy", "last_accuracy", "stage_accuracy")]
+        unparsed = f"{system['stages'][UNPARSED]} of {sum(system['stages'].values())}"
+        table.append([name, str(system["n"]), *shares, unparsed])
     text = to_text(table)
-    if found["pairs"]:
+    if summary["pairs"]:
         pairs: Table = [["preferred in both orders", "rows", "first", "second", "tie", "(disagreed)", "unparsed"]]
-        for name, one in found["pairs"].items():
-            numbers = [one[key] for key in ("n", "first", "second", "tie", "disagreed", UNPARSED)]
+        for name, pair in summary["pairs"].items():
+            numbers = [pair[key] for key in ("n", "first", "second", "tie", "disagreed", UNPARSED)]
             pairs.append([name.replace("--", " against "), *map(str, numbers)])
         text += f"\n\n{to_text(pairs)}"
     return text
 
 
-def _told(share: dict[str, Any] | None) -> str:
+def _share_text(share: Mapping[str, Any] | None) -> str:
     if share is None:
         return "-"
     low, high = share["interval"]
     return f"{amount(share['share'])} [{amount(low)}, {amount(high)}]"
 
 
-def agreement_text(found: Agreement) -> str:
-    """Cohen's kappa and what it was counted from, on one line."""
-    kappa = "undefined (only one of the answers occurs)" if found.kappa is None else f"{found.kappa:.3f}"
-    same = f"{found.yes_yes} both yes, {found.no_no} both no"
-    other = f"{found.yes_no} judge alone yes, {found.no_yes} person alone yes"
-    out = f"left out: {found.unparsed} without a verdict, {found.not_judged} not judged"
-    return f"Cohen's kappa {kappa}, {found.n} steps: {same}, {other}; {out}"
+def agreement_text(counts: AgreementCounts) -> str:
+    """Cohen's kappa and the counts behind it, on one line."""
+    kappa = "undefined (only one of the answers occurs)" if counts.kappa is None else f"{counts.kappa:.3f}"
+    same = f"{counts.yes_yes} both yes, {counts.no_no} both no"
+    other = f"{counts.yes_no} judge alone yes, {counts.no_yes} person alone yes"
+    left_out = f"left out: {counts.unparsed} without a verdict, {counts.not_judged} not judged"
+    return f"Cohen's kappa {kappa}, {counts.n} steps: {same}, {other}; {left_out}"

@@ -1,9 +1,9 @@
-"""People rate answers, blind: fluency, accuracy and quality from 0 to 5, as in the paper's table 2.
+"""Blind human ratings of answers: fluency, accuracy and quality from 0 to 5, as in the paper's table 2.
 
-items.py     which prompts and answers, in which order, under which letters
-store.py     ratings as they are written, and read again
-page.py      the page, as HTML; page.css and page.js beside it
-server.py    serves it to one person on this machine
-merge.py     means, agreement, differences between systems
+items.py     prompts and answers to rate, in each annotator's own order and under letters
+store.py     ratings on disk
+page.py      the HTML page, with page.css and page.js beside it
+server.py    serves the page to one annotator on this machine
+merge.py     means, agreement and differences between systems over all annotators
 alpha.py     Krippendorff's alpha
 """

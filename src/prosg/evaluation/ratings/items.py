@@ -1,7 +1,7 @@
-"""What is rated: prompts, each with the answers of all systems, and the order in which one person sees them.
+"""Items to rate, each a prompt with all systems' answers, and the order in which one annotator sees them.
 
-Prompts are drawn by the seed alone, so that everybody rates the same ones. The order of the prompts, and behind which
-letter a system stands, follow from seed, annotator and prompt: another order for everybody, and anew for every prompt.
+Which prompts are rated follows from the seed alone, so that all annotators rate the same. The order of the prompts, and
+the letters behind which the systems stand, follow from seed, annotator and prompt.
 """
 
 from __future__ import annotations
@@ -13,19 +13,26 @@ from typing import NamedTuple
 
 from prosg.evaluation.run_folder import RunFolder, read_run
 
-__all__ = ["SCALES", "VALUES", "Candidate", "Item", "letter", "ordered", "read_items"]
+__all__ = ["SCALES", "VALUES", "CandidateAnswer", "RatingItem", "answer_letter", "items_for_annotator", "read_items"]
 
 SCALES = {
     "fluency": "does it read well, as a person would write it?",
     "accuracy": "does it do what the prompt asks, all of it and in this order?",
     "quality": "how good is it as a whole?",
 }
-"""the paper's three, and what is asked of each"""
+"""The paper's three scales, with the question that explains each to annotators."""
 VALUES = range(6)
 
 
-class Candidate(NamedTuple):
-    """A system's answer: its run, the name of its file there, what reports call the system, the text."""
+class CandidateAnswer(NamedTuple):
+    """A system's answer.
+
+    Attributes:
+        run: Folder of the evaluation.
+        system: Name of the system's file of answers there.
+        name: The system's name in reports, unique among all runs.
+        text: The answer.
+    """
 
     run: Path
     system: str
@@ -33,65 +40,85 @@ class Candidate(NamedTuple):
     text: str
 
 
-class Item(NamedTuple):
-    """A prompt with the answers to it."""
+class RatingItem(NamedTuple):
+    """A prompt with the answers to it; `id` is its row's."""
 
     id: str
     prompt: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CandidateAnswer, ...]
 
 
-def letter(place: int) -> str:
-    """A, B, ..., Z, A2, B2, ..."""
-    return chr(ord("A") + place % 26) + (str(place // 26 + 1) if place >= 26 else "")
+def answer_letter(index: int) -> str:
+    """The letter that hides the system of the answer at an index: A, B, ..., Z, A2, B2, ..."""
+    return chr(ord("A") + index % 26) + (str(index // 26 + 1) if index >= 26 else "")
 
 
-def _names(folders: Sequence[RunFolder]) -> dict[tuple[Path, str], str]:
-    """What reports call each system: its label, with what tells it apart where others have the same."""
-    labels = {(folder.path, name): one.label for folder in folders for name, one in folder.systems.items()}
+def _report_names(folders: Sequence[RunFolder]) -> dict[tuple[Path, str], str]:
+    """Each system's label, with its file's or run's name added where several systems share a label."""
+    labels = {(folder.path, name): system.label for folder in folders for name, system in folder.systems.items()}
     names = {}
     for (path, system), label in labels.items():
-        same = [other for other, text in labels.items() if text == label]
-        if len(same) > 1:
-            alone = sum(other == system for _, other in same) == 1
-            label = f"{label} ({system if alone else path / system})"
+        sharing = [other for (_, other), text in labels.items() if text == label]
+        if len(sharing) > 1:
+            label = f"{label} ({system if sharing.count(system) == 1 else path / system})"
         names[path, system] = label
     return names
 
 
-def read_items(runs: Sequence[str | Path]) -> tuple[list[Item], int]:
-    """The prompts of the runs that all systems answered, and how many were left out since one did not.
+def read_items(runs: Sequence[str | Path]) -> tuple[list[RatingItem], int]:
+    """Reads the prompts that all systems of some evaluations answered.
 
-    A row that stands in several runs is one prompt, with the answers of all of them. ValueError for runs that cannot be
-    read, that have the same row with other prompts, or that have nothing to rate.
+    A row of several runs becomes one item with the answers of all of them.
+
+    Args:
+        runs: Folders of evaluations.
+
+    Returns:
+        The items, and the number of rows left out since a system has no answer to them.
+
+    Raises:
+        ValueError: For runs that cannot be read, have the same row with different prompts, or have no item.
     """
     folders = [read_run(run) for run in runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is named twice")
-    names = _names(folders)
+    names = _report_names(folders)
     prompts: dict[str, str] = {}
-    found: dict[str, list[Candidate]] = {}
-    short: set[str] = set()
+    candidates: dict[str, list[CandidateAnswer]] = {}
+    incomplete: set[str] = set()
     for folder in folders:
         for row in folder.rows.values():
             if prompts.setdefault(row.id, row.prompt) != row.prompt:
                 raise ValueError(f"{folder.path / 'rows.jsonl'}: row {row.id!r} has another prompt than in another run")
             for system, (_, answers) in folder.systems.items():
                 if row.id in answers:
-                    one = Candidate(folder.path, system, names[folder.path, system], answers[row.id])
-                    found.setdefault(row.id, []).append(one)
+                    answer = CandidateAnswer(folder.path, system, names[folder.path, system], answers[row.id])
+                    candidates.setdefault(row.id, []).append(answer)
                 else:
-                    short.add(row.id)
-    items = [Item(name, prompt, tuple(found[name])) for name, prompt in prompts.items() if name not in short]
+                    incomplete.add(row.id)
+    items = [
+        RatingItem(row_id, prompt, tuple(candidates[row_id]))
+        for row_id, prompt in prompts.items()
+        if row_id not in incomplete
+    ]
     if not items:
         raise ValueError(f"{folders[0].path}: no row has an answer of every system")
-    return items, len(short)
+    return items, len(incomplete)
 
 
-def ordered(items: Sequence[Item], annotator: str, *, rows: int | None = None, seed: int = 0) -> list[Item]:
-    """The items as one annotator sees them: `rows` of them (all by default), candidates in the order of the letters.
+def items_for_annotator(
+    items: Sequence[RatingItem], annotator: str, *, rows: int | None = None, seed: int = 0
+) -> list[RatingItem]:
+    """Draws items and puts them, and the answers of each, into one annotator's order.
 
-    ValueError for rows below 1.
+    Args:
+        items: All items.
+        annotator: Whose order; it does not influence which items are drawn.
+        rows: Number of items to draw; all by default.
+        seed: Seed of the draw and of the orders.
+
+    Raises:
+        ValueError: For `rows` below 1.
     """
     if rows is not None and rows < 1:
         raise ValueError(f"--rows is {rows}; it must be at least 1")

@@ -1,82 +1,95 @@
-"""`prosg rate --merge`: what all annotators said: means, agreement, paired differences between systems."""
+"""`prosg rate --merge`: mean ratings over all annotators, their agreement, and paired differences between systems."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from prosg.evaluation.ratings.alpha import ordinal_alpha
 from prosg.evaluation.ratings.items import SCALES, read_items
-from prosg.evaluation.ratings.store import annotators, current, stale
+from prosg.evaluation.ratings.store import count_stale_ratings, current_ratings, find_annotators
 from prosg.evaluation.statistics import bootstrap_interval
 from prosg.utils.tables import Table, to_text
 
-__all__ = ["merge", "merge_text"]
+__all__ = ["merge_ratings", "merged_ratings_text"]
+
+AnswerRatings = Mapping[tuple[str, str, str], int]
+"""Values of one scale by (annotator, row id, system's name in reports)."""
 
 
-def merge(runs: Sequence[str | Path]) -> dict[str, Any]:
-    """All ratings of the runs, for a report.
+def merge_ratings(runs: Sequence[str | Path]) -> dict[str, Any]:
+    """Merges all annotators' ratings of some evaluations.
 
-    {"annotators": names, "ratings": how many count, "ignored": lines about answers that are others by now,
-     "scales": {SCALE: {"systems": {NAME: MEAN}, "alpha", "units", "differences": [{"ours", "theirs"} | MEAN]}}}
+    Returns:
+        {"annotators": names, "ratings": number that count, "ignored": number of ratings whose answer has changed,
+        "scales": {SCALE: {"systems": {NAME: MEAN}, "alpha", "units", "differences": [{"ours", "theirs"} | MEAN]}}}
 
-    MEAN: {"mean", "interval": [low, high], "n": ratings, "prompts"}, of systems points from 0 to 5, of differences ours
-    minus theirs where one annotator rated both on one prompt. Intervals by bootstrap over prompts. alpha:
-    Krippendorff's for ordinal data, None where it is undefined; units: answers that at least two annotators rated.
-    ValueError where nothing is rated.
+        MEAN is {"mean", "interval": [low, high], "n": ratings, "prompts"} with a 95 % bootstrap interval over prompts.
+        Systems' means are in points from 0 to 5. Differences are ours minus theirs, wherever one annotator rated both
+        on one prompt. `alpha` is Krippendorff's alpha for ordinal data, None where it is undefined, and `units` the
+        number of answers with two or more ratings.
+
+    Raises:
+        ValueError: For runs that cannot be read, and where nothing is rated.
     """
     items, _ = read_items(runs)
-    people = annotators(items)
-    found = {(who, *key): value for who in people for key, value in current(items, who).items()}
-    if not found:
+    annotators = find_annotators(items)
+    ratings = {(who, *key): value for who in annotators for key, value in current_ratings(items, who).items()}
+    if not ratings:
         raise ValueError(f"{runs[0]}: has no ratings yet; start with prosg rate {runs[0]}")
     names = list(dict.fromkeys(candidate.name for item in items for candidate in item.candidates))
     scales = {}
     for scale in SCALES:
-        values = {(who, row, name): value for (who, row, name, which), value in found.items() if which == scale}
-        units: dict[tuple[str, str], list[int]] = {}
-        for (_, row, name), value in values.items():
-            units.setdefault((row, name), []).append(value)
-        systems = {}
-        for name in names:
-            if own := [(row, float(value)) for (_, row, which), value in values.items() if which == name]:
-                systems[name] = _mean(own)
-        differences = []
-        for ours, theirs in combinations(systems, 2):
-            both = [
-                (row, float(value - values[who, row, theirs]))
-                for (who, row, name), value in values.items()
-                if name == ours and (who, row, theirs) in values
-            ]
-            if both:
-                differences.append({"ours": ours, "theirs": theirs, **_mean(both)})
-        scales[scale] = {
-            "systems": systems,
-            "alpha": ordinal_alpha(list(units.values())),
-            "units": sum(len(rated) > 1 for rated in units.values()),
-            "differences": differences,
-        }
-    ignored = sum(stale(items, who) for who in people)
-    return {"annotators": people, "ratings": len(found), "ignored": ignored, "scales": scales}
+        values = {(who, row, name): value for (who, row, name, which), value in ratings.items() if which == scale}
+        scales[scale] = _merge_scale(names, values)
+    ignored = sum(count_stale_ratings(items, who) for who in annotators)
+    return {"annotators": annotators, "ratings": len(ratings), "ignored": ignored, "scales": scales}
+
+
+def _merge_scale(names: Sequence[str], values: AnswerRatings) -> dict[str, Any]:
+    units: dict[tuple[str, str], list[int]] = {}
+    for (_, row, name), value in values.items():
+        units.setdefault((row, name), []).append(value)
+    systems = {}
+    for name in names:
+        if own_values := [(row, float(value)) for (_, row, which), value in values.items() if which == name]:
+            systems[name] = _mean(own_values)
+    differences = []
+    for ours, theirs in combinations(systems, 2):
+        paired = [
+            (row, float(value - values[who, row, theirs]))
+            for (who, row, name), value in values.items()
+            if name == ours and (who, row, theirs) in values
+        ]
+        if paired:
+            differences.append({"ours": ours, "theirs": theirs, **_mean(paired)})
+    return {
+        "systems": systems,
+        "alpha": ordinal_alpha(list(units.values())),
+        "units": sum(len(unit) > 1 for unit in units.values()),
+        "differences": differences,
+    }
 
 
 def _mean(values: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """Mean of (row id, value) with an interval over rows."""
     rows, numbers = [row for row, _ in values], [number for _, number in values]
     low, high = bootstrap_interval(numbers, rows)
     mean = sum(numbers) / len(numbers)
     return {"mean": mean, "interval": [low, high], "n": len(numbers), "prompts": len(set(rows))}
 
 
-def merge_text(found: dict[str, Any]) -> str:
-    """The tables of `merge`, for a terminal."""
-    scales = found["scales"]
+def merged_ratings_text(merged: Mapping[str, Any]) -> str:
+    """The result of `merge_ratings` as tables for a terminal."""
+    scales = merged["scales"]
     names = list(dict.fromkeys(name for scale in scales.values() for name in scale["systems"]))
     means: Table = [["0 to 5, mean [95 %]", *scales, "ratings"]]
     for name in names:
-        of = [scale["systems"].get(name) for scale in scales.values()]
-        means.append([name, *(_told(one, "") for one in of), str(sum(one["n"] for one in of if one))])
+        per_scale = [scale["systems"].get(name) for scale in scales.values()]
+        ratings = sum(mean["n"] for mean in per_scale if mean)
+        means.append([name, *(_mean_text(mean) for mean in per_scale), str(ratings)])
     agreement: Table = [["agreement of annotators", *scales]]
     agreement.append(
         ["Krippendorff's alpha", *("-" if s["alpha"] is None else f"{s['alpha']:.3f}" for s in scales.values())]
@@ -86,18 +99,18 @@ def merge_text(found: dict[str, Any]) -> str:
     for ours, theirs in combinations(names, 2):
         cells = []
         for scale in scales.values():
-            one = [d for d in scale["differences"] if (d["ours"], d["theirs"]) == (ours, theirs)]
-            cells.append(_told(one[0] if one else None, "+"))
+            of_pair = [d for d in scale["differences"] if (d["ours"], d["theirs"]) == (ours, theirs)]
+            cells.append(_mean_text(of_pair[0] if of_pair else None, "+"))
         pairs.append([f"{ours} - {theirs}", *cells])
-    head = f"{len(found['annotators'])} annotators ({', '.join(found['annotators'])}), {found['ratings']} ratings"
-    if found["ignored"]:
-        head += f"; {found['ignored']} more are of answers that are others by now"
+    head = f"{len(merged['annotators'])} annotators ({', '.join(merged['annotators'])}), {merged['ratings']} ratings"
+    if merged["ignored"]:
+        head += f"; {merged['ignored']} more are of answers that have changed since"
     tables = [means, agreement, *([pairs] if len(pairs) > 1 else [])]
     return "\n\n".join([head, *map(to_text, tables)])
 
 
-def _told(one: dict[str, Any] | None, sign: str) -> str:
-    if one is None:
+def _mean_text(mean: Mapping[str, Any] | None, sign: str = "") -> str:
+    if mean is None:
         return "-"
-    low, high = one["interval"]
-    return f"{one['mean']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+    low, high = mean["interval"]
+    return f"{mean['mean']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"

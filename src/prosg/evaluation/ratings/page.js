@@ -1,18 +1,18 @@
 "use strict";
 const scales = [...document.querySelectorAll("fieldset")];
-const perAnswer = scales.filter((one) => one.dataset.letter === scales[0].dataset.letter).length;
-const told = document.getElementById("status");
-const wrong = document.getElementById("error");
+const perAnswer = scales.filter((scale) => scale.dataset.letter === scales[0].dataset.letter).length;
+const statusLine = document.getElementById("status");
+const errorLine = document.getElementById("error");
 // Ratings are sent one after the other, so that they are written in the order in which they were given.
 let sent = Promise.resolve();
 let failures = 0;
 
 const focused = () => scales.indexOf(document.activeElement.closest("fieldset"));
-const open = () => scales.filter((one) => one.dataset.saved === "");
+const open = () => scales.filter((scale) => scale.dataset.saved === "");
 const input = (scale, value) => scale.querySelector(`input[value="${value}"]`);
 
-function focus(place, options) {
-  const scale = scales[place];
+function focus(index, options) {
+  const scale = scales[index];
   if (scale) (scale.querySelector("input:checked") ?? scale.querySelector("input")).focus(options);
 }
 
@@ -36,20 +36,20 @@ async function send(scale, value) {
       document.getElementById("finished").textContent = content.finished;
       document.getElementById("bar").value = content.finished;
       const left = open().length;
-      wrong.textContent = "";
-      told.textContent = `${name} of answer ${letter}: ${value}, saved; ` + (left ? `${left} to go` : "all set");
+      errorLine.textContent = "";
+      statusLine.textContent = `${name} of answer ${letter}: ${value}, saved; ` + (left ? `${left} to go` : "all set");
       return;
     }
     reason = content.detail;
   } catch (error) {
-    // No reply, or none of ours: said below.
+    // No reply, or not JSON: reported below.
   }
-  // The page shows what is on the disk: the rating that could not be saved goes.
-  for (const one of scale.querySelectorAll("input")) one.checked = one.value === scale.dataset.saved;
+  // The page shows what is on disk: the rating that could not be saved is taken back.
+  for (const radio of scale.querySelectorAll("input")) radio.checked = radio.value === scale.dataset.saved;
   failures += 1;
   focus(scales.indexOf(scale));
-  told.textContent = "";
-  wrong.textContent = `${name} of answer ${letter} is not saved: ${reason}`;
+  statusLine.textContent = "";
+  errorLine.textContent = `${name} of answer ${letter} is not saved: ${reason}`;
 }
 
 async function leave(address) {
@@ -65,20 +65,20 @@ async function next() {
   const left = open();
   if (!left.length) return leave(document.getElementById("next").href);
   focus(scales.indexOf(left[0]));
-  told.textContent = `${left.length} scales are not set yet`;
+  statusLine.textContent = `${left.length} scales are not set yet`;
 }
 
-function act(event) {
+function handleKey(event) {
   if (event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return false;
-  const here = focused();
+  const current = focused();
   const steps = { ArrowDown: 1, ArrowUp: -1, ArrowRight: perAnswer, ArrowLeft: -perAnswer };
-  if (event.key in steps && here >= 0) {
-    focus(here + steps[event.key]);
-  } else if (/^[0-5]$/.test(event.key) && here >= 0) {
+  if (event.key in steps && current >= 0) {
+    focus(current + steps[event.key]);
+  } else if (/^[0-5]$/.test(event.key) && current >= 0) {
     if (event.repeat) return true; // a key held down is one rating
-    input(scales[here], event.key).checked = true;
-    save(scales[here], event.key);
-    focus(here + 1 < scales.length ? here + 1 : here);
+    input(scales[current], event.key).checked = true;
+    save(scales[current], event.key);
+    focus(current + 1 < scales.length ? current + 1 : current);
   } else if (event.key === "Enter" && !event.target.closest("a")) {
     if (!event.repeat) next();
   } else if (event.key.toLowerCase() === "b" && document.getElementById("back")) {
@@ -91,7 +91,7 @@ function act(event) {
 
 if (scales.length) {
   document.addEventListener("keydown", (event) => {
-    if (act(event)) event.preventDefault();
+    if (handleKey(event)) event.preventDefault();
   });
   for (const scale of scales) scale.addEventListener("change", (event) => save(scale, event.target.value));
   for (const link of document.querySelectorAll("nav a")) {

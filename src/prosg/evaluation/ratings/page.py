@@ -1,4 +1,4 @@
-"""The page on which one prompt's answers are rated, as HTML. Texts are escaped, and nothing names a system."""
+"""HTML of the rating pages, one prompt each. Prompts and answers are escaped, and nothing names a system."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from html import escape
 from typing import NamedTuple
 
-from prosg.evaluation.ratings.items import SCALES, VALUES, Item, letter
-from prosg.evaluation.ratings.store import Key
+from prosg.evaluation.ratings.items import SCALES, VALUES, RatingItem, answer_letter
+from prosg.evaluation.ratings.store import RatingKey
 
-__all__ = ["Place", "done_page", "rating_page"]
+__all__ = ["PagePosition", "done_page", "rating_page"]
 
 
-class Place(NamedTuple):
-    """Where a page stands: its number from 1, of how many, and how many prompts are finished."""
+class PagePosition(NamedTuple):
+    """A page's number from 1, the number of pages, and the number of finished prompts."""
 
     number: int
     total: int
@@ -44,16 +44,23 @@ def _document(title: str, body: str, attributes: str = "") -> str:
 """
 
 
-def rating_page(item: Item, place: Place, values: Mapping[Key, int], token: str) -> str:
-    """The page of one prompt. values: the ratings so far; token: what the page's ratings are accepted by."""
-    back = f'<a id="back" href="/prompt/{place.number - 1}">Back</a>' if place.number > 1 else ""
-    forward = f"/prompt/{place.number + 1}" if place.number < place.total else "/"
-    scales = "".join(f"<div><dt>{name.capitalize()}</dt><dd>{asked}</dd></div>" for name, asked in SCALES.items())
-    answers = "".join(_answer(item, number, values) for number in range(len(item.candidates)))
+def rating_page(item: RatingItem, position: PagePosition, values: Mapping[RatingKey, int], token: str) -> str:
+    """The page of one prompt.
+
+    Args:
+        item: The prompt and its answers, in the order of their letters.
+        position: The page's place among all.
+        values: The annotator's ratings so far.
+        token: Sent along with the page's ratings; the server accepts them by it.
+    """
+    back = f'<a id="back" href="/prompt/{position.number - 1}">Back</a>' if position.number > 1 else ""
+    forward = f"/prompt/{position.number + 1}" if position.number < position.total else "/"
+    scales = "".join(f"<div><dt>{name.capitalize()}</dt><dd>{question}</dd></div>" for name, question in SCALES.items())
+    answers = "".join(_answer(item, index, values) for index in range(len(item.candidates)))
     body = f"""<header>
-<h1>Prompt {place.number} of {place.total}</h1>
-<p><label for="bar"><span id="finished">{place.finished}</span> finished</label>
-<progress id="bar" max="{place.total}" value="{place.finished}"></progress></p>
+<h1>Prompt {position.number} of {position.total}</h1>
+<p><label for="bar"><span id="finished">{position.finished}</span> finished</label>
+<progress id="bar" max="{position.total}" value="{position.finished}"></progress></p>
 <p id="keys">{KEYS}</p>
 <noscript><p class="error">This page needs JavaScript to save ratings.</p></noscript>
 </header>
@@ -71,29 +78,29 @@ def rating_page(item: Item, place: Place, values: Mapping[Key, int], token: str)
 <p id="error" class="error" role="alert"></p>
 <nav aria-label="Prompts">{back}<a id="next" href="{forward}">Next</a></nav>
 </footer>"""
-    return _document(f"Prompt {place.number} of {place.total}", body, f' data-token="{escape(token)}"')
+    return _document(f"Prompt {position.number} of {position.total}", body, f' data-token="{escape(token)}"')
 
 
-def _answer(item: Item, number: int, values: Mapping[Key, int]) -> str:
-    candidate, name = item.candidates[number], letter(number)
-    fieldsets = "".join(_scale(name, scale, values.get((item.id, candidate.name, scale))) for scale in SCALES)
+def _answer(item: RatingItem, index: int, values: Mapping[RatingKey, int]) -> str:
+    candidate, letter = item.candidates[index], answer_letter(index)
+    fieldsets = "".join(_scale(letter, scale, values.get((item.id, candidate.name, scale))) for scale in SCALES)
     text = escape(candidate.text) if candidate.text.strip() else "<em>(an empty answer)</em>"
     return f"""
-<article aria-labelledby="answer-{name}">
-<h2 id="answer-{name}">Answer {name}</h2>
-<div class="text" tabindex="0" role="region" aria-label="Text of answer {name}" dir="auto">{text}</div>
+<article aria-labelledby="answer-{letter}">
+<h2 id="answer-{letter}">Answer {letter}</h2>
+<div class="text" tabindex="0" role="region" aria-label="Text of answer {letter}" dir="auto">{text}</div>
 {fieldsets}</article>"""
 
 
-def _scale(name: str, scale: str, value: int | None) -> str:
+def _scale(letter: str, scale: str, value: int | None) -> str:
     radios = "".join(
-        f'<label><input type="radio" name="{name}-{scale}" value="{one}"{" checked" if one == value else ""}>'
-        f"<span>{one}</span></label>"
-        for one in VALUES
+        f'<label><input type="radio" name="{letter}-{scale}" value="{option}"{" checked" if option == value else ""}>'
+        f"<span>{option}</span></label>"
+        for option in VALUES
     )
     saved = "" if value is None else str(value)
-    return f"""<fieldset data-letter="{name}" data-scale="{scale}" data-saved="{saved}" aria-describedby="keys">
-<legend>{scale.capitalize()}<span class="unseen"> of answer {name}</span></legend>
+    return f"""<fieldset data-letter="{letter}" data-scale="{scale}" data-saved="{saved}" aria-describedby="keys">
+<legend>{scale.capitalize()}<span class="unseen"> of answer {letter}</span></legend>
 <div class="values">{radios}</div>
 </fieldset>
 """

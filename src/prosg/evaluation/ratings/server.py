@@ -1,9 +1,9 @@
-"""`prosg rate`: serves the page to one person on this machine, and writes each rating as it is given."""
+"""`prosg rate`: serves the rating pages to one annotator on this machine and records every rating at once."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
 from typing import Annotated, Literal
 
@@ -13,9 +13,9 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from prosg.evaluation.ratings.items import VALUES, Item, letter
-from prosg.evaluation.ratings.page import Place, done_page, rating_page
-from prosg.evaluation.ratings.store import current, finished, write
+from prosg.evaluation.ratings.items import VALUES, RatingItem, answer_letter
+from prosg.evaluation.ratings.page import PagePosition, done_page, rating_page
+from prosg.evaluation.ratings.store import RatingKey, append_rating, current_ratings, is_finished
 from prosg.utils.store import record_id
 
 __all__ = ["make_app", "serve"]
@@ -26,12 +26,12 @@ HEADERS = {
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",  # what is shown is what is on the disk
+    "Cache-Control": "no-store",  # a page shows the ratings on disk, also after going back in the browser
 }
 
 
-class Rated(BaseModel):
-    """What the page sends. token: the page's; letter: which answer."""
+class SubmittedRating(BaseModel):
+    """Body of POST /rate: the token of the page, the letter of the answer, scale and value."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -41,39 +41,45 @@ class Rated(BaseModel):
     value: Annotated[int, Field(ge=VALUES[0], le=VALUES[-1])]
 
 
-def _token(item: Item, annotator: str, seed: int) -> str:
-    """What a page's ratings are accepted by: it says whose they are, and what stood behind the letters."""
-    shown = [[str(one.run), one.system, one.text] for one in item.candidates]
+def _token(item: RatingItem, annotator: str, seed: int) -> str:
+    """A hash of the annotator and of what stands behind the letters, by which a page's ratings are accepted."""
+    shown = [[str(candidate.run), candidate.system, candidate.text] for candidate in item.candidates]
     return record_id(annotator=annotator, seed=seed, item=item.id, prompt=item.prompt, shown=shown)
 
 
-def make_app(items: Sequence[Item], annotator: str, seed: int = 0) -> FastAPI:
-    """The application. items: as `ordered` for this annotator and seed."""
+def make_app(items: Sequence[RatingItem], annotator: str, seed: int = 0) -> FastAPI:
+    """Creates the web application.
+
+    Args:
+        items: The result of `items_for_annotator` for this annotator and seed.
+        annotator: Whose ratings are recorded.
+        seed: Recorded with each rating.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    # Pages of other sites may send requests here under a name of theirs.
+    # Against DNS rebinding: pages of other sites may reach this port under a host name of theirs.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    tokens = {_token(item, annotator, seed): item for item in items}
-    by_item = {item.id: token for token, item in tokens.items()}
+    items_by_token = {_token(item, annotator, seed): item for item in items}
+    tokens = {item.id: token for token, item in items_by_token.items()}
 
     @app.middleware("http")
-    async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await answer(request)
+    async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await call_next(request)
         response.headers.update(HEADERS)
         return response
 
     @app.exception_handler(ValueError)
-    async def say(request: Request, error: ValueError) -> Response:
+    async def report_error(request: Request, error: ValueError) -> Response:
         return JSONResponse({"detail": str(error)}, 500)
 
     @app.get("/")
     def start() -> Response:
-        values = current(items, annotator)
-        number = next((place for place, item in enumerate(items, 1) if not finished(item, values)), None)
+        values = current_ratings(items, annotator)
+        number = next((number for number, item in enumerate(items, 1) if not is_finished(item, values)), None)
         return RedirectResponse("/done" if number is None else f"/prompt/{number}", 303)
 
     @app.get("/done")
     def done() -> Response:
-        if _count(items, current(items, annotator)) < len(items):
+        if _count_finished(items, current_ratings(items, annotator)) < len(items):
             return RedirectResponse("/", 303)
         return HTMLResponse(done_page(len(items)))
 
@@ -81,54 +87,68 @@ def make_app(items: Sequence[Item], annotator: str, seed: int = 0) -> FastAPI:
     def prompt(number: int) -> Response:
         if not 1 <= number <= len(items):
             raise HTTPException(404, f"there are prompts 1 to {len(items)}")
-        item, values = items[number - 1], current(items, annotator)
-        place = Place(number, len(items), _count(items, values))
-        return HTMLResponse(rating_page(item, place, values, by_item[item.id]))
+        item, values = items[number - 1], current_ratings(items, annotator)
+        position = PagePosition(number, len(items), _count_finished(items, values))
+        return HTMLResponse(rating_page(item, position, values, tokens[item.id]))
 
     @app.post("/rate")
-    def rate(rated: Rated) -> dict[str, int]:
-        item = tokens.get(rated.token)
+    def rate(rating: SubmittedRating) -> dict[str, int]:
+        item = items_by_token.get(rating.token)
         if item is None:
             raise HTTPException(409, "this page is from an earlier start of prosg rate; load it again")
-        letters = {letter(place): one for place, one in enumerate(item.candidates)}
-        if rated.letter not in letters:
-            raise HTTPException(422, f"there is no answer {rated.letter}")
-        write(item, letters[rated.letter], annotator, rated.scale, rated.value, shown=rated.letter, seed=seed)
-        return {"finished": _count(items, current(items, annotator))}
+        candidates = {answer_letter(index): candidate for index, candidate in enumerate(item.candidates)}
+        if rating.letter not in candidates:
+            raise HTTPException(422, f"there is no answer {rating.letter}")
+        candidate = candidates[rating.letter]
+        append_rating(item, candidate, annotator, rating.scale, rating.value, shown=rating.letter, seed=seed)
+        return {"finished": _count_finished(items, current_ratings(items, annotator))}
 
-    for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript")):
+    for name, media_type in (("page.css", "text/css"), ("page.js", "text/javascript")):
         content = resources.files("prosg.evaluation.ratings").joinpath(name).read_text("utf-8")
-        app.add_api_route(f"/{name}", _file(content, kind), methods=["GET"])
+        app.add_api_route(f"/{name}", _static_file(content, media_type), methods=["GET"])
     return app
 
 
-def _file(content: str, kind: str) -> Callable[[], Response]:
-    return lambda: Response(content, media_type=kind)
+def _static_file(content: str, media_type: str) -> Callable[[], Response]:
+    return lambda: Response(content, media_type=media_type)
 
 
-def _count(items: Sequence[Item], values: dict[tuple[str, str, str], int]) -> int:
-    return sum(finished(item, values) for item in items)
+def _count_finished(items: Sequence[RatingItem], values: Mapping[RatingKey, int]) -> int:
+    return sum(is_finished(item, values) for item in items)
 
 
-def serve(items: Sequence[Item], annotator: str, *, port: int, seed: int) -> int:
-    """Serve until Ctrl-C; 0. ValueError for a port that cannot be had, 0 takes a free one."""
+def serve(items: Sequence[RatingItem], annotator: str, *, port: int, seed: int) -> int:
+    """Serves the rating pages on 127.0.0.1 until Ctrl-C.
+
+    Args:
+        items: The result of `items_for_annotator` for this annotator and seed.
+        annotator: Who rates.
+        port: TCP port; 0 takes a free one.
+        seed: Seed of the annotator's order.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ValueError: For a port that cannot be bound.
+    """
     app = make_app(items, annotator, seed)
-    count = _count(items, current(items, annotator))
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    with listening:
+    count = _count_finished(items, current_ratings(items, annotator))
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with listener:
         try:
-            listening.bind((HOST, port))
+            listener.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            why = error.strerror if isinstance(error, OSError) else "allowed: 0 to 65535"
-            raise ValueError(f"--port {port} cannot be had ({why}); give another") from None
-        address = f"http://{HOST}:{listening.getsockname()[1]}/"
+            reason = error.strerror if isinstance(error, OSError) else "allowed: 0 to 65535"
+            raise ValueError(f"--port {port} cannot be had ({reason}); give another") from None
+        address = f"http://{HOST}:{listener.getsockname()[1]}/"
         print(f"{annotator}: {count} of {len(items)} prompts are finished\n{address}    Ctrl-C ends", flush=True)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         try:
-            server.run(sockets=[listening])
-        except KeyboardInterrupt:  # uvicorn ends in good order, then raises the signal again
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:  # uvicorn shuts down properly, then raises the signal again
             print()
-    count = _count(items, current(items, annotator))
+    count = _count_finished(items, current_ratings(items, annotator))
     print(f"{annotator}: {count} of {len(items)} prompts are finished; the same command goes on from here")
     return 0

@@ -1,10 +1,10 @@
-"""Ratings on the disk: RUN/ratings/ANNOTATOR.jsonl, one line for each time that somebody set a scale.
+"""Ratings on disk: RUN/ratings/ANNOTATOR.jsonl, one line per rating.
 
     {"id", "system", "scale", "value", "answer", "shown", "seed", "time"}
 
-`answer` is a hash of prompt and answer: where an answer is another by now, its ratings do not count. `shown` is the
-letter that the system stood behind. The file only grows, and of several ratings of the same the last one counts.
-Nothing is kept in memory: two tabs, and two processes, see what the other wrote.
+`answer` is a hash of prompt and answer: ratings of an answer that has changed since do not count. `shown` is the letter
+behind which the system stood. Files only grow; of several ratings of the same scale and answer the last one counts.
+Nothing is cached in memory, so that two tabs or two processes see each other's ratings.
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from prosg.data.row import derived_id
-from prosg.evaluation.ratings.items import SCALES, VALUES, Candidate, Item
+from prosg.evaluation.ratings.items import SCALES, VALUES, CandidateAnswer, RatingItem
 from prosg.utils.store import Log, read_log
 
-__all__ = ["Key", "annotators", "check_annotator", "current", "finished", "stale", "write"]
+__all__ = [
+    "RatingKey",
+    "append_rating",
+    "check_annotator",
+    "count_stale_ratings",
+    "current_ratings",
+    "find_annotators",
+    "is_finished",
+]
 
-Key = tuple[str, str, str]
-"""Which rating: the prompt's id, the system's name in reports, the scale."""
+RatingKey = tuple[str, str, str]
+"""Identifies a rating of one annotator: row id, the system's name in reports, scale."""
 
 
 def check_annotator(name: str) -> None:
-    """ValueError for a name that cannot be a file's."""
+    """Raises ValueError for an annotator's name that cannot be a file name."""
     if not re.fullmatch(r"\w[\w-]{0,63}", name, re.ASCII):
         raise ValueError(f"--annotator is {name!r}; it has up to 64 letters of ASCII, digits, hyphens and underscores")
 
@@ -36,21 +44,32 @@ def _file(run: Path, annotator: str) -> Path:
     return run / "ratings" / f"{annotator}.jsonl"
 
 
-def annotators(items: Sequence[Item]) -> list[str]:
-    """Whoever rated in one of the items' runs, in alphabetical order."""
+def find_annotators(items: Sequence[RatingItem]) -> list[str]:
+    """Names of all who rated in one of the items' runs, in alphabetical order."""
     runs = {candidate.run for item in items for candidate in item.candidates}
     return sorted({file.stem for run in runs for file in (run / "ratings").glob("*.jsonl")})
 
 
-def write(item: Item, candidate: Candidate, annotator: str, scale: str, value: int, *, shown: str, seed: int) -> None:
-    """Add a rating; it is on the disk when this returns."""
+def append_rating(
+    item: RatingItem, candidate: CandidateAnswer, annotator: str, scale: str, value: int, *, shown: str, seed: int
+) -> None:
+    """Records a rating; it is on disk when this returns.
+
+    Args:
+        item, candidate: The prompt and the answer that is rated.
+        annotator: Who rates.
+        scale: One of SCALES.
+        value: One of VALUES.
+        shown: The letter behind which the answer was shown.
+        seed: Seed of the annotator's order.
+    """
     assert scale in SCALES and value in VALUES
     record = {"id": item.id, "system": candidate.system, "scale": scale, "value": value}
     record |= {"answer": derived_id(item.prompt, candidate.text), "shown": shown, "seed": seed, "time": time.time()}
     path = _file(candidate.run, annotator)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
-        # The log mends a line that a kill cut short, and must not meet one that another process is writing.
+        # Opening the log removes a line that a kill cut short; the lock keeps that from being another process's write.
         fcntl.flock(file, fcntl.LOCK_EX)
         log = Log(path)
         try:
@@ -59,10 +78,10 @@ def write(item: Item, candidate: Candidate, annotator: str, scale: str, value: i
             log.close()
 
 
-def _checked(path: Path) -> Iterator[Mapping[str, Any]]:
+def _read_records(path: Path) -> Iterator[Mapping[str, Any]]:
     for number, record in enumerate(read_log(path), 1):
-        fits = all(isinstance(record.get(key), str) for key in ("id", "system", "scale", "answer"))
-        if not fits or record["scale"] not in SCALES or type(record.get("value")) is not int:
+        has_texts = all(isinstance(record.get(key), str) for key in ("id", "system", "scale", "answer"))
+        if not has_texts or record["scale"] not in SCALES or type(record.get("value")) is not int:
             raise ValueError(
                 f"{path}:{number}: no rating; it has an id, a system, a scale, a value and an answer's hash"
             )
@@ -71,33 +90,38 @@ def _checked(path: Path) -> Iterator[Mapping[str, Any]]:
         yield record
 
 
-def _read(items: Sequence[Item], annotator: str) -> tuple[dict[Key, int], int]:
+def _read_ratings(items: Sequence[RatingItem], annotator: str) -> tuple[dict[RatingKey, int], int]:
     known = {
         (candidate.run, item.id, candidate.system): (candidate.name, derived_id(item.prompt, candidate.text))
         for item in items
         for candidate in item.candidates
     }
-    values: dict[Key, int] = {}
-    old = 0
+    values: dict[RatingKey, int] = {}
+    stale = 0
     for run in dict.fromkeys(run for run, _, _ in known):
-        for record in _checked(_file(run, annotator)):
+        for record in _read_records(_file(run, annotator)):
             name, answer = known.get((run, record["id"], record["system"]), ("", ""))
             if answer == record["answer"]:
                 values[record["id"], name, record["scale"]] = record["value"]
-            old += bool(name) and answer != record["answer"]
-    return values, old
+            elif name:
+                stale += 1
+    return values, stale
 
 
-def current(items: Sequence[Item], annotator: str) -> dict[Key, int]:
-    """The ratings that count. ValueError `FILE:LINE: ...` for a line that is none."""
-    return _read(items, annotator)[0]
+def current_ratings(items: Sequence[RatingItem], annotator: str) -> dict[RatingKey, int]:
+    """An annotator's ratings of the items' answers as they are now.
+
+    Raises:
+        ValueError: `FILE:LINE: ...` for a line that is not a rating.
+    """
+    return _read_ratings(items, annotator)[0]
 
 
-def stale(items: Sequence[Item], annotator: str) -> int:
-    """Lines that do not count since the answer is another by now."""
-    return _read(items, annotator)[1]
+def count_stale_ratings(items: Sequence[RatingItem], annotator: str) -> int:
+    """Number of recorded ratings that do not count since the answer has changed."""
+    return _read_ratings(items, annotator)[1]
 
 
-def finished(item: Item, values: Mapping[Key, int]) -> bool:
-    """Whether every scale of every answer is set."""
+def is_finished(item: RatingItem, values: Mapping[RatingKey, int]) -> bool:
+    """Whether every answer of an item is rated on every scale."""
     return all((item.id, candidate.name, scale) in values for candidate in item.candidates for scale in SCALES)

@@ -1,0 +1,202 @@
+"""The judge's results, derived from its recorded replies, and the files of a run that hold them.
+
+    RUN/judge/NAME.jsonl         one system's answers: {"id", "answer": a hash of prompt and answer, "result", "stages":
+                                 [{"stage", "instruction", "result", "quote", "why"}], "replies"}
+    RUN/judge/pairs/A--B.jsonl   two systems: {"id", "preferred": "first" (A) | "second" (B) | "tie" | "unparsed",
+                                 "orders": the replies with A first, and with B first, "replies"}
+
+The files are rewritten as a whole; an answer or pair with a reply still missing has no line yet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prosg.data.row import Row, derived_id
+from prosg.evaluation.judge.config import JudgeConfig
+from prosg.evaluation.judge.protocol import (
+    UNPARSED,
+    InstructionStep,
+    StepResult,
+    comparison_request,
+    preference,
+    read_comparison,
+    read_step_verdicts,
+    read_steps,
+    row_result,
+    row_steps,
+    step_results,
+    steps_request,
+    verdicts_request,
+)
+from prosg.evaluation.run_folder import RunFolder
+from prosg.musi.verdicts import Tried, Verdict, tried
+from prosg.utils.io import write_lines
+
+__all__ = ["AnswerComparison", "AnswerPair", "AnswerToJudge", "JudgeRecords", "iter_answers"]
+
+REPLY_FIELDS = ("id", "reply", "finish", "refusal", "model")
+"""Fields of a recorded reply that a run's files repeat."""
+
+
+class AnswerToJudge(NamedTuple):
+    """An answer and the steps it is judged by. Systems that wrote the same text share one."""
+
+    prompt: str
+    steps: tuple[InstructionStep, ...]
+    text: str
+
+
+class AnswerComparison(NamedTuple):
+    """Two answers to one prompt in the order in which they are shown."""
+
+    prompt: str
+    first: str
+    second: str
+
+
+class AnswerPair(NamedTuple):
+    """Two systems' answers to one row.
+
+    Attributes:
+        name: "A--B", the systems' names.
+        row_id: The row's id.
+        orders: The comparison with A's answer first, then with B's first.
+    """
+
+    name: str
+    row_id: str
+    orders: tuple[AnswerComparison, AnswerComparison]
+
+
+class JudgeRecords:
+    """Parses the replies recorded so far.
+
+    Every question has a first request and, while replies are unusable, further attempts; the methods return all
+    attempts with recorded replies, and in `missing` the request to be sent next, if any.
+    """
+
+    def __init__(self, config: JudgeConfig, replies: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+        """
+        Args:
+            config: The judge's options.
+            replies: By kind of request ("steps", "verdicts", "comparison") and request id; may grow afterwards.
+        """
+        self.config = config
+        self.replies = replies
+
+    def steps(self, prompt: str) -> Tried[list[InstructionStep] | str]:
+        """Attempts at splitting an instruction into steps."""
+        return tried(
+            lambda attempt: steps_request(self.config, prompt, attempt),
+            read_steps,
+            lambda steps: not isinstance(steps, str),
+            self.config.tries,
+            self.replies["steps"],
+        )
+
+    def verdicts(self, answer: AnswerToJudge) -> Tried[list[Verdict | str]]:
+        """Attempts at judging an answer step by step; none for an empty answer, which fails without a judge."""
+        if not answer.text.strip():
+            return Tried([], [], None)
+        return tried(
+            lambda attempt: verdicts_request(self.config, answer.prompt, answer.steps, answer.text, attempt),
+            lambda reply: read_step_verdicts(reply, answer.steps, answer.text),
+            lambda verdicts: all(isinstance(verdict, Verdict) for verdict in verdicts),
+            self.config.tries,
+            self.replies["verdicts"],
+        )
+
+    def comparison(self, pair: AnswerComparison) -> Tried[str]:
+        """Attempts at comparing two answers in one order; equal answers are a tie without a judge."""
+        if pair.first == pair.second:
+            return Tried(["tie"], [], None)
+        return tried(
+            lambda attempt: comparison_request(self.config, pair.prompt, pair.first, pair.second, attempt),
+            read_comparison,
+            lambda position: position != UNPARSED,
+            self.config.tries,
+            self.replies["comparison"],
+        )
+
+    def answer_to_judge(self, row: Row, text: str) -> AnswerToJudge | None:
+        """The answer with the steps of its row; None while these are unknown."""
+        steps: Sequence[InstructionStep] | str = row_steps(row)
+        if not steps:
+            attempts = self.steps(row.prompt)
+            steps = attempts.said[-1] if attempts.said else ""
+        return None if not steps or isinstance(steps, str) else AnswerToJudge(row.prompt, tuple(steps), text)
+
+    def pairs(self, folder: RunFolder) -> list[AnswerPair]:
+        """The configured pairs of systems, for each row of a run that both have answered."""
+        pairs = []
+        for first, second in self.config.pairs:
+            ours, theirs = (folder.systems[name].answers if name in folder.systems else {} for name in (first, second))
+            for row in folder.rows.values():
+                if row.id in ours and row.id in theirs:
+                    forward = AnswerComparison(row.prompt, ours[row.id], theirs[row.id])
+                    swapped = AnswerComparison(row.prompt, theirs[row.id], ours[row.id])
+                    pairs.append(AnswerPair(f"{first}--{second}", row.id, (forward, swapped)))
+        return pairs
+
+    def write(self, folder: RunFolder) -> None:
+        """Writes the files of a run."""
+        judge_folder = folder.path / "judge"
+        systems: dict[str, list[dict[str, Any]]] = {name: [] for name in folder.systems}
+        for name, row, text in iter_answers(folder):
+            systems[name] += self._answer_lines(row, text)
+        for name, lines in systems.items():
+            _write_jsonl(judge_folder / f"{name}.jsonl", lines)
+        pairs: dict[str, list[dict[str, Any]]] = {}
+        for pair in self.pairs(folder):
+            pairs.setdefault(pair.name, []).extend(self._pair_lines(pair))
+        for name, lines in pairs.items():
+            _write_jsonl(judge_folder / "pairs" / f"{name}.jsonl", lines)
+
+    def _answer_lines(self, row: Row, text: str) -> list[dict[str, Any]]:
+        answer = self.answer_to_judge(row, text)
+        attempts: Tried[Any]
+        results: list[StepResult] = []
+        if answer is None:
+            attempts = self.steps(row.prompt)
+        else:
+            attempts = self.verdicts(answer)
+            results = step_results(answer.steps, text, attempts.said)
+        if attempts.missing:
+            return []
+        return [
+            {
+                "id": row.id,
+                "answer": derived_id(row.prompt, text),
+                "result": row_result(results),
+                "stages": [step._asdict() for step in results],
+                "replies": _without_costs(attempts.replies),
+            }
+        ]
+
+    def _pair_lines(self, pair: AnswerPair) -> list[dict[str, Any]]:
+        forward, swapped = (self.comparison(comparison) for comparison in pair.orders)
+        if forward.missing or swapped.missing:
+            return []
+        orders = [forward.said[-1], swapped.said[-1]]
+        replies = _without_costs([*forward.replies, *swapped.replies])
+        return [{"id": pair.row_id, "preferred": preference(*orders), "orders": orders, "replies": replies}]
+
+
+def iter_answers(folder: RunFolder) -> Iterator[tuple[str, Row, str]]:
+    """System name, row and text of every answer of a run, row by row."""
+    for row in folder.rows.values():
+        for system, (_, answers) in folder.systems.items():
+            if row.id in answers:
+                yield system, row, answers[row.id]
+
+
+def _without_costs(replies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{field: reply[field] for field in REPLY_FIELDS} for reply in replies]
+
+
+def _write_jsonl(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    write_lines(path, (json.dumps(line, ensure_ascii=False) for line in lines))

@@ -1,0 +1,198 @@
+"""`prosg judge` over real HTTP, with a server that answers well, badly, late and not at all."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prosg.cli import main
+from prosg.data.row import Row
+from prosg.evaluation.judge.summary import judge_summary, judge_summary_text
+from prosg.utils.store import read_log
+from support.chat_server import started
+from support.judging import GOOD, HALF, STAGED, JudgeServer, make_config, make_run
+
+
+@pytest.fixture
+def servers() -> Iterator[Any]:
+    yield from started(JudgeServer)
+
+
+def results(run: Path, name: str) -> dict[str, list[str]]:
+    """By row: its result, then those of its steps."""
+    lines = read_log(run / "judge" / f"{name}.jsonl")
+    return {line["id"]: [line["result"], *(stage["result"] for stage in line["stages"])] for line in lines}
+
+
+def test_each_step_is_judged_and_no_request_is_repeated(tmp_path: Path, servers: Any, capsys: Any) -> None:
+    server = servers()
+    run = make_run(tmp_path / "run", {"good": GOOD, "half": HALF, "copy": GOOD})
+    command = ["judge", str(run), "--config", make_config(tmp_path, server.url)]
+    assert main(command) == 0
+    assert results(run, "good") == {"staged": ["pass"] * 3, "plain": ["pass"] * 3, "listed": ["pass"] * 3}
+    assert results(run, "copy") == results(run, "good")
+    assert results(run, "half") == {
+        "staged": ["fail", "pass", "fail"],
+        "plain": ["fail", "pass", "fail"],
+        "listed": ["fail", "fail", "fail"],
+    }
+    # One prompt has no steps of its own; equal answers are judged once, and an empty one needs no judge.
+    assert server.kinds == {"musi_steps": 1, "musi_verdicts": 5}
+    line = read_log(run / "judge" / "good.jsonl")[0]
+    assert line["stages"][1] == {
+        "stage": 2,
+        "instruction": "Tell of a fish",
+        "result": "pass",
+        "quote": "It has a fish.",
+        "why": "",
+    }
+    assert json.loads(line["replies"][0]["reply"])["verdicts"][1]["quote"] == "It has a fish."
+    assert "empty" in read_log(run / "judge" / "half.jsonl")[2]["stages"][0]["why"]
+    before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
+    assert main(command) == 0
+    assert sum(server.seen.values()) == 6
+    assert before == {path: path.read_bytes() for path in run.rglob("*.jsonl")}
+    out = capsys.readouterr().out
+    assert "0 of 6" in out and "1.0 [1.0, 1.0]" in out
+
+
+@pytest.mark.parametrize(
+    ("word", "stages", "why"),
+    [
+        ("PROSE", ["unparsed", "unparsed"], "not JSON"),
+        ("KEYS", ["unparsed", "unparsed"], "schema"),
+        ("REFUSE", ["unparsed", "unparsed"], "refusal"),
+        ("CUT", ["unparsed", "unparsed"], "no verdict"),
+        ("INVENT", ["pass", "unparsed"], "quote"),
+    ],
+)
+def test_replies_without_a_verdict_are_not_failures(
+    tmp_path: Path, servers: Any, word: str, stages: list[str], why: str
+) -> None:
+    run = make_run(tmp_path / "run", {"bad": [f"The sea {word}.\nNo more."], "good": GOOD[:1]}, (STAGED,))
+    assert main(["judge", str(run), "--config", make_config(tmp_path, servers().url)]) == 0
+    assert results(run, "bad") == {"staged": ["unparsed", *stages]}
+    assert results(run, "good") == {"staged": ["pass", "pass", "pass"]}
+    line = read_log(run / "judge" / "bad.jsonl")[0]
+    assert why in line["stages"][1]["why"] and len(line["replies"]) == 3
+    system = judge_summary(run)["systems"]["bad"]
+    assert system["rows"] == {"pass": 0, "fail": 0, "unparsed": 1} and system["accuracy"] is None
+    assert "-" in judge_summary_text(run).splitlines()[2]
+
+
+def test_the_first_verdict_of_a_step_counts(tmp_path: Path, servers: Any) -> None:
+    server = servers(bad_times=1)
+    texts = {"prose": ["The sea.\nPROSE."], "invent": ["The sea.\nINVENT"]}
+    run = make_run(tmp_path / "run", texts, (STAGED,))
+    assert main(["judge", str(run), "--config", make_config(tmp_path, server.url)]) == 0
+    assert results(run, "prose") == results(run, "invent") == {"staged": ["fail", "pass", "fail"]}
+    assert server.kinds == {"musi_verdicts": 4}
+
+
+def test_an_instruction_without_known_steps_is_unparsed(tmp_path: Path, servers: Any) -> None:
+    row = Row("unclear", "An unclear wish.", "Yes.")
+    run = make_run(tmp_path / "run", {"plus": ["Yes."]}, (row,))
+    assert main(["judge", str(run), "--config", make_config(tmp_path, servers().url)]) == 0
+    line = read_log(run / "judge" / "plus.jsonl")[0]
+    assert (line["result"], line["stages"], len(line["replies"])) == ("unparsed", [], 3)
+
+
+def test_a_late_server_is_waited_for(tmp_path: Path, servers: Any) -> None:
+    calm = make_run(tmp_path / "calm", {"good": GOOD, "half": HALF})
+    late = make_run(tmp_path / "late", {"good": GOOD, "half": HALF})
+    (tmp_path / "a").mkdir()
+    assert main(["judge", str(calm), "--config", make_config(tmp_path / "a", servers().url)]) == 0
+    server = servers(faults=1.0, timeouts=1.0, patience=0.3, retry_after=("0.01",))
+    assert main(["judge", str(late), "--config", make_config(tmp_path, server.url, endpoint={"timeout": 0.3})]) == 0
+    assert server.outcomes["timeout"] and server.outcomes["reply"]
+    for name in ("good", "half"):
+        assert results(late, name) == results(calm, name)
+
+
+def test_a_server_that_does_not_listen(tmp_path: Path, capsys: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+    config = make_config(tmp_path, url, endpoint={"attempts": 2, "concurrency": 1})
+    few = make_run(tmp_path / "few", {"a": GOOD})
+    assert main(["judge", str(few), "--config", config]) == 1
+    error = capsys.readouterr().err
+    assert "3 requests" in error and "no connection" in error
+    assert results(few, "a") == {}
+    many = make_run(tmp_path / "many", {name: [f"{name} sea.", "", f"{name} red."] for name in ("a", "b", "c")})
+    assert main(["judge", str(many), "--config", config]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and url in last and "no connection" in last
+    assert not (many / "judge").exists()
+
+
+def test_caps_hold_and_may_be_raised(tmp_path: Path, servers: Any, capsys: Any) -> None:
+    server = servers()
+    run = make_run(tmp_path / "run", {"good": GOOD, "half": HALF})
+    command = ["judge", str(run), "--config"]
+    assert main([*command, make_config(tmp_path, server.url, budget={"requests": 3, "tokens": 10**7})]) == 1
+    assert sum(server.seen.values()) == 3
+    assert "budget.requests" in capsys.readouterr().err
+    assert len(results(run, "good")) + len(results(run, "half")) == 3  # two verdicts, and the empty answer
+    assert main([*command, make_config(tmp_path, server.url)]) == 0
+    assert sum(server.seen.values()) == 6 and len(results(run, "good")) == 3
+
+
+def test_a_preference_counts_where_both_orders_agree(tmp_path: Path, servers: Any, capsys: Any) -> None:
+    fair, partial = servers(), servers(lean="first")
+    for server, counts in ((fair, (3, 0, 0)), (partial, (0, 3, 3))):
+        folder = tmp_path / str(counts[0])
+        folder.mkdir()
+        run = make_run(folder / "run", {"good": GOOD, "half": HALF, "copy": GOOD})
+        config = make_config(folder, server.url, pairs=[["good", "half"], ["copy", "good"]])
+        assert main(["judge", str(run), "--config", config]) == 0
+        pairs = judge_summary(run)["pairs"]
+        assert (pairs["good--half"]["first"], pairs["good--half"]["tie"], pairs["good--half"]["disagreed"]) == counts
+        assert pairs["copy--good"] == {"n": 3, "first": 0, "second": 0, "tie": 3, "unparsed": 0, "disagreed": 0}
+        assert server.kinds["musi_comparison"] == 6  # equal answers need no judge
+    assert "good against half" in capsys.readouterr().out
+
+
+def test_a_comparison_that_cannot_be_parsed_is_unparsed(tmp_path: Path, servers: Any) -> None:
+    server = servers(lean="both")
+    run = make_run(tmp_path / "run", {"a": GOOD[:1], "b": HALF[:1]}, (STAGED,))
+    assert main(["judge", str(run), "--config", make_config(tmp_path, server.url, pairs=[["a", "b"]])]) == 0
+    assert read_log(run / "judge" / "pairs" / "a--b.jsonl")[0]["preferred"] == "unparsed"
+    assert server.kinds["musi_comparison"] == 6
+
+
+def test_labels_are_compared_with_the_judge(tmp_path: Path, servers: Any, capsys: Any) -> None:
+    run = make_run(tmp_path / "run", {"half": [*HALF[:2], "INVENT red"]})
+    labels = tmp_path / "labels.jsonl"
+    steps = [("staged", 1, True), ("staged", 2, False), ("plain", 1, False), ("plain", 2, False), ("listed", 2, True)]
+    lines = [json.dumps({"id": row, "system": "half", "stage": n, "label": label}) for row, n, label in steps]
+    labels.write_text("\n".join(lines))
+    command = ["judge", str(run), "--config", make_config(tmp_path, servers().url), "--labels", str(labels)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "kappa 0.500" in out and "1 both yes, 2 both no, 1 judge alone yes, 0 person alone yes" in out
+    labels.write_text(json.dumps({"id": "plain", "system": "whole", "stage": 1, "label": True}))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "labels.jsonl" in error and "'whole'" in error and "'plain'" in error
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pairs": [["a", "c"]]}, ("pairs", " c;", "a, b")),
+        ({"endpoint": {"api_key_env": "NO_SUCH_KEY"}}, ("endpoint.api_key_env", "NO_SUCH_KEY")),
+    ],
+)
+def test_options_that_do_not_fit_the_run_or_the_machine(
+    tmp_path: Path, capsys: Any, changes: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    run = make_run(tmp_path / "run", {"a": GOOD, "b": HALF})
+    assert main(["judge", str(run), "--config", make_config(tmp_path, "http://127.0.0.1:9/v1", **changes)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and all(word in lines[0] for word in words)
