@@ -10,32 +10,28 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
 from prosg.checkpoints.adapter import load_adapter, save_adapter
-from prosg.checkpoints.load import demo_model, load_model
-from prosg.evaluation.controls import Condition
-from prosg.evaluation.curve import forgetting_curve
+from prosg.checkpoints.load import demo_model
+from prosg.cli import main as prosg
 
 ROWS, SEED, SENTENCES = 192, 11, (5, 60)
-CONDITIONS = (Condition("own"), Condition("other"), Condition("own", "wiped"), Condition("none"))
 
 
 def scores() -> list[dict[str, object]]:
     """The packaged model's late accuracy on test rows of a seed of its own, fp32."""
-    result = forgetting_curve(
-        load_model("demo"),
-        labels={"system": "demo"},
-        conditions=CONDITIONS,
-        size=ROWS,
-        sentences=SENTENCES,
-        seed=SEED,
-        free=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "curve.json"
+        options = ["--rows", str(ROWS), "--seed", str(SEED), "--sentences", *map(str, SENTENCES), "--no-free"]
+        status = prosg(["curve", "demo", "--updates", "own,other,wiped,none", *options, "--out", str(out)])
+        assert status == 0
+        rows = json.loads(out.read_text("utf-8"))["rows"]
     kept = ("update", "state", "sentences", "distance_tokens", "n", "late_accuracy")
-    return [{key: row[key] for key in kept} for row in result.rows if row["kind"] == "all"]
+    return [{key: row[key] for key in kept} for row in rows if row["kind"] == "all" and row["measure"] == "curve"]
 
 
 def main(run: Path) -> None:

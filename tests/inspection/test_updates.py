@@ -10,7 +10,7 @@ import torch
 from prosg.core.update import LowRank, Site
 from prosg.inspection.render import heat_map, labels, plot_attention, table
 from prosg.inspection.updates import Compared, attention, compare, inner_products, singular_values, total
-from prosg.model.synthesizer import LayerReads
+from prosg.model.layer_synthesizer import LayerReads
 from support.models import SYSTEMS, assert_near, att_weight, live_backbone, live_model, tokens
 
 PROMPT, LENGTHS = tokens(3, 9), torch.tensor([9, 4, 1])

@@ -175,7 +175,7 @@ def _late_answers(
         kinds: Kinds of instruction in turn.
         size: Rows.
         sentences: Lengths of the story; the first is in range.
-        difficulty: What makes the instructions harder. With a filler the story is read from it instead of being sampled.
+        difficulty: What makes instructions harder. With a filler the story is read from it, not sampled.
         asked: The other coordinates of the place.
     """
     data, batch_size = measurement.config.data, measurement.config.batch_size
@@ -191,7 +191,9 @@ def _late_answers(
         measurement.model.tokenizer,
         local.encoded_rows,
         [row.stages[-1].marker for row in local.rows],
-        turns=[row.answer[row.stages[1].start : row.stages[-1].start] for row in local.rows] if difficulty.turns else (),
+        turns=[row.answer[row.stages[1].start : row.stages[-1].start] for row in local.rows]
+        if difficulty.turns
+        else (),
         replay=system.late_replay,
         end_token=measurement.config.generation.end_token,
     )

@@ -27,196 +27,37 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from prosg.backbones.base import Taps
-from prosg.backbones.native import Linear
-from prosg.core.tensors import wide
-from prosg.core.update import LowRank, Site, Update
+from prosg.core.update import Site, Update
 from prosg.model.config import ProSGConfig
+from prosg.model.layer_synthesizer import LayerReads, LayerSynthesizer, make_stack
 
-__all__ = ["LayerReads", "Reads", "Synthesizer"]
+__all__ = ["Reads", "Synthesizer"]
 
 LARGE = 100_000_000
 """Parameters of a backbone from which on the module's are kept under a tenth of them. A demo's model needs more."""
 
 
-class LayerReads(NamedTuple):
-    """What has been read in one layer so far: the last input, and a softmax attention under way."""
-
-    last: Tensor | None
-    """(B, E)"""
-    top: Tensor | None
-    """(B, S) running maximum of the scores; not differentiated."""
-    total: Tensor | None
-    """(B, S) sum of exp(score - top)."""
-    value: Tensor | None
-    """(B, S, d) sum of exp(score - top) u."""
-
-
 class Reads(NamedTuple):
-    """Accumulators over a prompt that is read chunk by chunk; their size does not depend on its length."""
+    """What has been read of a prompt, chunk by chunk; its size does not depend on the prompt's length."""
 
     lengths: Tensor
     """(B,) the whole prompt's length."""
     layers: tuple[LayerReads, ...]
 
 
-class Stack(nn.Module):
-    """Transforming stack S (eq. 18): blocks h + LN(L2 relu(L1 h)), shape kept."""
-
-    def __init__(self, width: int, hidden: int, blocks: int) -> None:
-        super().__init__()
-        self.blocks: Sequence[nn.Sequential] = nn.ModuleList(  # type: ignore[assignment]
-            nn.Sequential(Linear(width, hidden), nn.ReLU(), Linear(hidden, width), nn.LayerNorm(width))
-            for _ in range(blocks)
-        )
-        for block in self.blocks:
-            for linear in block:
-                if isinstance(linear, nn.Linear):
-                    _init_linear(linear, linear.in_features**-0.5)
-
-    def forward(self, h: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
-        for block in self.blocks:
-            h = h + block(h)
-        return h
-
-
-class LayerSynthesizer(nn.Module):
-    """One time-mixing block's part: read, embed, transform, give the factors of its projections."""
-
-    def __init__(
-        self, config: ProSGConfig, shapes: Mapping[str, tuple[int, int]], widths: tuple[int, int], stack: Stack | None
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.shapes = dict(shapes)
-        n, (width, memory) = config.rank, widths
-        self.names = tuple(shapes)
-        slots = len(self.names) * n
-        if config.reads_positions:
-            d = config.bottleneck
-            self.from_input = _init_linear(Linear(width, d), width**-0.5)
-            if config.memory_tap:
-                self.from_memory = _init_linear(Linear(memory, d, bias=False), (3 * width) ** -0.5)
-            self.shape = (slots, d)
-            if config.reads == "all_positions":
-                self.queries = nn.Parameter(torch.randn(slots, d))
-            self.slots = nn.Parameter(0.02 * torch.randn(slots, d)) if config.state_embedding else None
-            self.stack = stack or make_stack(config, d)
-            self.norm = nn.LayerNorm(d) if config.final_norm else nn.Identity()
-        elif config.reads == "last_input":
-            self.slots = (
-                nn.Parameter(0.02 * torch.randn(len(self.names), n * width)) if config.state_embedding else None
-            )
-            self.stack = stack or make_stack(config, n * width)
-            self.norm = nn.LayerNorm(n * width) if config.final_norm else nn.Identity()
-        self.base_a, self.base_b = nn.ParameterDict(), nn.ParameterDict()
-        self.map_a, self.map_b = nn.ModuleDict(), nn.ModuleDict()
-        for name, (out, inp) in self.shapes.items():
-            self.base_b[name] = nn.Parameter(torch.zeros(n, out))
-            if config.reads != "last_input":
-                self.base_a[name] = nn.Parameter(torch.randn(n, inp))
-            if config.reads_positions:
-                self.map_a[name] = _init_linear(Linear(d, inp), (3 * d) ** -0.5)
-            if config.synthesize == "both":
-                self.map_b[name] = _init_linear(Linear(d, out), 0.0)
-
-    def start(self, batch: int) -> LayerReads:
-        """Nothing read yet."""
-        if not self.config.reads_positions:
-            return LayerReads(None, None, None, None)
-        slots, d = self.shape
-        empty = self.from_input.weight.new_zeros(batch, slots)
-        return LayerReads(None, empty - 1e30, empty, empty.new_zeros(batch, slots, d))
-
-    def read(self, reads: LayerReads, taps: Taps, layer: int, valid: Tensor, lengths: Tensor) -> LayerReads:
-        """Take in a chunk (B, T, ...) of which `valid` (B, T) positions belong to the prompt."""
-        if self.config.reads == "last_input":
-            last = wide(taps.last[layer])
-            here = valid.any(1, keepdim=True)  # a row that ended in an earlier chunk keeps what it had there
-            return reads._replace(last=last if reads.last is None else torch.where(here, last, reads.last))
-        if self.config.reads == "nothing":
-            return reads
-        assert reads.top is not None and reads.total is not None and reads.value is not None
-        if self.config.reads == "last_position":
-            u = self.reduce(taps, layer)
-            value = u[torch.arange(u.shape[0], device=u.device), (valid.sum(1) - 1).clamp(min=0)]
-            here = valid.any(1)
-            value = torch.where(here.view(-1, 1, 1), value.to(reads.value.dtype).unsqueeze(1), reads.value)
-            return reads._replace(total=torch.where(here.unsqueeze(1), 1.0, reads.total), value=value)
-        u, scores = self.score(taps, layer, lengths)
-        mask = valid.unsqueeze(1)
-        # Before exp: beyond the prompt a score may be anything, and 0 * inf would be the gradient.
-        scores = scores.masked_fill(~mask, -1e30)
-        top = torch.maximum(reads.top, scores.amax(2)).detach()
-        old = torch.exp(reads.top - top)
-        weights = torch.exp(scores - top.unsqueeze(2)).masked_fill(~mask, 0.0)
-        return LayerReads(
-            None,
-            top,
-            old * reads.total + weights.sum(2),
-            old.unsqueeze(2) * reads.value + weights @ u.to(weights.dtype),
-        )
-
-    def reduce(self, taps: Taps, layer: int) -> Tensor:
-        """u (B, T, d): what is read at each position."""
-        dtype = self.from_input.weight.dtype
-        u: Tensor = self.from_input(taps.inputs[layer].to(dtype))
-        if self.config.memory_tap:
-            u = u + self.from_memory(taps.memory[layer].to(dtype))
-        return u
-
-    def score(self, taps: Taps, layer: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """u (B, T, d) and the queries' scores of it (B, S, T), before the softmax."""
-        u = self.reduce(taps, layer)
-        scores = (u @ self.queries.mT).mT.to(self.queries.dtype) * self.queries.shape[1] ** -0.5
-        if self.config.log_length:
-            grown = torch.log(lengths.to(scores.dtype)) / math.log(self.config.reference_length)
-            scores = scores * grown.view(-1, 1, 1)
-        return u, scores
-
-    def finish(self, reads: LayerReads, batch: int) -> dict[str, LowRank]:
-        """The factors of this layer's projections, fp32 (fp64 in an fp64 model)."""
-        n = self.config.rank
-        factors: dict[str, LowRank] = {}
-        if self.config.reads == "nothing":
-            return {
-                name: LowRank((a / a.shape[1] ** 0.5).expand(batch, *a.shape), self.config.alpha * self.base_b[name].mT)
-                for name, a in self.base_a.items()
-            }
-        if self.config.reads == "last_input":
-            assert reads.last is not None
-            h = reads.last.repeat(1, n).unsqueeze(1).expand(-1, len(self.names), -1)
-        else:
-            assert reads.total is not None and reads.value is not None
-            h = reads.value / reads.total.unsqueeze(2)
-        if self.slots is not None:
-            h = h + self.slots
-        h = wide(self.norm(self.stack(h)))
-        for index, (name, (_, inp)) in enumerate(self.shapes.items()):
-            if self.config.reads == "last_input":
-                a = h[:, index].reshape(batch, n, inp)
-            else:
-                own = h[:, index * n : (index + 1) * n]
-                a = (self.base_a[name] + self.map_a[name](own)) / inp**0.5
-            b = self.base_b[name].mT
-            if self.config.synthesize == "both":
-                b = (self.base_b[name] + self.map_b[name](own)).mT
-            factors[name] = LowRank(wide(a), self.config.alpha * wide(b))
-        return factors
-
-
 class Synthesizer(nn.Module):
-    """Reads a prompt's taps and gives its update; see the module's glossary.
+    """Turns a prompt's taps into its update; the module's docstring has the equations.
 
-    Raises ValueError where a preset cannot serve a backbone's shapes, naming the site.
+    `init`, `read` (once per chunk) and `finish` make the update of a prompt of any length; `forward` is the three in
+    one.
     """
 
     def __init__(
@@ -227,9 +68,17 @@ class Synthesizer(nn.Module):
         generator_seed: int | None = None,
         backbone_size: int = 0,
     ) -> None:
-        """`sites` and `tap_widths` as a backbone's; `generator_seed` fixes the initial weights.
+        """Builds the module for a backbone.
 
-        backbone_size: the backbone's parameters, by which a bottleneck that is left open is chosen; 0: by its width.
+        Args:
+            config: Its options.
+            sites: The backbone's projections, with their shapes (O, I).
+            tap_widths: Per layer the widths of the backbone's taps: (inputs and last, memory).
+            generator_seed: Fixes the initial weights.
+            backbone_size: The backbone's parameters, by which a bottleneck that is left open is chosen; 0: by its width.
+
+        Raises:
+            ValueError: where a preset does not fit a backbone's shapes, naming the site.
         """
         super().__init__()
         names = tuple(dict.fromkeys(site.name for site in sites))
@@ -263,7 +112,7 @@ class Synthesizer(nn.Module):
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """What it wants to be shown."""
+        """Names of the backbone's taps that it reads."""
         if self.config.reads == "last_input":
             return ("last",)
         if self.config.reads == "nothing":
@@ -271,53 +120,54 @@ class Synthesizer(nn.Module):
         return ("inputs", "memory") if self.config.memory_tap else ("inputs",)
 
     def init(self, lengths: Int[Tensor, " B"]) -> Reads:
-        """Empty accumulators for prompts of these whole lengths."""
+        """Starts reading prompts of these whole lengths (B,)."""
         return Reads(lengths, tuple(layer.start(lengths.shape[0]) for layer in self.layers))
 
     def read(self, reads: Reads, taps: Taps, valid: Bool[Tensor, "B T"]) -> Reads:
-        """Take in one chunk; as often as the prompt has chunks."""
+        """Takes in the taps of one chunk, of which `valid` (B, T) positions belong to the prompt."""
         layers = (
-            layer.read(seen, taps, i, valid, reads.lengths)
-            for i, (layer, seen) in enumerate(zip(self.layers, reads.layers, strict=True))
+            layer.read(so_far, taps, i, valid, reads.lengths)
+            for i, (layer, so_far) in enumerate(zip(self.layers, reads.layers, strict=True))
         )
         return reads._replace(layers=tuple(layers))
 
     def finish(self, reads: Reads) -> Update:
-        """The update: per site A (B, r, I), and B (O, r) or (B, O, r)."""
+        """Makes the update: per site A (B, r, I), and B (O, r) or (B, O, r) (eq. 20)."""
         batch = reads.lengths.shape[0]
         return {
             Site(i, name): delta
-            for i, (layer, seen) in enumerate(zip(self.layers, reads.layers, strict=True))
-            for name, delta in layer.finish(seen, batch).items()
+            for i, (layer, so_far) in enumerate(zip(self.layers, reads.layers, strict=True))
+            for name, delta in layer.finish(so_far, batch).items()
         }
 
     def attention(self, taps: Taps, valid: Bool[Tensor, "B T"]) -> tuple[dict[Site, Tensor], ...]:
-        """What `read` only sums up: per layer and site each read's weights over the positions, (B, n, T).
+        """Attention weights over the positions of a prompt in one chunk, which `read` only sums up.
 
-        For looking at them, with the prompt in one chunk. Raises ValueError for a module that does not read so.
+        Returns:
+            Per layer and site (B, n, T); each read's weights sum to 1 over a row's valid positions.
+
+        Raises:
+            ValueError: for a module that does not attend.
         """
         if self.config.reads != "all_positions":
             raise ValueError(f"module.reads is {self.config.reads!r}: this module attends to nothing")
-        found = []
+        layers = []
         for i, layer in enumerate(self.layers):
             _, scores = layer.score(taps, i, valid.sum(1))
             weights = torch.softmax(scores.masked_fill(~valid.unsqueeze(1), -torch.inf), 2)
             parts = weights.split(self.config.rank, 1)
-            found.append({Site(i, name): part for name, part in zip(layer.names, parts, strict=True)})
-        return tuple(found)
+            layers.append({Site(i, name): part for name, part in zip(layer.names, parts, strict=True)})
+        return tuple(layers)
 
     def forward(self, taps: Taps, valid: Bool[Tensor, "B T"]) -> Update:
-        """The three in one, for a prompt in one chunk."""
+        """Makes the update of a prompt in one chunk."""
         return self.finish(self.read(self.init(valid.sum(1)), taps, valid))
 
 
 def _narrowed(
     config: ProSGConfig, sites: Mapping[Site, tuple[int, int]], tap_widths: tuple[tuple[int, int], ...], limit: int
 ) -> ProSGConfig:
-    """With the largest bottleneck up to the one it has, in steps of 8, whose module has at most `limit` parameters.
-
-    With 8 where no width has so few: the rank alone is then too large for that.
-    """
+    """Narrows the bottleneck, in steps of 8, until the module has at most `limit` parameters; to 8 at the least."""
 
     def count(bottleneck: int) -> int:
         return _parameters(dataclasses.replace(config, bottleneck=bottleneck), sites, tap_widths)
@@ -332,7 +182,7 @@ def _narrowed(
 def _parameters(
     config: ProSGConfig, sites: Mapping[Site, tuple[int, int]], tap_widths: tuple[tuple[int, int], ...]
 ) -> int:
-    """Parameters of a module that reads by attention. Making large ones takes seconds, on the meta device too."""
+    """Counts the parameters of a module with a bottleneck; building large ones takes seconds, even on "meta"."""
     d, n = config.bottleneck, config.rank
     hidden = config.hidden or d
     stack = config.blocks * (2 * d * hidden + hidden + 3 * d)
@@ -344,17 +194,3 @@ def _parameters(
             total += n * (out + inp) + n * d * ((config.reads == "all_positions") + config.state_embedding)
             total += (d + 1) * (inp + out * (config.synthesize == "both"))
     return total
-
-
-def make_stack(config: ProSGConfig, width: int) -> Stack:
-    """The transforming stack for slots of this width."""
-    return Stack(width, config.hidden or width, config.blocks)
-
-
-def _init_linear(linear: nn.Linear, std: float) -> nn.Linear:
-    if linear.weight.is_meta:  # as in `Linear`: modules are made there only to be counted
-        return linear
-    nn.init.normal_(linear.weight, std=std)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
-    return linear
