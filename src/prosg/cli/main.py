@@ -332,7 +332,7 @@ def _run_convert(options: Namespace) -> int:
 
 
 def _run_demo(options: Namespace) -> int:
-    from prosg.demo.plan import Plan, run
+    from prosg.demo.plan import Plan, run_demo
 
     try:
         seeds = [int(seed) for seed in options.seeds.split(",")]
@@ -344,7 +344,7 @@ def _run_demo(options: Namespace) -> int:
         raise ValueError(f"--rates is {options.rates!r}; give numbers apart by commas, like 1e-3,3e-3") from None
     plan = Plan(backbone=options.backbone, rows=options.rows or (192 if options.full else 64), rates=rates)
     out = options.out or f"runs/{'full' if options.full else 'demo'}-{plan.backbone}"
-    return run(out, seeds=seeds, full=options.full, jobs=options.jobs, plan=plan, live=not options.plain)
+    return run_demo(out, seeds=seeds, full=options.full, jobs=options.jobs, plan=plan, live=not options.plain)
 
 
 COMMANDS: dict[str, Callable[[Any], int]] = {

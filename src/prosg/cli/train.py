@@ -158,18 +158,18 @@ def _train_config(options: Namespace) -> TrainConfig:
 
 
 def _run_ablate(options: Namespace) -> int:
-    from prosg.data.synthetic import DEMO_KINDS
     from prosg.demo.ablation import ablate
     from prosg.evaluation.config import CurveConfig
 
-    measure = {
-        "rows": options.rows,
-        "kinds": kinds_given(options.kinds) or list(DEMO_KINDS),
-        "sentences": options.sentences or CurveConfig().sentences,
-        "split": options.split,
-    }
-    config = _train_config(options)
-    return ablate(config, parts=kinds_given(options.parts), measure=measure, jobs=options.jobs, live=not options.plain)
+    return ablate(
+        _train_config(options),
+        parts=kinds_given(options.parts),
+        curve={"rows": options.rows, "sentences": options.sentences or CurveConfig().sentences},
+        kinds=kinds_given(options.kinds),
+        split=options.split,
+        jobs=options.jobs,
+        live=not options.plain,
+    )
 
 
 TRAINING: dict[str, Callable[[Any], int]] = {

@@ -120,7 +120,7 @@ def curve(measurement: Measurement) -> dict[str, Any]:
         items=options.items,
         filler=Filler.read(options.filler) if options.filler else None,
     )
-    lengths = options.prompt_tokens or [None]
+    lengths: Sequence[int | None] = options.prompt_tokens or [None]
     others = len(difficulties) // len(lengths)
     answers: list[dict[str, Any]] = []
     for number, difficulty in enumerate(difficulties):
@@ -179,8 +179,11 @@ def _late_answers(
         asked: The other coordinates of the place.
     """
     data, batch_size = measurement.config.data, measurement.config.batch_size
-    options = {"difficulty": difficulty}
-    rows = make_rows(kinds, size, data.seed, data.split, sentences=(sentences[0], sentences[0]), **options)
+
+    def generate(length: int) -> list[Row]:
+        return make_rows(kinds, size, data.seed, data.split, sentences=(length, length), difficulty=difficulty)
+
+    rows = generate(sentences[0])
     # A filler's parts differ by split, and stories have no part in what a prompt gives.
     local = measurement.prepare(rows, replace(difficulty, filler=None))
     batches = [range(start, min(start + batch_size, len(rows))) for start in range(0, len(rows), batch_size)]
@@ -203,8 +206,7 @@ def _late_answers(
     else:
         stories = []
         for n in sorted(sentences):  # the same contents, and stories that begin alike
-            longer = make_rows(kinds, size, data.seed, data.split, sentences=(n, n), **options)
-            stories.append([row.answer[: row.stages[1].start] for row in longer])
+            stories.append([row.answer[: row.stages[1].start] for row in generate(n)])
         cells = read_stories(late, encoded, stories, tell=measurement.tell)
     place = {name: number for name, number in asked.items() if number is not None and name != "prompt_tokens"}
     answers = []

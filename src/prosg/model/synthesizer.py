@@ -75,7 +75,7 @@ class Synthesizer(nn.Module):
             sites: The backbone's projections, with their shapes (O, I).
             tap_widths: Per layer the widths of the backbone's taps: (inputs and last, memory).
             generator_seed: Fixes the initial weights.
-            backbone_size: The backbone's parameters, by which a bottleneck that is left open is chosen; 0: by its width.
+            backbone_size: The backbone's parameters, by which an open bottleneck is chosen; 0: by its width.
 
         Raises:
             ValueError: where a preset does not fit a backbone's shapes, naming the site.

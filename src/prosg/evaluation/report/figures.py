@@ -20,7 +20,7 @@ __all__ = ["Curve", "Panel", "draw", "draw_png"]
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#6e6e6e")
 MARKERS = "osD^vPX<>*"
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)))
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -121,7 +121,7 @@ def _plot(axis: Axes, curve: Curve, panel: Panel, number: int) -> None:
         label=_literal(curve.label) if first else "_",
         color=color,
         marker=MARKERS[number % len(MARKERS)],
-        linestyle=DASHES[number // len(COLORS) % len(DASHES)],  # type: ignore[arg-type]
+        linestyle=DASHES[number // len(COLORS) % len(DASHES)],
         markersize=max(8.5 - 0.6 * number, 4),  # what lies on one another is seen
         linewidth=1.7,
         clip_on=False,

@@ -26,10 +26,8 @@ def to_terminal(run: Run, shown: tuple[str, ...] = ()) -> str:
     for label in run.labels:
         systems = [system for system in run.of(label) if system.answers]
         if systems:
-            cells = (
-                of_seeds(systems, lambda s, v=value: mean_of(getattr(s, v)), brief=True) for value in ("right", "late")
-            )  # type: ignore[misc]
-            free.append([label, *cells])
+            right = of_seeds(systems, lambda s: mean_of(s.right), brief=True)
+            free.append([label, right, of_seeds(systems, lambda s: mean_of(s.late), brief=True)])
     if len(free) > 1:
         parts.append(to_text(free))
     parts.append("\n".join(_wrapped(block) for block in findings(run) if isinstance(block, str)))
