@@ -18,7 +18,6 @@ from prosg.evaluation.report.blocks import TableBlock
 from prosg.evaluation.results import compare, mean_of, result_rows
 from prosg.evaluation.statistics import bootstrap_interval
 from prosg.evaluation.systems.local import LocalSystem
-from prosg.evaluation.text_statistics import compute_text_statistics
 from prosg.model.prosg import ProSG
 from support.evaluations import NO_CODE, NO_STORY, RIGHT, code_row, finished, read
 from support.models import WORDS, live_model, word_tokenizer
@@ -182,19 +181,6 @@ def test_worse_and_unmeasured(tmp_path: Path) -> None:
 
 
 # -- texts
-
-
-def test_repetition_and_distinct_words() -> None:
-    # a b c d a b c d: 5 four-grams, 1 stood there before; 7 bigrams, 4 kinds.
-    said = compute_text_statistics(["A b c d, a b c d."])
-    assert (said.words, said.rep_4, said.distinct_2) == (8, pytest.approx(1 / 5), pytest.approx(4 / 7))
-    assert compute_text_statistics(["one"]) == (1, None, None)
-    both = compute_text_statistics(["a b c d a b c d", "one two three four"])
-    assert (both.words, both.rep_4) == (6, pytest.approx(0.1))
-    assert both.distinct_2 == pytest.approx((4 / 7 + 1) / 2)
-    assert compute_text_statistics(["don't stop", ""]).words == 1
-    with pytest.raises(ValueError, match="no texts"):
-        compute_text_statistics([])
 
 
 def test_lengths_are_told_by_system(tmp_path: Path) -> None:

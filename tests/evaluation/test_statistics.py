@@ -1,3 +1,5 @@
+"""Bootstrap intervals and paired differences."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -11,7 +13,7 @@ def test_constant_values_have_an_interval_of_no_width() -> None:
     assert paired_difference([1.0] * 10, [0.25] * 10) == (0.75, 0.75, 0.75)
 
 
-def test_interval_is_that_of_the_normal_approximation_for_many_values() -> None:
+def test_interval_approaches_the_normal_approximation() -> None:
     values = [1.0] * 300 + [0.0] * 100
     half = 1.96 * (0.75 * 0.25 / 400) ** 0.5  # 0.0424
     low, high = bootstrap_interval(values)
@@ -28,11 +30,11 @@ def test_interval_is_the_same_for_the_same_seed_and_narrower_for_a_lower_level()
 
 
 def test_clusters_are_resampled_whole() -> None:
-    # Four copies of each prompt are no more evidence than one: the interval is as wide as without the copies.
-    one = [1.0, 0.0] * 10
-    copies = [value for value in one for _ in range(4)]
+    # Four copies of a prompt's value are no more evidence than one: the interval is as wide as without the copies.
+    values = [1.0, 0.0] * 10
+    copies = [value for value in values for _ in range(4)]
     names = [f"prompt {i}" for i in range(20) for _ in range(4)]
-    assert bootstrap_interval(copies, names) == bootstrap_interval(one, [f"prompt {i}" for i in range(20)])
+    assert bootstrap_interval(copies, names) == bootstrap_interval(values, [f"prompt {i}" for i in range(20)])
     alone = bootstrap_interval(copies)
     clustered = bootstrap_interval(copies, names)
     assert clustered[1] - clustered[0] > 1.5 * (alone[1] - alone[0])
@@ -43,7 +45,7 @@ def test_clusters_of_different_size_weigh_by_their_values() -> None:
     assert bootstrap_interval([1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"]) == (0.0, 1.0)
 
 
-def test_pairing_removes_what_prompts_have_in_common() -> None:
+def test_pairing_removes_the_prompts_difficulty() -> None:
     rng = np.random.default_rng(1)
     hard = rng.random(200)
     ours, theirs = (hard + 0.05).tolist(), hard.tolist()
@@ -52,7 +54,7 @@ def test_pairing_removes_what_prompts_have_in_common() -> None:
     assert paired_difference(theirs, ours)[0] == pytest.approx(-0.05)
 
 
-def test_errors_say_what_is_wrong() -> None:
+def test_undefined_statistics_are_errors() -> None:
     with pytest.raises(ValueError, match="no values"):
         bootstrap_interval([])
     with pytest.raises(ValueError, match="3 and 2 values"):
