@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prosg.data.encode import cut, encode_row, encode_rows, frame_row
+from prosg.data.encode import encode_rows, frame_row
 from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict
 from prosg.data.templates import TEMPLATES, Turn, frame, known_template
-from prosg.tokenizers.bpe import load_tokenizer
-
-
-class Letters:
-    """A token per character."""
-
-    fingerprint = "letters"
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(letter) for letter in text]
-
-    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        return self.encode(text), [(i, i + 1) for i in range(len(text))]
-
+from prosg.tokenizers.files import load_tokenizer
+from support.tokenizers import CharacterTokenizer
 
 USER, ASSISTANT = {"role": "user", "content": "Hi there."}, {"role": "assistant", "content": "Hello."}
 SYSTEM, MORE = {"role": "system", "content": "Be kind."}, {"role": "user", "content": "And you?"}
@@ -37,7 +24,7 @@ def chat(*messages: Any, **more: Any) -> Row:
 
 
 def framed(row: Row, template: str) -> tuple[str, str]:
-    made = frame_row(row, template, Letters())
+    made = frame_row(row, template, CharacterTokenizer())
     assert (made.turns, made.framing, made.id) == ((), "", row.id)
     return made.prompt, made.answer
 
@@ -62,12 +49,12 @@ FRAMED = {
 def test_templates(template: str) -> None:
     row = chat(USER, ASSISTANT, MORE, LAST)
     assert framed(row, template) == (FRAMED[template], " I am well.")
-    # The community's rows are the same thing in one text, and need not be told what they are.
+    # A row of one text names its template by its cues.
     text = row_from_dict({"text": FRAMED[template] + " I am well."})
     assert (text.framing, text.turns, text.answer) == (template, row.turns, row.answer)
     assert framed(text, "") == framed(row, template)
     assert framed(text, "world") == framed(row, "world")
-    # What is typed at a prompt is read as a training row's question is.
+    # A prompt from the command line is framed like a training row's prompt.
     question = row_from_dict({"prompt": "Hi there.", "answer": "Hello."})
     assert framed(question, template) == (frame([Turn("user", "Hi there.")], template), " Hello.")
     assert not frame([Turn("user", "Hi there.")], template).endswith(" ")
@@ -81,7 +68,7 @@ def test_system_turns() -> None:
     for template in ("world", "raven"):
         again = row_from_dict({"text": "".join(framed(row, template))})
         assert (again.framing, again.turns) == (template, row.turns)
-    with pytest.raises(ValueError, match="template 'pile' has no system turn; allowed: world, raven"):
+    with pytest.raises(ValueError, match="'pile' .* system .* allowed: world, raven"):
         framed(row, "pile")
 
 
@@ -94,8 +81,8 @@ def test_blank_lines_end_turns_so_those_within_are_closed_up() -> None:
 
 def test_a_pair_is_left_alone_unless_a_template_is_named() -> None:
     row = row_from_dict({"prompt": "a\n\nb ", "answer": "c\n\nd", "messages": "a note", "text": 3})
-    assert frame_row(row, "", Letters()) is row
-    assert frame_row(row, "none", Letters()) is row
+    assert frame_row(row, "", CharacterTokenizer()) is row
+    assert frame_row(row, "none", CharacterTokenizer()) is row
 
 
 def test_stages_move_with_the_text() -> None:
@@ -106,7 +93,7 @@ def test_stages_move_with_the_text() -> None:
         for start, marker in ((0, ""), (answer.index("\n\n\nCode"), "\n\n\nCode:"), (answer.index("End"), "End:"))
     ]
     row = row_from_dict({"prompt": "p", "answer": answer, "stages": stages})
-    made = frame_row(row, "world", Letters())
+    made = frame_row(row, "world", CharacterTokenizer())
     assert made.answer == " One.\nTwo.\nCode: 12\nEnd: x"
     assert [made.answer[stage.start :] for stage in made.stages[1:]] == ["\nCode: 12\nEnd: x", "End: x"]
     assert [stage.marker for stage in made.stages] == ["", "\nCode:", "End:"]
@@ -116,48 +103,39 @@ def test_stages_move_with_the_text() -> None:
 def test_chat_rows_need_a_template_unless_the_tokenizer_has_one() -> None:
     row = chat(USER, LAST)
     for template in ("", "none"):
-        with pytest.raises(ValueError, match="chat rows need a template .* --template world, pile, raven"):
-            frame_row(row, template, Letters())
-    with pytest.raises(ValueError, match="a conversation needs a template"):
+        with pytest.raises(ValueError, match="template; allowed: --template world, pile, raven"):
+            frame_row(row, template, CharacterTokenizer())
+    with pytest.raises(ValueError, match="template .* allowed: world, pile, raven"):
         frame(row.turns * 2, "none")
     world = load_tokenizer("world")
     encoded = encode_rows([row], world)[0][0]
     assert world.decode(encoded.prompt) == "User: Hi there.\n\nAssistant:"
     assert world.decode(encoded.answer[:-1]) == " I am well."
     assert encoded.prompt[:2] == [24281, 59] and encoded.prompt[-3:] == [5585, 41693, 59]
-    with pytest.raises(ValueError, match="template is 'vicuna', allowed: none, world, pile, raven"):
+    with pytest.raises(ValueError, match="'vicuna', allowed: none, world, pile, raven"):
         known_template("vicuna")
 
 
 BAD = {
-    "no assistant": ({"messages": [USER]}, "no message is the assistant's; the last one has to be"),
-    "nothing": ({"messages": []}, "no message is the assistant's"),
-    "unanswered": (
-        {"messages": [USER, ASSISTANT, MORE]},
-        "the last message is the user's; it has to be the",
-    ),
-    "two users": ({"messages": [USER, MORE, LAST]}, "message 2 is the user's where the assistant's is due"),
-    "two answers": ({"messages": [USER, ASSISTANT, LAST]}, "message 3 is the assistant's where the user's is due"),
-    "begins with an answer": ({"messages": [ASSISTANT]}, "message 1 is the assistant's where the user's is due"),
-    "late system": ({"messages": [USER, SYSTEM, LAST]}, "message 2 is the system's .* allowed: one system turn first"),
-    "role": ({"messages": [{"role": "tool", "content": "x"}]}, "role 'tool'; allowed: system, user, assistant"),
-    "no role": ({"messages": [{"from": "human", "value": "x"}]}, "message 1 has the role None"),
-    "parts": (
-        {"messages": [USER, {"role": "assistant", "content": [1]}]},
-        r"message 2 \(assistant\): 'content' must",
-    ),
-    "empty": ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, r"message 2 \(assistant\) is empty"),
-    "no list": ({"messages": {"role": "user"}}, "'messages' must be a list, not dict"),
-    "no object": ({"messages": ["Hi"]}, "message 1 is an object"),
-    "no cue": (
-        {"text": "Once upon a time."},
-        "'text' begins with 'Once upon a time.'; allowed: User:, System:",
-    ),
-    "no answer": ({"text": "User: Hi.\nAssistant: on the next line"}, "'text' has no 'Assistant:' after a blank line"),
-    "empty turn": ({"text": "User: Hi.\n\nAssistant:"}, r"turn 2 \(assistant\) is empty"),
-    "two turns": ({"text": "User: a\n\nUser: b\n\nAssistant: c"}, "turn 2 is the user's where the assistant's is due"),
-    "no text": ({"text": None}, "'text' must be of type str"),
-    "none of them": ({"instruction": "x"}, "at least 'prompt' and 'answer', or 'messages', or 'text'"),
+    "no assistant": ({"messages": [USER]}, "message .* assistant"),
+    "nothing": ({"messages": []}, "message .* assistant"),
+    "unanswered": ({"messages": [USER, ASSISTANT, MORE]}, "last message .* user.* assistant"),
+    "two users": ({"messages": [USER, MORE, LAST]}, "message 2 .* user.* assistant.* allowed"),
+    "two answers": ({"messages": [USER, ASSISTANT, LAST]}, "message 3 .* assistant.* user.* allowed"),
+    "begins with an answer": ({"messages": [ASSISTANT]}, "message 1 .* assistant.* user.* allowed"),
+    "late system": ({"messages": [USER, SYSTEM, LAST]}, "message 2 .* system.* allowed: one system turn first"),
+    "role": ({"messages": [{"role": "tool", "content": "x"}]}, "message 1 .* 'tool'; allowed: system, user, assistant"),
+    "no role": ({"messages": [{"from": "human", "value": "x"}]}, "message 1 .* role None; allowed: system"),
+    "parts": ({"messages": [USER, {"role": "assistant", "content": [1]}]}, "message 2 .* 'content' .* list"),
+    "empty": ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, "message 2 .* empty"),
+    "no list": ({"messages": {"role": "user"}}, "'messages' .* list, not dict"),
+    "no object": ({"messages": ["Hi"]}, "message 1 .* object"),
+    "no cue": ({"text": "Once upon a time."}, "'text' .* allowed: User:, System:"),
+    "no answer": ({"text": "User: Hi.\nAssistant: on the next line"}, "'text' .* 'Assistant:' after a blank line"),
+    "empty turn": ({"text": "User: Hi.\n\nAssistant:"}, "turn 2 .* empty"),
+    "two turns": ({"text": "User: a\n\nUser: b\n\nAssistant: c"}, "turn 2 .* user.* assistant"),
+    "no text": ({"text": None}, "'text' .* str"),
+    "none of them": ({"instruction": "x"}, "'prompt' and 'answer', or 'messages', or 'text'"),
 }
 
 
@@ -176,38 +154,3 @@ def test_a_file_may_hold_all_kinds(tmp_path: Path) -> None:
     kept, _ = encode_rows(read_rows(file), load_tokenizer("world"))
     decode = load_tokenizer("world").decode
     assert [decode(row.prompt) for row in kept] == ["p", "User: Hi there.\n\nAssistant:", "Question: q\n\nAnswer:"]
-
-
-# -- too long
-
-
-def test_cutting_keeps_the_question_and_the_end() -> None:
-    row = encode_row(row_from_dict({"prompt": "0123456789", "answer": "abcdef"}), Letters())
-    assert row.tokens == 17
-    for size in (16, 12, 8):
-        short = cut(row, size)
-        assert short.tokens == size
-        assert short.answer == row.answer
-        assert short.prompt == row.prompt[-(size - 7) :]
-    for size, answer in ((7, "abcd"), (4, "ab"), (2, "a")):
-        short = cut(row, size)
-        assert short.tokens == size
-        assert short.answer == Letters().encode(answer)
-        assert short.prompt == row.prompt[-(size // 2) :]
-        assert short.late_start == len(answer) * 4 // 5
-
-
-def test_a_last_stage_that_is_cut_off_is_none() -> None:
-    row = encode_row(row_from_dict({"prompt": "0123", "answer": "abcdefghij"}), Letters())
-    staged = row._replace(has_stages=True, late_start=5, late_text=6)
-    assert cut(staged, 11)[4:7] == (5, True, 6)
-    assert cut(staged, 10)[4:7] == (4, False, 4)
-
-
-def test_long_rows_are_counted_and_cut_only_where_it_is_asked_for() -> None:
-    rows = [replace(row_from_dict({"prompt": "0123456789", "answer": "abc"}), id=str(i)) for i in range(2)]
-    rows.append(row_from_dict({"id": "short", "prompt": "0", "answer": "a"}))
-    kept, long = encode_rows(rows, Letters(), max_tokens=8)
-    assert ([row.id for row in kept], long) == (["short"], ["0", "1"])
-    kept, long = encode_rows(rows, Letters(), max_tokens=8, truncate=True)
-    assert ([row.tokens for row in kept], long) == ([8, 8, 3], ["0", "1"])

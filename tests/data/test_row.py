@@ -1,4 +1,9 @@
+"""Rows: what is read from files and written to them, and what is refused."""
+
+from __future__ import annotations
+
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,55 +42,56 @@ def test_a_pair_is_enough_and_gets_a_stable_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "words"),
     [
-        ({"prompt": " "}, "'prompt' is empty"),
-        ({"answer": ""}, "'answer' is empty"),
-        ({"answer": None}, "'answer' must be of type str"),
-        ({"id": 3}, "'id' must be of type str"),
-        ({"id": ""}, "'id' is empty"),
-        ({"leaks": 1}, "'leaks' must be of type bool"),
-        ({"distance_words": True}, "'distance_words' must be of type int"),
-        ({"distance_words": -1}, "must be 0 or more"),
-        ({"stages": {}}, "'stages' must be of type list"),
-        ({"stages": ["x"]}, "a stage is an object"),
-        ({"stages": [STAGES[0] | {"end": 3}]}, "not so: end"),
-        ({"stages": [STAGES[0] | {"start": 1}]}, "the first stage has start 0"),
-        ({"stages": [STAGES[0], STAGES[1] | {"start": 1}]}, "does not have the marker"),
-        ({"stages": [STAGES[0], STAGES[1] | {"start": 99}]}, "must lie between 1 and 9"),
-        ({"stages": [STAGES[0], STAGES[1] | {"marker": ""}]}, "only the first stage"),
-        ({"stages": [STAGES[0] | {"check": {"type": "magic"}}]}, "unknown check type 'magic'; allowed: exact"),
+        ({"prompt": " "}, ["'prompt'", "empty"]),
+        ({"answer": ""}, ["'answer'", "empty"]),
+        ({"answer": None}, ["'answer'", "str", "NoneType"]),
+        ({"id": 3}, ["'id'", "str", "int"]),
+        ({"id": ""}, ["'id'", "empty"]),
+        ({"leaks": 1}, ["'leaks'", "bool"]),
+        ({"distance_words": True}, ["'distance_words'", "int", "bool"]),
+        ({"distance_words": -1}, ["'distance_words'", "-1", "0 or more"]),
+        ({"stages": {}}, ["'stages'", "list"]),
+        ({"stages": ["x"]}, ["stage", "object"]),
+        ({"stages": [STAGES[0] | {"end": 3}]}, ["end", "instruction, check, start, marker"]),
+        ({"stages": [STAGES[0] | {"start": 1}]}, ["first stage", "start 0"]),
+        ({"stages": [STAGES[0] | {"given": 1}]}, ["'given'", "bool"]),
+        ({"stages": [STAGES[0], STAGES[1] | {"start": 1}]}, ["marker", "'\\nEnd:'"]),
+        ({"stages": [STAGES[0], STAGES[1] | {"start": 99}]}, ["start 99", "between 1 and 9"]),
+        ({"stages": [STAGES[0], STAGES[1] | {"marker": ""}]}, ["marker", "first stage"]),
+        ({"stages": [STAGES[0] | {"check": {"type": "magic"}}]}, ["'magic'", "allowed: exact"]),
     ],
 )
-def test_bad_rows_name_file_line_and_fault(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_bad_rows_name_file_line_and_fault(tmp_path: Path, change: dict[str, object], words: list[str]) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD | {"id": "y"} | change) + "\n")
-    with pytest.raises(ValueError, match=r"rows\.jsonl:2: ") as caught:
+    with pytest.raises(ValueError, match=r"rows\.jsonl:2: ") as error:
         read_rows(file)
-    assert message in str(caught.value)
+    assert all(word in str(error.value) for word in words)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "words"),
     [
-        (b"{\n", ":1: not JSON"),
-        (b"[1]\n", ":1: a row is a JSON object, not list"),
-        (b'{"prompt": "p"}\n', ":1: 'answer' is missing"),
-        (b'\n{"prompt": "\xff", "answer": "a"}\n', ":2: not UTF-8"),
-        (b'{"id": "a", "prompt": "p", "answer": "a"}\n' * 2, ":2: id 'a' is taken by line 1"),
-        (b"\n", ": holds no rows"),
+        (b"{\n", [":1:", "JSON"]),
+        (b"[1]\n", [":1:", "object", "list"]),
+        (b'{"prompt": "p"}\n', [":1:", "'answer'", "missing"]),
+        (b'\n{"prompt": "\xff", "answer": "a"}\n', [":2:", "UTF-8"]),
+        (b'{"id": "a", "prompt": "p", "answer": "a"}\n' * 2, [":2:", "'a'", "line 1"]),
+        (b"\n", ["no rows"]),
     ],
 )
-def test_bad_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_bad_files_are_refused(tmp_path: Path, content: bytes, words: list[str]) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"rows\.jsonl") as caught:
+    with pytest.raises(ValueError, match=r"rows\.jsonl") as error:
         read_rows(file)
-    assert message in str(caught.value)
+    assert all(word in str(error.value) for word in words)
 
 
 def test_a_missing_file_is_a_value_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"none\.jsonl"):
         read_rows(tmp_path / "none.jsonl")
 
 
@@ -93,7 +99,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: 
     file = tmp_path / "rows.jsonl"
     file.write_text("old")
 
-    def lines():  # type: ignore[no-untyped-def]
+    def lines() -> Iterator[str]:
         yield "new"
         raise RuntimeError("disk")
 

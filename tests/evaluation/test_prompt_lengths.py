@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from prosg.evaluation.curve import CurveResult, forgetting_curve
 
 from prosg.cli import main
 from prosg.core.encoded import EncodedPrompt
 from prosg.data.encode import EncodedRow
-from prosg.data.synthetic import Filler, Setting, make_rows
+from prosg.data.synthetic import Difficulty, Filler, make_rows
 from prosg.evaluation.controls import Condition, encode_prompts
-from prosg.evaluation.curve import CurveResult, forgetting_curve
 from prosg.evaluation.forgetting import LATE_TOKENS, Written, late_tokens, length_controlled, read_stories
-from prosg.evaluation.prompt_lengths import settings_of
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.bpe import Tokenizer, train_bpe
 from support.models import WORDS, live_model, word_tokenizer
@@ -102,7 +101,7 @@ def prose(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def curve(tokenizer: Tokenizer, setting: Setting, **options: object) -> CurveResult:
+def curve(tokenizer: Tokenizer, setting: Difficulty, **options: object) -> CurveResult:
     model = live_model("rwkv4", "plus", torch.float32, vocab=300)
     model.tokenizer = tokenizer
     return forgetting_curve(
@@ -115,7 +114,7 @@ def curve(tokenizer: Tokenizer, setting: Setting, **options: object) -> CurveRes
 
 
 def test_a_filler_is_read_from_the_file_at_every_distance(tokenizer: Tokenizer, prose: Path) -> None:
-    result = curve(tokenizer, Setting(filler=Filler.read(prose)))
+    result = curve(tokenizer, Difficulty(filler=Filler.read(prose)))
     assert {row["length"] for row in result.rows} == {"filler"}
     assert {row["filler"] for row in result.rows} == {"prose.txt"}
     assert {(row["sentences"], row["in_range"]) for row in result.rows} == {(2, True), (1, False)}
@@ -130,7 +129,7 @@ def test_a_filler_is_read_from_the_file_at_every_distance(tokenizer: Tokenizer, 
 
 
 def test_rows_say_their_setting_and_only_what_is_set(tokenizer: Tokenizer) -> None:
-    result = curve(tokenizer, Setting(distractors=(20, 30), turns=(2, 2), items=(5, 6)), window=7)
+    result = curve(tokenizer, Difficulty(distractors=(20, 30), turns=(2, 2), items=(5, 6)), window=7)
     assert {row["length"] for row in result.rows} == {"controlled"}  # nobody could wait for turns to be given
     for row in result.rows:
         assert (row["distractors"], row["turns"], row["items"], row["window"]) == ([20, 30], 2, [5, 6], 7)
@@ -138,31 +137,19 @@ def test_rows_say_their_setting_and_only_what_is_set(tokenizer: Tokenizer) -> No
     for answer in result.answers:
         assert answer["text"].count("Turn:") == 2
         assert answer["expected"].startswith("First ")
-    plain = curve(tokenizer, Setting())
+    plain = curve(tokenizer, Difficulty())
     assert not {"distractors", "turns", "items", "filler", "window", "prompt_tokens"} & set(plain.rows[0])
     assert {row["length"] for row in plain.rows} == {"controlled", "free"}
 
 
 def test_a_window_changes_what_the_module_sees(tokenizer: Tokenizer, prose: Path) -> None:
     def perplexities(window: int | None) -> list[float]:
-        rows = curve(tokenizer, Setting(filler=Filler.read(prose)), window=window, sentences=(1,)).rows
+        rows = curve(tokenizer, Difficulty(filler=Filler.read(prose)), window=window, sentences=(1,)).rows
         return [row["perplexity"] for row in rows if row["perplexity"]]
 
     whole = perplexities(None)
     assert whole == pytest.approx(perplexities(4000), rel=1e-4)
     assert whole != pytest.approx(perplexities(5), rel=1e-4)
-
-
-def test_every_combination_of_numbers_is_a_setting(tokenizer: Tokenizer) -> None:
-    kinds = ("code", "names")
-    found = settings_of(tokenizer, kinds, 0, "test", prompt_tokens=[120, 400], turns=[1], items=[4, 6, 8])
-    assert [(s.turns, s.items) for s in found] == [((1, 1), (n, n)) for n in (4, 6, 8)] * 2
-    for setting, wanted in zip(found, [120] * 3 + [400] * 3, strict=True):
-        rows = make_rows(kinds, 20, 1, "test", setting=setting)
-        assert sum(len(tokenizer.encode(row.prompt)) for row in rows) / 20 == pytest.approx(wanted, rel=0.07)
-    assert settings_of(tokenizer, kinds, 0, "test") == [Setting()]
-    with pytest.raises(ValueError, match="prompt_tokens is 3, but these prompts have"):
-        settings_of(tokenizer, kinds, 0, "test", prompt_tokens=[3])
 
 
 def test_the_command_measures_them(prose: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from prosg.cli import main
-from prosg.data.checks import score
+from prosg.data.checks import check_stages
 from prosg.data.row import read_rows
 from prosg.musi.similar import rouge_l
 from support.chat_server import Server
@@ -107,7 +107,7 @@ def check_result(out: Path, server: Server) -> None:
     rows = [row for some in splits.values() for row in some]
     assert {(row.prompt, row.answer) for row in rows} == server.valid
     assert len(rows) == len(server.valid) > COUNT // 2
-    assert all(len(row.stages) >= 2 and all(score(row, row.answer)) for row in rows)
+    assert all(len(row.stages) >= 2 and all(check_stages(row, row.answer)) for row in rows)
     if not FULL:
         for one in splits.get("test", []):
             assert all(rouge_l(one.prompt, other.prompt) <= 0.7 for other in splits["train"])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from prosg.cli import main
-from prosg.data.checks import score
+from prosg.data.checks import check_stages
 from prosg.data.row import Row, read_rows, write_rows
 from prosg.data.synthetic import make_rows
 from prosg.musi.compose import compose_rows, split_tasks
@@ -99,7 +99,7 @@ def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def check_composed(rows: list[Row]) -> None:
     """Two stages at least, every answer passes its own checks, no task in two splits."""
-    assert all(len(row.stages) >= 2 and all(score(row, row.answer)) for row in rows)
+    assert all(len(row.stages) >= 2 and all(check_stages(row, row.answer)) for row in rows)
     splits: dict[str, set[str]] = {}
     for row in rows:
         for task in row.extra["tasks"]:

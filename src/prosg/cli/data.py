@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
 from prosg.cli.common import Parser, kinds_given
+
+if TYPE_CHECKING:
+    from prosg.data.row import Row
 
 __all__ = ["DATA", "add_data_commands"]
 
@@ -100,28 +104,53 @@ def _add_musi_commands(commands: Any) -> None:
 
 
 def _run_data_make(options: Namespace) -> int:
-    from prosg.data import commands
-    from prosg.data.synthetic import DEMO_KINDS, SENTENCES
+    from prosg.data.row import write_rows
+    from prosg.data.synthetic import DEMO_KINDS, SENTENCES, Difficulty, Filler, iter_rows
 
     if options.distance and options.sentences:
         raise ValueError("give --distance or --sentences, not both")
-    return commands.make(
-        options.file,
-        size=options.size,
-        seed=options.seed,
-        kinds=kinds_given(options.kinds) or DEMO_KINDS,
-        distance=tuple(options.distance) if options.distance else None,
-        sentences=tuple(options.sentences) if options.sentences else SENTENCES,
-        split=options.split,
-        filler=options.filler,
-        **{name: tuple(options[name]) if options[name] else None for name in ("distractors", "turns", "items")},
+    ranges = {
+        name: tuple(options[name]) if options[name] else None
+        for name in ("distance", "sentences", "distractors", "turns", "items")
+    }
+    kinds = kinds_given(options.kinds) or DEMO_KINDS
+    difficulty = Difficulty(
+        distractors=ranges["distractors"],
+        filler=Filler.read(options.filler) if options.filler is not None else None,
+        turns=ranges["turns"],
+        items=ranges["items"],
     )
+    rows = iter_rows(
+        kinds,
+        options.size,
+        options.seed,
+        options.split,
+        distance=ranges["distance"],
+        sentences=ranges["sentences"] or SENTENCES,
+        difficulty=difficulty,
+    )
+    count = write_rows(options.file, _row_progress(rows, options.size, "making"))
+    print(f"{options.file}: {count} rows of {', '.join(kinds)}, split {options.split}, seed {options.seed}")
+    return 0
 
 
 def _run_data_check(options: Namespace) -> int:
-    from prosg.data import commands
+    from prosg.data.row import read_rows
+    from prosg.data.scoring import format_scores, read_answers, score_rows
 
-    return commands.check(options.file, answers=options.answers)
+    rows = read_rows(options.file)
+    own_answers = {row.id: row.answer for row in rows}
+    answers = own_answers if options.answers is None else read_answers(options.answers, rows)
+    scores = score_rows(_row_progress(rows, len(rows), "checking"), answers)
+    print(format_scores(scores))
+    return 0 if all(score.right == score.checked for score in scores.values()) else 1
+
+
+def _row_progress(rows: Iterable[Row], total: int, what: str) -> Iterator[Row]:
+    """The rows, with a progress bar on a terminal."""
+    from tqdm import tqdm
+
+    yield from tqdm(rows, total=total, desc=what, unit="row", disable=not sys.stderr.isatty(), leave=False)
 
 
 def _run_data_build(options: Namespace) -> int:

@@ -1,40 +1,75 @@
-"""Programmatic checks of an answer's stages, serialised as plain dicts so that they travel inside a row.
+"""Programmatic checks of an answer's stages, stored in rows as plain dicts.
 
-A check is `{"type": NAME, ...parameters}`. It is shown the stage's whole text, the words of its marker included and
-outer blanks removed ("Names: Anna, Bob, Cara and Dan."), and says yes or no. `CHECKS` is the list of all there are.
+A check is `{"type": NAME, ...parameters}`, with the types and parameters of `CHECKS`. It is run on the whole text of a
+stage, marker included and outer blanks removed: "Names: Anna, Bob, Cara and Dan.".
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from prosg.data.row import Row
-
-__all__ = ["CHECKS", "CheckType", "find_stages", "run_check", "score", "split_items", "validate_check"]
+__all__ = [
+    "CHECKS",
+    "SENTENCE_ENDS",
+    "Check",
+    "CheckType",
+    "HasStages",
+    "StageToCheck",
+    "check_stages",
+    "find_stages",
+    "run_check",
+    "split_items",
+    "validate_check",
+]
 
 Check = Mapping[str, Any]
+"""`{"type": NAME, ...parameters}`"""
 
 
 class CheckType(NamedTuple):
-    """One type of check: its parameters with their types, which of them may be left out, and the test itself."""
+    """A type of check: its parameters with their types, the optional ones among them, and the test itself."""
 
     parameters: Mapping[str, type]
     optional: frozenset[str]
     run: Callable[[Check, str], bool]
 
 
+@runtime_checkable
+class StageToCheck(Protocol):
+    """What checking needs to know about a stage; `data.row.Stage` has it."""
+
+    @property
+    def marker(self) -> str:
+        """Text that opens the stage in an answer; "" for the first stage."""
+        ...
+
+    @property
+    def check(self) -> Check:
+        """The check that the stage's text has to pass."""
+        ...
+
+
+@runtime_checkable
+class HasStages(Protocol):
+    """What checking needs to know about a row; `data.row.Row` has it."""
+
+    @property
+    def stages(self) -> Sequence[StageToCheck]:
+        """The stages in the order of the answer."""
+        ...
+
+
 UNSPACED = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""characters of scripts that are written without spaces: each counts as a word, and a word may begin beside any"""
-ENDS = ".!?\u3002\uff01\uff1f"
-BOUND = rf"[^\W{UNSPACED}]"
+"""Characters of scripts without spaces between words: each counts as a word, and a word may begin beside any."""
+SENTENCE_ENDS = ".!?\u3002\uff01\uff1f"
+WORD_CHARACTER = rf"[^\W{UNSPACED}]"
 
 
 def split_items(text: str) -> list[str]:
-    """The items of "Anna, Bob, Cara and Dan.": split at commas and "and", the last full stop removed."""
+    """Splits "Anna, Bob, Cara and Dan." at commas and "and", without the final full stop."""
     text = text.strip().removesuffix(".").removesuffix("\u3002")
     return [item for item in re.split(r"\s*,\s*(?:and\s+)?|\s+and\s+|[\uff0c\u3001]", text) if item]
 
@@ -49,8 +84,8 @@ def _ordered_items(check: Check, text: str) -> bool:
 
 
 def _same_items(check: Check, text: str) -> bool:
-    found = _items_after(check, text)
-    return found is not None and Counter(found) == Counter(check["items"])
+    items = _items_after(check, text)
+    return items is not None and Counter(items) == Counter(check["items"])
 
 
 def _exact(check: Check, text: str) -> bool:
@@ -60,8 +95,8 @@ def _exact(check: Check, text: str) -> bool:
 def _contains(check: Check, text: str) -> bool:
     for item in check["items"]:
         # "key" is not in "keys", but Chinese words stand between others without a gap.
-        before = rf"(?<!{BOUND})" if re.match(BOUND, item) else ""
-        after = rf"(?!{BOUND})" if re.search(rf"{BOUND}$", item) else ""
+        before = rf"(?<!{WORD_CHARACTER})" if re.match(WORD_CHARACTER, item) else ""
+        after = rf"(?!{WORD_CHARACTER})" if re.search(rf"{WORD_CHARACTER}$", item) else ""
         if not re.search(before + re.escape(item) + after, text):
             return False
     return True
@@ -72,14 +107,14 @@ def _ends_with(check: Check, text: str) -> bool:
 
 
 def _sentences(check: Check, text: str) -> bool:
-    # A lone full stop is no sentence: there has to be a word before it. Cut first: one pattern for both, on a text that
-    # never ends a sentence, takes time with the cube of its length.
-    count = sum(re.search(r"\w", sentence) is not None for sentence in re.split(f"[{ENDS}]", text)[:-1])
+    # A lone full stop is no sentence: a word has to come before it. The text is split first, because a single pattern
+    # for both takes cubic time on a text that never ends a sentence.
+    count = sum(re.search(r"\w", sentence) is not None for sentence in re.split(f"[{SENTENCE_ENDS}]", text)[:-1])
     return bool(check.get("min", 1) <= count <= check.get("max", count))
 
 
 def _words(check: Check, text: str) -> bool:
-    count = len(re.findall(rf"[{UNSPACED}]|{BOUND}+(?:['\u2019-]{BOUND}+)*", text))
+    count = len(re.findall(rf"[{UNSPACED}]|{WORD_CHARACTER}+(?:['\u2019-]{WORD_CHARACTER}+)*", text))
     return bool(check.get("min", 1) <= count <= check.get("max", count))
 
 
@@ -99,45 +134,54 @@ CHECKS: dict[str, CheckType] = {
 }
 
 
-def validate_check(check: Any) -> None:
-    """Raise ValueError unless `check` is a known type with exactly the parameters that it takes."""
+def validate_check(check: object) -> None:
+    """Raises ValueError unless `check` has a known type and exactly the parameters of that type."""
     if not isinstance(check, dict):
         raise ValueError(f"a check is an object with a type, not {type(check).__name__}")
     name = check.get("type")
     if not isinstance(name, str) or name not in CHECKS:
         raise ValueError(f"unknown check type {name!r}; allowed: {', '.join(CHECKS)}")
-    kind = CHECKS[name]
+    check_type = CHECKS[name]
     for key in check:
-        if key != "type" and key not in kind.parameters:
-            raise ValueError(f"check {name!r} has no parameter {key!r}; allowed: {', '.join(kind.parameters)}")
-    for key, wanted in kind.parameters.items():
+        if key != "type" and key not in check_type.parameters:
+            raise ValueError(f"check {name!r} has no parameter {key!r}; allowed: {', '.join(check_type.parameters)}")
+    for key, wanted in check_type.parameters.items():
         if key not in check:
-            if key in kind.optional:
+            if key in check_type.optional:
                 continue
             raise ValueError(f"check {name!r} needs the parameter {key!r}")
         value = check[key]
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise ValueError(f"check {name!r}: {key!r} must be of type {wanted.__name__}, not {type(value).__name__}")
-    if "items" in kind.parameters and not (check["items"] and all(isinstance(item, str) for item in check["items"])):
+    if "items" in check_type.parameters and not (
+        check["items"] and all(isinstance(item, str) for item in check["items"])
+    ):
         raise ValueError(f"check {name!r}: 'items' must be a list of at least one string")
-    if "checks" in kind.parameters:
+    if "checks" in check_type.parameters:
         for part in check["checks"]:
             validate_check(part)
 
 
 def run_check(check: Check, text: str) -> bool:
-    """Whether a stage's text passes. Raises ValueError for a type that is not in `CHECKS`."""
+    """Whether a stage's text passes the check. Raises ValueError for a type that is not in `CHECKS`."""
     name = check.get("type")
     if name not in CHECKS:
         raise ValueError(f"unknown check type {name!r}; allowed: {', '.join(CHECKS)}")
     return CHECKS[name].run(check, text.strip())
 
 
-def find_stages(row: Row, text: str) -> list[str | None]:
-    """Cut generated text into the row's stages by their markers; None for a stage whose marker is not found.
+def find_stages(row: HasStages, text: str) -> list[str | None]:
+    """Splits an answer into the row's stages at their markers.
 
-    Markers are looked for in order, each behind the one before it. A stage runs until the next marker that was found,
-    so what stands behind a missing marker counts as part of the stage before and spoils its exact checks.
+    Markers are searched in order, each behind the previous one. A stage runs until the next marker that was found, so
+    text behind a missing marker belongs to the stage before it and fails that stage's exact checks.
+
+    Args:
+        row: The row whose stages are searched.
+        text: An answer, usually a generated one.
+
+    Returns:
+        The text of every stage, marker included and outer blanks removed; None where the marker is missing.
     """
     starts: list[int | None] = []
     position = 0
@@ -148,9 +192,9 @@ def find_stages(row: Row, text: str) -> list[str | None]:
             position = start + len(stage.marker)
     pieces: list[str | None] = []
     end = len(text)
-    for found in reversed(starts):
-        pieces.append(None if found is None else text[found:end].strip())
-        end = end if found is None else found
+    for marker_at in reversed(starts):
+        pieces.append(None if marker_at is None else text[marker_at:end].strip())
+        end = end if marker_at is None else marker_at
     return pieces[::-1]
 
 
@@ -162,11 +206,17 @@ def _without_length(check: Check) -> Check:
     return check
 
 
-def score(row: Row, text: str, *, length_controlled: bool = False) -> list[bool]:
-    """One boolean per stage of the row (none for a row without stages); the last one is what late accuracy counts.
+def check_stages(row: HasStages, text: str, *, length_controlled: bool = False) -> list[bool]:
+    """Whether each stage of an answer passes its check.
 
-    length_controlled: the story's length was set from outside and not by the model, so a number of sentences that the
-    prompt asked for is not held against it.
+    Args:
+        row: The row whose stages are checked.
+        text: An answer, usually a generated one.
+        length_controlled: Ignore required numbers of sentences and words: the length of the text was imposed on the
+            model.
+
+    Returns:
+        One boolean per stage, none for a row without stages. Late accuracy counts the last one.
     """
     results = []
     for stage, piece in zip(row.stages, find_stages(row, text), strict=True):

@@ -1,7 +1,4 @@
-"""Rows into tensors: ids, weights, and batches of like lengths.
-
-B batch, Tp / Ta tokens of the longest prompt / answer in the batch (answers include the end token)
-"""
+"""Batches of tensors from encoded rows."""
 
 from __future__ import annotations
 
@@ -17,15 +14,29 @@ __all__ = ["collate"]
 
 
 def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]:
-    """Pad on the right. Padding is id 0 with weight 0; lengths say where a row ends.
+    """Collates rows into one batch, padded on the right with id 0 and weight 0.
 
-    prompt (B, Tp), answer (B, Ta) int64; weights (B, Ta) float32: 1 for predicting that answer token, `late_weight`
-    from the last stage's first token to the end token where a row has stages; prompt_lengths, answer_lengths,
-    late_start, late_text, row_ids (B,) int64; story_end (B,) int64, before which the state may be perturbed: the last
-    stage's start, 0 where the answer has turns (a touch inside one would harm its own recitation).
+    Args:
+        rows: B encoded rows, at least one.
+        late_weight: Weight of the tokens of the last stage, end token included, in rows with stages.
+
+    Returns:
+        Tensors by name; Tp and Ta are the tokens of the longest prompt and answer (end token included):
+            prompt: (B, Tp) int64, token ids.
+            answer: (B, Ta) int64, token ids.
+            weights: (B, Ta) float32, weight of each answer token in the loss: 1, `late_weight`, or 0 if unscored.
+            prompt_lengths, answer_lengths: (B,) int64, valid tokens.
+            late_start, late_text: (B,) int64, as in `EncodedRow`.
+            story_end: (B,) int64, the answer token before which the state may be perturbed: the start of the last
+                stage, or 0 where the answer has turns, since perturbing the state inside a turn harms that turn's
+                own answer.
+            row_ids: (B,) int64.
+
+    Raises:
+        ValueError: If there are no rows.
     """
     if not rows:
-        raise ValueError("no rows to collate; a batch has at least one")
+        raise ValueError("no rows to collate; a batch needs at least one")
     answer = pad([row.answer for row in rows])
     lengths = torch.tensor([len(row.answer) for row in rows])
     late = torch.tensor([row.late_start for row in rows])
@@ -33,9 +44,9 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
     position = torch.arange(answer.shape[1])
     heavy = (position >= late[:, None]) & staged[:, None]
     scored = position < lengths[:, None]
-    for row, unscored in enumerate(one.unscored for one in rows):
-        for start, end in unscored:
-            scored[row, start:end] = False
+    for index, row in enumerate(rows):
+        for start, end in row.unscored:
+            scored[index, start:end] = False
     weights = torch.where(heavy, late_weight, 1.0) * scored
     return {
         "prompt": pad([row.prompt for row in rows]),

@@ -1,41 +1,42 @@
-"""Rows as token ids."""
+"""Rows as token ids: chat templates applied, text tokenized, stages located among the tokens."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from prosg.data.row import Row, Stage
-from prosg.data.templates import TEMPLATES, Turn, closed_up, frame
+from prosg.data.templates import TEMPLATES, Turn, frame, without_blank_lines
+from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 
 __all__ = [
     "EncodedRow",
-    "OffsetTokenizer",
-    "cut",
     "encode_row",
     "encode_rows",
     "frame_row",
+    "replay_prompt",
     "row_number",
     "template_of",
+    "truncate_row",
 ]
 
 
-@runtime_checkable
-class OffsetTokenizer(Protocol):
-    """All that is asked of a tokenizer here; those of `prosg.tokenizer` are some."""
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
-
-
 class EncodedRow(NamedTuple):
-    """A row as ids. `answer` ends with the end token; `late_start` is the answer token where its last stage begins.
+    """A row as token ids.
 
-    `late_text` is the first token after that stage's marker: what the model has to know, not where it chose to begin.
+    Attributes:
+        row_id: `row_number` of the id.
+        id: Id of the row.
+        prompt: Token ids of the prompt.
+        answer: Token ids of the answer, end token included.
+        late_start: Answer token at which the last stage begins; without stages 80 % of the answer.
+        has_stages: Whether the row has stages.
+        late_text: First answer token after the last stage's marker, from which the model must know the contents.
+        unscored: Spans [first, last) of answer tokens without weight: other turns' words, a replayed prompt.
+        has_turns: Whether the answer contains other turns.
     """
 
     row_id: int
@@ -46,38 +47,41 @@ class EncodedRow(NamedTuple):
     has_stages: bool
     late_text: int
     unscored: tuple[tuple[int, int], ...] = ()
-    """answer tokens [first, last) that carry no weight: other turns' words, a prompt that is read again"""
     has_turns: bool = False
-    """whether other turns stand in the answer: what they give comes after the prompt, so nothing is lost on the way"""
 
     @property
     def tokens(self) -> int:
+        """Number of tokens, prompt and answer together."""
         return len(self.prompt) + len(self.answer)
 
 
 def row_number(row_id: str) -> int:
-    """A 63-bit number for an id, the same in every process: seed of a row's random draws in training."""
+    """63-bit hash of a row's id, equal in every process: it seeds the row's random draws in training."""
     return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big") >> 1
 
 
-def encode_row(row: Row, tokenizer: OffsetTokenizer, end_id: int = 0) -> EncodedRow:
-    """Prompt and answer are tokenised apart, the end token is added to the answer.
+def encode_row(row: Row, tokenizer: Tokenizer, end_id: int = 0) -> EncodedRow:
+    """Tokenizes prompt and answer separately and appends the end token to the answer.
 
-    `late_start` is the first token that holds a character of the last stage's marker or text; without stages, 80 % of
-    the answer's tokens stand before it.
+    A token across the boundary of two stages belongs to the later one.
+
+    Args:
+        row: A row without conversation turns (see `frame_row`).
+        tokenizer: The model's tokenizer.
+        end_id: The end token.
     """
     answer, offsets = tokenizer.encode_offsets(row.answer)
 
-    def first_after(place: int) -> int:
-        return next((index for index, (_, end) in enumerate(offsets) if end > place), len(answer))
+    def token_at(character: int) -> int:
+        return next((index for index, (_, end) in enumerate(offsets) if end > character), len(answer))
 
-    given: list[tuple[int, int]] = []
+    given_spans: list[tuple[int, int]] = []
     if row.stages:
         last = row.stages[-1]
-        late, text = first_after(last.start), first_after(last.start + len(last.marker))
+        late, text = token_at(last.start), token_at(last.start + len(last.marker))
         ends = [stage.start for stage in row.stages[1:]] + [len(row.answer)]
         spans = [(stage.start, end) for stage, end in zip(row.stages, ends, strict=True) if stage.given]
-        given = [(first_after(start), first_after(end)) for start, end in spans]
+        given_spans = [(token_at(start), token_at(end)) for start, end in spans]
     else:
         late = text = len(answer) * 4 // 5
     return EncodedRow(
@@ -88,49 +92,57 @@ def encode_row(row: Row, tokenizer: OffsetTokenizer, end_id: int = 0) -> Encoded
         late_start=late,
         has_stages=bool(row.stages),
         late_text=text,
-        unscored=tuple(given),
-        has_turns=bool(given),
+        unscored=tuple(given_spans),
+        has_turns=bool(given_spans),
     )
 
 
-def template_of(row: Row, template: str, tokenizer: OffsetTokenizer) -> str:
-    """The template that a row is framed by; "" where it needs none, or has none that fits. See `frame_row`."""
+def template_of(row: Row, template: str, tokenizer: Tokenizer) -> str:
+    """Name of the template that `frame_row` applies to a row; "" for none."""
     name = template or row.framing
-    if not name and row.turns and getattr(tokenizer, "fingerprint", "") == WORLD_FINGERPRINT:
+    if not name and row.turns and tokenizer.fingerprint == WORLD_FINGERPRINT:
         name = "world"
     return name
 
 
-def frame_row(row: Row, template: str, tokenizer: OffsetTokenizer) -> Row:
-    """The row as its model is to see it: prompt with the cues, answer as the reply to them, stages where they then are.
+def frame_row(row: Row, template: str, tokenizer: Tokenizer) -> Row:
+    """Applies a chat template: adds cues to the prompt, removes blank lines, and relocates the stages.
 
-    template: a name of `TEMPLATES`; "" takes what a row came in (text rows), the tokenizer's (chat rows: world where it
-    is World's), and none for rows of a prompt and an answer.
+    Args:
+        row: A row of any form.
+        template: A name in `TEMPLATES`. "" chooses by row: the template of a {"text"} row; "world" for a {"messages"}
+            row if `tokenizer` is RWKV World's; none for a plain prompt and answer.
+        tokenizer: The model's tokenizer.
 
-    Raises ValueError for chat rows without a template, and where a stage's marker is lost between closed-up lines.
+    Returns:
+        A row without turns; the row itself where no template applies.
+
+    Raises:
+        ValueError: For a conversation without a template, and if removing blank lines destroys a stage's marker.
     """
     name = template_of(row, template, tokenizer)
     turns = row.turns or (Turn("user", row.prompt),)
     if name in ("", "none"):
         if row.turns:
-            named = ", ".join(list(TEMPLATES)[1:])
+            names = ", ".join(list(TEMPLATES)[1:])
             raise ValueError(
-                f"chat rows need a template that says who speaks; allowed: --template {named} (World's tokenizer has "
-                "its own)"
+                f"chat rows need a template; allowed: --template {names} (with World's tokenizer, world is the default)"
             )
         return row
     answer, stages = "", list[Stage]()
     starts = [stage.start for stage in row.stages] or [0]
     for index, (start, end) in enumerate(zip(starts, [*starts[1:], len(row.answer)], strict=True)):
-        part = closed_up(row.answer[start:end])
+        part = without_blank_lines(row.answer[start:end])
         if index == 0:
             part = " " + part.lstrip()
         else:
             if part.startswith("\n"):
-                answer = answer.rstrip("\n")  # or a blank line would be where the stages meet
-            marker = closed_up(row.stages[index].marker)
+                answer = answer.rstrip("\n")  # else a blank line would separate the stages
+            marker = without_blank_lines(row.stages[index].marker)
             if not part.startswith(marker):
-                raise ValueError(f"row {row.id}: template {name!r} closes up the marker of stage {index + 1}")
+                raise ValueError(
+                    f"row {row.id}: template {name!r} removes blank lines of the marker of stage {index + 1}"
+                )
             stages.append(replace(row.stages[index], start=len(answer), marker=marker))
         answer += part
     if row.stages:
@@ -139,7 +151,7 @@ def frame_row(row: Row, template: str, tokenizer: OffsetTokenizer) -> Row:
 
 
 def replay_prompt(row: EncodedRow) -> EncodedRow:
-    """The row with its prompt read again, unscored, right before the last stage."""
+    """Inserts the prompt's tokens again, unscored, before the last stage."""
     start, size = row.late_start, len(row.prompt)
     answer = [*row.answer[:start], *row.prompt, *row.answer[start:]]
     end = start + size
@@ -149,36 +161,47 @@ def replay_prompt(row: EncodedRow) -> EncodedRow:
 
 def encode_rows(
     rows: Iterable[Row],
-    tokenizer: OffsetTokenizer,
+    tokenizer: Tokenizer,
     end_id: int = 0,
     *,
     max_tokens: int | None = None,
     template: str = "",
     truncate: bool = False,
 ) -> tuple[list[EncodedRow], list[str]]:
-    """Encode rows, framed by `template` (see `frame_row`).
+    """Frames and tokenizes rows.
 
-    Returns them, and the ids of those of more than `max_tokens`, prompt and answer together, which are left out; with
-    `truncate` they are cut instead (see `cut`).
+    Args:
+        rows: Rows of any form.
+        tokenizer: The model's tokenizer.
+        end_id: The end token.
+        max_tokens: Most tokens of a row, prompt and answer together; None: no limit.
+        template: As in `frame_row`.
+        truncate: Truncate rows that are too long (see `truncate_row`) instead of leaving them out.
+
+    Returns:
+        The encoded rows, and the ids of those that were too long.
+
+    Raises:
+        ValueError: As `frame_row`.
     """
-    kept, too_long = [], []
+    encoded_rows, too_long = [], []
     for row in rows:
         encoded = encode_row(frame_row(row, template, tokenizer), tokenizer, end_id)
         if max_tokens is not None and encoded.tokens > max_tokens:
             too_long.append(row.id)
             if not truncate:
                 continue
-            encoded = cut(encoded, max_tokens)
-        kept.append(encoded)
-    return kept, too_long
+            encoded = truncate_row(encoded, max_tokens)
+        encoded_rows.append(encoded)
+    return encoded_rows, too_long
 
 
-def cut(row: EncodedRow, max_tokens: int) -> EncodedRow:
-    """The row with `max_tokens` tokens, at least 2.
+def truncate_row(row: EncodedRow, max_tokens: int) -> EncodedRow:
+    """Truncates a row to `max_tokens` tokens, at least 2.
 
-    The prompt loses its beginning: what is asked, and the cue to answer, stand at its end. An answer that is too long
-    even so loses its end, the end token with it, so that no end is learned where there is none; its prompt keeps up to
-    half of the tokens. A last stage that is cut off is none any more.
+    The prompt loses its beginning, since the question and the cue to answer are at its end. If the answer alone is too
+    long, the prompt keeps up to half of the tokens and the answer loses its end, end token included, so that the model
+    does not learn to stop in the middle. If the last stage's text is cut off, the row counts as one without stages.
     """
     if len(row.answer) < max_tokens:
         return row._replace(prompt=row.prompt[len(row.answer) - max_tokens :])

@@ -1,14 +1,9 @@
-"""The row: one instruction with its answer, stages and checks; reading and writing files of them (JSON lines).
+"""Rows: an instruction with its answer, stages and checks, and JSON lines files of them.
 
     {"id", "kind", "prompt", "answer", "stages": [{"instruction", "check", "start", "marker"}], "distance_words"}
 
-`start` is the character offset of a stage in the answer, `marker` the text that opens it there ("" for the first
-stage), `distance_words` the words of the answer before the stage that needs the prompt. `leaks` says that the answer
-restates, before its last stage, what that stage needs. A stage with "given": true holds words of another turn, which
-are read and not written: they carry no weight in training. Other fields are kept as they are. A row of only a prompt
-and an answer is fine for training; its id is derived from the two.
-
-Instead of the two a row may have {"messages"} or, if it has not those either, {"text"}: see `chat`.
+Only `prompt` and `answer` are required; a missing id is derived from them. A row without them may be a conversation,
+{"messages"} or {"text"} (see `chat`). Unknown fields are preserved.
 """
 
 from __future__ import annotations
@@ -18,10 +13,10 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from prosg.data.chat import as_messages, from_messages, from_text
-from prosg.data.checks import validate_check
+from prosg.data.checks import Check, validate_check
 from prosg.data.templates import Turn
 from prosg.utils.io import iter_jsonl, write_lines
 
@@ -29,17 +24,24 @@ __all__ = ["Row", "Stage", "derived_id", "read_rows", "row_from_dict", "row_to_d
 
 FIELDS = ("id", "kind", "prompt", "answer", "stages", "distance_words", "leaks")
 STAGE_FIELDS = ("instruction", "check", "start", "marker")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of an answer: what was asked, how it is checked, where it starts and which text opens it.
+    """One stage of an answer.
 
-    given: its text is another turn's, read and not written: no part of what is learned or scored.
+    Attributes:
+        instruction: What the prompt asks for in this stage.
+        check: Check that the stage's text has to pass (see `checks`).
+        start: Character offset of the stage in the answer.
+        marker: Text that opens the stage there; "" for the first stage.
+        given: The stage is input that the model reads (another turn's words) and does not write; its tokens have no
+            weight in training.
     """
 
     instruction: str
-    check: Mapping[str, Any]
+    check: Check
     start: int
     marker: str
     given: bool = False
@@ -47,11 +49,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt with its answer. `stages` is empty for plain training pairs; `extra` holds fields we do not know.
+    """A prompt with its answer.
 
-    turns: what comes before the answer, where the row is a conversation; `prompt` is then their bare text, and
-        `templates.frame_row` makes of them what a model reads.
-    framing: the template that the row's text was written in; "" for the other kinds of rows.
+    Attributes:
+        id: Unique within a file.
+        prompt: The instruction; of a conversation, the turns' texts without cues (`encode.frame_row` adds them).
+        answer: The reply that is learned, or the reference answer.
+        kind: Name of the grammar or category; "" where there is none.
+        stages: Stages of the answer; empty for plain pairs.
+        distance_words: Words of the answer before the stage that needs the prompt.
+        leaks: The answer restates, before its last stage, what that stage needs.
+        extra: Unknown fields of the file.
+        turns: Turns before the answer, where the row is a conversation.
+        framing: Name of the template that a {"text"} row was written in; else "".
     """
 
     id: str
@@ -67,12 +77,13 @@ class Row:
 
 
 def derived_id(prompt: str, answer: str) -> str:
-    """The id of a row that came without one: the first 16 hex digits of sha256 over prompt and answer."""
+    """Id for a row without one: the first 16 hex digits of sha256 over prompt and answer."""
     return hashlib.sha256(f"{prompt}\0{answer}".encode()).hexdigest()[:16]
 
 
-def _typed(data: Mapping[str, Any], key: str, wanted: type, default: Any) -> Any:
-    value = data.get(key, default)
+def _typed(data: Mapping[str, Any], key: str, default: T) -> T:
+    """The value of a key, which must have the type of `default`."""
+    value, wanted = data.get(key, default), type(default)
     # bool is an int in Python, but `"start": true` is a mistake.
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise ValueError(f"{key!r} must be of type {wanted.__name__}, not {type(value).__name__}")
@@ -85,15 +96,15 @@ def _stage(data: object, answer: str, previous: Stage | None) -> Stage:
     if set(data) - {"given"} != set(STAGE_FIELDS):
         wrong = sorted((set(data) - {"given"}) ^ set(STAGE_FIELDS))
         raise ValueError(
-            f"a stage has exactly the fields {', '.join(STAGE_FIELDS)}, and may have given; not so: {', '.join(wrong)}"
+            f"a stage has exactly the fields {', '.join(STAGE_FIELDS)} and optionally given; wrong: {', '.join(wrong)}"
         )
     validate_check(data["check"])
     stage = Stage(
-        _typed(data, "instruction", str, ""),
+        _typed(data, "instruction", ""),
         data["check"],
-        _typed(data, "start", int, 0),
-        _typed(data, "marker", str, ""),
-        _typed(data, "given", bool, False),
+        _typed(data, "start", 0),
+        _typed(data, "marker", ""),
+        _typed(data, "given", False),
     )
     if previous is None:
         if stage.start != 0 or stage.marker:
@@ -109,9 +120,14 @@ def _stage(data: object, answer: str, previous: Stage | None) -> Stage:
 
 
 def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
-    """Check one decoded JSON object and make a Row of it. Raises ValueError saying what was wrong.
+    """Validates a decoded JSON object and turns it into a row.
 
-    need_answer: without it a row may be a prompt alone: its answer is "".
+    Args:
+        data: The object, with {"prompt", "answer"}, {"messages"} or {"text"}.
+        need_answer: Whether a {"prompt"} row must have an answer; else a missing answer is "".
+
+    Raises:
+        ValueError: Naming the field, what is wrong with it and what is allowed.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"a row is a JSON object, not {type(data).__name__}")
@@ -125,25 +141,25 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
     if turns:
         prompt, answer = "\n\n".join(turn.text for turn in turns[:-1]), turns[-1].text
     else:
-        given = need_answer or data.get("answer")
-        prompt, answer = _text(data, "prompt"), _text(data, "answer") if given else ""
-    row_id = _typed(data, "id", str, derived_id(prompt, answer))
+        has_answer = need_answer or data.get("answer")
+        prompt, answer = _text(data, "prompt"), _text(data, "answer") if has_answer else ""
+    row_id = _typed(data, "id", derived_id(prompt, answer))
     if not row_id:
         raise ValueError("'id' is empty; leave it out to have one derived")
     stages: list[Stage] = []
-    for stage in _typed(data, "stages", list, []):
+    for stage in _typed(data, "stages", list[object]()):
         stages.append(_stage(stage, answer, stages[-1] if stages else None))
-    distance = _typed(data, "distance_words", int, 0)
+    distance = _typed(data, "distance_words", 0)
     if distance < 0:
         raise ValueError(f"'distance_words' is {distance}; it must be 0 or more")
     return Row(
         id=row_id,
         prompt=prompt,
         answer=answer,
-        kind=_typed(data, "kind", str, ""),
+        kind=_typed(data, "kind", ""),
         stages=tuple(stages),
         distance_words=distance,
-        leaks=_typed(data, "leaks", bool, False),
+        leaks=_typed(data, "leaks", False),
         extra={key: value for key, value in data.items() if key not in (*FIELDS, source)},
         turns=turns[:-1],
         framing=framing,
@@ -153,14 +169,14 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
 def _text(data: Mapping[str, Any], key: str) -> str:
     if key not in data:
         raise ValueError(f"{key!r} is missing; a row needs at least 'prompt' and 'answer', or 'messages', or 'text'")
-    text: str = _typed(data, key, str, "")
+    text = _typed(data, key, "")
     if not text.strip():
         raise ValueError(f"{key!r} is empty; it must hold some text")
     return text
 
 
 def row_to_dict(row: Row) -> dict[str, Any]:
-    """The row as it stands in a file; flags only where they are true. Conversations of both kinds have messages."""
+    """The JSON object of a row. Flags are written only where true; every conversation is written as {"messages"}."""
     stages = [
         {name: getattr(stage, name) for name in STAGE_FIELDS} | ({"given": True} if stage.given else {})
         for stage in row.stages
@@ -177,9 +193,14 @@ def row_to_dict(row: Row) -> dict[str, Any]:
 
 
 def read_rows(path: str | os.PathLike[str], *, need_answers: bool = True) -> list[Row]:
-    """All rows of a file; need_answers as `row_from_dict`'s.
+    """Reads all rows of a JSON lines file.
 
-    Raises ValueError `FILE:LINE: what was wrong` for bad rows, twice used ids and no rows.
+    Args:
+        path: The file.
+        need_answers: Whether {"prompt"} rows must have an answer (see `row_from_dict`).
+
+    Raises:
+        ValueError: `FILE:LINE: what is wrong`, for invalid rows, duplicate ids and a file without rows.
     """
     rows: list[Row] = []
     lines: dict[str, int] = {}
@@ -191,7 +212,7 @@ def read_rows(path: str | os.PathLike[str], *, need_answers: bool = True) -> lis
         if row.id in lines:
             if "id" in data:
                 raise ValueError(f"{path}:{number}: id {row.id!r} is taken by line {lines[row.id]}; ids are unique")
-            # The same pair twice is a legitimate way to weight it; its second id says where it stood.
+            # Repeating a pair is a legitimate way to weight it; the line number makes its id unique.
             row = replace(row, id=f"{row.id}-{number}")
         lines[row.id] = number
         rows.append(row)
@@ -201,5 +222,5 @@ def read_rows(path: str | os.PathLike[str], *, need_answers: bool = True) -> lis
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> int:
-    """Write rows to a JSON lines file, whole or not at all; returns how many."""
+    """Writes rows to a JSON lines file, atomically; returns how many."""
     return write_lines(path, (json.dumps(row_to_dict(row), ensure_ascii=False) for row in rows))

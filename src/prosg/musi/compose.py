@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
-from prosg.data.checks import find_stages, run_check, score
+from prosg.data.checks import check_stages, find_stages, run_check
 from prosg.data.row import Row, Stage, derived_id
 from prosg.data.synthetic import SPLITS, split_of
 from prosg.data.synthetic import words as contents
-from prosg.data.synthetic.base import listing
+from prosg.data.synthetic.grammar import listing
 from prosg.musi.packaged import packaged
 from prosg.musi.similar import clusters
 from prosg.musi.stages import distance
@@ -179,7 +179,7 @@ def _row(tasks: Sequence[Task], tongue: str, split: str, rng: Random) -> Row | N
     )
     before = answer[: stages[-1].start]
     told = late is not None and any(text in before for text in late.secrets)
-    apart = find_stages(row, answer) == [part.text for part in every] and all(score(row, answer))
+    apart = find_stages(row, answer) == [part.text for part in every] and all(check_stages(row, answer))
     return row if apart and not told else None
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from prosg.data.checks import find_stages, score
+from prosg.data.checks import check_stages, find_stages
 from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict, write_rows
 from prosg.musi.stages import distance
 from prosg.utils.store import Log, read_log
@@ -137,7 +137,7 @@ def _edit(row: Row) -> Row | None:
         return None
     if row.stages and not checked.stages:
         print("the markers of the stages are gone: the row has no stages any more")
-    failed = [number for number, right in enumerate(score(checked, checked.answer), 1) if not right]
+    failed = [number for number, right in enumerate(check_stages(checked, checked.answer), 1) if not right]
     if failed:
         print(f"not edited: the answer fails the check of stage {', '.join(map(str, failed))}")
         return None
@@ -148,7 +148,7 @@ def _show(row: Row, place: int, total: int, decision: Decision | None) -> None:
     before = f", decided: {decision.action}" if decision else ""
     print(f"\n--- {place + 1} of {total}: {row.id} ({row.kind or 'no kind'}{before})")
     print(f"\n{row.prompt}\n")
-    results = score(row, row.answer)
+    results = check_stages(row, row.answer)
     pieces = find_stages(row, row.answer) if row.stages else [row.answer]
     for number, piece in enumerate(pieces):
         if row.stages:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from prosg.data.checks import score
+from prosg.data.checks import check_stages
 from prosg.data.row import Row
 from prosg.llm.client import Request
 from prosg.llm.structured import request_seed
@@ -117,5 +117,5 @@ def conclude(
     if not stages:
         return row
     row = replace(row, stages=stages, distance_words=distance(answer, stages[-1].start))
-    failed = [f"check of step {place}" for place, right in enumerate(score(row, answer), 1) if not right]
+    failed = [f"check of step {place}" for place, right in enumerate(check_stages(row, answer), 1) if not right]
     return reject(*failed) if failed else replace(row, leaks=leaks(row.prompt, answer, stages[-1]))

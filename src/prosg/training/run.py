@@ -23,10 +23,10 @@ from prosg.core.update import Update
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
 from prosg.data.row import read_rows
 from prosg.data.synthetic import DEMO_KINDS, Filler
+from prosg.data.synthetic.difficulty_grid import difficulty_grid
 from prosg.data.templates import known_template
 from prosg.evaluation.controls import Condition
 from prosg.evaluation.curve import ALL_CONDITIONS, CurveResult, forgetting_curve
-from prosg.evaluation.prompt_lengths import settings_of
 from prosg.inspection.info import describe
 from prosg.model.initial_state import InitialState
 from prosg.model.perplexity import perplexity
@@ -229,7 +229,7 @@ def curve_of_model(
 ) -> int:
     """Measure a forgetting curve and write it: {"rows", "answers"}.
 
-    Options are `settings_of`'s and `forgetting_curve`'s; filler is a file. Every combination of prompt lengths, turns
+    Options are `difficulty_grid`'s and `forgetting_curve`'s; filler is a file. Every combination of prompt lengths, turns
     and items is a curve of its own.
     """
     known = {str(c): c for c in (*ALL_CONDITIONS, Condition("none"))} | {"wiped": Condition("own", "wiped")}
@@ -254,7 +254,7 @@ def curve_of_model(
     conditions = [known[name] for name in updates]
     text = None if filler is None else Filler.read(filler)
     lists = {"prompt_tokens": prompt_tokens, "turns": turns, "items": items}
-    settings = settings_of(model.tokenizer, kinds, seed, split, **lists, filler=text)
+    settings = difficulty_grid(model.tokenizer, kinds, seed, split, **lists, filler=text)
     result = CurveResult([], [])
     for number, setting in enumerate(settings):
 

@@ -1,10 +1,10 @@
-"""Kinds of multi-stage instruction: grammars that make prompts, answers and checks."""
+"""Synthetic multi-stage instructions: grammars that generate prompts, answers and checks."""
 
-from prosg.data.synthetic.base import Kind
+from prosg.data.synthetic.difficulty import PLAIN, Difficulty, Range
 from prosg.data.synthetic.filler import Filler
-from prosg.data.synthetic.make import SENTENCES, iter_rows, make_row, make_rows
+from prosg.data.synthetic.grammar import Grammar
 from prosg.data.synthetic.registry import DEMO_KINDS, KINDS
-from prosg.data.synthetic.setting import PLAIN, Range, Setting
+from prosg.data.synthetic.row_generator import SENTENCES, iter_rows, make_row, make_rows
 from prosg.data.synthetic.splits import SPLITS, split_of
 
 __all__ = [
@@ -13,10 +13,10 @@ __all__ = [
     "PLAIN",
     "SENTENCES",
     "SPLITS",
+    "Difficulty",
     "Filler",
-    "Kind",
+    "Grammar",
     "Range",
-    "Setting",
     "iter_rows",
     "make_row",
     "make_rows",

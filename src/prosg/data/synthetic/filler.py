@@ -1,8 +1,8 @@
-"""Running text of a file in a story's place: cut into sentences, cleaned, and divided over the splits.
+"""Running text of a file as a source of stories.
 
-A paragraph (lines up to a blank one) belongs to the split that the hash of its words says, 80 / 10 / 10, so the parts
-of a file never overlap. Of each paragraph those sentences are kept that end as they should and have no mark of a
-sentence's end inside (a story's sentences can then be counted). WikiText's <unk> stays: most of its sentences have one.
+A paragraph (lines up to a blank one) belongs to the split that a hash of its words gives, 80 / 10 / 10. Kept are
+complete sentences without a sentence end inside, so that the sentences of a story can be counted. WikiText's <unk> is
+kept, since most of its sentences contain it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
-from prosg.data.checks import ENDS
+from prosg.data.checks import SENTENCE_ENDS
 from prosg.data.synthetic.splits import SPLITS, split_of
-from prosg.data.synthetic.story import Sentences
+from prosg.data.synthetic.story import SentenceSource
 
 __all__ = ["Filler"]
 
 WORDS = (4, 60)
-"""least and greatest number of words of a sentence that is kept"""
+"""Least and greatest number of words of a usable sentence."""
 CLEANING = (
     (r" @(\S+)@ ", r"\1"),  # WikiText's 1 @,@ 000
     (r"\s+", " "),
@@ -32,26 +32,31 @@ CLEANING = (
 
 
 class Filler:
-    """The sentences of a text, by split."""
+    """Usable sentences of a text, by split.
+
+    Attributes:
+        name: Name of the text, for messages and results.
+        parts: Sentences of each split, in the order of the text.
+    """
 
     def __init__(self, name: str, text: str) -> None:
-        """`name` is for messages. Raises ValueError for a text without a sentence that can be used."""
+        """Cleans a text and splits it into sentences. Raises ValueError if none of them is usable."""
         self.name = name
         self.parts: dict[str, list[str]] = {split: [] for split in SPLITS}
         for paragraph in re.split(r"\n\s*\n", text):
             lines = [line.strip() for line in paragraph.splitlines()]
             body = " ".join(line for line in lines if not _is_heading(line))
-            if kept := [sentence for sentence in _sentences(body) if _usable(sentence)]:
-                self.parts[split_of("filler", body.split())] += kept
+            if usable := [sentence for sentence in _sentences(body) if _usable(sentence)]:
+                self.parts[split_of("filler", body.split())] += usable
         if not any(self.parts.values()):
             raise ValueError(
-                f"{name}: has no running text; needed are sentences of {WORDS[0]} to {WORDS[1]} words, each from a "
+                f"{name}: has no running text; it needs sentences of {WORDS[0]} to {WORDS[1]} words, each from a "
                 "capital letter to a full stop"
             )
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Filler:
-        """A file's. Raises ValueError for one that cannot be read, is not UTF-8, or holds no running text."""
+        """Reads a file. Raises ValueError if it cannot be read, is not UTF-8, or has no usable sentence."""
         try:
             return cls(os.fspath(path), Path(path).read_text("utf-8"))
         except OSError as error:
@@ -59,20 +64,27 @@ class Filler:
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not UTF-8 text ({error.reason})") from None
 
-    def source(self, split: str | None, without: Sequence[str]) -> Sentences:
-        """Sentences of a split's part (None: of all) from a drawn one on, in the text's order, each once.
+    def source(self, split: str | None, without: Sequence[str]) -> SentenceSource:
+        """Sentences in the text's order, each once, beginning at a drawn one.
 
-        Those with one of the words `without` are left out. The stories of a row at several lengths begin alike.
+        The beginning does not depend on the length, so that a row's longer story begins with its shorter one.
+
+        Args:
+            split: Split whose sentences are used; None: all.
+            without: Words that exclude a sentence, whatever their case.
+
+        Returns:
+            A source of sentences, which raises ValueError when they run out.
         """
         part = self.parts[split] if split else [s for split in SPLITS for s in self.parts[split]]
-        barred = re.compile(rf"\b(?:{'|'.join(map(re.escape, without))})\b" if without else r"(?!)", re.IGNORECASE)
+        excluded = re.compile(rf"\b(?:{'|'.join(map(re.escape, without))})\b" if without else r"(?!)", re.IGNORECASE)
 
         def sentences(rng: Random) -> Iterator[str]:
             start = rng.randrange(len(part)) if part else 0
-            yield from (sentence for sentence in part[start:] + part[:start] if not barred.search(sentence))
-            whose = f" for {split}" if split else ""
+            yield from (sentence for sentence in part[start:] + part[:start] if not excluded.search(sentence))
+            in_split = f" for {split}" if split else ""
             raise ValueError(
-                f"{self.name}: too short: its {len(part)} usable sentences{whose} do not make a story; allowed: a "
+                f"{self.name}: too short: its {len(part)} usable sentences{in_split} do not make a story; allowed: a "
                 "longer file, or shorter stories"
             )
 
@@ -84,14 +96,14 @@ def _is_heading(line: str) -> bool:
 
 
 def _sentences(text: str) -> list[str]:
-    for pattern, by in CLEANING:
-        text = re.sub(pattern, by, text)
-    return re.split(rf'(?<=[{ENDS}])\s+(?=["A-Z])', text.strip())
+    for pattern, replacement in CLEANING:
+        text = re.sub(pattern, replacement, text)
+    return re.split(rf'(?<=[{SENTENCE_ENDS}])\s+(?=["A-Z])', text.strip())
 
 
 def _usable(sentence: str) -> bool:
-    ends = re.findall(f"[{ENDS}]", sentence)
-    whole = len(ends) == 1 and sentence[-1] in ENDS and sentence[0] in '"ABCDEFGHIJKLMNOPQRSTUVWXYZ'
-    # An initial or "St." ends a line, not a sentence.
-    broken = re.search(r"\b[A-Z][a-z]?\.$", sentence)
-    return whole and not broken and WORDS[0] <= len(sentence.split()) <= WORDS[1]
+    ends = re.findall(f"[{SENTENCE_ENDS}]", sentence)
+    complete = len(ends) == 1 and sentence[-1] in SENTENCE_ENDS and sentence[0] in '"ABCDEFGHIJKLMNOPQRSTUVWXYZ'
+    # An initial or "St." does not end a sentence.
+    abbreviation = re.search(r"\b[A-Z][a-z]?\.$", sentence)
+    return complete and not abbreviation and WORDS[0] <= len(sentence.split()) <= WORDS[1]

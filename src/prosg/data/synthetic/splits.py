@@ -1,4 +1,4 @@
-"""Which split contents belong to."""
+"""Division of contents into training, validation and test data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def split_of(kind: str, contents: Sequence[str]) -> str:
-    """The split that contents belong to: by sha256 of the kind and the *unordered* values, 80 / 10 / 10."""
+    """Split of some contents: 80 / 10 / 10 by sha256 of the kind and the *unordered* values, whatever the seed."""
     key = "\0".join((kind, *sorted(contents)))
     bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 10
     return SPLITS[max(0, bucket - 7)]

@@ -1,4 +1,4 @@
-"""Stories: one line of simple sentences of about 7 to 8 words, from a small closed vocabulary."""
+"""Stories: one line of simple sentences of 7 to 9 words, from a small closed vocabulary."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from prosg.data.synthetic import words as w
 
 __all__ = [
     "PATTERNS",
-    "Sentences",
+    "SentenceSource",
     "Story",
-    "made_here",
+    "made_sentences",
     "sentence",
     "sentences_of_words",
     "story_of_sentences",
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class Story(NamedTuple):
-    """A story's text with its number of sentences and of words."""
+    """A story with its numbers of sentences and words."""
 
     text: str
     sentences: int
@@ -30,8 +30,8 @@ class Story(NamedTuple):
 
 
 Pick = Callable[[list[str]], str]
-Sentences = Callable[[Random], Iterator[str]]
-"""Where stories come from: sentences without an end, from a place that the random generator draws."""
+SentenceSource = Callable[[Random], Iterator[str]]
+"""Source of a story: an endless iterator of sentences, whose beginning is drawn by the random generator."""
 
 
 def _a(phrase: str) -> str:
@@ -54,34 +54,34 @@ PATTERNS: tuple[Callable[[Pick], str], ...] = (
 
 
 def sentence(rng: Random) -> str:
-    """One sentence, capitalised and with its full stop."""
-    # int(random() * n) draws three times faster than choice(), which counts at a hundred thousand long stories.
+    """Draws one sentence, capitalised and with a full stop."""
+    # int(random() * n) is three times faster than choice(), which matters for a hundred thousand long stories.
     random = rng.random
     text = PATTERNS[int(random() * len(PATTERNS))](lambda words: words[int(random() * len(words))])
     return f"{text[0].upper()}{text[1:]}."
 
 
-def made_here(rng: Random) -> Iterator[str]:
-    """Sentences of this grammar."""
+def made_sentences(rng: Random) -> Iterator[str]:
+    """Draws sentences without end."""
     while True:
         yield sentence(rng)
 
 
-def story_of_sentences(rng: Random, count: int, source: Sentences = made_here) -> Story:
-    """A story of exactly `count` sentences (at least one)."""
+def story_of_sentences(rng: Random, count: int, source: SentenceSource = made_sentences) -> Story:
+    """A story of exactly `count` sentences, at least one."""
     text = " ".join(islice(source(rng), count))
     return Story(text, count, text.count(" ") + 1)
 
 
-def story_of_words(rng: Random, low: int, high: int, source: Sentences = made_here) -> Story:
-    """A story whose number of words lies in [low, high]. Raises ValueError where whole sentences cannot give that."""
+def story_of_words(rng: Random, low: int, high: int, source: SentenceSource = made_sentences) -> Story:
+    """A story of [low, high] words. Raises ValueError if no number of whole sentences has so many."""
     parts = sentences_of_words(rng, low, high, source)
     text = " ".join(parts)
     return Story(text, len(parts), text.count(" ") + 1)
 
 
-def sentences_of_words(rng: Random, low: int, high: int, source: Sentences = made_here) -> list[str]:
-    """Sentences, at least one, of [low, high] words in all. Raises ValueError where whole ones cannot give that."""
+def sentences_of_words(rng: Random, low: int, high: int, source: SentenceSource = made_sentences) -> list[str]:
+    """One or more sentences of [low, high] words in all. Raises ValueError if no whole sentences have so many."""
     for _ in range(200):
         target = rng.randint(low, high)
         parts: list[str] = []
@@ -96,5 +96,5 @@ def sentences_of_words(rng: Random, low: int, high: int, source: Sentences = mad
         if low <= total <= high and parts:
             return parts
     raise ValueError(
-        f"no story of whole sentences has {low} to {high} words; allow a wider range (a sentence made here has 7 to 9)"
+        f"no story of whole sentences has {low} to {high} words; allow a wider range (a made sentence has 7 to 9)"
     )

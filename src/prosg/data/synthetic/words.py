@@ -1,6 +1,6 @@
-"""The words of the grammars: contents, which prompts give and late stages need, never stand among a story's words.
+"""Vocabulary of the grammars. Words of contents never occur in stories.
 
-Contents are short, so that a small byte-level BPE soon has a token for each of them.
+Contents are short words, so that a small byte-level BPE learns a token for each of them.
 """
 
 from __future__ import annotations

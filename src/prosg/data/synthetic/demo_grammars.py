@@ -1,15 +1,25 @@
-"""The three kinds of the demo, and the plain story that a base model is pre-trained on."""
+"""Grammars of the demo's three kinds, and of the plain story that a base model is pre-trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
 
-from prosg.data.synthetic.base import Check, Contents, Draft, Items, Kind, Part, listing, story_part, story_phrase
+from prosg.data.checks import Check
+from prosg.data.synthetic.grammar import (
+    AnswerPart,
+    Contents,
+    Grammar,
+    ItemCount,
+    RowDraft,
+    listing,
+    story_part,
+    story_phrase,
+)
 from prosg.data.synthetic.story import Story, sentence
 from prosg.data.synthetic.words import COUNTS, NAMES, OBJECTS, PLACES
 
-__all__ = ["CODE", "ENDING", "NAMES_KIND", "NAME_ITEMS", "STORY"]
+__all__ = ["CODE", "ENDING", "NAMES_IN_ORDER", "NAME_COUNT", "STORY", "draw_names", "exact", "story_then_late"]
 
 ENDING_PROMPTS = (
     "Tell {story}. End it in the {place} with the {a} and the {b}.",
@@ -50,17 +60,27 @@ CODE_ALONE = (
 STORY_PROMPTS = ("Tell {story}.", "Write {story}.", "Please tell me {story}.", "I want {story}.")
 
 
-def fill(
-    rng: Random, prompts: Sequence[str], alone: Sequence[str], story: Story | None, late: Part, **slots: str
-) -> Draft:
-    """The draft that nearly all kinds have: a story, then the late part; or the late part alone."""
+def story_then_late(
+    rng: Random, prompts: Sequence[str], alone: Sequence[str], story: Story | None, late: AnswerPart, **slots: str
+) -> RowDraft:
+    """Draft of most kinds: a story, then the late part; without a story, the late part alone.
+
+    Args:
+        rng: Source of the draws.
+        prompts: Patterns of prompts with a {story}, of which one is drawn.
+        alone: Patterns of prompts without a story.
+        story: The story; None for the single-stage form.
+        late: The late part.
+        slots: Values of the patterns' other fields.
+    """
     if story is None:
-        return Draft(rng.choice(alone).format(**slots), [late])
+        return RowDraft(rng.choice(alone).format(**slots), [late])
     phrase, check = story_phrase(story, rng)
-    return Draft(rng.choice(prompts).format(story=phrase, **slots), [story_part(story, check), late])
+    return RowDraft(rng.choice(prompts).format(story=phrase, **slots), [story_part(story, check), late])
 
 
 def exact(label: str, body: str) -> Check:
+    """Check for exactly this line."""
     return {"type": "exact", "text": f"{label} {body}"}
 
 
@@ -68,11 +88,11 @@ def draw_ending(rng: Random) -> Contents:
     return (rng.choice(PLACES), *rng.sample(OBJECTS, 2))
 
 
-def build_ending(contents: Contents, rng: Random, story: Story | None) -> Draft:
+def build_ending(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
     place, a, b = contents
     body = f"In the {place} lay the {a} and the {b}."
-    late = Part("end the story in the place with both objects", "End:", body, exact("End:", body))
-    return fill(rng, ENDING_PROMPTS, ENDING_ALONE, story, late, place=place, a=a, b=b)
+    late = AnswerPart("end the story in the place with both objects", "End:", body, exact("End:", body))
+    return story_then_late(rng, ENDING_PROMPTS, ENDING_ALONE, story, late, place=place, a=a, b=b)
 
 
 def names_of(rng: Random, count: int) -> Contents:
@@ -80,14 +100,15 @@ def names_of(rng: Random, count: int) -> Contents:
 
 
 def draw_names(rng: Random) -> Contents:
+    """Draws four names."""
     return names_of(rng, 4)
 
 
-def build_names(contents: Contents, rng: Random, story: Story | None) -> Draft:
+def build_names(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
     check = {"type": "ordered_items", "items": list(contents), "after": "Names:"}
     count = COUNTS[len(contents) - 1]
-    late = Part(f"name the {count} names", "Names:", f"{listing(contents)}.", check)
-    return fill(rng, NAMES_PROMPTS, NAMES_ALONE, story, late, names=listing(contents), count=count)
+    late = AnswerPart(f"name the {count} names", "Names:", f"{listing(contents)}.", check)
+    return story_then_late(rng, NAMES_PROMPTS, NAMES_ALONE, story, late, names=listing(contents), count=count)
 
 
 def code_of(rng: Random, count: int) -> Contents:
@@ -98,27 +119,27 @@ def draw_code(rng: Random) -> Contents:
     return code_of(rng, rng.randint(6, 8))
 
 
-def build_code(contents: Contents, rng: Random, story: Story | None) -> Draft:
-    late = Part("give the code", "Code:", contents[0], exact("Code:", contents[0]))
-    return fill(rng, CODE_PROMPTS, CODE_ALONE, story, late, code=contents[0])
+def build_code(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
+    late = AnswerPart("give the code", "Code:", contents[0], exact("Code:", contents[0]))
+    return story_then_late(rng, CODE_PROMPTS, CODE_ALONE, story, late, code=contents[0])
 
 
 def draw_story(rng: Random) -> Contents:
     return (sentence(rng),)
 
 
-def build_story(contents: Contents, rng: Random, story: Story | None) -> Draft:
-    # The drawn sentence takes the place of the story's first, so that splits of stories differ in how they begin.
+def build_story(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
+    # The drawn sentence replaces the story's first one, so that the stories of each split begin differently.
     text = contents[0] if story is None else " ".join([contents[0], *story.text.split(". ", 1)[1:]])
     whole = Story(text, story.sentences if story else 1, len(text.split()))
     phrase, check = story_phrase(whole, rng)
-    return Draft(rng.choice(STORY_PROMPTS).format(story=phrase), [story_part(whole, check)])
+    return RowDraft(rng.choice(STORY_PROMPTS).format(story=phrase), [story_part(whole, check)])
 
 
-# With the fewest items there still are hundreds of late answers: nothing can be guessed.
-NAME_ITEMS = Items("names", 2, len(COUNTS), names_of)
+# Even with the fewest items there are hundreds of late answers, so none can be guessed.
+NAME_COUNT = ItemCount("names", 2, len(COUNTS), names_of)
 
-ENDING = Kind("ending", draw_ending, build_ending)
-NAMES_KIND = Kind("names", draw_names, build_names, items=NAME_ITEMS)
-CODE = Kind("code", draw_code, build_code, items=Items("digits", 4, 64, code_of))
-STORY = Kind("story", draw_story, build_story, staged=False)
+ENDING = Grammar("ending", draw_ending, build_ending)
+NAMES_IN_ORDER = Grammar("names", draw_names, build_names, items=NAME_COUNT)
+CODE = Grammar("code", draw_code, build_code, items=ItemCount("digits", 4, 64, code_of))
+STORY = Grammar("story", draw_story, build_story, staged=False)

@@ -1,11 +1,21 @@
-"""Further kinds: pairs, a standing rule, a given sentence, ordered steps, a list to be used, names in reverse."""
+"""Grammars of the kinds beyond the demo: pairs, rule, sentence, steps, list_use, reverse."""
 
 from __future__ import annotations
 
 from random import Random
 
-from prosg.data.synthetic.base import Check, Contents, Draft, Items, Kind, Part, listing, story_part, story_phrase
-from prosg.data.synthetic.demo import NAME_ITEMS, draw_names, exact, fill
+from prosg.data.checks import Check
+from prosg.data.synthetic.demo_grammars import NAME_COUNT, draw_names, exact, story_then_late
+from prosg.data.synthetic.grammar import (
+    AnswerPart,
+    Contents,
+    Grammar,
+    ItemCount,
+    RowDraft,
+    listing,
+    story_part,
+    story_phrase,
+)
 from prosg.data.synthetic.story import Story, sentence
 from prosg.data.synthetic.words import COLORS, COUNTS, NAMES, OBJECTS, PLACES
 
@@ -53,7 +63,7 @@ ORDER = ("one", "two", "three", "four", "five")
 
 
 def pairs_of(rng: Random, count: int) -> Contents:
-    # The first name is the one that is asked for; the prompt gives the pairs in another order.
+    # The late stage asks for the first name; the prompt gives the pairs in another order.
     names, things = rng.sample(NAMES, count), rng.sample(OBJECTS, count)
     return tuple(
         text for name, thing in zip(names, things, strict=True) for text in (name, f"{rng.choice(COLORS)} {thing}")
@@ -64,33 +74,33 @@ def draw_pairs(rng: Random) -> Contents:
     return pairs_of(rng, rng.randint(2, 4))
 
 
-def build_pairs(contents: Contents, rng: Random, story: Story | None) -> Draft:
+def build_pairs(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
     pairs = list(zip(contents[::2], contents[1::2], strict=True))
     who, thing = pairs[0]
     rng.shuffle(pairs)
     facts = listing([f"{name} has the {item}" for name, item in pairs])
     body = f"The {thing}."
-    late = Part(f"say what {who} has", "Answer:", body, exact("Answer:", body))
-    return fill(rng, PAIRS_PROMPTS, PAIRS_ALONE, story, late, facts=facts, who=who)
+    late = AnswerPart(f"say what {who} has", "Answer:", body, exact("Answer:", body))
+    return story_then_late(rng, PAIRS_PROMPTS, PAIRS_ALONE, story, late, facts=facts, who=who)
 
 
 def draw_sentence(rng: Random) -> Contents:
     return rng.choice(NAMES), f"{rng.choice(COLORS)} {rng.choice(OBJECTS)}", rng.choice(PLACES)
 
 
-def build_sentence(contents: Contents, rng: Random, story: Story | None) -> Draft:
+def build_sentence(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
     name, thing, place = contents
     last = f"{name} left the {thing} in the {place}."
-    late = Part("end with the given sentence", "Last:", last, exact("Last:", last))
-    return fill(rng, SENTENCE_PROMPTS, SENTENCE_ALONE, story, late, last=last)
+    late = AnswerPart("end with the given sentence", "Last:", last, exact("Last:", last))
+    return story_then_late(rng, SENTENCE_PROMPTS, SENTENCE_ALONE, story, late, last=last)
 
 
-def build_reverse(contents: Contents, rng: Random, story: Story | None) -> Draft:
+def build_reverse(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
     backwards = list(contents[::-1])
     check: Check = {"type": "ordered_items", "items": backwards, "after": "Reverse:"}
-    late = Part("say the names in reverse order", "Reverse:", f"{listing(backwards)}.", check)
+    late = AnswerPart("say the names in reverse order", "Reverse:", f"{listing(backwards)}.", check)
     count = COUNTS[len(contents) - 1]
-    return fill(rng, REVERSE_PROMPTS, REVERSE_ALONE, story, late, names=listing(contents), count=count)
+    return story_then_late(rng, REVERSE_PROMPTS, REVERSE_ALONE, story, late, names=listing(contents), count=count)
 
 
 def draw_steps(rng: Random) -> Contents:
@@ -98,20 +108,20 @@ def draw_steps(rng: Random) -> Contents:
     return tuple(f"{rng.choice(COLORS)} {thing}" for thing in things)
 
 
-def build_steps(contents: Contents, rng: Random, story: Story | None) -> Draft:
-    # A story is step one; without it the steps keep their names, so that labels mean the same in both forms.
+def build_steps(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
+    # The story is step one. Without it the other steps keep their numbers, so that labels agree in both forms.
     parts = []
-    asked = []
+    instructions = []
     for number, thing in zip(ORDER[1:], contents, strict=False):
         body = f"The {thing}."
-        parts.append(Part(f"name the {thing}", f"Step {number}:", body, exact(f"Step {number}:", body)))
-        asked.append(f"Step {number}: name the {thing}.")
-    steps = " ".join(asked)
+        parts.append(AnswerPart(f"name the {thing}", f"Step {number}:", body, exact(f"Step {number}:", body)))
+        instructions.append(f"Step {number}: name the {thing}.")
+    steps = " ".join(instructions)
     if story is None:
-        return Draft(rng.choice(STEPS_ALONE).format(steps=steps), parts)
+        return RowDraft(rng.choice(STEPS_ALONE).format(steps=steps), parts)
     phrase, check = story_phrase(story, rng)
     prompt = rng.choice(STEPS_PROMPTS).format(story=phrase, steps=steps, count=ORDER[len(contents)])
-    return Draft(prompt, [story_part(story, check), *parts])
+    return RowDraft(prompt, [story_part(story, check), *parts])
 
 
 def spare_steps(contents: Contents) -> int:
@@ -126,18 +136,18 @@ def rule_sentence(contents: Contents) -> str:
     return f"Keep the {contents[0]} and the {contents[1]}."
 
 
-def build_rule(contents: Contents, rng: Random, story: Story | None) -> Draft:
+def build_rule(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
     rule = rule_sentence(contents)
     check: Check = {"type": "ends_with", "text": rule}
-    note = Part("add a note that keeps the rule", "Note:", f"{sentence(rng)} {rule}", check)
+    note = AnswerPart("add a note that keeps the rule", "Note:", f"{sentence(rng)} {rule}", check)
     if story is None:
-        return Draft(rng.choice(RULE_ALONE).format(rule=rule), [note])
-    # The rule's sentence would count as well, so the prompt does not say how many there are.
+        return RowDraft(rng.choice(RULE_ALONE).format(rule=rule), [note])
+    # The rule's sentence would count too, so the prompt states no number of sentences.
     phrase, counts = story_phrase(story, rng, counted=False)
-    told = Part(
+    ruled_story = AnswerPart(
         "tell a story that keeps the rule", "", f"{story.text} {rule}", {"type": "all_of", "checks": [counts, check]}
     )
-    return Draft(rng.choice(RULE_PROMPTS).format(story=phrase, rule=rule), [told, note])
+    return RowDraft(rng.choice(RULE_PROMPTS).format(story=phrase, rule=rule), [ruled_story, note])
 
 
 def spare_rule(contents: Contents) -> int:
@@ -152,28 +162,29 @@ def draw_list(rng: Random) -> Contents:
     return list_of(rng, 3)
 
 
-def build_list(contents: Contents, rng: Random, story: Story | None) -> Draft:
+def build_list(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
     items = list(contents)
-    first = Part(
+    first = AnswerPart(
         "list them", "List:", f"{listing(items)}.", {"type": "ordered_items", "items": items, "after": "List:"}
     )
     body = f"{rng.choice(NAMES)} took the {listing(items)}."
-    last = Part("use the whole list", "Use:", body, {"type": "contains", "items": items})
+    last = AnswerPart("use the whole list", "Use:", body, {"type": "contains", "items": items})
     if story is None:
-        return Draft(rng.choice(LIST_ALONE).format(items=listing(items)), [first, last])
+        return RowDraft(rng.choice(LIST_ALONE).format(items=listing(items)), [first, last])
     phrase, check = story_phrase(story, rng)
-    told = Part("tell a story", "Story:", story.text, check)
-    return Draft(rng.choice(LIST_PROMPTS).format(items=listing(items), story=phrase), [first, told, last])
+    labelled_story = AnswerPart("tell a story", "Story:", story.text, check)
+    return RowDraft(rng.choice(LIST_PROMPTS).format(items=listing(items), story=phrase), [first, labelled_story, last])
 
 
 def spare_list(contents: Contents) -> int:
     return 1 + len(contents) + 1 + 1  # "List: lamp, rope and cup." and "Story:"
 
 
-PAIRS = Kind("pairs", draw_pairs, build_pairs, items=Items("pairs", 1, 16, pairs_of))
-SENTENCE = Kind("sentence", draw_sentence, build_sentence)
-REVERSE = Kind("reverse", draw_names, build_reverse, items=NAME_ITEMS)
-STEPS = Kind("steps", draw_steps, build_steps, spare=spare_steps, one_late=False)
-# These two restate in every part what the last one needs: they stay out of forgetting curves.
-RULE = Kind("rule", draw_two, build_rule, leaks=True, spare=spare_rule)
-LIST_USE = Kind("list_use", draw_list, build_list, leaks=True, spare=spare_list, items=Items("objects", 2, 16, list_of))
+PAIRS = Grammar("pairs", draw_pairs, build_pairs, items=ItemCount("pairs", 1, 16, pairs_of))
+SENTENCE = Grammar("sentence", draw_sentence, build_sentence)
+REVERSE = Grammar("reverse", draw_names, build_reverse, items=NAME_COUNT)
+STEPS = Grammar("steps", draw_steps, build_steps, spare=spare_steps, one_late=False)
+LIST_COUNT = ItemCount("objects", 2, 16, list_of)
+# These two restate in every part what the last one needs.
+RULE = Grammar("rule", draw_two, build_rule, leaks=True, spare=spare_rule)
+LIST_USE = Grammar("list_use", draw_list, build_list, leaks=True, spare=spare_list, items=LIST_COUNT)

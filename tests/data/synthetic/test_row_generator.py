@@ -1,22 +1,24 @@
+"""Generated rows: the invariants of every kind, splits, lengths and reproducibility."""
+
+from __future__ import annotations
+
 import re
 from collections import Counter
 from random import Random
+from typing import Any
 
 import pytest
 
-from prosg.data.checks import score
+from prosg.data.checks import check_stages
 from prosg.data.row import Row, row_from_dict, row_to_dict
-from prosg.data.synthetic import DEMO_KINDS, KINDS, SPLITS, demo, iter_rows, make_row, make_rows, split_of, words
-from prosg.data.synthetic.story import sentence, story_of_sentences, story_of_words
+from prosg.data.synthetic import DEMO_KINDS, KINDS, SPLITS, demo_grammars, iter_rows, make_row, make_rows
+from prosg.data.synthetic.story import sentence, story_of_words
+from support.texts import has_word
 
-STAGED = [name for name, kind in KINDS.items() if kind.staged]
-
-
-def found(needle: str, text: str) -> bool:
-    return re.search(rf"\b{re.escape(needle)}\b", text, re.IGNORECASE) is not None
+STAGED = [name for name, grammar in KINDS.items() if grammar.staged]
 
 
-def sample(kind: str, count: int = 300, sentences: tuple[int, int] = (1, 5)) -> list[Row]:
+def sample(kind: str, count: int = 150, sentences: tuple[int, int] = (1, 5)) -> list[Row]:
     rng = Random(f"sample {kind}")
     return [make_row(kind, rng, sentences) for _ in range(count)]
 
@@ -24,9 +26,9 @@ def sample(kind: str, count: int = 300, sentences: tuple[int, int] = (1, 5)) -> 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sentences", [(1, 5), (0, 0), (20, 20)])
 def test_rows_are_valid_and_pass_their_own_checks(kind: str, sentences: tuple[int, int]) -> None:
-    for row in sample(kind, 60, sentences):
+    for row in sample(kind, 30, sentences):
         assert row_from_dict(row_to_dict(row)) == row
-        assert all(score(row, row.answer))
+        assert all(check_stages(row, row.answer))
         assert bool(row.stages) == KINDS[kind].staged
         assert row.leaks == KINDS[kind].leaks
         if row.stages:
@@ -38,42 +40,28 @@ def test_what_the_late_stage_needs_is_in_the_prompt_and_not_before_that_stage(ki
     leaked = False
     for row in sample(kind):
         early, late = row.answer[: row.stages[-1].start], row.answer[row.stages[-1].start :]
-        needed = [value for value in row.extra["contents"] if found(value, late)]
+        needed = [value for value in row.extra["contents"] if has_word(late, value)]
         assert needed
-        assert all(found(value, row.prompt) for value in needed)
-        leaked |= any(found(value, early) for value in needed)
+        assert all(has_word(row.prompt, value) for value in needed)
+        leaked |= any(has_word(early, value) for value in needed)
     assert leaked == KINDS[kind].leaks
-
-
-@pytest.mark.parametrize("kind", [kind for kind in STAGED if not KINDS[kind].leaks])
-def test_no_word_of_the_contents_stands_in_the_story(kind: str) -> None:
-    for row in sample(kind, 100):
-        story = row.answer[: row.stages[1].start]
-        assert not any(found(word, story) for value in row.extra["contents"] for word in value.split())
-
-
-def test_words_of_contents_and_of_stories_are_disjoint() -> None:
-    contents = {word.lower() for word in words.NAMES + words.OBJECTS + words.PLACES + words.COLORS}
-    story = set(re.findall(r"\w+", story_of_sentences(Random(0), 5000).text.lower()))
-    assert len(story) > 150
-    assert not contents & story
-    assert len(contents) == len(words.NAMES + words.OBJECTS + words.PLACES + words.COLORS)
 
 
 @pytest.mark.parametrize("kind", STAGED)
 def test_a_late_answer_cannot_be_guessed(kind: str) -> None:
-    late = Counter(row.answer[row.stages[-1].start :] for row in sample(kind, 600))
-    contents = {row.extra["contents"][0] + row.extra["contents"][-1] for row in sample(kind, 600)}
+    rows = sample(kind, 600)
+    late = Counter(row.answer[row.stages[-1].start :] for row in rows)
+    contents = {row.extra["contents"][0] + row.extra["contents"][-1] for row in rows}
     assert len(late) >= 200
     assert len(contents) >= 100
     assert max(late.values()) <= 8
 
 
 def test_the_demo_has_the_wanted_size() -> None:
-    templates = (*demo.ENDING_PROMPTS, *demo.NAMES_PROMPTS, *demo.CODE_PROMPTS)
+    templates = (*demo_grammars.ENDING_PROMPTS, *demo_grammars.NAMES_PROMPTS, *demo_grammars.CODE_PROMPTS)
     assert len(set(templates)) == 16
     vocabulary = {
-        word.lower() for row in make_rows(size=3000) for word in re.findall(r"[A-Za-z]+", row.prompt + " " + row.answer)
+        word.lower() for row in make_rows(size=600) for word in re.findall(r"[A-Za-z]+", row.prompt + " " + row.answer)
     }
     assert 300 <= len(vocabulary) <= 600
     lengths = [len(sentence(Random(index)).split()) for index in range(500)]
@@ -94,17 +82,10 @@ def test_a_story_has_the_wanted_number_of_sentences() -> None:
     assert sample("story", 1, (0, 0))[0].answer.count(".") == 1
 
 
-def test_splits_hash_unordered_contents_and_divide_80_10_10() -> None:
-    assert split_of("names", ["a", "b", "c"]) == split_of("names", ["c", "a", "b"])
-    counts = Counter(split_of("code", [str(number)]) for number in range(5000))
-    assert counts["train"] == pytest.approx(4000, abs=120)
-    assert counts["validation"] == pytest.approx(500, abs=90)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_splits_share_no_contents_whatever_the_seed(kind: str) -> None:
     seen = {
-        split: {frozenset(row.extra["contents"]) for seed in (0, 1) for row in iter_rows([kind], 100, seed, split)}
+        split: {frozenset(row.extra["contents"]) for seed in (0, 1) for row in iter_rows([kind], 40, seed, split)}
         for split in SPLITS
     }
     assert not seen["train"] & seen["validation"]
@@ -147,18 +128,18 @@ def test_long_and_exact_distances() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kinds": ["poem"]}, "unknown kind 'poem'; allowed: ending, names"),
-        ({"kinds": []}, "kinds are none"),
-        ({"kinds": ["code", "code"]}, "each once"),
-        ({"split": "dev"}, "unknown split 'dev'; allowed: train, validation, test"),
-        ({"size": 0}, "size is 0"),
+        ({"kinds": ["poem"]}, "'poem'; allowed: ending, names"),
+        ({"kinds": []}, "kinds .* at least one"),
+        ({"kinds": ["code", "code"]}, "kinds .* each once"),
+        ({"split": "dev"}, "split 'dev'; allowed: train, validation, test"),
+        ({"size": 0}, "size .* at least 1"),
         ({"sentences": (3, 2)}, "sentences is 3 to 2"),
         ({"distance": (-1, 2)}, "distance is -1 to 2"),
-        ({"distance": (10, 12)}, "no story of whole sentences"),
-        ({"kinds": ["rule"], "distance": (0, 3)}, "has 6 words before its last stage already"),
-        ({"kinds": ["story"], "distance": (10, 20)}, "no late stage"),
+        ({"distance": (10, 12)}, "10 to 12 words; allow"),
+        ({"kinds": ["rule"], "distance": (0, 3)}, "distance .* 'rule' has 6 words .* allowed"),
+        ({"kinds": ["story"], "distance": (10, 20)}, "'story' .* distance"),
     ],
 )
-def test_what_cannot_be_made_is_an_error(arguments: dict[str, object], message: str) -> None:
+def test_what_cannot_be_made_is_an_error(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_rows(**arguments)  # type: ignore[arg-type]
+        make_rows(**arguments)

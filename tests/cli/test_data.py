@@ -1,0 +1,49 @@
+"""`prosg data make` and `prosg data check`: files written, tables printed, exit statuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prosg.cli import main
+from prosg.data.row import read_rows
+from prosg.data.synthetic import Difficulty, Filler, make_rows
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.jsonl"
+    assert main(["data", "make", str(file), "--size", "9", "--kinds", "names,code,story", "--seed", "5"]) == 0
+    return file
+
+
+def test_make_writes_the_rows_of_make_rows(data: Path) -> None:
+    assert read_rows(data) == make_rows(["names", "code", "story"], 9, 5)
+
+
+def test_make_takes_difficulty_options(tmp_path: Path) -> None:
+    text, out = tmp_path / "text.txt", tmp_path / "rows.jsonl"
+    text.write_text("\n\n".join(f"Number {n} was not here. It went to number {n + 1} at once." for n in range(90)))
+    command = ["data", "make", str(out), "--size", "9", "--kinds", "code,names,pairs", "--filler", str(text)]
+    options = ["--distractors", "30", "60", "--turns", "0", "1", "--items", "4", "6"]
+    assert main([*command, *options]) == 0
+    difficulty = Difficulty(distractors=(30, 60), filler=Filler.read(text), turns=(0, 1), items=(4, 6))
+    assert read_rows(out) == make_rows(["code", "names", "pairs"], 9, difficulty=difficulty)
+
+
+def test_make_leaves_no_file_where_rows_cannot_be_made(tmp_path: Path) -> None:
+    assert main(["data", "make", str(tmp_path / "rows.jsonl"), "--size", "5", "--distance", "10", "12"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_scores_answers(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(data)]) == 0
+    answers = [{"id": row.id, "answer": row.answer} for row in read_rows(data)]
+    answers[0]["answer"] = answers[0]["answer"][:-2]
+    file = data.with_name("answers.jsonl")
+    file.write_text("".join(json.dumps(line) + "\n" for line in answers))
+    assert "0.6667" not in capsys.readouterr().out
+    assert main(["data", "check", str(data), "--answers", str(file)]) == 1
+    assert "0.6667" in capsys.readouterr().out
