@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
-from prosg.data.checks import check_stages, find_stages, run_check
+from prosg.data.checks import Check, check_stages, find_stages, run_check
 from prosg.data.row import Row, Stage, derived_id
 from prosg.data.synthetic import SPLITS, split_of
 from prosg.data.synthetic import words as contents
@@ -37,7 +37,6 @@ TRIES, REDRAWS = 50, 20
 """how many groups of tasks are tried for a row, and how many labels, orders and late constraints for a group"""
 ANYTHING = {"type": "words", "min": 1}
 LONGEST_SENTENCE = 30
-Check = Mapping[str, Any]
 
 
 class _Part(NamedTuple):
