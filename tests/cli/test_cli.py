@@ -23,7 +23,7 @@ from prosg.checkpoints.load import load_model
 from prosg.cli import COMMANDS, main
 from prosg.model.initial_state import InitialState
 from prosg.tokenizers.bpe import train_bpe
-from support.training_folder import SIZE, Workshop, make_workshop
+from support.training_folder import SIZE, TrainingFolder, make_training_folder
 
 ROWS = '{"prompt": "Say a word.", "answer": "Tree."}\n'
 
@@ -39,10 +39,10 @@ class Code:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> TrainingFolder:
     """With an adapter, an encoded prompt, and every kind of bad file."""
     folder = tmp_path_factory.mktemp("workshop")
-    shop = make_workshop(folder)
+    shop = make_training_folder(folder)
     shop.run("synthesize", folder / "run", "--optim.steps", 2)
     (folder / "run" / "adapter").rename(folder / "plus")
     config = json.loads((folder / "plus" / "prosg_config.json").read_text())
@@ -87,7 +87,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 @pytest.fixture
-def here(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(shop: TrainingFolder, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(shop.folder)
     return shop.folder
 
@@ -301,7 +301,7 @@ def test_cuda_where_there_is_none(refused: Refused, command: str) -> None:
     refused(command.split(), "no CUDA device", "--device cpu")
 
 
-def test_another_configuration_in_the_same_folder(shop: Workshop, refused: Refused) -> None:
+def test_another_configuration_in_the_same_folder(shop: TrainingFolder, refused: Refused) -> None:
     command = shop.command("synthesize", shop.folder / "run", "--optim.steps", 2)
     assert main(command) == 0  # the same: nothing to do
     assert main([*command, "--log_steps", "7"]) == 0  # changes nothing of the result
@@ -309,7 +309,7 @@ def test_another_configuration_in_the_same_folder(shop: Workshop, refused: Refus
 
 
 def test_a_refused_command_may_be_corrected(
-    shop: Workshop, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shop: TrainingFolder, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing that was refused stands in its way."""
     once = ("--optim.steps", 1)
@@ -341,7 +341,7 @@ def written(output: Path) -> dict[str, Any]:
     return content
 
 
-def test_the_command_line_goes_over_the_file_and_the_file_over_the_recipe(shop: Workshop, tmp_path: Path) -> None:
+def test_the_command_line_goes_over_the_file_and_the_file_over_the_recipe(shop: TrainingFolder, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(
         f"model: {shop.model}\ntrain: [{shop.train}]\nrecipe: paper\n"
@@ -357,7 +357,7 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_the_recipe(shop: 
     assert settings["optim"]["late_weight"] == 1.0
 
 
-def test_a_recipe_on_the_command_line_goes_over_the_files(shop: Workshop, tmp_path: Path) -> None:
+def test_a_recipe_on_the_command_line_goes_over_the_files(shop: TrainingFolder, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("recipe: paper\noptim:\n  steps: 1\n")
     shop.run("synthesize", tmp_path / "run", "--config", config, "--recipe=plus", "--optim.steps", 1)
@@ -505,7 +505,7 @@ def test_ctrl_c_stops_in_one_line(here: Path) -> None:
     assert process.stderr.read() == b"\nstopped\n"
 
 
-def test_ctrl_c_while_training_says_how_to_go_on(shop: Workshop, tmp_path: Path) -> None:
+def test_ctrl_c_while_training_says_how_to_go_on(shop: TrainingFolder, tmp_path: Path) -> None:
     command = shop.command("finetune", tmp_path / "run", "--optim.steps", 100000)
     process = start(command, stdout=subprocess.DEVNULL)
     assert process.stderr is not None

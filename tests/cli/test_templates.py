@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from prosg.cli import main
-from support.training_folder import Workshop, make_workshop
+from support.training_folder import TrainingFolder, make_training_folder
 
 FRAMED = "Question: Say.\n\nAnswer:"
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return make_workshop(tmp_path_factory.mktemp("workshop"))
+def shop(tmp_path_factory: pytest.TempPathFactory) -> TrainingFolder:
+    return make_training_folder(tmp_path_factory.mktemp("workshop"))
 
 
 def said(capsys: pytest.CaptureFixture[str], *command: object) -> str:
@@ -25,7 +25,7 @@ def said(capsys: pytest.CaptureFixture[str], *command: object) -> str:
 
 
 def test_a_typed_prompt_is_framed_and_the_reply_is_not(
-    shop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shop: TrainingFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ("--max-tokens", 40, "--temperature", 1.0, "--seed", 3)
     by_hand = said(capsys, "generate", shop.model, "--prompt", FRAMED, *more)
@@ -39,7 +39,7 @@ def test_a_typed_prompt_is_framed_and_the_reply_is_not(
 
 
 def test_a_reply_ends_where_the_next_turn_would_begin(
-    shop: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shop: TrainingFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[object] = []
 
@@ -54,7 +54,7 @@ def test_a_reply_ends_where_the_next_turn_would_begin(
     assert seen == [["x", "\n\nUser:"], ["x"]]
 
 
-def test_rows_are_scored_under_the_template(shop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_scored_under_the_template(shop: TrainingFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     turns = [{"role": "user", "content": "Say."}, {"role": "assistant", "content": "Tree."}]
     rows = {
         "chat": {"messages": turns},

@@ -17,16 +17,16 @@ from prosg.cli import main
 from prosg.core.update import Site
 from prosg.inspection.updates import compare
 from support.models import gap
-from support.training_folder import Workshop, make_workshop
+from support.training_folder import TrainingFolder, make_training_folder
 
 PROMPT = "Remember: a tree, a lake."
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> TrainingFolder:
     """With an adapter, and prompts that it encoded: one, and two in a file."""
     folder = tmp_path_factory.mktemp("workshop")
-    shop = make_workshop(folder)
+    shop = make_training_folder(folder)
     shop.run("synthesize", folder / "run", "--optim.steps", 2, "--optim.lr", 0.1)
     model = load_model(folder / "run")
     save_encoded(model.encode(PROMPT), model, folder / "one.safetensors")
@@ -38,7 +38,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 @pytest.fixture
-def here(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(shop: TrainingFolder, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(shop.folder)
     return shop.folder
 
@@ -137,7 +137,7 @@ def test_inspect(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     [("synthesize", "paper", "reads the last token only"), ("static", "static", "reads nothing")],
 )
 def test_inspect_where_there_are_no_reads(
-    shop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], phase: str, recipe: str, words: str
+    shop: TrainingFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], phase: str, recipe: str, words: str
 ) -> None:
     shop.run(phase, tmp_path / "run", "--recipe", recipe, "--optim.steps", 1)
     assert main(["inspect", str(tmp_path / "run"), "--prompt", "x", "--prompt", PROMPT]) == 0

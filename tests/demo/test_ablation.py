@@ -17,7 +17,7 @@ from prosg.evaluation.ablation import BACKBONE, FULL, write_ablation
 from prosg.training.config import Perturbation, TrainConfig
 from prosg.training.recipes import RECIPES
 from prosg.utils.jobs import Job, check_plan
-from support.training_folder import Workshop, make_workshop
+from support.training_folder import TrainingFolder, make_training_folder
 
 
 def config(recipe: str = "plus", **changes: Any) -> TrainConfig:
@@ -76,8 +76,8 @@ def test_what_a_configuration_does_not_have_is_not_left_out() -> None:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return make_workshop(tmp_path_factory.mktemp("shop"))
+def shop(tmp_path_factory: pytest.TempPathFactory) -> TrainingFolder:
+    return make_training_folder(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture
@@ -96,14 +96,14 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def command(shop: Workshop, out: Path, *options: str) -> list[str]:
+def command(shop: TrainingFolder, out: Path, *options: str) -> list[str]:
     few = ["--optim.steps", "2", "--optim.batch_size", "4", "--rows", "4", "--sentences", "1", "--kinds", "code"]
     files = ["--model", str(shop.model), "--train", str(shop.train), "--validation", str(shop.validation)]
     return ["ablate", *files, "--output", str(out), *few, "--plain", *options]
 
 
 def test_from_a_configuration_to_a_table_and_on(
-    shop: Workshop, tmp_path: Path, ran: list[str], capsys: pytest.CaptureFixture[str]
+    shop: TrainingFolder, tmp_path: Path, ran: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert main(command(shop, out, "--parts", "last-token,no-swap")) == 0
@@ -152,7 +152,7 @@ def test_from_a_configuration_to_a_table_and_on(
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_begins(
-    shop: Workshop, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    shop: TrainingFolder, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(shop, tmp_path / "out", *options)) == 2
     assert message in capsys.readouterr().err

@@ -15,7 +15,7 @@ import torch
 from prosg.cli import main
 from prosg.model.prosg import ProSG
 from support.models import WORDS, live_model, word_tokenizer
-from support.training_folder import make_workshop
+from support.training_folder import make_training_folder
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'prosg[harness]'")
 
@@ -239,7 +239,7 @@ def _own_tasks_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a backbone of random weights, `start`."""
     folder = tmp_path_factory.mktemp("workshop")
-    make_workshop(folder)
+    make_training_folder(folder)
     return folder
 
 

@@ -17,7 +17,7 @@ from prosg.training.recipes import RECIPES
 from prosg.training.state_bank import StoryBank
 from support.hf_models import HF_TINY, hf_backbone
 from support.models import TINY
-from support.training_folder import losses, make_workshop
+from support.training_folder import losses, make_training_folder
 
 pytestmark = pytest.mark.gpu
 
@@ -90,7 +90,7 @@ def test_a_model_of_transformers_agrees_with_the_cpu(name):
 @pytest.mark.parametrize("phase", ["finetune", "synthesize"])
 @pytest.mark.parametrize("sharded", [False, True])
 def test_two_devices_train_what_one_does(tmp_path, phase, sharded):
-    shop = make_workshop(tmp_path)
+    shop = make_training_folder(tmp_path)
     fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
     options = ("--device", "cuda", "--perturbation.load", 0, "--perturbation.load_story", 0)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "prosg"]

@@ -19,7 +19,7 @@ from prosg.data.synthetic import make_rows
 from prosg.musi.compose import compose_rows, split_tasks
 from prosg.musi.similar import rouge_l
 from prosg.musi.tasks import LAYOUTS, Task, read_tasks
-from support.training_folder import make_workshop
+from support.training_folder import make_training_folder
 
 SAME = ("Name a colour.", "Of the sky.", "Blue.")
 RECORDS: dict[str, Any] = {
@@ -280,7 +280,7 @@ def test_decisions_apply_at_export(build: Path) -> None:
 def test_an_exported_set_trains_unchanged(build: Path, tmp_path: Path) -> None:
     assert main(["data", "build", str(build), "--stages", "export"]) == 0
     export = tmp_path / "out" / "export"
-    shop = make_workshop(tmp_path / "shop")
+    shop = make_training_folder(tmp_path / "shop")
     few = ["--optim.steps", "2", "--optim.batch_size", "4", "--progress", "false"]
     files = ["--train", str(export / "train.jsonl"), "--validation", str(export / "validation.jsonl"), *few]
     tuned = tmp_path / "tuned"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.backbone import save_backbone
@@ -18,8 +19,8 @@ from prosg.tokenizers.bpe import train_bpe
 SIZE = RWKV4Config(vocab_size=300, hidden_size=16, num_layers=2)
 
 
-class Workshop(NamedTuple):
-    """Where things lie."""
+class TrainingFolder(NamedTuple):
+    """Its files, and trainings on them."""
 
     folder: Path
 
@@ -50,25 +51,37 @@ class Workshop(NamedTuple):
         assert main(self.command(phase, output, *options)) == 0
 
 
-def make_workshop(folder: Path) -> Workshop:
-    workshop = Workshop(folder)
+def make_training_folder(path: Path) -> TrainingFolder:
+    folder = TrainingFolder(path)
     rows = make_rows(DEMO_KINDS, 40, 0, "train", sentences=(0, 1))
-    write_rows(workshop.train, rows)
-    write_rows(workshop.validation, make_rows(DEMO_KINDS, 8, 0, "validation", sentences=(0, 1)))
+    write_rows(folder.train, rows)
+    write_rows(folder.validation, make_rows(DEMO_KINDS, 8, 0, "validation", sentences=(0, 1)))
     tokenizer = train_bpe([text for row in rows for text in (row.prompt, row.answer)], SIZE.vocab_size)
     model = RWKV4(SIZE)
     generator = torch.Generator().manual_seed(0)
     model.reset_parameters(generator)
-    with torch.no_grad():  # fresh weights leave the recurrence idle: whatever was done to its state would not show
+    with torch.no_grad():  # fresh weights leave the recurrence idle: a perturbation of its state would not show
         for parameter in model.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    save_backbone(model, workshop.model, tokenizer=tokenizer.save(folder))
-    return workshop
+    save_backbone(model, folder.model, tokenizer=tokenizer.save(path))
+    return folder
 
 
-def steps(output: Path) -> list[dict[str, Any]]:
+def step_lines(output: Path) -> list[dict[str, Any]]:
+    """steps.jsonl of a run."""
     return [json.loads(line) for line in (output / "steps.jsonl").read_text().splitlines()]
 
 
 def losses(output: Path) -> list[float]:
-    return [row["loss"] for row in steps(output)]
+    """The loss of every step of a run."""
+    return [line["loss"] for line in step_lines(output)]
+
+
+def newest_checkpoint(output: Path) -> Path:
+    """The folder of a run's last checkpoint."""
+    return max(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def checkpointed(output: Path, file: str = "weights.safetensors") -> dict[str, torch.Tensor]:
+    """Tensors of a run's last checkpoint: its trained weights, or its bank."""
+    return load_file(newest_checkpoint(output) / file)

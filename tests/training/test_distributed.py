@@ -9,7 +9,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -19,16 +18,14 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 
-import prosg.training.trainer
+import prosg.training.fit
 from prosg.cli import main
-from prosg.data.sampler import StepBatches
-from prosg.training.trainer import ProSGTrainer, complete_checkpoints
-from support.training_folder import Workshop, losses, make_workshop, steps
+from prosg.training.trainer import ProSGTrainer
+from support.training_folder import TrainingFolder, checkpointed, losses, newest_checkpoint, step_lines
 
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return make_workshop(tmp_path_factory.mktemp("workshop"))
+WholeRun = Callable[..., Path]
+DURABLE = ("--recipe", "durable")
+LOADED = ("--recipe", "plus", "--perturbation.swap", 0.5)
 
 
 def free_port() -> int:
@@ -77,132 +74,132 @@ def die_at(step: int) -> Callable[[int], None]:
     return arm
 
 
-def weights(output: Path) -> dict[str, torch.Tensor]:
-    return load_file(complete_checkpoints(output)[-1] / "weights.safetensors")
-
-
 def assert_near_runs(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     """Losses, gradient norms, and what was trained."""
     assert losses(one) == pytest.approx(losses(other), rel=tolerance)
-    norms = [[row["grad_norm"] for row in steps(run)] for run in (one, other)]
+    norms = [[row["grad_norm"] for row in step_lines(run)] for run in (one, other)]
     assert norms[0] == pytest.approx(norms[1], rel=100 * tolerance)
-    ours, theirs = weights(one), weights(other)
+    ours, theirs = checkpointed(one), checkpointed(other)
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=3e-4)
 
 
-RUNS = {
-    "finetune, aged": ("finetune", "--recipe", "durable"),
-    "finetune, aged, accumulated": ("finetune", "--recipe", "durable", "--optim.accumulation", 2),
-    "synthesize, wiped": ("synthesize", "--perturbation.load", 0, "--perturbation.load_story", 0),
-    "state": ("state", "--perturbation.wipe_first", 0.5),
-}
-
-
-@pytest.mark.parametrize("run", RUNS)
-def test_two_processes_train_what_one_does(shop: Workshop, tmp_path: Path, run: str) -> None:
-    phase, *options = RUNS[run]
-    command = shop.command(phase, tmp_path / "two", *options)
+def test_two_processes_train_what_one_does_and_resume(
+    folder: TrainingFolder, tmp_path: Path, whole_run: WholeRun
+) -> None:
+    options = ("--recipe", "durable", "--optim.accumulation", 2)
+    command = folder.command("finetune", tmp_path / "two", *options)
     assert together(command, before=die_at(4)) == [signal.SIGKILL] * 2
-    assert [path.name for path in complete_checkpoints(tmp_path / "two")] == ["checkpoint-3"]
+    assert newest_checkpoint(tmp_path / "two").name == "checkpoint-3"
     assert together(command) == [0, 0]
-    shop.run(phase, tmp_path / "one", *options)
-    assert len(steps(tmp_path / "two")) == 8
-    assert_near_runs(tmp_path / "two", tmp_path / "one")
-    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+    one = whole_run("finetune", *options)
+    assert len(step_lines(tmp_path / "two")) == 8
+    assert_near_runs(tmp_path / "two", one)
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in one.iterdir()}
 
 
-def test_each_process_has_a_bank_of_its_own(shop: Workshop, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    command = shop.command("synthesize", tmp_path / "killed", "--recipe", "plus", "--perturbation.swap", 0.5)
+@pytest.mark.parametrize(
+    ("phase", "options"),
+    [
+        ("synthesize", ("--perturbation.load", 0, "--perturbation.load_story", 0)),  # wiped
+        ("state", ("--perturbation.wipe_first", 0.5)),
+    ],
+)
+def test_two_processes_train_what_one_does_on_a_frozen_backbone(
+    folder: TrainingFolder, tmp_path: Path, whole_run: WholeRun, phase: str, options: tuple[object, ...]
+) -> None:
+    assert together(folder.command(phase, tmp_path / "two", *options)) == [0, 0]
+    assert_near_runs(tmp_path / "two", whole_run(phase, *options))
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: TrainingFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes, each with a bank of its own."""
+    out = tmp_path_factory.mktemp("loaded") / "run"
+    assert together(folder.command("synthesize", out, *LOADED)) == [0, 0]
+    return out
+
+
+def test_each_process_has_a_bank_of_its_own(
+    folder: TrainingFolder, tmp_path: Path, loaded: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = folder.command("synthesize", tmp_path / "killed", *LOADED)
     assert together(command, before=die_at(4)) == [signal.SIGKILL] * 2
     assert main(command) == 2  # alone
     assert "written by 2 processes" in capfd.readouterr().err
     assert together(command) == [0, 0]
-    whole = shop.command("synthesize", tmp_path / "whole", "--recipe", "plus", "--perturbation.swap", 0.5)
-    assert together(whole) == [0, 0]
-    assert steps(tmp_path / "killed") == steps(tmp_path / "whole")
-    for name in ("bank.safetensors", "bank-1.safetensors"):
-        ours, theirs = (load_file(complete_checkpoints(tmp_path / run)[-1] / name) for run in ("killed", "whole"))
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    first = load_file(complete_checkpoints(tmp_path / "whole")[-1] / "bank.safetensors")
-    assert any(not torch.equal(first[key], theirs[key]) for key in first)
+    assert step_lines(tmp_path / "killed") == step_lines(loaded)
+    banks = [checkpointed(loaded, name) for name in ("bank.safetensors", "bank-1.safetensors")]
+    for bank, name in zip(banks, ("bank.safetensors", "bank-1.safetensors"), strict=True):
+        resumed = checkpointed(tmp_path / "killed", name)
+        assert all(torch.equal(resumed[key], bank[key]) for key in bank)
+    assert any(not torch.equal(banks[0][key], banks[1][key]) for key in banks[0])
 
 
-def test_bf16_agrees(shop: Workshop, tmp_path: Path) -> None:
-    assert together(shop.command("finetune", tmp_path / "two", "--dtype", "bf16")) == [0, 0]
-    shop.run("finetune", tmp_path / "one", "--dtype", "bf16")
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-2)
+def test_bf16_agrees(folder: TrainingFolder, tmp_path: Path, whole_run: WholeRun) -> None:
+    assert together(folder.command("finetune", tmp_path / "two", "--dtype", "bf16")) == [0, 0]
+    assert losses(tmp_path / "two") == pytest.approx(losses(whole_run("finetune", "--dtype", "bf16")), rel=1e-2)
 
 
-def test_the_validation_rows_stop_all_processes(shop: Workshop, tmp_path: Path) -> None:
+def test_the_stop_rule_stops_all_processes(folder: TrainingFolder, tmp_path: Path) -> None:
     stop = ("--stop.metric", "perplexity", "--stop.value", 1e9, "--stop.times", 1, "--eval_steps", 2)
-    command = shop.command("finetune", tmp_path / "run", "--validation", shop.validation, *stop)
+    command = folder.command("finetune", tmp_path / "run", "--validation", folder.validation, *stop)
     assert together(command) == [0, 0]
-    assert len(steps(tmp_path / "run")) == 2
+    assert len(step_lines(tmp_path / "run")) == 2
 
 
 def shard(rank: int) -> None:
-    """FSDP2 by Accelerate's own options. It offers that to accelerators alone, so the group passes for one of them."""
+    """FSDP2 by Accelerate's own options, which offers it to accelerators alone, so the group poses as one of them."""
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
     begin = PartialState.__init__
 
-    def pass_for_an_accelerator(self: PartialState, *args: object, **kwargs: object) -> None:
+    def pose_as_an_accelerator(self: PartialState, *args: object, **kwargs: object) -> None:
         begin(self, *args, **kwargs)
         if self.distributed_type == DistributedType.MULTI_CPU:
             self.distributed_type = DistributedType.MULTI_GPU
 
-    PartialState.__init__ = pass_for_an_accelerator
-    put_together = prosg.train.put_together
+    PartialState.__init__ = pose_as_an_accelerator
+    gather_weights = prosg.training.fit.gather_weights
 
     def watch(model: torch.nn.Module) -> None:
         assert isinstance(model, FSDPModule)
-        put_together(model)
+        gather_weights(model)
 
-    prosg.train.put_together = watch
-
-
-SHARDED = {
-    "finetune, aged": ("finetune", "--recipe", "durable"),
-    "synthesize, wiped and loaded": ("synthesize",),
-}
+    prosg.training.fit.gather_weights = watch
 
 
-@pytest.mark.parametrize("run", SHARDED)
-def test_weights_may_be_shared_out(shop: Workshop, tmp_path: Path, run: str) -> None:
-    phase, *options = SHARDED[run]
+def shard_and_die(rank: int) -> None:
+    shard(rank)
+    die_at(4)(rank)
 
-    def shard_and_die(rank: int) -> None:
-        shard(rank)
-        die_at(4)(rank)
 
-    command = shop.command(phase, tmp_path / "sharded", *options, "--validation", shop.validation, "--eval_steps", 3)
+@pytest.mark.parametrize("phase", ["finetune", "synthesize"])
+def test_weights_may_be_sharded(
+    folder: TrainingFolder, tmp_path: Path, whole_run: WholeRun, loaded: Path, phase: str
+) -> None:
+    options, whole, result = {
+        "finetune": (DURABLE, whole_run("finetune", *DURABLE, *evaluated(folder)), "model/model.safetensors"),
+        "synthesize": (LOADED, loaded, "adapter/prosg_model.safetensors"),
+    }[phase]
+    command = folder.command(phase, tmp_path / "sharded", *options, *evaluated(folder))
     assert together(command, before=shard_and_die) == [signal.SIGKILL] * 2
     assert together(command, before=shard) == [0, 0]
-    whole = shop.command(phase, tmp_path / "whole", *options, "--validation", shop.validation, "--eval_steps", 3)
-    assert together(whole) == [0, 0]
-    assert_near_runs(tmp_path / "sharded", tmp_path / "whole")
-    made = "model/model.safetensors" if phase == "finetune" else "adapter/prosg_model.safetensors"
-    ours, theirs = (load_file(tmp_path / name / made) for name in ("sharded", "whole"))
+    assert_near_runs(tmp_path / "sharded", whole)
+    ours, theirs = (load_file(path / result) for path in (tmp_path / "sharded", whole))
     for name in theirs:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=3e-4)
+
+
+def evaluated(folder: TrainingFolder) -> tuple[object, ...]:
+    return ("--validation", folder.validation, "--eval_steps", 3)
 
 
 @pytest.mark.slow
-def test_a_launcher_s_processes_say_an_error_once(shop: Workshop, tmp_path: Path) -> None:
-    command = shop.command("finetune", tmp_path / "run", "--optim.batch_size", 9)
+def test_a_launchers_processes_report_an_error_once(folder: TrainingFolder, tmp_path: Path) -> None:
+    command = folder.command("finetune", tmp_path / "run", "--optim.batch_size", 9)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "prosg"]
     ran = subprocess.run([sys.executable, *launcher, *command], capture_output=True, text=True, timeout=300)
     assert ran.returncode != 0
     assert ran.stderr.count("optim.batch_size is 9") == 1
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("accumulation", [1, 2, 4])
-@pytest.mark.parametrize("processes", [1, 2, 3])
-def test_processes_share_out_a_step_s_rows(accumulation: int, processes: int) -> None:
-    lengths = [(7 * i) % 50 + 1 for i in range(103)]
-    whole = list(StepBatches(lengths, 24, accumulation, 9, 3))
-    shares = [list(StepBatches(lengths, 24, accumulation, 9, 3, process, processes)) for process in range(processes)]
-    assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == whole
-    assert {len(part) for share in shares for part in share} == {24 // accumulation // processes}

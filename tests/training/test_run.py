@@ -16,20 +16,20 @@ from prosg.training.config import Optimisation, TrainConfig
 from prosg.training.run import curve_of_model, info, perplexity_of_file, train
 from prosg.utils.device import resolve_device
 from prosg.utils.io import write_json
-from support.training_folder import Workshop, make_workshop
+from support.training_folder import TrainingFolder, make_training_folder
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return make_workshop(tmp_path_factory.mktemp("workshop"))
+def shop(tmp_path_factory: pytest.TempPathFactory) -> TrainingFolder:
+    return make_training_folder(tmp_path_factory.mktemp("workshop"))
 
 
-def config(shop: Workshop, output: Path, **changes: object) -> TrainConfig:
+def config(shop: TrainingFolder, output: Path, **changes: object) -> TrainConfig:
     values = {"model": str(shop.model), "train": str(shop.train), "output": str(output)}
     return TrainConfig(**{**values, "optim": Optimisation(steps=2, batch_size=8, lr=1e-3), **changes})
 
 
-def test_training_leaves_all_that_tells_what_was_done(shop: Workshop, tmp_path: Path) -> None:
+def test_training_leaves_all_that_tells_what_was_done(shop: TrainingFolder, tmp_path: Path) -> None:
     assert train("synthesize", config(shop, tmp_path / "run", validation=str(shop.validation))) == 0
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left >= {"adapter", "config.json", "steps.jsonl", "runs", "progress.json", "result.json", "checkpoint-2"}
@@ -39,33 +39,33 @@ def test_training_leaves_all_that_tells_what_was_done(shop: Workshop, tmp_path: 
 
 
 def test_the_adapter_finds_its_backbone_from_anywhere(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(shop.folder)
-    train("synthesize", config(Workshop(Path()), Path("run")))
+    train("synthesize", config(TrainingFolder(Path()), Path("run")))
     monkeypatch.chdir(tmp_path)
     assert load_model(shop.folder / "run" / "adapter").tokenizer is not None
 
 
-def test_phase_1_leaves_a_folder_with_its_tokenizer(shop: Workshop, tmp_path: Path) -> None:
+def test_phase_1_leaves_a_folder_with_its_tokenizer(shop: TrainingFolder, tmp_path: Path) -> None:
     train("finetune", config(shop, tmp_path / "run"))
     model = tmp_path / "run" / "model"
     assert (model / "tokenizer.json").read_bytes() == shop.tokenizer.read_bytes()
     assert fingerprint_file(model) != fingerprint_file(shop.model)
 
 
-def test_the_tokenizer_may_be_named(shop: Workshop, tmp_path: Path) -> None:
+def test_the_tokenizer_may_be_named(shop: TrainingFolder, tmp_path: Path) -> None:
     train("finetune", config(shop, tmp_path / "run", tokenizer=str(shop.tokenizer)))
     assert load_model(tmp_path / "run" / "model").tokenizer is not None
 
 
-def test_several_files_of_rows(shop: Workshop, tmp_path: Path) -> None:
+def test_several_files_of_rows(shop: TrainingFolder, tmp_path: Path) -> None:
     train("finetune", config(shop, tmp_path / "run", train=[str(shop.train), str(shop.validation)]))
     assert (tmp_path / "run" / "result.json").exists()
 
 
 @pytest.mark.parametrize(("phase", "recipe"), [("finetune", "paper"), ("synthesize", "durable"), ("static", "plus")])
-def test_a_recipe_of_another_phase_is_refused(shop: Workshop, tmp_path: Path, phase: str, recipe: str) -> None:
+def test_a_recipe_of_another_phase_is_refused(shop: TrainingFolder, tmp_path: Path, phase: str, recipe: str) -> None:
     with pytest.raises(ValueError, match="allowed"):
         train(phase, config(shop, tmp_path / "run", recipe=recipe))
     assert not (tmp_path / "run").exists()
@@ -96,12 +96,12 @@ def test_info_of_the_debug_size(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines["parameters"].startswith(f"{sum(p.numel() for p in model.parameters()):,} ")
 
 
-def test_perplexity_needs_a_batch(shop: Workshop) -> None:
+def test_perplexity_needs_a_batch(shop: TrainingFolder) -> None:
     with pytest.raises(ValueError, match="batch-size is 0"):
         perplexity_of_file(load_model(shop.model), str(shop.validation), batch_size=0)
 
 
-def test_a_curve_names_what_it_may_measure(shop: Workshop, tmp_path: Path) -> None:
+def test_a_curve_names_what_it_may_measure(shop: TrainingFolder, tmp_path: Path) -> None:
     model = load_model(shop.model)
     with pytest.raises(ValueError, match="own, other, mean, none, wiped"):
         curve_of_model(model, str(tmp_path / "x.json"), system="s", seed=0, updates=["nothing"])

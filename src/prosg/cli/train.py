@@ -11,14 +11,14 @@ from jsonargparse import Namespace
 
 from prosg.cli.common import Parser, kinds_given
 from prosg.model.config import ProSGConfig
-from prosg.training.config import Optimisation, Perturbation, StopRule, TrainConfig
+from prosg.training.config import Optimisation, Perturbation, Phase, StopRule, TrainConfig
 from prosg.training.recipes import RECIPES
 from prosg.utils.options import read_yaml
 
 __all__ = ["TRAINING", "add_ablation_options", "add_train_commands", "config_named"]
 
 
-PHASES = {
+PHASES: dict[Phase, tuple[str, str]] = {
     "finetune": ("plain", "phase 1: the whole backbone, on the answers' tokens"),
     "synthesize": ("plus", "phase 2: the synthesis module, the backbone frozen"),
     "static": ("static", "the control: a low-rank adapter that reads no prompt"),
@@ -141,7 +141,7 @@ def _recipe_defaults(phase: str, name: str) -> dict[str, Any]:
     return defaults | {group: dataclasses.asdict(values) for group, values in groups.items()}
 
 
-def _run_train(phase: str) -> Callable[[Namespace], int]:
+def _run_train(phase: Phase) -> Callable[[Namespace], int]:
     def run(options: Namespace) -> int:
         from prosg.training.run import train
 

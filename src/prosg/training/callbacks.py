@@ -1,11 +1,11 @@
-"""What looks on while a model trains: the log of every step, the stop rule, the caller's display."""
+"""Callbacks of the Trainer: a log of every step, early stopping, progress for the caller."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from transformers import TrainerCallback
 
@@ -13,17 +13,17 @@ from prosg.training.config import StopRule
 from prosg.utils.distributed import is_first
 from prosg.utils.io import write_lines
 
-__all__ = ["Report", "StepLog", "Stop"]
+__all__ = ["EarlyStopping", "ProgressReporter", "StepLog"]
 
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
     """steps.jsonl: one line per optimiser step, cut back to the checkpoint at a resume. The first process writes it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, measure: Callable[[], Mapping[str, float]]) -> None:
+        """`measure` is called after every step, in every process, for the fields of the step's line."""
         self.path = path
-        self.take: Callable[[], dict[str, Any]]
-        """what the trainer says of the step, in every process"""
-        self.file: Any = None
+        self.measure = measure
+        self.file: TextIO | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not is_first():
@@ -40,57 +40,58 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self.file = self.path.open("a", buffering=1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        row = {"step": state.global_step} | self.take()
+        line = {"step": state.global_step, **self.measure()}
         if self.file is not None:
-            self.file.write(json.dumps(row) + "\n")
+            self.file.write(json.dumps(line) + "\n")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.file is not None:
             self.file.close()
 
 
-class Stop(TrainerCallback):  # type: ignore[misc]
-    """The stop rule. It looks at the logged history alone, so a resumed run stops where it would have stopped."""
+class EarlyStopping(TrainerCallback):  # type: ignore[misc]
+    """Stops training by a rule. It reads only the logged history, so that a resumed run stops at the same step."""
 
     def __init__(self, rule: StopRule) -> None:
         self.rule = rule
 
-    def reached(self, history: Sequence[dict[str, Any]]) -> bool:
-        """Whether the value was reached, `times` times in a row, at the end of a history."""
-        values = self._values(history)
-        last = values[-self.rule.times :] if self.rule.times else []
-        return len(last) == self.rule.times > 0 and all(v >= self._sign * self.rule.value for v in last)
+    def _values(self, history: Sequence[Mapping[str, Any]]) -> list[float]:
+        """The metric's values, negated where smaller is better."""
+        key = f"eval_{self.rule.metric}"
+        return [self._sign * row[key] for row in history if key in row]
 
     @property
     def _sign(self) -> float:
         return -1.0 if self.rule.falling else 1.0
 
-    def _values(self, history: Sequence[dict[str, Any]]) -> list[float]:
-        key = f"eval_{self.rule.metric}"
-        return [self._sign * row[key] for row in history if key in row]
+    def has_reached(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the last `rule.times` evaluations of a history all reached `rule.value`."""
+        times = self.rule.times
+        last = self._values(history)[-times:] if times else []
+        return len(last) == times > 0 and all(value >= self._sign * self.rule.value for value in last)
 
-    def ended(self, history: Sequence[dict[str, Any]]) -> bool:
-        """Whether training stops at the end of a history."""
+    def has_ended(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether training stops after a history: the value was reached, or patience has run out."""
         values = self._values(history)
-        stale = len(values) - 1 - values.index(max(values)) if values else 0
-        return self.reached(history) or (self.rule.patience > 0 and stale >= self.rule.patience)
+        evaluations_since_best = len(values) - 1 - values.index(max(values)) if values else 0
+        return self.has_reached(history) or 0 < self.rule.patience <= evaluations_since_best
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if self.ended(state.log_history):
+        if self.has_ended(state.log_history):
             control.should_training_stop = True
             control.should_save = True
         return control
 
 
-class Report(TrainerCallback):  # type: ignore[misc]
-    """Hands (step, newest metrics) to a function of the caller's."""
+class ProgressReporter(TrainerCallback):  # type: ignore[misc]
+    """Calls a function with the step and the newest metrics, every tenth step and after every evaluation."""
 
-    def __init__(self, tell: Callable[[int, dict[str, Any]], None]) -> None:
-        self.tell = tell
+    def __init__(self, report: Callable[[int, dict[str, Any]], None]) -> None:
+        self.report = report
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % 10 == 0:
-            self.tell(state.global_step, {})
+            self.report(state.global_step, {})
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        self.tell(state.global_step, metrics or {})
+        self.report(state.global_step, metrics or {})

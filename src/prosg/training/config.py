@@ -1,38 +1,50 @@
-"""Every choice that can be made: the synthesis module, what training does to the state, and training itself.
+"""Options of a training run, as dataclasses whose docstrings are the command line's help.
 
-Dataclasses whose docstrings are the command line's help. Unknown keys and values out of range raise ValueError.
+Values out of range raise ValueError, naming the option and what is allowed.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from prosg.data.templates import known_template
 from prosg.model.config import ProSGConfig
 
-__all__ = ["Optimisation", "Perturbation", "StopRule", "TrainConfig"]
+__all__ = ["Optimisation", "Perturbation", "Phase", "StopRule", "TrainConfig"]
+
+Phase = Literal["finetune", "synthesize", "static", "state"]
+"""What is trained: the backbone, the synthesis module, a static adapter, or an initial state."""
+
+
+def _check_range(options: Any, group: str, names: list[str], low: int | float, high: int | float, allowed: str) -> None:
+    """Raises ValueError for the first of these options that does not lie between two values."""
+    for name in names:
+        value = getattr(options, name)
+        if not low <= value <= high:
+            raise ValueError(f"{group}{name} is {value}, must {allowed}")
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """How often the state is touched in training, and how strongly. Probabilities are per row and step.
+    """How often training changes the recurrent state, and how strongly. Probabilities are per row and step.
 
     Attributes:
-        wipe_first: Probability of the initial state at the prompt's end, at the first step...
-        wipe_last: ...and at the last one; linear in between.
-        swap: Probability of another prompt's state at the prompt's end.
-        load: Probability of loading at the prompt's end.
-        load_story: Probability of loading at a place of the answer before its last stage.
-        age: Probability of ageing at the prompt's end.
-        age_steps: Longest ageing at the prompt's end, tokens.
-        cut: Probability of ageing at a place of the answer before its last stage.
-        cut_steps: Longest ageing there, tokens: the distance that is wanted.
+        wipe_first: Probability, at the first step, that the state at the prompt's end is wiped to the initial one.
+        wipe_last: The same probability at the last step; linear in between.
+        swap: Probability that the state at the prompt's end is swapped for another prompt's.
+        load: Probability that the state at the prompt's end is loaded: weakened, with that of long text mixed in.
+        load_story: Probability of loading at a random place of the answer before its last stage.
+        age: Probability that the state at the prompt's end is aged: decayed as by empty tokens, and weakened.
+        age_steps: Longest ageing at the prompt's end, tokens; drawn from U(0, age_steps).
+        cut: Probability of ageing at a random place of the answer before its last stage.
+        cut_steps: Longest ageing inside the answer, tokens; set it to the distance that prompts must carry.
         weakest: Natural logarithm of the least that ageing or loading leaves of the state; drawn from U(weakest, 0).
         load_weight: Largest natural logarithm of the loaded memory's weight; drawn from U(0, load_weight).
-        bank_size: States of long text kept for loading.
-        bank_rows: How many of them grow in each step (with accumulation, in each part of it).
-        bank_restart: Probability that a growing one starts again from a prompt of the step.
+        bank_size: Number of long-text states kept for loading.
+        bank_rows: Number of them that read on in each micro-batch.
+        bank_restart: Probability that a state which reads on starts again from a prompt of the batch.
     """
 
     wipe_first: float = 0.0
@@ -56,41 +68,36 @@ class Perturbation:
         "load": ("load", "load_story"),
         "age": ("age", "cut"),
     }
-    """What is done to a memory -> the options that say how often."""
+    """Kind of perturbation (as in `Backbone.perturbations`) -> the options with its probabilities."""
 
     def __post_init__(self) -> None:
-        for name in (*(name for names in self.KINDS.values() for name in names), "bank_restart"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"perturbation.{name} is {getattr(self, name)}, must be a probability, 0 to 1")
-        for name in ("age_steps", "cut_steps", "load_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"perturbation.{name} is {getattr(self, name)}, must not be negative")
-        if self.weakest > 0:
-            raise ValueError(f"perturbation.weakest is {self.weakest}, must be 0 or less")
+        probabilities = [name for names in self.KINDS.values() for name in names]
+        _check_range(self, "perturbation.", [*probabilities, "bank_restart"], 0, 1, "be a probability, 0 to 1")
+        _check_range(self, "perturbation.", ["age_steps", "cut_steps", "load_weight"], 0, math.inf, "not be negative")
+        _check_range(self, "perturbation.", ["weakest"], -math.inf, 0, "be 0 or less")
         if (self.load and self.age) or (self.load_story and self.cut):
             raise ValueError("perturbation: a place is aged or loaded, not both; set load or age, load_story or cut")
-        if not 1 <= self.bank_rows <= self.bank_size:
-            raise ValueError(f"perturbation.bank_rows is {self.bank_rows}, must be 1 to bank_size ({self.bank_size})")
+        _check_range(self, "perturbation.", ["bank_rows"], 1, self.bank_size, f"be 1 to bank_size ({self.bank_size})")
 
     @property
     def loads(self) -> bool:
-        """Whether a bank is needed."""
+        """Whether states are loaded, which needs a bank of them."""
         return self.load > 0 or self.load_story > 0
 
     @property
     def active(self) -> bool:
-        """Whether anything is done at all."""
+        """Whether any perturbation may occur."""
         return any(getattr(self, name) for names in self.KINDS.values() for name in names)
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """When training ends before its last step, judged on the validation rows.
+    """Early stopping, judged on the validation rows.
 
     Attributes:
         metric: late_exact, exact, late_perplexity or perplexity.
-        value: Stop when the metric is at least this (perplexities: at most)...
-        times: ...in this many evaluations in a row. 0 never stops early.
+        value: Stop when the metric is at least this (perplexities: at most) in `times` evaluations in a row.
+        times: Number of evaluations in a row that must reach `value`; 0 never stops at a value.
         patience: Stop after this many evaluations without a better value; 0 never does. The last weights are kept.
     """
 
@@ -100,13 +107,11 @@ class StopRule:
     patience: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("times", "patience"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"stop.{name} is {getattr(self, name)}, must not be negative")
+        _check_range(self, "stop.", ["times", "patience"], 0, math.inf, "not be negative")
 
     @property
     def falling(self) -> bool:
-        """Whether less is better."""
+        """Whether smaller values of the metric are better."""
         return self.metric.endswith("perplexity")
 
 
@@ -117,7 +122,7 @@ class Optimisation:
     Attributes:
         steps: Optimiser steps.
         batch_size: Rows per step, over all processes and accumulation steps.
-        accumulation: Parts that a step's batch is read in.
+        accumulation: Micro-batches per step.
         lr: Peak learning rate.
         final_lr: Learning rate at the last step, as a share of the peak.
         warmup_steps: Steps of linear warm-up.
@@ -127,9 +132,9 @@ class Optimisation:
         clip: Largest gradient norm; 0 does not clip.
         skip_above: A step whose gradient norm is not finite, or above this many times its running mean, is skipped and
             counted.
-        late_weight: Weight of the last stage's tokens, where rows have stages.
-        checkpointing: Keep the blocks' inputs alone, and compute again in the backward pass what is in them: less
-            memory and the same gradients, for one more forward pass. Native backbones only.
+        late_weight: Weight of the last stage's tokens in the loss, where rows have stages.
+        checkpointing: Gradient checkpointing: keep only the blocks' inputs and recompute the rest in the backward pass.
+            Less memory and the same gradients, for one more forward pass. Native backbones only.
     """
 
     steps: int = 1000
@@ -147,25 +152,18 @@ class Optimisation:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"optim.{name} is {getattr(self, name)}, must be at least 1")
+        _check_range(self, "optim.", ["steps", "batch_size", "accumulation"], 1, math.inf, "be at least 1")
         if self.batch_size % self.accumulation:
-            raise ValueError(
-                f"optim.batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}"
-            )
+            raise ValueError(f"optim.batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
         if not self.lr > 0:
             raise ValueError(f"optim.lr is {self.lr}, must be above 0")
         if not self.skip_above > 1:
             raise ValueError(f"optim.skip_above is {self.skip_above}, must be above 1")
-        for name in ("warmup_steps", "weight_decay", "clip", "late_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"optim.{name} is {getattr(self, name)}, must not be negative")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"optim.{name} is {getattr(self, name)}, must be at least 0 and below 1")
-        if not 0 <= self.final_lr <= 1:
-            raise ValueError(f"optim.final_lr is {self.final_lr}, must be a share of lr, 0 to 1")
+        not_negative = ["warmup_steps", "weight_decay", "clip", "late_weight"]
+        _check_range(self, "optim.", not_negative, 0, math.inf, "not be negative")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"optim.beta1 and beta2 are {self.beta1}, {self.beta2}; must be at least 0 and below 1")
+        _check_range(self, "optim.", ["final_lr"], 0, 1, "be a share of lr, 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -174,43 +172,43 @@ class TrainConfig:
 
     Attributes:
         model: Backbone to train, or to train a module on: a .pth file or a folder.
-        recipe: On the command line and in YAML: the name of defaults for module, perturbation and optim, each still an
-            option of its own. In Python take them from `RECIPES`.
-        train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows; several as '[a.jsonl, b.jsonl]'.
-        output: Folder for the trained model, checkpoints and logs.
-        validation: Likewise; without it nothing is evaluated.
-        tokenizer: world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default what lies with the
+        recipe: Name of defaults for module, perturbation and optim, each of which can still be set (command line and
+            YAML). In Python take them from `RECIPES`.
+        train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows; or several.
+        out: Folder for the trained model, checkpoints and logs.
+        validation: A jsonl file of rows, or several, to evaluate on; none by default.
+        tokenizer: world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default the one beside the
             model, else world for a vocabulary of 65536.
         module: The synthesis module (phase 2 and static).
-        perturbation: What is done to the recurrent state.
+        perturbation: Changes of the recurrent state in training.
         optim: Optimiser and schedule.
         stop: Early stopping.
         eval_steps: Steps between evaluations.
         save_steps: Steps between checkpoints; the two newest complete ones are kept.
         log_steps: Steps between lines in TensorBoard and on the screen. steps.jsonl has every step.
-        dtype: Arithmetic: fp32, bf16 (autocast), or auto: whichever a one-second probe finds faster.
+        dtype: Arithmetic: fp32, bf16 (autocast), or auto, the one that a one-second probe finds faster.
         device: cpu, cuda, or auto.
-        seed: Of initial weights, order of rows and perturbations.
-        replay: Share of the training rows in which the prompt is read again, unscored, before the last stage: a rival
-            of the module that costs tokens instead.
+        seed: Seed of initial weights, order of rows and perturbations.
+        replay: Share of the training rows in which the prompt is read again, unscored, before the last stage: a
+            baseline that spends tokens instead of a module.
         end_token: Id of the token that ends an answer.
-        template: How a conversation is written: none, world, pile or raven. By default as text rows are, for chat rows
-            World's where the tokenizer is World's, and none for rows of a prompt and an answer.
-        max_tokens: Rows with more tokens than this, prompt and answer, are left out and counted; 0 keeps all.
-        truncate: Cut them instead: the prompt's beginning, and the end of an answer that is too long by itself.
+        template: Chat template: none, world, pile or raven. By default the one that a text row is written in, world
+            for chat rows under World's tokenizer, and none for rows of a prompt and an answer.
+        max_tokens: Longest row, prompt and answer together; longer ones are left out and counted. 0 keeps all.
+        truncate: Cut longer rows instead: the prompt's beginning, and the end of an answer that is too long by itself.
         threads: CPU threads; 0 leaves PyTorch's own choice.
         progress: Show a progress bar.
-        report_to: Where the lines of `log_steps` go: tensorboard, wandb or another of transformers' integrations,
-            several as '[tensorboard, wandb]', or none.
-        lora: Rank of a LoRA that is trained instead of the backbone's own weights (finetune alone), merged into them at
-            the end; 0 trains the weights themselves.
-        lora_alpha: Its product is scaled by lora_alpha / lora; 0 takes twice the rank.
-        lora_modules: The projections that get one, by name, like key; none named: all that an update may act on.
+        report_to: Loggers for the lines of `log_steps`: any of transformers' integrations, one or several,
+            or none.
+        lora: Rank of a LoRA trained instead of the backbone's own weights (finetune only) and merged into them at the
+            end; 0 trains the weights themselves.
+        lora_alpha: Numerator of the LoRA's scale, lora_alpha / lora; 0 takes twice the rank.
+        lora_modules: Projections that get a LoRA, by name, like key; by default all that an update may act on.
     """
 
     model: str
     train: list[str] | str
-    output: str
+    out: str
     recipe: str = ""
     validation: list[str] | str = field(default_factory=list)
     tokenizer: str = ""
@@ -237,16 +235,10 @@ class TrainConfig:
     lora_modules: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("eval_steps", "save_steps", "log_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
-        for name in ("max_tokens", "threads", "lora", "lora_alpha"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}, must be 0 to 2^32 - 1")
-        if not 0 <= self.replay <= 1:
-            raise ValueError(f"replay is {self.replay}, must be a share of the rows, 0 to 1")
+        _check_range(self, "", ["eval_steps", "save_steps", "log_steps"], 1, math.inf, "be at least 1")
+        _check_range(self, "", ["max_tokens", "threads", "lora", "lora_alpha"], 0, math.inf, "not be negative")
+        _check_range(self, "", ["seed"], 0, 2**32 - 1, "be 0 to 2^32 - 1")
+        _check_range(self, "", ["replay"], 0, 1, "be a share of the rows, 0 to 1")
         if (self.lora_alpha or self.lora_modules) and not self.lora:
             raise ValueError("lora_alpha and lora_modules belong to a LoRA; give its rank with --lora")
         known_template(self.template)

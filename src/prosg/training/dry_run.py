@@ -1,8 +1,10 @@
-"""What a training would be: `prosg train ... --dry-run` counts, measures a few steps, and writes nothing."""
+"""`prosg train ... --dry-run`: counts rows and parameters, measures a few steps, and writes nothing."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import statistics
 import tempfile
 import time
@@ -11,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback
 
 from prosg.data.encode import EncodedRow
-from prosg.model.memory import ADAMW, activation_bytes
+from prosg.model.memory import ADAMW_BYTES, activation_bytes
 from prosg.model.prosg import ProSG
-from prosg.training.config import TrainConfig
-from prosg.training.precision import settle_dtype
-from prosg.training.setup import Phase, arguments_of, choose_trained
-from prosg.training.trainer import ProSGTrainer, complete_checkpoints
+from prosg.training.config import Phase, TrainConfig
+from prosg.training.precision import resolve_dtype
+from prosg.training.run_checkpoints import complete_checkpoints
+from prosg.training.setup import prepare, training_arguments
+from prosg.training.trainer import ProSGTrainer
 from prosg.utils import distributed
 from prosg.utils.tables import bytes_text, print_table
 
@@ -29,8 +31,8 @@ STEPS = 10
 """Steps that are measured."""
 
 
-class _Clock(TrainerCallback):  # type: ignore[misc]
-    """When the training began, and when each step ended."""
+class _StepTimes(TrainerCallback):  # type: ignore[misc]
+    """Records when the training began and when each step ended."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -50,53 +52,57 @@ def dry_run(
     validation: list[EncodedRow],
     too_long: int,
 ) -> None:
-    """Print what would be trained, on what, in how much memory and time. `model` is as `fit` would get it.
+    """Prints what would be trained, on what, in how much memory and time. Trains `model` for a few steps.
 
-    Raises ValueError for what `fit` refuses.
+    Args:
+        model: As `fit` would get it, already checked.
+        phase: What would be trained.
+        config: The run's options.
+        rows: Training rows.
+        validation: Validation rows.
+        too_long: Number of training rows that were longer than `config.max_tokens`.
     """
-    choose_trained(model, phase, config)
-    lines = list(_counted(model, phase, config, rows, validation, too_long))
+    prepare(model, phase, config)
+    lines = list(_describe(model, phase, config, rows, validation, too_long))
     dtype, seconds = rehearse(model, config, rows)
-    # The first step sets up what all others find there.
-    typical = statistics.median(seconds[1:] or seconds)
-    whole = _clock(typical * config.optim.steps)
+    typical = statistics.median(seconds[1:] or seconds)  # the first step sets up what all others reuse
+    total = _duration_text(typical * config.optim.steps)
     measured = f"{typical:.3g} s a step in {dtype} here, of {len(seconds)} taken"
-    lines.append(("time", f"about {whole} without evaluations: {measured}"))
+    lines.append(("time", f"about {total} without evaluations: {measured}"))
     if distributed.is_first():
         print_table(lines)
 
 
 def rehearse(model: ProSG, config: TrainConfig, rows: list[EncodedRow]) -> tuple[str, list[float]]:
-    """Train `model` for a few steps. Returns the arithmetic and each step's seconds; no file is left."""
-    steps = min(STEPS, config.optim.steps)
-    with tempfile.TemporaryDirectory() as folder:  # the Trainer makes a folder for what it does not write
-        few = dataclasses.replace(config, output=folder, report_to="none", optim=_shortened(config, steps))
-        dtype = settle_dtype(config.dtype, Path(folder), model)
-        clock = _Clock()
-        arguments = arguments_of(few, model, dtype, evaluate=False, save=False)
-        trainer = ProSGTrainer(model, few, arguments, rows, [], [clock])
-        trainer.remove_callback(PrinterCallback)
+    """Trains a model for at most `STEPS` steps and leaves no file.
+
+    Returns:
+        The arithmetic, fp32 or bf16, and each step's seconds.
+    """
+    optim = dataclasses.replace(config.optim, steps=min(STEPS, config.optim.steps), warmup_steps=0)
+    with tempfile.TemporaryDirectory() as folder:  # the Trainer makes its output folder even where it writes nothing
+        short = dataclasses.replace(config, out=folder, report_to="none", optim=optim)
+        dtype = resolve_dtype(config.dtype, Path(folder), model)
+        arguments = training_arguments(short, model, dtype, evaluate=False, save=False)
+        trainer = ProSGTrainer(model, short, arguments, rows, [])
+        clock = _StepTimes()
+        trainer.add_callback(clock)
         trainer.train()
-    return dtype, [end - start for start, end in zip(clock.times, clock.times[1:], strict=False)]
+    return dtype, [end - start for start, end in itertools.pairwise(clock.times)]
 
 
-def _shortened(config: TrainConfig, steps: int) -> Any:
-    return dataclasses.replace(config.optim, steps=steps, warmup_steps=0)
-
-
-def _counted(
+def _describe(
     model: ProSG, phase: Phase, config: TrainConfig, rows: list[EncodedRow], validation: list[EncodedRow], too_long: int
 ) -> Iterator[tuple[str, str]]:
-    """What is known before a step is taken."""
-    backbone: Any = model.backbone
+    """Lines of the table that need no step to be taken."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
-    what = {"synthesize": "module", "static": "module", "state": "initial state"}.get(phase, "backbone")
+    what = {"finetune": "backbone", "state": "initial state"}.get(phase, "module")
     if model.synthesizer is not None:
         what += f" {model.synthesizer.config.preset}"
     if config.lora:
         what = f"LoRA of rank {config.lora}"
-    yield "model", f"{config.model}, {backbone.config.model_type}, {total:,} parameters with what is trained"
+    yield "model", f"{config.model}, {model.backbone.config.model_type}, {total:,} parameters with what is trained"
     yield "trains", f"{what}, {trained:,} parameters ({trained / total:.1%}), recipe {config.recipe or 'none'}"
     cut = f"; {too_long} of more than {config.max_tokens} tokens {'cut' if config.truncate else 'left out'}"
     yield "rows", f"{len(rows):,}" + cut * (too_long > 0)
@@ -105,28 +111,29 @@ def _counted(
     yield "tokens", f"{tokens:,}, {answers:,} of them in answers; the longest row has {longest:,}"
     yield "validation", f"{len(validation):,} rows, every {config.eval_steps} steps" if validation else "none"
     optim, processes = config.optim, distributed.size()
-    size = min(optim.batch_size, len(rows))
+    batch = min(optim.batch_size, len(rows))
     parts = f" in {optim.accumulation} parts" * (optim.accumulation > 1)
     shared = f" by {processes} processes" * (processes > 1)
-    epochs = optim.steps * size / len(rows)
-    read = round(epochs * tokens)
-    yield "steps", f"{optim.steps:,} of {size} rows{parts}{shared}: {epochs:.3g} epochs, about {read:,} tokens"
-    frozen = phase != "finetune"
-    at_once = -(-size // (optim.accumulation * processes)) * longest
-    kept = activation_bytes(backbone, frozen) * at_once
-    weights = 4 * (total - trained) + ADAMW * trained
-    fewer = " without checkpointing" * optim.checkpointing
+    epochs = optim.steps * batch / len(rows)
+    yield (
+        "steps",
+        f"{optim.steps:,} of {batch} rows{parts}{shared}: {epochs:.3g} epochs, about {epochs * tokens:,.0f} tokens",
+    )
+    micro_batch = math.ceil(batch / (optim.accumulation * processes))
+    activations = activation_bytes(model.backbone, frozen=phase != "finetune") * micro_batch * longest
+    weights = 4 * (total - trained) + ADAMW_BYTES * trained
+    without = " without checkpointing" * optim.checkpointing
     yield (
         "memory",
-        f"about {bytes_text(weights + kept)} a process: {bytes_text(weights)}, and at most {bytes_text(kept)} of "
-        f"activations in fp32{fewer}",
+        f"about {bytes_text(weights + activations)} a process: {bytes_text(weights)}, and at most "
+        f"{bytes_text(activations)} of activations in fp32{without}",
     )
-    if checkpoints := complete_checkpoints(Path(config.output)):
+    if checkpoints := complete_checkpoints(Path(config.out)):
         yield "goes on", f"from {checkpoints[-1]}"
 
 
-def _clock(seconds: float) -> str:
-    """Seconds for people."""
+def _duration_text(seconds: float) -> str:
+    """Seconds in a unit that fits."""
     if seconds < 120:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60)

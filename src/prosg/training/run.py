@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from prosg.checkpoints.adapter import save_adapter
 from prosg.checkpoints.backbone import save_backbone
@@ -22,18 +20,14 @@ from prosg.core.rng import uniforms
 from prosg.core.update import Update
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
 from prosg.data.row import read_rows
-from prosg.data.synthetic import DEMO_KINDS, Filler
-from prosg.data.synthetic.difficulty_grid import difficulty_grid
 from prosg.data.templates import known_template
-from prosg.evaluation.controls import Condition
-from prosg.evaluation.curve import ALL_CONDITIONS, CurveResult, forgetting_curve
 from prosg.inspection.info import describe
 from prosg.model.initial_state import InitialState
 from prosg.model.perplexity import perplexity
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.files import WORLD, tokenizer_beside, tokenizer_file
-from prosg.training.config import TrainConfig
-from prosg.training.lora import put_on, take_off
+from prosg.training.config import Phase, TrainConfig
+from prosg.training.lora import add_lora, remove_lora
 from prosg.training.recipes import check_recipe
 from prosg.utils import distributed
 from prosg.utils.device import resolve_device
@@ -41,13 +35,13 @@ from prosg.utils.io import read_json, write_json
 from prosg.utils.jobs import write_progress
 from prosg.utils.tables import print_table
 
-__all__ = ["curve_of_model", "info", "perplexity_of_file", "train"]
+__all__ = ["info", "perplexity_of_file", "train"]
 
 
 CONFIG = "config.json"
 
 
-def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
+def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     """Run one phase from files to files, or only say what it would be (`dry_run`).
 
     The output folder gets the trained backbone (phase 1), adapter or initial state, the configuration, checkpoints,
@@ -78,7 +72,7 @@ def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
     elif phase == "state":
         model.initial = InitialState(backbone)
     elif config.lora:
-        put_on(backbone, config.lora, config.lora_alpha or 2.0 * config.lora, config.lora_modules, config.seed)  # type: ignore[arg-type]
+        add_lora(backbone, config.lora, config.lora_alpha or 2.0 * config.lora, config.lora_modules, config.seed)  # type: ignore[arg-type]
     encoding = {
         "end_id": config.end_token,
         "max_tokens": config.max_tokens or None,
@@ -92,14 +86,14 @@ def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
         chosen &= np.array([row.has_stages for row in rows])
         rows = [replay_prompt(row) if again else row for row, again in zip(rows, chosen, strict=True)]
 
+    from prosg.training.fit import fit
     from prosg.training.setup import check  # transformers takes seconds to import; errors above come at once
-    from prosg.training.trainer import fit
 
-    check(model, phase, config, rows, validation)  # type: ignore[arg-type]
+    check(model, phase, config, rows, validation)
     if dry_run:
         from prosg.training.dry_run import dry_run as say_what_would_be
 
-        say_what_would_be(model, phase, config, rows, validation, too_long)  # type: ignore[arg-type]
+        say_what_would_be(model, phase, config, rows, validation, too_long)
         distributed.leave()
         return 0
     # Only now: what was refused above leaves nothing that would stand in the corrected command's way.
@@ -115,7 +109,7 @@ def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
         note = note if value is None else f"{config.stop.metric} {value:.3f}"
         write_progress(output / "progress.json", step / config.optim.steps, f"step {step}  {note}")
 
-    result = fit(model, phase, config, rows, validation, tell)  # type: ignore[arg-type]
+    result = fit(model, phase, config, rows, validation, tell)
     if distributed.is_first():
         made = _save(model, phase, config, base)
         write_json(output / "result.json", dataclasses.asdict(result))
@@ -125,14 +119,14 @@ def train(phase: str, config: TrainConfig, dry_run: bool = False) -> int:
     return 0
 
 
-def _save(model: ProSG, phase: str, config: TrainConfig, base: Path) -> Path:
+def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
     """Write what was trained; returns where."""
     made = Path(config.output) / {"finetune": "model", "state": STATE_FILE}.get(phase, "adapter")
     if phase == "finetune":
         its_tokenizer = tokenizer_file(config.tokenizer or tokenizer_beside(base) or WORLD)
         backbone: Any = model.backbone
         if config.lora:
-            trained = take_off(backbone)
+            trained = remove_lora(backbone)
             _save_lora(backbone, trained, Path(config.output) / "lora", base)
             backbone = merge(backbone, trained)
         save_backbone(backbone, made, tokenizer=its_tokenizer, overwrite=True)
@@ -209,82 +203,6 @@ def perplexity_of_file(
     rows, _ = _rows(file, model.tokenizer, "", end_id=end_token, template=known_template(template))
     scores = perplexity(model, rows, batch_size, update=update)
     print(json.dumps(scores.to_dict(), indent=2))
-    return 0
-
-
-def curve_of_model(
-    model: ProSG,
-    out: str,
-    *,
-    system: str,
-    seed: int,
-    updates: Sequence[str],
-    kinds: Sequence[str] = DEMO_KINDS,
-    split: str = "test",
-    prompt_tokens: Sequence[int] = (),
-    turns: Sequence[int] = (),
-    items: Sequence[int] = (),
-    filler: str | None = None,
-    **options: Any,
-) -> int:
-    """Measure a forgetting curve and write it: {"rows", "answers"}.
-
-    Options are `difficulty_grid`'s and `forgetting_curve`'s; filler is a file. Every combination of prompt lengths, turns
-    and items is a curve of its own.
-    """
-    known = {str(c): c for c in (*ALL_CONDITIONS, Condition("none"))} | {"wiped": Condition("own", "wiped")}
-    if unknown := [name for name in updates if name not in known]:
-        raise ValueError(f"--updates has {', '.join(unknown)}; allowed: own, other, mean, none, wiped")
-    if model.synthesizer is None and list(updates) != ["none"]:
-        raise ValueError("this model has no module: its only update is none")
-    path = Path(out)
-    if path.is_dir():
-        raise ValueError(f"--out {path}: is a folder; name a file in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-    progress = path.with_suffix(".progress")
-    bar = tqdm(total=100, unit="%", leave=False, disable=not sys.stderr.isatty())
-
-    def tell(share: float, note: str) -> None:
-        write_progress(progress, share, note)
-        bar.set_description(f"measuring: {note}", refresh=False)
-        bar.update(round(100 * share) - bar.n)
-
-    labels = {"backbone": model.backbone.config.model_type, "system": system, "seed": seed}
-    conditions = [known[name] for name in updates]
-    text = None if filler is None else Filler.read(filler)
-    lists = {"prompt_tokens": prompt_tokens, "turns": turns, "items": items}
-    settings = difficulty_grid(model.tokenizer, kinds, seed, split, **lists, filler=text)
-    result = CurveResult([], [])
-    for number, setting in enumerate(settings):
-
-        def tell_part(share: float, note: str, number: int = number) -> None:
-            tell((number + share) / len(settings), note)
-
-        one = forgetting_curve(
-            model,
-            labels=labels,
-            conditions=conditions,
-            kinds=kinds,
-            seed=seed,
-            split=split,
-            setting=setting,
-            tell=tell_part,
-            **options,
-        )
-        result = CurveResult(result.rows + one.rows, result.answers + one.answers)
-    write_json(path, result._asdict())
-    bar.close()
-    progress.unlink(missing_ok=True)
-    for row in result.rows:
-        if row["kind"] == "all":
-            low, high = row["late_interval"]
-            named = [f"{name} {row[name]}" for name in ("prompt_tokens", "turns", "items", "window") if name in row]
-            print(
-                f"{row['update']:>6} {row['state']:>6} {row['length']:>11} {row['distance_tokens']:>6} tokens:"
-                f"  late {row['late_accuracy']:.3f} [{low:.3f}, {high:.3f}]  all stages {row['accuracy']:.3f}"
-                + "".join(f"  {what}" for what in named)
-            )
     return 0
 
 

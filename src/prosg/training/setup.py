@@ -1,10 +1,9 @@
-"""What is settled before a training's first step: that it can be, what has gradients, the Trainer's own options."""
+"""Pre-flight checks, parameter freezing, and the Trainer's own options."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from transformers import TrainingArguments
@@ -13,53 +12,81 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from prosg.backbones.native import Native
 from prosg.data.encode import EncodedRow
 from prosg.model.prosg import ProSG
-from prosg.training.config import TrainConfig
+from prosg.training.config import Phase, TrainConfig
 from prosg.training.lora import is_lora
 from prosg.utils import distributed
 
-__all__ = ["Phase", "arguments_of", "check", "choose_trained"]
-
-Phase = Literal["finetune", "synthesize", "static", "state"]
+__all__ = ["check", "prepare", "training_arguments"]
 
 
 def check(
     model: ProSG, phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow], validation: Sequence[EncodedRow]
 ) -> None:
-    """ValueError for a phase that does not fit the model, and for rows that cannot be trained or judged on."""
-    bare = phase in ("finetune", "state")
-    if (model.synthesizer is None) != bare:
-        raise ValueError(f"phase {phase} needs a model {'without' if bare else 'with'} a module")
+    """Checks that a training can run, before anything is written.
+
+    Args:
+        model: What is trained.
+        phase: What of it is trained.
+        config: The run's options.
+        rows: Training rows.
+        validation: Rows that the stop rule judges.
+
+    Raises:
+        ValueError: for a phase, options or rows that do not fit the model or each other, naming the option.
+    """
+    _check_parts(model, phase)
+    _check_options(model, phase, config)
+    _check_rows(config, rows, validation)
+
+
+def _check_parts(model: ProSG, phase: Phase) -> None:
+    """Checks that the model has what the phase trains, and nothing else that could train."""
+    needs_module = phase in ("synthesize", "static")
+    if (model.synthesizer is not None) != needs_module:
+        raise ValueError(f"phase {phase} needs a model {'with' if needs_module else 'without'} a module")
     if (model.initial is not None) != (phase == "state"):
         raise ValueError(f"phase {phase} needs a model {'with' if phase == 'state' else 'without'} an initial state")
     if model.synthesizer is not None and (model.synthesizer.config.reads == "nothing") != (phase == "static"):
         allowed = "nothing" if phase == "static" else "last_input, last_position or all_positions"
         raise ValueError(f"module.reads is {model.synthesizer.config.reads!r}; {phase} allows {allowed}")
-    can, p = model.backbone.perturbations, config.perturbation
-    refused = [name for kind, names in p.KINDS.items() for name in names if kind not in can and getattr(p, name)]
+
+
+def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:
+    """Checks options against the phase, the backbone and the installed loggers."""
+    possible, perturbation = model.backbone.perturbations, config.perturbation
+    refused = [
+        name
+        for kind, names in perturbation.KINDS.items()
+        for name in names
+        if kind not in possible and getattr(perturbation, name)
+    ]
     if refused:
         options = " and ".join(f"perturbation.{name}" for name in refused)
+        hint = "; try --recipe durable-load" if "load" in possible else ""
         raise ValueError(
-            f"{options} must be 0 for a backbone of type {model.backbone.config.model_type}, whose memory knows only "
-            f"{', '.join(can)}" + ("; try --recipe durable-load" if "load" in can else "")
+            f"{options} must be 0 for a backbone of type {model.backbone.config.model_type}, whose memory allows only "
+            f"{', '.join(possible)}{hint}"
         )
     if config.optim.checkpointing and not isinstance(model.backbone, Native):
         raise ValueError("optim.checkpointing must be false for a model that transformers runs")
     if config.lora and phase != "finetune":
-        raise ValueError(f"lora is {config.lora}, must be 0 for {phase}: finetune alone trains the backbone")
+        raise ValueError(f"lora is {config.lora}, must be 0 for {phase}: only finetune trains the backbone")
     _check_loggers(_loggers(config))
+
+
+def _check_rows(config: TrainConfig, rows: Sequence[EncodedRow], validation: Sequence[EncodedRow]) -> None:
+    """Checks that the rows suffice for a step, and validation rows for the stop rule."""
     if not rows:
         raise ValueError("there are no rows to train on")
-    parts, processes = config.optim.accumulation, distributed.size()
-    shared = f" by {processes} processes" if processes > 1 else ""
-    if len(rows) < parts * processes:
-        raise ValueError(f"{len(rows)} rows cannot be read in {parts} parts (optim.accumulation){shared}")
-    if config.optim.batch_size % (parts * processes):
-        raise ValueError(
-            f"optim.batch_size is {config.optim.batch_size}; read in {parts} parts (optim.accumulation){shared} it "
-            f"must be a multiple of {parts * processes}"
-        )
-    judged = config.stop.times or config.stop.patience
-    if judged and config.stop.metric.startswith("late_") and not any(row.has_stages for row in validation):
+    accumulation, processes = config.optim.accumulation, distributed.size()
+    shares = accumulation * processes
+    because = f"optim.accumulation is {accumulation}" + (f", with {processes} processes" if processes > 1 else "")
+    if len(rows) < shares:
+        raise ValueError(f"{len(rows)} rows to train on, must be at least {shares} ({because})")
+    if config.optim.batch_size % shares:
+        raise ValueError(f"optim.batch_size is {config.optim.batch_size}, must be a multiple of {shares} ({because})")
+    stops_early = config.stop.times or config.stop.patience
+    if stops_early and config.stop.metric.startswith("late_") and not any(row.has_stages for row in validation):
         raise ValueError(f"stop.metric is {config.stop.metric}, but no validation row has stages; choose another")
 
 
@@ -68,38 +95,45 @@ def _loggers(config: TrainConfig) -> list[str]:
 
 
 def _check_loggers(names: Sequence[str]) -> None:
-    """ValueError for a logger that transformers does not know, and for one whose package is missing."""
-    known, there = ["none", *INTEGRATION_TO_CALLBACK], get_available_reporting_integrations()
+    """Checks that transformers knows these loggers, and that their packages are installed."""
+    known, installed = ["none", *INTEGRATION_TO_CALLBACK], get_available_reporting_integrations()
     for name in names:
         if name not in known:
             raise ValueError(f"report_to has {name!r}; allowed: {', '.join(known)}")
-        if name != "none" and name not in there:
+        if name != "none" and name not in installed:
             raise ValueError(
-                f"report_to has {name!r}, whose package is not installed here; install it, or choose of: "
-                f"{', '.join(['none', *there])}"
+                f"report_to has {name!r}, whose package is not installed; install it, or choose of: "
+                f"{', '.join(['none', *installed])}"
             )
 
 
-def choose_trained(model: ProSG, phase: Phase, config: TrainConfig) -> None:
-    """Let what the phase trains have gradients, and nothing else; take the number of threads that is asked for."""
+def prepare(model: ProSG, phase: Phase, config: TrainConfig) -> None:
+    """Freezes every parameter that the phase does not train, and sets the number of CPU threads."""
     if config.threads:
         torch.set_num_threads(config.threads)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(phase == "finetune" and (not config.lora or is_lora(name)))
-    if model.synthesizer is not None:
-        model.synthesizer.requires_grad_(True)
-    if model.initial is not None:
-        model.initial.requires_grad_(True)
+    for part in (model.synthesizer, model.initial):
+        if part is not None:
+            part.requires_grad_(True)
 
 
-def arguments_of(
+def training_arguments(
     config: TrainConfig, model: ProSG, dtype: str, *, evaluate: bool, save: bool = True
 ) -> TrainingArguments:
-    """The Trainer's own options."""
+    """The run's options in transformers' terms.
+
+    Args:
+        config: The run's options.
+        model: What is trained.
+        dtype: fp32 or bf16.
+        evaluate: Whether there are validation rows.
+        save: Whether checkpoints are written.
+    """
     optim = config.optim
     use_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     return TrainingArguments(
-        output_dir=config.output,
+        output_dir=config.out,
         per_device_train_batch_size=optim.batch_size // (optim.accumulation * distributed.size()),
         gradient_accumulation_steps=optim.accumulation,
         max_steps=optim.steps,

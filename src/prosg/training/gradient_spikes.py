@@ -1,0 +1,51 @@
+"""Which steps are skipped because their gradient has exploded."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["SpikeDetector"]
+
+PATIENCE = 100
+"""Spikes in a row after which a run is given up."""
+
+
+class SpikeDetector:
+    """Compares each step's gradient norm with the running mean of the norms before it.
+
+    Attributes:
+        threshold: A norm above this many times the running mean is a spike.
+        mean: Running mean; 0 before the first finite norm.
+        skipped: Spikes so far.
+        last: The newest norm.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.mean = 0.0
+        self.skipped = 0
+        self.last = 0.0
+        self._in_a_row = 0
+
+    def is_spike(self, norm: float) -> bool:
+        """Takes in a step's gradient norm; returns whether the step is to be skipped.
+
+        A spike enters the mean as the largest norm that is none, so norms that have grown for good are accepted later.
+
+        Raises:
+            ValueError: after `PATIENCE` spikes in a row.
+        """
+        self.last = norm
+        limit = self.threshold * self.mean
+        spike = not math.isfinite(norm) or 0 < limit < norm
+        if spike:
+            self.skipped += 1
+            self._in_a_row += 1
+            if self._in_a_row == PATIENCE:
+                raise ValueError(f"training diverged: {PATIENCE} steps in a row had to be skipped; lower optim.lr")
+        else:
+            self._in_a_row = 0
+        if math.isfinite(norm):
+            value = limit if spike else norm
+            self.mean = value if self.mean == 0 else 0.98 * self.mean + 0.02 * value
+        return spike

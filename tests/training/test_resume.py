@@ -1,0 +1,146 @@
+"""A run may be killed at any moment: resumed, it repeats an uninterrupted one to the last bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import prosg.training.run
+import prosg.training.run_checkpoints
+from prosg.cli import main
+from prosg.training.config import TrainConfig
+from prosg.training.run_checkpoints import STAGING, complete_checkpoints
+from support.kills import Moment, assert_same_run, between_steps, inside_a_checkpoint, run_killed
+from support.training_folder import TrainingFolder, step_lines
+
+WholeRun = Callable[..., Path]
+MIXED = ("--perturbation.swap", 0.5)
+RUNS = {
+    "finetune, durable, accumulated": ("finetune", "--recipe", "durable", "--optim.accumulation", 2),
+    "synthesize, paper, swapped": ("synthesize", "--recipe", "paper", *MIXED),
+    "synthesize, plus, accumulated": ("synthesize", "--recipe", "plus", "--optim.accumulation", 2, *MIXED),
+    "static, durable": ("static", "--recipe", "static-durable"),
+    "state": ("state",),
+    "state, wiped and loaded": ("state", "--perturbation.wipe_first", 0.5, "--perturbation.load", 0.5),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_killed_twice_a_run_repeats_an_uninterrupted_one(
+    folder: TrainingFolder, whole_run: WholeRun, tmp_path: Path, run: str
+) -> None:
+    phase, *options = RUNS[run]
+    command = folder.command(phase, tmp_path / "killed", *options)
+    run_killed(command, between_steps())
+    run_killed(command, inside_a_checkpoint())  # the next one after what was complete
+    assert main(command) == 0
+    whole = whole_run(phase, *options)
+    assert len(step_lines(whole)) == 8
+    assert_same_run(tmp_path / "killed", whole)
+
+
+@pytest.mark.parametrize(
+    ("phase", "recipe", "writer", "result"),
+    [
+        ("finetune", "durable", "save_backbone", "model/model.safetensors"),
+        ("synthesize", "plus", "save_adapter", "adapter/prosg_model.safetensors"),
+    ],
+)
+def test_killed_at_every_kind_of_moment(
+    folder: TrainingFolder, whole_run: WholeRun, tmp_path: Path, phase: str, recipe: str, writer: str, result: str
+) -> None:
+    out = tmp_path / "killed"
+    options = ("--recipe", recipe, "--validation", folder.validation, "--eval_steps", 3)
+    command = folder.command(phase, out, *options)
+    for moment in (
+        inside_a_checkpoint(),  # the very first: nothing is complete yet
+        Moment(Path, "rename", 1),  # written, not renamed
+        Moment(prosg.training.run_checkpoints, "complete_checkpoints", 1),  # older checkpoints are to be removed
+        between_steps(),
+    ):
+        run_killed(command, moment)
+    junk = out / STAGING / "checkpoint-6"
+    junk.mkdir(parents=True, exist_ok=True)
+    (junk / "weights.safetensors").write_bytes(b"\0" * 9)
+    with (out / "steps.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # a line cut by the kill
+    run_killed(command, Moment(prosg.training.run, writer))  # trained, but neither model nor result written
+    run_killed(command, Moment(prosg.training.run, "write_json", 1))  # all but the result
+    assert not (out / "result.json").exists()
+    assert main(command) == 0
+    whole = whole_run(phase, *options)
+    assert_same_run(out, whole)
+    assert (out / result).read_bytes() == (whole / result).read_bytes()
+    ended, expected = (json.loads((path / "result.json").read_text()) for path in (out, whole))
+    assert ended | {"seconds": 0} == expected | {"seconds": 0}
+
+
+def test_a_process_of_its_own_may_be_killed(folder: TrainingFolder, tmp_path: Path, whole_run: WholeRun) -> None:
+    options = ("--recipe", "plus", "--optim.steps", 20)
+    command = folder.command("synthesize", tmp_path / "killed", *options)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "prosg", *command], env=environment, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not (tmp_path / "killed" / STAGING / "checkpoint-9").exists():
+        assert process.poll() is None, "it ended before the moment came"
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert main(command) == 0
+    assert_same_run(tmp_path / "killed", whole_run("synthesize", *options))
+
+
+def test_a_finished_run_is_not_run_again(
+    folder: TrainingFolder, whole_run: WholeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = whole_run("finetune")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    folder.run("finetune", out)
+    assert "already trained" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_the_two_newest_checkpoints_are_kept(whole_run: WholeRun) -> None:
+    out = whole_run("finetune")
+    assert [path.name for path in complete_checkpoints(out)] == ["checkpoint-6", "checkpoint-8"]
+    assert not (out / STAGING).exists() and not any(out.rglob("*.tmp"))
+
+
+def test_a_run_stopped_early_takes_no_further_step(folder: TrainingFolder, tmp_path: Path, whole_run: WholeRun) -> None:
+    stop = ("--stop.metric", "perplexity", "--stop.value", 1e9, "--stop.times", 2, "--eval_steps", 2)
+    options = ("--validation", folder.validation, *stop)
+    command = folder.command("synthesize", tmp_path / "killed", *options)
+    run_killed(command, Moment(prosg.training.run, "save_adapter"))
+    assert main(command) == 0
+    assert len(step_lines(tmp_path / "killed")) == 4
+    result = json.loads((tmp_path / "killed" / "result.json").read_text())
+    assert result["reached"] is True and result["steps"] == 4
+    assert_same_run(tmp_path / "killed", whole_run("synthesize", *options))
+
+
+def test_a_run_resumes_under_a_version_with_more_options(folder: TrainingFolder, tmp_path: Path) -> None:
+    command = folder.command("finetune", tmp_path / "run")
+    run_killed(command, between_steps())
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    del config["template"], config["optim"]["clip"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="template changed"):
+        prosg.training.run.train("finetune", replace(config_of(command), template="pile"))
+    assert main(command) == 0
+
+
+def config_of(command: list[str]) -> TrainConfig:
+    configs: list[TrainConfig] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prosg.training.run, "train", lambda _, config, dry_run: configs.append(config) or 0)
+        main(command)
+    return configs[0]
