@@ -1,10 +1,10 @@
-"""Time of Mamba's selective scan: every implementation and transformers' own, interleaved in one run.
+"""Time of Mamba's selective scan: all kernels and transformers' own, interleaved in one run.
 
     python benchmarks/selective_scan.py [--out FILE] [--batch 8] [--tokens 128] [--channels 192] [--size 16]
         [--threads 1 2] [--repeats 7]
 
 Prints a table per number of threads, medians over the repeats: forward and backward from an empty state; and one token
-for a batch of rows without gradients, as in generation. `--out` gets the same as rows. "transformers" is the code that
+for a batch of rows without gradients, as in generation. `--out` writes the same as rows. "transformers" is the code that
 its Mamba runs where no kernel is installed.
 """
 
@@ -17,7 +17,7 @@ from _common import CPU, Recurrence, main
 from torch import Tensor
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan, mamba_selective_state_update
 
-from prosg.ops.selective_scan import KERNELS, LIBRARY, Kernel
+from prosg.ops.selective_scan import SELECTIVE_SCAN, SelectiveScanKernel
 
 PEER = "transformers"
 
@@ -33,11 +33,11 @@ def transformers_own(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, sta
 def systems() -> dict[str, Callable[..., Tensor]]:
     """x, dt (B, T, D), A (D, N), B, C (B, T, N), the state -> y."""
 
-    def ours(kernel: Kernel) -> Callable[..., Tensor]:
+    def ours(kernel: SelectiveScanKernel) -> Callable[..., Tensor]:
         return lambda *inputs: kernel(*inputs)[0]
 
-    serves = not LIBRARY.unavailable(CPU, torch.float32)
-    return {name: ours(kernel) for name, kernel in KERNELS.items() if name != "c" or serves} | {PEER: transformers_own}
+    kernels = SELECTIVE_SCAN.available(CPU, torch.float32)
+    return {name: ours(kernel) for name, kernel in kernels.items()} | {PEER: transformers_own}
 
 
 def inputs(batch: int, tokens: int, channels: int, size: int, *, gradients: bool) -> list[Tensor]:
@@ -55,7 +55,7 @@ if __name__ == "__main__":
             inputs=inputs,
             sizes={"batch": 8, "tokens": 128, "channels": 192, "size": 16},
             one_token={"batch": 64, "tokens": 1, "channels": 192, "size": 16},
-            in_use=f"selective_scan: {LIBRARY.unavailable(CPU, torch.float32) or LIBRARY.instructions()}",
+            in_use=SELECTIVE_SCAN.describe(CPU, torch.float32),
         ),
         __doc__,
     )

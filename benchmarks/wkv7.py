@@ -1,10 +1,10 @@
-"""Time of RWKV-7's recurrence: every implementation, interleaved in one run.
+"""Time of RWKV-7's recurrence: all kernels, interleaved in one run.
 
     python benchmarks/wkv7.py [--out FILE] [--batch 4] [--tokens 512] [--heads 12] [--size 64] [--threads 1 2]
         [--repeats 7]
 
 Prints a table per number of threads, medians over the repeats: forward and backward from an empty state; and one token
-for a batch of rows without gradients, as in generation. `--out` gets the same as rows. "scan" is the loop over tokens
+for a batch of rows without gradients, as in generation. `--out` writes the same as rows. "scan" is the loop over tokens
 that a plain PyTorch model would have.
 """
 
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from _common import CPU, Recurrence, main
 from torch import Tensor
 
-from prosg.ops import wkv7
+from prosg.ops.wkv7 import WKV7, WKV7Kernel
 
 PEER = "scan"
 
@@ -25,10 +25,10 @@ PEER = "scan"
 def systems() -> dict[str, Callable[..., Tensor]]:
     """r, w, k, v, a, b (B, T, H, N), the state -> y."""
 
-    def ours(kernel: wkv7.Kernel) -> Callable[..., Tensor]:
+    def ours(kernel: WKV7Kernel) -> Callable[..., Tensor]:
         return lambda *inputs: kernel(*inputs, None)[0]
 
-    return {name: ours(kernel) for name, kernel in wkv7.available(CPU, torch.float32).items()}
+    return {name: ours(kernel) for name, kernel in WKV7.available(CPU, torch.float32).items()}
 
 
 def inputs(batch: int, tokens: int, heads: int, size: int, *, gradients: bool) -> list[Tensor]:
@@ -48,7 +48,7 @@ if __name__ == "__main__":
             inputs=inputs,
             sizes={"batch": 4, "tokens": 512, "heads": 12, "size": 64},
             one_token={"batch": 64, "tokens": 1, "heads": 3, "size": 32},
-            in_use=wkv7.describe(CPU, torch.float32),
+            in_use=WKV7.describe(CPU, torch.float32),
         ),
         __doc__,
     )

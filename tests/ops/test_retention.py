@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from prosg.ops import retention
+from prosg.ops.retention import KERNELS, elapse
+from support.kernels import compare
 from support.models import TOLERANCE
 
-FAST = [name for name in retention.KERNELS if name != "recurrent"]
+FAST = [name for name in KERNELS if name != "recurrent"]
 
 
 class Inputs(NamedTuple):
@@ -40,7 +41,7 @@ def decays(heads: int) -> Tensor:
 
 
 def call(name: str, x: Inputs) -> tuple[Tensor, Tensor]:
-    return retention.KERNELS[name](x.q, x.k, x.v, decays(x.q.shape[2]), x.memory, x.lengths)
+    return KERNELS[name](x.q, x.k, x.v, decays(x.q.shape[2]), x.memory, x.lengths)
 
 
 def everything(name: str, x: Inputs) -> dict[str, Tensor]:
@@ -50,15 +51,6 @@ def everything(name: str, x: Inputs) -> dict[str, Tensor]:
     loss = sum((z * torch.randn(z.shape, generator=shuffle).to(z.dtype)).sum() for z in outputs)
     gradients = torch.autograd.grad(loss, x[:4])
     return {"y": outputs[0], "after": outputs[1]} | dict(zip(Inputs._fields, gradients, strict=False))
-
-
-def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
-    """Differences in units of each tensor's largest value."""
-    gaps = {
-        name: ((a.double() - theirs[name]).abs().max() / theirs[name].abs().max().clamp(min=1e-30)).item()
-        for name, a in ours.items()
-    }
-    assert all(gap <= tolerance for gap in gaps.values()), gaps
 
 
 def test_the_oracle_is_the_papers_sum() -> None:
@@ -91,7 +83,7 @@ def test_fast_is_the_oracle(name: str, shape: tuple[int, ...], empty: bool, dtyp
         compare(everything(name, ours), everything("recurrent", theirs), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("name", retention.KERNELS)
+@pytest.mark.parametrize("name", KERNELS)
 def test_a_call_may_be_cut_anywhere(name: str) -> None:
     x = draw(2, 70, 2, 4, 6).to(torch.float64)
     y, after = call(name, x)
@@ -101,7 +93,7 @@ def test_a_call_may_be_cut_anywhere(name: str) -> None:
         compare({"y": torch.cat([first, rest], 1), "after": end}, {"y": y, "after": after}, 1e-12)
 
 
-@pytest.mark.parametrize("name", retention.KERNELS)
+@pytest.mark.parametrize("name", KERNELS)
 def test_steps_beyond_the_length_are_no_steps(name: str) -> None:
     lengths = torch.tensor([0, 5, 64, 80])
     x = draw(4, 80, 2, 4, 6)._replace(lengths=lengths).to(torch.float64)
@@ -113,15 +105,15 @@ def test_steps_beyond_the_length_are_no_steps(name: str) -> None:
         if length == 0:
             assert torch.equal(after[row], x.memory[row])
             continue
-        one = slice(row, row + 1)
-        alone = call(name, Inputs(x.q[one, :length], x.k[one, :length], x.v[one, :length], x.memory[one]))
-        compare({"y": y[one, :length], "after": after[one]}, dict(zip(("y", "after"), alone, strict=True)), 1e-12)
+        only = slice(row, row + 1)
+        alone = call(name, Inputs(x.q[only, :length], x.k[only, :length], x.v[only, :length], x.memory[only]))
+        compare({"y": y[only, :length], "after": after[only]}, dict(zip(("y", "after"), alone, strict=True)), 1e-12)
 
 
 def test_elapsing_is_reading_nothing() -> None:
     x = draw(3, 9, 2, 4, 6).to(torch.float64)
     x = x._replace(k=torch.zeros_like(x.k), lengths=torch.tensor([0, 4, 9]))
-    elapsed = retention.elapse(x.memory, decays(2), x.lengths)
+    elapsed = elapse(x.memory, decays(2), x.lengths)
     torch.testing.assert_close(call("recurrent", x)[1], elapsed, rtol=0, atol=1e-12)
 
 
@@ -133,19 +125,11 @@ def test_long_texts_keep_their_angles() -> None:
         dict(zip("ya", call("chunked", x.to(torch.float64)), strict=True)),
         1e-5,
     )
-    long = retention.elapse(x.memory, torch.zeros(1), torch.tensor([4000.0]))
-    compare({"a": long}, {"a": retention.elapse(x.memory.double(), torch.zeros(1), torch.tensor([4000]))}, 1e-6)
+    long = elapse(x.memory, torch.zeros(1), torch.tensor([4000.0]))
+    compare({"a": long}, {"a": elapse(x.memory.double(), torch.zeros(1), torch.tensor([4000]))}, 1e-6)
 
 
-@pytest.mark.parametrize("name", retention.KERNELS)
+@pytest.mark.parametrize("name", KERNELS)
 def test_finite_differences(name: str) -> None:
     x = draw(2, 5, 2, 2, 3).to(torch.float64)._replace(lengths=torch.tensor([5, 3]))
     assert torch.autograd.gradcheck(lambda *z: call(name, Inputs(*z, x.lengths)), x[:4], fast_mode=True)
-
-
-def test_unknown_forms_are_refused() -> None:
-    device = torch.device("cpu")
-    assert retention.kernel("auto", device, torch.float32) is retention.KERNELS["chunked"]
-    assert retention.describe(device, torch.float32) == "retention: chunked"
-    with pytest.raises(ValueError, match="unknown retention kernel 'c'; known are auto, recurrent, parallel, chunked"):
-        retention.kernel("c", device, torch.float32)

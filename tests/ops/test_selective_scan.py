@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
 from prosg.ops.selective_scan import KERNELS
-from prosg.ops.selective_scan import compiled as selective_scan_c
+from prosg.ops.selective_scan.compiled import LIBRARY, PARALLEL_FROM
 from support.kernels import built, compare, with_threads
 from support.models import TOLERANCE
 
-C_KERNEL = pytest.param("c", marks=built(selective_scan_c.LIBRARY))
+C_KERNEL = pytest.param("c", marks=built(LIBRARY))
 BOTH = pytest.mark.parametrize("name", ["scan", C_KERNEL])
 COMPILED = pytest.mark.parametrize("name", [C_KERNEL])
 
@@ -42,24 +42,24 @@ def draw(batch: int, time: int, channels: int, size: int, *, empty: bool = False
     return Inputs(x, dt, A, B, C, state)
 
 
-def gradients(y: Tensor, after: Tensor, x: Inputs) -> dict[str, Tensor]:
+def with_gradients(y: Tensor, after: Tensor, x: Inputs) -> dict[str, Tensor]:
     """Outputs, and the gradients of a loss that depends on both."""
     shuffle = torch.Generator().manual_seed(1)
     weights = [torch.randn(z.shape, generator=shuffle).to(z.dtype) for z in (y, after)]
     loss = (y * weights[0]).sum() + (after * weights[1]).sum()
-    found = torch.autograd.grad(loss, x)
-    return {"y": y, "after": after} | dict(zip((f"g_{field}" for field in Inputs._fields), found, strict=True))
+    gradients = torch.autograd.grad(loss, x)
+    return {"y": y, "after": after} | dict(zip((f"g_{field}" for field in Inputs._fields), gradients, strict=True))
 
 
 def everything(name: str, x: Inputs) -> dict[str, Tensor]:
-    return gradients(*KERNELS[name](*x), x)
+    return with_gradients(*KERNELS[name](*x), x)
 
 
 @pytest.mark.parametrize("empty", [True, False], ids=["from empty", "carried"])
 def test_the_oracle_is_the_papers_recurrence(empty: bool) -> None:
     """Number by number, after algorithm 2 of arXiv 2312.00752, with B discretised as dt B."""
-    given = Inputs(*(z.double() for z in draw(2, 6, 3, 4, empty=empty)))
-    x, dt, A, B, C, h = (z.clone().numpy() for z in given)
+    inputs = Inputs(*(z.double() for z in draw(2, 6, 3, 4, empty=empty)))
+    x, dt, A, B, C, h = (z.clone().numpy() for z in inputs)
     y = np.zeros(x.shape)
     for row, t, channel in np.ndindex(*x.shape):
         step = dt[row, t, channel]
@@ -67,7 +67,7 @@ def test_the_oracle_is_the_papers_recurrence(empty: bool) -> None:
             h[row, channel, n] *= np.exp(step * A[channel, n])
             h[row, channel, n] += step * B[row, t, n] * x[row, t, channel]
             y[row, t, channel] += C[row, t, n] * h[row, channel, n]
-    for ours, theirs in zip(KERNELS["scan"](*given), (y, h), strict=True):
+    for ours, theirs in zip(KERNELS["scan"](*inputs), (y, h), strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-12)
 
 
@@ -78,7 +78,7 @@ def test_it_is_transformers_own(name: str, shape: tuple[int, int, int, int]) -> 
     x = draw(*shape, empty=True).to(torch.float64)
     ours = everything(name, x)
     y, after = mamba_selective_scan(x.x.mT, x.dt.mT, x.A, x.B.mT, x.C.mT, return_last_state=True)
-    theirs = gradients(y.mT, after + 0 * x.state, x)
+    theirs = with_gradients(y.mT, after + 0 * x.state, x)
     for outputs in (ours, theirs):
         del outputs["g_state"]  # there is none to give
     compare({key: ours.pop(key) for key in ("y", "after")}, {key: theirs.pop(key) for key in ("y", "after")}, 1e-12)
@@ -121,7 +121,7 @@ def test_splitting_anywhere_changes_nothing(name: str) -> None:
     for cut in (1, 2, 15, 16, 17, 36):
         first, between = KERNELS[name](x.x[:, :cut], x.dt[:, :cut], x.A, x.B[:, :cut], x.C[:, :cut], x.state)
         second, after = KERNELS[name](x.x[:, cut:], x.dt[:, cut:], x.A, x.B[:, cut:], x.C[:, cut:], between)
-        compare(gradients(torch.cat([first, second], 1), after, x), whole, 1e-10)
+        compare(with_gradients(torch.cat([first, second], 1), after, x), whole, 1e-10)
 
 
 @COMPILED
@@ -147,11 +147,11 @@ def test_only_what_is_asked_for_gets_a_gradient(name: str) -> None:
     x = draw(2, 6, 4, 3)
     assert not any(z.requires_grad for z in KERNELS[name](*x))
     for field in Inputs._fields:
-        one = x._replace(**{field: getattr(x, field).clone().requires_grad_()})
+        leaf = x._replace(**{field: getattr(x, field).clone().requires_grad_()})
         # One of the results alone: the other's gradient is then 0.
         for result in (0, 1) if field != "C" else (0,):
-            (ours,) = torch.autograd.grad(KERNELS[name](*one)[result].sum(), [getattr(one, field)])
-            (theirs,) = torch.autograd.grad(KERNELS["scan"](*one)[result].sum(), [getattr(one, field)])
+            (ours,) = torch.autograd.grad(KERNELS[name](*leaf)[result].sum(), [getattr(leaf, field)])
+            (theirs,) = torch.autograd.grad(KERNELS["scan"](*leaf)[result].sum(), [getattr(leaf, field)])
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         assert not any(z.requires_grad for z in KERNELS[name](*x.to(torch.float32)))
@@ -169,10 +169,10 @@ def test_strided_inputs(name: str) -> None:
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_threads_change_nothing(name: str, dtype: torch.dtype) -> None:
     x = draw(3, 100, 225, 16).to(dtype)
-    assert x.x.numel() * x.A.shape[1] >= selective_scan_c.PARALLEL_FROM
-    one, *others = with_threads([1, 2, 3], lambda: everything(name, x))
+    assert x.x.numel() * x.A.shape[1] >= PARALLEL_FROM
+    single, *others = with_threads([1, 2, 3], lambda: everything(name, x))
     for other in others:
-        assert all(torch.equal(one[key], other[key]) for key in other)
+        assert all(torch.equal(single[key], other[key]) for key in other)
 
 
 @COMPILED

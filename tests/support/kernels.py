@@ -1,4 +1,4 @@
-"""What the tests of the recurrences' implementations share."""
+"""Helpers of the tests of kernels."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from prosg.ops.library import Library
+from prosg.ops.library import CompiledLibrary
 
 CPU = torch.device("cpu")
 
 T = TypeVar("T")
 
 
-def built(library: Library) -> pytest.MarkDecorator:
+def built(library: CompiledLibrary) -> pytest.MarkDecorator:
+    """Skips a test where the library is not built."""
     reason = library.unavailable(CPU, torch.float32)
-    return pytest.mark.skipif(reason is not None, reason=f"c: {reason}")
+    return pytest.mark.skipif(bool(reason), reason=f"c: {reason}")
 
 
-def fast(library: Library) -> list[Any]:
-    """The names to compare with the oracle."""
+def fast(library: CompiledLibrary) -> list[Any]:
+    """The kernels to compare with the oracle."""
     return ["torch", pytest.param("c", marks=built(library))]
 
 
 def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
-    """Differences in units of each tensor's largest value."""
+    """Differences relative to each tensor's largest value."""
     assert ours.keys() == theirs.keys()
     gaps = {}
     for name, a in ours.items():
@@ -37,7 +38,7 @@ def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float
 
 
 def with_threads(counts: Iterable[int], function: Callable[[], T]) -> list[T]:
-    """What it returns when torch has so many threads."""
+    """The function's results under these numbers of threads."""
     before = torch.get_num_threads()
     results = []
     try:

@@ -1,28 +1,32 @@
 """Backbones: recurrent language models as functions of (tokens, state, update)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.layouts import RETNET_LAYOUT, RWKV4_LAYOUT, RWKV7_LAYOUT, Layout
-from prosg.backbones.native import Native
+from prosg.backbones.native import NativeBackbone, NativeConfig
 from prosg.backbones.retnet import RETNET_SIZES, RetNet, RetNetConfig
 from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7_SIZES, RWKV7Config
 
-__all__ = ["BACKBONES", "BackboneKind"]
+__all__ = ["BACKBONES", "BackboneKind", "BackboneModule"]
+
+BackboneModule = NativeBackbone | HFBackbone
+"""A backbone as the module that it is, with parameters and submodules."""
 
 
 class BackboneKind(NamedTuple):
-    """A native backbone: one whose weights this package reads and writes itself."""
+    """What the package knows of a native backbone."""
 
-    model: Callable[..., Native]
-    """(config, kernel) -> the backbone"""
-    config: type[Any]
-    """its sizes"""
-    sizes: Mapping[str, Any]
+    model: Callable[..., NativeBackbone]
+    """its class: (config, kernel="auto") -> backbone"""
+    config: Callable[..., NativeConfig]
+    """its config's class"""
+    sizes: Mapping[str, NativeConfig]
     """configs by name: published sizes, "demo" and "debug" """
     layout: Layout
-    """the names of its tensors in files"""
+    """how files name its tensors"""
 
 
 BACKBONES: dict[str, BackboneKind] = {
@@ -30,4 +34,4 @@ BACKBONES: dict[str, BackboneKind] = {
     "rwkv7": BackboneKind(RWKV7, RWKV7Config, RWKV7_SIZES, RWKV7_LAYOUT),
     "retnet": BackboneKind(RetNet, RetNetConfig, RETNET_SIZES, RETNET_LAYOUT),
 }
-"""By `config.model_type`, which is also what `convert.detect` calls them."""
+"""Native backbones by their `config.model_type`, which is also what `layouts.detect` returns."""

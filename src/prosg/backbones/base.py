@@ -1,101 +1,155 @@
-"""What a backbone is: a function of (tokens, state, update).
+"""What a backbone is: a recurrent language model as a function of (tokens, state, update).
 
-    B batch, T time, E width, L layers, I/O a projection's in/out, V vocabulary
+    B batch, T time, E width of the model, L layers, I/O inputs and outputs of a projection, V vocabulary
 
-There is one forward for any T and no `step` beside it; training, prefill and token-by-token decoding are one path.
+A state goes in and a state comes out, for any number of tokens: training, reading a prompt and token-by-token decoding
+are the same call. Nothing about a call is stored on the module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prosg.core.state import State
 from prosg.core.update import Site, Update
 
-__all__ = ["TAPS", "Backbone", "Logits", "Output", "Taps", "last_valid", "shift_tokens"]
+__all__ = [
+    "TAPS",
+    "Backbone",
+    "BackboneConfig",
+    "Logits",
+    "Output",
+    "Taps",
+    "check_taps",
+    "last_valid",
+    "shift_tokens",
+    "update_mask",
+]
 
 Logits = Literal["all", "last", "none"]
+"""Which logits a call returns: at all positions, at each row's last valid token, or none."""
 TAPS = ("last", "inputs", "memory")
+"""The fields of `Taps`."""
 
 
 class Taps(NamedTuple):
-    """What a synthesizer may read; tuples run over the layers, each with its own width. Empty where not asked for."""
+    """Activations that a synthesizer reads: per field one tensor for each layer. Fields not requested are empty."""
 
     last: tuple[Tensor, ...] = ()
-    """(B, E) time-mix input (after ln1) at the last valid token: the paper's x. Anything in a row without one."""
+    """(B, E) the time-mixing block's input (after its layer norm) at the last valid token: the paper's x. Undefined in
+    rows without a valid token."""
     inputs: tuple[Tensor, ...] = ()
-    """(B, T, E) every position's time-mix input."""
+    """(B, T, E) the same input at every position."""
     memory: tuple[Tensor, ...] = ()
-    """(B, T, I) what the recurrence returned there, before gate and output projection."""
+    """(B, T, I) what the recurrence returned there, before the output projection. I may differ from E."""
 
 
 class Output(NamedTuple):
-    """What one call of a backbone returns."""
+    """What a call of a backbone returns."""
 
     logits: Tensor | None
-    """(B, T, V) for "all", (B, V) at each row's last valid token for "last", None for "none"."""
+    """(B, T, V) for logits="all"; (B, V) for "last"; None for "none". Undefined at positions beyond a row's length."""
     state: State
+    """The state after each row's last valid token."""
     taps: Taps
 
 
 @runtime_checkable
-class Backbone(Protocol):
-    """A recurrent language model whose weights can be changed per row and per call. Native ones are nn.Modules."""
+class BackboneConfig(Protocol):
+    """What the rest of the package reads of a backbone's configuration."""
 
     @property
-    def config(self) -> Any: ...
+    def model_type(self) -> str:
+        """The kind of model: a key of `BACKBONES`, or transformers' own `model_type`."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens V."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A recurrent language model whose projections can be changed per row and per call.
+
+    Implementations are `nn.Module`s: `NativeBackbone`, whose weights this package reads and writes itself, and
+    `HFBackbone`, a model of transformers. What they must fulfil is tested in `tests/backbones/test_backbone.py`.
+    """
+
+    @property
+    def config(self) -> BackboneConfig:
+        """Sizes of the model."""
+        ...
 
     @property
     def continues(self) -> bool:
-        """Whether several tokens can be read on from a state, with gradients through it.
+        """Whether a call on several tokens can start from a state, with gradients through the state.
 
-        Where not, a prompt is read in one call, and training reads prompt and answer in one call (`update_from`).
+        If not, a prompt is read in one call, and training reads prompt and answer in one call (with `update_from`).
         """
         ...
 
     @property
     def perturbations(self) -> tuple[str, ...]:
-        """What training may do to its memory: some of "wipe", "swap", "load", "age"."""
+        """The perturbations of its memory that training may apply: some of "wipe", "swap", "load" and "age"."""
         ...
 
     @property
     def sites(self) -> Mapping[Site, tuple[int, int]]:
-        """Every projection of a time-mixing block that an update may act on, with its shape (O, I)."""
+        """The projections of all time-mixing blocks that an update may act on, with their shapes (O, I)."""
         ...
 
     @property
     def tap_widths(self) -> tuple[tuple[int, int], ...]:
-        """Per layer the widths of the taps: (inputs and last, memory)."""
-        ...
-
-    def init_state(self, batch: int) -> State:
-        """The state before the first token."""
-        ...
-
-    def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
-        """Decay the memory as if `steps` (B,) empty tokens had passed, and weaken it by e^shift (B,)."""
-        ...
-
-    def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
-        """Weaken the memory by `keep` (B,) and mix in that of `other`, with strength `weight` (B,).
-
-        `reference` is the state before anything was done to it: it says how strong a memory is where the state at hand
-        has been wiped. What exactly is mixed is each backbone's own affair.
-        """
+        """For each layer the widths of its taps: that of `inputs` and `last` (E), and that of `memory` (I)."""
         ...
 
     @property
     def checkpoint_every(self) -> int:
-        """The inside of every n-th block is recomputed in the backward pass; 0: of none."""
+        """The activations of every n-th block are recomputed in the backward pass; 0 if none are."""
         ...
 
     def enable_checkpointing(self, every: int) -> None:
-        """Sets `checkpoint_every`. Raises ValueError where recomputation is not possible."""
+        """Sets `checkpoint_every` (activation checkpointing). Raises ValueError where recomputation is impossible."""
+        ...
+
+    def init_state(self, batch: int) -> State:
+        """Returns the state of `batch` rows before their first token."""
+        ...
+
+    def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
+        """Returns a state whose memory has decayed as if more text had passed.
+
+        Args:
+            state: The state (B rows).
+            steps: (B,) number of empty tokens, whole or not, by which the memory decays.
+            shift: (B,) logarithm of a factor that weakens the memory further: 0 changes nothing, -1 leaves e^-1.
+
+        Raises:
+            ValueError: where the decay depends on the text ("age" is then not among the `perturbations`).
+        """
+        ...
+
+    def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
+        """Returns a state whose memory is weakened and mixed with that of another text. Token shifts stay.
+
+        Args:
+            state: The state (B rows), maybe wiped already.
+            other: The state of other text.
+            keep: (B,) factor on the memory of `state`.
+            weight: (B,) strength of the memory of `other`; 0 leaves it out.
+            reference: `state` before it was changed in any way. Backbones whose memory is normalised (RWKV-4) take from
+                it how strong a memory is; others ignore it.
+
+        Raises:
+            ValueError: where "load" is not among the `perturbations`.
+        """
         ...
 
     def __call__(
@@ -110,23 +164,49 @@ class Backbone(Protocol):
         taps: Collection[str] = (),
         keep_state: bool = True,
     ) -> Output:
-        """Read `tokens` (B, T) on from `state`.
+        """Reads tokens on from a state.
 
-        lengths (B,): valid tokens of each right-padded row; the others are identity steps. update_from (B,): the first
-        position that the update acts on. taps: names of the Taps wanted. keep_state: without it the state may be ().
+        Args:
+            tokens: (B, T) int64, padded on the right.
+            state: The state to start from; the initial state by default. It is not written to.
+            update: Weight changes of some or all sites, one per row.
+            update_from: (B,) first position on which the update acts in each row; 0 by default.
+            lengths: (B,) number of valid tokens of each row; T by default. Beyond it nothing happens to the state.
+            logits: Which logits to return.
+            taps: Names of the taps to return, out of `TAPS`.
+            keep_state: False allows the returned state to be `()`, which saves memory where it is not needed.
+
+        Raises:
+            ValueError: for an update that does not fit the sites, and for unknown taps.
         """
         ...
 
 
-def shift_tokens(x: Tensor, previous: Tensor) -> Tensor:
-    """Each position's predecessor: x (B, T, E) moved one step, with `previous` (B, E) in front."""
+def check_taps(taps: Collection[str]) -> None:
+    """Raises ValueError for names that are not in `TAPS`."""
+    if unknown := set(taps) - set(TAPS):
+        raise ValueError(f"unknown taps {sorted(unknown)}; known are {', '.join(TAPS)}")
+
+
+def update_mask(tokens: Int[Tensor, "B T"], update_from: Int[Tensor, " B"] | None) -> Tensor | None:
+    """Returns (B, T, 1) bool, true where the update acts; None if it acts everywhere."""
+    if update_from is None:
+        return None
+    position = torch.arange(tokens.shape[1], device=tokens.device)
+    return (position >= update_from.unsqueeze(1)).unsqueeze(2)
+
+
+def shift_tokens(x: Float[Tensor, "B T E"], previous: Float[Tensor, "B E"]) -> Float[Tensor, "B T E"]:
+    """Returns the predecessor of each position (token shift): x moved by one step, with `previous` in front."""
     return torch.cat([previous.to(x.dtype).unsqueeze(1), x[:, :-1]], dim=1)
 
 
-def last_valid(x: Tensor, previous: Tensor, lengths: Int[Tensor, " B"] | None) -> Tensor:
-    """x (B, T, E) at each row's last valid position; `previous` (B, E) in rows without any."""
+def last_valid(
+    x: Float[Tensor, "B T E"], previous: Float[Tensor, "B E"], lengths: Int[Tensor, " B"] | None
+) -> Float[Tensor, "B E"]:
+    """Returns x at each row's last valid position; `previous` in rows without one."""
     if lengths is None:
         return x[:, -1]
     index = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, x.shape[-1])
-    picked = x.gather(1, index).squeeze(1)
-    return torch.where((lengths > 0).unsqueeze(1), picked, previous.to(x.dtype))
+    last = x.gather(1, index).squeeze(1)
+    return torch.where((lengths > 0).unsqueeze(1), last, previous.to(x.dtype))

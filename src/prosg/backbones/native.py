@@ -1,123 +1,171 @@
-"""What the native backbones share: one forward over embedding, blocks, norm and head.
+"""The forward pass that the native backbones share: embedding, blocks, norm and head.
 
     tokens -> embed -> L x block -> ln_out -> head -> logits
 
-A backbone of its own says how tokens become the residual stream, what a block does, and what its state is.
+A subclass defines how tokens become the residual stream, what a block does, and what its state is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prosg.backbones.base import TAPS, Logits, Output, Taps, last_valid
+from prosg.backbones.base import Logits, Output, Taps, check_taps, last_valid, update_mask
 from prosg.core.state import State
 from prosg.core.update import LowRank, Site, Update, check_update
+from prosg.ops.operation import Operation
 
-__all__ = ["Block", "Call", "Embedding", "Linear", "Mixed", "Native", "add_memories"]
+__all__ = [
+    "Block",
+    "BlockContext",
+    "BlockOutput",
+    "MetaAwareLinear",
+    "NativeBackbone",
+    "NativeConfig",
+    "add_memories",
+    "check_positive",
+]
 
 
-class Linear(nn.Linear):
-    """nn.Linear that draws no initial weights where it has no storage: on the meta device that costs seconds."""
+class MetaAwareLinear(nn.Linear):
+    """nn.Linear that skips drawing initial weights on the meta device, where that takes seconds for nothing."""
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
             super().reset_parameters()
 
 
-class Embedding(nn.Embedding):
-    """nn.Embedding, likewise."""
+class MetaAwareEmbedding(nn.Embedding):
+    """nn.Embedding that skips drawing initial weights on the meta device."""
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
             super().reset_parameters()
 
 
-class Call(NamedTuple):
-    """What one call of a backbone tells every block."""
+@runtime_checkable
+class NativeConfig(Protocol):
+    """The sizes that every native backbone has; its config is a frozen dataclass with these and its own."""
+
+    @property
+    def model_type(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+
+
+def check_positive(config: NativeConfig, *names: str) -> None:
+    """Raises ValueError for a field of these names that is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{type(config).__name__}.{name} is {getattr(config, name)}, must be at least 1")
+
+
+class BlockContext(NamedTuple):
+    """The arguments of a call that are the same for all blocks."""
 
     active: Tensor | None
-    """(B, T, 1) 1 where the update acts; None: everywhere"""
+    """(B, T, 1) 1 where the update acts, 0 elsewhere; None: everywhere"""
     lengths: Tensor | None
     """(B,) valid tokens of each row; None: all"""
-    kernel: Any
-    """the recurrence's implementation"""
+    kernel: Callable[..., tuple[Tensor, Any]]
+    """the selected kernel of the backbone's `operation`"""
 
 
-class Mixed(NamedTuple):
+class BlockOutput(NamedTuple):
     """What a block returns."""
 
     stream: Any
-    """the residual stream: x (B, T, E), with what else crosses layers"""
+    """the residual stream after the block"""
     layer: Any
-    """its part of the state"""
-    seen: Tensor
-    """(B, T, E) the time-mix input, after the norm"""
+    """its layer of the state"""
+    inputs: Tensor
+    """(B, T, E) the time-mixing block's input, after the norm: `Taps.inputs`"""
     memory: Tensor
-    """(B, T, I) what the recurrence returned, before gate and output projection"""
+    """(B, T, I) what the recurrence returned, before gate and output projection: `Taps.memory`"""
 
 
 class Block(nn.Module):
-    """A layer: time-mixing, then channel-mixing, both residual."""
+    """A layer: time-mixing, then channel-mixing, both residual.
+
+    The residual stream is x (B, T, E), or a NamedTuple where more than x crosses layers (RWKV-7). `layer` is the
+    layer's NamedTuple in the state. `deltas` are the update's weight changes of this layer, by the sites' names.
+    """
 
     att: nn.Module
     """The time-mixing block; its projections are the sites."""
 
-    def forward(self, stream: Any, layer: Any, deltas: Mapping[str, LowRank], call: Call) -> Mixed:
+    def forward(self, stream: Any, layer: Any, deltas: Mapping[str, LowRank], context: BlockContext) -> BlockOutput:
         raise NotImplementedError
 
 
-class Native(nn.Module):
-    """A backbone as a function of (tokens, state, update); see `Backbone`."""
+class NativeBackbone(nn.Module):
+    """A recurrent language model as a function of (tokens, state, update); see `Backbone`.
+
+    Args:
+        config: Its sizes.
+        blocks: Its layers.
+        kernel: Which kernel of `operation` runs the recurrence; "auto" selects the fastest that can run.
+    """
 
     site_names: ClassVar[tuple[str, ...]]
     """Projections of `Block.att` that an update may act on; the last is the output projection."""
-    kernels: ClassVar[Any]
-    """The module with the recurrence's implementations: `kernel` and `describe`."""
+    operation: ClassVar[Operation[Any]]
+    """The recurrence."""
+    perturbations: ClassVar[tuple[str, ...]] = ("wipe", "swap", "load", "age")
 
     continues = True
     checkpoint_every = 0
-    """Blocks from one whose inside is computed again in the backward pass to the next one; 0: none is."""
-    perturbations: ClassVar[tuple[str, ...]] = ("wipe", "swap", "load", "age")
 
-    def __init__(self, config: Any, blocks: Sequence[Block], kernel: str = "auto") -> None:
+    def __init__(self, config: NativeConfig, blocks: Sequence[Block], kernel: str = "auto") -> None:
         super().__init__()
         self.config = config
-        self.emb = Embedding(config.vocab_size, config.hidden_size)
-        # Typed as what it holds: a ModuleList is a sequence of bare Modules to a type checker.
+        self.emb = MetaAwareEmbedding(config.vocab_size, config.hidden_size)
+        # To a type checker a ModuleList is a sequence of bare Modules.
         self.blocks: Sequence[Any] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.ln_out = nn.LayerNorm(config.hidden_size)
-        self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = MetaAwareLinear(config.hidden_size, config.vocab_size, bias=False)
         self.kernel = kernel
 
-    def enable_checkpointing(self, every: int) -> None:
-        """Recomputes the inside of every `every`-th block in the backward pass; 0 keeps all activations."""
-        self.checkpoint_every = every
-
     def embed(self, tokens: Tensor) -> Any:
-        """(B, T) -> the residual stream before the first block."""
+        """Returns the residual stream of tokens (B, T) before the first block."""
         raise NotImplementedError
 
     def hidden(self, stream: Any) -> Tensor:
-        """The residual stream's x (B, T, E)."""
+        """Returns x (B, T, E) of a residual stream."""
         x: Tensor = stream
         return x
 
     def init_state(self, batch: int) -> State:
-        """The state before the first token."""
+        """Returns the state of `batch` rows before their first token."""
+        raise NotImplementedError
+
+    def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
+        """Returns a state whose memory has decayed as if more text had passed; see `Backbone`."""
+        raise NotImplementedError
+
+    def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
+        """Returns a state whose memory is weakened and mixed with that of another text; see `Backbone`."""
         raise NotImplementedError
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Initialise for training from scratch."""
+        """Draws initial weights for training from scratch."""
         raise NotImplementedError
+
+    def enable_checkpointing(self, every: int) -> None:
+        """Recomputes the activations of every `every`-th block in the backward pass; 0 keeps all."""
+        self.checkpoint_every = every
 
     @property
     def sites(self) -> dict[Site, tuple[int, int]]:
-        """The projections of every time-mixing block, with their shapes (O, I)."""
+        """The projections of all time-mixing blocks that an update may act on, with their shapes (O, I)."""
         return {
             Site(i, name): (linear.out_features, linear.in_features)
             for i, block in enumerate(self.blocks)
@@ -126,27 +174,33 @@ class Native(nn.Module):
 
     @property
     def tap_widths(self) -> tuple[tuple[int, int], ...]:
-        """(E, I of the output projection) per layer."""
+        """For each layer (E, I of the output projection)."""
         outputs = (getattr(block.att, self.site_names[-1]) for block in self.blocks)
         return tuple((output.out_features, output.in_features) for output in outputs)
 
     @property
     def kernel_in_use(self) -> str:
-        """Which implementation of the recurrence runs here, and why."""
-        name = self.kernels.__name__.rpartition(".")[2]
+        """Which kernel runs the recurrence, as one line. Raises ValueError where the chosen one cannot run."""
+        device = self.emb.weight.device
         if self.kernel == "auto":
-            return str(self.kernels.describe(self.emb.weight.device, self.state_dtype))
-        self.kernels.kernel(self.kernel, self.emb.weight.device, self.state_dtype)  # raises if there is none
-        return f"{name}: {self.kernel} (chosen)"
+            return self.operation.describe(device, self.state_dtype)
+        self.operation.select(self.kernel, device, self.state_dtype)
+        return f"{self.operation.name}: {self.kernel} (chosen)"
 
     @property
     def state_dtype(self) -> torch.dtype:
-        """fp32, or fp64 in an fp64 model."""
+        """The type of the recurrent state: fp32, or fp64 in an fp64 model."""
         return torch.promote_types(self.emb.weight.dtype, torch.float32)
 
-    def empty(self, *shape: int, value: float = 0.0) -> Tensor:
-        """A leaf of an initial state."""
+    def full(self, *shape: int, value: float = 0.0) -> Tensor:
+        """Returns a constant tensor for an initial state."""
         return torch.full(shape, value, dtype=self.state_dtype, device=self.emb.weight.device)
+
+    def context(self, active: Tensor | None = None, lengths: Tensor | None = None) -> BlockContext:
+        """Returns what a call passes to its blocks. Raises ValueError where the chosen kernel cannot run."""
+        return BlockContext(
+            active, lengths, self.operation.select(self.kernel, self.emb.weight.device, self.state_dtype)
+        )
 
     def forward(
         self,
@@ -160,32 +214,29 @@ class Native(nn.Module):
         taps: Collection[str] = (),
         keep_state: bool = True,
     ) -> Output:
-        """tokens (B, T) int64 -> Output; see `Backbone`. Raises ValueError for an update or taps that do not fit."""
-        batch, time = tokens.shape
+        """Reads tokens (B, T) on from a state; see `Backbone`."""
+        batch, _ = tokens.shape
         state = self.init_state(batch) if state is None else state
         deltas: list[dict[str, LowRank]] = [{} for _ in self.blocks]
         if update is not None:
             check_update(update, self.sites, batch)
-            for site, low_rank in update.items():
-                deltas[site.layer][site.name] = low_rank
-        if unknown := set(taps) - set(TAPS):
-            raise ValueError(f"unknown taps {sorted(unknown)}; known are {', '.join(TAPS)}")
+            for site, delta in update.items():
+                deltas[site.layer][site.name] = delta
+        check_taps(taps)
 
         stream = self.embed(tokens)
-        active = None
-        if update_from is not None:
-            position = torch.arange(time, device=tokens.device)
-            active = (position >= update_from.unsqueeze(1)).unsqueeze(2).to(self.hidden(stream).dtype)
-        call = Call(active, lengths, self.kernels.kernel(self.kernel, tokens.device, self.state_dtype))
+        active = update_mask(tokens, update_from)
+        context = self.context(None if active is None else active.to(self.hidden(stream).dtype), lengths)
         layers, last, inputs, memories = [], [], [], []
         every = self.checkpoint_every if torch.is_grad_enabled() else 0
-        for index, (block, layer, delta) in enumerate(zip(self.blocks, state, deltas, strict=True)):
+        for index, (block, layer, layer_deltas) in enumerate(zip(self.blocks, state, deltas, strict=True)):
+            arguments = (stream, layer, layer_deltas, context)
             if every and index % every == 0:
                 # Not reentrant: that form gives no gradient to tensors inside a mapping, as the update's are.
-                mixed = checkpoint(block, stream, layer, delta, call, use_reentrant=False, preserve_rng_state=False)
+                output = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
-                mixed = block(stream, layer, delta, call)
-            stream, layer, seen, memory = mixed
+                output = block(*arguments)
+            stream, layer, seen, memory = output
             layers.append(layer)
             if "last" in taps:
                 last.append(last_valid(seen, seen[:, 0], lengths))
@@ -193,26 +244,32 @@ class Native(nn.Module):
                 inputs.append(seen)
             if "memory" in taps:
                 memories.append(memory)
-        x, out = self.hidden(stream), None
+        x, scores = self.hidden(stream), None
         if logits == "all":
-            out = self.head(self.ln_out(x))
+            scores = self.head(self.ln_out(x))
         elif logits == "last":
-            out = self.head(self.ln_out(last_valid(x, x[:, 0], lengths)))
-        return Output(out, tuple(layers), Taps(tuple(last), tuple(inputs), tuple(memories)))
+            scores = self.head(self.ln_out(last_valid(x, x[:, 0], lengths)))
+        return Output(scores, tuple(layers), Taps(tuple(last), tuple(inputs), tuple(memories)))
 
 
 def add_memories(state: State, other: State, keep: Tensor, weight: Tensor) -> State:
-    """Per layer S <- keep S + S_other, where weight is not 0; keep, weight (B,). For memories that are plain sums.
+    """Returns S <- keep S + S_other in rows whose weight is not 0: `load` of memories that are plain sums.
 
-    A state's own size is its weight: nothing is normalised.
+    Nothing is normalised: the size of a state is its weight.
+
+    Args:
+        state: Layers with a tensor `memory` (B, ...).
+        other: The same of other text.
+        keep: (B,)
+        weight: (B,); only whether it is 0 matters.
     """
+
+    def per_row(x: Tensor, memory: Tensor) -> Tensor:
+        return x.to(memory.dtype).view(-1, *[1] * (memory.dim() - 1))
+
     return tuple(
         layer._replace(
-            memory=_per_row(keep, layer.memory) * layer.memory + _per_row(weight != 0, layer.memory) * strange.memory
+            memory=per_row(keep, layer.memory) * layer.memory + per_row(weight != 0, layer.memory) * other_layer.memory
         )
-        for layer, strange in zip(state, other, strict=True)
+        for layer, other_layer in zip(state, other, strict=True)
     )
-
-
-def _per_row(x: Tensor, like: Tensor) -> Tensor:
-    return x.to(like.dtype).view(-1, *[1] * (like.dim() - 1))

@@ -1,13 +1,13 @@
 """RWKV-4 (arXiv 2305.13048), the paper's backbone, with a per-row update of its time-mixing projections.
 
-    tokens -> emb -> ln0 -> L x (x + TimeMix(ln1 x); x + ChannelMix(ln2 x)) -> ln_out -> head -> logits
+    tokens -> emb -> ln0 -> L x (x + RWKV4TimeMix(ln1 x); x + RWKV4ChannelMix(ln2 x)) -> ln_out -> head -> logits
 
-Symbols and where they stand (equations of ProSG, arXiv 2311.01981):
+Symbols, with the equations of ProSG (arXiv 2311.01981):
 
-    x_t       time-mix input, after ln1; `Taps.inputs`, and at the prompt's last token the paper's x (eq. 13-16)
+    x_t       time-mixing input, after ln1: `Taps.inputs`; at the prompt's last token the paper's x (eq. 13-16)
     mu_k ...  time_mix_{k,v,r}: token shift, mu x_t + (1 - mu) x_{t-1}
     W_r ...   receptance, key, value, output: replaced by W + dW (eq. 8-12)
-    y_t       what the recurrence returns (eq. 6); `Taps.memory`
+    y_t       what the recurrence returns (eq. 6): `Taps.memory`
 
 Parameter names are those of BlinkDL's `.pth` files, so `state_dict()` is a checkpoint. Deviations: the recurrent state
 is fp32 (fp64 in an fp64 model) whatever the weights are; `attention_size` and `ffn_size` are free.
@@ -15,25 +15,34 @@ is fp32 (fp64 in an fp64 model) whatever the weights are; `attention_size` and `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from prosg.backbones.base import last_valid, shift_tokens
-from prosg.backbones.native import Block, Call, Linear, Mixed, Native
+from prosg.backbones.native import Block, BlockContext, BlockOutput, MetaAwareLinear, NativeBackbone, check_positive
 from prosg.core.state import State
 from prosg.core.update import LowRank, project
-from prosg.ops import wkv4
+from prosg.ops.operation import Operation
+from prosg.ops.wkv4 import EMPTY_TOP, WKV4, WKV4Kernel, WKV4Memory
 
 __all__ = ["RWKV4", "RWKV4_SIZES", "RWKV4Config", "RWKV4Layer"]
 
 
 @dataclass(frozen=True)
 class RWKV4Config:
-    """Sizes of an RWKV-4 model; `attention_size` and `ffn_size` default to E and 4 E."""
+    """Sizes of an RWKV-4 model.
+
+    Args:
+        vocab_size: Number of tokens V.
+        hidden_size: Width E.
+        num_layers: Number of blocks L.
+        attention_size: Channels of the recurrence C; 0 takes E.
+        ffn_size: Inner width of channel-mixing; 0 takes 4 E.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -44,9 +53,7 @@ class RWKV4Config:
     model_type = "rwkv4"
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"RWKV4Config.{name} is {getattr(self, name)}, must be at least 1")
+        check_positive(self, "vocab_size", "hidden_size", "num_layers")
         object.__setattr__(self, "attention_size", self.attention_size or self.hidden_size)
         object.__setattr__(self, "ffn_size", self.ffn_size or 4 * self.hidden_size)
 
@@ -65,7 +72,7 @@ RWKV4_SIZES: dict[str, RWKV4Config] = {
 
 
 class RWKV4Layer(NamedTuple):
-    """Recurrent state of one block: two token shifts (B, E) and the memory (B, C)."""
+    """State of one block: the last inputs of both token shifts (B, E), and the memory (B, C)."""
 
     att_shift: Tensor
     ffn_shift: Tensor
@@ -74,8 +81,8 @@ class RWKV4Layer(NamedTuple):
     top: Tensor
 
 
-class TimeMix(nn.Module):
-    """Time-mixing block: token shift, r k v, the recurrence, the gate, the output projection."""
+class RWKV4TimeMix(nn.Module):
+    """Time-mixing: token shift, r k v, the recurrence, the gate, the output projection."""
 
     def __init__(self, config: RWKV4Config) -> None:
         super().__init__()
@@ -85,20 +92,21 @@ class TimeMix(nn.Module):
         self.time_mix_k = nn.Parameter(torch.zeros(1, 1, width))
         self.time_mix_v = nn.Parameter(torch.zeros(1, 1, width))
         self.time_mix_r = nn.Parameter(torch.zeros(1, 1, width))
-        self.key = Linear(width, size, bias=False)
-        self.value = Linear(width, size, bias=False)
-        self.receptance = Linear(width, size, bias=False)
-        self.output = Linear(size, width, bias=False)
+        self.key = MetaAwareLinear(width, size, bias=False)
+        self.value = MetaAwareLinear(width, size, bias=False)
+        self.receptance = MetaAwareLinear(width, size, bias=False)
+        self.output = MetaAwareLinear(size, width, bias=False)
 
     def forward(
         self,
         x: Tensor,
         layer: RWKV4Layer,
         deltas: Mapping[str, LowRank],
-        call: Call,
+        context: BlockContext,
     ) -> tuple[Tensor, Tensor, RWKV4Layer]:
-        """x (B, T, E) -> y (B, T, E), memory tap (B, T, C), state."""
-        active, lengths, kernel = call
+        """x (B, T, E) -> y (B, T, E), what the recurrence returned (B, T, C), state."""
+        active, lengths = context.active, context.lengths
+        kernel: WKV4Kernel = context.kernel
         shifted = shift_tokens(x, layer.att_shift)
         k = project(self.key, torch.lerp(shifted, x, self.time_mix_k), deltas.get("key"), active)
         v = project(self.value, torch.lerp(shifted, x, self.time_mix_v), deltas.get("value"), active)
@@ -109,7 +117,7 @@ class TimeMix(nn.Module):
             self.time_first.to(wide),
             k.to(wide),
             v.to(wide),
-            wkv4.Memory(layer.num, layer.den, layer.top),
+            WKV4Memory(layer.num, layer.den, layer.top),
             lengths,
         )
         y = project(self.output, torch.sigmoid(r) * memory.to(r.dtype), deltas.get("output"), active)
@@ -117,17 +125,17 @@ class TimeMix(nn.Module):
         return y, memory, layer._replace(att_shift=shift.to(wide), num=num, den=den, top=top)
 
 
-class ChannelMix(nn.Module):
-    """Channel-mixing block: token shift, squared ReLU, gate."""
+class RWKV4ChannelMix(nn.Module):
+    """Channel-mixing: token shift, squared ReLU, gate."""
 
     def __init__(self, config: RWKV4Config) -> None:
         super().__init__()
         width = config.hidden_size
         self.time_mix_k = nn.Parameter(torch.zeros(1, 1, width))
         self.time_mix_r = nn.Parameter(torch.zeros(1, 1, width))
-        self.key = Linear(width, config.ffn_size, bias=False)
-        self.receptance = Linear(width, width, bias=False)
-        self.value = Linear(config.ffn_size, width, bias=False)
+        self.key = MetaAwareLinear(width, config.ffn_size, bias=False)
+        self.receptance = MetaAwareLinear(width, width, bias=False)
+        self.value = MetaAwareLinear(config.ffn_size, width, bias=False)
 
     def forward(self, x: Tensor, layer: RWKV4Layer, lengths: Tensor | None) -> tuple[Tensor, RWKV4Layer]:
         """x (B, T, E) -> y (B, T, E), state."""
@@ -142,29 +150,36 @@ class ChannelMix(nn.Module):
 class RWKV4Block(Block):
     """ln1 -> time-mixing, ln2 -> channel-mixing, both residual; block 0 starts with ln0."""
 
+    att: RWKV4TimeMix
+
     def __init__(self, config: RWKV4Config, index: int) -> None:
         super().__init__()
         if index == 0:
             self.ln0 = nn.LayerNorm(config.hidden_size)
         self.ln1 = nn.LayerNorm(config.hidden_size)
         self.ln2 = nn.LayerNorm(config.hidden_size)
-        self.att = TimeMix(config)
-        self.ffn = ChannelMix(config)
+        self.att = RWKV4TimeMix(config)
+        self.ffn = RWKV4ChannelMix(config)
 
-    def forward(self, stream: Tensor, layer: RWKV4Layer, deltas: Mapping[str, LowRank], call: Call) -> Mixed:
-        """x (B, T, E) -> x."""
+    def forward(
+        self, stream: Tensor, layer: RWKV4Layer, deltas: Mapping[str, LowRank], context: BlockContext
+    ) -> BlockOutput:
+        """Residual stream x (B, T, E) -> x."""
         seen = self.ln1(stream)
-        y, memory, layer = self.att(seen, layer, deltas, call)
+        y, memory, layer = self.att(seen, layer, deltas, context)
         x = stream + y
-        y, layer = self.ffn(self.ln2(x), layer, call.lengths)
-        return Mixed(x + y, layer, seen, memory)
+        y, layer = self.ffn(self.ln2(x), layer, context.lengths)
+        return BlockOutput(x + y, layer, seen, memory)
 
 
-class RWKV4(Native):
-    """RWKV-4 as a function of (tokens, state, update); see `Backbone`."""
+class RWKV4(NativeBackbone):
+    """RWKV-4; see `Backbone` for its methods."""
 
     site_names = ("key", "value", "receptance", "output")
-    kernels: ClassVar[Any] = wkv4
+    operation: ClassVar[Operation[WKV4Kernel]] = WKV4
+
+    config: RWKV4Config
+    blocks: Sequence[RWKV4Block]
 
     def __init__(self, config: RWKV4Config, kernel: str = "auto") -> None:
         super().__init__(config, [RWKV4Block(config, i) for i in range(config.num_layers)], kernel)
@@ -175,22 +190,26 @@ class RWKV4(Native):
         return x
 
     def init_state(self, batch: int) -> tuple[RWKV4Layer, ...]:
-        """Zeros, and an empty memory."""
-        e, a = (batch, self.config.hidden_size), (batch, self.config.attention_size)
+        """Returns token shifts of zeros and an empty memory."""
+        shift, memory = (batch, self.config.hidden_size), (batch, self.config.attention_size)
         return tuple(
             RWKV4Layer(
-                self.empty(*e), self.empty(*e), self.empty(*a), self.empty(*a), self.empty(*a, value=wkv4.EMPTY_TOP)
+                att_shift=self.full(*shift),
+                ffn_shift=self.full(*shift),
+                num=self.full(*memory),
+                den=self.full(*memory),
+                top=self.full(*memory, value=EMPTY_TOP),
             )
             for _ in self.blocks
         )
 
     def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
-        """top += shift + w steps: as if `steps` (B,) empty tokens had passed, and e^shift (B,) of the rest."""
+        """top <- top + shift + w steps, which multiplies the memory (num, den) e^top by e^(shift + w steps)."""
         aged = []
         for block, layer in zip(self.blocks, state, strict=True):
             w = -torch.exp(block.att.time_decay.to(layer.top.dtype))
             decay = shift.unsqueeze(1) + steps.unsqueeze(1) * w
-            # top is never differentiated, so the gradient of the decay goes by (num, den), through a factor of one.
+            # top is never differentiated, so the gradient of the decay passes through (num, den), by a factor of one.
             one = torch.exp(decay - decay.detach())
             aged.append(layer._replace(num=layer.num * one, den=layer.den * one, top=layer.top + decay.detach()))
         return tuple(aged)
@@ -198,21 +217,22 @@ class RWKV4(Native):
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
         """(num, den) <- keep (num, den) + weight den_ref (num_other / den_other, 1), per channel.
 
-        The memory is normalised by num / den, so what counts is the other memory's mean beside the own one's weight:
-        it is scaled by the reference's den, else keys and bank race each other up. Token shifts are left alone.
+        The memory is read as num / den, so what counts is the other memory's mean, relative to this memory's weight. It
+        is scaled by the den of `reference`; unscaled, training makes keys, and with them the loaded memories, grow
+        without bound.
         """
         loaded = []
-        for layer, strange, ref in zip(state, other, reference, strict=True):
+        for layer, other_layer, ref in zip(state, other, reference, strict=True):
             top = torch.maximum(layer.top, ref.top)
             own = keep.unsqueeze(1) * torch.exp(layer.top - top)
             added = weight.unsqueeze(1) * ref.den * torch.exp(ref.top - top)
-            mean = strange.num / strange.den.clamp(min=torch.finfo(strange.den.dtype).tiny)
+            mean = other_layer.num / other_layer.den.clamp(min=torch.finfo(other_layer.den.dtype).tiny)
             loaded.append(layer._replace(num=own * layer.num + added * mean, den=own * layer.den + added, top=top))
         return tuple(loaded)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Initialise for training from scratch, as RWKV-LM does: a spread of decays over channels and layers."""
+        """Draws initial weights as RWKV-LM does: decays are spread over channels and layers."""
         c = self.config
         for i, block in enumerate(self.blocks):
             depth = i / max(c.num_layers - 1, 1)

@@ -1,10 +1,10 @@
 """RWKV-7 (arXiv 2503.14456), with a per-row update of its time-mixing projections.
 
-    tokens -> emb -> ln0 -> L x (x + TimeMix(ln1 x); x + ChannelMix(ln2 x)) -> ln_out -> head -> logits
+    tokens -> emb -> ln0 -> L x (x + RWKV7TimeMix(ln1 x); x + RWKV7ChannelMix(ln2 x)) -> ln_out -> head -> logits
 
-Symbols and where they stand (equations of ProSG, arXiv 2311.01981, for the projections):
+Symbols, with the equations of ProSG (arXiv 2311.01981) for the projections:
 
-    x_t        time-mix input, after ln1; `Taps.inputs`, and at the prompt's last token the paper's x (eq. 13-16)
+    x_t        time-mixing input, after ln1: `Taps.inputs`; at the prompt's last token the paper's x (eq. 13-16)
     x_r ...    token shift, x_t + mu (x_{t-1} - x_t), another mu for r, w, k, v, a, g
     W_r ...    receptance, key, value, output: replaced by W + dW (eq. 8-12)
     w          log of the decay, -e^-0.5 sigmoid(w0 + tanh(x w1) w2), per channel and token
@@ -13,7 +13,7 @@ Symbols and where they stand (equations of ProSG, arXiv 2311.01981, for the proj
     k          k (1 + (a - 1) k_a)
     v          in layers after the first moved towards the first layer's, by sigmoid(v0 + x v1 v2)
     S          memory, (N, N) per head: S <- S diag(e^w) - (S kk) (kk a)^T + v k^T; y = S r
-    y          group norm of S r, plus the bonus (r . k r_k) v; `Taps.memory`
+    y          group norm of S r, plus the bonus (r . k r_k) v: `Taps.memory`
     g          gate, sigmoid(x g1) g2
 
 Parameter names are those of BlinkDL's `.pth` files. Deviations: the recurrent state is fp32 (fp64 in an fp64 model)
@@ -23,33 +23,53 @@ whatever the weights are; widths, ranks and the heads' size are free.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prosg.backbones.base import last_valid, shift_tokens
-from prosg.backbones.native import Block, Call, Linear, Mixed, Native, add_memories
+from prosg.backbones.native import (
+    Block,
+    BlockContext,
+    BlockOutput,
+    MetaAwareLinear,
+    NativeBackbone,
+    add_memories,
+    check_positive,
+)
 from prosg.core.state import State
 from prosg.core.update import LowRank, project
-from prosg.ops import wkv7
+from prosg.ops.operation import Operation
+from prosg.ops.wkv7 import WKV7, WKV7Kernel
 
 __all__ = ["RWKV7", "RWKV7_SIZES", "RWKV7Config", "RWKV7Layer"]
 
 FASTEST = math.exp(-0.5)
-"""Largest decay per token: e^-FASTEST = .545 is the least that is kept."""
+"""Fastest decay: at least e^-FASTEST = .545 of the memory is kept per token."""
 LN_X_EPS = 64e-5
-"""Of the group norm, whatever the heads' size: BlinkDL's."""
+"""eps of the group norm in BlinkDL's code, for any size of heads."""
 
 
 @dataclass(frozen=True)
 class RWKV7Config:
-    """Sizes of an RWKV-7 model. 0 takes the usual: attention_size E, ffn_size 4 E, ranks as BlinkDL's trainer.
+    """Sizes of an RWKV-7 model. Where 0 is allowed, it takes the default of BlinkDL's trainer.
 
-    `decay_rank`, `rate_rank`, `value_rank` and `gate_rank` are the inner widths of w1 w2, a1 a2, v1 v2 and g1 g2.
+    Args:
+        vocab_size: Number of tokens V.
+        hidden_size: Width E.
+        num_layers: Number of blocks L.
+        attention_size: Channels C of all heads together, a multiple of `head_size`; 0 takes E.
+        ffn_size: Inner width of channel-mixing; 0 takes 4 E.
+        head_size: Channels of a head, N.
+        decay_rank: Inner width of w1 w2.
+        rate_rank: Inner width of a1 a2.
+        value_rank: Inner width of v1 v2.
+        gate_rank: Inner width of g1 g2.
+        ln_x_eps: eps of the group norm.
     """
 
     vocab_size: int
@@ -67,9 +87,7 @@ class RWKV7Config:
     model_type = "rwkv7"
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_layers", "head_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"RWKV7Config.{name} is {getattr(self, name)}, must be at least 1")
+        check_positive(self, "vocab_size", "hidden_size", "num_layers", "head_size")
         e = self.hidden_size
 
         def rank(factor: float, power: float) -> int:
@@ -79,7 +97,7 @@ class RWKV7Config:
         usual |= {"value_rank": rank(1.3, 0.5), "gate_rank": rank(0.6, 0.8)}
         for name, size in usual.items():
             object.__setattr__(self, name, getattr(self, name) or size)
-        if self.num_layers == 1:  # nothing has this width
+        if self.num_layers == 1:  # no layer has a v1
             object.__setattr__(self, "value_rank", usual["value_rank"])
         if self.attention_size % self.head_size:
             raise ValueError(
@@ -88,7 +106,7 @@ class RWKV7Config:
 
     @property
     def num_heads(self) -> int:
-        """Heads of the memory."""
+        """Number of heads H."""
         return self.attention_size // self.head_size
 
 
@@ -105,24 +123,24 @@ RWKV7_SIZES: dict[str, RWKV7Config] = {
 
 
 class RWKV7Layer(NamedTuple):
-    """Recurrent state of one block: two token shifts (B, E) and the memory (B, H, N, N), rows for values."""
+    """State of one block: the last inputs of both token shifts (B, E), and the memory (B, H, N, N), rows for values."""
 
     att_shift: Tensor
     ffn_shift: Tensor
     memory: Tensor
 
 
-class Stream(NamedTuple):
-    """What crosses layers."""
+class RWKV7Stream(NamedTuple):
+    """The residual stream: what a layer passes to the next."""
 
     x: Tensor
     """(B, T, E)"""
     first: Tensor | None
-    """(B, T, C) the first layer's value, under its update; None before it"""
+    """(B, T, C) the first layer's value, computed under its update; None before that layer"""
 
 
-class TimeMix(nn.Module):
-    """Time-mixing block: token shift, r w k v a g, the recurrence, group norm, bonus, gate, output projection."""
+class RWKV7TimeMix(nn.Module):
+    """Time-mixing: token shift, r w k v a g, the recurrence, group norm, bonus, gate, output projection."""
 
     def __init__(self, config: RWKV7Config, index: int) -> None:
         super().__init__()
@@ -143,17 +161,18 @@ class TimeMix(nn.Module):
         self.g1, self.g2 = pair(config.gate_rank)
         self.k_k, self.k_a = vector(size), vector(size)
         self.r_k = nn.Parameter(torch.zeros(heads, config.head_size))
-        self.receptance = Linear(width, size, bias=False)
-        self.key = Linear(width, size, bias=False)
-        self.value = Linear(width, size, bias=False)
-        self.output = Linear(size, width, bias=False)
+        self.receptance = MetaAwareLinear(width, size, bias=False)
+        self.key = MetaAwareLinear(width, size, bias=False)
+        self.value = MetaAwareLinear(width, size, bias=False)
+        self.output = MetaAwareLinear(size, width, bias=False)
         self.ln_x = nn.GroupNorm(heads, size, eps=config.ln_x_eps)
 
     def forward(
-        self, x: Tensor, first: Tensor | None, layer: RWKV7Layer, deltas: Mapping[str, LowRank], call: Call
+        self, x: Tensor, first: Tensor | None, layer: RWKV7Layer, deltas: Mapping[str, LowRank], context: BlockContext
     ) -> tuple[Tensor, Tensor, Tensor, RWKV7Layer]:
-        """x (B, T, E), the first layer's value -> y (B, T, E), memory tap (B, T, C), that value, state."""
-        active, lengths, kernel = call
+        """x (B, T, E), the first layer's value -> y (B, T, E), `Taps.memory` (B, T, C), that value, state."""
+        active, lengths = context.active, context.lengths
+        kernel: WKV7Kernel = context.kernel
         shifted = shift_tokens(x, layer.att_shift)
         wide = layer.memory.dtype
 
@@ -166,14 +185,14 @@ class TimeMix(nn.Module):
         r = project(self.receptance, mixed(self.x_r), deltas.get("receptance"), active)
         w = torch.tanh(mixed(self.x_w) @ self.w1) @ self.w2
         k = project(self.key, mixed(self.x_k), deltas.get("key"), active)
-        seen = mixed(self.x_v)
-        v = project(self.value, seen, deltas.get("value"), active)
+        x_v = mixed(self.x_v)
+        v = project(self.value, x_v, deltas.get("value"), active)
         a = torch.sigmoid(self.a0 + mixed(self.x_a) @ self.a1 @ self.a2)
         g = torch.sigmoid(mixed(self.x_g) @ self.g1) @ self.g2
         if first is None:
             first = v
         else:
-            v = v + (first - v) * torch.sigmoid(self.v0 + seen @ self.v1 @ self.v2)
+            v = v + (first - v) * torch.sigmoid(self.v0 + x_v @ self.v1 @ self.v2)
         w = -FASTEST * torch.sigmoid(self.w0.to(wide) + w.to(wide))
         kk = F.normalize(heads(k * self.k_k), dim=-1)
         k = k * (1 + (a - 1) * self.k_a)
@@ -189,14 +208,14 @@ class TimeMix(nn.Module):
         return out, tap, first, layer._replace(att_shift=shift.to(wide), memory=memory)
 
 
-class ChannelMix(nn.Module):
-    """Channel-mixing block: token shift, squared ReLU."""
+class RWKV7ChannelMix(nn.Module):
+    """Channel-mixing: token shift, squared ReLU."""
 
     def __init__(self, config: RWKV7Config) -> None:
         super().__init__()
         self.x_k = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.key = Linear(config.hidden_size, config.ffn_size, bias=False)
-        self.value = Linear(config.ffn_size, config.hidden_size, bias=False)
+        self.key = MetaAwareLinear(config.hidden_size, config.ffn_size, bias=False)
+        self.value = MetaAwareLinear(config.ffn_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, layer: RWKV7Layer, lengths: Tensor | None) -> tuple[Tensor, RWKV7Layer]:
         """x (B, T, E) -> y (B, T, E), state."""
@@ -209,68 +228,77 @@ class ChannelMix(nn.Module):
 class RWKV7Block(Block):
     """ln1 -> time-mixing, ln2 -> channel-mixing, both residual; block 0 starts with ln0."""
 
+    att: RWKV7TimeMix
+
     def __init__(self, config: RWKV7Config, index: int) -> None:
         super().__init__()
         if index == 0:
             self.ln0 = nn.LayerNorm(config.hidden_size)
         self.ln1 = nn.LayerNorm(config.hidden_size)
         self.ln2 = nn.LayerNorm(config.hidden_size)
-        self.att = TimeMix(config, index)
-        self.ffn = ChannelMix(config)
+        self.att = RWKV7TimeMix(config, index)
+        self.ffn = RWKV7ChannelMix(config)
 
-    def forward(self, stream: Stream, layer: RWKV7Layer, deltas: Mapping[str, LowRank], call: Call) -> Mixed:
-        """x (B, T, E) and the first layer's value -> the same after this layer."""
+    def forward(
+        self, stream: RWKV7Stream, layer: RWKV7Layer, deltas: Mapping[str, LowRank], context: BlockContext
+    ) -> BlockOutput:
+        """Residual stream -> residual stream."""
         seen = self.ln1(stream.x)
-        y, memory, first, layer = self.att(seen, stream.first, layer, deltas, call)
+        y, memory, first, layer = self.att(seen, stream.first, layer, deltas, context)
         x = stream.x + y
-        y, layer = self.ffn(self.ln2(x), layer, call.lengths)
-        return Mixed(Stream(x + y, first), layer, seen, memory)
+        y, layer = self.ffn(self.ln2(x), layer, context.lengths)
+        return BlockOutput(RWKV7Stream(x + y, first), layer, seen, memory)
 
 
-class RWKV7(Native):
-    """RWKV-7 as a function of (tokens, state, update); see `Backbone`."""
+class RWKV7(NativeBackbone):
+    """RWKV-7; see `Backbone` for its methods."""
 
     perturbations = ("wipe", "swap", "load")
     site_names = ("receptance", "key", "value", "output")
-    kernels: ClassVar[Any] = wkv7
+    operation: ClassVar[Operation[WKV7Kernel]] = WKV7
+
+    config: RWKV7Config
+    blocks: Sequence[RWKV7Block]
 
     def __init__(self, config: RWKV7Config, kernel: str = "auto") -> None:
         super().__init__(config, [RWKV7Block(config, i) for i in range(config.num_layers)], kernel)
 
-    def embed(self, tokens: Tensor) -> Stream:
+    def embed(self, tokens: Tensor) -> RWKV7Stream:
         """(B, T) -> x (B, T, E)."""
-        return Stream(self.blocks[0].ln0(self.emb(tokens)), None)
+        return RWKV7Stream(self.blocks[0].ln0(self.emb(tokens)), None)
 
-    def hidden(self, stream: Stream) -> Tensor:
+    def hidden(self, stream: RWKV7Stream) -> Tensor:
         """x (B, T, E)."""
         return stream.x
 
     def init_state(self, batch: int) -> tuple[RWKV7Layer, ...]:
-        """Zeros."""
+        """Returns zeros."""
         e, n = self.config.hidden_size, self.config.head_size
         memory = (batch, self.config.num_heads, n, n)
-        return tuple(RWKV7Layer(self.empty(batch, e), self.empty(batch, e), self.empty(*memory)) for _ in self.blocks)
+        return tuple(RWKV7Layer(self.full(batch, e), self.full(batch, e), self.full(*memory)) for _ in self.blocks)
 
     def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
-        """S <- S e^shift (B,). Raises ValueError for steps other than 0: how fast it decays depends on the tokens."""
+        """S <- S e^shift. Raises ValueError for steps other than 0, since the decay depends on the tokens."""
         if bool((steps != 0).any()):
-            raise ValueError("RWKV-7's memory cannot be aged by steps, as its decay depends on the text; load instead")
+            raise ValueError(
+                "RWKV-7's memory cannot be aged by steps: its decay depends on the text; use load"
+            )
         factor = torch.exp(shift.to(self.state_dtype)).view(-1, 1, 1, 1)
         return tuple(layer._replace(memory=factor * layer.memory) for layer in state)
 
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
-        """S <- keep S + S_other where weight is not 0. Nothing is normalised: a state's own size is its weight."""
+        """S <- keep S + S_other, in rows whose weight is not 0."""
         return add_memories(state, other, keep, weight)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Initialise for training from scratch: vectors as published with RWKV-7, matrices by their inputs."""
+        """Draws initial weights: vectors as published with RWKV-7, matrices by their number of inputs."""
         c = self.config
         width = torch.arange(c.hidden_size) / c.hidden_size
         channel = torch.arange(c.attention_size) / max(c.attention_size - 1, 1)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2 and not name.endswith("r_k"):
-                inputs = parameter.shape[0 if name[-1] in "12" else 1]  # w1, w2 and the like are applied from the right
+                inputs = parameter.shape[0 if name[-1] in "12" else 1]  # x @ w1, x @ w2 and the like
                 std = 0.02 if name in ("emb.weight", "head.weight") else inputs**-0.5
                 parameter.normal_(0.0, std, generator=generator)
         for i, block in enumerate(self.blocks):

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prosg.backbones.base import Taps
-from prosg.backbones.native import Linear
+from prosg.backbones.native import MetaAwareLinear
 from prosg.core.tensors import wide
 from prosg.core.update import LowRank
 from prosg.model.config import ProSGConfig
@@ -41,7 +41,9 @@ class Stack(nn.Module):
     def __init__(self, width: int, hidden: int, blocks: int) -> None:
         super().__init__()
         self.blocks: Sequence[nn.Sequential] = nn.ModuleList(  # type: ignore[assignment]
-            nn.Sequential(Linear(width, hidden), nn.ReLU(), Linear(hidden, width), nn.LayerNorm(width))
+            nn.Sequential(
+                MetaAwareLinear(width, hidden), nn.ReLU(), MetaAwareLinear(hidden, width), nn.LayerNorm(width)
+            )
             for _ in range(blocks)
         )
         for block in self.blocks:
@@ -69,9 +71,9 @@ class LayerSynthesizer(nn.Module):
         slots = len(self.names) * n
         if config.reads_positions:
             d = config.bottleneck
-            self.from_input = _init_linear(Linear(width, d), width**-0.5)
+            self.from_input = _init_linear(MetaAwareLinear(width, d), width**-0.5)
             if config.memory_tap:
-                self.from_memory = _init_linear(Linear(memory, d, bias=False), (3 * width) ** -0.5)
+                self.from_memory = _init_linear(MetaAwareLinear(memory, d, bias=False), (3 * width) ** -0.5)
             self.shape = (slots, d)
             if config.reads == "all_positions":
                 self.queries = nn.Parameter(torch.randn(slots, d))
@@ -91,9 +93,9 @@ class LayerSynthesizer(nn.Module):
             if config.reads != "last_input":
                 self.base_a[name] = nn.Parameter(torch.randn(n, inp))
             if config.reads_positions:
-                self.map_a[name] = _init_linear(Linear(d, inp), (3 * d) ** -0.5)
+                self.map_a[name] = _init_linear(MetaAwareLinear(d, inp), (3 * d) ** -0.5)
             if config.synthesize == "both":
-                self.map_b[name] = _init_linear(Linear(d, out), 0.0)
+                self.map_b[name] = _init_linear(MetaAwareLinear(d, out), 0.0)
 
     def start(self, batch: int) -> LayerReads:
         """The state before anything is read, for B rows."""
@@ -186,7 +188,7 @@ def make_stack(config: ProSGConfig, width: int) -> Stack:
 
 
 def _init_linear(linear: nn.Linear, std: float) -> nn.Linear:
-    if linear.weight.is_meta:  # as in `Linear`: modules are made there only to be counted
+    if linear.weight.is_meta:  # as in `MetaAwareLinear`: modules are made there only to be counted
         return linear
     nn.init.normal_(linear.weight, std=std)
     if linear.bias is not None:

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prosg.backbones.base import Backbone, Output
+from prosg.backbones import BackboneModule
+from prosg.backbones.base import Output
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
 from prosg.core.tensors import pad
@@ -69,10 +70,10 @@ class ProSG(nn.Module):
         base: Where the backbone came from, for adapters to name.
     """
 
-    def __init__(self, backbone: Any, config: ProSGConfig | None = None, seed: int | None = None) -> None:
-        """Builds the module for a backbone (also an nn.Module); `seed` fixes its initial weights."""
+    def __init__(self, backbone: BackboneModule, config: ProSGConfig | None = None, seed: int | None = None) -> None:
+        """Builds the module for a backbone; `seed` fixes its initial weights."""
         super().__init__()
-        self.backbone: Backbone = backbone
+        self.backbone = backbone
         self.synthesizer: Synthesizer | None = None
         if config is not None:
             size = sum(p.numel() for p in backbone.parameters())
@@ -180,7 +181,8 @@ class ProSG(nn.Module):
 
     def run_backbone(self, *args: Any, **kwargs: Any) -> Output:
         """Calls the backbone through the module, so that FSDP gathers its weights."""
-        return self.backbone(*args, **kwargs)
+        output: Output = self.backbone(*args, **kwargs)
+        return output
 
     def tokenise(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, T) of texts, padded on the right, and their lengths (B,). ValueError without a tokenizer."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from prosg.backbones import BackboneModule
 from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
@@ -102,7 +103,11 @@ def read_windows(
 
 
 def encode_with_gradients(
-    backbone: Backbone, synthesizer: Synthesizer | None, initial: InitialState | None, prompt: Tensor, lengths: Tensor
+    backbone: BackboneModule,
+    synthesizer: Synthesizer | None,
+    initial: InitialState | None,
+    prompt: Tensor,
+    lengths: Tensor,
 ) -> EncodedPrompt:
     """Encodes prompts for training (eq. 1, 13-20).
 
@@ -118,7 +123,7 @@ def encode_with_gradients(
     """
     learned = [*backbone.parameters(), *([] if initial is None else initial.parameters())]
     frozen = not any(parameter.requires_grad for parameter in learned)
-    in_chunks = backbone.continues and (frozen or getattr(backbone, "checkpoint_every", 0) > 0)
+    in_chunks = backbone.continues and (frozen or backbone.checkpoint_every > 0)
     state, reads, logits = read_prompt(
         backbone,
         prompt,

@@ -1,7 +1,7 @@
-"""What the compiled recurrences share: finding and loading a library, and spreading a call's items over threads.
+"""Compiled libraries of operations: finding and loading them, and spreading a call over threads.
 
-The libraries have a plain C interface and are no Python modules: they are loaded with ctypes, which lets other threads
-run during a call. Large work is spread over torch's number of threads; the result does not depend on that number.
+The libraries have a plain C interface and are no Python modules. They are loaded with ctypes, which releases the GIL
+during a call. Large calls are spread over `torch.get_num_threads()` threads; the result does not depend on the number.
 """
 
 from __future__ import annotations
@@ -17,24 +17,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["Library"]
+__all__ = ["CompiledLibrary"]
 
-Entry = Callable[..., int]
+CFunction = Callable[..., int]
 TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 
 @lru_cache(maxsize=1)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Helpers of this process: after a fork the parent's threads are gone."""
+    """The helper threads of this process: a forked process has none of its parent's."""
     return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
 
 
-class Library:
-    """A recurrence's compiled library, `_<name>` in this folder.
+class CompiledLibrary:
+    """The compiled library of an operation, the file `_NAME` beside this module.
 
-    It works on a call's independent items. Its functions take `sizes` integers, the first item and the one after the
-    last, and as many pointers as `pointers` has for them; they return 0, or 1 where there is no memory. `abi` is the
-    version of these arguments, which stands in the library's source, too.
+    A call works on independent items (a row, a head, a block of channels). The C functions are called
+    `prosg_NAME_FUNCTION_f32` and `..._f64`. They take sizes (int64), the first item and the one after the last, and
+    pointers to tensors; they return 0, or 1 where memory could not be allocated.
+
+    Args:
+        name: The operation's name.
+        abi: Version of the functions' arguments. The source states it too; a library of another version is not used.
+        sizes: Number of leading size arguments.
+        pointers: Number of pointers that each function takes.
     """
 
     def __init__(self, name: str, abi: int, sizes: int, pointers: Mapping[str, int]) -> None:
@@ -42,48 +48,50 @@ class Library:
 
     @cached_property
     def loaded(self) -> ctypes.CDLL | str:
-        """The library, or why there is none."""
-        paths = [Path(__file__).with_name(f"_{self.name}{suffix}") for suffix in EXTENSION_SUFFIXES]
-        found = next((path for path in paths if path.exists()), None)
-        if found is None:
+        """The loaded library, or the reason why there is none."""
+        candidates = [Path(__file__).with_name(f"_{self.name}{suffix}") for suffix in EXTENSION_SUFFIXES]
+        path = next((candidate for candidate in candidates if candidate.exists()), None)
+        if path is None:
             return "it is not built; install the package where there is a C compiler"
         try:
-            library = ctypes.CDLL(str(found))
+            library = ctypes.CDLL(str(path))
             abi = library[f"prosg_{self.name}_abi"]()
         except (OSError, AttributeError) as error:
-            return f"{found.name} cannot be loaded ({error})"
+            return f"{path.name} cannot be loaded ({error})"
         if abi != self.abi:
-            return f"{found.name} is of another version; install the package again"
+            return f"{path.name} is of another version; install the package again"
         return library
 
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Returns why the library cannot work on this device and in this type; "" where it can."""
+        if device.type != "cpu":
+            return f"it runs on the CPU, not on {device.type}"
+        if dtype not in TYPES:
+            return f"it computes in float32 and float64, not in {dtype}"
+        return self.loaded if isinstance(self.loaded, str) else ""
+
+    def instruction_set(self) -> str:
+        """Returns which instruction set is used on this machine: "avx512f", "avx2" or "plain"."""
+        function = self._library[f"prosg_{self.name}_instructions"]
+        function.restype = ctypes.c_char_p
+        return str(function().decode())
+
     def constant(self, name: str) -> int:
-        """What the library calls `name`."""
-        assert isinstance(self.loaded, ctypes.CDLL)
-        return int(self.loaded[f"prosg_{self.name}_{name}"]())
+        """Returns a constant that the library exports as `prosg_NAME_<name>`."""
+        return int(self._library[f"prosg_{self.name}_{name}"]())
 
-    @cached_property
-    def _entries(self) -> dict[tuple[str, torch.dtype], Entry]:
-        assert isinstance(self.loaded, ctypes.CDLL)
-        entries: dict[tuple[str, torch.dtype], Entry] = {}
-        for dtype, kind in TYPES.items():
-            for function, pointers in self.pointers.items():
-                entry = self.loaded[f"prosg_{self.name}_{function}_{kind}"]
-                entry.argtypes = [ctypes.c_int64] * (self.sizes + 2) + [ctypes.c_void_p] * pointers
-                entries[function, dtype] = entry
-        return entries
+    def check_tensors(self, tensors: Sequence[Tensor], shapes: Sequence[Sequence[int]], dtype: torch.dtype) -> None:
+        """Raises ValueError unless every tensor is on the CPU and has the given type and its shape.
 
-    def check(self, tensors: Sequence[Tensor], shapes: Sequence[Sequence[int]], dtype: torch.dtype) -> None:
-        """Raises ValueError unless every tensor is on the CPU, of this type and its shape.
-
-        The library reads plain memory: what does not fit must not reach it.
+        The library reads raw memory, so a tensor that does not fit must not reach it.
         """
-        for x, shape in zip(tensors, shapes, strict=True):
-            if x.shape != shape or x.dtype != dtype or not x.is_cpu:
-                found = f"{x.dtype} {tuple(x.shape)} on {x.device}"
-                raise ValueError(f"{self.name}: {found} where {dtype} {tuple(shape)} on cpu is wanted")
+        for tensor, shape in zip(tensors, shapes, strict=True):
+            if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_cpu:
+                actual = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+                raise ValueError(f"{self.name}: {actual} where {dtype} {tuple(shape)} on cpu is expected")
 
-    def lengths(self, lengths: Tensor | None, batch: int) -> Tensor | None:
-        """As the library reads them. Raises ValueError if there is not one for each row."""
+    def prepare_lengths(self, lengths: Tensor | None, batch: int) -> Tensor | None:
+        """Returns `lengths` as the library reads them. Raises ValueError unless there is one for each row."""
         if lengths is None:
             return None
         if lengths.shape != (batch,):
@@ -99,33 +107,45 @@ class Library:
         parallel: bool,
         *tensors: Tensor | None,
     ) -> None:
-        """Call a function for every item; `parallel` says that the work is worth more than one thread."""
-        pointers = [None if x is None else x.data_ptr() for x in tensors]
-        entry = self._entries[function, dtype]
+        """Calls a function for all items.
+
+        Args:
+            function: A key of `pointers`.
+            dtype: Type of the tensors: float32 or float64.
+            sizes: The leading size arguments.
+            items: Number of independent items.
+            parallel: Whether the work is large enough for more than one thread.
+            tensors: Contiguous tensors on the CPU; outputs are written in place. None passes a null pointer.
+
+        Raises:
+            MemoryError: where the library could not allocate its working space.
+        """
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        c_function = self._functions[function, dtype]
         threads = min(torch.get_num_threads(), items) if parallel else 1
         if threads == 1:
-            failed = entry(*sizes, 0, items, *pointers)
+            failed = c_function(*sizes, 0, items, *pointers)
         else:
             cuts = [items * i // threads for i in range(threads + 1)]
             pool = _pool(os.getpid(), threads - 1)
-            others = [pool.submit(entry, *sizes, cuts[i], cuts[i + 1], *pointers) for i in range(1, threads)]
-            failed = entry(*sizes, 0, cuts[1], *pointers)
-            # Every one is waited for, whatever another returned: they write into our tensors.
-            failed += sum(other.result() for other in others)
+            futures = [pool.submit(c_function, *sizes, cuts[i], cuts[i + 1], *pointers) for i in range(1, threads)]
+            failed = c_function(*sizes, 0, cuts[1], *pointers)
+            # All are waited for, whatever another returned: they write into our tensors.
+            failed += sum(future.result() for future in futures)
         if failed:
             raise MemoryError(f"{self.name}: no memory for the working space")
 
-    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Why the library does not serve here, or None."""
-        if device.type != "cpu":
-            return f"it runs on the CPU, not on {device.type}"
-        if dtype not in TYPES:
-            return f"it computes in float32 and float64, not in {dtype}"
-        return self.loaded if isinstance(self.loaded, str) else None
-
-    def instructions(self) -> str:
-        """The instruction set that this machine's CPU gets: "avx512f", "avx2" or "plain"."""
+    @property
+    def _library(self) -> ctypes.CDLL:
         assert isinstance(self.loaded, ctypes.CDLL)
-        function = self.loaded[f"prosg_{self.name}_instructions"]
-        function.restype = ctypes.c_char_p
-        return str(function().decode())
+        return self.loaded
+
+    @cached_property
+    def _functions(self) -> dict[tuple[str, torch.dtype], CFunction]:
+        functions: dict[tuple[str, torch.dtype], CFunction] = {}
+        for dtype, suffix in TYPES.items():
+            for name, pointers in self.pointers.items():
+                function = self._library[f"prosg_{self.name}_{name}_{suffix}"]
+                function.argtypes = [ctypes.c_int64] * (self.sizes + 2) + [ctypes.c_void_p] * pointers
+                functions[name, dtype] = function
+        return functions

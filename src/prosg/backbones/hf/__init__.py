@@ -1,1 +1,1 @@
-"""Models of transformers behind the backbone's signature."""
+"""Models of transformers as backbones."""

@@ -1,15 +1,15 @@
-"""The caches of transformers' models as values: what a cache holds becomes a state, and a state becomes a new cache.
+"""The caches of transformers' models as values: a state becomes a new cache, and what a cache holds becomes a state.
 
-A model of transformers writes to the cache that it is given, and some keep part of it in their own modules. So every
-call gets a cache of its own, filled from the state, and what it holds afterwards is the next state: a state that was
-given is never written to, and nothing stays behind in a module.
+A model of transformers writes to the cache that it is called with, and some types keep part of it in their own modules.
+So every call gets a new cache, filled with copies from the state, and what it holds afterwards is the next state: a
+state is never written to, and nothing stays behind in a module.
 
-    Cache           `DynamicCache`: keys and values of attention, convolution and memory of linear attention
+    ModelCache      `DynamicCache`: keys and values of attention, convolution and memory of linear attention
     XLSTMCache      xlstm's own class
     GriffinCache    recurrent_gemma: a `DynamicCache`, and attributes of its recurrent blocks
 
-Keys and values grow with the text. Rows that have read less than others have zeros in front (`prosg.state`), which
-`Read.tokens` tells from the rest.
+Keys and values grow with the text. Rows that have read less than others have zeros in front (`core.state`), which
+`TokensRead` distinguishes from the rest.
 """
 
 from __future__ import annotations
@@ -24,35 +24,36 @@ from prosg.core.state import State
 
 __all__ = [
     "CACHES",
-    "Attention",
-    "Cache",
-    "Convolution",
-    "Griffin",
-    "Linear",
-    "MatrixMemory",
-    "Nothing",
-    "Read",
-    "parameters",
+    "AttentionState",
+    "ModelCache",
+    "TokensRead",
+    "TransformersModel",
+    "call_parameters",
 ]
 
+TransformersModel = Any
+"""A causal language model of transformers, a package that is imported on first use only."""
+LayerState = Any
+"""One of the NamedTuples below."""
 
-class Read(NamedTuple):
-    """A state's first entry: how many tokens each row has read."""
+
+class TokensRead(NamedTuple):
+    """The first entry of every state: how many tokens each row has read."""
 
     tokens: Tensor
     """(B,) int64"""
 
 
-class Attention(NamedTuple):
-    """An attention layer."""
+class AttentionState(NamedTuple):
+    """Of an attention layer."""
 
     keys: Tensor
     """(B, H, T, D)"""
     values: Tensor
 
 
-class Linear(NamedTuple):
-    """A layer of Mamba or of linear attention."""
+class RecurrentState(NamedTuple):
+    """Of a layer of Mamba or of linear attention."""
 
     conv: Tensor
     """(B, C, K) the last inputs of the convolution"""
@@ -60,50 +61,56 @@ class Linear(NamedTuple):
     """(B, ...)"""
 
 
-class Convolution(NamedTuple):
-    """A layer that convolves and remembers no more than that."""
+class ConvolutionState(NamedTuple):
+    """Of a layer that convolves and has no other memory."""
 
     conv: Tensor
 
 
-class MatrixMemory(NamedTuple):
-    """A layer of xLSTM: memory, normaliser, and the maximum that scales both."""
+class XLSTMState(NamedTuple):
+    """Of a layer of xLSTM: memory, normaliser, and the maximum that scales both."""
 
     c: Tensor
     n: Tensor
     m: Tensor
 
 
-class Griffin(NamedTuple):
-    """A recurrent layer of recurrent_gemma."""
+class GriffinState(NamedTuple):
+    """Of a recurrent layer of recurrent_gemma."""
 
     conv: Tensor
     memory: Tensor
 
 
-class Nothing(NamedTuple):
-    """A layer that remembers nothing."""
+class EmptyState(NamedTuple):
+    """Of a layer without memory."""
 
 
 @functools.cache
-def parameters(kind: type[Any]) -> frozenset[str]:
-    """The names of what the models of a class are called with."""
-    return frozenset(inspect.signature(kind.forward).parameters)
+def call_parameters(model_class: type[Any]) -> frozenset[str]:
+    """Returns the names of the arguments that models of a class are called with."""
+    return frozenset(inspect.signature(model_class.forward).parameters)
 
 
-class Cache:
-    """One call's cache. This one is `DynamicCache`, of whatever layers the model's configuration names."""
+class ModelCache:
+    """The cache of one call: a `DynamicCache` with the kinds of layers that the model's configuration names.
+
+    Args:
+        model: The model that is called.
+        layers: The state without its `TokensRead`; None before the first token.
+        batch: Number of rows.
+        keep: Whether a state is wanted afterwards.
+    """
 
     cache: Any
 
-    def __init__(self, model: Any, layers: State | None, batch: int, keep: bool) -> None:
-        """`layers` is a state without its `Read`, or None before the first token; `keep`: a state is wanted after."""
+    def __init__(self, model: TransformersModel, layers: State | None, batch: int, keep: bool) -> None:
         self.keep = keep
         self.name, self.cache = self.build(model, layers, batch) if keep else ("", None)
 
     @classmethod
-    def refuse(cls, model: Any) -> str:
-        """Why this model's cache cannot become a state; empty where it can."""
+    def unsupported(cls, model: TransformersModel) -> str:
+        """Returns why this model's cache cannot become a state; "" where it can."""
         from transformers import cache_utils
 
         attention = (cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer)
@@ -114,55 +121,53 @@ class Cache:
                 return f"its cache has a {type(layer).__name__}, which is not known here"
             if getattr(layer, "number_of_states", 1) != 1:
                 return "its layers keep several states each"
-        if (
-            len({(type(layer), getattr(layer, "sliding_window", 0)) for layer in layers if type(layer) in attention})
-            > 1
-        ):
+        windows = {(type(layer), getattr(layer, "sliding_window", 0)) for layer in layers if type(layer) in attention}
+        if len(windows) > 1:
             return "its attention layers see windows of different sizes"
         return ""
 
-    def build(self, model: Any, layers: State | None, batch: int) -> tuple[str, Any]:
-        """The argument's name, and transformers' object, filled with copies."""
+    def build(self, model: TransformersModel, layers: State | None, batch: int) -> tuple[str, Any]:
+        """Returns the name of the model's argument, and transformers' cache filled with copies."""
         from transformers import DynamicCache
 
         cache = DynamicCache(config=model.config)
         for i, layer in enumerate(layers or ()):
-            if isinstance(layer, Attention):
+            if isinstance(layer, AttentionState):
                 cache.update(layer.keys, layer.values, i)
-            elif isinstance(layer, (Linear, Convolution)):
+            elif isinstance(layer, (RecurrentState, ConvolutionState)):
                 cache.update_conv_state(layer.conv, i)
-            if isinstance(layer, Linear):
+            if isinstance(layer, RecurrentState):
                 cache.update_recurrent_state(layer.memory, i)
-        return "cache_params" if "cache_params" in parameters(model.__class__) else "past_key_values", cache
+        return "cache_params" if "cache_params" in call_parameters(model.__class__) else "past_key_values", cache
 
     def arguments(self) -> dict[str, Any]:
-        """What the model is called with."""
+        """Returns the arguments to call the model with."""
         return {"use_cache": True, self.name: self.cache} if self.keep else {"use_cache": False}
 
     def layers(self) -> State:
-        """What it holds after the call."""
+        """Returns the layers of the state after the call; () without `keep`."""
         return tuple(self.layer(i) for i in range(len(self.cache.layers))) if self.keep else ()
 
-    def layer(self, index: int) -> Any:
-        """One layer's part of the state."""
+    def layer(self, index: int) -> LayerState:
+        """Returns the state of one layer."""
         layer = self.cache.layers[index]
         if hasattr(layer, "recurrent_states"):
             conv, memory = layer.conv_states[0].detach(), layer.recurrent_states[0]
-            return Convolution(conv) if memory is None else Linear(conv, memory.detach())
-        return Nothing() if layer.keys is None else Attention(layer.keys.detach(), layer.values.detach())
+            return ConvolutionState(conv) if memory is None else RecurrentState(conv, memory.detach())
+        return EmptyState() if layer.keys is None else AttentionState(layer.keys.detach(), layer.values.detach())
 
-    def close(self) -> None:
-        """Leave nothing behind in the model."""
+    def release(self) -> None:
+        """Removes what the call left in the model."""
 
 
-class XLSTMCache(Cache):
-    """xlstm's cache: a dictionary of three tensors per layer."""
+class XLSTMCache(ModelCache):
+    """xlstm's: a dictionary of three tensors per layer."""
 
     @classmethod
-    def refuse(cls, model: Any) -> str:
+    def unsupported(cls, model: TransformersModel) -> str:
         return ""
 
-    def build(self, model: Any, layers: State | None, batch: int) -> tuple[str, Any]:
+    def build(self, model: TransformersModel, layers: State | None, batch: int) -> tuple[str, Any]:
         from transformers.models.xlstm.modeling_xlstm import xLSTMCache
 
         weight = model.get_input_embeddings().weight
@@ -173,16 +178,16 @@ class XLSTMCache(Cache):
 
     def layers(self) -> State:
         states = self.cache.rnn_state.values() if self.keep else ()
-        return tuple(MatrixMemory(*(leaf.detach() for leaf in layer)) for layer in states)
+        return tuple(XLSTMState(*(leaf.detach() for leaf in layer)) for layer in states)
 
 
-class GriffinCache(Cache):
-    """recurrent_gemma: a `DynamicCache` for its attention; its recurrent blocks keep their states in attributes.
+class GriffinCache(ModelCache):
+    """recurrent_gemma's: a `DynamicCache` for its attention; its recurrent blocks keep their states in attributes.
 
-    They keep the last memory even where no cache is wanted, and read on from what they find there.
+    They keep the last memory even where no cache is wanted, and start from it in the next call.
     """
 
-    def __init__(self, model: Any, layers: State | None, batch: int, keep: bool) -> None:
+    def __init__(self, model: TransformersModel, layers: State | None, batch: int, keep: bool) -> None:
         super().__init__(model, layers, batch, keep)
         blocks = (layer.temporal_block for layer in model.model.layers)
         self.blocks = {i: block for i, block in enumerate(blocks) if hasattr(block, "rg_lru")}
@@ -190,16 +195,16 @@ class GriffinCache(Cache):
             block.conv1d_state = None if layers is None else layers[i].conv
             block.rg_lru.recurrent_states = None if layers is None else layers[i].memory
 
-    def layer(self, index: int) -> Any:
+    def layer(self, index: int) -> LayerState:
         if index not in self.blocks:
             return super().layer(index)
         block = self.blocks[index]
-        return Griffin(block.conv1d_state.detach(), block.rg_lru.recurrent_states.detach())
+        return GriffinState(block.conv1d_state.detach(), block.rg_lru.recurrent_states.detach())
 
-    def close(self) -> None:
+    def release(self) -> None:
         for block in self.blocks.values():
             block.conv1d_state = block.rg_lru.recurrent_states = None
 
 
-CACHES: dict[str, type[Cache]] = {"xlstm": XLSTMCache, "recurrent_gemma": GriffinCache}
+CACHES: dict[str, type[ModelCache]] = {"xlstm": XLSTMCache, "recurrent_gemma": GriffinCache}
 """By model_type; others have a `DynamicCache`."""

@@ -1,6 +1,6 @@
-"""Folders of transformers' models: config.json and weights in, and out again. transformers is imported on first use.
+"""Reading and writing folders of transformers' models. transformers is imported on first use.
 
-Only what lies in the folder is read: nothing comes from the hub, and code that comes with a model is never run.
+Only files of the folder are read: nothing is fetched from the hub, and code that comes with a model is never run.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from prosg.backbones.hf.model import HF_SITES, HFBackbone
+from prosg.backbones.hf.cache import TransformersModel
+from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.scan import KERNEL_NAMES
+from prosg.backbones.hf.sites import HF_SITES
 from prosg.tokenizers.files import stored_name
 from prosg.utils.io import CheckpointError, read_json, written_whole
 
@@ -22,9 +23,11 @@ __all__ = ["hf_type", "load_hf", "load_hf_model", "save_hf"]
 
 
 def hf_type(path: str | Path, names: Sequence[str] = ()) -> str:
-    """The model_type of a folder that is for transformers to load; "" for any other path.
+    """Returns the model_type of a folder that transformers loads; "" for any other path.
 
-    Those are the types of `HF_SITES`, and any that transformers knows where `names` pick projections.
+    Args:
+        path: The folder.
+        names: Projections that updates act on. Without them only the types of `HF_SITES` are for transformers.
     """
     config = Path(path) / "config.json"
     model_type = str(read_json(config).get("model_type", "")) if config.is_file() else ""
@@ -39,7 +42,19 @@ def load_hf(
     device: torch.device | str = "cpu",
     kernel: str = "auto",
 ) -> HFBackbone:
-    """A backbone from a folder; dtype None keeps the folder's own type. CheckpointError for what cannot be loaded."""
+    """Loads a backbone from a folder.
+
+    Args:
+        path: The folder.
+        names: The projections that updates act on; those of `HF_SITES` by default.
+        dtype: Type of the weights; that of the folder by default.
+        device: Where to put the model.
+        kernel: What runs Mamba's recurrence; see `HFBackbone`.
+
+    Raises:
+        CheckpointError: for a folder that cannot be loaded, or that cannot be a backbone.
+        ValueError: for a kernel that this type does not have.
+    """
     if kernel not in (allowed := KERNEL_NAMES.get(hf_type(path, names), ("auto",))):
         raise ValueError(f"kernel is {kernel!r}, but {path} is run by transformers; allowed: {', '.join(allowed)}")
     model = load_hf_model(path, dtype)
@@ -50,8 +65,8 @@ def load_hf(
     return backbone.to(device)
 
 
-def load_hf_model(path: str | Path, dtype: torch.dtype | None = None) -> Any:
-    """The model of a folder as transformers has it, every weight of which comes from the folder."""
+def load_hf_model(path: str | Path, dtype: torch.dtype | None = None) -> TransformersModel:
+    """Loads transformers' model of a folder. CheckpointError unless every weight comes from the folder."""
     from transformers import AutoModelForCausalLM
 
     with _quiet():
@@ -59,7 +74,7 @@ def load_hf_model(path: str | Path, dtype: torch.dtype | None = None) -> Any:
             model, loading = AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
-        except Exception as error:  # whatever its many parts raise
+        except Exception as error:  # transformers raises errors of many types
             reason = (str(error).splitlines() or [""])[0]
             raise CheckpointError(f"{path}: transformers cannot load it: {type(error).__name__}: {reason}") from None
     for what in ("missing_keys", "mismatched_keys"):
@@ -70,7 +85,18 @@ def load_hf_model(path: str | Path, dtype: torch.dtype | None = None) -> Any:
 
 
 def save_hf(backbone: HFBackbone, path: Path, *, tokenizer: Path | None = None, overwrite: bool = False) -> None:
-    """Write a folder that transformers loads, with its tokenizer. CheckpointError for the name of a file."""
+    """Writes a folder that transformers loads.
+
+    Args:
+        backbone: The model.
+        path: The folder.
+        tokenizer: A tokenizer's file to copy into it.
+        overwrite: Whether a folder of a model at `path` is replaced.
+
+    Raises:
+        CheckpointError: where `path` is named like a file.
+        FileExistsError: where `path` exists and may not be replaced.
+    """
     if path.suffix in (".pth", ".bin", ".pt", ".safetensors"):
         raise CheckpointError(
             f"{path}: a model of type {backbone.model_type} is a folder of transformers; its tensors have no other "
@@ -84,7 +110,7 @@ def save_hf(backbone: HFBackbone, path: Path, *, tokenizer: Path | None = None, 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars, and errors only: what matters is raised."""
+    """Silences transformers' progress bars and warnings; all that matters is raised."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-/* Mamba's selective scan on the CPU, forward and backward; selective_scan.py has the equations and is the oracle.
+/* Mamba's selective scan on the CPU, forward and backward; naive.py has the equations and is the oracle.
  *
  * Per channel and step, h (N), e = exp(dt A), u = dt x:
  *

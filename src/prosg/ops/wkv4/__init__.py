@@ -1,30 +1,55 @@
-"""RWKV-4's recurrence: the implementations behind one signature, and the choice among them.
+"""RWKV-4's recurrence: its kernels by name. `naive` has the equations.
 
-    scan    the oracle, step by step, differentiated by autograd: any device and type; `wkv4_scan` has the equations
-    torch   in chunks, with a backward written by hand: any device and type
-    c       compiled, with a backward written by hand: CPU, fp32 and fp64, where a compiler was there at installation
-    auto    c where it serves, else torch
-
-Every one takes w, u (C,), k, v (B, T, C), the memory and `lengths` (B,) or None, and returns y (B, T, C) and the memory
-after the last valid step. Steps at and beyond `lengths` change nothing, return 0 and get no gradient. `top` has no
-gradient, and those of num and den are at fixed top: exact for every function of the true memory (num, den) e^top.
+scan    the oracle, step by step, differentiated by autograd: any device and type
+torch   in chunks of time, with a hand-written backward pass: any device and type
+c       compiled, with a hand-written backward pass: CPU, fp32 and fp64, where a compiler was there at installation
+auto    c where it can run, else torch
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from prosg.ops.dispatch import Choice
-from prosg.ops.wkv4 import compiled as wkv4_c
-from prosg.ops.wkv4.chunk import wkv4_torch
-from prosg.ops.wkv4.naive import EMPTY_TOP, Memory, wkv4_scan
+from prosg.ops.operation import Operation
+from prosg.ops.wkv4.chunk import chunked_wkv4
+from prosg.ops.wkv4.compiled import LIBRARY, compiled_wkv4
+from prosg.ops.wkv4.naive import EMPTY_TOP, WKV4Memory, naive_wkv4
 
-__all__ = ["EMPTY_TOP", "KERNELS", "Kernel", "Memory", "available", "describe", "kernel", "wkv4_scan"]
+__all__ = ["EMPTY_TOP", "KERNELS", "WKV4", "WKV4Kernel", "WKV4Memory"]
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Memory, Tensor | None], tuple[Tensor, Memory]]
-KERNELS: dict[str, Kernel] = {"scan": wkv4_scan, "torch": wkv4_torch, "c": wkv4_c.wkv4_c}
 
-_choice = Choice(KERNELS, wkv4_c.LIBRARY)
-available, kernel, describe = _choice.available, _choice.kernel, _choice.describe
+@runtime_checkable
+class WKV4Kernel(Protocol):
+    """The signature of all kernels."""
+
+    def __call__(
+        self,
+        w: Float[Tensor, " C"],
+        u: Float[Tensor, " C"],
+        k: Float[Tensor, "B T C"],
+        v: Float[Tensor, "B T C"],
+        memory: WKV4Memory,
+        lengths: Int[Tensor, " B"] | None = None,
+    ) -> tuple[Float[Tensor, "B T C"], WKV4Memory]:
+        """Runs the recurrence on from `memory`.
+
+        Args:
+            w: Logarithm of each channel's decay per step, negative.
+            u: Bonus of the current token ("time_first").
+            k: Keys.
+            v: Values.
+            memory: The memory before the first step.
+            lengths: Valid steps of each row. The others change nothing, return 0 and get no gradient.
+
+        Returns:
+            y, and the memory after each row's last valid step. `top` has no gradient; those of num and den are taken
+            at fixed top, which is exact for every function of the true memory (num, den) e^top.
+        """
+        ...
+
+
+KERNELS: dict[str, WKV4Kernel] = {"scan": naive_wkv4, "torch": chunked_wkv4, "c": compiled_wkv4}
+WKV4: Operation[WKV4Kernel] = Operation("wkv4", KERNELS, "torch", LIBRARY)

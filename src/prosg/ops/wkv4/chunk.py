@@ -1,6 +1,6 @@
-"""RWKV-4's recurrence in plain PyTorch, in parallel over chunks of time, with a backward written by hand.
+"""RWKV-4's recurrence in plain PyTorch, in parallel over chunks of time, with a hand-written backward pass.
 
-`wkv4_scan` has the equations. T steps are cut into n chunks of c, both about sqrt(T), and a tensor (B, T, C) becomes
+`naive_wkv4` has the equations. T steps are cut into n chunks of c, both about sqrt(T), and a tensor (B, T, C) becomes
 (c, B, n, C): a step of all chunks at once. With key -inf and decay 0 for steps that are not valid:
 
     1. what each chunk writes into an empty memory, from how far its steps are from its end (no loop):
@@ -28,13 +28,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from prosg.ops.wkv4.naive import EMPTY_TOP, Memory, wkv4_scan
+from prosg.ops.wkv4.naive import EMPTY_TOP, WKV4Memory, naive_wkv4
 
-__all__ = ["wkv4_torch"]
+__all__ = ["chunked_wkv4"]
 
 
-class Chunks(NamedTuple):
-    """A sequence cut into chunks."""
+class WKV4Chunks(NamedTuple):
+    """A sequence cut into n chunks of c steps."""
 
     k: Tensor
     """(c, B, n, C); -inf where the step is not valid."""
@@ -50,8 +50,8 @@ class Chunks(NamedTuple):
     """(c, B, n, 1) bool; None if there is none."""
 
 
-class Weights(NamedTuple):
-    """What the old memory and the new token are multiplied by in a step."""
+class StepWeights(NamedTuple):
+    """The factors of the old memory and of the new token in a step."""
 
     old: Tensor
     new: Tensor
@@ -70,20 +70,20 @@ def _join(x: Tensor, time: int) -> Tensor:
     return x.movedim(0, 2).flatten(1, 2)[:, :time].contiguous()
 
 
-def _chunks(w: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Chunks:
+def _chunks(w: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> WKV4Chunks:
     batch, time, _ = k.shape
     size = math.isqrt(time)
     keys, values = _split(k, size), _split(v, size)
     if lengths is None and time % size == 0:
         left = torch.arange(size - 1, -1, -1, device=k.device, dtype=k.dtype).view(-1, 1, 1, 1)
         steps = torch.full((1, keys.shape[2], 1), float(size), device=k.device, dtype=k.dtype)
-        return Chunks(keys, values, w.expand(size, 1, 1, -1), left, steps, None)
+        return WKV4Chunks(keys, values, w.expand(size, 1, 1, -1), left, steps, None)
     valid = torch.arange(time, device=k.device).expand(batch, time) < (
         time if lengths is None else lengths.unsqueeze(1)
     )
     valid = _split(valid, size).unsqueeze(-1)
     past = valid.cumsum(0)
-    return Chunks(
+    return WKV4Chunks(
         keys.masked_fill(~valid, -math.inf),
         values.masked_fill(~valid, 0),
         w * valid,
@@ -94,8 +94,8 @@ def _chunks(w: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> Chunks:
 
 
 def _memories(
-    decay: Tensor, top_in: Tensor, num_in: Tensor, den_in: Tensor | float, first: Memory
-) -> tuple[Memory, Weights]:
+    decay: Tensor, top_in: Tensor, num_in: Tensor, den_in: Tensor | float, first: WKV4Memory
+) -> tuple[WKV4Memory, StepWeights]:
     """s steps, each a decay and a write of (num_in, den_in) e^top_in -> the s + 1 memories between them, s weights."""
     num, den, top = (x.new_empty(len(top_in) + 1, *x.shape) for x in first)
     top[0] = first.top
@@ -108,10 +108,10 @@ def _memories(
         torch.mul(new, x_in, out=x[1:])
         for i in range(len(top_in)):
             x[i + 1].addcmul_(old[i], x[i])
-    return Memory(num, den, top), Weights(old, new)
+    return WKV4Memory(num, den, top), StepWeights(old, new)
 
 
-def _between(w: Tensor, chunks: Chunks, first: Memory) -> tuple[Memory, Tensor]:
+def _between(w: Tensor, chunks: WKV4Chunks, first: WKV4Memory) -> tuple[WKV4Memory, Tensor]:
     """The memories between the chunks (n + 1, B, C), and the old memory's weight over each chunk (n, B, C)."""
     reach = torch.addcmul(chunks.k, chunks.left, w)
     # A chunk without a valid step writes nothing: not at top -inf, whose differences are not numbers.
@@ -124,14 +124,14 @@ def _between(w: Tensor, chunks: Chunks, first: Memory) -> tuple[Memory, Tensor]:
     return between, weights.old
 
 
-def _within(chunks: Chunks, between: Memory) -> tuple[Memory, Weights]:
+def _within(chunks: WKV4Chunks, between: WKV4Memory) -> tuple[WKV4Memory, StepWeights]:
     """The memories before every step, and the weights in those after it; (c, B, n, C) each."""
-    starts = Memory(*(x[:-1].movedim(0, 1) for x in between))
+    starts = WKV4Memory(*(x[:-1].movedim(0, 1) for x in between))
     memories, weights = _memories(chunks.decay, chunks.k, chunks.v, 1.0, starts)
-    return Memory(*(x[:-1] for x in memories)), weights
+    return WKV4Memory(*(x[:-1] for x in memories)), weights
 
 
-def _read(u: Tensor, chunks: Chunks, memory: Memory) -> tuple[Weights, Tensor]:
+def _read(u: Tensor, chunks: WKV4Chunks, memory: WKV4Memory) -> tuple[StepWeights, Tensor]:
     """The weights in y, and D; (c, B, n, C) each. D is 1 where the step is not valid."""
     ahead = (memory.top - chunks.k).sub_(u)
     old = ahead.clamp(max=0).exp_()
@@ -139,13 +139,13 @@ def _read(u: Tensor, chunks: Chunks, memory: Memory) -> tuple[Weights, Tensor]:
     den = torch.addcmul(new, old, memory.den)
     if chunks.invalid is not None:
         den.masked_fill_(chunks.invalid, 1)
-    return Weights(old, new), den
+    return StepWeights(old, new), den
 
 
-class _Recurrence(torch.autograd.Function):
-    """Keeps the memories between the chunks; backward computes those between the steps once more.
+class _ChunkedWKV4(torch.autograd.Function):
+    """Saves the memories between the chunks; backward recomputes those between the steps.
 
-    On a CPU most of the time of large tensors goes into getting fresh memory: hence the work in place, in backward in
+    On a CPU large tensors cost most of their time in allocating memory. So operations work in place, in backward in
     buffers whose contents are no longer needed.
     """
 
@@ -153,7 +153,7 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
         w, u, k, v, num, den, top, lengths = args
         chunks = _chunks(w, k, v, lengths)
-        between, across = _between(w, chunks, Memory(num, den, top))
+        between, across = _between(w, chunks, WKV4Memory(num, den, top))
         memory, _ = _within(chunks, between)
         (a, b), divisor = _read(u, chunks, memory)
         y = b.mul_(chunks.v).addcmul_(a, memory.num).div_(divisor)
@@ -173,7 +173,7 @@ class _Recurrence(torch.autograd.Function):
         time = k.shape[1]
         chunks = _chunks(w, k, v, lengths)
         y, gy = (_split(x, len(chunks.k)) for x in (y, gy))
-        memory, (c, d) = _within(chunks, Memory(*between))
+        memory, (c, d) = _within(chunks, WKV4Memory(*between))
         (a, b), divisor = _read(u, chunks, memory)
         g = torch.div(gy, divisor, out=divisor)
         if chunks.invalid is not None:
@@ -208,17 +208,17 @@ class _Recurrence(torch.autograd.Function):
         return gw.sum((0, 1, 2)), gu, _join(gk, time), _join(gv, time), *firsts, None, None
 
 
-def wkv4_torch(
+def chunked_wkv4(
     w: Float[Tensor, " C"],
     u: Float[Tensor, " C"],
     k: Float[Tensor, "B T C"],
     v: Float[Tensor, "B T C"],
-    memory: Memory,
+    memory: WKV4Memory,
     lengths: Int[Tensor, " B"] | None = None,
-) -> tuple[Float[Tensor, "B T C"], Memory]:
-    """The recurrence in parallel over chunks of time, on any device and in any floating-point type; see `wkv4`."""
+) -> tuple[Float[Tensor, "B T C"], WKV4Memory]:
+    """The recurrence in parallel over chunks of time; see `WKV4Kernel`."""
     if k.shape[1] == 1:
-        # Nothing to be parallel over: the plain step has half of the operations.
-        return wkv4_scan(w, u, k, v, memory, lengths)
-    y, *after = _Recurrence.apply(w, u, k, v, *memory, lengths)  # type: ignore[no-untyped-call]
-    return y, Memory(*after)
+        # There is nothing to parallelize: the plain step has half of the operations.
+        return naive_wkv4(w, u, k, v, memory, lengths)
+    y, *after = _ChunkedWKV4.apply(w, u, k, v, *memory, lengths)  # type: ignore[no-untyped-call]
+    return y, WKV4Memory(*after)

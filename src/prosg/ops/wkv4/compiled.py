@@ -1,4 +1,4 @@
-"""RWKV-4's recurrence, compiled (`wkv4.c`): its call and its gradient."""
+"""RWKV-4's recurrence by the compiled library (`wkv4.c`), forward and backward."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from prosg.ops.library import Library
-from prosg.ops.wkv4.naive import Memory
+from prosg.ops.library import CompiledLibrary
+from prosg.ops.wkv4.naive import WKV4Memory
 
-__all__ = ["LIBRARY", "wkv4_c"]
+__all__ = ["LIBRARY", "compiled_wkv4"]
 
-LIBRARY = Library("wkv4", abi=1, sizes=2, pointers={"forward": 12, "backward": 17})
+LIBRARY = CompiledLibrary("wkv4", abi=1, sizes=2, pointers={"forward": 12, "backward": 17})
 
 PARALLEL_FROM = 1 << 18
-"""B T C from which on more than one thread is worth waking."""
+"""Size of the work, B T C, from which on several threads are used."""
 
 
 @cache
 def _lanes() -> int:
-    """Channels in a block; an item is a row times a block."""
+    """Channels in a block; an item is a row's block."""
     return LIBRARY.constant("lanes")
 
 
@@ -36,14 +36,14 @@ def _call(function: str, k: Tensor, *tensors: Tensor | None) -> None:
 def _forward(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, num: Tensor, den: Tensor, top: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Everything contiguous."""
+    # All tensors are contiguous.
     outputs = torch.empty_like(k), torch.empty_like(num), torch.empty_like(den), torch.empty_like(top)
     _call("forward", k, lengths, w, u, k, v, num, den, top, *outputs)
     return outputs
 
 
-class _Recurrence(torch.autograd.Function):
-    """The forward above; backward computes the memories once more instead of keeping them."""
+class _CompiledWKV4(torch.autograd.Function):
+    """Backward recomputes the memories instead of saving them."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
@@ -62,26 +62,26 @@ class _Recurrence(torch.autograd.Function):
         return gw.sum(0), gu.sum(0), gk, gv, gnum, gden, None, None
 
 
-def wkv4_c(
+def compiled_wkv4(
     w: Float[Tensor, " C"],
     u: Float[Tensor, " C"],
     k: Float[Tensor, "B T C"],
     v: Float[Tensor, "B T C"],
-    memory: Memory,
+    memory: WKV4Memory,
     lengths: Int[Tensor, " B"] | None = None,
-) -> tuple[Float[Tensor, "B T C"], Memory]:
-    """The recurrence by the compiled library: fp32 or fp64 on the CPU, one type for all; see `wkv4`.
+) -> tuple[Float[Tensor, "B T C"], WKV4Memory]:
+    """The recurrence on the CPU, in fp32 or fp64 (the same for all tensors); see `WKV4Kernel`.
 
-    Raises ValueError if types or shapes do not fit together, or a tensor is elsewhere.
+    Raises ValueError for types, shapes or devices that do not fit.
     """
     num, den, top = memory
     tensors = (w, u, k, v, num, den, top)
     batch, _, channels = k.shape
-    LIBRARY.check(tensors, ((channels,), (channels,), k.shape, k.shape, *[(batch, channels)] * 3), k.dtype)
-    lengths = LIBRARY.lengths(lengths, batch)
+    LIBRARY.check_tensors(tensors, ((channels,), (channels,), k.shape, k.shape, *[(batch, channels)] * 3), k.dtype)
+    lengths = LIBRARY.prepare_lengths(lengths, batch)
     w, u, k, v, num, den, top = (x.contiguous() for x in tensors)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        y, *after = _Recurrence.apply(w, u, k, v, num, den, top, lengths)  # type: ignore[no-untyped-call]
+        y, *after = _CompiledWKV4.apply(w, u, k, v, num, den, top, lengths)  # type: ignore[no-untyped-call]
     else:
         y, *after = _forward(w, u, k, v, num, den, top, lengths)
-    return y, Memory(*after)
+    return y, WKV4Memory(*after)

@@ -1,4 +1,4 @@
-"""RWKV-4's time-mixing recurrence (the paper's eq. 5-6), step by step: the oracle of the fast implementations.
+"""RWKV-4's time-mixing recurrence (the paper's eq. 5-6), step by step: the oracle of the fast kernels.
 
 Per channel, with w = -exp(time_decay) < 0 and u = time_first, all relative to a running maximum `top`:
 
@@ -6,8 +6,8 @@ Per channel, with w = -exp(time_decay) < 0 and u = time_first, all relative to a
     q = max(top + w, k);      num = e^(top+w-q) num + e^(k-q) v
                               den = e^(top+w-q) den + e^(k-q);      top = q
 
-The memory's true size is (num, den) e^top. `top` only keeps the numbers finite, so it is never differentiated:
-gradients of num' and den' are taken at fixed top', which is exact for every function of the true memory.
+The true memory is (num, den) e^top. `top` only keeps the numbers finite, so it is never differentiated: gradients of
+num and den are taken at fixed top, which is exact for every function of the true memory.
 """
 
 from __future__ import annotations
@@ -18,32 +18,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["EMPTY_TOP", "Memory", "wkv4_scan"]
+__all__ = ["EMPTY_TOP", "WKV4Memory", "naive_wkv4"]
 
 EMPTY_TOP = -1e30
 """`top` of an empty memory."""
 
 
-class Memory(NamedTuple):
-    """What the recurrence carries; each (B, C)."""
+class WKV4Memory(NamedTuple):
+    """The state of the recurrence: three tensors (B, C). The true memory is (num, den) e^top."""
 
     num: Tensor
     den: Tensor
     top: Tensor
 
 
-def wkv4_scan(
+def naive_wkv4(
     w: Float[Tensor, " C"],
     u: Float[Tensor, " C"],
     k: Float[Tensor, "B T C"],
     v: Float[Tensor, "B T C"],
-    memory: Memory,
+    memory: WKV4Memory,
     lengths: Int[Tensor, " B"] | None = None,
-) -> tuple[Float[Tensor, "B T C"], Memory]:
-    """The oracle: the equations above, step by step, in the type of its arguments, differentiated by autograd.
-
-    Steps at and beyond `lengths` change nothing and return 0.
-    """
+) -> tuple[Float[Tensor, "B T C"], WKV4Memory]:
+    """The equations above in the type of the arguments, differentiated by autograd; see `WKV4Kernel`."""
     num, den, top = memory
     top = top.detach()
     outputs = []
@@ -54,7 +51,7 @@ def wkv4_scan(
         y = (old * num + new * vt) / (old * den + new)
         q = torch.maximum(top + w, kt).detach()
         old, new = (top + w - q).exp(), (kt - q).exp()
-        step = Memory(old * num + new * vt, old * den + new, q)
+        step = WKV4Memory(old * num + new * vt, old * den + new, q)
         if lengths is None:
             num, den, top = step
         else:
@@ -62,4 +59,4 @@ def wkv4_scan(
             y = torch.where(valid, y, 0)
             num, den, top = (torch.where(valid, a, b) for a, b in zip(step, (num, den, top), strict=True))
         outputs.append(y)
-    return torch.stack(outputs, 1), Memory(num, den, top)
+    return torch.stack(outputs, 1), WKV4Memory(num, den, top)

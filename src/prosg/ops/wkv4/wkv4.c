@@ -1,4 +1,4 @@
-/* RWKV-4's recurrence on the CPU, forward and backward; wkv4_scan.py has the equations and is the oracle.
+/* RWKV-4's recurrence on the CPU, forward and backward; naive.py has the equations and is the oracle.
  *
  * Per channel and step, from the memory (num, den, top), with one exponential per pair (a, b), since the larger is 1:
  *

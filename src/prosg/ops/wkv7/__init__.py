@@ -1,30 +1,58 @@
-"""RWKV-7's recurrence: the implementations behind one signature, and the choice among them.
+"""RWKV-7's recurrence: its kernels by name. `naive` has the equations.
 
-    scan    the oracle, step by step, differentiated by autograd: any device and type; `wkv7_scan` has the equations
-    torch   in chunks of time, differentiated by autograd: any device and type
-    c       compiled, with a backward written by hand: CPU, fp32 and fp64, where a compiler was there at installation
-    auto    c where it serves, else torch
-
-Every one takes r, w, k, v, a, b (B, T, H, N), the state (B, H, N, N) and `lengths` (B,) or None, and returns y
-(B, T, H, N) and the state after the last valid step. w is the logarithm of the decay, -0.61 to 0. Steps at and beyond
-`lengths` change nothing, return 0 and get no gradient.
+scan    the oracle, step by step, differentiated by autograd: any device and type
+torch   in chunks of time, differentiated by autograd: any device and type
+c       compiled, with a hand-written backward pass: CPU, fp32 and fp64, where a compiler was there at installation
+auto    c where it can run, else torch
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from prosg.ops.dispatch import Choice
-from prosg.ops.wkv7 import compiled as wkv7_c
-from prosg.ops.wkv7.chunk import wkv7_torch
-from prosg.ops.wkv7.naive import wkv7_scan
+from prosg.ops.operation import Operation
+from prosg.ops.wkv7.chunk import chunked_wkv7
+from prosg.ops.wkv7.compiled import LIBRARY, compiled_wkv7
+from prosg.ops.wkv7.naive import naive_wkv7
 
-__all__ = ["KERNELS", "Kernel", "available", "describe", "kernel", "wkv7_scan"]
+__all__ = ["KERNELS", "WKV7", "WKV7Kernel"]
 
-Kernel = Callable[..., tuple[Tensor, Tensor]]
-KERNELS: dict[str, Kernel] = {"scan": wkv7_scan, "torch": wkv7_torch, "c": wkv7_c.wkv7_c}
 
-_choice = Choice(KERNELS, wkv7_c.LIBRARY)
-available, kernel, describe = _choice.available, _choice.kernel, _choice.describe
+@runtime_checkable
+class WKV7Kernel(Protocol):
+    """The signature of all kernels."""
+
+    def __call__(
+        self,
+        r: Float[Tensor, "B T H N"],
+        w: Float[Tensor, "B T H N"],
+        k: Float[Tensor, "B T H N"],
+        v: Float[Tensor, "B T H N"],
+        a: Float[Tensor, "B T H N"],
+        b: Float[Tensor, "B T H N"],
+        state: Float[Tensor, "B H N N"],
+        lengths: Int[Tensor, " B"] | None = None,
+    ) -> tuple[Float[Tensor, "B T H N"], Float[Tensor, "B H N N"]]:
+        """Runs the recurrence on from `state`.
+
+        Args:
+            r: Receptances: what is read.
+            w: Logarithm of the decay of each key channel, -0.61 to 0.
+            k: Keys.
+            v: Values.
+            a: The direction whose content is removed.
+            b: Where the removed content is written to.
+            state: The state before the first step, rows for values and columns for keys.
+            lengths: Valid steps of each row. The others change nothing, return 0 and get no gradient.
+
+        Returns:
+            y, and the state after each row's last valid step.
+        """
+        ...
+
+
+KERNELS: dict[str, WKV7Kernel] = {"scan": naive_wkv7, "torch": chunked_wkv7, "c": compiled_wkv7}
+WKV7: Operation[WKV7Kernel] = Operation("wkv7", KERNELS, "torch", LIBRARY)

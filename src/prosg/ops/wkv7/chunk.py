@@ -1,6 +1,6 @@
 """RWKV-7's recurrence in plain PyTorch, in chunks of time, differentiated by autograd.
 
-`wkv7_scan` has the equations. Within a chunk of c steps that begins at S_0, with D_t = exp(w_1 + ... + w_t) and
+`naive_wkv7` has the equations. Within a chunk of c steps that begins at S_0, with D_t = exp(w_1 + ... + w_t) and
 u_t = S_{t-1} a_t (what is removed), every state is a sum over what was written before it:
 
     S_t = S_0 D_t + sum_{s <= t} (u_s b_s^T + v_s k_s^T) D_t / D_s
@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prosg.ops.wkv7.naive import wkv7_scan
+from prosg.ops.wkv7.naive import naive_wkv7
 
-__all__ = ["wkv7_torch"]
+__all__ = ["chunked_wkv7"]
 
 CHUNK = 32
 
@@ -37,7 +37,7 @@ def _chunks(x: Tensor) -> Tensor:
     return cut.permute(0, 3, 1, 2, 4)
 
 
-def wkv7_torch(
+def chunked_wkv7(
     r: Float[Tensor, "B T H N"],
     w: Float[Tensor, "B T H N"],
     k: Float[Tensor, "B T H N"],
@@ -47,11 +47,11 @@ def wkv7_torch(
     state: Float[Tensor, "B H N N"],
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T H N"], Float[Tensor, "B H N N"]]:
-    """The recurrence in chunks of time, on any device and in any floating-point type; see `wkv7`."""
+    """The recurrence in parallel over chunks of time; see `WKV7Kernel`."""
     time = k.shape[1]
     if time == 1:
-        # Nothing to be parallel over: the plain step has fewer operations.
-        return wkv7_scan(r, w, k, v, a, b, state, lengths)
+        # There is nothing to parallelize: the plain step has fewer operations.
+        return naive_wkv7(r, w, k, v, a, b, state, lengths)
     if lengths is not None:
         valid = (torch.arange(time, device=k.device) < lengths.unsqueeze(1)).view(*k.shape[:2], 1, 1)
         r, w, k, a, b = (x * valid for x in (r, w, k, a, b))

@@ -1,4 +1,4 @@
-"""RWKV-7's recurrence, compiled (`wkv7.c`): its call and its gradient."""
+"""RWKV-7's recurrence by the compiled library (`wkv7.c`), forward and backward."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from prosg.ops.library import Library
+from prosg.ops.library import CompiledLibrary
 
-__all__ = ["LIBRARY", "wkv7_c"]
+__all__ = ["LIBRARY", "compiled_wkv7"]
 
-LIBRARY = Library("wkv7", abi=1, sizes=3, pointers={"forward": 11, "backward": 18})
+LIBRARY = CompiledLibrary("wkv7", abi=1, sizes=3, pointers={"forward": 11, "backward": 18})
 
 PARALLEL_FROM = 1 << 21
-"""B T H N N from which on more than one thread is worth waking."""
+"""Size of the work, B T H N N, from which on several threads are used."""
 
 
 def _call(function: str, r: Tensor, *tensors: Tensor | None) -> None:
-    """An item is a row's head."""
+    # An item is a row's head.
     batch, time, heads, size = r.shape
     parallel = r.numel() * size >= PARALLEL_FROM
     LIBRARY.call(function, r.dtype, (time, heads, size), batch * heads, parallel, *tensors)
 
 
-class _Recurrence(torch.autograd.Function):
-    """Backward computes the states once more; of forward it keeps only what was removed from each, S a."""
+class _CompiledWKV7(torch.autograd.Function):
+    """Forward saves only what was removed from each state, S a; backward recomputes the states."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ class _Recurrence(torch.autograd.Function):
         return *gradients, None
 
 
-def wkv7_c(
+def compiled_wkv7(
     r: Float[Tensor, "B T H N"],
     w: Float[Tensor, "B T H N"],
     k: Float[Tensor, "B T H N"],
@@ -56,17 +56,17 @@ def wkv7_c(
     state: Float[Tensor, "B H N N"],
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T H N"], Float[Tensor, "B H N N"]]:
-    """The recurrence by the compiled library: fp32 or fp64 on the CPU, one type for all; see `wkv7`.
+    """The recurrence on the CPU, in fp32 or fp64 (the same for all tensors); see `WKV7Kernel`.
 
-    Raises ValueError if types or shapes do not fit together, or a tensor is elsewhere.
+    Raises ValueError for types, shapes or devices that do not fit.
     """
     tensors = (r, w, k, v, a, b, state)
     batch, _, heads, size = k.shape
-    LIBRARY.check(tensors, (*[k.shape] * 6, (batch, heads, size, size)), k.dtype)
-    lengths = LIBRARY.lengths(lengths, batch)
+    LIBRARY.check_tensors(tensors, (*[k.shape] * 6, (batch, heads, size, size)), k.dtype)
+    lengths = LIBRARY.prepare_lengths(lengths, batch)
     inputs = [x.contiguous() for x in tensors]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        y, after = _Recurrence.apply(*inputs, lengths)  # type: ignore[no-untyped-call]
+        y, after = _CompiledWKV7.apply(*inputs, lengths)  # type: ignore[no-untyped-call]
     else:
         y, after = torch.empty_like(inputs[0]), torch.empty_like(inputs[6])
         _call("forward", k, lengths, *inputs, y, after, None)

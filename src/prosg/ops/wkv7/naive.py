@@ -1,11 +1,11 @@
-"""RWKV-7's time-mixing recurrence (arXiv 2503.14456, eq. 16-17), step by step: the oracle of the fast implementations.
+"""RWKV-7's time-mixing recurrence (arXiv 2503.14456, eq. 16-17), step by step: the oracle of the fast kernels.
 
 Per head, S (N, N) with rows for values and columns for keys, w = log of the decay of each column:
 
     S <- S diag(e^w) + (S a) b^T + v k^T;      y = S r            (S is read after the write)
 
-RWKV-7 takes a = -kk, b = kk * (in-context learning rate), with kk a unit vector: what S holds at kk is replaced in
-part.
+RWKV-7 takes a = -kk, b = kk * (in-context learning rate), with kk a unit vector: it replaces a part of what S holds
+at kk.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["wkv7_scan"]
+__all__ = ["naive_wkv7"]
 
 
-def wkv7_scan(
+def naive_wkv7(
     r: Float[Tensor, "B T H N"],
     w: Float[Tensor, "B T H N"],
     k: Float[Tensor, "B T H N"],
@@ -27,10 +27,7 @@ def wkv7_scan(
     state: Float[Tensor, "B H N N"],
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T H N"], Float[Tensor, "B H N N"]]:
-    """The oracle: the equations above, step by step, in the type of its arguments, differentiated by autograd.
-
-    Steps at and beyond `lengths` change nothing and return 0.
-    """
+    """The equations above in the type of the arguments, differentiated by autograd; see `WKV7Kernel`."""
     outputs = []
     for t in range(k.shape[1]):
         removed = state @ a[:, t].unsqueeze(-1)

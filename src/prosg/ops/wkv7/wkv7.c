@@ -1,4 +1,4 @@
-/* RWKV-7's recurrence on the CPU, forward and backward; wkv7_scan.py has the equations and is the oracle.
+/* RWKV-7's recurrence on the CPU, forward and backward; naive.py has the equations and is the oracle.
  *
  * Per head and step, S (N, N) with rows for values and columns for keys, d = e^w:
  *
