@@ -1,6 +1,6 @@
-"""ProSG: a prompt becomes a low-rank update of a recurrent language model's weights.
+"""ProSG turns a prompt into a low-rank update of a recurrent language model's weights.
 
-The public names are imported when they are first used, so that `import prosg` costs nothing.
+Public names are imported on first use, so that `import prosg` is fast and does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prosg.checkpoints.adapter import save_adapter as save_adapter
     from prosg.checkpoints.backbone import convert as convert
     from prosg.checkpoints.backbone import load_backbone as load_backbone
     from prosg.checkpoints.backbone import save_backbone as save_backbone
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from prosg.tokenizers.files import load_tokenizer as load_tokenizer
     from prosg.training.config import TrainConfig as TrainConfig
 
-_WHERE = {
+_MODULES = {
     "EncodedPrompt": "prosg.core.encoded",
     "LowRank": "prosg.core.update",
     "ProSG": "prosg.model.prosg",
@@ -37,18 +38,19 @@ _WHERE = {
     "load_encoded": "prosg.checkpoints.encoded",
     "load_model": "prosg.checkpoints.load",
     "load_tokenizer": "prosg.tokenizers.files",
+    "save_adapter": "prosg.checkpoints.adapter",
     "save_backbone": "prosg.checkpoints.backbone",
     "save_encoded": "prosg.checkpoints.encoded",
 }
 
-__all__ = [*_WHERE]
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'prosg' has no attribute {name!r}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_WHERE])
+    return sorted([*globals(), *_MODULES])

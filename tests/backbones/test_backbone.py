@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from prosg.backbones.base import TAPS, Backbone, Output
-from prosg.checkpoints.backbone import convert, fingerprint_file, load_backbone, save_backbone
-from prosg.checkpoints.fingerprints import fingerprint
+from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
+from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import detach_state, map_state, take_rows
 from prosg.core.update import LowRank, Site, take_update_rows
@@ -352,7 +352,7 @@ def test_files_hold_it_whole(name: str, file: str, tmp_path: Path) -> None:
     save_backbone(backbone, tmp_path / file)
     loaded = load_backbone(tmp_path / file)
     assert loaded.config == backbone.config
-    assert fingerprint(loaded) == fingerprint(backbone) == fingerprint_file(tmp_path / file)
+    assert backbone_fingerprint(loaded) == backbone_fingerprint(backbone) == checkpoint_fingerprint(tmp_path / file)
     with torch.no_grad():
         assert torch.equal(loaded(tokens(BATCH, TIME)).logits, backbone(tokens(BATCH, TIME)).logits)
     convert(tmp_path / file, tmp_path / "there")

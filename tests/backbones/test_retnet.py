@@ -12,8 +12,10 @@ import torch
 
 from prosg.backbones.layouts import detect
 from prosg.backbones.retnet import RETNET_SIZES, RetNet, RetNetConfig
-from prosg.checkpoints.backbone import CheckpointError, convert, load_backbone, read_checkpoint, save_backbone
-from prosg.checkpoints.fingerprints import fingerprint
+from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
+from prosg.checkpoints.fingerprints import backbone_fingerprint
+from prosg.checkpoints.native_reader import read_checkpoint
+from prosg.utils.io import CheckpointError
 from prosg.core.update import LowRank, Site
 from prosg.ops import retention
 from support.models import TOLERANCE, assert_near, live_backbone, live_model, tokens
@@ -207,7 +209,7 @@ def test_files_tell_all_sizes_and_keep_decays(tmp_path: Path) -> None:
     for path in (tmp_path / "a.pth", tmp_path / "folder", tmp_path / "b.pth"):
         again = load_backbone(path)
         assert again.config == model.config
-        assert fingerprint(again) == fingerprint(model)
+        assert backbone_fingerprint(again) == backbone_fingerprint(model)
         assert torch.equal(again(tokens(1, 5)).logits, model(tokens(1, 5)).logits)
     narrow = load_backbone(tmp_path / "narrow")
     assert narrow.emb.weight.dtype == torch.bfloat16

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
-from prosg.checkpoints.backbone import CheckpointError, convert, load_backbone, save_backbone
+from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
+from prosg.utils.io import CheckpointError
 from support.models import gap
 
 CONFIGS = {

@@ -18,7 +18,7 @@ from prosg.checkpoints.backbone import load_backbone, save_backbone
 from prosg.checkpoints.export import PEFT_CONFIG, PEFT_WEIGHTS, export_peft, merge, peft_names
 from prosg.core.update import LowRank, Update
 from support.hf_models import hf_backbone, hf_model
-from support.models import Tiny, assert_near, att_weight, gap, live_backbone, rwkv4, rwkv7, tokens
+from support.models import TINY, Tiny, assert_near, att_weight, gap, live_backbone, rwkv4, rwkv7, tokens
 
 VOCAB, TIME, RANK = 50, 40, 3
 # What the other programs demand: an attention as wide as the model, heads of 64.
@@ -41,7 +41,7 @@ def large_update(backbone: Any, batch: int = 1, seed: int = 1) -> Update:
 
 
 def live(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setitem(importlib.import_module("helpers").TINY, "elsewhere", SHAPES[name])
+    monkeypatch.setitem(TINY, "elsewhere", SHAPES[name])
     return live_backbone("elsewhere", torch.float32, VOCAB)
 
 
@@ -164,17 +164,17 @@ def test_what_is_refused(act: str, tmp_path: Path) -> None:
         else:
             export_peft(of, update, tmp_path / folder)
 
-    with pytest.raises(ValueError, match="that of 2 prompts"):
+    with pytest.raises(ValueError, match="2 prompts"):
         run(large_update(backbone, batch=2))
     other = live_backbone("rwkv4, own widths", torch.float32)
-    with pytest.raises(ValueError, match="unknown site 2.key|has shape"):
+    with pytest.raises(ValueError, match="site 2.key|has shape"):
         run(large_update(other))
     if act == "export":
         retnet = live_backbone("retnet", torch.float32)
-        with pytest.raises(ValueError, match="retnet is a backbone of this package alone"):
+        with pytest.raises(ValueError, match="retnet.*prosg merge"):
             run(large_update(retnet), retnet)
         mamba = hf_backbone("mamba")
-        with pytest.raises(ValueError, match="no adapter on out_proj of mamba"):
+        with pytest.raises(ValueError, match="out_proj of mamba"):
             run(large_update(mamba), mamba)
         mixed = dict(large_update(backbone))
         site = next(iter(mixed))

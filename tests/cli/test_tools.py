@@ -15,7 +15,7 @@ from prosg.checkpoints.encoded import load_encoded, save_encoded
 from prosg.checkpoints.load import load_model
 from prosg.cli import main
 from prosg.core.update import Site
-from prosg.inspection.updates import compare
+from prosg.inspection.updates import compare_updates
 from support.models import gap
 from support.training_folder import TrainingFolder, make_training_folder
 
@@ -122,7 +122,7 @@ def test_inspect(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().out
     model = load_model("run")
     ids, lengths = model.tokenise([PROMPT, "Hello."])
-    found = compare(model.backbone, model.encode(ids, lengths).update)[Site(1, "output")]
+    found = compare_updates(model.backbone, model.encode(ids, lengths).update)[Site(1, "output")]
     assert f"A  {PROMPT!r}\nB  'Hello.'\n" in said and "|dW|/|W|" in said and "cosine with A, B" in said
     line = next(line for line in said.splitlines() if line.startswith("1.output"))
     assert f"{found.relative[0]:.4f}" in line and f"{found.cosine[0, 1]:.3f}" in line

@@ -20,17 +20,17 @@ class Matrix(NamedTuple):
     memory: Tensor
 
 
-def state(batch: int) -> State:
+def random_state(batch: int) -> State:
     """Layers of different kinds, leaves of different rank."""
     return (Shift(torch.randn(batch, 3)), Matrix(torch.randn(batch, 2), torch.randn(batch, 2, 4, 5)))
 
 
-def leaves(given: State) -> list[Tensor]:
-    return [leaf for layer in given for leaf in layer]
+def leaves(state: State) -> list[Tensor]:
+    return [leaf for layer in state for leaf in layer]
 
 
 def test_take_and_join() -> None:
-    one, two = state(3), state(2)
+    one, two = random_state(3), random_state(2)
     taken = take_rows(one, torch.tensor([2, 2, 0, 1]))
     assert [type(layer) for layer in taken] == [Shift, Matrix]
     assert all(torch.equal(a, b[[2, 2, 0, 1]]) for a, b in zip(leaves(taken), leaves(one), strict=True))
@@ -41,24 +41,24 @@ def test_take_and_join() -> None:
 
 
 def test_replace_in_the_order_given() -> None:
-    one, new = state(4), state(2)
+    one, new = random_state(4), random_state(2)
     before = map_state(torch.clone, one)
     replaced = replace_rows(one, torch.tensor([3, 1]), new)
-    for old, got, given, untouched in zip(*map(leaves, (one, replaced, new, before)), strict=True):
-        assert torch.equal(got[3], given[0])
-        assert torch.equal(got[1], given[1])
+    for old, got, expected, untouched in zip(*map(leaves, (one, replaced, new, before)), strict=True):
+        assert torch.equal(got[3], expected[0])
+        assert torch.equal(got[1], expected[1])
         assert torch.equal(got[[0, 2]], old[[0, 2]])
         assert torch.equal(old, untouched)
 
 
 def test_a_row_keeps_its_type_when_replaced() -> None:
-    wide = map_state(torch.Tensor.double, state(2))
-    replaced = replace_rows(wide, torch.tensor([0]), state(1))
+    wide = map_state(torch.Tensor.double, random_state(2))
+    replaced = replace_rows(wide, torch.tensor([0]), random_state(1))
     assert {leaf.dtype for leaf in leaves(replaced)} == {torch.float64}
 
 
 def test_choose_row_by_row() -> None:
-    yes, no = state(3), state(3)
+    yes, no = random_state(3), random_state(3)
     chosen = choose_rows(torch.tensor([True, False, True]), yes, no)
     for got, a, b in zip(*map(leaves, (chosen, yes, no)), strict=True):
         assert torch.equal(got[[0, 2]], a[[0, 2]])
@@ -67,9 +67,14 @@ def test_choose_row_by_row() -> None:
 
 def test_states_of_different_depth_do_not_mix() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        join_states([state(1), state(1)[:1]])
+        join_states([random_state(1), random_state(1)[:1]])
 
 
 def test_detached_states_have_no_history() -> None:
-    given = map_state(lambda leaf: leaf.requires_grad_() * 2, state(1))
-    assert not any(leaf.requires_grad for leaf in leaves(detach_state(given)))
+    attached = map_state(lambda leaf: leaf.requires_grad_() * 2, random_state(1))
+    assert not any(leaf.requires_grad for leaf in leaves(detach_state(attached)))
+
+
+def test_rows_of_different_length_meet_at_their_ends() -> None:
+    short, long = (Shift(torch.full((1, 2), 2.0)),), (Shift(torch.ones(2, 3)),)
+    assert join_states([short, long])[0].shift.tolist() == [[0, 2, 2], [1, 1, 1], [1, 1, 1]]

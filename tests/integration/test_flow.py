@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
-from prosg.checkpoints.backbone import fingerprint_file, save_backbone
+from prosg.checkpoints.backbone import save_backbone
+from prosg.checkpoints.fingerprints import checkpoint_fingerprint
 from prosg.cli import main
 from prosg.data.row import read_rows
 from prosg.tokenizers.bpe import train_bpe
@@ -74,9 +75,9 @@ def test_from_data_to_an_answer(
     assert phase1["perplexity"] < 0.5 * before["perplexity"]
     assert phase1["tokens"] == before["tokens"]
 
-    frozen = fingerprint_file("phase1/model")
+    frozen = checkpoint_fingerprint("phase1/model")
     run(capsys, "train", "synthesize", *common, "--model", "phase1/model", "--output", "plus", "--recipe", "plus")
-    assert fingerprint_file("phase1/model") == frozen
+    assert checkpoint_fingerprint("phase1/model") == frozen
     own = json.loads(run(capsys, "perplexity", "plus/adapter", "validation.jsonl"))
     without = json.loads(run(capsys, "perplexity", "plus/adapter", "validation.jsonl", "--no-update"))
     assert without == pytest.approx(phase1)

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prosg.backbones.hf.model import HFBackbone
-from prosg.checkpoints.backbone import convert, fingerprint_file, load_backbone, save_backbone
+from prosg.checkpoints.adapter import save_adapter
+from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
 from prosg.checkpoints.encoded import load_encoded, save_encoded
-from prosg.checkpoints.fingerprints import fingerprint
+from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint
 from prosg.checkpoints.load import load_model
 from prosg.cli import main
 from prosg.core.update import LowRank
@@ -166,13 +167,13 @@ def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path, offline: Non
     again = load_backbone(tmp_path / "model")
     assert isinstance(again, HFBackbone)
     assert again.sites == backbone.sites
-    assert fingerprint(again) == fingerprint(backbone) == fingerprint_file(tmp_path / "model")
-    assert fingerprint(hf_backbone(name, seed=1)) != fingerprint(backbone)
+    assert backbone_fingerprint(again) == backbone_fingerprint(backbone) == checkpoint_fingerprint(tmp_path / "model")
+    assert backbone_fingerprint(hf_backbone(name, seed=1)) != backbone_fingerprint(backbone)
     with torch.no_grad():
         assert_near(again(x).logits, backbone(x).logits, 1e-6)  # experts' weights lie otherwise in memory
     half = load_backbone(tmp_path / "model", dtype=torch.bfloat16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
-    assert fingerprint(half) != fingerprint(backbone)
+    assert backbone_fingerprint(half) != backbone_fingerprint(backbone)
     with pytest.raises(FileExistsError, match="model: exists"):
         save_backbone(backbone, tmp_path / "model")
     save_backbone(backbone, tmp_path / "model", overwrite=True)
@@ -203,7 +204,7 @@ def test_an_adapter_knows_the_projections_of_a_type_that_no_table_has(tmp_path: 
     module = ProSGConfig.from_preset("plus", target_modules=names)
     model = ProSG(load_backbone(tmp_path / "base", target_modules=names), module)
     assert model.prosg_config.target_modules == ("query_key_value", "attention_dense")
-    model.save_pretrained(tmp_path / "adapter", base="../base")
+    save_adapter(model, tmp_path / "adapter", base="../base")
     again = load_model(tmp_path / "adapter")
     assert again.backbone.sites == model.backbone.sites
     prompt = tokens(1, 5)
@@ -299,12 +300,12 @@ def test_every_command_does_its_work(name: str, tmp_path: Path, capsys: pytest.C
 
     start, tuned, module = str(folder / "start"), str(folder / "tuned"), str(folder / "module")
     said("train", "finetune", "--model", start, "--output", tuned, *common)
-    assert fingerprint_file(folder / "tuned" / "model") != fingerprint_file(folder / "start")
+    assert checkpoint_fingerprint(folder / "tuned" / "model") != checkpoint_fingerprint(folder / "start")
     assert main(["train", "synthesize", "--model", tuned, "--output", module, *common]) == 2
     assert "perturbation.load and perturbation.load_story must be 0" in capsys.readouterr().err
     assert not Path(module).exists()
     said("train", "synthesize", "--model", tuned, "--output", module, *common, *NO_LOAD)
-    assert fingerprint_file(folder / "tuned" / "model") == fingerprint(load_model(module).backbone)
+    assert checkpoint_fingerprint(folder / "tuned" / "model") == backbone_fingerprint(load_model(module).backbone)
 
     encoded = str(folder / "hello.safetensors")
     said("encode", module, "--prompt", "Read the code.", "--out", encoded)

@@ -363,26 +363,6 @@ def test_pairs_pass_or_go_with_reasons() -> None:
         assert not isinstance(gone, Row) and gone.reasons == why
 
 
-# -- files that only grow
-
-
-def test_a_line_cut_short_is_forgotten_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
-    file = tmp_path / "log.jsonl"
-    log = Log(file)
-    log.append({"id": "a"}, {"id": "b"})
-    log.close()
-    file.write_bytes(file.read_bytes() + b'{"id": "c", "rep')
-    log = Log(file)
-    assert [record["id"] for record in log.records] == ["a", "b"]
-    log.append({"id": "d"})
-    log.close()
-    assert [record["id"] for record in Log(file).records] == ["a", "b", "d"]
-    for bad in (b"{\n", b"3\n", b"\xff\n"):
-        file.write_bytes(b'{"id": "a"}\n' + bad)
-        with pytest.raises(ValueError, match=r"log\.jsonl:2"):
-            Log(file)
-
-
 def test_every_option_is_told() -> None:
     text = help_text(BuildConfig)
     assert "  endpoint.base_url: Where it is" in text and "budget: Hard caps" in text

@@ -16,9 +16,11 @@ from torch import Tensor
 from prosg.backbones.retnet import RetNet, RetNetConfig
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
+from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
 from prosg.core.update import Site
 from prosg.model.config import ProSGConfig
+from prosg.model.initial_state import InitialState
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.json_file import JsonTokenizer
 
@@ -132,6 +134,16 @@ def live_model(
     return model.to(dtype)
 
 
+def random_initial_state(backbone: Any, seed: int = 3) -> InitialState:
+    """As large as what a text leaves."""
+    initial = InitialState(backbone)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in initial.layers:
+            tensor += torch.randn(tensor.shape, generator=generator)
+    return initial
+
+
 def serves(module: str, backbone: str) -> bool:
     """`paper` needs every site to be as wide as the model."""
     tiny = TINY[backbone].make(VOCAB)
@@ -172,6 +184,17 @@ def assert_same_update(a: Mapping[Site, Any], b: Mapping[Site, Any], tolerance: 
 
 def state_bits_equal(a: State, b: State) -> bool:
     return all(torch.equal(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True))
+
+
+def same_encoded(a: EncodedPrompt, b: EncodedPrompt) -> bool:
+    """Whether two encoded prompts are equal bit for bit."""
+    return (
+        torch.equal(a.logits, b.logits)
+        and state_bits_equal(a.state, b.state)
+        and (a.update is None) == (b.update is None)
+        and set(a.update or {}) == set(b.update or {})
+        and all(torch.equal(x, y) for s, d in (a.update or {}).items() for x, y in zip(d, b.update[s], strict=True))
+    )
 
 
 WORDS = ["<end>", "Tom", "saw", "a", "b", "c", "d", "red.", "blue.", "big!", "why?", "Names:", "Code:", "then"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES
-from prosg.checkpoints.backbone import fingerprint_file
+from prosg.checkpoints.fingerprints import checkpoint_fingerprint
 from prosg.checkpoints.load import load_model
 from prosg.model.prosg import ProSG
 from prosg.training.config import Optimisation, TrainConfig
@@ -51,7 +51,7 @@ def test_phase_1_leaves_a_folder_with_its_tokenizer(shop: TrainingFolder, tmp_pa
     train("finetune", config(shop, tmp_path / "run"))
     model = tmp_path / "run" / "model"
     assert (model / "tokenizer.json").read_bytes() == shop.tokenizer.read_bytes()
-    assert fingerprint_file(model) != fingerprint_file(shop.model)
+    assert checkpoint_fingerprint(model) != checkpoint_fingerprint(shop.model)
 
 
 def test_the_tokenizer_may_be_named(shop: TrainingFolder, tmp_path: Path) -> None:

@@ -1,108 +1,140 @@
-"""Models and encoded prompts in and out of files.
+"""Adapters: the folder of a trained synthesizer.
 
-    adapter/    prosg_config.json         the module's options, its base, the base's and the tokenizer's fingerprint
-                prosg_model.safetensors   the module's weights
-                tokenizer.json            its tokenizer, unless it is World, which prosg_config.json names
-    x.safetensors   an encoded prompt: state, update, last logits; metadata names the model that made it
-
-A model is named by a backbone (a .pth or a folder), an adapter folder, a finished training's output folder, a name on
-the Hugging Face hub (`prosg.hub`), or "demo": the small trained model that comes with the package.
+prosg_config.json         the synthesizer's options, the path of its backbone (base), and the fingerprints of
+                          backbone and tokenizer
+prosg_model.safetensors   the synthesizer's weights
+tokenizer.json            the tokenizer, or rwkv_vocab_v20230424.txt; neither for World, which the config names
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model as load_tensors
-from safetensors.torch import save_model
+from safetensors.torch import save_model as save_tensors
 
-from prosg.checkpoints.backbone import fingerprint_file, load_backbone
-from prosg.checkpoints.fingerprints import fingerprint
+from prosg.checkpoints.backbone import load_backbone
+from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint
 from prosg.checkpoints.hub import local_path
 from prosg.checkpoints.weights import check_finite
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
+from prosg.model.synthesizer import Synthesizer
 from prosg.tokenizers.files import WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 from prosg.utils.io import CheckpointError, read_json, written_whole
 
-__all__ = ["is_adapter", "load_adapter", "save_adapter"]
+__all__ = ["CONFIG_NAME", "is_adapter", "load_adapter", "save_adapter"]
 
-CONFIG, WEIGHTS = "prosg_config.json", "prosg_model.safetensors"
+CONFIG_NAME, WEIGHTS_NAME = "prosg_config.json", "prosg_model.safetensors"
 
 
 def is_adapter(path: str | Path) -> bool:
-    """Whether this folder holds an adapter."""
-    return (Path(path) / CONFIG).is_file()
+    """Returns whether a path is an adapter folder."""
+    return (Path(path) / CONFIG_NAME).is_file()
 
 
 def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = None, overwrite: bool = False) -> None:
-    """Write the module's configuration and weights, naming the base (as given) and the base's fingerprint."""
+    """Writes the synthesizer of a model, and which backbone it belongs to.
+
+    Args:
+        model: The model; its backbone is not written.
+        folder: What to write.
+        base: Path of the backbone, absolute or relative to the folder; `model.base` by default.
+        overwrite: Replace an adapter that is there.
+
+    Raises:
+        ValueError: for a model without a synthesizer.
+        FileExistsError: for a folder that may not be replaced.
+    """
     if model.synthesizer is None:
         raise ValueError("this model has no synthesis module to save")
     tokenizer = model.tokenizer
-    is_world = tokenizer is not None and tokenizer.fingerprint == WORLD_FINGERPRINT  # a megabyte that all have
+    is_world = tokenizer is not None and tokenizer.fingerprint == WORLD_FINGERPRINT  # 1 MB that everyone has
     config = {
         **model.synthesizer.config.to_dict(),
         "base": str(base) if base is not None else model.base,
-        "base_fingerprint": fingerprint(model.backbone),  # type: ignore[arg-type]
+        "base_fingerprint": backbone_fingerprint(model.backbone),
         "tokenizer": WORLD if is_world else "",
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer is not None else "",
     }
-    with written_whole(Path(folder), overwrite=overwrite, marker=CONFIG) as temporary:
+    with written_whole(Path(folder), overwrite=overwrite, marker=CONFIG_NAME) as temporary:
         temporary.mkdir()
-        save_model(model.synthesizer, str(temporary / WEIGHTS), metadata={"format": "pt"})  # a shared stack once
+        save_tensors(model.synthesizer, str(temporary / WEIGHTS_NAME), metadata={"format": "pt"})  # a shared stack once
         if tokenizer is not None and not is_world:
             tokenizer.save(temporary)
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        (temporary / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def load_adapter(folder: str | Path, *, base: str | Path | None = None, **options: Any) -> tuple[ProSG, Path]:
-    """The model of an adapter folder, and where its backbone was found; options as `load_backbone`'s."""
+def load_adapter(
+    folder: str | Path,
+    *,
+    base: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    kernel: str = "auto",
+) -> tuple[ProSG, Path]:
+    """Loads an adapter's synthesizer and its backbone; `load_model` adds the tokenizer.
+
+    Args:
+        folder: The adapter.
+        base: Where the backbone is, if not where the adapter says.
+        dtype: Type of the backbone's weights, as in `load_backbone`.
+        device: Where to put the model.
+        kernel: Implementation of the recurrence.
+
+    Returns:
+        The model, in evaluation mode, and the path of its backbone.
+
+    Raises:
+        CheckpointError: for a damaged adapter, and for another backbone than that of its training.
+        FileNotFoundError: if a file of the adapter, or the backbone, is not there.
+    """
     folder = Path(folder)
     if not is_adapter(folder):
-        raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG}")
-    values = read_json(folder / CONFIG)
-    named, made_for = (str(values.pop(key, "")) for key in ("base", "base_fingerprint"))
-    for key in ("tokenizer", "tokenizer_fingerprint"):  # load_model's
+        raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG_NAME}")
+    values = read_json(folder / CONFIG_NAME)
+    stored_base, base_fingerprint = (str(values.pop(key, "")) for key in ("base", "base_fingerprint"))
+    for key in ("tokenizer", "tokenizer_fingerprint"):  # for load_model
         values.pop(key, None)
     try:
         config = ProSGConfig.from_dict(values)
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from None
-    where = local_path(base) if base is not None else _find_base(folder, named)
-    backbone = load_backbone(where, target_modules=config.target_modules, **options)
-    # A backbone that was narrowed on the way in has other values than the one that the adapter knows.
-    here = fingerprint(backbone) if options.get("dtype") is None else fingerprint_file(where)
-    if made_for and here != made_for:
+        raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from None
+    where = local_path(base) if base is not None else _find_base(folder, stored_base)
+    backbone = load_backbone(where, dtype=dtype, device=device, kernel=kernel, target_modules=config.target_modules)
+    # Weights that were narrowed while loading have another fingerprint than their file.
+    fingerprint = backbone_fingerprint(backbone) if dtype is None else checkpoint_fingerprint(where)
+    if base_fingerprint and fingerprint != base_fingerprint:
         raise CheckpointError(
-            f"{folder}: made for another backbone than {where} (fingerprint {made_for[:12]}, here {here[:12]}); "
-            "name the right one with --base"
+            f"{folder}: made for another backbone than {where} (fingerprint {base_fingerprint[:12]}, here "
+            f"{fingerprint[:12]}); name the right one with --base"
         )
     model = ProSG(backbone, config)
     assert model.synthesizer is not None
+    _load_weights(model.synthesizer, folder / WEIGHTS_NAME)
+    model.synthesizer.to(device)
+    return model.eval(), where
+
+
+def _load_weights(synthesizer: Synthesizer, file: Path) -> None:
     try:
-        load_tensors(model.synthesizer, folder / WEIGHTS)
+        load_tensors(synthesizer, file)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{folder / WEIGHTS}: no such file") from None
+        raise FileNotFoundError(f"{file}: no such file") from None
     except SafetensorError as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: truncated, or not a safetensors file ({error})") from None
+        raise CheckpointError(f"{file}: truncated, or not a safetensors file ({error})") from None
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{folder / WEIGHTS}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}"
-        ) from None
-    check_finite(folder / WEIGHTS, model.synthesizer.state_dict())
-    model.synthesizer.to(options.get("device", "cpu"))
-    model.eval()
-    return model, where
+        raise CheckpointError(f"{file}: does not fit {CONFIG_NAME}: {str(error).splitlines()[-1].strip()}") from None
+    check_finite(file, synthesizer.state_dict())
 
 
-def _find_base(folder: Path, named: str) -> Path:
-    """The base as the adapter names it: as a path from the adapter's own folder, or from here."""
-    for candidate in (folder / named, Path(named)):
-        if named and candidate.exists():
+def _find_base(folder: Path, base: str) -> Path:
+    """Resolves the backbone's path from the adapter's folder, then from the working directory."""
+    for candidate in (folder / base, Path(base)):
+        if base and candidate.exists():
             return candidate
-    raise FileNotFoundError(f"{folder}: its backbone {named or '(unnamed)'} is not there; say where with --base")
+    raise FileNotFoundError(f"{folder}: its backbone {base or '(unnamed)'} is not there; say where with --base")

@@ -1,4 +1,11 @@
-"""Encoded prompts as files: state, update and last logits, in one safetensors file."""
+"""Encoded prompts as files: state, update and last logits in one safetensors file.
+
+    state.LAYER.NAME          a tensor of the recurrent state
+    update.LAYER.SITE.a, .b   the factors of a site's weight change
+    logits                    the prompt's last logits
+
+The metadata holds the format's version and the fingerprint of the model that encoded the prompt.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +26,11 @@ from prosg.utils.io import CheckpointError, written_whole
 
 __all__ = ["flatten", "load_encoded", "save_encoded", "unflatten"]
 
+FORMAT = "prosg-encoded-1"
+
 
 def flatten(state: State, update: Update | None) -> dict[str, Tensor]:
-    """Flat named tensors: `state.LAYER.NAME`, `update.LAYER.SITE.a` and `.b`."""
+    """Returns the tensors of a state and an update by the names they have in files."""
     flat: dict[str, Tensor] = {}
     for i, layer in enumerate(state):
         flat |= {f"state.{i}.{name}": leaf.contiguous() for name, leaf in layer._asdict().items()}
@@ -31,7 +40,7 @@ def flatten(state: State, update: Update | None) -> dict[str, Tensor]:
 
 
 def unflatten(flat: Mapping[str, Tensor], backbone: Backbone) -> tuple[State, Update | None]:
-    """The reverse, for states of this backbone; ValueError where a name or a shape does not fit."""
+    """Builds state and update of `flatten`'s tensors. Raises ValueError if they do not fit the backbone."""
     try:
         empty = backbone.init_state(1)
         state = tuple(
@@ -39,9 +48,9 @@ def unflatten(flat: Mapping[str, Tensor], backbone: Backbone) -> tuple[State, Up
         )
         for layer, blank in zip(state, empty, strict=True):
             for name, leaf, like in zip(layer._fields, layer, blank, strict=True):
-                # An axis that is empty in the beginning grows with the text.
+                # An axis that is empty before the first token grows with the text.
                 fits = leaf.dim() == like.dim() and all(
-                    size in (0, own) for own, size in zip(leaf.shape[1:], like.shape[1:], strict=True)
+                    expected in (0, size) for size, expected in zip(leaf.shape[1:], like.shape[1:], strict=True)
                 )
                 if not fits:
                     raise ValueError(f"{name} has shape {tuple(leaf.shape)}, expected (B, {tuple(like.shape[1:])})")
@@ -55,19 +64,21 @@ def unflatten(flat: Mapping[str, Tensor], backbone: Backbone) -> tuple[State, Up
     return state, update or None
 
 
-ENCODED_FORMAT = "prosg-encoded-1"
-
-
 def save_encoded(encoded: EncodedPrompt, model: ProSG, path: str | Path, *, overwrite: bool = True) -> None:
-    """Write an encoded prompt as one safetensors file."""
+    """Writes encoded prompts of a model as one safetensors file."""
     tensors = flatten(encoded.state, encoded.update) | {"logits": encoded.logits.contiguous()}
-    metadata = {"format": ENCODED_FORMAT, "model": model_fingerprint(model)}
+    metadata = {"format": FORMAT, "model": model_fingerprint(model)}
     with written_whole(Path(path), overwrite=overwrite) as temporary:
         save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary, metadata=metadata)
 
 
 def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
-    """Read an encoded prompt. CheckpointError for another model's, or a file that is none."""
+    """Reads encoded prompts, on the model's device.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: for a file of another kind, a damaged one, and one that another model wrote.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -77,7 +88,7 @@ def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
         tensors = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: truncated, or not a safetensors file ({error})") from None
-    if metadata.get("format") != ENCODED_FORMAT:
+    if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: not an encoded prompt; make one with: prosg encode MODEL --prompt ... --out FILE"
         )

@@ -1,10 +1,10 @@
-"""One encoded prompt's update for programs that know no updates: merged into weights, or as a LoRA folder of PEFT.
+"""Exporting the update of one prompt for programs that do not know updates.
 
-    merge         W + dW in place of W: a backbone like any other, written as a .pth or a folder
-    export_peft   dW = B A as `adapter_config.json` and `adapter_model.safetensors`, beside unchanged weights
+    merge         W + dW in place of W: a backbone like any other, to be saved as a .pth or a folder
+    export_peft   dW = B A as a LoRA adapter of PEFT: `adapter_config.json` and `adapter_model.safetensors`
 
-Both hold for one prompt. What an encoded prompt has beyond its update stays behind: the recurrent state, and the last
-logits of the unmodified weights, which give the first answer token (`EncodedPrompt`).
+The rest of an encoded prompt is not exported: the recurrent state, and the last logits of the unmodified weights, which
+give the first answer token.
 """
 
 from __future__ import annotations
@@ -20,31 +20,33 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prosg.backbones import BACKBONES
+from prosg.backbones import BACKBONES, BackboneModule
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.layouts import to_hf
-from prosg.backbones.native import Native
 from prosg.core.tensors import wide
-from prosg.core.update import LowRank, Site, Update, batch_size, check_update
+from prosg.core.update import Site, Update, batch_size, check_update
 from prosg.utils.io import written_whole
 
-__all__ = ["PEFT_CONFIG", "PEFT_WEIGHTS", "export_peft", "merge", "peft_names", "site_path"]
+__all__ = ["PEFT_CONFIG", "PEFT_WEIGHTS", "export_peft", "merge", "peft_names", "site_module", "site_path"]
 
-PAST_PEFT = ("mamba", "mamba2", "falcon_mamba")
-"""Types whose projection called out_proj PEFT refuses."""
+PEFT_REFUSES_OUT_PROJ = ("mamba", "mamba2", "falcon_mamba")
+"""Types of models whose kernels go round a wrapped out_proj, so that PEFT refuses it."""
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def merge(backbone: Native | HFBackbone, update: Update) -> Native | HFBackbone:
-    """The same backbone with W + dW (eq. 8-12), computed in fp32, in the weights' type; it shares all other tensors.
+def merge(backbone: BackboneModule, update: Update) -> BackboneModule:
+    """Returns the backbone with the weights W + dW (eq. 8-12), sharing all other tensors with the original.
 
-    Raises ValueError for an update of several prompts, and for one that does not fit.
+    The sum is computed in fp32 and cast to the weights' type.
+
+    Raises:
+        ValueError: for an update of several prompts, and for one that does not fit the backbone.
     """
-    _check_one(backbone, update)
+    _check_single_prompt(backbone, update)
     tensors = itertools.chain(backbone.parameters(), backbone.buffers())
     merged = copy.deepcopy(backbone, {id(tensor): tensor for tensor in tensors})
     for site, delta in update.items():
-        module: Any = merged.get_submodule(site_path(merged, site))
+        module: Any = site_module(merged, site)
         weight: Tensor = module.weight
         dense = delta.dense()[0].to(weight.device)
         if _is_transposed(module):
@@ -54,26 +56,26 @@ def merge(backbone: Native | HFBackbone, update: Update) -> Native | HFBackbone:
 
 
 def export_peft(
-    backbone: Native | HFBackbone, update: Update, folder: str | Path, *, base: str = "", overwrite: bool = False
+    backbone: BackboneModule, update: Update, folder: str | Path, *, base: str = "", overwrite: bool = False
 ) -> None:
-    """Write an update as a LoRA adapter that `peft.PeftModel.from_pretrained` loads on transformers' model.
+    """Writes an update as a LoRA adapter that `peft.PeftModel.from_pretrained` puts on transformers' model.
 
     Args:
-        backbone: What the update belongs to.
-        update: Of one prompt. Its factors are LoRA's, written in fp32; alpha = r, so that the scale is 1.
+        backbone: The backbone that the update belongs to.
+        update: The update of one prompt. Its factors become LoRA's, in fp32; alpha = r, so that the scale is 1.
         folder: What to write.
-        base: A name or path of the model in transformers' layout, for PEFT to find it by.
-        overwrite: Replace an adapter of PEFT that is there.
+        base: Name or path of the model in transformers' layout, for PEFT to find it by.
+        overwrite: Replace a PEFT adapter that is there.
 
     Raises:
-        ValueError: for an update of several prompts or ranks, one that does not fit, and for a backbone that PEFT
-            cannot serve.
-        FileExistsError: for a folder that is there and may not be replaced.
+        ValueError: for an update of several prompts or ranks, one that does not fit, and for a backbone on which PEFT
+            cannot put adapters.
+        FileExistsError: for a folder that may not be replaced.
     """
-    _check_one(backbone, update)
+    _check_single_prompt(backbone, update)
     names = {site: name for site, name in peft_names(backbone).items() if site in update}
     model_type = backbone.config.model_type
-    if refused := sorted({site.name for site, name in names.items() if _is_past_peft(model_type, name)}):
+    if refused := sorted({site.name for site, name in names.items() if _peft_refuses(model_type, name)}):
         raise ValueError(
             f"PEFT puts no adapter on {', '.join(refused)} of {model_type}, as its kernels go round a wrapped one; use "
             "prosg merge, or train a module with other --module.target_modules"
@@ -82,7 +84,7 @@ def export_peft(
     if len(ranks) != 1:
         raise ValueError(f"the update has ranks {', '.join(map(str, sorted(ranks)))}; an adapter of PEFT has one")
     rank = ranks.pop()
-    conv = any(_is_transposed(backbone.get_submodule(site_path(backbone, site))) for site in update)
+    conv = any(_is_transposed(site_module(backbone, site)) for site in update)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -97,7 +99,7 @@ def export_peft(
     }
     tensors: dict[str, Tensor] = {}
     for site, delta in update.items():
-        a, b = _one_row(delta)
+        a, b = (factor[0].detach().to("cpu", torch.float32).contiguous() for factor in delta.rows())
         tensors[f"base_model.model.{names[site]}.lora_A.weight"] = a
         tensors[f"base_model.model.{names[site]}.lora_B.weight"] = b
     with written_whole(Path(folder), overwrite=overwrite, marker=PEFT_CONFIG) as temporary:
@@ -106,8 +108,8 @@ def export_peft(
         (temporary / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def peft_names(backbone: Native | HFBackbone) -> dict[Site, str]:
-    """What transformers' model calls the module of each site. ValueError where there is no such model."""
+def peft_names(backbone: BackboneModule) -> dict[Site, str]:
+    """Returns the path of each site's module in transformers' model. Raises ValueError if there is no such model."""
     if isinstance(backbone, HFBackbone):
         return dict(backbone.modules_by_site)
     layout = BACKBONES[backbone.config.model_type].layout
@@ -124,40 +126,39 @@ def peft_names(backbone: Native | HFBackbone) -> dict[Site, str]:
     return names
 
 
-def _is_past_peft(model_type: str, name: str) -> bool:
-    return model_type in PAST_PEFT and name.endswith("out_proj")
+def _peft_refuses(model_type: str, name: str) -> bool:
+    return model_type in PEFT_REFUSES_OUT_PROJ and name.endswith("out_proj")
 
 
-def _check_one(backbone: Native | HFBackbone, update: Update) -> None:
+def _check_single_prompt(backbone: BackboneModule, update: Update) -> None:
     rows = batch_size(update)
     if rows != 1:
         raise ValueError(f"the update is that of {rows} prompts; weights hold one prompt's: encode them one by one")
     check_update(update, backbone.sites, 1)
 
 
-def site_path(backbone: Native | HFBackbone, site: Site) -> str:
-    """Where a site's module is in its backbone, for `get_submodule`."""
+def site_path(backbone: BackboneModule, site: Site) -> str:
+    """Returns the path of a site's module in its backbone, for `get_submodule`."""
     if isinstance(backbone, HFBackbone):
         return f"model.{backbone.modules_by_site[site]}"
     return f"blocks.{site.layer}.att.{site.name}"
 
 
+def site_module(backbone: BackboneModule, site: Site) -> nn.Module:
+    """Returns the projection of a site."""
+    return backbone.get_submodule(site_path(backbone, site))
+
+
 def _is_transposed(module: nn.Module) -> bool:
-    """GPT-2's Conv1D holds its weight as (I, O)."""
+    """Returns whether a projection stores its weight as (I, O), as GPT-2's Conv1D does."""
     return not hasattr(module, "in_features")
 
 
-def _one_row(delta: LowRank) -> tuple[Tensor, Tensor]:
-    """a (r, I) and b (O, r) of an update of one prompt, fp32 and on the CPU."""
-    row = delta.rows()
-    return tuple(factor[0].detach().to("cpu", torch.float32).contiguous() for factor in row)  # type: ignore[return-value]
-
-
 def _pattern(names: list[str]) -> str:
-    """A regular expression for these modules and no others: PEFT matches whole names with it.
+    """Returns a regular expression that matches exactly these paths; PEFT matches it with whole paths.
 
-    Names alone would be looked for at the end of every module's path, where RWKV's feed-forward has a key, a value and
-    a receptance, too.
+    PEFT would look for plain names at the end of every path, and so find the key, value and receptance of RWKV's
+    feed-forward too.
     """
     stems: dict[str, dict[str, None]] = {}
     for name in names:

@@ -1,11 +1,11 @@
-"""Models of the Hugging Face hub: fetched by name where no such path exists here, and folders sent there.
+"""Fetching models from the Hugging Face hub by name, and uploading folders to it.
 
-    owner/name            its folder: transformers' layout, or an adapter
+    owner/name            a repository: a folder in transformers' layout, or an adapter
     owner/name/file.pth   one file of it
-    hf://...              the same, and never a path
+    hf://owner/name...    the same, never taken for a local path
 
-What was fetched once is kept in the hub's own cache, and found there without a network. Who may read or write what is
-private is the hub's own login (`hf auth login`).
+Fetched files stay in the hub's cache and are found there without a network. Private repositories need the hub's login
+(`hf auth login`).
 """
 
 from __future__ import annotations
@@ -18,39 +18,40 @@ from prosg.utils.io import CheckpointError
 __all__ = ["HUB", "local_path", "push"]
 
 HUB = "hf://"
-PARTS = ("*.json", "*.safetensors", "*.txt", "*.md")
-"""What is fetched of a folder: BlinkDL's repositories hold many .pth files, of which one has to be named."""
+FETCHED = ("*.json", "*.safetensors", "*.txt", "*.md")
+"""Files fetched of a repository. BlinkDL's hold many .pth files, of which one has to be named."""
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[^/]+)*")
 
 
 def local_path(name: str | Path) -> Path:
-    """Where a model is, fetched from the hub if need be; a path that is neither here nor a hub's name as it is.
+    """Returns the local path of a model, fetching it from the hub if needed.
 
-    A name whose first part is a folder here is a path, so that a mistyped one asks no network.
+    A path that exists is returned unchanged, as is one that cannot be a name of the hub. A name whose first part is a
+    local folder is a path, so that a mistyped path causes no request.
 
     Raises:
-        CheckpointError: for a name of the hub that cannot be fetched, and why.
+        CheckpointError: if a name of the hub cannot be fetched, with the reason.
     """
     text = str(name)
-    wanted = text.removeprefix(HUB)
+    hub_name = text.removeprefix(HUB)
     if not text.startswith(HUB):
         path = Path(text)
         if path.exists() or not NAME.fullmatch(text) or Path(path.parts[0]).is_dir():
             return path
-    elif not NAME.fullmatch(wanted):
+    elif not NAME.fullmatch(hub_name):
         raise CheckpointError(f"{text}: not a name of the hub; allowed: {HUB}owner/name and {HUB}owner/name/file.pth")
-    return _fetch(text, wanted)
+    return _fetch(text, hub_name)
 
 
-def _fetch(name: str, wanted: str) -> Path:
+def _fetch(name: str, hub_name: str) -> Path:
     import huggingface_hub as hub
 
-    owner, repository, *file = wanted.split("/")
+    owner, repository, *file = hub_name.split("/")
     where = f"{owner}/{repository}"
     try:
         if file:
             return Path(hub.hf_hub_download(where, "/".join(file)))
-        folder = Path(hub.snapshot_download(where, allow_patterns=list(PARTS)))
+        folder = Path(hub.snapshot_download(where, allow_patterns=list(FETCHED)))
     except (OSError, ValueError, hub.errors.EntryNotFoundError) as error:
         here = "" if name.startswith(HUB) else "no such file or folder here, and "
         raise CheckpointError(f"{name}: {here}not to be had from the Hugging Face hub ({_reason(error)})") from None
@@ -65,11 +66,19 @@ def _reason(error: Exception) -> str:
 
 
 def push(folder: Path, repository: str, *, private: bool = False) -> str:
-    """Send a model or adapter folder to the hub, made if there is none of this name; returns its address.
+    """Uploads the folder of a model or an adapter to the hub.
+
+    Args:
+        folder: What to upload.
+        repository: "owner/name"; created if there is no such repository.
+        private: Create it as a private one.
+
+    Returns:
+        The repository's address.
 
     Raises:
-        CheckpointError: for a folder that is no model's.
-        ValueError: for a name that is none, without a login, and for what the hub refuses, with its reason.
+        CheckpointError: for a folder of another kind.
+        ValueError: for a bad name, without a login, and if the hub refuses, with its reason.
     """
     import huggingface_hub as hub
 

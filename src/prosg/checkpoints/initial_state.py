@@ -1,4 +1,8 @@
-"""Learned initial states as files of RWKV's own kind: a .pth of blocks.N.att.time_state."""
+"""Learned initial states as files in RWKV's own format: a .pth with a tensor blocks.N.att.time_state per layer.
+
+RWKV-7's memory is stored as its recurrence holds it, in RWKV-PEFT and here; files of RWKV-5 and 6 are transposed by
+their readers. RWKV-4 has no such files elsewhere: its (2, C) is this package's.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +18,27 @@ from prosg.utils.io import CheckpointError, written_whole
 
 __all__ = ["STATE_FILE", "load_initial", "save_initial"]
 
-
 STATE_FILE = "state.pth"
-"""What a training of states leaves in its output folder."""
+"""The file's name in the output folder of a training."""
 
 
 def save_initial(initial: InitialState, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the learned tensors, fp32, as `blocks.N.att.time_state`."""
+    """Writes a learned initial state, in fp32."""
     tensors = {_name(i): learned.detach().cpu().float() for i, learned in enumerate(initial.layers)}
     with written_whole(Path(path), overwrite=overwrite) as temporary, temporary.open("wb") as file:
         torch.save(tensors, file)
 
 
 def load_initial(path: str | Path, backbone: Backbone) -> InitialState:
-    """A learned initial state from a `.pth`, or from the output folder of a training of states.
+    """Reads a learned initial state for a backbone.
+
+    Args:
+        path: A `.pth`, or the output folder of a training of initial states.
+        backbone: The backbone that will begin from it.
 
     Raises:
-        FileNotFoundError: where there is none.
-        CheckpointError: for a file that is not of states, or not of this backbone's: naming tensor and shapes.
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if it does not hold the states of such a backbone, naming tensor and shapes.
     """
     path = Path(path) / STATE_FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
@@ -47,15 +54,15 @@ def load_initial(path: str | Path, backbone: Backbone) -> InitialState:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(f"{path}: {what} tensor {min(names)}{more}; this {model_type} has {layers} layers")
     for name, learned in expected.items():
-        given = tensors[name]
-        if given.shape != learned.shape:
+        stored = tensors[name]
+        if stored.shape != learned.shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(given.shape)}, expected {tuple(learned.shape)} for this {model_type}"
+                f"{path}: {name} has shape {tuple(stored.shape)}, expected {tuple(learned.shape)} for this {model_type}"
             )
-        if not bool(torch.isfinite(given).all()):
+        if not bool(torch.isfinite(stored).all()):
             raise CheckpointError(f"{path}: {name} has values that are not finite")
         with torch.no_grad():
-            learned.copy_(given)
+            learned.copy_(stored)
     return initial
 
 

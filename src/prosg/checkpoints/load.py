@@ -1,4 +1,4 @@
-"""A model by its name: a backbone, an adapter folder, a training's output folder, a name on the hub, or "demo"."""
+"""Loading a model by its name: a backbone, an adapter, a training's output folder, a name on the hub, or "demo"."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from prosg.checkpoints.adapter import CONFIG, is_adapter, load_adapter
+from prosg.checkpoints.adapter import CONFIG_NAME, is_adapter, load_adapter
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.hub import local_path
 from prosg.model.prosg import ProSG
@@ -17,12 +18,7 @@ from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
 from prosg.utils.io import CheckpointError, read_json
 
-__all__ = ["demo_model", "load_model", "need_tokenizer", "trained_in"]
-
-
-def demo_model() -> Path:
-    """The adapter that comes with the package; its backbone lies beside it."""
-    return Path(str(files("prosg") / "demo" / "assets" / "plus"))
+__all__ = ["demo_model", "load_model", "require_tokenizer", "trained_model"]
 
 
 def load_model(
@@ -35,53 +31,56 @@ def load_model(
     kernel: str = "auto",
     target_modules: Sequence[str] = (),
 ) -> ProSG:
-    """A model by its name: a backbone, an adapter folder, a training's output folder, a hub's name, or "demo".
+    """Loads a model with its tokenizer, in evaluation mode.
 
     Args:
-        model: What to load.
-        base: The adapter's backbone, where it is not where the adapter says.
-        tokenizer: "world", a tokenizer.json, an RWKV vocabulary, or a folder with one; by default the adapter's, the
-            one beside the backbone's weights, or, said on stderr, World for a vocabulary of its size.
-        dtype: Type of the backbone's weights; the file's own by default.
-        device: Where to put it.
+        model: A backbone (a .pth or a folder), an adapter folder, the output folder of a finished training, a name on
+            the Hugging Face hub, or "demo": the small trained model that comes with the package.
+        base: The adapter's backbone, if it is not where the adapter says.
+        tokenizer: "world", a tokenizer.json, an RWKV vocabulary, or a folder with one of these. By default that of the
+            adapter, then the one beside the backbone's weights, then World if the vocabulary has World's size (which is
+            printed on stderr), else none.
+        dtype: Type of the backbone's weights; that of the file by default.
+        device: Where to put the model.
         kernel: Implementation of the recurrence.
-        target_modules: Projections that an update may act on, for a backbone that transformers runs; an adapter knows
+        target_modules: Projections that an update may act on, for a backbone that transformers runs. An adapter knows
             its own.
 
     Raises:
         CheckpointError, FileNotFoundError: naming the file and what is wrong with it.
-        ValueError: where a tokenizer has more tokens than the model.
+        ValueError: for a tokenizer that does not fit the model or its training, and for a base without an adapter.
     """
-    path = demo_model() if str(model) == "demo" else trained_in(local_path(model))
+    path = demo_model() if str(model) == "demo" else trained_model(local_path(model))
+    adapter = read_json(path / CONFIG_NAME) if is_adapter(path) else {}
     if is_adapter(path):
         loaded, where = load_adapter(path, base=base, dtype=dtype, device=device, kernel=kernel)
     else:
         if base is not None:
-            raise ValueError(f"{path} is not an adapter folder (it has no {CONFIG}), so it has no base")
+            raise ValueError(f"{path} is not an adapter folder (it has no {CONFIG_NAME}), so it has no base")
         backbone = load_backbone(path, dtype=dtype, device=device, kernel=kernel, target_modules=target_modules)
         loaded, where = ProSG(backbone), path
     loaded.base = str(where)
-    found = tokenizer or _own_tokenizer(path) or tokenizer_beside(where) or _picked_tokenizer(loaded)
-    if found is not None:
-        loaded.tokenizer = load_tokenizer(found)
-        check_vocabulary(loaded, loaded.tokenizer, found)
-        trained_with = read_json(path / CONFIG).get("tokenizer_fingerprint") if is_adapter(path) else None
+    source = tokenizer or _own_tokenizer(path, adapter) or tokenizer_beside(where) or _tokenizer_by_size(loaded)
+    if source is not None:
+        loaded.tokenizer = load_tokenizer(source)
+        _check_vocabulary(loaded, loaded.tokenizer, source)
+        trained_with = adapter.get("tokenizer_fingerprint")
         if trained_with and trained_with != loaded.tokenizer.fingerprint:
-            raise ValueError(f"{found}: not the tokenizer that {path} was trained with; leave out --tokenizer")
+            raise ValueError(f"{source}: not the tokenizer that {path} was trained with; leave out --tokenizer")
     loaded.eval()
     return loaded
 
 
-def _own_tokenizer(path: Path) -> str | Path | None:
-    """An adapter's: the name that it keeps, or the file that lies in its folder."""
-    named = read_json(path / CONFIG).get("tokenizer", "") if is_adapter(path) else ""
-    if named not in ("", WORLD):
-        raise CheckpointError(f"{path / CONFIG}: tokenizer is {named!r}, allowed: {WORLD!r}, or a file beside it")
-    return named or tokenizer_beside(path)
+def _own_tokenizer(path: Path, adapter: dict[str, Any]) -> str | Path | None:
+    """Returns the tokenizer named in an adapter's configuration, or the file in the folder."""
+    name = adapter.get("tokenizer", "")
+    if name not in ("", WORLD):
+        raise CheckpointError(f"{path / CONFIG_NAME}: tokenizer is {name!r}, allowed: {WORLD!r}, or a file beside it")
+    return WORLD if name else tokenizer_beside(path)
 
 
-def _picked_tokenizer(model: ProSG) -> str | None:
-    """World for a model of its size."""
+def _tokenizer_by_size(model: ProSG) -> str | None:
+    """Picks World for a model with a vocabulary of its size."""
     size = model.backbone.config.vocab_size
     if BY_VOCABULARY_SIZE.get(size) != WORLD:
         return None
@@ -89,8 +88,19 @@ def _picked_tokenizer(model: ProSG) -> str | None:
     return WORLD
 
 
-def need_tokenizer(model: ProSG, name: str | Path) -> None:
-    """ValueError where the model called `name` has no tokenizer, saying which one is meant if its size tells."""
+def _check_vocabulary(model: ProSG, tokenizer: Tokenizer, source: str | Path) -> None:
+    size = model.backbone.config.vocab_size
+    if tokenizer.vocab_size > size:
+        raise ValueError(
+            f"{source}: {tokenizer.vocab_size} tokens, but the model's vocabulary has {size}; they must fit"
+        )
+
+
+def require_tokenizer(model: ProSG, name: str | Path) -> None:
+    """Raises ValueError if the model has no tokenizer, with the one usual for its vocabulary size if there is one.
+
+    name: The model's name, for the error.
+    """
     if model.tokenizer is not None:
         return
     size = model.backbone.config.vocab_size
@@ -99,18 +109,16 @@ def need_tokenizer(model: ProSG, name: str | Path) -> None:
     raise ValueError(f"{name}: no tokenizer lies beside it; name one with {which}")
 
 
-def trained_in(path: str | Path) -> Path:
-    """What a finished training left in its output folder; any other path as it is."""
+def trained_model(path: str | Path) -> Path:
+    """Returns the adapter or model in a finished training's output folder, and any other path unchanged."""
     path = Path(path)
     if (path / "result.json").is_file():
-        for made in ("adapter", "model"):
-            if (path / made).is_dir():
-                return path / made
+        for name in ("adapter", "model"):
+            if (path / name).is_dir():
+                return path / name
     return path
 
 
-def check_vocabulary(model: ProSG, tokenizer: Tokenizer, path: str | Path) -> None:
-    """ValueError where the tokenizer has tokens that the model does not know."""
-    size = model.backbone.config.vocab_size
-    if tokenizer.vocab_size > size:
-        raise ValueError(f"{path}: {tokenizer.vocab_size} tokens, but the model's vocabulary has {size}; they must fit")
+def demo_model() -> Path:
+    """Returns the adapter that comes with the package; its backbone lies beside it."""
+    return Path(str(files("prosg") / "demo" / "assets" / "plus"))

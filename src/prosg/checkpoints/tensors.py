@@ -1,4 +1,4 @@
-"""Files of tensors and of JSON, read without executing them."""
+"""Reading files of tensors, without executing them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in one file (.safetensors, else torch.save's), mapped copy-on-write where the format allows it.
+    """Reads a .safetensors file or one of torch.save, mapped copy-on-write if its format allows it.
 
-    Raises CheckpointError for a damaged file, for objects other than tensors and for tensors that are not of floats.
+    Raises:
+        CheckpointError: for a damaged file, for objects other than tensors, and for tensors of integers.
     """
     try:
         tensors = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)

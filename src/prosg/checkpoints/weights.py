@@ -1,7 +1,7 @@
-"""Weights on their way from a file into a model: looked through and cast one tensor at a time.
+"""Checking and casting weights between a file and a model, one tensor at a time, so that large models fit in memory.
 
-A file is mapped, so what is resident of it is the system's to take back; what is cast is not. So a tensor is let go of
-as soon as it has been cast, and a cast that cannot fit is refused before it begins.
+Pages of a mapped file can be taken back by the system, those of a cast tensor cannot. So the pages of each tensor are
+released as soon as it is cast, and a cast for which there is not enough memory is refused before it begins.
 """
 
 from __future__ import annotations
@@ -17,38 +17,47 @@ from torch import Tensor
 from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError
 
-__all__ = ["check_finite", "check_room", "checked_and_cast"]
+__all__ = ["cast_checked", "check_finite", "check_memory"]
 
-PART = 1 << 26
-"""Values that are looked through at once."""
-PAGE_OUT = 21
-"""Linux's MADV_PAGEOUT: take these pages back now. It loses nothing, whatever they are."""
+CHUNK = 1 << 26
+"""Values checked at once."""
+MADV_PAGEOUT = 21
+"""Linux's advice to take pages back now. No content is lost, whatever they are."""
 
 
-def checked_and_cast(
+def cast_checked(
     path: str | Path, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]
 ) -> dict[str, Tensor]:
-    """`tensors` in these types; one that has its type already stays what it is, a mapped one mapped.
+    """Casts the tensors of a file, after checking that their values are finite and that there is enough memory.
 
-    Raises CheckpointError, naming file and tensor, for values that are not finite; for more than there is memory for.
+    Args:
+        path: The file, for errors.
+        tensors: By name.
+        dtypes: The type of each. A tensor that has it already is returned itself, a mapped one still mapped.
+
+    Raises:
+        CheckpointError: see `check_finite` and `check_memory`.
     """
-    check_room(path, tensors, dtypes)
+    check_memory(path, tensors, dtypes, _available_memory())
     cast: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         check_finite(path, {name: tensor})
         cast[name] = tensor.to(dtypes[name])
         if cast[name] is not tensor:
-            _let_go(tensor)
+            _release_pages(tensor)
     return cast
 
 
-def check_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """CheckpointError for the first tensor with a NaN or an infinite value. A value is read once, nothing is kept."""
+def check_finite(path: str | Path, tensors: Mapping[str, Tensor], chunk: int = CHUNK) -> None:
+    """Raises CheckpointError for the first tensor with NaN or infinite values, naming it. Reads each value once.
+
+    chunk: Number of values checked at once.
+    """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
             continue
-        for part in tensor.detach().reshape(-1).split(PART):
-            low, high = torch.aminmax(part)  # a NaN anywhere comes out as both; ten times as fast as isfinite
+        for part in tensor.detach().reshape(-1).split(chunk):
+            low, high = torch.aminmax(part)  # both are NaN if any value is; ten times as fast as isfinite
             if not bool(torch.isfinite(low) & torch.isfinite(high)):
                 wrong = int((~torch.isfinite(tensor)).sum())
                 raise CheckpointError(
@@ -57,23 +66,27 @@ def check_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
                 )
 
 
-def check_room(path: str | Path, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> None:
-    """CheckpointError where casting to these types takes more memory than there is, saying what does not."""
-    free = _available()
-    made = sum(t.numel() * dtypes[name].itemsize for name, t in tensors.items() if t.dtype != dtypes[name])
-    if free is None or made <= free:
+def check_memory(
+    path: str | Path, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype], available: int | None
+) -> None:
+    """Raises CheckpointError if casting takes more than `available` bytes, suggesting a type that takes fewer.
+
+    available: None if it is unknown; then nothing is checked.
+    """
+    needed = sum(t.numel() * dtypes[name].itemsize for name, t in tensors.items() if t.dtype != dtypes[name])
+    if available is None or needed <= available:
         return
     kinds = ", ".join(sorted({dtype_name(tensor.dtype) for tensor in tensors.values()}))
     wanted = dtype_name(max(dtypes.values(), key=lambda dtype: dtype.itemsize))
     narrow = sum(2 * tensor.numel() for tensor in tensors.values())
     raise CheckpointError(
-        f"{path}: is {kinds} and takes {made / 1e9:.1f} GB as {wanted}, but {free / 1e9:.1f} GB of memory are free"
-        + (f"; as bf16 (--dtype bf16) it takes {narrow / 1e9:.1f} GB" if narrow < made else "")
+        f"{path}: is {kinds} and takes {needed / 1e9:.1f} GB as {wanted}, but {available / 1e9:.1f} GB are free"
+        + (f"; as bf16 (--dtype bf16) it takes {narrow / 1e9:.1f} GB" if narrow < needed else "")
     )
 
 
-def _available() -> int | None:
-    """Bytes of memory that could be had, where the system tells."""
+def _available_memory() -> int | None:
+    """Returns the bytes that can still be allocated; None if the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -81,8 +94,8 @@ def _available() -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _let_go(tensor: Tensor) -> None:
-    """Have the system take back the pages of a mapped tensor that will not be read again; elsewhere nothing happens."""
+def _release_pages(tensor: Tensor) -> None:
+    """Has Linux take back the pages of a mapped tensor that is not read again. Does nothing on other systems."""
     size, page = tensor.nbytes, mmap.PAGESIZE
     if not tensor.is_contiguous() or size < 64 * page:
         return
@@ -92,4 +105,4 @@ def _let_go(tensor: Tensor) -> None:
         advise = ctypes.CDLL(None).madvise
     except (AttributeError, TypeError, OSError):
         return
-    advise(ctypes.c_void_p(first), ctypes.c_size_t(pages * page), PAGE_OUT)  # a refusal does no harm
+    advise(ctypes.c_void_p(first), ctypes.c_size_t(pages * page), MADV_PAGEOUT)  # may fail, without harm

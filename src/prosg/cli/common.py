@@ -104,7 +104,7 @@ def state_option(parser: Parser) -> Parser:
 def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
     """The model of `model_options` and `state_option`; ValueError where it has no tokenizer but needs one."""
     from prosg.checkpoints.initial_state import load_initial
-    from prosg.checkpoints.load import load_model, need_tokenizer
+    from prosg.checkpoints.load import load_model, require_tokenizer
     from prosg.utils.device import resolve_device, parse_dtype
 
     device = resolve_device(options.device)
@@ -119,7 +119,7 @@ def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
     if options.get("state") is not None:
         model.initial = load_initial(options.state, model.backbone).to(device)
     if asks_tokenizer:
-        need_tokenizer(model, options.model)
+        require_tokenizer(model, options.model)
     return model
 
 

@@ -22,9 +22,9 @@ def _push_parser() -> Parser:
 
 def _run_push(options: Any) -> int:
     from prosg.checkpoints.hub import push
-    from prosg.checkpoints.load import trained_in
+    from prosg.checkpoints.load import trained_model
 
-    print(push(trained_in(options.folder), options.repository, private=options.private))
+    print(push(trained_model(options.folder), options.repository, private=options.private))
     return 0
 
 

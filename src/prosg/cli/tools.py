@@ -142,10 +142,10 @@ def _run_export(options: Namespace) -> int:
 
 
 def _run_inspect(options: Namespace) -> int:
-    from prosg.inspection.render import heat_map, labels, plot_attention, table
-    from prosg.inspection.updates import attention, compare
+    from prosg.inspection.render import attention_heat_map, comparison_table, plot_attention, prompt_labels
+    from prosg.inspection.updates import compare_updates, prompt_attention
 
-    names = labels(len(options.prompt))
+    names = prompt_labels(len(options.prompt))
     prompts = [prompt_text(prompt, options.template) for prompt in options.prompt]
     if options.tokens < 0:
         raise ValueError(f"--tokens is {options.tokens}, must not be negative; 0 shows all")
@@ -159,19 +159,19 @@ def _run_inspect(options: Namespace) -> int:
         raise ValueError(f"--png {options.png}: this module {READINGS[reading]}; there is no heat map to draw")
     ids, lengths = model.tokenise(prompts)
     update = model.encode(ids, lengths).update
-    seen = attention(model, ids, lengths)
+    seen = prompt_attention(model, ids, lengths)
     decode = model.tokenizer.decode
     tokens = [[decode([token]) for token in row[:n]] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)]
     if options.png is not None and seen is not None:
         plot_attention(options.png, seen, tokens)  # before anything is printed: it may be refused
     for name, prompt in zip(names, prompts, strict=True):
         print(f"{name}  {prompt!r}")
-    print("", *table(compare(model.backbone, update)), sep="\n")
+    print("", *comparison_table(compare_updates(model.backbone, update)), sep="\n")
     if seen is None:
         print(f"\nThis module {READINGS[reading]}: there are no reads to look at.")
         return 0
     for i, name in enumerate(names):
-        print(f"\n{name}  {len(tokens[i])} tokens", *heat_map(seen, i, tokens[i], options.tokens), sep="\n")
+        print(f"\n{name}  {len(tokens[i])} tokens", *attention_heat_map(seen, i, tokens[i], options.tokens), sep="\n")
     if options.png is not None:
         print(f"\n{options.png}")
     return 0

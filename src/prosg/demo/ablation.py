@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from prosg.checkpoints.adapter import is_adapter
-from prosg.checkpoints.load import demo_model, trained_in
+from prosg.checkpoints.load import demo_model, trained_model
 from prosg.demo.measuring import measure, module_systems, system
 from prosg.demo.trainings import training_notes
 from prosg.evaluation.report.curves import late_table
@@ -162,7 +162,7 @@ def _check_files(config: TrainConfig) -> None:
     model = demo_model() if config.model == "demo" else Path(config.model)
     if not model.exists():
         raise ValueError(f"{config.model}: no such file or folder; --model names a backbone")
-    if is_adapter(trained_in(model)):
+    if is_adapter(trained_model(model)):
         raise ValueError(f"{config.model}: is an adapter already; train on its backbone")
     if Path(config.out).is_file():
         raise ValueError(f"{config.out}: is a file; --out names a folder")

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prosg.checkpoints.load import trained_in
+from prosg.checkpoints.load import trained_model
 from prosg.data.row import Row, read_rows, row_to_dict, write_rows
 from prosg.evaluation.answer_cache import Answer, answer_key
 from prosg.evaluation.config import MEASURES, EvalConfig, SystemConfig
@@ -119,7 +119,7 @@ def _stamps(system: SystemConfig) -> list[list[Any]]:
     """Path, size and time of change of every file of a system."""
     stamps = []
     for name in filter(None, (system.model, system.base, system.initial, system.tokenizer)):
-        path = trained_in(name)
+        path = trained_model(name)
         files = sorted(file for file in path.glob("*") if file.is_file()) if path.is_dir() else [path]
         stamps += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]
     return stamps

@@ -1,1 +1,1 @@
-"""What a model and its updates are like, in numbers and for the eye."""
+"""Numbers, tables and pictures about a model and its updates, for `prosg info` and `prosg inspect`."""

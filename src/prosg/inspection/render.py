@@ -1,4 +1,4 @@
-"""What `prosg inspect` shows: a table of updates, a heat map of what was read, as text and as a picture."""
+"""What `prosg inspect` shows: a comparison_table of updates, a heat map of what was read, as text and as a picture."""
 
 from __future__ import annotations
 
@@ -11,74 +11,88 @@ import torch
 from torch import Tensor
 
 from prosg.core.update import Site
-from prosg.inspection.updates import Compared, total
+from prosg.inspection.updates import UpdateComparison, over_all_sites
 from prosg.utils.io import written_whole
 
-__all__ = ["heat_map", "labels", "plot_attention", "table"]
+__all__ = ["attention_heat_map", "comparison_table", "plot_attention", "prompt_labels"]
 
 SHADES = " .:-=+*#%@"
-"""From nothing to a column's largest weight: characters that every terminal has."""
-VALUES = 8
-"""Singular values that a line has room for."""
-LABELS = 120
-"""Tokens up to which a picture names each of them."""
+"""From zero to a column's largest weight, in characters that every terminal has."""
+MAX_SINGULAR_VALUES = 8
+"""Singular values per line of a table."""
+MAX_TOKEN_LABELS = 120
+"""Longest prompt, in tokens, of which a picture labels every token."""
 
 
-def labels(count: int) -> list[str]:
-    """A, B, C, ...: names of prompts. ValueError for more than the alphabet has."""
+def prompt_labels(count: int) -> list[str]:
+    """Returns the names of prompts: A, B, C, ... Raises ValueError for more than 26."""
     if count > len(string.ascii_uppercase):
         raise ValueError(f"{count} prompts; at most {len(string.ascii_uppercase)} are compared at once")
     return list(string.ascii_uppercase[:count])
 
 
-def table(compared: Mapping[Site, Compared]) -> Iterator[str]:
-    """A line per site and prompt: relative norm, singular values, cosine with each prompt's; and all sites together."""
-    rows = {str(site): values for site, values in compared.items()} | {"all": total(compared)}
-    names = labels(len(rows["all"].inner))
+def comparison_table(comparisons: Mapping[Site, UpdateComparison]) -> Iterator[str]:
+    """Yields the lines of a table: for each site, and all sites together, a line per prompt.
+
+    A line holds |dW| / |W|, the largest singular values, and the cosine similarity with the dW of each prompt.
+    """
+    rows = {str(site): comparison for site, comparison in comparisons.items()} | {"all": over_all_sites(comparisons)}
+    names = prompt_labels(len(rows["all"].inner))
     width = max(map(len, rows)) + 2
-    values = 9 * min(VALUES, max(site.singular.shape[1] for site in rows.values()))
+    values = 9 * min(MAX_SINGULAR_VALUES, max(site.singular.shape[1] for site in rows.values()))
     cosines = f"cosine with {', '.join(names)}" if len(names) > 1 else ""
     yield f"{'site':<{width}}   |dW|/|W|  {'singular values':<{values}}  {cosines}".rstrip()
     for site, row in rows.items():
         for i, name in enumerate(names):
-            numbers = "".join(f"{value:9.3g}" for value in row.singular[i, :VALUES].tolist())
-            alike = "".join(f"{value:7.3f}" for value in row.cosine[i].tolist()) if len(names) > 1 else ""
+            numbers = "".join(f"{value:9.3g}" for value in row.singular[i, :MAX_SINGULAR_VALUES].tolist())
+            cosine = "".join(f"{value:7.3f}" for value in row.cosine[i].tolist()) if len(names) > 1 else ""
             start = f"{site if i == 0 else '':<{width}}{name}"
-            yield f"{start}  {row.relative[i]:7.4f}  {numbers:<{values}}  {alike}".rstrip()
+            yield f"{start}  {row.relative[i]:7.4f}  {numbers:<{values}}  {cosine}".rstrip()
 
 
-def heat_map(attention: Mapping[Site, Tensor], row: int, tokens: Sequence[str], most: int = 40) -> Iterator[str]:
-    """A line per token of a prompt: its share of all reads, and a shade per layer and site.
+def attention_heat_map(
+    attention: Mapping[Site, Tensor], row: int, tokens: Sequence[str], most: int = 40
+) -> Iterator[str]:
+    """Yields the lines of a heat map: for each token its share of all reads, and a shade per layer and site.
 
-    most: of a longer prompt only this many tokens are shown, those with the largest shares, in their order; 0: all.
+    Args:
+        attention: Weights (P, n, T) by site, as of `prompt_attention`.
+        row: Which prompt.
+        tokens: The texts of its tokens.
+        most: Show only this many tokens, those with the largest shares, in their order; 0 for all.
     """
     shares = _shares(attention, row, len(tokens))
     mean = shares.mean(0)
-    shown = range(len(tokens))
-    if 0 < most < len(tokens):
-        shown = sorted(mean.topk(most).indices.tolist())  # type: ignore[assignment]
+    all_shown = not 0 < most < len(tokens)
+    shown = list(range(len(tokens))) if all_shown else sorted(mean.topk(most).indices.tolist())
     places = len(str(len(tokens) - 1))
     texts = [_visible(text) for text in tokens]
     width = max(len(texts[t]) for t in shown)
     layers = [site.layer for site in attention]
-    first = [layer not in layers[:i] for i, layer in enumerate(layers)]
+    first_of_layer = [layer not in layers[:i] for i, layer in enumerate(layers)]
     names = dict.fromkeys(site.name for site in attention)
     yield f"share of all reads; by layer and site ({', '.join(names)}), each up to its own largest: {SHADES!r}"
     for t in shown:
         shades = "".join(
             " " * start + SHADES[int(share / top * (len(SHADES) - 1) + 0.5)]
-            for start, share, top in zip(first, shares[:, t].tolist(), shares.amax(1).tolist(), strict=True)
+            for start, share, top in zip(first_of_layer, shares[:, t].tolist(), shares.amax(1).tolist(), strict=True)
         )
         yield f"{t:>{places}} {texts[t]:<{width}} {mean[t]:6.1%} {shades}".rstrip()
-    if len(shown) < len(tokens):
-        left = len(tokens) - len(shown)
-        yield f"{left} more tokens hold {1 - float(mean[list(shown)].sum()):.1%} of the reads"
+    if not all_shown:
+        yield f"{len(tokens) - most} more tokens hold {1 - float(mean[shown].sum()):.1%} of the reads"
 
 
 def plot_attention(
     path: str | Path, attention: Mapping[Site, Tensor], tokens: Sequence[Sequence[str]], *, overwrite: bool = True
 ) -> None:
-    """Draw a heat map per prompt as PNG: a row per site, a column per token, the mean over the site's reads."""
+    """Draws a heat map per prompt into a PNG file: a row per site, a column per token, the mean over the site's reads.
+
+    Args:
+        path: The file.
+        attention: Weights (P, n, T) by site, as of `prompt_attention`.
+        tokens: For each prompt the texts of its tokens.
+        overwrite: Replace the file.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -93,10 +107,10 @@ def plot_attention(
             _shares(attention, i, len(texts)).numpy(), aspect="auto", cmap="viridis", interpolation="nearest"
         )
         figure.colorbar(image, ax=axis, fraction=0.02, pad=0.01)
-        axis.set_title(f"prompt {labels(len(tokens))[i]}", loc="left", fontsize=9)
+        axis.set_title(f"prompt {prompt_labels(len(tokens))[i]}", loc="left", fontsize=9)
         axis.set_yticks(range(len(sites)), sites, fontsize=6)
-        if len(texts) <= LABELS:
-            # A dollar sign would begin a formula.
+        if len(texts) <= MAX_TOKEN_LABELS:
+            # matplotlib takes a dollar sign for the start of a formula.
             shown = [_visible(text).replace("$", r"\$") for text in texts]
             axis.set_xticks(range(len(texts)), shown, rotation=90, fontsize=6)
         else:
@@ -106,10 +120,10 @@ def plot_attention(
 
 
 def _shares(attention: Mapping[Site, Tensor], row: int, length: int) -> Tensor:
-    """(sites, T) the mean over a site's reads, on the CPU."""
+    """Returns the mean over each site's reads, (sites, T), on the CPU."""
     return torch.stack([weights[row, :, :length].mean(0) for weights in attention.values()]).float().cpu()
 
 
 def _visible(text: str) -> str:
-    """A token as a line can hold it: spaces as a mark, other blanks and what is not printed by their escapes."""
+    """Returns a token on one line: spaces as "\u2423", other characters that do not print as escapes."""
     return "".join("\u2423" if c == " " else c if c.isprintable() else ascii(c)[1:-1] for c in text)

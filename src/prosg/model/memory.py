@@ -1,4 +1,4 @@
-"""Memory that training a model takes, counted on the model itself."""
+"""The memory that training a model takes, measured on the model itself."""
 
 from __future__ import annotations
 
@@ -6,73 +6,80 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from prosg.backbones.native import Call, Native
+from prosg.backbones import BackboneModule
+from prosg.backbones.hf.model import HFBackbone
 
-__all__ = ["ADAMW", "activation_bytes"]
+__all__ = ["ADAMW_BYTES", "activation_bytes"]
 
-
-PROBE = (64, 128)
-"""Tokens of the two passes from whose difference the bytes per token are read: multiples of the kernels' chunks."""
-
-
-ADAMW = 16
+PROBE_TOKENS = (64, 128)
+"""Lengths of the two passes whose difference gives the bytes per token: multiples of the kernels' chunks."""
+ADAMW_BYTES = 16
 """Bytes per trained parameter: value, gradient and two moments in fp32."""
 
 
-def activation_bytes(backbone: Any, frozen: bool) -> float:
-    """Bytes per token that a training pass keeps for its gradient, counted in two short passes of this very model.
+def activation_bytes(backbone: BackboneModule, frozen: bool) -> float:
+    """Measures what a forward pass keeps for the backward pass.
 
-    frozen: only what comes into the blocks and the update has gradients (phase 2), not the weights. Native backbones
-    are counted by one of their blocks and the head, so that it takes no time in large ones.
+    Two short passes are run. Of native backbones only one block and the head, so that large ones take no time.
+
+    Args:
+        backbone: The backbone.
+        frozen: The weights need no gradients, only the activations do (phase 2).
+
+    Returns:
+        Bytes per token.
     """
-    few, many = (_kept(backbone, tokens, frozen) for tokens in PROBE)
-    return (many - few) / (PROBE[1] - PROBE[0])
+    few, many = (_saved_by_pass(backbone, tokens, frozen) for tokens in PROBE_TOKENS)
+    return (many - few) / (PROBE_TOKENS[1] - PROBE_TOKENS[0])
 
 
-def _kept(backbone: Any, time: int, frozen: bool) -> float:
-    """Bytes that one pass over `time` tokens keeps."""
+def _saved_by_pass(backbone: BackboneModule, time: int, frozen: bool) -> float:
     tokens = torch.zeros(1, time, dtype=torch.int64, device=next(backbone.parameters()).device)
     trainable = [p.requires_grad for p in backbone.parameters()]
     backbone.requires_grad_(not frozen)
     try:
         with torch.enable_grad():
-            if not isinstance(backbone, Native):
-                embedded = backbone.model.get_input_embeddings()(tokens).detach().requires_grad_()
-                return _saved(lambda: _scores(backbone.model(inputs_embeds=embedded, use_cache=False).logits), backbone)
-            kernel = backbone.kernels.kernel(backbone.kernel, tokens.device, backbone.state_dtype)
-            call, state = Call(None, None, kernel), backbone.init_state(1)
-            stream = _leaves(backbone.blocks[0](backbone.embed(tokens), state[0], {}, call).stream)
-            block = _saved(lambda: backbone.blocks[-1](stream, state[-1], {}, call), backbone)
-            head = _saved(lambda: _scores(backbone.head(backbone.ln_out(backbone.hidden(stream)))), backbone)
+            if isinstance(backbone, HFBackbone):
+                model = backbone.model
+                embedded = model.get_input_embeddings()(tokens).detach().requires_grad_()
+                return _saved_bytes(
+                    lambda: _log_probabilities(model(inputs_embeds=embedded, use_cache=False).logits), backbone
+                )
+            context, state = backbone.context(), backbone.init_state(1)
+            stream = _as_leaves(backbone.blocks[0](backbone.embed(tokens), state[0], {}, context).stream)
+            block = _saved_bytes(lambda: backbone.blocks[-1](stream, state[-1], {}, context), backbone)
+            head = _saved_bytes(
+                lambda: _log_probabilities(backbone.head(backbone.ln_out(backbone.hidden(stream)))), backbone
+            )
             return block * len(backbone.blocks) + head
     finally:
         for parameter, before in zip(backbone.parameters(), trainable, strict=True):
             parameter.requires_grad_(before)
 
 
-def _saved(run: Callable[[], Any], backbone: Any) -> float:
-    """Bytes that `run` keeps for its gradient, beside the weights."""
-    storages = {p.untyped_storage().data_ptr(): 0 for p in backbone.parameters()}
+def _saved_bytes(run: Callable[[], Any], module: nn.Module) -> float:
+    """Returns the bytes that `run` saves for its backward pass, parameters not counted."""
+    storages = {p.untyped_storage().data_ptr(): 0 for p in module.parameters()}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        storages.setdefault(storage.data_ptr(), storage.nbytes())  # views of one tensor are kept once
+        storages.setdefault(storage.data_ptr(), storage.nbytes())  # views of one tensor are saved once
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = run()
-    del result  # only now: what is alive cannot be mistaken for something new at the same place
+    del result  # alive until here, so that no two tensors had the same address
     return float(sum(storages.values()))
 
 
-def _leaves(stream: Any) -> Any:
-    """The residual stream as if it came from other layers."""
+def _as_leaves(stream: Any) -> Any:
+    """Returns the residual stream, a tensor or a NamedTuple of tensors, as leaves that need gradients."""
     if isinstance(stream, Tensor):
         return stream.detach().requires_grad_()
-    return type(stream)(*(_leaves(part) for part in stream))
+    return type(stream)(*(_as_leaves(part) for part in stream))
 
 
-def _scores(logits: Tensor) -> Tensor:
+def _log_probabilities(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits.float(), 2)

@@ -91,7 +91,8 @@ class WorldTokenizer:
             return None
         from pyrwkv_tokenizer import RWKVTokenizer
 
-        return RWKVTokenizer().encode  # type: ignore[no-any-return]
+        encode: Callable[[str], list[int]] = RWKVTokenizer().encode
+        return encode
 
     def _match(self, text: str, source: bytes) -> list[int]:
         self._encoded += len(source)

@@ -15,7 +15,7 @@ from prosg.checkpoints.adapter import save_adapter
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.export import export_peft, merge, peft_names
 from prosg.checkpoints.initial_state import STATE_FILE, save_initial
-from prosg.checkpoints.load import load_model, need_tokenizer
+from prosg.checkpoints.load import load_model, require_tokenizer
 from prosg.core.rng import uniforms
 from prosg.core.update import Update
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
@@ -61,7 +61,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         device=device,
         target_modules=config.module.target_modules,
     )
-    need_tokenizer(model, config.model)
+    require_tokenizer(model, config.model)
     if model.synthesizer is not None:
         raise ValueError(f"{config.model}: is an adapter already; train on its backbone, {model.base}")
     tokenizer, backbone, base = model.tokenizer, model.backbone, Path(model.base)

@@ -17,7 +17,7 @@ import torch
 
 from prosg.checkpoints.fingerprints import hash_weights, model_fingerprint
 from prosg.checkpoints.initial_state import load_initial
-from prosg.checkpoints.load import load_model, need_tokenizer
+from prosg.checkpoints.load import load_model, require_tokenizer
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.tensors import pad
 from prosg.core.update import Update, join_updates
@@ -60,7 +60,7 @@ def open_model(config: SystemConfig, device: str) -> ProSG:
 
 def check_model(config: SystemConfig, model: ProSG) -> None:
     """Raises ValueError where a model cannot be what the system's options say."""
-    need_tokenizer(model, config.model)
+    require_tokenizer(model, config.model)
     if model.synthesizer is None and config.update in ("other", "mean"):
         raise ValueError(f"{config.model}: has no module, so there is no update: {config.update!r} cannot be had")
     if model.synthesizer is None and config.window:

@@ -1,0 +1,170 @@
+"""Reading checkpoints of the native backbones, and recognising which backbone they hold.
+
+    x.pth                one file, under BlinkDL's names
+    folder/              config.json and model.safetensors or pytorch_model.bin (also sharded), under Hugging Face's
+                         names; or a single .pth
+
+Sizes are read from the tensors' shapes. Files are mapped into memory, so that opening one is cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from prosg.backbones import BACKBONES, BackboneKind
+from prosg.backbones.hf.sites import HF_SITES
+from prosg.backbones.layouts import Layout, detect, from_hf, read_sizes
+from prosg.backbones.native import NativeConfig
+from prosg.checkpoints.tensors import read_tensors
+from prosg.tokenizers.files import tokenizer_beside
+from prosg.utils.io import CheckpointError, read_json
+
+__all__ = ["Checkpoint", "native_layouts", "read_checkpoint"]
+
+
+class Checkpoint(NamedTuple):
+    """The content of a checkpoint of a native backbone."""
+
+    config: NativeConfig
+    """the backbone's sizes, e.g. an RWKV4Config"""
+    tensors: dict[str, Tensor]
+    """by BlinkDL's names, in the model's order and shapes"""
+    tokenizer: Path | None
+    """the tokenizer's file, if one lies beside the weights"""
+
+
+def native_layouts() -> dict[str, Layout]:
+    """Returns the layouts of the native backbones by the `model_type` of their config.json."""
+    return {str(kind.layout.hf_required["model_type"]): kind.layout for kind in BACKBONES.values()}
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a file or folder, and checks that it is a complete checkpoint of a native backbone.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder.
+        CheckpointError: if it is damaged, incomplete, or of another model.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    hf_config: dict[str, Any] = {}
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            hf_config = _read_hf_config(path / "config.json")
+        files = _weight_files(path)
+    else:
+        files = [path]
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= read_tensors(file)
+    if hf_config.get("tie_word_embeddings") and "head.weight" not in tensors and "rwkv.embeddings.weight" in tensors:
+        tensors["head.weight"] = tensors["rwkv.embeddings.weight"].clone()
+    kind = _recognise(path, tensors)
+    tensors = _canonical(tensors, kind.layout)
+    config = _read_config(path, tensors, kind, hf_config)
+    return Checkpoint(config, _fitted(path, tensors, kind, config), tokenizer_beside(path))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Finds a folder's files of weights in the order in which transformers looks for them, then a single .pth."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+            for shard in shards:
+                if Path(shard).name != shard:
+                    raise CheckpointError(f"{index}: shard {shard!r} is not a plain file name")
+                if not (folder / shard).is_file():
+                    raise FileNotFoundError(f"{folder / shard}: no such file, but {index.name} lists it")
+            return [folder / shard for shard in shards]
+    files = sorted(folder.glob("*.pth"))
+    if len(files) == 1:
+        return files
+    what = f"{len(files)} .pth files ({', '.join(file.name for file in files[:3])}, ...)" if files else "no weights"
+    raise CheckpointError(f"{folder}: {what}; needs model.safetensors or pytorch_model.bin, or exactly one .pth")
+
+
+def _read_hf_config(path: Path) -> dict[str, Any]:
+    """Reads config.json, and checks that the backbone computes what it describes."""
+    config = read_json(path)
+    layouts = native_layouts()
+    model_type = str(config.get("model_type"))
+    if model_type not in layouts:
+        supported = ", ".join(f"{layout!r} ({name})" for layout, name in zip(layouts, BACKBONES, strict=True))
+        raise CheckpointError(
+            f"{path}: model_type is {model_type!r}; supported: {supported}, {', '.join(HF_SITES)}; other causal models "
+            "of transformers where target_modules name their projections"
+        )
+    for field, value in layouts[model_type].hf_required.items():
+        if config.get(field, value) != value:
+            raise CheckpointError(f"{path}: {field} is {config[field]!r}; supported: {value!r}")
+    return config
+
+
+def _recognise(path: Path, tensors: dict[str, Tensor]) -> BackboneKind:
+    """Finds the backbone by the names of its tensors."""
+    supported = ", ".join(BACKBONES)
+    version = detect(tensors)
+    if version is None:
+        raise CheckpointError(f"{path}: not a checkpoint of a native backbone; supported: {supported}")
+    if version == "state":
+        raise CheckpointError(f"{path}: holds learned initial states, not a model; prompts begin from it by --state")
+    if version not in BACKBONES:
+        raise CheckpointError(
+            f"{path}: this is an {version.replace('rwkv', 'RWKV-')} checkpoint; supported: {supported}"
+        )
+    return BACKBONES[version]
+
+
+def _canonical(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Gives tensors BlinkDL's names and orientation, and drops those that no model reads."""
+    if "emb.weight" not in tensors:
+        tensors = {from_hf(name, layout.names) or name: tensor for name, tensor in tensors.items()}
+        turned = [name for name in tensors if layout.transposed.search(name) and tensors[name].dim() == 2]
+        tensors |= {name: tensors[name].mT.contiguous() for name in turned}
+    return {name: tensor for name, tensor in tensors.items() if not layout.unused.match(name)}
+
+
+def _read_config(path: Path, tensors: dict[str, Tensor], kind: BackboneKind, hf_config: dict[str, Any]) -> NativeConfig:
+    """Reads the sizes from the tensors' shapes, and what no shape tells from config.json."""
+    extra = kind.layout.hf_only(hf_config) if hf_config else {}
+    try:
+        config: NativeConfig = kind.config(**read_sizes(tensors, kind.layout), **extra)
+        return config
+    except KeyError as error:
+        raise CheckpointError(f"{path}: tensor {error} is missing") from None
+    except (IndexError, ValueError) as error:
+        raise CheckpointError(f"{path}: a tensor has an impossible shape ({error})") from None
+
+
+def _fitted(path: Path, tensors: dict[str, Tensor], kind: BackboneKind, config: NativeConfig) -> dict[str, Tensor]:
+    """Checks names and shapes. Returns the tensors in the model's order, so that converting there and back is exact."""
+    with torch.device("meta"):
+        expected = kind.model(config).state_dict()
+    differences = {"missing": expected.keys() - tensors.keys(), "unexpected": tensors.keys() - expected.keys()}
+    for what, names in differences.items():
+        if names:
+            listed = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise CheckpointError(f"{path}: {what} tensors in this {config.model_type} checkpoint: {listed}")
+    fitted = {name: tensors[name] for name in expected}
+    for name, tensor in fitted.items():
+        shape = expected[name].shape
+        if tensor.shape != shape and _without_ones(tensor.shape) == _without_ones(shape):
+            fitted[name] = tensor.reshape(shape)  # some files store a vector (E,) as (1, 1, E)
+        elif tensor.shape != shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(shape)} for {config}"
+            )
+    return fitted
+
+
+def _without_ones(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]

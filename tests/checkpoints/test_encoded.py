@@ -1,0 +1,68 @@
+"""Encoded prompts as files: what comes back is bit-equal, what does not fit is refused in one line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from prosg.checkpoints.encoded import load_encoded, save_encoded
+from prosg.checkpoints.fingerprints import model_fingerprint
+from prosg.model.prosg import ProSG
+from support.checkpoints import assert_refused
+from support.models import MODULES, live_model, same_encoded, tokens
+
+PROMPT, LENGTHS = tokens(2, 6), torch.tensor([6, 4])
+
+
+def model(module: str | None = "plus", **changes: Any) -> ProSG:
+    return live_model("rwkv4", module, torch.float32, **changes)
+
+
+@pytest.mark.parametrize("module", [*MODULES, None])
+def test_an_encoded_prompt_comes_back_bit_for_bit(module: str | None, tmp_path: Path) -> None:
+    trained = model(module)
+    encoded = trained.encode(PROMPT, LENGTHS)
+    save_encoded(encoded, trained, tmp_path / "prompt.safetensors")
+    assert same_encoded(load_encoded(tmp_path / "prompt.safetensors", trained), encoded)
+    one = encoded.take(torch.tensor([1]))
+    save_encoded(one, trained, tmp_path / "prompt.safetensors")
+    assert same_encoded(load_encoded(tmp_path / "prompt.safetensors", trained), one)
+    with pytest.raises(FileExistsError, match="exists"):
+        save_encoded(one, trained, tmp_path / "prompt.safetensors", overwrite=False)
+
+
+def test_an_encoded_prompt_belongs_to_the_model_that_made_it(tmp_path: Path) -> None:
+    trained, path = model(), tmp_path / "prompt.safetensors"
+    save_encoded(trained.encode(PROMPT), trained, path)
+    changed = model()
+    with torch.no_grad():
+        changed.synthesizer.layers[1].queries[0, 0] += 1e-6
+    others = (model("paper"), model(None), model(seed=5), changed)
+    assert len({model_fingerprint(other) for other in (*others, trained)}) == 5
+    for other in others:
+        assert_refused(lambda other=other: load_encoded(path, other), "prompt.safetensors: .*another model")
+
+
+def test_damaged_encoded_prompts_are_refused(tmp_path: Path) -> None:
+    trained, path = model(), tmp_path / "prompt.safetensors"
+    assert_refused(lambda: load_encoded(path, trained), "prompt.safetensors: no such file", FileNotFoundError)
+    save_encoded(trained.encode(PROMPT), trained, path)
+    whole = {name: tensor.clone() for name, tensor in load_file(path).items()}  # the file is mapped, and cut below
+    metadata = {"format": "prosg-encoded-1", "model": model_fingerprint(trained)}
+    for size in (0, 5, 3000):
+        os.truncate(path, size)
+        assert_refused(lambda: load_encoded(path, trained), "prompt.safetensors: truncated")
+    save_file(whole, path)
+    assert_refused(lambda: load_encoded(path, trained), "prompt.safetensors: .*prosg encode")
+    for name in ("state.1.num", "update.0.key.b", "logits"):
+        save_file({n: t for n, t in whole.items() if n != name}, path, metadata=metadata)
+        assert_refused(lambda name=name: load_encoded(path, trained), f"prompt.safetensors: .*'{name}'")
+    save_file(whole | {"state.0.num": torch.zeros(2, 3)}, path, metadata=metadata)
+    assert_refused(lambda: load_encoded(path, trained), r"num has shape \(2, 3\), expected")
+    save_file(whole | {"update.0.key.a": torch.zeros(2, 8, 3)}, path, metadata=metadata)
+    assert_refused(lambda: load_encoded(path, trained), r"site 0.key: a has shape \(2, 8, 3\), expected")

@@ -1,0 +1,189 @@
+"""Reading native checkpoints: folders of every shape, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prosg.backbones.layouts import RWKV4_LAYOUT, to_hf
+from prosg.backbones.rwkv4 import RWKV4
+from prosg.checkpoints.backbone import load_backbone, save_backbone
+from prosg.utils.io import CheckpointError
+from support.checkpoints import same_weights, small_rwkv4
+
+
+@pytest.fixture
+def model() -> RWKV4:
+    return small_rwkv4()
+
+
+@pytest.fixture
+def weights(model: RWKV4) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_other_shapes_of_folders(model: RWKV4, weights: dict[str, Tensor], tmp_path: Path) -> None:
+    save_backbone(model, tmp_path / "folder")
+    config = (tmp_path / "folder" / "config.json").read_text()
+    hf = load_file(tmp_path / "folder" / "model.safetensors")
+
+    sharded = tmp_path / "sharded"
+    sharded.mkdir()
+    (sharded / "config.json").write_text(config)
+    names = sorted(hf)
+    shards = {"model-1.safetensors": names[:9], "model-2.safetensors": names[9:]}
+    for shard, members in shards.items():
+        save_file({name: hf[name] for name in members}, sharded / shard)
+    index = {"weight_map": {name: shard for shard, members in shards.items() for name in members}}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert same_weights(load_backbone(sharded), model)
+
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_text(config)
+    torch.save(hf, pickled / "pytorch_model.bin")
+    assert same_weights(load_backbone(pickled), model)
+
+    tied = tmp_path / "tied"
+    tied.mkdir()
+    (tied / "config.json").write_text(json.dumps(json.loads(config) | {"tie_word_embeddings": True}))
+    save_file({name: tensor for name, tensor in hf.items() if name != "head.weight"}, tied / "model.safetensors")
+    assert torch.equal(load_backbone(tied).head.weight, model.emb.weight)
+
+    legacy = tmp_path / "legacy.pth"
+    torch.save(weights, legacy, _use_new_zipfile_serialization=False)
+    assert same_weights(load_backbone(legacy), model)
+
+    (sharded / "model-2.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model-2.safetensors: no such file"):
+        load_backbone(sharded)
+    index["weight_map"]["head.weight"] = "../model.safetensors"
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="model.safetensors.index.json: .*plain"):
+        load_backbone(sharded)
+
+
+class Malice:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def hf_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {to_hf(name, RWKV4_LAYOUT.names) or name: tensor for name, tensor in weights.items()}
+
+
+ONE = torch.zeros(1)
+REFUSED = {
+    "RWKV-5": ({"emb.weight": ONE, "blocks.0.att.ln_x.weight": ONE}, "RWKV-5 .*rwkv4"),
+    "RWKV-5.1": (
+        {"blocks.0.att.ln_x.weight": ONE, "blocks.0.att.gate.weight": ONE, "blocks.0.att.time_decay": ONE},
+        "RWKV-5.1",
+    ),
+    "RWKV-5.2": (
+        {"blocks.0.att.ln_x.weight": ONE, "blocks.0.att.time_decay": torch.zeros(2, 64)},
+        "RWKV-5.2",
+    ),
+    "RWKV-6": ({"blocks.0.att.ln_x.weight": ONE, "blocks.0.att.time_maa_x": ONE}, "RWKV-6"),
+    "RWKV-7 in part": ({"blocks.0.att.ln_x.weight": ONE, "blocks.0.att.r_k": ONE}, "emb.weight"),
+    "initial states": ({"blocks.0.att.time_state": ONE}, "initial states"),
+    "another model": ({"model.layers.0.mlp.weight": ONE}, "rwkv4"),
+    "a list": ([ONE], "list"),
+    "a nested dict": ({"model": {"emb.weight": ONE}}, "model .*tensors"),
+    "code": ({"emb.weight": ONE, "args": Malice()}, "code"),
+    "integers": ({"emb.weight": torch.zeros(1, dtype=torch.int8)}, "emb.weight is int8.*bfloat16"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused_files(content: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match=f"bad.pth: .*{message}") as caught:
+        load_backbone(tmp_path / "bad.pth")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "executed").exists()
+
+
+CHANGES = {
+    "missing": ({"ln_out.bias": None, "blocks.1.ln2.bias": None}, "missing .*blocks.1.ln2.bias, ln_out.bias"),
+    "missing size": ({"blocks.0.ffn.key.weight": None}, "tensor 'blocks.0.ffn.key.weight'"),
+    "missing block": ({"blocks.9.ln1.bias": ONE}, r"missing .*rwkv4.* \d+ more"),
+    "unexpected": ({"blocks.1.tiny_att.weight": ONE}, "unexpected .*blocks.1.tiny_att.weight"),
+    "layers differ": (
+        {"blocks.2.ffn.key.weight": torch.zeros(41, 16)},
+        r"blocks.2.ffn.key.weight has shape \(41, 16\), expected \(40, 16\)",
+    ),
+    "odd shape": ({"emb.weight": torch.zeros(40)}, ".*shape"),
+    "no vocabulary": ({"emb.weight": torch.zeros(0, 16)}, ".*shape.*vocab_size is 0"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize("names", ["BlinkDL", "Hugging Face"])
+def test_refused_tensors(
+    weights: dict[str, Tensor], change: dict[str, Tensor | None], message: str, names: str, tmp_path: Path
+) -> None:
+    changed = {name: tensor for name, tensor in (weights | change).items() if tensor is not None}
+    torch.save(changed if names == "BlinkDL" else hf_names(changed), tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match=f"bad.pth: {message}") as caught:
+        load_backbone(tmp_path / "bad.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_files(model: RWKV4, weights: dict[str, Tensor], tmp_path: Path) -> None:
+    def cut(path: Path, size: int) -> Path:
+        path.write_bytes(path.read_bytes()[:size])
+        return path
+
+    save_backbone(model, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x.pth: truncated"):
+        load_backbone(cut(tmp_path / "x.pth", 10_000))
+    with pytest.raises(CheckpointError, match=r"x.pth: empty"):
+        load_backbone(cut(tmp_path / "x.pth", 0))
+    for size in (500, 20_000):
+        torch.save(weights, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+        with pytest.raises(CheckpointError, match=r"truncated|damaged"):
+            load_backbone(cut(tmp_path / "legacy.pth", size))
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html>")
+    with pytest.raises(CheckpointError, match=r"page.pth: not a PyTorch checkpoint"):
+        load_backbone(tmp_path / "page.pth")
+    save_backbone(model, tmp_path / "folder")
+    cut(tmp_path / "folder" / "model.safetensors", 5_000)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: truncated"):
+        load_backbone(tmp_path / "folder")
+    with pytest.raises(FileNotFoundError, match=r"nothing.pth: no such file or folder"):
+        load_backbone(tmp_path / "nothing.pth")
+
+
+CONFIGS = {
+    "rwkv6": ({"model_type": "rwkv6"}, "model_type is 'rwkv6'.*rwkv4"),
+    "epsilon": ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06.*1e-05"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CONFIGS.values(), ids=CONFIGS.keys())
+def test_refused_folders(model: RWKV4, change: dict[str, object], message: str, tmp_path: Path) -> None:
+    save_backbone(model, tmp_path / "folder")
+    config = tmp_path / "folder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(CheckpointError, match=f"config.json: {message}"):
+        load_backbone(tmp_path / "folder")
+
+
+def test_ambiguous_folders(model: RWKV4, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="model.safetensors.*pth"):
+        load_backbone(tmp_path)
+    save_backbone(model, tmp_path / "a.pth")
+    assert same_weights(load_backbone(tmp_path), model)
+    save_backbone(model, tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match=r"2 \.pth files \(a.pth, b.pth"):
+        load_backbone(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json: not JSON"):
+        load_backbone(tmp_path)

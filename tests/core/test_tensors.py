@@ -1,0 +1,20 @@
+"""Padding, masks, and the type of sums."""
+
+from __future__ import annotations
+
+import torch
+
+from prosg.core.tensors import pad, valid_mask, wide
+
+
+def test_rows_are_padded_on_the_right_and_masked() -> None:
+    tokens = pad([[5, 6, 7], [], [8]])
+    assert tokens.tolist() == [[5, 6, 7], [0, 0, 0], [8, 0, 0]]
+    mask = valid_mask(torch.tensor([3, 0, 1]), 3)
+    assert mask.tolist() == [[True, True, True], [False, False, False], [True, False, False]]
+
+
+def test_sums_are_kept_wide() -> None:
+    kept = {dtype: wide(torch.zeros(1, dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float16, torch.float32)}
+    assert set(kept.values()) == {torch.float32}
+    assert wide(torch.zeros(1).double()).dtype == torch.float64
