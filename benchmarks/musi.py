@@ -28,7 +28,7 @@ from rapidfuzz.distance import LCSseq
 from prosg.data.synthetic import words
 from prosg.musi.categories import chosen_categories
 from prosg.musi.config import load_config
-from prosg.musi.prompts import requests
+from prosg.musi.prompts import prompt_requests
 from prosg.musi.similar import similar_pairs
 from prosg.musi.text import words as tokens
 
@@ -90,10 +90,10 @@ def fill(folder: Path, made: list[dict[str, Any]]) -> Path:
     }
     file.write_text(yaml.safe_dump(content))
     config = load_config(file)
-    asked = requests(config, chosen_categories(config.prompts), 0, -(-len(made) // PER_REQUEST))
+    requests = prompt_requests(config, chosen_categories(config.prompts), 0, -(-len(made) // PER_REQUEST))
     (folder / "out").mkdir()
     with (folder / "out" / "prompts.jsonl").open("w") as out:
-        for number, (_, request) in enumerate(asked):
+        for number, (_, request) in enumerate(requests):
             text = json.dumps({"prompts": made[number * PER_REQUEST : (number + 1) * PER_REQUEST]})
             reply = {"reply": text, "finish": "stop", "refusal": "", "tokens_in": 0, "tokens_out": 0, "money": 0.0}
             out.write(json.dumps({"id": request.id, **reply}) + "\n")

@@ -34,7 +34,7 @@ from prosg.cli import main
 from support import hf_models as hf_tiny
 from support import models as helpers
 from support import training_folder as workshop
-from support.chat_server import Server
+from support.chat_server import ChatServer
 
 RECIPES = {
     "finetune": ("plain", "durable", "durable-load"),
@@ -119,7 +119,7 @@ def sets(shared: Path) -> dict[str, Any]:
         if tasks.is_file():
             (Path("tasks.jsonl")).write_bytes(tasks.read_bytes())
             run("data", "compose", "tasks.jsonl", "--size", 100, "--seed", 5, "--out", "composed")
-        with Server(patience=5.0, timeouts=0.0) as server:
+        with ChatServer(patience=5.0, timeouts=0.0) as server:
             server.start()
             build(server.url)
             server.shutdown()

@@ -1,11 +1,10 @@
-"""A chat server on loopback that misbehaves on purpose, and knows what a build must make of it.
+"""A chat server on loopback that misbehaves on purpose, and knows the result of a build that copes with it.
 
-Speaks POST /v1/chat/completions over real HTTP, whole or as a stream. What it does with a request follows from a hash
-of the request alone: first some faults (429 with Retry-After, 500, 503, a time-out, a reply that breaks off), then a
-reply, which may itself be bad (no JSON, another schema, a refusal, cut off at the limit). `Server.valid` is the set of
-pairs that a build has to end with.
+It serves POST /v1/chat/completions over real HTTP, whole or streamed. A hash of the request alone decides what happens:
+first some faults (429 with Retry-After, 500, 503, a time-out, a truncated reply), then a reply, which may itself be bad
+(no JSON, another schema, a refusal, cut off at the limit). `ChatServer.valid` is the set of pairs in a correct build.
 
-    python tests/musi_server.py [--port 8123]    to try a build by hand
+    PYTHONPATH=tests python -m support.chat_server [--port 8123]    to try a build by hand
 """
 
 from __future__ import annotations
@@ -32,16 +31,22 @@ THIRDS = ("say goodbye to", "thank", "warn", "greet", "write a wish for")
 
 
 def digest(body: dict[str, Any]) -> str:
-    """A request's hash: how it is carried does not count."""
-    kept = {key: value for key, value in body.items() if key not in ("stream", "stream_options")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    """A hash of the request without parameters of transport."""
+    content = {key: value for key, value in body.items() if key not in ("stream", "stream_options")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-class Server(ThreadingHTTPServer):
-    """The server and its books.
+class ChatServer(ThreadingHTTPServer):
+    """The server, and counts of what it has done.
 
-    patience: the client's time-out. faults, bad: shares of requests that meet these; timeouts: of
-    those with faults, the ones that time out first. delay: seconds before any reply.
+    Args:
+        port: 0 for any free one.
+        faults: Share of requests that meet faults before their reply.
+        bad: Share of requests whose reply is bad.
+        patience: The client's time-out in seconds.
+        delay: Seconds before any reply.
+        timeouts: Share of the requests with faults whose first fault is a time-out.
+        retry_after: Values of the Retry-After header.
     """
 
     daemon_threads = True
@@ -58,7 +63,7 @@ class Server(ThreadingHTTPServer):
         timeouts: float = 0.3,
         retry_after: Sequence[str] = ("0.2", "1"),
     ) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(("127.0.0.1", port), ChatHandler)
         self.faults, self.bad, self.patience, self.delay = faults, bad, patience, delay
         self.timeouts, self.retry_after = timeouts, retry_after
         self.lock = threading.Lock()
@@ -77,17 +82,23 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
-    def start(self) -> Server:
+    def start(self) -> ChatServer:
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no news."""
+        """Ignores connections that a killed client has left."""
 
-    # -- what is said
+    def plan_faults(self, body: dict[str, Any]) -> Sequence[str]:
+        """The faults of a request's first attempts: statuses, "cut" or "timeout"."""
+        fate = Random(f"fate of {digest(body)}")  # separate, so that a server without faults gives equal replies
+        faults = [fate.choice(FAULTS) for _ in range(fate.randint(1, 3))] if fate.random() < self.faults else []
+        if faults and fate.random() < self.timeouts:
+            faults[0] = "timeout"
+        return faults
 
-    def say(self, body: dict[str, Any], rng: Random) -> tuple[str, str]:
-        """The reply's text and why it ends."""
+    def write_reply(self, body: dict[str, Any], rng: Random) -> tuple[str, str]:
+        """The reply's text and finish reason."""
         kind = body.get("response_format", {}).get("json_schema", {}).get("name", "answer")
         bad = rng.choice(BAD) if rng.random() < self.bad else ""
         if bad == "refusal":
@@ -103,11 +114,11 @@ class Server(ThreadingHTTPServer):
         if bad == "no json":
             return "Here they are: " + json.dumps(drafts)[:-40], "stop"
         if bad == "schema":
-            return json.dumps({"prompts": [{"prompt": one["prompt"], "steps": 2} for one in drafts]}), "stop"
+            return json.dumps({"prompts": [{"prompt": draft["prompt"], "steps": 2} for draft in drafts]}), "stop"
         if bad == "length":
             return json.dumps({"prompts": drafts})[:200], "length"
         with self.lock:
-            self.drafts.update({one["prompt"]: one for one in drafts})
+            self.drafts.update({draft["prompt"]: draft for draft in drafts})
         text = json.dumps({"prompts": drafts})
         return (f"```json\n{text}\n```" if rng.random() < 0.2 else text), "stop"
 
@@ -151,39 +162,36 @@ class Server(ThreadingHTTPServer):
     def _verdicts(self, body: dict[str, Any], rng: Random, bad: str) -> tuple[str, str]:
         text = body["messages"][-1]["content"]
         prompt, answer = (part.partition("\n>>>")[0] for part in text.split("<<<\n")[1:3])
-        told = self.answers[prompt, answer]
-        listed = [
-            {"step": number, "followed": one, "quote": line.rpartition(" ")[0] if one == "yes" else ""}
-            for number, (one, line) in enumerate(zip(told, answer.split("\n"), strict=True), 1)
+        followed = self.answers[prompt, answer]
+        verdicts = [
+            {"step": number, "followed": verdict, "quote": line.rpartition(" ")[0] if verdict == "yes" else ""}
+            for number, (verdict, line) in enumerate(zip(followed, answer.split("\n"), strict=True), 1)
         ]
         if bad == "no json":
             return "Yes to all of it.", "stop"
         if bad == "schema":
-            return json.dumps({"verdicts": listed[:-1]}), "stop"
+            return json.dumps({"verdicts": verdicts[:-1]}), "stop"
         if bad == "length":
-            return json.dumps({"verdicts": listed})[:20], "length"
-        if "no" not in told:
+            return json.dumps({"verdicts": verdicts})[:20], "length"
+        if "no" not in followed:
             with self.lock:
                 self.valid.add((prompt, answer))
-        return json.dumps({"verdicts": listed}), "stop"
+        return json.dumps({"verdicts": verdicts}), "stop"
 
 
-class Handler(BaseHTTPRequestHandler):
+class ChatHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Server
+    server: ChatServer
 
     def log_message(self, *_: Any) -> None:
-        """Keep quiet."""
+        """Logs nothing."""
 
     def do_POST(self) -> None:
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         name = digest(body)
         rng = Random(name)
-        fate = Random(f"fate of {name}")  # apart, so that a server without faults says the same
-        faults = [fate.choice(FAULTS) for _ in range(fate.randint(1, 3))] if fate.random() < server.faults else []
-        if faults and fate.random() < server.timeouts:
-            faults[0] = "timeout"
+        faults = server.plan_faults(body)
         with server.lock:
             attempt = server.seen[name]
             server.seen[name] += 1
@@ -192,10 +200,10 @@ class Handler(BaseHTTPRequestHandler):
                 server.waits.append(time.monotonic() - server.ready_again.pop(name))
         time.sleep(server.delay)
         fault = faults[attempt] if attempt < len(faults) else ""
-        text, finish = server.say(body, rng) if fault in ("", "cut") else ("", "")
+        text, finish = server.write_reply(body, rng) if fault in ("", "cut") else ("", "")
         with server.lock:
             server.outcomes[fault or "reply"] += 1
-        if fault in ("429", "500", "503"):
+        if fault.isdigit():
             self._fail(int(fault), name, rng)
         elif fault == "timeout":
             time.sleep(server.patience * 1.5)
@@ -223,9 +231,9 @@ class Handler(BaseHTTPRequestHandler):
         if body.get("stream"):
             pieces = [text[place : place + 60] for place in range(0, len(text), 60)]
             deltas = [{"index": 0, "delta": {"content": piece}, "finish_reason": None} for piece in pieces]
-            choices: list[list[dict[str, Any]]] = [[one] for one in deltas]
+            choices: list[list[dict[str, Any]]] = [[delta] for delta in deltas]
             choices += [[{"index": 0, "delta": {}, "finish_reason": finish}], []]
-            chunks = [{**base, "object": "chat.completion.chunk", "choices": one} for one in choices]
+            chunks = [{**base, "object": "chat.completion.chunk", "choices": chunk} for chunk in choices]
             chunks[-1]["usage"] = usage
             content = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
             self.send_header("Content-Type", "text/event-stream")
@@ -247,24 +255,23 @@ class Handler(BaseHTTPRequestHandler):
             self.server.tokens += usage["total_tokens"]
 
 
-def started(kind: type[Server]) -> Iterator[Any]:
-    """For a fixture: hand out what starts servers of a kind with options, and shut all of them down afterwards."""
-    running: list[Server] = []
+def server_factory(server_class: type[ChatServer]) -> Iterator[Any]:
+    """For a fixture: yields a function that starts servers with options, and shuts all of them down afterwards."""
+    servers: list[ChatServer] = []
 
-    def start(**options: Any) -> Server:
-        running.append(kind(**options))
-        running[-1].start()
-        return running[-1]
+    def start(**options: Any) -> ChatServer:
+        servers.append(server_class(**options))
+        return servers[-1].start()
 
     yield start
-    for one in running:
-        one.shutdown()
-        one.server_close()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8123)
-    running = Server(port=parser.parse_args().port)
+    running = ChatServer(port=parser.parse_args().port)
     print(running.url)
     running.serve_forever()

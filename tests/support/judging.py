@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from prosg.data.row import Row, Stage, write_rows
-from support.chat_server import Server
+from support.chat_server import ChatServer
 
 ANY = {"type": "words", "min": 1}
 STAGED = Row(
@@ -28,7 +28,7 @@ GOOD = ["The sea is wide.\nIt has a fish.", "Hello, Anna!\nThanks, Bob!", "It is
 HALF = ["The sea is wide.\nIt has none.", "Hello, Anna!", ""]
 
 
-class JudgeServer(Server):
+class JudgeServer(ChatServer):
     """Passes a step if a line of the answer has the step's last word, and quotes that line.
 
     Certain words in an answer make it misbehave, the first `bad_times` times that it is asked about the answer. It
@@ -41,7 +41,7 @@ class JudgeServer(Server):
         self.requests_about: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
 
-    def say(self, body: dict[str, Any], rng: Random) -> tuple[str, str]:
+    def write_reply(self, body: dict[str, Any], rng: Random) -> tuple[str, str]:
         kind = body["response_format"]["json_schema"]["name"]
         content = body["messages"][-1]["content"]
         parts = [part.partition("\n>>>")[0] for part in content.split("<<<\n")[1:]]

@@ -168,7 +168,7 @@ def _run_data_options(options: Namespace) -> int:
 
 
 def _run_data_compose(options: Namespace) -> int:
-    from prosg.musi.composing import compose
+    from prosg.musi.composed_set import compose
 
     return compose(
         options.files,

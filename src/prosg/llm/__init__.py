@@ -1,1 +1,10 @@
-"""Asking chat models behind an OpenAI-compatible endpoint: requests, budget, records, structured replies."""
+"""Client of chat models behind OpenAI-compatible endpoints.
+
+config.py        options of an endpoint, caps on the cost of its requests
+completion.py    one chat completion over HTTP, its failures sorted by what can be done about them
+client.py        retries, and what an attempt costs
+budget.py        the caps, and the ledger of all requests
+request_log.py   the recorded replies of several stages, under one budget
+structured.py    requests that ask for JSON, and the JSON or refusal in replies
+attempts.py      one question, asked with other seeds until a reply is usable
+"""

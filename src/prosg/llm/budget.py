@@ -1,18 +1,19 @@
 """Hard caps on requests, tokens and money, and the ledger that they are counted from.
 
-Every attempt to send a request is *booked* with the most that it can cost, on the disk, before it is sent, and
-*settled* with what it did cost when it is over. A booking that was never settled (the process was killed) counts in
-full and is called *lost*: the server may have counted it. So no cap is ever exceeded, whatever happens.
+The highest cost of every attempt is *booked* on the disk before the request is sent, and *settled* with its real cost
+when it is over. A booking that was never settled, because the process was killed, is *lost* and counts in full, since
+the server may have counted it. So no cap is ever exceeded.
 
 Lines of the ledger:
     {"event": "booked", "booking": number, "stage", "record", "requests": 1, "tokens", "money", "time"}
-    {"event": "settled", "booking", "outcome": "reply" | what failed, "tokens_in", "tokens_out", "money", "time"}
+    {"event": "settled", "booking", "outcome": "reply" or the failure, "tokens_in", "tokens_out", "money", "time"}
     {"event": "lost", "booking", "time"}
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -22,15 +23,18 @@ from typing import Any, NamedTuple
 from prosg.llm.config import BudgetConfig, EndpointConfig
 from prosg.utils.store import Log
 
-__all__ = ["Budget", "BudgetSpentError", "Cost", "Totals"]
+__all__ = ["Budget", "BudgetSpentError", "Cost", "Totals", "highest_cost"]
+
+TEMPLATE_TOKENS = 64
+"""Tokens that a server's chat template may add to a request."""
 
 
 class BudgetSpentError(Exception):
-    """The next request could exceed a cap."""
+    """The next request could exceed a cap; the message names it."""
 
 
 class Cost(NamedTuple):
-    """Tokens that are read and written, and their price."""
+    """Tokens read and written, and their price."""
 
     tokens_in: int
     tokens_out: int
@@ -38,8 +42,15 @@ class Cost(NamedTuple):
 
     @staticmethod
     def of(endpoint: EndpointConfig, tokens_in: int, tokens_out: int) -> Cost:
+        """Returns the cost of some tokens at an endpoint's prices."""
         money = (tokens_in * endpoint.input_price + tokens_out * endpoint.output_price) / 1e6
         return Cost(tokens_in, tokens_out, round(money, 9))
+
+
+def highest_cost(endpoint: EndpointConfig, body: Mapping[str, Any]) -> Cost:
+    """Returns the most that a request can cost: a token is at least one byte."""
+    tokens_in = len(json.dumps(body, ensure_ascii=False).encode()) + TEMPLATE_TOKENS
+    return Cost.of(endpoint, tokens_in, body[endpoint.token_parameter])
 
 
 class Totals(NamedTuple):
@@ -54,86 +65,98 @@ class Totals(NamedTuple):
 
 
 class Budget:
-    """Caps and ledger of a build."""
+    """Caps and ledger of a command's requests.
+
+    Attributes:
+        spent: What counts against the caps, open bookings included.
+        outcomes: Number of closed bookings by outcome.
+        log: The ledger.
+    """
 
     def __init__(self, caps: BudgetConfig, path: Path) -> None:
+        """Opens or creates the ledger at `path`."""
         self.caps = caps
         self.log = Log(path)
-        self.open: dict[int, dict[str, Any]] = {}
         self.spent = Totals()
         self.outcomes: Counter[str] = Counter()
-        self.last = 0
-        self.changed = asyncio.Condition()
+        self._open: dict[int, dict[str, Any]] = {}
+        self._last_booking = 0
+        self._settled = asyncio.Condition()
         for line in self.log.records:
             if line["event"] == "booked":
-                self.last = line["booking"]
-                self.open[self.last] = line
+                self._last_booking = line["booking"]
+                self._open[self._last_booking] = line
                 self.spent = self.spent.plus(1, line["tokens"], line["money"])
             else:
                 self._close(line)
 
+    def recover(self, recorded: Mapping[str, Cost]) -> int:
+        """Closes the bookings that a killed process left open: settled if the reply was recorded, else lost.
+
+        recorded: the cost of every recorded reply by the request's id. Returns the number of lost bookings.
+        """
+        lost = 0
+        for booking, line in list(self._open.items()):
+            cost = recorded.get(line["record"])
+            if cost is not None:
+                self._end("settled", booking, {"outcome": "reply", **cost._asdict()})
+            else:
+                self._end("lost", booking, {})
+                lost += 1
+        return lost
+
+    def exceeded_cap(self, cost: Cost) -> str:
+        """Returns which cap one more request of this cost could exceed, and by how much; "" if none."""
+        after = self.spent.plus(1, cost.tokens_in + cost.tokens_out, cost.money)
+        for name, total, used in zip(Totals._fields, after, self.spent, strict=True):
+            cap = getattr(self.caps, name)
+            if cap is not None and total > cap:
+                needed = f"the next request may need {total - used:,.9g}"
+                return f"budget.{name}: {used:,.9g} of {cap:,.9g} are used, {needed}"
+        return ""
+
+    async def book(self, stage: str, request_id: str, cost: Cost) -> int:
+        """Books a request at its highest cost, waiting for requests under way if these may leave room.
+
+        Returns the booking's number. Raises BudgetSpentError if there is no room.
+        """
+        async with self._settled:
+            while reason := self.exceeded_cap(cost):
+                if not self._open:
+                    raise BudgetSpentError(reason)
+                await self._settled.wait()
+            self._last_booking += 1
+            tokens = cost.tokens_in + cost.tokens_out
+            line: dict[str, Any] = {
+                "event": "booked",
+                "booking": self._last_booking,
+                "stage": stage,
+                "record": request_id,
+                "requests": 1,
+                "tokens": tokens,
+                "money": cost.money,
+                "time": round(time.time(), 3),
+            }
+            self.log.append(line)
+            self._open[self._last_booking] = line
+            self.spent = self.spent.plus(1, tokens, cost.money)
+            return self._last_booking
+
+    async def settle(self, booking: int, outcome: str, cost: Cost) -> None:
+        """Closes a booking with its outcome ("reply" or a failure) and real cost; wakes requests that wait for room."""
+        self._end("settled", booking, {"outcome": outcome, **cost._asdict()})
+        async with self._settled:
+            self._settled.notify_all()
+
+    def _end(self, event: str, booking: int, details: Mapping[str, Any]) -> None:
+        line = {"event": event, "booking": booking, **details, "time": round(time.time(), 3)}
+        # If this line is lost with the machine's power, the booking is settled again from the reply's record.
+        self.log.append(line, wait=False)
+        self._close(line)
+
     def _close(self, line: Mapping[str, Any]) -> None:
-        booked = self.open.pop(line["booking"])
+        booked = self._open.pop(line["booking"])
         if line["event"] == "settled":
             tokens = line["tokens_in"] + line["tokens_out"]
             self.spent = self.spent.plus(0, tokens - booked["tokens"], line["money"] - booked["money"])
         self.outcomes[line.get("outcome", line["event"])] += 1
-
-    def recover(self, recorded: Mapping[str, Cost]) -> int:
-        """Close what a killed process left open: settled where its reply was recorded, else lost; returns how many are.
-
-        recorded: cost of every reply that was recorded, by the record's id.
-        """
-        lost = 0
-        for number, line in list(self.open.items()):
-            cost = recorded.get(line["record"])
-            if cost is not None:
-                self.settle(number, "reply", cost)
-                continue
-            self._end({"event": "lost", "booking": number})
-            lost += 1
-        return lost
-
-    def missing(self, cost: Cost) -> str:
-        """Which cap one more request of this cost could exceed; "" where none."""
-        after = self.spent.plus(1, cost.tokens_in + cost.tokens_out, cost.money)
-        for name, used, had in zip(Totals._fields, after, self.spent, strict=True):
-            cap = getattr(self.caps, name)
-            if cap is not None and used > cap:
-                return f"budget.{name}: {had:,.9g} of {cap:,.9g} are used, the next request may need {used - had:,.9g}"
-        return ""
-
-    async def book(self, stage: str, record: str, cost: Cost) -> int:
-        """Book a request, after those under way where they may leave room. BudgetSpentError where there is none."""
-        async with self.changed:
-            while reason := self.missing(cost):
-                if not self.open:
-                    raise BudgetSpentError(reason)
-                await self.changed.wait()
-            self.last += 1
-            line: dict[str, Any] = {
-                "event": "booked",
-                "booking": self.last,
-                "stage": stage,
-                "record": record,
-                "requests": 1,
-            }
-            line |= {"tokens": cost.tokens_in + cost.tokens_out, "money": cost.money, "time": round(time.time(), 3)}
-            self.log.append(line)
-            self.open[self.last] = line
-            self.spent = self.spent.plus(1, cost.tokens_in + cost.tokens_out, cost.money)
-            return self.last
-
-    def settle(self, booking: int, outcome: str, cost: Cost) -> None:
-        """Close a booking with what it cost."""
-        self._end({"event": "settled", "booking": booking, "outcome": outcome, **cost._asdict()})
-
-    def _end(self, line: dict[str, Any]) -> None:
-        # Where this line is lost with the machine's power, the booking is settled again from the reply's record.
-        self.log.append(line | {"time": round(time.time(), 3)}, wait=False)
-        self._close(line)
-
-    async def tell(self) -> None:
-        """Wake those that wait for room."""
-        async with self.changed:
-            self.changed.notify_all()

@@ -1,104 +1,37 @@
-"""One request to a chat model, sent again while the network or the server is at fault, and paid from the budget.
+"""Requests of one stage to an endpoint: attempts repeated after transient failures, booked, recorded and settled.
 
-What is sent again: 408, 409, 429, 5xx, time-outs, lost connections, replies that break off. Nothing else: a reply that
-came whole is recorded, whatever it says, and never asked for again.
+A reply that arrived whole is recorded, whatever it says, and never requested again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from prosg.llm.budget import Budget, BudgetSpentError, Cost
+from prosg.llm.budget import Budget, BudgetSpentError, Cost, highest_cost
+from prosg.llm.completion import ChatCompletions, ChatRequest, EndpointError, ReplyRecord, TransientError
 from prosg.llm.config import EndpointConfig
 from prosg.utils.store import Log
 
-__all__ = ["Asker", "EndpointError", "GaveUpError", "Reply", "Request", "Shortfall", "most", "need_key"]
+__all__ = ["EndpointClient", "GaveUpError", "Shortfall"]
 
 T = TypeVar("T")
 DEAD_AFTER = 3
-"""requests in a row that were given up with no reply in between: then the server is taken to be gone"""
-SHORTEST_KEY = 8
-NO_TOKENS = ("http ", "no connection")
-"""failures that cost no tokens; after the others the server may have counted what was booked"""
-
-
-class EndpointError(ValueError):
-    """The endpoint cannot be used as it is configured."""
+"""Requests given up in a row, without a reply in between, after which the server counts as gone."""
+COST_FREE = ("http ", "no connection")
+"""Failures that cost no tokens; after any other the server may have counted the tokens that were booked."""
 
 
 class GaveUpError(Exception):
-    """A request met nothing but failures; it is asked again when the command is run again."""
-
-
-class _TransientError(Exception):
-    """An attempt failed in a way that another may not."""
-
-    def __init__(self, what: str, wait: float = 0.0) -> None:
-        super().__init__(what)
-        self.what, self.wait = what, wait
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is sent, without the parameters that are about transport; `id` is its record's."""
-
-    id: str
-    body: Mapping[str, Any]
-
-
-class Reply(NamedTuple):
-    """What came back. finish: "stop", "length" (cut off), ...; "malformed": no chat completion; "error": a 4xx."""
-
-    text: str
-    finish: str
-    refusal: str
-    cost: Cost
-    model: str
-
-    def to_dict(self) -> dict[str, Any]:
-        said = {"reply": self.text, "finish": self.finish, "refusal": self.refusal}
-        return said | self.cost._asdict() | {"model": self.model}
-
-
-def most(endpoint: EndpointConfig, body: Mapping[str, Any]) -> Cost:
-    """The most that a request can cost. A token is at least one byte; 64 more are for the chat template."""
-    tokens_in = len(json.dumps(body, ensure_ascii=False).encode()) + 64
-    return Cost.of(endpoint, tokens_in, body[endpoint.token_parameter])
-
-
-def need_key(name: str, endpoint: EndpointConfig) -> None:
-    """ValueError where an endpoint's key is not set; `name` is what the configuration calls the endpoint."""
-    if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env):
-        raise ValueError(
-            f"{name}.api_key_env names {endpoint.api_key_env}, which is not set in the environment; "
-            "set it, or give '' for a server without keys"
-        )
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a server asks to wait; 0 where it does not say."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        told = headers.get("retry-after", "0")
-        if told.replace(".", "", 1).isdigit():
-            return float(told)
-        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0
+    """All attempts at a request failed; the next run of the command sends it again."""
 
 
 @dataclass
 class Shortfall:
-    """What a stage could not get: requests given up, the reason of the last one, and the cap that stopped it."""
+    """The replies that are missing: requests given up, the last failure, and the cap that ended the requests."""
 
     given_up: int = 0
     reason: str = ""
@@ -108,28 +41,32 @@ class Shortfall:
         return bool(self.given_up or self.cap)
 
 
-class Asker:
-    """A model behind an endpoint."""
+class EndpointClient:
+    """Sends the requests of one stage to an endpoint."""
 
-    def __init__(self, endpoint: EndpointConfig, budget: Budget) -> None:
+    def __init__(self, endpoint: EndpointConfig, budget: Budget, stage: str, log: Log, *, answered: bool) -> None:
+        """Raises ValueError if a package is missing.
+
+        answered: whether the stage has a reply from the model already. Until then a 4xx is taken for a fault of the
+        configuration, afterwards for one of the single request.
+        """
         try:
-            import openai
             import tenacity  # noqa: F401 - so that its absence shows before the first request
+
+            self.completions = ChatCompletions(endpoint)
         except ImportError as error:
             raise ValueError(f"asking a model needs the package {error.name}: pip install 'prosg[data]'") from None
-        self.endpoint, self.budget = endpoint, budget
-        self.key = os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else ""
-        # The client insists on a key; a server without keys does not look at it.
-        self.client = openai.AsyncOpenAI(
-            base_url=endpoint.base_url, api_key=self.key or "none", max_retries=0, timeout=endpoint.timeout
-        )
-        self.answered: set[str] = set()
+        self.endpoint, self.budget, self.stage, self.log = endpoint, budget, stage, log
+        self.answered = answered
         self.failures = 0
 
-    async def reply(self, stage: str, request: Request, log: Log) -> dict[str, Any]:
-        """Ask, record the reply, and only then settle what it cost; returns the record.
+    async def fetch(self, request: ChatRequest) -> ReplyRecord:
+        """Sends a request until there is a reply, records it, and only then settles its cost. Returns the record.
 
-        Raises GaveUpError, BudgetSpentError, or EndpointError where the configuration is wrong.
+        Raises:
+            GaveUpError: if all attempts failed.
+            BudgetSpentError: if the request could exceed a cap.
+            EndpointError: if the endpoint cannot be used as it is configured.
         """
         from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
@@ -137,135 +74,59 @@ class Asker:
 
         def pause(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            asked = error.wait if isinstance(error, _TransientError) else 0.0
-            grown = config.backoff * 2.0 ** (state.attempt_number - 1) * random.uniform(0.5, 1.0)
-            return max(asked, min(grown, config.longest_wait))
+            demanded = error.wait if isinstance(error, TransientError) else 0.0
+            backoff = config.backoff * 2.0 ** (state.attempt_number - 1) * random.uniform(0.5, 1.0)
+            return max(demanded, min(backoff, config.longest_wait))
 
         attempts = AsyncRetrying(
             stop=stop_after_attempt(config.attempts),
             wait=pause,
-            retry=retry_if_exception_type(_TransientError),
+            retry=retry_if_exception_type(TransientError),
             reraise=True,
         )
         try:
-            record: dict[str, Any] = await attempts(self._attempt, stage, request, log)
-        except _TransientError as error:
-            raise GaveUpError(error.what) from None
+            record: dict[str, Any] = await attempts(self._attempt, request)
+        except TransientError as error:
+            raise GaveUpError(error.reason) from None
         self.failures = 0
         return record
 
-    async def _attempt(self, stage: str, request: Request, log: Log) -> dict[str, Any]:
-        highest = most(self.endpoint, request.body)
-        booking = await self.budget.book(stage, request.id, highest)
+    async def _attempt(self, request: ChatRequest) -> dict[str, Any]:
+        highest = highest_cost(self.endpoint, request.body)
+        booking = await self.budget.book(self.stage, request.id, highest)
         outcome, cost = "cancelled", highest
         try:
-            reply = await self._send(request.body, highest)
-            if reply.finish == "error" and stage not in self.answered:
+            reply = await self.completions.complete(request.body, highest)
+            if reply.finish == "error" and not self.answered:
                 raise EndpointError(f"{self.endpoint.base_url} refuses the first request: {reply.refusal}")
-            record = {"id": request.id, **reply.to_dict()}
-            log.append(record)
-            self.answered.add(stage)
+            record = reply.to_record(request.id)
+            self.log.append(record)
+            self.answered = True
             outcome, cost = "reply", reply.cost
             return record
-        except _TransientError as error:
-            outcome = error.what
-            if outcome.startswith(NO_TOKENS):
+        except TransientError as error:
+            outcome = error.reason
+            if outcome.startswith(COST_FREE):
                 cost = Cost(0, 0, 0.0)
             if error.wait > self.endpoint.longest_wait:
-                raise GaveUpError(f"{error.what}, and it asks to wait {error.wait:.0f} s") from None
+                raise GaveUpError(f"{error.reason}, and it asks to wait {error.wait:.0f} s") from None
             raise
         except EndpointError:
             outcome, cost = "refused", Cost(0, 0, 0.0)
             raise
         finally:
-            self.budget.settle(booking, outcome, cost)
-            await self.budget.tell()
+            await self.budget.settle(booking, outcome, cost)
 
-    def _clean(self, text: str) -> str:
-        """Servers repeat keys in what they complain about; nothing that is kept or shown may hold one.
-
-        Shorter ones are no secrets but words, as servers without keys are given.
-        """
-        return text.replace(self.key, "***") if len(self.key) >= SHORTEST_KEY else text
-
-    async def _send(self, body: Mapping[str, Any], highest: Cost) -> Reply:
-        import openai
-
-        try:
-            async with asyncio.timeout(self.endpoint.timeout):
-                read = self._read_stream if self.endpoint.stream else self._read_whole
-                return await read(body, highest)
-        except (TimeoutError, openai.APITimeoutError):
-            raise _TransientError("time-out") from None
-        except openai.APIStatusError as error:
-            status, told = error.status_code, " ".join(self._clean(error.message).split())[:300]
-            if status in (408, 409, 429) or status >= 500:
-                raise _TransientError(f"http {status}", _retry_after(error.response.headers)) from None
-            if status in (401, 403, 404):
-                raise EndpointError(f"{self.endpoint.base_url} refuses: {told}") from None
-            return Reply("", "error", f"http {status}: {told}", Cost(0, 0, 0.0), self.endpoint.model)
-        except (openai.APIConnectionError, json.JSONDecodeError) as error:
-            cause = error.__cause__ or error
-            kind = "no connection" if "connect" in type(cause).__name__.lower() else "broken off"
-            raise _TransientError(kind) from None
-        except openai.APIError as error:  # an error in the middle of a stream
-            raise _TransientError(f"broken off: {self._clean(error.message)[:100]}") from None
-
-    async def _read_whole(self, body: Mapping[str, Any], highest: Cost) -> Reply:
-        raw = await self.client.chat.completions.with_raw_response.create(**_arguments(body))
-        text = raw.http_response.text
-        try:
-            content = json.loads(text)
-            choice = content["choices"][0]
-            message = choice["message"]
-            said, refusal = message.get("content") or "", message.get("refusal") or ""
-            finish = choice.get("finish_reason") or "stop"
-            if not (isinstance(said, str) and isinstance(refusal, str) and isinstance(finish, str)):
-                raise TypeError("text is expected")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            if isinstance(error, ValueError) and "content-length" not in raw.headers:
-                raise _TransientError("broken off") from None  # nobody can tell whether there was more to come
-            why = "the reply is no chat completion"
-            return Reply(self._clean(text), "malformed", why, highest, self.endpoint.model)
-        usage = content.get("usage") if isinstance(content.get("usage"), dict) else None
-        return self._reply(said, finish, refusal, usage, highest, str(content.get("model")))
-
-    async def _read_stream(self, body: Mapping[str, Any], highest: Cost) -> Reply:
-        options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-        stream: Any = await self.client.chat.completions.create(**_arguments(body), **options)
-        said, refusal, finish, usage, model = "", "", "", None, self.endpoint.model
-        async with stream:
-            async for chunk in stream:
-                model = chunk.model or model
-                if chunk.usage:
-                    usage = chunk.usage.model_dump()
-                for choice in (chunk.choices or ())[:1]:
-                    if choice.delta is not None:
-                        said += choice.delta.content or ""
-                        refusal += choice.delta.refusal or ""
-                    finish = choice.finish_reason or finish
-        if not finish:
-            raise _TransientError("broken off")
-        return self._reply(said, finish, refusal, usage, highest, model)
-
-    def _reply(
-        self, said: str, finish: str, refusal: str, usage: Mapping[str, Any] | None, highest: Cost, model: str
-    ) -> Reply:
-        read, wrote = ((usage or {}).get(key) for key in ("prompt_tokens", "completion_tokens"))
-        if isinstance(read, int) and isinstance(wrote, int):
-            cost = Cost.of(self.endpoint, read, wrote)
-        else:  # a server that does not count: what it wrote has at most as many tokens as bytes
-            written = min(len((said + refusal).encode()) + 1, highest.tokens_out)
-            cost = Cost.of(self.endpoint, highest.tokens_in, written)
-        return Reply(self._clean(said), finish, self._clean(refusal), cost, self._clean(model))
-
-    async def all(
-        self, jobs: Sequence[T], work: Callable[[T], Awaitable[None]], tell: Callable[[], object]
+    async def run_all(
+        self, jobs: Sequence[T], work: Callable[[T], Awaitable[None]], on_done: Callable[[], object]
     ) -> Shortfall:
-        """Work on all jobs, `concurrency` at a time; none is begun any more after one met a cap or a dead endpoint."""
+        """Works on jobs, `endpoint.concurrency` at a time; begins no more after a cap or a dead endpoint.
+
+        `work` makes a job's requests with `fetch`. Raises EndpointError if the endpoint cannot be used or is dead.
+        """
         waiting = iter(jobs)
         self.failures = 0
-        short = Shortfall()
+        shortfall = Shortfall()
         broken: EndpointError | None = None
 
         async def worker() -> None:
@@ -275,24 +136,23 @@ class Asker:
                     await work(job)
                 except GaveUpError as error:
                     self.failures += 1
-                    short.given_up += 1
-                    short.reason = str(error)
+                    shortfall.given_up += 1
+                    shortfall.reason = str(error)
                 except BudgetSpentError as error:
-                    short.cap = str(error)
+                    shortfall.cap = str(error)
                 except EndpointError as error:
                     broken = broken or error
-                tell()
-                if short.cap or broken or self.failures >= DEAD_AFTER:
+                on_done()
+                if shortfall.cap or broken or self.failures >= DEAD_AFTER:
                     return
 
         await asyncio.gather(*(worker() for _ in range(min(self.endpoint.concurrency, len(jobs)))))
         if broken:
             raise broken
-        if not short.cap and next(waiting, None) is not None:
-            raise EndpointError(f"{self.endpoint.base_url} gives no replies ({short.reason}); try again later")
-        return short
+        if not shortfall.cap and next(waiting, None) is not None:
+            raise EndpointError(f"{self.endpoint.base_url} gives no replies ({shortfall.reason}); try again later")
+        return shortfall
 
-
-def _arguments(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The client checks what it knows; what it does not know goes into the body as it is."""
-    return {"model": body["model"], "messages": body["messages"], "extra_body": dict(body)}
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.completions.close()

@@ -1,37 +1,38 @@
-"""An endpoint that speaks the OpenAI API: where it is, how it is asked, what it may cost."""
+"""Options of an endpoint with the OpenAI API, and caps on what its requests may cost."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from prosg.utils.options import option
 
-__all__ = ["BudgetConfig", "EndpointConfig", "check_budget", "check_endpoint"]
+__all__ = ["BudgetConfig", "EndpointConfig", "check_budget", "check_endpoint", "require_key"]
 
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """A server that speaks the OpenAI API, and how to ask it.
+    """A server with the OpenAI API, and how requests are sent to it.
 
     Attributes:
-        base_url: Where it is, the version included.
-        model: What the server calls the model.
+        base_url: Address of the API, the version included.
+        model: The server's name for the model.
         api_key_env: Environment variable that holds the key, which is written nowhere; "" for a server without keys.
-        concurrency: Requests on their way at once.
+        concurrency: Greatest number of requests under way at once.
         timeout: Seconds that a request may take as a whole.
-        attempts: How often a request is sent at most while it meets 429, 5xx, time-outs or replies that break off.
+        attempts: How often a request is sent at most, as long as it meets 429, 5xx, time-outs or truncated replies.
         backoff: Seconds before the second attempt; doubled for every further one.
-        longest_wait: Longest pause in seconds; a server that asks for a longer one is not waited for.
-        stream: Whether replies come in pieces. Turn it on for servers that close silent connections.
-        json: How the server is told that JSON is wanted: by the schema, as any object, or by words only.
-        token_parameter: What the server calls the limit of a reply.
+        longest_wait: Longest pause in seconds; a request is given up where the server demands a longer one.
+        stream: Whether replies are streamed. Turn it on for servers that close silent connections.
+        json: How JSON is requested: by its schema, as any object, or by the prompt's words only.
+        token_parameter: The server's name for the limit of a reply.
         send_seed: Whether requests carry their seed; turn it off for a server that refuses the parameter.
         input_price: Money per million tokens that are read.
         output_price: Money per million tokens that are written.
-        extra: More parameters of each request, as the server knows them.
+        extra: More parameters of each request, under the server's names.
         licence: Terms of the model's output, for the data card.
     """
 
@@ -55,12 +56,12 @@ class EndpointConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """Hard caps over all runs of the build. What a request can cost at most is booked before it is sent.
+    """Hard caps over all runs of a command. The highest cost of a request is booked before it is sent.
 
     Attributes:
-        requests: Requests, attempts that failed included. Has to be given.
-        tokens: Tokens read and written. Has to be given.
-        money: In the unit of the prices. Has to be given where there are prices.
+        requests: Requests, failed attempts included. Required.
+        tokens: Tokens read and written. Required.
+        money: In the unit of the prices. Required where there are prices.
     """
 
     requests: int | None = None
@@ -68,12 +69,16 @@ class BudgetConfig:
     money: float | None = None
 
 
-OURS = {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "seed", "n"}
+RESERVED_PARAMETERS = frozenset(
+    {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "seed", "n"}
+    | {"stream", "stream_options", "response_format"}
+)
+"""Parameters of a request that other options set, so that `extra` may not."""
 
 
 def check_budget(caps: BudgetConfig, *endpoints: EndpointConfig) -> None:
-    """ValueError for caps that are missing, given these endpoints' prices, or that let nothing through."""
-    priced = any((one.input_price, one.output_price) != (0, 0) for one in endpoints)
+    """Raises ValueError for a cap that is missing, given the endpoints' prices, or that lets nothing through."""
+    priced = any((endpoint.input_price, endpoint.output_price) != (0, 0) for endpoint in endpoints)
     for name, value in dataclasses.asdict(caps).items():
         if value is None and (name != "money" or priced):
             why = "there are prices, so a cap on money has to be given" if name == "money" else "a cap has to be given"
@@ -85,7 +90,7 @@ def check_budget(caps: BudgetConfig, *endpoints: EndpointConfig) -> None:
 
 
 def check_endpoint(name: str, endpoint: EndpointConfig) -> None:
-    """ValueError for what cannot be; `name` is what the file calls this endpoint."""
+    """Raises ValueError for an option that is not allowed. `name`: the configuration's name for the endpoint."""
     for key in ("concurrency", "attempts"):
         if option(endpoint, key) < 1:
             raise ValueError(f"{name}.{key} is {option(endpoint, key)}; it must be at least 1")
@@ -93,7 +98,7 @@ def check_endpoint(name: str, endpoint: EndpointConfig) -> None:
         if option(endpoint, key) < 0:
             raise ValueError(f"{name}.{key} is {option(endpoint, key)}; it must be 0 or more")
     if not endpoint.model:
-        raise ValueError("endpoint.model is missing; it names the model as the server does")
+        raise ValueError("endpoint.model is missing; it is the server's name for the model")
     url = urlsplit(endpoint.base_url)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError(f"{name}.base_url must be an address like http://127.0.0.1:8000/v1")
@@ -101,5 +106,14 @@ def check_endpoint(name: str, endpoint: EndpointConfig) -> None:
         raise ValueError(f"{name}.base_url holds a password or parameters; give a key in an environment variable")
     if endpoint.timeout <= 0:
         raise ValueError(f"{name}.timeout is {endpoint.timeout}; it must be above 0 seconds")
-    if taken := OURS & endpoint.extra.keys():
-        raise ValueError(f"{name}.extra sets {', '.join(sorted(taken))}, which other options are for")
+    if reserved := RESERVED_PARAMETERS & endpoint.extra.keys():
+        raise ValueError(f"{name}.extra sets {', '.join(sorted(reserved))}, which other options are for")
+
+
+def require_key(name: str, endpoint: EndpointConfig) -> None:
+    """Raises ValueError if an endpoint's key is not in the environment. `name`: as in `check_endpoint`."""
+    if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env):
+        raise ValueError(
+            f"{name}.api_key_env names {endpoint.api_key_env}, which is not set in the environment; "
+            "set it, or give '' for a server without keys"
+        )

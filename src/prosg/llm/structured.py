@@ -1,37 +1,56 @@
-"""Structured replies: JSON schemas that are asked for, and JSON that is found in what a model says."""
+"""Bodies of requests, with the JSON schema of the reply, and the JSON or the refusal in a reply's text."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prosg.llm.config import EndpointConfig
-from prosg.musi.text import refuses
 from prosg.utils.store import record_id
 
-__all__ = ["find_json", "request_body", "request_seed", "strict_object"]
+__all__ = ["find_json", "refuses", "request_body", "request_seed", "strict_object"]
+
+REFUSAL = re.compile(
+    r"""^\W*(?:
+        (?:i['’]?m|i\ am|we['’]?re)\ (?:very\ |really\ |truly\ )?(?:sorry|afraid|unable)\b
+      | (?:i\ )?apologi[sz]e\b | (?:my|our)\ apologies\b | sorry,?\ (?:but\ )?(?:i|as)\b
+      | (?:unfortunately,?\ )?(?:i|we)\ (?:can['’]?t|can\ ?not|cannot|won['’]?t|will\ not|am\ not\ able|must\ decline)\b
+      | as\ an?\ (?:ai|artificial|large\ language|language\ model)\b
+      | (?:对不起|很?抱歉|非常抱歉|我无法|我不能|作为一[个名](?:AI|人工智能|语言模型))
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def refuses(text: str) -> bool:
+    """Whether a reply opens as refusals do: "I'm sorry, but I can't ...", "抱歉，..."."""
+    return REFUSAL.match(text) is not None
 
 
 def strict_object(**properties: Any) -> dict[str, Any]:
-    """The JSON schema of an object that has exactly these properties."""
+    """Returns the JSON schema of an object with exactly these properties."""
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
 
 def find_json(text: str) -> Any:
-    """The JSON value in a reply, in a code fence or behind some words perhaps. ValueError where there is none."""
-    decoder = json.JSONDecoder()
-    starts = [place for place in (text.find("{"), text.find("[")) if place >= 0]
+    """Returns the first JSON object or list in a reply, which may stand in a code fence or behind other words.
+
+    Raises:
+        ValueError: if there is none; the message is "a refusal" or begins with "not JSON".
+    """
+    starts = [start for start in (text.find("{"), text.find("[")) if start >= 0]
     if not starts:
         raise ValueError("a refusal" if refuses(text) else "not JSON")
     try:
-        return decoder.raw_decode(text, min(starts))[0]
+        return json.JSONDecoder().raw_decode(text, min(starts))[0]
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg})") from None
 
 
 def request_seed(*parts: object) -> int:
-    """A seed of 31 bits from whatever it depends on."""
+    """Returns a seed of 31 bits, a hash of whatever the request depends on."""
     return int(record_id(parts=list(parts))[:8], 16) >> 1
 
 
@@ -43,7 +62,16 @@ def request_body(
     seed: int,
     json_schema: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A request as it is sent. json_schema: {"name", "schema"} where JSON is wanted."""
+    """Returns the body of a request for a chat completion.
+
+    Args:
+        endpoint: Options that decide the names of parameters.
+        messages: The conversation: {"role", "content"} each.
+        temperature: Of sampling; 0 for greedy decoding.
+        max_tokens: Longest reply in tokens.
+        seed: Of sampling.
+        json_schema: {"name", "schema"} of the JSON that the reply shall hold, if any.
+    """
     body: dict[str, Any] = {"model": endpoint.model, "messages": [*messages], "temperature": temperature}
     body[endpoint.token_parameter] = max_tokens
     if endpoint.send_seed:

@@ -1,39 +1,37 @@
-"""Stage 3: one answer, or several, to every instruction that stayed (the paper's figure 2, phase 2)."""
+"""Stage 3: one answer, or several, to every instruction that the filter kept (figure 2 of the paper, phase 2)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from prosg.llm.client import Request
+from prosg.llm.completion import ChatRequest
 from prosg.llm.structured import request_body, request_seed
 from prosg.musi.config import BuildConfig
 from prosg.utils.store import record_id
 
-__all__ = ["Asked", "requests"]
+__all__ = ["AnswerRequest", "answer_requests"]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A request for an answer: `prompt` is the filter's record, `sample` which of several it is."""
+class AnswerRequest(NamedTuple):
+    """A request for an answer; `decision`: the filter's record of the instruction; `sample`: which answer, from 0."""
 
-    prompt: Mapping[str, Any]
+    decision: Mapping[str, Any]
     sample: int
-    request: Request
+    request: ChatRequest
 
 
-def requests(config: BuildConfig, decisions: Sequence[Mapping[str, Any]]) -> list[Asked]:
-    """One request per instruction that was kept and per sample, in order."""
+def answer_requests(config: BuildConfig, decisions: Sequence[Mapping[str, Any]]) -> list[AnswerRequest]:
+    """Returns a request for each sample of each instruction that the filter kept, in order."""
     return [
-        Asked(decision, sample, _request(config, decision["prompt"], sample))
+        AnswerRequest(decision, sample, _request(config, decision["prompt"], sample))
         for decision in decisions
         if decision["kept"]
         for sample in range(config.answers.samples)
     ]
 
 
-def _request(config: BuildConfig, prompt: str, sample: int) -> Request:
+def _request(config: BuildConfig, prompt: str, sample: int) -> ChatRequest:
     system = [{"role": "system", "content": config.answers.system}] if config.answers.system else []
     seed = request_seed(config.seed, "answers", prompt, sample)
     body = request_body(
@@ -43,4 +41,4 @@ def _request(config: BuildConfig, prompt: str, sample: int) -> Request:
         config.answers.max_tokens,
         seed,
     )
-    return Request(record_id(stage="answers", body=body, seed=seed), body)
+    return ChatRequest(record_id(stage="answers", body=body, seed=seed), body)

@@ -1,4 +1,4 @@
-"""Categories of instructions: the package's and those of one's own files, with their examples and topics."""
+"""Categories of instructions, with examples and topics: the package's own and those of a user's files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 
 from prosg.musi.config import PromptsConfig
 from prosg.musi.draft import Draft, draft_from_dict
-from prosg.musi.packaged import packaged, packaged_text
+from prosg.musi.packaged import packaged_text, packaged_yaml
 from prosg.musi.text import LANGUAGES
 from prosg.utils.io import iter_jsonl
 
@@ -23,7 +23,15 @@ FIELDS = ("name", "language", "stages", "description", "examples")
 
 @dataclass(frozen=True)
 class Category:
-    """A kind of instruction, as a request describes it."""
+    """A kind of instruction, as a request describes it.
+
+    Attributes:
+        name: The name, which becomes the rows' `kind`.
+        language: "en" or "zh".
+        stages: Least and greatest number of sub-instructions.
+        description: One or two sentences.
+        examples: Instructions of the kind; a request shows some of them.
+    """
 
     name: str
     language: str
@@ -67,30 +75,30 @@ def _categories(text: str, name: str) -> list[Category]:
     content = _yaml(text, name)
     if not isinstance(content, list) or not content:
         raise ValueError(f"{name}: holds no list of categories")
-    found = []
+    categories = []
     for number, data in enumerate(content, 1):
         try:
-            found.append(_category(data))
+            categories.append(_category(data))
         except ValueError as error:
             raise ValueError(f"{name}: category {number}: {error}") from None
-    return found
+    return categories
 
 
 @functools.cache
 def package_categories() -> Mapping[str, Category]:
-    """The categories that come with the package, by name."""
+    """Returns the categories that come with the package, by name."""
     return {category.name: category for category in _categories(packaged_text("categories.yaml"), "categories.yaml")}
 
 
 def topics(language: str) -> Sequence[str]:
-    """Everyday subjects for requests in a language."""
-    found: list[str] = packaged("topics.yaml")["topics"][language]
-    return found
+    """Returns everyday subjects for requests in a language."""
+    subjects: list[str] = packaged_yaml("topics.yaml")["topics"][language]
+    return subjects
 
 
 def domain_words(language: str, file: str = "") -> list[str]:
-    """Words that belong to experts; with those of a file, one per line."""
-    return [*packaged("topics.yaml")["domain_words"].get(language, ()), *(_lines(file) if file else ())]
+    """Returns words that only experts use, with those of a user's file, if any, of one word per line."""
+    return [*packaged_yaml("topics.yaml")["domain_words"].get(language, ()), *(_lines(file) if file else ())]
 
 
 def _lines(file: str) -> list[str]:
@@ -107,21 +115,22 @@ def _read(file: str) -> str:
 
 
 def chosen_categories(config: PromptsConfig) -> list[Category]:
-    """The categories that a build asks for, with the examples of its files added.
+    """Returns the categories that a build requests, with the examples of its files added.
 
-    ValueError for names that do not exist or come twice, and for files that cannot be used.
+    Raises:
+        ValueError: for names that do not exist or come twice, and for files that cannot be used.
     """
     known = dict(package_categories())
-    own: list[str] = []
+    from_files: list[str] = []
     for file in config.category_files:
         for category in _categories(_read(file), file):
             if category.name in known:
                 raise ValueError(f"{file}: there is a category {category.name!r} already; give this one another name")
             known[category.name] = category
-            own.append(category.name)
+            from_files.append(category.name)
     if config.examples:
         _add_examples(config.examples, known)
-    names = config.categories or own or [name for name, category in known.items() if category.language == "en"]
+    names = config.categories or from_files or [name for name, category in known.items() if category.language == "en"]
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"prompts.categories has {', '.join(unknown)}; known are {', '.join(known)}")
     if len(set(names)) < len(names):

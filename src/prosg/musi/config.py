@@ -1,4 +1,4 @@
-"""Every option of a build, as dataclasses whose docstrings are the help, and what is wrong with a file of them."""
+"""Options of a build, as dataclasses whose docstrings are the help, and the checks of a configuration file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prosg.llm.config import OURS, BudgetConfig, EndpointConfig, check_budget, check_endpoint
+from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint
 from prosg.utils.options import build, option, read_yaml
 
 __all__ = [
@@ -26,15 +26,15 @@ class PromptsConfig:
     """Stage 1: instructions, several per request.
 
     Attributes:
-        count: Well-formed instructions that are wanted before the filter.
+        count: Wanted number of well-formed instructions before the filter.
         per_request: Instructions per request.
-        rounds: How often requests are added, at most, for instructions that were not well-formed.
-        categories: Names of categories, asked for in turn; all that there are in English by default.
-        category_files: YAML files with more categories, in the form of the package's own.
+        rounds: How often further requests may follow for instructions that were not well-formed.
+        categories: Names of categories, which requests take in turn; by default all in English.
+        category_files: YAML files of more categories, in the form of the package's own.
         examples: A jsonl file of more examples: {"category", "prompt", "sub_instructions"}.
         shots: Examples that a request shows.
-        temperature: Of the model.
-        max_tokens: Longest reply.
+        temperature: Of sampling.
+        max_tokens: Longest reply in tokens.
     """
 
     count: int = 500
@@ -50,17 +50,17 @@ class PromptsConfig:
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """Stage 2: which instructions stay.
+    """Stage 2: which instructions are kept.
 
     Attributes:
         shortest: Least number of words (in Chinese: characters) of an instruction.
         longest: Greatest number.
         stages: Least number of sub-instructions.
         knowledge: Greatest domain knowledge as the model rates it: 0 none, 1 a little, 2 some, 3 an expert's.
-        domain_words: A text file of more words, one per line, of which an instruction may have one at most.
+        domain_words: A text file of more expert words, one per line; an instruction may have one such word at most.
         similar_above: ROUGE-L F1 above which an instruction is a near-duplicate of an earlier one.
-        decontaminate: Evaluation files (jsonl, json, txt): no instruction may be near one of their texts.
-        ngram: Words in a row that an instruction and an evaluation text may not have in common.
+        decontaminate: Evaluation files (jsonl, json, txt); no instruction may be a near-duplicate of their texts.
+        ngram: Length of a run of words that an instruction must not share with an evaluation text.
     """
 
     shortest: int = 8
@@ -80,8 +80,8 @@ class AnswersConfig:
     Attributes:
         samples: Answers per instruction.
         system: A system message; none by default.
-        temperature: Of the model.
-        max_tokens: Longest answer; one that is cut off there is rejected.
+        temperature: Of sampling.
+        max_tokens: Longest answer in tokens; one that is truncated there is rejected.
     """
 
     samples: int = 1
@@ -92,14 +92,14 @@ class AnswersConfig:
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """Stage 4: which answers do what they were asked.
+    """Stage 4: which answers follow their instruction.
 
     Attributes:
-        judge: Whether a model judges every sub-instruction; without it, programmatic checks only, and rows have no
+        judge: Whether a model judges every sub-instruction. Without it only programmatic checks run, and rows have no
             stages.
-        endpoint: What differs from the build's endpoint where another model judges.
-        tries: How often a judge is asked, each time with another seed, that gives no usable verdict.
-        max_tokens: Longest verdict.
+        endpoint: Options that differ from the build's endpoint, if another model judges.
+        tries: How often the judge is asked, each time with another seed, until its verdict is usable.
+        max_tokens: Longest verdict in tokens.
     """
 
     judge: bool = True
@@ -113,10 +113,10 @@ class ExportConfig:
     """Stage 5: the data set.
 
     Attributes:
-        name: What the data card calls it.
+        name: Its name in the data card.
         licence: Its licence, for the data card.
-        sources: Where other people's text in it is from: {"name", "licence", "url"} each.
-        cluster_above: ROUGE-L F1 above which two instructions stand in the same split.
+        sources: Sources of other people's text in it: {"name", "licence", "url"} each.
+        cluster_above: ROUGE-L F1 above which two instructions are put into the same split.
     """
 
     name: str = "MuSI"
@@ -130,8 +130,8 @@ class BuildConfig:
     """A build.
 
     Attributes:
-        out: Folder for everything, made where it is missing; paths are relative to where the command runs.
-        seed: Of requests and draws; another seed asks for other instructions.
+        out: Folder of all files, created if missing. Paths are relative to the folder in which the command runs.
+        seed: Of requests and random draws; another seed gives other instructions.
     """
 
     out: str = ""
@@ -155,7 +155,11 @@ class BuildConfig:
 
 
 def load_config(path: str | Path) -> BuildConfig:
-    """Read a YAML file. ValueError names the file, the key, what was wrong and what is allowed."""
+    """Reads the YAML file of a build.
+
+    Raises:
+        ValueError: for a value that is not allowed; the message names the file, the key and what is allowed.
+    """
     content = read_yaml(path)
     try:
         config = build(BuildConfig, {} if content is None else content)
@@ -185,10 +189,6 @@ NOT_NEGATIVE = [
     "answers.temperature",
     "filter.knowledge",
 ]
-
-
-OURS |= {"stream", "stream_options", "response_format"}
-"""parameters of a request that options set, so that `extra` may not"""
 
 
 def _check(config: BuildConfig) -> None:

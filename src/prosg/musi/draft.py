@@ -1,4 +1,4 @@
-"""A drafted instruction, as a model writes it: the prompt, what it asks for step by step, and checks where it can.
+"""A drafted instruction as a model writes it: the prompt, its sub-instructions, and checks of the answer's stages.
 
 {"prompt": text, "sub_instructions": [text, ...], "domain_knowledge": 0 to 3,
  "checks": [{"stage": number from 1, "type": name, ...parameters of the check}]}
@@ -14,16 +14,23 @@ from prosg.data.checks import CHECKS, validate_check
 from prosg.llm.structured import find_json, strict_object
 from prosg.musi.text import plain
 
-__all__ = ["Draft", "check_types", "draft_from_dict", "parse_drafts", "schema"]
+__all__ = ["Draft", "check_types", "draft_from_dict", "drafts_schema", "parse_drafts"]
 
 FIELDS = ("prompt", "sub_instructions", "domain_knowledge", "checks")
-WRITABLE = {"contains": "items", "ends_with": "text", "sentences": "min max", "words": "min max"}
-"""checks that a model is told of, which hold for text without markers, and their parameters"""
+WRITABLE = ("contains", "ends_with", "sentences", "words")
+"""Checks that a model may write: those that need no markers in the text."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """One instruction; `checks` by the number of their stage from 0."""
+    """One instruction.
+
+    Attributes:
+        prompt: Its text.
+        sub_instructions: Its steps, in the order in which an answer follows them.
+        checks: The check of a step by its index from 0, for steps that a program can check.
+        domain_knowledge: What the model says the answer needs: 0 none, 1 a little, 2 some, 3 an expert's.
+    """
 
     prompt: str
     sub_instructions: tuple[str, ...]
@@ -31,18 +38,19 @@ class Draft:
     domain_knowledge: int = 0
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the instruction in the form of this module's first lines."""
         checks = [{"stage": stage + 1, **check} for stage, check in sorted(self.checks.items())]
         data: dict[str, Any] = {"prompt": self.prompt, "sub_instructions": list(self.sub_instructions)}
         return data | {"domain_knowledge": self.domain_knowledge, "checks": checks}
 
 
 def check_types() -> str:
-    """The checks that a model may write, as a request tells it."""
+    """Returns the checks that a model may write and their parameters, as a request lists them."""
     return ", ".join(f"{name} ({', '.join(CHECKS[name].parameters)})" for name in WRITABLE)
 
 
-def schema(per_request: int) -> dict[str, Any]:
-    """The JSON schema of a reply: {"prompts": [draft, ...]}; what does not apply is null."""
+def drafts_schema(per_request: int) -> dict[str, Any]:
+    """Returns the JSON schema of a reply: {"prompts": [draft, ...]}, with null for parameters that do not apply."""
     nullable = [{"type": "integer"}, {"type": "null"}]
     check = {
         "stage": {"type": "integer", "minimum": 1},
@@ -63,7 +71,7 @@ def schema(per_request: int) -> dict[str, Any]:
 
 
 def draft_from_dict(data: object) -> Draft:
-    """Check one decoded object. ValueError says what is not as the schema has it."""
+    """Checks and converts one decoded object. Raises ValueError for the first field that does not fit the schema."""
     if not isinstance(data, Mapping):
         raise ValueError(f"an instruction is an object, not {type(data).__name__}")
     if unknown := [str(key) for key in data if key not in FIELDS]:
@@ -81,12 +89,14 @@ def draft_from_dict(data: object) -> Draft:
     listed = data.get("checks")
     if not isinstance(listed if listed is not None else [], list):
         raise ValueError("checks is no list")
-    checks: dict[int, list[dict[str, Any]]] = {}
-    for check in listed or ():
-        stage, parsed = _check(check, len(steps))
-        checks.setdefault(stage, []).append(parsed)
-    joined = {stage: one[0] if len(one) == 1 else {"type": "all_of", "checks": one} for stage, one in checks.items()}
-    return Draft(prompt.strip(), tuple(step.strip() for step in steps), joined, knowledge or 0)
+    by_stage: dict[int, list[dict[str, Any]]] = {}
+    for item in listed or ():
+        stage, check = _check(item, len(steps))
+        by_stage.setdefault(stage, []).append(check)
+    checks = {
+        stage: some[0] if len(some) == 1 else {"type": "all_of", "checks": some} for stage, some in by_stage.items()
+    }
+    return Draft(prompt.strip(), tuple(step.strip() for step in steps), checks, knowledge or 0)
 
 
 def _check(data: object, stages: int) -> tuple[int, dict[str, Any]]:
@@ -102,7 +112,7 @@ def _check(data: object, stages: int) -> tuple[int, dict[str, Any]]:
 
 
 def parse_drafts(text: str) -> list[Draft | str]:
-    """The instructions in a reply; a text says what is wrong with one, or with the reply as a whole."""
+    """Parses a reply into instructions, with a text in place of each faulty one, or of all, that says what is wrong."""
     try:
         content = find_json(text)
     except ValueError as error:
@@ -110,10 +120,10 @@ def parse_drafts(text: str) -> list[Draft | str]:
     listed = content.get("prompts") if isinstance(content, Mapping) else content
     if not isinstance(listed, list) or not listed:
         return ["schema: no list of prompts"]
-    found: list[Draft | str] = []
+    drafts: list[Draft | str] = []
     for data in listed:
         try:
-            found.append(draft_from_dict(data))
+            drafts.append(draft_from_dict(data))
         except ValueError as error:
-            found.append(f"schema: {error}")
-    return found
+            drafts.append(f"schema: {error}")
+    return drafts

@@ -1,11 +1,14 @@
-"""Stage 5: the data set, whole or not at all: splits by cluster of prompts, jsonl and Parquet, a data card, hashes."""
+"""Stage 5: the data set as jsonl and Parquet, split by clusters of near-duplicates, with a data card and hashes.
+
+The folder is written whole or not at all.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,23 +16,26 @@ from prosg.data.row import Row, row_to_dict, write_rows
 from prosg.data.synthetic import SPLITS, split_of
 from prosg.llm.config import EndpointConfig
 from prosg.musi.config import BuildConfig
-from prosg.musi.review import apply, read_decisions
+from prosg.musi.review import apply_decisions, read_decisions
 from prosg.musi.similar import clusters
-from prosg.musi.stats import count, describe
+from prosg.musi.stats import count_rows, statistics_text
 from prosg.musi.text import words
+from prosg.utils.io import written_whole
+from prosg.utils.progress import OnProgress, no_progress
 
 __all__ = ["MANIFEST", "export", "split_rows", "write_parquet"]
 
 MANIFEST = "manifest.json"
 
 
-def split_rows(rows: Sequence[Row], above: float, *, tell: Callable[[int], object] = lambda count: None) -> list[Row]:
-    """The rows with a `cluster` and a `split` each.
+def split_rows(rows: Sequence[Row], above: float, *, on_progress: OnProgress = no_progress) -> list[Row]:
+    """Assigns rows to splits, 80 / 10 / 10, and near-duplicate prompts to the same split.
 
-    A cluster is what near-duplicate prompts link together, and stands in one split as a whole: by the hash of the
-    unordered words of its (alphabetically) first prompt, 80 / 10 / 10, whatever the seed and the order of the rows.
+    Prompts that near-duplicates link form a cluster. The hash of the unordered words of its (alphabetically) first
+    prompt decides the split, so neither a seed nor the order of the rows matters. Returns the rows with `cluster` (a
+    row's id) and `split` in `extra`. above: ROUGE-L F1 above which prompts are near-duplicates.
     """
-    roots = clusters([row.prompt for row in rows], above, tell=tell)
+    roots = clusters([row.prompt for row in rows], above, on_progress=on_progress)
     first: dict[int, str] = {}
     for root, row in zip(roots, rows, strict=True):
         first[root] = min(first.get(root, row.prompt), row.prompt)
@@ -41,22 +47,22 @@ def split_rows(rows: Sequence[Row], above: float, *, tell: Callable[[int], objec
 
 
 def write_parquet(file: Path, rows: Sequence[Row]) -> None:
-    """The rows with the columns of the jsonl; a check is a JSON text, since checks have different fields."""
+    """Writes rows with the columns of the jsonl. A check becomes a JSON text, since checks have different fields."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise ValueError("Parquet needs the package pyarrow: pip install 'prosg[data]'") from None
 
-    text, whole = pa.string(), pa.int64()
-    stage = pa.struct([("instruction", text), ("check", text), ("start", whole), ("marker", text)])
+    text, integer = pa.string(), pa.int64()
+    stage = pa.struct([("instruction", text), ("check", text), ("start", integer), ("marker", text)])
     columns = [("id", text), ("kind", text), ("prompt", text), ("answer", text), ("stages", pa.list_(stage))]
-    columns += [("distance_words", whole), ("leaks", pa.bool_()), ("language", text), ("cluster", text)]
+    columns += [("distance_words", integer), ("leaks", pa.bool_()), ("language", text), ("cluster", text)]
     columns += [("sub_instructions", pa.list_(text))]
     table = []
     for row in rows:
         data = row_to_dict(row) | {"leaks": row.leaks}
-        data["stages"] = [one | {"check": json.dumps(one["check"], ensure_ascii=False)} for one in data["stages"]]
+        data["stages"] = [s | {"check": json.dumps(s["check"], ensure_ascii=False)} for s in data["stages"]]
         table.append({name: data.get(name) for name, _ in columns})
     pq.write_table(pa.Table.from_pylist(table, schema=pa.schema(columns)), file)
 
@@ -67,19 +73,25 @@ def export(
     costs: Mapping[str, Mapping[str, int | float]],
     rejected: Counter[str],
     *,
-    tell: Callable[[int], object] = lambda count: None,
+    on_progress: OnProgress = no_progress,
 ) -> dict[str, int]:
-    """Write the data set to the build's folder `export`, in place of an earlier one; returns the rows per split.
+    """Applies the review's decisions, and writes the data set to the build's folder `export`, replacing an earlier one.
 
-    costs: by stage, what the recorded replies took. rejected: how many instructions and answers went, by reason.
+    Args:
+        config: The build's options.
+        rows: The verified rows.
+        costs: By stage the number of recorded replies and their tokens_in, tokens_out and money.
+        rejected: Number of dropped instructions and answers by reason.
+        on_progress: Called with numbers of rows.
+
+    Returns:
+        The number of rows by split.
     """
-    from prosg.utils.io import written_whole
-
     decisions = read_decisions(config.folder / "verified.review.jsonl")
-    reviewed = apply(rows, decisions)
+    reviewed = apply_decisions(rows, decisions)
     if not reviewed:
         raise ValueError(f"{config.folder}: no row passed; rejected.jsonl and filter.jsonl say why")
-    placed = split_rows(reviewed, config.export.cluster_above, tell=tell)
+    placed = split_rows(reviewed, config.export.cluster_above, on_progress=on_progress)
     sizes = {}
     with written_whole(config.folder / "export", overwrite=True, marker=MANIFEST) as folder:
         folder.mkdir()
@@ -89,8 +101,8 @@ def export(
                 sizes[name] = write_rows(folder / f"{name}.jsonl", chosen)
                 write_parquet(folder / f"{name}.parquet", chosen)
         hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
-        outcome = Counter(decision.action for decision in decisions.values())
-        card = _card(config, placed, sizes, costs, rejected, outcome, hashes)
+        actions = Counter(decision.action for decision in decisions.values())
+        card = _card(config, placed, sizes, costs, rejected, actions, hashes)
         (folder / "README.md").write_text(card, "utf-8")
         content = {"rows": sizes, "sha256": hashes, "decisions": "../verified.review.jsonl", "rejected": dict(rejected)}
         (folder / MANIFEST).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -109,14 +121,14 @@ def _card(
     kinds: dict[str, Counter[str]] = {}
     for row in rows:
         kinds.setdefault(row.kind, Counter())[str(row.extra["split"])] += 1
-    tongues = sorted({str(row.extra.get("language", "en")) for row in rows})
+    languages = sorted({str(row.extra.get("language", "en")) for row in rows})
     per_cluster = Counter(row.extra["cluster"] for row in rows)
     largest = max(per_cluster.values())
     front = [
         "---",
         f"pretty_name: {json.dumps(config.export.name, ensure_ascii=False)}",
         f"license: {json.dumps(config.export.licence or 'unknown')}",
-        f"language: [{', '.join(tongues)}]",
+        f"language: [{', '.join(languages)}]",
         "task_categories: [text-generation]",
         "configs:",
         "  - config_name: default",
@@ -134,7 +146,7 @@ def _card(
         + f"\n\n{len(rows):,} rows: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
         + f". Prompts that are alike (ROUGE-L F1 above {config.export.cluster_above}) are in one split:"
         f" {len(per_cluster):,} clusters, the largest of {largest:,} rows.",
-        "## Lengths\n\n```\n" + describe(count(rows)) + "\n```",
+        "## Lengths\n\n```\n" + statistics_text(count_rows(rows)) + "\n```",
         "## What was left out\n\n" + _table(["reason", "number"], [[k, f"{n:,}"] for k, n in sorted(rejected.items())]),
         "Looked through by hand: " + (", ".join(f"{n:,} {k}" for k, n in sorted(reviewed.items())) or "none") + ".",
         "## Models and costs\n\n" + _models(config) + "\n\n" + _costs(costs),

@@ -1,4 +1,4 @@
-"""Data files that come with the package."""
+"""Data files of this package: categories, topics, and the wording of requests and composed prompts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import yaml
 
-__all__ = ["packaged", "packaged_text"]
+__all__ = ["packaged_text", "packaged_yaml"]
 
 
 def packaged_text(name: str) -> str:
-    """A file's text."""
+    """Returns the text of a file."""
     return resources.files("prosg.musi").joinpath(name).read_text("utf-8")
 
 
 @functools.cache
-def packaged(name: str) -> Any:
-    """A YAML file's content, read once."""
+def packaged_yaml(name: str) -> Any:
+    """Returns the content of a YAML file, which is read once."""
     return yaml.safe_load(packaged_text(name))

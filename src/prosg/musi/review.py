@@ -1,7 +1,8 @@
-"""Looking through rows in the terminal: keep, drop or edit each, undo; every decision is on the disk at once.
+"""`prosg data review`: rows are kept, dropped or edited one by one in the terminal.
 
-Decisions stand beside the rows (NAME.review.jsonl) and only add up: the last one about a row counts, an undo takes the
-last one back. Nothing of the rows' file is changed; decisions apply when a build exports, or with --apply.
+Each decision is appended to a file beside the rows (NAME.review.jsonl) at once; the last one about a row counts, and an
+undo cancels the last one of all. The rows' file itself is not changed: decisions apply when a build exports, or with
+--apply.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Any, NamedTuple
 
 from prosg.data.checks import check_stages, find_stages
 from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict, write_rows
-from prosg.musi.stages import distance
+from prosg.musi.stages import words_before
 from prosg.utils.store import Log, read_log
 
-__all__ = ["Decision", "apply", "decisions_file", "edited", "read_decisions", "review"]
+__all__ = ["Decision", "apply_decisions", "decisions_file", "edit_texts", "read_decisions", "review"]
 
 ACTIONS = ("keep", "drop", "edit")
 KEYS = {"k": "keep", "d": "drop", "e": "edit", "u": "undo", "s": "skip", "q": "quit"}
@@ -31,27 +32,27 @@ PROMPT_LINE, ANSWER_LINE = "=== prompt ===", "=== answer ==="
 
 
 class Decision(NamedTuple):
-    """What was decided about a row; `row` is the edited one."""
+    """A decision about a row: its action, and the edited row."""
 
     action: str
     row: Mapping[str, Any] | None
 
 
 def decisions_file(file: Path) -> Path:
-    """Where the decisions about a file stand: beside it, or where the data set says that its build looks for them."""
+    """Returns the file of the decisions about some rows: NAME.review.jsonl, or what a data set's manifest names."""
     manifest = file.parent / "manifest.json"
     if manifest.is_file():
         try:
-            told = json.loads(manifest.read_text("utf-8")).get("decisions")
+            named = json.loads(manifest.read_text("utf-8")).get("decisions")
         except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-            told = None
-        if isinstance(told, str):
-            return Path(os.path.normpath(file.parent / told))
+            named = None
+        if isinstance(named, str):
+            return Path(os.path.normpath(file.parent / named))
     return file.with_name(f"{file.stem}.review.jsonl")
 
 
 def _current(records: Sequence[Mapping[str, Any]]) -> dict[str, Decision]:
-    """The decisions that count, by the row's id, in the order in which they were made."""
+    """The decisions that count by the row's id, in the order in which they were made."""
     made: list[tuple[str, Decision]] = []
     for record in records:
         if record["action"] == "undo":
@@ -66,7 +67,7 @@ def _current(records: Sequence[Mapping[str, Any]]) -> dict[str, Decision]:
 
 
 def read_decisions(path: Path) -> dict[str, Decision]:
-    """Decisions by row id; none where there is no file. ValueError for a file that is not one."""
+    """Reads the decisions that count by row id; none if there is no file. Raises ValueError for a malformed line."""
     records = read_log(path)
     depth = 0
     for number, record in enumerate(records, 1):
@@ -83,20 +84,20 @@ def read_decisions(path: Path) -> dict[str, Decision]:
     return _current(records)
 
 
-def apply(rows: Sequence[Row], decisions: Mapping[str, Decision]) -> list[Row]:
-    """The rows without those that were dropped, and with the edits."""
-    found = []
+def apply_decisions(rows: Sequence[Row], decisions: Mapping[str, Decision]) -> list[Row]:
+    """Returns the rows that were not dropped, with their edits."""
+    kept = []
     for row in rows:
         decision = decisions.get(row.id)
         if decision is None or decision.action == "keep":
-            found.append(row)
+            kept.append(row)
         elif decision.action == "edit":
-            found.append(row_from_dict(decision.row))
-    return found
+            kept.append(row_from_dict(decision.row))
+    return kept
 
 
-def edited(row: Row, prompt: str, answer: str) -> Row:
-    """The row with other text. Its stages are found again by their markers, or fall away where they are not there."""
+def edit_texts(row: Row, prompt: str, answer: str) -> Row:
+    """Returns the row with another prompt and answer; its stages are found again by their markers, or else removed."""
     if not row.stages:
         return replace(row, prompt=prompt, answer=answer)
     starts, position = [], 0
@@ -107,11 +108,11 @@ def edited(row: Row, prompt: str, answer: str) -> Row:
         starts.append(start)
         position = start + len(stage.marker)
     stages = tuple(replace(stage, start=start) for stage, start in zip(row.stages, starts, strict=True))
-    return replace(row, prompt=prompt, answer=answer, stages=stages, distance_words=distance(answer, starts[-1]))
+    return replace(row, prompt=prompt, answer=answer, stages=stages, distance_words=words_before(answer, starts[-1]))
 
 
 def _edit(row: Row) -> Row | None:
-    """Open the row in $EDITOR; None, with the reason said, where what came back is no row."""
+    """Opens the row in $EDITOR; prints the reason and returns None if the result is no valid row."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False, encoding="utf-8") as file:
         file.write(f"{PROMPT_LINE}\n{row.prompt}\n{ANSWER_LINE}\n{row.answer}\n")
     path = Path(file.name)
@@ -129,7 +130,7 @@ def _edit(row: Row) -> Row | None:
     if status != 0 or not middle or prompt == head:
         print(f"not edited: the lines {PROMPT_LINE!r} and {ANSWER_LINE!r} have to stay, and the editor to end well")
         return None
-    changed = edited(row, prompt, answer.removesuffix("\n"))
+    changed = edit_texts(row, prompt, answer.removesuffix("\n"))
     try:
         checked = row_from_dict(row_to_dict(changed))
     except ValueError as error:
@@ -159,12 +160,22 @@ def _show(row: Row, place: int, total: int, decision: Decision | None) -> None:
 
 
 def review(file: str, *, sample: int = 0, seed: int = 0, apply_to: str | None = None) -> int:
-    """Look through a file, or `sample` rows of it drawn by seed; or write the rows as decided to `apply_to`."""
+    """Shows rows and records the decisions about them that are typed in; or writes the rows as decided.
+
+    Args:
+        file: The jsonl file.
+        sample: Number of rows to show, drawn at random; 0 for all.
+        seed: Of the draw.
+        apply_to: Where to write the rows as decided; then none are shown.
+
+    Returns:
+        0, the exit status.
+    """
     rows = read_rows(file)
     path = decisions_file(Path(file))
     decisions = read_decisions(path)
     if apply_to is not None:
-        count = write_rows(apply_to, apply(rows, decisions))
+        count = write_rows(apply_to, apply_decisions(rows, decisions))
         print(f"{apply_to}: {count} of {len(rows)} rows, {len(decisions)} decisions")
         return 0
     if sample < 0:

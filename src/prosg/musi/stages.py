@@ -1,24 +1,25 @@
-"""Where stages begin in an answer that has no labels: a quote of each stage's beginning is looked for.
+"""Places of the stages in an answer without labels, found by a quote of each stage's beginning.
 
-Case, the kind of quotation marks and the amount of white space do not count, since models quote carelessly.
+Models quote carelessly, so case, the kind of quotation marks and the amount of white space are ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from prosg.data.checks import Check
 from prosg.data.row import Stage
 from prosg.musi.text import language, words
 
-__all__ = ["distance", "find_quote", "leaks", "needed", "place_stages", "possible"]
+__all__ = ["can_pass", "find_quote", "leaks", "place_stages", "required_texts", "words_before"]
 
 LOOSE = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-"})
 LONGEST_MARKER = 120
+"""Characters."""
 
 
 def _loosened(text: str) -> tuple[str, list[int]]:
-    """The text as it is compared, and where each of its characters stands in the original."""
+    """The text in the form that is compared, and the place in the original of each of its characters."""
     chars: list[str] = []
     places: list[int] = []
     for place, char in enumerate(text):
@@ -26,7 +27,7 @@ def _loosened(text: str) -> tuple[str, list[int]]:
             if chars and chars[-1] == " ":
                 continue
             char = " "
-        # One character stays one, or places would shift; the few that grow in lower case stay as they are.
+        # A character must stay one character, so those that grow in lower case are left alone.
         lower = char.lower()
         chars.append((lower if len(lower) == 1 else char).translate(LOOSE))
         places.append(place)
@@ -34,19 +35,19 @@ def _loosened(text: str) -> tuple[str, list[int]]:
 
 
 def find_quote(quote: str, text: str, position: int = 0) -> int:
-    """Where a quoted span begins in the text, at `position` or behind it; -1 where it does not stand there."""
+    """Returns where a quote begins in the text, at `position` or later; -1 if it is not there."""
     wanted = _loosened(quote.strip().strip("\"'“”‘’「」").removesuffix("...").removesuffix("…"))[0].strip()
     if not wanted:
         return -1
     loose, places = _loosened(text)
-    found = loose.find(wanted)
-    while found >= 0 and places[found] < position:
-        found = loose.find(wanted, found + 1)
-    return places[found] if found >= 0 else -1
+    start = loose.find(wanted)
+    while start >= 0 and places[start] < position:
+        start = loose.find(wanted, start + 1)
+    return places[start] if start >= 0 else -1
 
 
 def _marker(answer: str, start: int, end: int, after: int) -> str:
-    """The shortest run of words from `start` that cannot be found between `after` and `start`; "" where none is."""
+    """The shortest run of words from `start` that does not occur between `after` and `start`; "" if there is none."""
     for stop in range(start + 1, min(end, start + LONGEST_MARKER) + 1):
         last, following = answer[stop - 1], answer[stop : stop + 1]
         if last.isspace() or (last.isalnum() and following.isalnum() and following.isascii()):
@@ -57,17 +58,20 @@ def _marker(answer: str, start: int, end: int, after: int) -> str:
 
 
 def place_stages(
-    answer: str, instructions: Sequence[str], checks: Sequence[Mapping[str, Any]], quotes: Sequence[str]
+    answer: str, instructions: Sequence[str], checks: Sequence[Check], quotes: Sequence[str]
 ) -> tuple[Stage, ...]:
-    """The stages of an answer from the quotes that begin them; none where they do not stand there one after another."""
+    """Divides an answer into stages, one for each step, by quotes of the beginnings of its parts.
+
+    No stages if the quotes do not follow each other in the answer, or if no marker can tell a stage apart.
+    """
     starts = [0]
     for quote in quotes[1:]:
-        found = find_quote(quote, answer, starts[-1] + 1)
-        if found < 0:
+        start = find_quote(quote, answer, starts[-1] + 1)
+        if start < 0:
             return ()
-        line = answer.rfind("\n", 0, found)
-        opens_line = line > starts[-1] and not answer[line:found].strip()
-        starts.append(line if opens_line else found)
+        line = answer.rfind("\n", 0, start)
+        opens_line = line > starts[-1] and not answer[line:start].strip()
+        starts.append(line if opens_line else start)
     stages = []
     after = 0
     for place, (instruction, check, start) in enumerate(zip(instructions, checks, starts, strict=True)):
@@ -80,26 +84,29 @@ def place_stages(
     return tuple(stages)
 
 
-def distance(answer: str, start: int) -> int:
-    """Words before a stage, as rows count them; Chinese has no gaps, so its characters count."""
+def words_before(answer: str, start: int) -> int:
+    """Returns the number of words before a stage (a row's `distance_words`); in Chinese, of characters."""
     before = answer[:start]
     return len(words(before)) if language(before) == "zh" else len(before.split())
 
 
-def needed(check: Mapping[str, Any]) -> list[str]:
-    """The texts that a stage has to hold to pass."""
+def required_texts(check: Check) -> list[str]:
+    """Returns the texts that a stage must contain to pass its check."""
     if check["type"] == "all_of":
-        return [text for part in check["checks"] for text in needed(part)]
+        return [text for part in check["checks"] for text in required_texts(part)]
     return [*check.get("items", ()), *([check["text"]] if "text" in check else [])]
 
 
-def possible(check: Mapping[str, Any], answer: str) -> bool:
-    """Whether some part of the answer could pass: all that can be said where nobody knows where the stage stands."""
-    return all(text.strip() in answer for text in needed(check))
+def can_pass(check: Check, answer: str) -> bool:
+    """Whether some part of the answer could pass the check, wherever the stage is."""
+    return all(text.strip() in answer for text in required_texts(check))
 
 
 def leaks(prompt: str, answer: str, last: Stage) -> bool:
-    """Whether the answer may give away what its last stage needs; it does not where only the prompt holds it before."""
-    texts = [text.strip().rstrip(".。").lower() for text in needed(last.check)]
+    """Whether a reader of the answer may know its last stage without the prompt.
+
+    It is not so if all texts that the stage requires are in the prompt and none is in the answer before the stage.
+    """
+    texts = [text.strip().rstrip(".。").lower() for text in required_texts(last.check)]
     before = answer[: last.start].lower()
     return not texts or not all(text in prompt.lower() and text not in before for text in texts)

@@ -1,4 +1,4 @@
-"""Single tasks out of other people's instruction data, whatever layout it has."""
+"""Single tasks read from instruction data in the layouts of other projects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from prosg.utils.io import iter_jsonl
 
-__all__ = ["LAYOUTS", "Source", "Task", "read_tasks"]
+__all__ = ["LAYOUTS", "Task", "TaskFile", "read_tasks"]
 
 Record = Mapping[str, Any]
 
@@ -18,7 +18,12 @@ Record = Mapping[str, Any]
 class Task(NamedTuple):
     """One instruction with its answer.
 
-    id: the record's own where it has one, else FILE:LINE. closed: the answer is one of few, to be compared exactly.
+    Attributes:
+        id: The record's id if it has one, else FILE:LINE.
+        instruction: What is to be done.
+        input: The text that it is to be done to; "" if there is none.
+        output: The answer.
+        closed: Whether the answer is one of few, and can be compared exactly.
     """
 
     id: str
@@ -29,11 +34,12 @@ class Task(NamedTuple):
 
     @property
     def text(self) -> str:
+        """Instruction and input as one prompt."""
         return f"{self.instruction}\n{self.input}" if self.input else self.instruction
 
 
-class Source(NamedTuple):
-    """A file that was read: layouts with the number of records, tasks found, records left out by reason."""
+class TaskFile(NamedTuple):
+    """A file that was read: number of records by layout, of tasks, and of records without a task by reason."""
 
     file: str
     layouts: Counter[str]
@@ -41,77 +47,77 @@ class Source(NamedTuple):
     left_out: Counter[str]
 
 
-class _Pair(NamedTuple):
-    """What a layout gives."""
+class _RawTask(NamedTuple):
+    """The fields of a task, not checked yet."""
 
     instruction: Any
     input: Any
     output: Any
 
 
-def _self_instruct(record: Record) -> list[_Pair]:
+def _self_instruct(record: Record) -> list[_RawTask]:
     instances = record["instances"]
-    if not isinstance(instances, list) or not all(isinstance(one, Mapping) for one in instances):
+    if not isinstance(instances, list) or not all(isinstance(item, Mapping) for item in instances):
         raise ValueError("instances is no list of objects")
-    return [_Pair(record["instruction"], one.get("input", ""), one.get("output", "")) for one in instances]
+    return [_RawTask(record["instruction"], item.get("input", ""), item.get("output", "")) for item in instances]
 
 
-def _alpaca(record: Record) -> list[_Pair]:
-    return [_Pair(record["instruction"], record.get("input", ""), record["output"])]
+def _alpaca(record: Record) -> list[_RawTask]:
+    return [_RawTask(record["instruction"], record.get("input", ""), record["output"])]
 
 
-def _dolly(record: Record) -> list[_Pair]:
-    return [_Pair(record["instruction"], record.get("context", ""), record["response"])]
+def _dolly(record: Record) -> list[_RawTask]:
+    return [_RawTask(record["instruction"], record.get("context", ""), record["response"])]
 
 
-def _turns(turns: object, who: str, what: str, users: Sequence[str], answers: Sequence[str]) -> list[_Pair]:
-    """The first exchange: what comes later depends on it, so it is no task of its own."""
+def _turns(turns: object, who: str, what: str, users: Sequence[str], answers: Sequence[str]) -> list[_RawTask]:
+    """The first exchange; later ones depend on it and are no tasks by themselves."""
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise ValueError("the turns are no list of objects")
     spoken = [turn for turn in turns if turn.get(who) in (*users, *answers)]
     if len(spoken) < 2 or spoken[0].get(who) not in users or spoken[1].get(who) not in answers:
         return []
-    return [_Pair(_content(spoken[0].get(what)), "", _content(spoken[1].get(what)))]
+    return [_RawTask(_content(spoken[0].get(what)), "", _content(spoken[1].get(what)))]
 
 
 def _content(content: object) -> object:
-    """A message's text; some layouts cut it into parts."""
+    """A message's text, which some layouts divide into parts."""
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
         return "\n".join(str(part.get("text", "")) for part in content if part.get("type", "text") == "text")
     return content
 
 
-def _sharegpt(record: Record) -> list[_Pair]:
+def _sharegpt(record: Record) -> list[_RawTask]:
     return _turns(record["conversations"], "from", "value", ("human", "user"), ("gpt", "assistant", "chatgpt", "bing"))
 
 
-def _messages(record: Record) -> list[_Pair]:
+def _messages(record: Record) -> list[_RawTask]:
     return _turns(record["messages"], "role", "content", ("user",), ("assistant",))
 
 
-def _rows(record: Record) -> list[_Pair]:
-    return [_Pair(record["prompt"], "", record["answer"])]
+def _rows(record: Record) -> list[_RawTask]:
+    return [_RawTask(record["prompt"], "", record["answer"])]
 
 
-class Layout(NamedTuple):
-    """Fields that a record of the layout has, and how it is read."""
+class TaskLayout(NamedTuple):
+    """The fields that identify a record of a layout, and the function that reads it."""
 
     fields: tuple[str, ...]
-    read: Callable[[Record], list[_Pair]]
+    read: Callable[[Record], list[_RawTask]]
 
 
-LAYOUTS: dict[str, Layout] = {
-    "self-instruct": Layout(("instruction", "instances"), _self_instruct),
-    "alpaca": Layout(("instruction", "output"), _alpaca),
-    "dolly": Layout(("instruction", "response"), _dolly),
-    "sharegpt": Layout(("conversations",), _sharegpt),
-    "messages": Layout(("messages",), _messages),
-    "prosg": Layout(("prompt", "answer"), _rows),
+LAYOUTS: dict[str, TaskLayout] = {
+    "self-instruct": TaskLayout(("instruction", "instances"), _self_instruct),
+    "alpaca": TaskLayout(("instruction", "output"), _alpaca),
+    "dolly": TaskLayout(("instruction", "response"), _dolly),
+    "sharegpt": TaskLayout(("conversations",), _sharegpt),
+    "messages": TaskLayout(("messages",), _messages),
+    "prosg": TaskLayout(("prompt", "answer"), _rows),
 }
 
 
 def _records(file: str) -> Iterator[tuple[str, Any]]:
-    """Where a record stands, for errors, and the record."""
+    """The place of each record, for errors, and the record."""
     path = Path(file)
     if path.suffix == ".parquet":
         yield from _parquet(path)
@@ -154,55 +160,57 @@ def _layout(record: object) -> str:
     raise ValueError(f"a layout that is not known, with the fields {', '.join(map(str, record))}; known: {known}")
 
 
-def _task(name: str, pair: _Pair, closed: bool) -> Task:
+def _task(name: str, raw: _RawTask, closed: bool) -> Task:
     texts = []
-    for field, value in pair._asdict().items():
+    for field, value in raw._asdict().items():
         if value is not None and not isinstance(value, str):
             raise ValueError(f"the {field} is a {type(value).__name__}, not text")
         texts.append((value or "").replace("\r\n", "\n").strip())
-    instruction, given, output = texts
-    # alpaca's way of saying that there is none
-    return Task(name, instruction, "" if given.lower() in ("<noinput>", "no input") else given, output, closed)
+    instruction, task_input, output = texts
+    if task_input.lower() in ("<noinput>", "no input"):  # Alpaca's notation for none
+        task_input = ""
+    return Task(name, instruction, task_input, output, closed)
 
 
-def read_tasks(files: Sequence[str], longest: int = 0) -> tuple[list[Task], list[Source]]:
-    """All tasks of the files, and what was read. longest: leave out tasks of more words, 0 for none.
+def read_tasks(files: Sequence[str], longest: int = 0) -> tuple[list[Task], list[TaskFile]]:
+    """Reads all tasks of some jsonl, JSON or Parquet files, and summarizes each file.
 
-    Raises ValueError naming file and line for a record of no known layout, and where no task is found at all.
+    longest: words of instruction and answer above which a task is left out; 0 for no limit. Raises ValueError for a
+    record of no known layout, naming file and line, and if there is no task at all.
     """
     tasks: list[Task] = []
-    sources = []
+    task_files = []
     names = Counter(Path(file).name for file in files)
-    seen: set[str] = set()
+    ids: set[str] = set()
     for file in files:
         layouts: Counter[str] = Counter()
         left_out: Counter[str] = Counter()
         before = len(tasks)
-        short = file if names[Path(file).name] > 1 else Path(file).name
-        for number, (where, record) in enumerate(_records(file), 1):
+        short_name = file if names[Path(file).name] > 1 else Path(file).name
+        for number, (place, record) in enumerate(_records(file), 1):
             try:
                 layout = _layout(record)
-                pairs = LAYOUTS[layout].read(record)
+                raw_tasks = LAYOUTS[layout].read(record)
                 layouts[layout] += 1
                 closed = record.get("is_classification") is True
-                for place, pair in enumerate(pairs):
-                    own = record.get("id")
-                    name = own if isinstance(own, str) and own and own not in seen else f"{short}:{number}"
-                    name += f".{place + 1}" if len(pairs) > 1 else ""
-                    task = _task(name, pair, closed)
+                record_id = record.get("id")
+                unique = isinstance(record_id, str) and record_id and record_id not in ids
+                name = record_id if unique else f"{short_name}:{number}"
+                for index, raw in enumerate(raw_tasks, 1):
+                    task = _task(f"{name}.{index}" if len(raw_tasks) > 1 else name, raw, closed)
                     if not task.instruction or not task.output:
                         left_out["no answer" if task.instruction else "no instruction"] += 1
                     elif longest and len(f"{task.text} {task.output}".split()) > longest:
                         left_out[f"more than {longest} words"] += 1
                     else:
                         tasks.append(task)
-                if isinstance(record.get("id"), str):
-                    seen.add(record["id"])
-                if not pairs:
+                if isinstance(record_id, str):
+                    ids.add(record_id)
+                if not raw_tasks:
                     left_out["no exchange of a user and an assistant"] += 1
             except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
-        sources.append(Source(file, layouts, len(tasks) - before, left_out))
+                raise ValueError(f"{place}: {error}") from None
+        task_files.append(TaskFile(file, layouts, len(tasks) - before, left_out))
     if not tasks:
         raise ValueError(f"{', '.join(files)}: no tasks; a task has an instruction and an answer")
-    return tasks, sources
+    return tasks, task_files

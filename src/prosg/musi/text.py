@@ -1,4 +1,4 @@
-"""Words, languages and refusals: what is asked of a text before anything else.
+"""Words and languages of texts.
 
 A *word* is a run of letters and digits in lower case, or one Chinese or Japanese character, which are written without
 spaces. On ASCII text these are the tokens of the `rouge-score` package without stemming.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["LANGUAGES", "language", "ngrams", "plain", "refuses", "words"]
+__all__ = ["LANGUAGES", "language", "ngrams", "plain", "words"]
 
 LANGUAGES = ("en", "zh")
 
@@ -22,27 +22,27 @@ LETTER = re.compile(r"[^\W\d_]")
 # A text in English of some length has one of these; other languages in Latin letters seldom do.
 ENGLISH = {"the", "a", "an", "of", "to", "and", "in", "is", "are", "it", "this", "that", "you", "your", "with", "for"}
 ENGLISH |= {"on", "or", "as", "be", "write", "give", "tell", "list", "then", "first"}
-FEW = 6
-"""so short a text may do without"""
+LONG_ENOUGH = 6
+"""Words from which on an English text has one of these words."""
 
 
 def words(text: str) -> list[str]:
-    """The text's words; see the top of this module."""
+    """Returns the words of a text, as this module defines them."""
     return WORD.findall(text.lower())
 
 
 def plain(text: str) -> str:
-    """What is left where case, punctuation and spacing do not count."""
+    """Returns the words joined by blanks: equal for texts that differ in case, punctuation and spacing only."""
     return " ".join(words(text))
 
 
 def ngrams(tokens: Sequence[str], size: int) -> set[tuple[str, ...]]:
-    """All runs of `size` tokens."""
+    """Returns all runs of `size` tokens."""
     return {tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1)}
 
 
 def language(text: str) -> str:
-    """ "en", "zh" or "other", by script and, for Latin letters, by some of the commonest English words."""
+    """Returns "en", "zh" or "other", by the script and, for Latin letters, by some of the commonest English words."""
     letters = len(LETTER.findall(text))
     if not letters:
         return "other"
@@ -50,24 +50,7 @@ def language(text: str) -> str:
     # Chinese text may hold English names and terms, each of many letters.
     if chinese >= 0.3 * letters and len(KANA.findall(text)) < 0.1 * chinese:
         return "zh"
-    found = words(text)
-    if len(LATIN.findall(text)) >= 0.9 * letters and (len(found) < FEW or ENGLISH.intersection(found)):
+    tokens = words(text)
+    if len(LATIN.findall(text)) >= 0.9 * letters and (len(tokens) < LONG_ENOUGH or ENGLISH.intersection(tokens)):
         return "en"
     return "other"
-
-
-REFUSAL = re.compile(
-    r"""^\W*(?:
-        (?:i['’]?m|i\ am|we['’]?re)\ (?:very\ |really\ |truly\ )?(?:sorry|afraid|unable)\b
-      | (?:i\ )?apologi[sz]e\b | (?:my|our)\ apologies\b | sorry,?\ (?:but\ )?(?:i|as)\b
-      | (?:unfortunately,?\ )?(?:i|we)\ (?:can['’]?t|can\ ?not|cannot|won['’]?t|will\ not|am\ not\ able|must\ decline)\b
-      | as\ an?\ (?:ai|artificial|large\ language|language\ model)\b
-      | (?:对不起|很?抱歉|非常抱歉|我无法|我不能|作为一[个名](?:AI|人工智能|语言模型))
-    )""",
-    re.IGNORECASE | re.VERBOSE,
-)
-
-
-def refuses(text: str) -> bool:
-    """Whether a reply opens as refusals do ("I'm sorry, but I can't ...", "抱歉，...")."""
-    return REFUSAL.match(text) is not None

@@ -1,30 +1,27 @@
-"""Asking a judge which steps of an instruction an answer follows, and reading what it says.
+"""Requests to a judge about the steps of an instruction that an answer follows, and the parsing of its replies.
 
-The judge says of each step whether it was followed, and quotes where. A quote that does not stand in the answer is no
-verdict. Where a reply is of no use the judge is asked again with another seed, a number of times at most.
+For each step the judge says whether the answer follows it, and quotes where. A quote that is not in the answer makes
+the verdict unusable. What is wrong with a reply becomes the recorded reason of a rejection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from prosg.llm.client import Request
+from prosg.llm.completion import ChatRequest, ReplyRecord
 from prosg.llm.config import EndpointConfig
 from prosg.llm.structured import find_json, request_body, strict_object
-from prosg.musi.packaged import packaged
+from prosg.musi.packaged import packaged_yaml
 from prosg.musi.stages import find_quote
 from prosg.musi.text import language
 from prosg.utils.store import record_id
 
-__all__ = ["Tried", "Verdict", "json_request", "read_json_reply", "read_verdicts", "tried", "verdict_request"]
-
-T = TypeVar("T")
+__all__ = ["Verdict", "json_request", "read_json_reply", "read_verdicts", "verdict_request"]
 
 
 class Verdict(NamedTuple):
-    """Whether a step was followed, and the quoted span."""
+    """Whether an answer follows a step, and the judge's quote of the place."""
 
     followed: bool
     quote: str
@@ -40,20 +37,27 @@ def json_request(
     stage: str,
     seed: int,
     max_tokens: int,
-) -> Request:
-    """Ask for JSON, greedily, in the language of the prompt.
+) -> ChatRequest:
+    """Returns a request for JSON with greedy decoding, worded in the language of the prompt.
 
-    kind: which of the package's requests; fields: what is filled in beside the prompt; stage: what the request's id
-    follows from beside its body and seed.
+    Args:
+        endpoint: The judge.
+        kind: Name of the wording in `requests.yaml`.
+        prompt: The instruction that the request is about.
+        fields: Further texts of the wording.
+        schema: JSON schema of the reply.
+        stage: Part of the request's id, beside body and seed.
+        seed: Of sampling; distinguishes attempts.
+        max_tokens: Longest reply in tokens.
     """
-    template = packaged("requests.yaml")[kind]["zh" if language(prompt) == "zh" else "en"]
+    template = packaged_yaml("requests.yaml")[kind]["zh" if language(prompt) == "zh" else "en"]
     messages = [{"role": "user", "content": template.format(prompt=prompt, **fields)}]
     body = request_body(endpoint, messages, 0.0, max_tokens, seed, {"name": f"musi_{kind}", "schema": schema})
-    return Request(record_id(stage=stage, body=body, seed=seed), body)
+    return ChatRequest(record_id(stage=stage, body=body, seed=seed), body)
 
 
-def read_json_reply(reply: Mapping[str, Any]) -> Any:
-    """The JSON value of a recorded reply. ValueError says why there is none."""
+def read_json_reply(reply: ReplyRecord) -> Any:
+    """Returns the JSON value of a judge's reply. Raises ValueError, with the reason, if there is none."""
     if reply["refusal"] or reply["finish"] in ("length", "malformed", "error"):
         raise ValueError("the judge gave no verdict")
     try:
@@ -73,8 +77,17 @@ def _schema(steps: int) -> dict[str, Any]:
 
 def verdict_request(
     endpoint: EndpointConfig, prompt: str, steps: Sequence[str], answer: str, *, seed: int, max_tokens: int
-) -> Request:
-    """Ask about all steps of an answer at once."""
+) -> ChatRequest:
+    """Returns a request for verdicts on all steps of an answer.
+
+    Args:
+        endpoint: The judge.
+        prompt: The instruction.
+        steps: Its steps.
+        answer: The answer to be judged.
+        seed: Of sampling; distinguishes attempts.
+        max_tokens: Longest reply in tokens.
+    """
     listed = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
     fields = {"answer": answer, "steps": listed}
     return json_request(
@@ -82,54 +95,33 @@ def verdict_request(
     )
 
 
-def read_verdicts(reply: Mapping[str, Any], steps: int, answer: str) -> list[Verdict | str]:
-    """A verdict for each step, or why it is none (the quote is invented). ValueError for a reply of no use at all."""
+def read_verdicts(reply: ReplyRecord, steps: int, answer: str) -> list[Verdict | str]:
+    """Parses the reply to `verdict_request`.
+
+    Args:
+        reply: The judge's reply.
+        steps: Number of steps.
+        answer: The judged answer.
+
+    Returns:
+        For each step a verdict, or why it is unusable (the quote is invented).
+
+    Raises:
+        ValueError: with the reason, for a reply that has no verdict for each step.
+    """
     content = read_json_reply(reply)
     listed = content.get("verdicts") if isinstance(content, Mapping) else content
-    if not isinstance(listed, list) or len(listed) != steps or not all(isinstance(one, Mapping) for one in listed):
+    if not isinstance(listed, list) or len(listed) != steps or not all(isinstance(item, Mapping) for item in listed):
         raise ValueError("the judge's reply has not one verdict for each step")
-    found: list[Verdict | str] = []
-    for number, one in enumerate(listed, 1):
-        followed, quote = one.get("followed"), one.get("quote", "")
+    verdicts: list[Verdict | str] = []
+    for number, item in enumerate(listed, 1):
+        followed, quote = item.get("followed"), item.get("quote", "")
         if isinstance(followed, str):
             followed = {"yes": True, "no": False}.get(followed.strip().lower())
-        if one.get("step", number) != number or not isinstance(followed, bool) or not isinstance(quote, str):
+        if item.get("step", number) != number or not isinstance(followed, bool) or not isinstance(quote, str):
             raise ValueError("the judge's reply is not as its schema has it")
         if followed and find_quote(quote, answer) < 0:
-            found.append(f"step {number}: what the judge quotes does not stand in the answer")
+            verdicts.append(f"step {number}: what the judge quotes does not stand in the answer")
         else:
-            found.append(Verdict(followed, quote))
-    return found
-
-
-@dataclass(frozen=True)
-class Tried(Generic[T]):
-    """What came of asking: what was read of each reply, the replies, and the request that is still to be made."""
-
-    said: list[T]
-    replies: list[Mapping[str, Any]]
-    missing: Request | None
-
-
-def tried(
-    make: Callable[[int], Request],
-    read: Callable[[Mapping[str, Any]], T],
-    usable: Callable[[T], bool],
-    tries: int,
-    replies: Mapping[str, Mapping[str, Any]],
-) -> Tried[T]:
-    """What came of asking so far, in order. It ends with the first reply that is usable, or the last of the tries.
-
-    make: attempt, from 0 on -> request; replies: recorded ones by the request's id.
-    """
-    said: list[T] = []
-    found: list[Mapping[str, Any]] = []
-    for attempt in range(tries):
-        request = make(attempt)
-        if request.id not in replies:
-            return Tried(said, found, request)
-        found.append(replies[request.id])
-        said.append(read(found[-1]))
-        if usable(said[-1]):
-            break
-    return Tried(said, found, None)
+            verdicts.append(Verdict(followed, quote))
+    return verdicts

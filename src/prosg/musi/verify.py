@@ -1,7 +1,7 @@
-"""Stage 4: which answers do what they were asked: programmatic checks, then a judge for every sub-instruction.
+"""Stage 4: which answers follow their instruction, by programmatic checks and by a judge's verdict on every step.
 
-A pair stays only where the judge (`verdicts`) says of every sub-instruction that it was followed, and where. From the
-quotes the stages get their places in the answer, and their checks are run on exactly these parts.
+A pair is kept only if the judge says that every step was followed, and quotes where. The quotes give the stages their
+places in the answer, and each stage's check runs on exactly its part.
 """
 
 from __future__ import annotations
@@ -12,36 +12,43 @@ from typing import Any, NamedTuple
 
 from prosg.data.checks import check_stages
 from prosg.data.row import Row
-from prosg.llm.client import Request
-from prosg.llm.structured import request_seed
-from prosg.musi.answers import Asked
+from prosg.llm.attempts import Attempts, replay_attempts
+from prosg.llm.completion import ChatRequest, ReplyRecord
+from prosg.llm.structured import refuses, request_seed
+from prosg.musi.answers import AnswerRequest
 from prosg.musi.config import BuildConfig
-from prosg.musi.draft import draft_from_dict
-from prosg.musi.stages import distance, leaks, place_stages, possible
-from prosg.musi.text import language, refuses
+from prosg.musi.draft import Draft, draft_from_dict
+from prosg.musi.stages import can_pass, leaks, place_stages, words_before
+from prosg.musi.text import language
 from prosg.musi.verdicts import Verdict, read_verdicts, verdict_request
 
-__all__ = ["Rejected", "conclude", "fault", "judge_request", "verdicts"]
+__all__ = ["RejectedPair", "judge_attempts", "judge_request", "parse_verdicts", "verify_pair", "visible_fault"]
 
 ANYTHING = {"type": "words", "min": 1}
-"""the check of a stage that no program can judge"""
+"""The check of a stage that no program can judge."""
 
 
-class Rejected(NamedTuple):
-    """A pair that goes, with the reasons."""
+class RejectedPair(NamedTuple):
+    """An instruction and an answer that are not kept, with the reasons."""
 
-    prompt: Mapping[str, Any]
+    decision: Mapping[str, Any]
     answer: str
     sample: int
     reasons: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        data = {"prompt": self.prompt["prompt"], "answer": self.answer, "category": self.prompt["category"]}
-        return data | {"sample": self.sample, "reasons": [*self.reasons]}
+        """Returns the line of `rejected.jsonl`."""
+        return {
+            "prompt": self.decision["prompt"],
+            "answer": self.answer,
+            "category": self.decision["category"],
+            "sample": self.sample,
+            "reasons": [*self.reasons],
+        }
 
 
-def fault(asked: Asked, reply: Mapping[str, Any]) -> str:
-    """What can be seen to be wrong with an answer without a judge; "" where nothing is."""
+def visible_fault(request: AnswerRequest, reply: ReplyRecord) -> str:
+    """Returns what is wrong with an answer, as far as a program can tell without a judge; "" if nothing is."""
     answer = reply["reply"]
     if reply["finish"] in ("malformed", "error"):
         return f"no answer: {reply['refusal']}"
@@ -51,71 +58,90 @@ def fault(asked: Asked, reply: Mapping[str, Any]) -> str:
         return "cut off at max_tokens"
     if not answer.strip():
         return "empty"
-    for stage, check in sorted(_draft(asked).checks.items()):
-        if not possible(check, answer):
+    for stage, check in sorted(_draft(request).checks.items()):
+        if not can_pass(check, answer):
             return f"check of step {stage + 1} ({check['type']}) cannot pass"
     return ""
 
 
-def _draft(asked: Asked) -> Any:
+def _draft(request: AnswerRequest) -> Draft:
     fields = ("prompt", "sub_instructions", "domain_knowledge", "checks")
-    return draft_from_dict({field: asked.prompt[field] for field in fields})
+    return draft_from_dict({field: request.decision[field] for field in fields})
 
 
-def judge_request(config: BuildConfig, asked: Asked, answer: str, attempt: int) -> Request:
-    """Ask about all sub-instructions of a pair at once."""
-    prompt = asked.prompt["prompt"]
+def judge_request(config: BuildConfig, request: AnswerRequest, answer: str, attempt: int) -> ChatRequest:
+    """Returns the request that asks the judge about all steps of an answer."""
+    prompt = request.decision["prompt"]
     return verdict_request(
         config.judge,
         prompt,
-        asked.prompt["sub_instructions"],
+        request.decision["sub_instructions"],
         answer,
         seed=request_seed(config.seed, "verify", prompt, answer, attempt),
         max_tokens=config.verify.max_tokens,
     )
 
 
-def verdicts(reply: Mapping[str, Any], steps: int, answer: str) -> list[Verdict] | str:
-    """The verdicts in a judge's reply, or why it is of no use."""
+def judge_attempts(
+    config: BuildConfig, request: AnswerRequest, reply: ReplyRecord, judge_replies: Mapping[str, ReplyRecord]
+) -> Attempts[list[Verdict] | str]:
+    """Returns the attempts at judging an answer; each gives the verdicts, or why the judge's reply is unusable."""
+    answer = reply["reply"].strip()
+    steps = len(request.decision["sub_instructions"])
+    return replay_attempts(
+        lambda attempt: judge_request(config, request, answer, attempt),
+        lambda judge_reply: parse_verdicts(judge_reply, steps, answer),
+        lambda verdicts: not isinstance(verdicts, str),
+        config.verify.tries,
+        judge_replies,
+    )
+
+
+def parse_verdicts(reply: ReplyRecord, steps: int, answer: str) -> list[Verdict] | str:
+    """Returns the verdicts in a judge's reply, or why the reply is unusable."""
     try:
-        found = read_verdicts(reply, steps, answer)
+        verdicts = read_verdicts(reply, steps, answer)
     except ValueError as error:
         return str(error)
-    good = [one for one in found if isinstance(one, Verdict)]
-    return good if len(good) == steps else next(one for one in found if isinstance(one, str))
+    usable = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
+    return usable if len(usable) == steps else next(verdict for verdict in verdicts if isinstance(verdict, str))
 
 
-def conclude(
-    asked: Asked, reply: Mapping[str, Any], judged: Sequence[list[Verdict] | str], *, judge: bool = True
-) -> Row | Rejected:
-    """The row of a pair, or why it goes. judged: what came of asking the judge, in order."""
+def verify_pair(
+    request: AnswerRequest, reply: ReplyRecord, judged: Sequence[list[Verdict] | str] | None
+) -> Row | RejectedPair:
+    """Returns the row of an instruction and its answer, or the reasons against it.
+
+    judged: the results of the attempts at judging; None if no judge is used, and then the row has no stages.
+    """
     answer = reply["reply"].strip()
-    draft = _draft(asked)
+    draft = _draft(request)
 
-    def reject(*reasons: str) -> Rejected:
-        return Rejected(asked.prompt, reply["reply"], asked.sample, reasons)
+    def reject(*reasons: str) -> RejectedPair:
+        return RejectedPair(request.decision, reply["reply"], request.sample, reasons)
 
-    if wrong := fault(asked, reply):
-        return reject(wrong)
+    if fault := visible_fault(request, reply):
+        return reject(fault)
     row = Row(
-        id=asked.request.id,
-        prompt=asked.prompt["prompt"],
+        id=request.request.id,
+        prompt=request.decision["prompt"],
         answer=answer,
-        kind=asked.prompt["category"],
+        kind=request.decision["category"],
         leaks=True,
-        extra={"sub_instructions": list(draft.sub_instructions), "language": language(asked.prompt["prompt"])},
+        extra={"sub_instructions": list(draft.sub_instructions), "language": language(request.decision["prompt"])},
     )
-    if not judge:
+    if judged is None:
         return row
-    final = judged[-1] if judged else "the judge was not asked"
-    if isinstance(final, str):
-        return reject(final)
-    if not all(verdict.followed for verdict in final):
-        return reject(*(f"step {number} not followed" for number, one in enumerate(final, 1) if not one.followed))
-    checks = [draft.checks.get(place, ANYTHING) for place in range(len(draft.sub_instructions))]
-    stages = place_stages(answer, draft.sub_instructions, checks, [verdict.quote for verdict in final])
+    verdicts = judged[-1] if judged else "the judge was not asked"
+    if isinstance(verdicts, str):
+        return reject(verdicts)
+    if not all(verdict.followed for verdict in verdicts):
+        steps = enumerate(verdicts, 1)
+        return reject(*(f"step {number} not followed" for number, verdict in steps if not verdict.followed))
+    checks = [draft.checks.get(step, ANYTHING) for step in range(len(draft.sub_instructions))]
+    stages = place_stages(answer, draft.sub_instructions, checks, [verdict.quote for verdict in verdicts])
     if not stages:
         return row
-    row = replace(row, stages=stages, distance_words=distance(answer, stages[-1].start))
-    failed = [f"check of step {place}" for place, right in enumerate(check_stages(row, answer), 1) if not right]
+    row = replace(row, stages=stages, distance_words=words_before(answer, stages[-1].start))
+    failed = [f"check of step {number}" for number, passes in enumerate(check_stages(row, answer), 1) if not passes]
     return reject(*failed) if failed else replace(row, leaks=leaks(row.prompt, answer, stages[-1]))

@@ -14,13 +14,13 @@ from prosg.cli import main
 from prosg.data.row import Row
 from prosg.evaluation.judge.summary import judge_summary, judge_summary_text
 from prosg.utils.store import read_log
-from support.chat_server import started
+from support.chat_server import server_factory
 from support.judging import GOOD, HALF, STAGED, JudgeServer, make_config, make_run
 
 
 @pytest.fixture
 def servers() -> Iterator[Any]:
-    yield from started(JudgeServer)
+    yield from server_factory(JudgeServer)
 
 
 def results(run: Path, name: str) -> dict[str, list[str]]:

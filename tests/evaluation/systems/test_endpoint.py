@@ -17,14 +17,14 @@ from prosg.data.row import Row, write_rows
 from prosg.data.synthetic import DEMO_KINDS, make_rows
 from prosg.data.templates import Turn
 from prosg.utils.store import read_log
-from support.chat_server import Server, started
+from support.chat_server import ChatServer, server_factory
 from support.evaluations import DEMO_BASE, answers, part, results, run_here, write_config
 
 ROWS = make_rows(DEMO_KINDS, 6, 0, "test", sentences=(1, 1))
 LOCAL = {"model": DEMO_BASE}
 
 
-class AnswerServer(Server):
+class AnswerServer(ChatServer):
     """Gives the rows' right answers except to the first `wrong` rows, and keeps the bodies of all requests."""
 
     def __init__(self, *, wrong: int = 0, **options: Any) -> None:
@@ -32,7 +32,7 @@ class AnswerServer(Server):
         self.right = {row.prompt: row.answer for row in ROWS[wrong:]}
         self.bodies: list[dict[str, Any]] = []
 
-    def say(self, body: dict[str, Any], rng: Random) -> tuple[str, str]:
+    def write_reply(self, body: dict[str, Any], rng: Random) -> tuple[str, str]:
         with self.lock:
             self.bodies.append(body)
         return self.right.get(body["messages"][-1]["content"], "What do you mean?"), "stop"
@@ -40,7 +40,7 @@ class AnswerServer(Server):
 
 @pytest.fixture
 def servers() -> Iterator[Any]:
-    yield from started(AnswerServer)
+    yield from server_factory(AnswerServer)
 
 
 @pytest.fixture(autouse=True)
@@ -163,15 +163,15 @@ def test_tokens_are_capped_before_a_request_is_sent(tmp_path: Path, servers: Any
 
 
 def test_a_refused_prompt_has_no_answer(tmp_path: Path, servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prompt that the server refuses (by a filter, say) is reported and does not count as wrong."""
+    """A prompt that the server refuses (by a filter, for example) is reported and does not count as wrong."""
     server, out = servers(), tmp_path / "out"
-    good = AnswerServer.say
+    good = AnswerServer.write_reply
 
-    def say(self: AnswerServer, body: dict[str, Any], rng: Random) -> tuple[str, str]:
+    def write_reply(self: AnswerServer, body: dict[str, Any], rng: Random) -> tuple[str, str]:
         text, finish = good(self, body, rng)
         return ("", "error") if body["messages"][-1]["content"] == ROWS[4].prompt else (text, finish)
 
-    monkeypatch.setattr(AnswerServer, "say", say)
+    monkeypatch.setattr(AnswerServer, "write_reply", write_reply)
     assert evaluate(tmp_path, {"far": remote(server.url, concurrency=1)}) == 0
     assert list(answers(out, "far")) == [row.id for row in ROWS if row is not ROWS[4]]
     assert part(out, "far", "accuracy") == {"answers": 5, "refused": 1}

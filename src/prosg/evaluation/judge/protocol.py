@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from prosg.data.row import Row
 from prosg.evaluation.judge.config import JudgeConfig
-from prosg.llm.client import Request
+from prosg.llm.completion import ChatRequest
 from prosg.llm.structured import request_seed, strict_object
 from prosg.musi.verdicts import Verdict, json_request, read_json_reply, read_verdicts, verdict_request
 
@@ -77,7 +77,7 @@ def row_steps(row: Row) -> list[InstructionStep]:
     return steps if all(step.instruction.strip() for step in steps) else []
 
 
-def steps_request(config: JudgeConfig, prompt: str, attempt: int) -> Request:
+def steps_request(config: JudgeConfig, prompt: str, attempt: int) -> ChatRequest:
     """Asks the judge to split an instruction into its steps."""
     schema = strict_object(sub_instructions={"type": "array", "minItems": 1, "items": {"type": "string"}})
     seed = request_seed(config.seed, "steps", prompt, attempt)
@@ -100,7 +100,7 @@ def read_steps(reply: Mapping[str, Any]) -> list[InstructionStep] | str:
 
 def verdicts_request(
     config: JudgeConfig, prompt: str, steps: Sequence[InstructionStep], answer: str, attempt: int
-) -> Request:
+) -> ChatRequest:
     """Asks which steps an answer follows, all in one request."""
     texts = [step.instruction for step in steps]
     seed = request_seed(config.seed, "verdicts", prompt, texts, answer, attempt)
@@ -149,7 +149,7 @@ def row_result(results: Sequence[StepResult]) -> str:
     return FAIL if FAIL in occurring else PASS if occurring == {PASS} else UNPARSED
 
 
-def comparison_request(config: JudgeConfig, prompt: str, first: str, second: str, attempt: int) -> Request:
+def comparison_request(config: JudgeConfig, prompt: str, first: str, second: str, attempt: int) -> ChatRequest:
     """Asks which of two answers is better, shown in this order."""
     schema = strict_object(reason={"type": "string"}, better={"type": "string", "enum": [*POSITIONS]})
     return json_request(

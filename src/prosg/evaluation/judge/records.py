@@ -33,7 +33,8 @@ from prosg.evaluation.judge.protocol import (
     verdicts_request,
 )
 from prosg.evaluation.run_folder import RunFolder
-from prosg.musi.verdicts import Tried, Verdict, tried
+from prosg.llm.attempts import Attempts, replay_attempts
+from prosg.musi.verdicts import Verdict
 from prosg.utils.io import write_lines
 
 __all__ = ["AnswerComparison", "AnswerPair", "AnswerToJudge", "JudgeRecords", "iter_answers"]
@@ -88,9 +89,9 @@ class JudgeRecords:
         self.config = config
         self.replies = replies
 
-    def steps(self, prompt: str) -> Tried[list[InstructionStep] | str]:
+    def steps(self, prompt: str) -> Attempts[list[InstructionStep] | str]:
         """Attempts at splitting an instruction into steps."""
-        return tried(
+        return replay_attempts(
             lambda attempt: steps_request(self.config, prompt, attempt),
             read_steps,
             lambda steps: not isinstance(steps, str),
@@ -98,11 +99,11 @@ class JudgeRecords:
             self.replies["steps"],
         )
 
-    def verdicts(self, answer: AnswerToJudge) -> Tried[list[Verdict | str]]:
+    def verdicts(self, answer: AnswerToJudge) -> Attempts[list[Verdict | str]]:
         """Attempts at judging an answer step by step; none for an empty answer, which fails without a judge."""
         if not answer.text.strip():
-            return Tried([], [], None)
-        return tried(
+            return Attempts([], [], None)
+        return replay_attempts(
             lambda attempt: verdicts_request(self.config, answer.prompt, answer.steps, answer.text, attempt),
             lambda reply: read_step_verdicts(reply, answer.steps, answer.text),
             lambda verdicts: all(isinstance(verdict, Verdict) for verdict in verdicts),
@@ -110,11 +111,11 @@ class JudgeRecords:
             self.replies["verdicts"],
         )
 
-    def comparison(self, pair: AnswerComparison) -> Tried[str]:
+    def comparison(self, pair: AnswerComparison) -> Attempts[str]:
         """Attempts at comparing two answers in one order; equal answers are a tie without a judge."""
         if pair.first == pair.second:
-            return Tried(["tie"], [], None)
-        return tried(
+            return Attempts(["tie"], [], None)
+        return replay_attempts(
             lambda attempt: comparison_request(self.config, pair.prompt, pair.first, pair.second, attempt),
             read_comparison,
             lambda position: position != UNPARSED,
@@ -127,7 +128,7 @@ class JudgeRecords:
         steps: Sequence[InstructionStep] | str = row_steps(row)
         if not steps:
             attempts = self.steps(row.prompt)
-            steps = attempts.said[-1] if attempts.said else ""
+            steps = attempts.results[-1] if attempts.results else ""
         return None if not steps or isinstance(steps, str) else AnswerToJudge(row.prompt, tuple(steps), text)
 
     def pairs(self, folder: RunFolder) -> list[AnswerPair]:
@@ -158,13 +159,13 @@ class JudgeRecords:
 
     def _answer_lines(self, row: Row, text: str) -> list[dict[str, Any]]:
         answer = self.answer_to_judge(row, text)
-        attempts: Tried[Any]
+        attempts: Attempts[Any]
         results: list[StepResult] = []
         if answer is None:
             attempts = self.steps(row.prompt)
         else:
             attempts = self.verdicts(answer)
-            results = step_results(answer.steps, text, attempts.said)
+            results = step_results(answer.steps, text, attempts.results)
         if attempts.missing:
             return []
         return [
@@ -181,7 +182,7 @@ class JudgeRecords:
         forward, swapped = (self.comparison(comparison) for comparison in pair.orders)
         if forward.missing or swapped.missing:
             return []
-        orders = [forward.said[-1], swapped.said[-1]]
+        orders = [forward.results[-1], swapped.results[-1]]
         replies = _without_costs([*forward.replies, *swapped.replies])
         return [{"id": pair.row_id, "preferred": preference(*orders), "orders": orders, "replies": replies}]
 

@@ -19,8 +19,8 @@ from prosg.evaluation.judge.protocol import row_steps
 from prosg.evaluation.judge.records import JudgeRecords, iter_answers
 from prosg.evaluation.judge.summary import agreement_text, judge_summary_text, read_step_results
 from prosg.evaluation.run_folder import RunFolder, read_run
-from prosg.llm.client import need_key
-from prosg.llm.ledger import Asking
+from prosg.llm.config import require_key
+from prosg.llm.request_log import RequestLog
 from prosg.utils.store import locked
 
 __all__ = ["judge_runs"]
@@ -44,7 +44,7 @@ def judge_runs(runs: Sequence[str | Path], config: JudgeConfig, labels: str | Pa
     folders = [read_run(run) for run in runs]
     human_labels = {} if labels is None else read_labels(labels)
     _check_names(folders, config, human_labels, labels)
-    need_key("endpoint", config.endpoint)
+    require_key("endpoint", config.endpoint)
     with locked(Path(config.out)):
         status = asyncio.run(_ask_and_write(folders, config))
     for folder in folders:
@@ -73,26 +73,28 @@ def _check_names(
 
 
 async def _ask_and_write(folders: Sequence[RunFolder], config: JudgeConfig) -> int:
-    asking = Asking(Path(config.out), ("steps", "verdicts", "comparison"), config.budget)
-    records = JudgeRecords(config, asking.replies)
+    log = RequestLog(Path(config.out), ("steps", "verdicts", "comparison"), config.budget)
+    records = JudgeRecords(config, log.replies)
     try:
-        await _ask_missing(asking, records, folders)
+        await _ask_missing(log, records, folders)
         for folder in folders:
             records.write(folder)
-        return asking.tell()
+        return log.print_summary()
     finally:
-        await asking.close()
+        await log.close()
 
 
-async def _ask_missing(asking: Asking, records: JudgeRecords, folders: Sequence[RunFolder]) -> None:
+async def _ask_missing(log: RequestLog, records: JudgeRecords, folders: Sequence[RunFolder]) -> None:
     """Sends the requests without a reply, kind by kind, until all are answered or a cap is reached."""
     endpoint = records.config.endpoint
     answered = [(row, text) for folder in folders for _, row, text in iter_answers(folder)]
     prompts = [row.prompt for row, _ in answered if not row_steps(row)]
-    await asking.all("steps", "steps", endpoint, prompts, lambda prompt: records.steps(prompt).missing)
+    await log.request_all("steps", "steps", endpoint, prompts, lambda prompt: records.steps(prompt).missing)
     answers = [answer for row, text in answered if (answer := records.answer_to_judge(row, text))]
-    if not asking.short.cap:
-        await asking.all("verdicts", "verdicts", endpoint, answers, lambda one: records.verdicts(one).missing)
+    if not log.shortfall.cap:
+        await log.request_all("verdicts", "verdicts", endpoint, answers, lambda one: records.verdicts(one).missing)
     orders = [order for folder in folders for pair in records.pairs(folder) for order in pair.orders]
-    if not asking.short.cap:
-        await asking.all("comparison", "comparison", endpoint, orders, lambda order: records.comparison(order).missing)
+    if not log.shortfall.cap:
+        await log.request_all(
+            "comparison", "comparison", endpoint, orders, lambda order: records.comparison(order).missing
+        )

@@ -17,9 +17,9 @@ from prosg.evaluation.answer_cache import Answer
 from prosg.evaluation.config import EvalConfig
 from prosg.evaluation.store import write_answers, write_part
 from prosg.evaluation.systems.prompts import read_twice
-from prosg.llm.client import Request, need_key
-from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget
-from prosg.llm.ledger import Asking
+from prosg.llm.completion import ChatRequest
+from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, require_key
+from prosg.llm.request_log import RequestLog
 from prosg.llm.structured import request_body, request_seed
 from prosg.utils.store import record_id
 
@@ -48,7 +48,7 @@ def check_endpoint_system(config: EvalConfig, name: str) -> tuple[EndpointConfig
     endpoint, caps = remote
     try:
         check_budget(caps, endpoint)
-        need_key("endpoint", endpoint)
+        require_key("endpoint", endpoint)
     except ValueError as error:
         raise ValueError(f"systems.{name}: {str(error).replace('budget.', 'endpoint.')}") from None
     return endpoint, caps
@@ -88,13 +88,13 @@ async def _ask(
 ) -> tuple[list[Answer], int]:
     """Sends the requests without a recorded reply; returns the answers there are and the exit status."""
     requests = [_request(config, name, endpoint, row) for row in rows]
-    asking = Asking(config.folder / "endpoints" / name, ("answers",), caps)
-    replies = asking.replies["answers"]
+    log = RequestLog(config.folder / "endpoints" / name, ("answers",), caps)
+    replies = log.replies["answers"]
     try:
-        await asking.all(f"asking {name}", "answers", endpoint, requests, lambda r: None if r.id in replies else r)
-        status = asking.tell()
+        await log.request_all(f"asking {name}", "answers", endpoint, requests, lambda r: None if r.id in replies else r)
+        status = log.print_summary()
     finally:
-        await asking.close()
+        await log.close()
     answers = []
     for row, request in zip(rows, requests, strict=True):
         reply = replies.get(request.id)
@@ -104,7 +104,7 @@ async def _ask(
     return answers, status
 
 
-def _request(config: EvalConfig, name: str, endpoint: EndpointConfig, row: Row) -> Request:
+def _request(config: EvalConfig, name: str, endpoint: EndpointConfig, row: Row) -> ChatRequest:
     generation = config.generation
     if config.system(name).prompt == "twice":
         row = read_twice(row)
@@ -115,4 +115,4 @@ def _request(config: EvalConfig, name: str, endpoint: EndpointConfig, row: Row) 
     body = request_body(endpoint, messages, generation.temperature, generation.max_tokens, seed)
     if generation.top_p < 1 and "top_p" not in body:
         body["top_p"] = generation.top_p
-    return Request(record_id(stage="eval", body=body, seed=seed), body)
+    return ChatRequest(record_id(stage="eval", body=body, seed=seed), body)

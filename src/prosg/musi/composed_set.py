@@ -1,22 +1,20 @@
-"""`prosg data compose`: files of single tasks in, a data set of multi-stage instructions out, with a report."""
+"""`prosg data compose`: reads files of single tasks, and writes a composed data set with a report and a card."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from prosg.data.row import Row, write_rows
 from prosg.data.synthetic import SPLITS
 from prosg.musi.compose import compose_rows, reuse_summary
-from prosg.musi.stats import count, describe
-from prosg.musi.tasks import Source, read_tasks
+from prosg.musi.stats import count_rows, statistics_text
+from prosg.musi.tasks import TaskFile, read_tasks
 from prosg.utils.io import write_lines, written_whole
+from prosg.utils.progress import progress_bar
 
 __all__ = ["REPORT", "compose"]
 
@@ -33,7 +31,20 @@ def compose(
     licence: str = "",
     overwrite: bool = False,
 ) -> int:
-    """Make rows and write them: a folder with a file per split, or one file where `out` ends with .jsonl."""
+    """Composes rows, writes them and prints a summary.
+
+    Args:
+        files: Files of tasks.
+        out: A folder that gets a file per split, or one file with all rows if it ends with .jsonl.
+        size: Number of rows.
+        seed: Another seed gives other rows.
+        longest: Words above which a task is left out; 0 for no limit.
+        licence: Licence of the tasks, for the data card.
+        overwrite: Replace what is there.
+
+    Returns:
+        0, the exit status.
+    """
     path = Path(out)
     single = path.suffix == ".jsonl"
     if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
@@ -42,44 +53,47 @@ def compose(
         raise ValueError(f"--out {path}: is a folder; name a file in it, or a folder without .jsonl")
     if path.is_file() and not single:
         raise ValueError(f"--out {path}: is a file; name a folder, or a file that ends with .jsonl")
-    tasks, sources = read_tasks(files, longest)
-    with tqdm(total=size, desc="composing", unit="row", disable=not sys.stderr.isatty(), leave=False) as bar:
-        rows, reuse = compose_rows(tasks, size, seed, tell=bar.update)
-    report = _report(rows, sources, reuse, size=size, seed=seed, licence=licence)
+    tasks, task_files = read_tasks(files, longest)
+    with progress_bar("composing", size, "row") as bar:
+        rows, uses = compose_rows(tasks, size, seed, on_progress=bar.update)
+    report = _report(rows, task_files, uses, size=size, seed=seed, licence=licence)
     if single:
         write_rows(path, rows)
         write_lines(path.with_suffix(".report.json"), [json.dumps(report, indent=2, ensure_ascii=False)])
     else:
         _write_folder(path, rows, report)
-    for source in sources:
-        layouts = ", ".join(f"{number} {name}" for name, number in source.layouts.items())
-        left = "".join(f", {number} left out: {reason}" for reason, number in source.left_out.items())
-        print(f"{source.file}: {layouts}; {source.tasks} tasks{left}")
-    for name, told in report["splits"].items():
-        use = told["reuse"]
-        times = f"each used {use['least']} to {use['most']} times, median {use['median']}"
-        print(f"{name:<11}{told['rows']:>6} rows of {use['tasks']} tasks, {times}")
+    _print_summary(task_files, report)
     print(f"{path}: {len(rows)} rows" + ("" if single else f"; reuse per task in {path / REPORT}"))
     return 0
 
 
+def _print_summary(task_files: Sequence[TaskFile], report: Mapping[str, Any]) -> None:
+    for task_file in task_files:
+        layouts = ", ".join(f"{number} {name}" for name, number in task_file.layouts.items())
+        left_out = "".join(f", {number} left out: {reason}" for reason, number in task_file.left_out.items())
+        print(f"{task_file.file}: {layouts}; {task_file.tasks} tasks{left_out}")
+    for name, split in report["splits"].items():
+        reuse = split["reuse"]
+        times = f"each used {reuse['least']} to {reuse['most']} times, median {reuse['median']}"
+        print(f"{name:<11}{split['rows']:>6} rows of {reuse['tasks']} tasks, {times}")
+
+
 def _report(
-    rows: Sequence[Row], sources: Sequence[Source], reuse: Mapping[str, Mapping[str, int]], **options: Any
+    rows: Sequence[Row], task_files: Sequence[TaskFile], uses: Mapping[str, Mapping[str, int]], **options: Any
 ) -> dict[str, Any]:
     per_split = Counter(str(row.extra["split"]) for row in rows)
     return {
         **options,
         "sources": [
-            {"file": Path(s.file).name, "layouts": dict(s.layouts), "tasks": s.tasks, "left_out": dict(s.left_out)}
-            for s in sources
+            {"file": Path(f.file).name, "layouts": dict(f.layouts), "tasks": f.tasks, "left_out": dict(f.left_out)}
+            for f in task_files
         ],
-        "splits": {name: {"rows": per_split[name], "reuse": reuse_summary(reuse[name])} for name in reuse},
-        "reuse": {name: dict(sorted(used.items())) for name, used in reuse.items()},
+        "splits": {name: {"rows": per_split[name], "reuse": reuse_summary(uses[name])} for name in uses},
+        "reuse": {name: dict(sorted(counts.items())) for name, counts in uses.items()},
     }
 
 
 def _write_folder(path: Path, rows: Sequence[Row], report: Mapping[str, Any]) -> None:
-
     with written_whole(path, overwrite=True, marker=REPORT) as folder:
         folder.mkdir()
         for name in SPLITS:
@@ -92,9 +106,9 @@ def _write_folder(path: Path, rows: Sequence[Row], report: Mapping[str, Any]) ->
 def _card(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
     sources = "\n".join(f"- {source['file']}: {source['tasks']} tasks" for source in report["sources"])
     lines = []
-    for name, told in report["splits"].items():
-        use = told["reuse"]
-        lines.append(f"| {name} | {told['rows']:,} | {use['tasks']:,} | {use['least']} to {use['most']} |")
+    for name, split in report["splits"].items():
+        reuse = split["reuse"]
+        lines.append(f"| {name} | {split['rows']:,} | {reuse['tasks']:,} | {reuse['least']} to {reuse['most']} |")
     splits = "\n".join(lines)
     return (
         "# Composed multi-stage instructions\n\n"
@@ -102,5 +116,5 @@ def _card(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
         f"are split first: none stands in two splits.\n\n{sources}\n\nLicence of the tasks: "
         f"{report['licence'] or 'not stated'}.\n\n"
         f"| split | rows | tasks | uses of a task |\n| --- | ---: | ---: | --- |\n{splits}\n\n"
-        f"```\n{describe(count(rows))}\n```\n\nReuse per task: `{REPORT}`.\n"
+        f"```\n{statistics_text(count_rows(rows))}\n```\n\nReuse per task: `{REPORT}`.\n"
     )
