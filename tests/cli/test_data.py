@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,24 @@ import pytest
 from prosg.cli import main
 from prosg.data.row import read_rows
 from prosg.data.synthetic import Difficulty, Filler, make_rows
+from support.commands import case
+
+BAD = [
+    case("data make x.jsonl --kinds nonsense", "nonsense", "allowed: ending"),
+    case("data make x.jsonl --size 0", "size is 0"),
+    case("data make x.jsonl --split nonsense", "train, validation, test"),
+    case("data make x.jsonl --distance 1 2 --sentences 1,2", "--distance", "--sentences"),
+    case("data make x.jsonl --distance 1", "--distance", "MIN", "MAX"),
+    case("data make /proc/x.jsonl --size 1", "/proc"),
+    case("data check bad.jsonl", "bad.jsonl:2"),
+    case("data check nowhere.jsonl", "nowhere.jsonl"),
+    case("data check train.jsonl --answers validation.jsonl", "validation.jsonl:1", "no row has the id"),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), BAD)
+def test_what_is_refused(refused: Callable[..., None], command: list[str], words: tuple[str, ...]) -> None:
+    refused(command, *words)
 
 
 @pytest.fixture

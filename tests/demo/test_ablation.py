@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from prosg.evaluation.ablation import BACKBONE, FULL, write_ablation
 
 from prosg.cli import main
 from prosg.demo.ablation import PARTS, variants
-from prosg.evaluation.ablation import BACKBONE, FULL, write_ablation
 from prosg.training.config import Perturbation, TrainConfig
 from prosg.training.recipes import RECIPES
 from prosg.utils.jobs import Job, check_plan
@@ -23,7 +23,7 @@ from support.training_folder import TrainingFolder, make_training_folder
 def config(recipe: str = "plus", **changes: Any) -> TrainConfig:
     chosen = RECIPES[recipe]
     values = {"recipe": recipe, "module": chosen.module, "perturbation": chosen.perturbation, "optim": chosen.optim}
-    return TrainConfig(model="m", train="t", output="out", **(values | changes))
+    return TrainConfig(model="m", train="t", out="out", **(values | changes))
 
 
 def difference(one: Any, two: Any) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def test_each_part_changes_what_it_names_and_nothing_else() -> None:
         "no-swap": {"perturbation.swap": 0.0},
     }  # rank-8 and no-age change nothing of it
     assert {name: difference(one, full) for name, one in found.items()} == {
-        name: changes | {"output": str(Path("out") / name)} for name, changes in expected.items()
+        name: changes | {"out": str(Path("out") / name)} for name, changes in expected.items()
     }
     assert {"rank-8", "no-age"} < set(PARTS)
 
@@ -125,7 +125,7 @@ def test_from_a_configuration_to_a_table_and_on(
     assert trained["module"]["positions"] == "last"
     assert trained == json.loads((out / FULL / "config.json").read_text()) | {
         "module": trained["module"],
-        "output": str(out / "last-token"),
+        "out": str(out / "last-token"),
     }
     assert yaml.safe_load((out / "last-token.yaml").read_text())["module"]["positions"] == "last"
 

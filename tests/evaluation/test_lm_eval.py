@@ -262,16 +262,16 @@ def test_the_command_runs_tasks_and_writes_results(
 
 REFUSED: dict[str, tuple[list[str], str]] = {
     "task": (["--tasks", "no_such_task"], "unknown task 'no_such_task'"),
-    "folder": (["--tasks", "choice", "--include_path", "nowhere"], "--include_path nowhere: is not a folder"),
+    "folder": (["--tasks", "choice", "--include_path", "nowhere"], "--include-path nowhere: is not a folder"),
     "limit": (["--tasks", "choice", "--limit", "1.5"], "--limit is 1.5, must be a whole number"),
     "negative limit": (["--tasks", "choice", "--limit=-1"], "--limit is -1, must be"),
     "out": (["--tasks", "choice", "--out", "."], "--out .: is a folder"),
-    "samples": (["--tasks", "choice", "--log_samples"], "--log_samples needs --out"),
-    "predictions": (["--tasks", "choice", "--predict_only"], "--predict_only needs --log_samples"),
+    "samples": (["--tasks", "choice", "--log_samples"], "--log-samples needs --out"),
+    "predictions": (["--tasks", "choice", "--predict_only"], "--predict-only needs --log-samples"),
     "template": (["--tasks", "choice", "--apply_chat_template"], "needs --template: world, pile or raven"),
     "update": (["--tasks", "choice", "--update", "mean"], "update is 'mean', allowed: own, none"),
     "module": (["--tasks", "choice", "--update", "own"], "has no module"),
-    "option": (["--tasks", "choice", "--num_beams", "2"], "--num_beams"),
+    "option": (["--tasks", "choice", "--num_beams", "2"], "--num-beams"),
 }
 
 

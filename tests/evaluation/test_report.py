@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prosg.evaluation.report.writer import write_reports
 
 from prosg.cli import main
 from prosg.data.row import Row, Stage, derived_id
 from prosg.evaluation.config import EvalConfig
-from prosg.evaluation.report.render import write_reports
 from support.evaluations import NO_CODE, RIGHT, code_row, finished, read, results
 
 NASTY = "<script>alert(1)</script> a | b ![x](http://evil.example/x.png) & *c* _d_ `e` \\"
@@ -264,11 +264,11 @@ def test_several_runs_of_the_same_rows_side_by_side(tmp_path: Path, capsys: pyte
 
     both = (str(first.folder), str(second.folder))
     assert "--out is missing" in complaint(*both)
-    assert "a run is named twice" in complaint(both[0], both[0], "--out", str(out))
+    assert "a run is named twice" in complaint(both[0], both[0], "--out", str(out), "--overwrite")
     assert f"--out is {both[1]}, one of the runs" in complaint(*both, "--out", both[1])
     assert f"{tmp_path}: has no config.json; name the folder of an evaluation (prosg eval)" in complaint(str(tmp_path))
     others = finished(tmp_path / "d", [code_row(3)], TWO, {"a": [RIGHT], "b": [RIGHT]})
-    assert "asked other rows than" in complaint(both[0], str(others.folder), "--out", str(out))
+    assert "asked other rows than" in complaint(both[0], str(others.folder), "--out", str(out), "--overwrite")
 
 
 def test_a_report_can_be_moved_with_its_run(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: program.py puts it together, a file for each group of commands, parts.py what they share."""
+"""The command line: main.py has the registry and the dispatch, common.py what commands share; a file for each."""
 
 from __future__ import annotations
 

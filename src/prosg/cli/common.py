@@ -1,41 +1,74 @@
-"""What the parsers and runners of the commands share: errors on one line, the options of a model, loading it."""
+"""What the commands share: the parser, the kinds of options, and loading the model that is named."""
 
 from __future__ import annotations
 
+import argparse
 import os
-import re
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+import types
+import typing
+from argparse import Namespace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+from prosg.utils.options import REQUIRED, Option, iter_options, summary
+
+if TYPE_CHECKING:
+    from prosg.core.encoded import EncodedPrompt
+    from prosg.model.prosg import ProSG
 
 __all__ = [
+    "Command",
+    "Group",
     "Parser",
-    "Tool",
+    "add_dataclass",
+    "add_kinds",
+    "add_model",
+    "add_overwrite",
+    "add_prompt",
+    "add_state",
+    "add_template",
+    "add_window",
+    "check_new_file",
     "check_text",
     "complain",
     "encode_prompt",
-    "kinds_given",
-    "load",
-    "model_options",
-    "prompt_text",
-    "state_option",
-    "template_option",
+    "example_text",
+    "frame_prompt",
+    "load_from",
+    "one_prompt_source",
 ]
 
-MODEL_HELP = (
-    "a backbone (.pth file or folder), an adapter folder, a training's output folder, owner/name or owner/name/FILE on "
-    "the Hugging Face hub, or: demo"
-)
-TOKENIZER_HELP = (
-    "world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default what lies beside the weights, else "
-    "world for a vocabulary of 65536"
-)
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        help: One line for the list of commands.
+        parser: Makes its parser.
+        run: Does it, with the parsed options; returns the exit status. ValueError and OSError are the user's to mend.
+        resumes: Whether the same command, started again, goes on from where it was stopped.
+    """
+
+    help: str
+    parser: Callable[[], Parser]
+    run: Callable[[Namespace], int]
+    resumes: bool = False
+
+
+class Group(NamedTuple):
+    """Commands of two words. `example` is the configuration file that `--example` prints, "" for none."""
+
+    help: str
+    description: str
+    commands: Mapping[str, Command]
+    example: str = ""
 
 
 def complain(message: str) -> int:
-    """Say what was wrong on one line of stderr; returns the exit status. Of several processes one does for all."""
+    """Prints an error as one line of stderr, once if several processes run; returns the exit status."""
     if "LOCAL_RANK" in os.environ:
         from prosg.utils.distributed import wait_for_launcher  # PyTorch takes seconds to import
 
@@ -44,68 +77,245 @@ def complain(message: str) -> int:
     return 2
 
 
-class Parser(ArgumentParser):
-    """jsonargparse's, with errors on one line, in a user's words."""
+class _Help(argparse.HelpFormatter):
+    """argparse's help with the defaults in it."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what was wrong and stop with status 2."""
-        line = " ".join(message.split())
-        if line.startswith("the following arguments are required"):
-            line = re.sub(r"\b(?:\w+\.)+", "", line)  # names of commands
-        for pattern, words in PLAIN_WORDS:
-            line = re.sub(pattern, words, line)
-        raise SystemExit(complain(f"{line} (see {self.prog.replace(' [options]', '')} --help)"))
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, max_help_position=28, **options)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return (action.help or "") + ("" if isinstance(action.default, bool) else _default_note(action.default))
 
 
-PLAIN_WORDS = (
-    (r"a typing\.Literal\[(.*?)\]", r"one of \1"),
-    (r"a <class '(\w+)'>", r"\1"),
-    (r'^Parser key "', r'"'),
-    (r'expected "(?:\w+\.)?subcommand" to be', "expected a command,"),
-)
-"""What jsonargparse says, and what is meant."""
+def _default_note(default: Any) -> str:
+    """What help says of a default, with argparse's escapes."""
+    if default is REQUIRED:
+        return " Required."
+    if default in (None, argparse.SUPPRESS, "", [], ()):
+        return ""
+    shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+    return f" (default: {shown.lower() if isinstance(default, bool) else shown})".replace("%", "%%")
 
 
-class Tool(NamedTuple):
-    """A command."""
+class Parser(argparse.ArgumentParser):
+    """argparse's parser with one spelling of options, and errors on one line.
 
-    parser: Callable[[], Parser]
-    help: str
-    run: Callable[[Any], int]
+    Options are written out in full, with dashes. Underscores in their names, and the older names in `renamed`, are
+    accepted, but not shown.
+    """
+
+    def __init__(self, description: str, *, renamed: Mapping[str, str] | None = None, **options: Any) -> None:
+        super().__init__(description=description, allow_abbrev=False, formatter_class=_Help, **options)
+        self.renamed = renamed or {}
+
+    def parse(self, arguments: Sequence[str]) -> Namespace:
+        """Parses the arguments, with every option in its own spelling."""
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        return self.parse_args([*map(self._spelled, arguments[:end]), *arguments[end:]])
+
+    def _spelled(self, argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--") or " " in name:
+            return argument
+        name = name.replace("_", "-")
+        return self.renamed.get(name, name) + equals + value
+
+    def error(self, message: str) -> NoReturn:
+        """Prints what was wrong and stops with status 2."""
+        raise SystemExit(complain(f"{message} (see {self.prog} --help)"))
+
+    def add_list(self, name: str, item: Callable[[str], Any] = str, **options: Any) -> None:
+        """Adds an option with several values, apart by spaces or commas."""
+        self.add_argument(name, action=_List, item=item, **options)
+
+    def add_range(self, name: str, **options: Any) -> None:
+        """Adds an option with a least and a greatest whole number."""
+        self.add_argument(name, action=_List, item=int, length=2, metavar=("MIN", "MAX"), **options)
+
+    def add_example(self, file: str) -> None:
+        """Adds --example, which prints a configuration file of the package."""
+        self.add_argument("--example", action=_Example, file=file)
 
 
-def model_options(parser: Parser) -> Parser:
-    """Add the model, and how to load it; returns the parser."""
-    parser.add_argument("model", type=str, help=MODEL_HELP)
-    parser.add_argument("--base", type=str, help="an adapter's backbone, where it has moved")
-    parser.add_argument("--tokenizer", type=str, help=TOKENIZER_HELP)
-    parser.add_argument("--dtype", type=str, help="fp32, bf16, fp16 or fp64; the file's own by default")
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto: cuda where there is one")
-    parser.add_argument("--kernel", type=str, default="auto", help="what runs the recurrence; auto picks the fastest")
-    return parser
+class _List(argparse.Action):
+    """Several values after one option: 1 2, or 1,2, or the YAML list [1, 2]."""
+
+    def __init__(
+        self,
+        option_strings: Sequence[str],
+        dest: str,
+        item: Callable[[str], Any],
+        length: int = 0,
+        single: bool = False,
+        **options: Any,
+    ) -> None:
+        """`length` is the number of values, 0 for any; `single` leaves one value as it is, without a list."""
+        super().__init__(option_strings, dest, nargs="+", **options)
+        self.item, self.length, self.single = item, length, single
+
+    def __call__(self, parser: Any, namespace: Namespace, values: Any, option_string: str | None = None) -> None:
+        text = " ".join(values)
+        if text.startswith("["):
+            parts = self._yaml_list(text)
+        else:
+            parts = [part for value in values for part in value.split(",") if part]
+        try:
+            items = [self.item(part) for part in parts]
+        except ValueError:
+            kind = {int: "whole numbers", float: "numbers"}.get(self.item, "values")  # type: ignore[call-overload]
+            raise argparse.ArgumentError(
+                self, f"{text!r} is not a list of {kind}; give them apart by spaces or commas"
+            ) from None
+        if self.length and len(items) != self.length:
+            raise argparse.ArgumentError(self, f"{text!r} has {len(items)} values, must be MIN and MAX")
+        alone = self.single and len(items) == 1 and not text.startswith("[")
+        setattr(namespace, self.dest, items[0] if alone else items)
+
+    def _yaml_list(self, text: str) -> list[str]:
+        import yaml
+
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError:
+            content = None
+        if not isinstance(content, list):
+            raise argparse.ArgumentError(self, f"{text!r} is not a list like [a, b]")
+        return [str(item) for item in content]
 
 
-TEMPLATE_HELP = "how a conversation is written: none, world, pile or raven"
+class _Example(argparse.Action):
+    """Prints a configuration file to start from, and ends."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, file: str, **_: Any) -> None:
+        super().__init__(
+            option_strings,
+            argparse.SUPPRESS,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="print a commented configuration file to start from",
+        )
+        self.file = file
+
+    def __call__(self, *_: Any) -> None:
+        print(example_text(self.file), end="")
+        raise SystemExit(0)
 
 
-def template_option(parser: Parser, default: str, more: str = "") -> None:
-    """Add --template."""
-    parser.add_argument("--template", type=str, default=default, help=TEMPLATE_HELP + more)
+def example_text(name: str) -> str:
+    """Returns a configuration file that comes with the package."""
+    return resources.files("prosg").joinpath("configs", name).read_text("utf-8")
 
 
-def state_option(parser: Parser) -> Parser:
-    """Add --state; returns the parser."""
+def add_dataclass(parser: Parser, kind: type, defaults: Mapping[str, Any], without: Collection[str] = ()) -> None:
+    """Adds the options of a dataclass, dotted names for those in groups. Only those that are given are set.
+
+    Args:
+        parser: Gets the options.
+        kind: The dataclass; its docstring is the help.
+        defaults: By dotted name what help says instead of a field's own default.
+        without: Fields and groups that are left out.
+    """
+    for group, options in iter_options(kind):
+        if options[0].name.partition(".")[0] in without and "." in options[0].name:
+            continue
+        section = parser if group is kind else parser.add_argument_group(summary(group).rstrip("."))
+        for option in options:
+            if option.name not in without:
+                default = defaults.get(option.name, option.default)
+                _add_field(section, option._replace(default=default))
+
+
+def _add_field(section: Any, option: Option) -> None:
+    name = "--" + option.name.replace("_", "-")
+    text = option.help.replace("%", "%%") + _default_note(option.default)
+    section.add_argument(name, default=argparse.SUPPRESS, help=text, **_kind(option.hint))
+
+
+def _kind(hint: Any) -> dict[str, Any]:
+    """What argparse needs to know about a type."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return {"choices": list(inner)}
+    if origin is types.UnionType:  # several values, or one
+        return {"action": _List, "item": str, "single": True, "metavar": "TEXT"}
+    if origin in (list, tuple):
+        return {"action": _List, "item": inner[0], "metavar": "TEXT" if inner[0] is str else inner[0].__name__.upper()}
+    if hint is bool:
+        return {"type": _boolean, "metavar": "true|false"}
+    return {"type": hint, "metavar": "TEXT" if hint is str else hint.__name__.upper()}
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} must be true or false")
+    return values[text.lower()]
+
+
+def add_model(parser: Parser) -> None:
+    """Adds the model, and how to load it."""
     parser.add_argument(
-        "--state", type=str, help="a learned initial state to begin prompts from: a .pth, or the output of train state"
+        "model",
+        help="a backbone (.pth file or folder), an adapter folder, a training's output folder, owner/name or "
+        "owner/name/FILE on the Hugging Face hub, or: demo",
     )
-    return parser
+    parser.add_argument("--base", help="an adapter's backbone, where it has moved")
+    parser.add_argument(
+        "--tokenizer",
+        help="world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default what lies beside the "
+        "weights, else world for a vocabulary of 65536",
+    )
+    parser.add_argument("--dtype", help="fp32, bf16, fp16 or fp64; the file's own by default")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one")
+    parser.add_argument("--kernel", default="auto", help="what runs the recurrence; auto picks the fastest")
 
 
-def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
-    """The model of `model_options` and `state_option`; ValueError where it has no tokenizer but needs one."""
+def add_template(parser: Parser, default: str, more: str = "") -> None:
+    """Adds --template."""
+    parser.add_argument(
+        "--template", default=default, help="how a conversation is written: none, world, pile or raven" + more
+    )
+
+
+def add_state(parser: Parser) -> None:
+    """Adds --state."""
+    parser.add_argument(
+        "--state", help="a learned initial state to begin prompts from: a .pth, or the output of train state"
+    )
+
+
+def add_window(parser: Parser) -> None:
+    """Adds --window."""
+    parser.add_argument("--window", type=int, help="show the module the prompt in windows of this many tokens")
+
+
+def add_kinds(parser: Parser) -> None:
+    """Adds --kinds."""
+    parser.add_list("--kinds", help="kinds of instruction; the demo's by default")
+
+
+def add_overwrite(parser: Parser) -> None:
+    """Adds --overwrite."""
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def add_prompt(parser: Parser, more: str = "") -> None:
+    """Adds a prompt or an encoded one, and how it is read; `more` is said of --template."""
+    parser.add_argument("--prompt", help="the prompt")
+    parser.add_argument("--encoded", help="a file made by: prosg encode")
+    add_template(parser, "none", "; the prompt is the user's turn" + more)
+    add_window(parser)
+
+
+def load_from(options: Namespace, needs_tokenizer: bool = True) -> ProSG:
+    """Loads the model of `add_model` and `add_state`.
+
+    Raises:
+        ValueError: also where it has no tokenizer but needs one.
+    """
     from prosg.checkpoints.initial_state import load_initial
     from prosg.checkpoints.load import load_model, require_tokenizer
-    from prosg.utils.device import resolve_device, parse_dtype
+    from prosg.utils.device import parse_dtype, resolve_device
 
     device = resolve_device(options.device)
     model = load_model(
@@ -116,20 +326,30 @@ def load(options: Namespace, asks_tokenizer: bool = True) -> Any:
         device=device,
         kernel=options.kernel,
     )
-    if options.get("state") is not None:
+    if getattr(options, "state", None) is not None:
         model.initial = load_initial(options.state, model.backbone).to(device)
-    if asks_tokenizer:
+    if needs_tokenizer:
         require_tokenizer(model, options.model)
     return model
 
 
-def encode_prompt(options: Namespace, model: Any) -> Any:
-    """What --prompt, --template and --window mean; ValueError as `prompt_text`."""
-    return model.encode(prompt_text(options.prompt, options.template), window=options.window)
+def one_prompt_source(options: Namespace) -> None:
+    """Raises ValueError unless there is either --prompt or --encoded."""
+    if (options.prompt is None) == (options.encoded is None):
+        raise ValueError("give either --prompt TEXT or --encoded FILE")
 
 
-def prompt_text(prompt: str, template: str) -> str:
-    """A prompt as its model is to see it. ValueError for an empty one, one that is no text, and an unknown template."""
+def encode_prompt(options: Namespace, model: ProSG) -> EncodedPrompt:
+    """Encodes --prompt under --template and --window."""
+    return model.encode(frame_prompt(options.prompt, options.template), window=options.window)
+
+
+def frame_prompt(prompt: str, template: str) -> str:
+    """Writes a prompt as its model expects it.
+
+    Raises:
+        ValueError: for an empty prompt, one that is not text, and an unknown template.
+    """
     if not prompt:
         raise ValueError("--prompt is empty; a prompt needs at least one character")
     from prosg.data.templates import Turn, frame, known_template
@@ -139,13 +359,22 @@ def prompt_text(prompt: str, template: str) -> str:
 
 
 def check_text(option: str, text: str) -> None:
-    """ValueError for bytes that are no characters: Python lets a command line's pass as lone surrogates."""
+    """Raises ValueError for bytes that are no characters: Python passes a command line's on as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{option} is not UTF-8 text") from None
 
 
-def kinds_given(given: list[str] | None) -> list[str]:
-    """Names apart by commas or spaces."""
-    return [kind for part in given or [] for kind in part.split(",") if kind]
+def check_new_file(option: str, path: str, overwrite: bool) -> Path:
+    """Returns the path of a file to write.
+
+    Raises:
+        ValueError: for a folder, and for a file that may not be replaced.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise ValueError(f"{option} {file}: is a folder; name a file in it")
+    if file.exists() and not overwrite:
+        raise ValueError(f"{option} {file}: exists; --overwrite replaces it")
+    return file

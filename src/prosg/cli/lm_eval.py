@@ -3,64 +3,70 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from prosg.cli.common import Parser, Tool, load, model_options, state_option, template_option
+from prosg.cli.common import (
+    Command,
+    Parser,
+    add_model,
+    add_overwrite,
+    add_state,
+    add_template,
+    check_new_file,
+    load_from,
+)
 
-__all__ = ["HARNESS"]
+__all__ = ["COMMAND"]
 
 SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
 
 
 def _parser() -> Parser:
-    parser = state_option(
-        model_options(
-            Parser(
-                description="Run tasks of the lm-evaluation-harness (pip install 'prosg[harness]'). A question's "
-                "context is the prompt, and its answers are scored, or written, under the prompt's update. Options "
-                "with an underscore are the harness' own."
-            )
-        )
+    parser = Parser(
+        "Run tasks of the lm-evaluation-harness (pip install 'prosg[harness]'). A question's context is the prompt, "
+        "and its answers are scored, or written, under the prompt's update. Options have the harness' own names."
     )
-    parser.add_argument("--tasks", type=str, nargs="+", required=True, help="names, patterns or .yaml files of tasks")
-    parser.add_argument("--update", type=str, help="own or none: with the prompt's update, or the backbone alone; own")
-    parser.add_argument("--out", type=str, help="the .json file to write: results and configuration")
-    template_option(parser, "none", "; for --apply_chat_template")
-    parser.add_argument("--include_path", type=str, help="a folder with task files of one's own")
+    add_model(parser)
+    add_state(parser)
+    parser.add_list("--tasks", required=True, help="names, patterns or .yaml files of tasks")
+    parser.add_argument("--update", help="own or none: with the prompt's update, or the backbone alone; own")
+    parser.add_argument("--out", help="the .json file to write: results and configuration")
+    add_overwrite(parser)
+    add_template(parser, "none", "; for --apply-chat-template")
+    parser.add_argument("--include-path", help="a folder with task files of one's own")
     parser.add_argument("--limit", type=float, help="examples per task; below 1 a share of them")
-    parser.add_argument("--batch_size", type=int, default=16, help="requests at once")
-    parser.add_argument("--num_fewshot", type=int, help="examples in front of each question; the task's by default")
-    parser.add_argument("--gen_kwargs", type=str, help="options of writing for all tasks, like max_gen_toks=64")
-    parser.add_argument("--system_instruction", type=str, help="what stands before each question")
-    parser.add_argument("--apply_chat_template", action="store_true", help="write each question as --template does")
-    parser.add_argument("--bootstrap_iters", type=int, default=100000, help="resamples for standard errors")
+    parser.add_argument("--batch-size", type=int, default=16, help="requests at once")
+    parser.add_argument("--num-fewshot", type=int, help="examples in front of each question; the task's by default")
+    parser.add_argument("--gen-kwargs", help="options of writing for all tasks, like max_gen_toks=64")
+    parser.add_argument("--system-instruction", help="what stands before each question")
+    parser.add_argument("--apply-chat-template", action="store_true", help="write each question as --template does")
+    parser.add_argument("--bootstrap-iters", type=int, default=100000, help="resamples for standard errors")
     parser.add_argument("--seed", type=int, help="of few-shot examples and of texts that are sampled; the harness' own")
-    parser.add_argument("--log_samples", action="store_true", help="keep every question with its answers in --out")
+    parser.add_argument("--log-samples", action="store_true", help="keep every question with its answers in --out")
     parser.add_argument(
-        "--predict_only", action="store_true", help="keep answers, measure nothing; needs --log_samples"
+        "--predict-only", action="store_true", help="keep answers, measure nothing; needs --log-samples"
     )
-    parser.add_argument("--confirm_run_unsafe_code", action="store_true", help="let tasks run code that a model wrote")
+    parser.add_argument("--confirm-run-unsafe-code", action="store_true", help="let tasks run code that a model wrote")
     return parser
 
 
-def _run(options: Any) -> int:
+def _run(options: Namespace) -> int:
     from prosg.evaluation.lm_eval import HarnessModel
     from prosg.utils.io import write_json
 
-    out = None if options.out is None else Path(options.out)
+    out = None if options.out is None else check_new_file("--out", options.out, options.overwrite)
     limit = _limit(options.limit)
-    if out is not None and out.is_dir():
-        raise ValueError(f"--out {out}: is a folder; name a file in it")
     if options.log_samples and out is None:
-        raise ValueError("--log_samples needs --out FILE to keep them in")
+        raise ValueError("--log-samples needs --out FILE to keep them in")
     if options.predict_only and not options.log_samples:
-        raise ValueError("--predict_only needs --log_samples: there is nothing else to keep")
+        raise ValueError("--predict-only needs --log-samples: there is nothing else to keep")
     if options.apply_chat_template and options.template == "none":
-        raise ValueError("--apply_chat_template needs --template: world, pile or raven")
-    manager, tasks = _tasks([name for part in options.tasks for name in part.split(",")], options.include_path)
-    model = load(options)
-    update = options["update"] or ("none" if model.synthesizer is None else "own")
+        raise ValueError("--apply-chat-template needs --template: world, pile or raven")
+    manager, tasks = _tasks(options.tasks, options.include_path)
+    model = load_from(options)
+    update = options.update or ("none" if model.synthesizer is None else "own")
     lm = HarnessModel(
         model, update=update, batch_size=options.batch_size, template=options.template, seed=options.seed or 0
     )
@@ -92,13 +98,13 @@ def _run(options: Any) -> int:
     return 0
 
 
-def _limit(given: float | None) -> int | float | None:
+def _limit(limit: float | None) -> int | float | None:
     """Above 1 it is a number of examples, which the harness wants whole."""
-    if given is None or 0 < given < 1:
-        return given
-    if given < 1 or not given.is_integer():
-        raise ValueError(f"--limit is {given:g}, must be a whole number of examples, or a share between 0 and 1")
-    return int(given)
+    if limit is None or 0 < limit < 1:
+        return limit
+    if limit < 1 or not limit.is_integer():
+        raise ValueError(f"--limit is {limit:g}, must be a whole number of examples, or a share between 0 and 1")
+    return int(limit)
 
 
 def _tasks(names: list[str], include_path: str | None) -> tuple[Any, list[str]]:
@@ -106,24 +112,24 @@ def _tasks(names: list[str], include_path: str | None) -> tuple[Any, list[str]]:
     from lm_eval.tasks import TaskManager
 
     if include_path is not None and not Path(include_path).is_dir():
-        raise ValueError(f"--include_path {include_path}: is not a folder")
+        raise ValueError(f"--include-path {include_path}: is not a folder")
     # The harness' own thousands of files are looked through only where a task, or a part of a group, may be among them.
     manager = TaskManager(include_path=include_path, include_defaults=False)
-    found = _found(names, manager)
+    matches = _matches(names, manager)
     single = {*manager.all_subtasks, *filter(_is_file, names)}
-    if not all(tasks and {*tasks} <= single for tasks in found.values()):
+    if not all(tasks and {*tasks} <= single for tasks in matches.values()):
         manager = TaskManager(include_path=include_path)
-        found = _found(names, manager)
-    for name, tasks in found.items():
+        matches = _matches(names, manager)
+    for name, tasks in matches.items():
         if not tasks:
             raise ValueError(
                 f"--tasks: unknown task {name!r}; give names of the harness (lm-eval ls tasks), of files in "
-                "--include_path, or a .yaml file"
+                "--include-path, or a .yaml file"
             )
-    return manager, list(dict.fromkeys(task for tasks in found.values() for task in tasks))
+    return manager, list(dict.fromkeys(task for tasks in matches.values() for task in tasks))
 
 
-def _found(names: list[str], manager: Any) -> dict[str, list[str]]:
+def _matches(names: list[str], manager: Any) -> dict[str, list[str]]:
     """By name or pattern, what a manager has for it; files stand for themselves."""
     return {name: [name] if _is_file(name) else manager.match_tasks([name]) for name in names}
 
@@ -132,5 +138,4 @@ def _is_file(name: str) -> bool:
     return name.endswith(".yaml") and Path(name).is_file()
 
 
-HARNESS: dict[str, Tool] = {"lm-eval": Tool(_parser, "tasks of the lm-evaluation-harness", _run)}
-"""By the command's name."""
+COMMAND = Command("tasks of the lm-evaluation-harness", _parser, _run)

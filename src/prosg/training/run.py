@@ -1,4 +1,4 @@
-"""What stands behind `prosg train`, `prosg perplexity` and `prosg info`: files in, files out, words for people."""
+"""One training from files to files: model and rows in; the trained weights, configuration, logs and checkpoints out."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from prosg.core.rng import uniforms
 from prosg.core.update import Update
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
 from prosg.data.row import read_rows
-from prosg.data.templates import known_template
-from prosg.inspection.info import describe
+from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
-from prosg.model.perplexity import perplexity
 from prosg.model.prosg import ProSG
+from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import WORLD, tokenizer_beside, tokenizer_file
 from prosg.training.config import Phase, TrainConfig
 from prosg.training.lora import add_lora, remove_lora
@@ -33,26 +32,36 @@ from prosg.utils import distributed
 from prosg.utils.device import resolve_device
 from prosg.utils.io import read_json, write_json
 from prosg.utils.jobs import write_progress
-from prosg.utils.tables import print_table
 
-__all__ = ["info", "perplexity_of_file", "train"]
-
+__all__ = ["train"]
 
 CONFIG = "config.json"
 
 
 def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
-    """Run one phase from files to files, or only say what it would be (`dry_run`).
+    """Runs one phase.
 
-    The output folder gets the trained backbone (phase 1), adapter or initial state, the configuration, checkpoints,
-    steps.jsonl, TensorBoard's logs, progress.json and result.json. A finished run is not run again; an unfinished one
-    goes on.
+    The folder `config.out` gets the trained backbone (phase 1), adapter or initial state, and config.json,
+    checkpoint-STEP/, steps.jsonl, TensorBoard's logs, progress.json and result.json. A finished run is not run again;
+    an unfinished one goes on from its newest checkpoint.
+
+    Args:
+        phase: What is trained.
+        config: The options; `RECIPES` has defaults that belong together.
+        dry_run: Only print what would be trained and how long it would take; write nothing.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError: for files that do not fit together, options that the phase or the model cannot have, and a folder
+            that holds a run with other options.
     """
     check_recipe(phase, config.recipe)
-    output = Path(config.output)
-    _check_config(config, output)
-    if (output / "result.json").exists() and not dry_run:
-        distributed.print_once(f"{output}: already trained")
+    out = Path(config.out)
+    _check_config(config, out)
+    if (out / "result.json").exists() and not dry_run:
+        distributed.print_once(f"{out}: already trained")
         return 0
     device = distributed.join(resolve_device(config.device))
     model = load_model(
@@ -65,14 +74,14 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     if model.synthesizer is not None:
         raise ValueError(f"{config.model}: is an adapter already; train on its backbone, {model.base}")
     tokenizer, backbone, base = model.tokenizer, model.backbone, Path(model.base)
-    backbone.float()  # type: ignore[attr-defined]  # master weights; bf16 is autocast
+    backbone.float()  # master weights; bf16 is autocast
     if phase in ("synthesize", "static"):
         model = ProSG(backbone, config.module, seed=config.seed).to(device)
         model.tokenizer = tokenizer
     elif phase == "state":
         model.initial = InitialState(backbone)
     elif config.lora:
-        add_lora(backbone, config.lora, config.lora_alpha or 2.0 * config.lora, config.lora_modules, config.seed)  # type: ignore[arg-type]
+        add_lora(backbone, config.lora, config.lora_alpha or 2.0 * config.lora, config.lora_modules, config.seed)
     encoding = {
         "end_id": config.end_token,
         "max_tokens": config.max_tokens or None,
@@ -91,122 +100,108 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
 
     check(model, phase, config, rows, validation)
     if dry_run:
-        from prosg.training.dry_run import dry_run as say_what_would_be
+        from prosg.training.dry_run import dry_run as print_dry_run
 
-        say_what_would_be(model, phase, config, rows, validation, too_long)
+        print_dry_run(model, phase, config, rows, validation, too_long)
         distributed.leave()
         return 0
     # Only now: what was refused above leaves nothing that would stand in the corrected command's way.
     if distributed.is_first():
-        _write_config(config, output)
+        _write_config(config, out)
     distributed.barrier()
 
     note = ""
 
-    def tell(step: int, metrics: dict[str, Any]) -> None:
+    def report_progress(step: int, metrics: dict[str, Any]) -> None:
         nonlocal note
         value = metrics.get(f"eval_{config.stop.metric}")
         note = note if value is None else f"{config.stop.metric} {value:.3f}"
-        write_progress(output / "progress.json", step / config.optim.steps, f"step {step}  {note}")
+        write_progress(out / "progress.json", step / config.optim.steps, f"step {step}  {note}")
 
-    result = fit(model, phase, config, rows, validation, tell)
+    result = fit(model, phase, config, rows, validation, report_progress)
     if distributed.is_first():
-        made = _save(model, phase, config, base)
-        write_json(output / "result.json", dataclasses.asdict(result))
-        distributed.print_once(f"{made}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
+        trained = _save(model, phase, config, base)
+        write_json(out / "result.json", dataclasses.asdict(result))
+        distributed.print_once(f"{trained}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
     distributed.barrier()
     distributed.leave()
     return 0
 
 
 def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
-    """Write what was trained; returns where."""
-    made = Path(config.output) / {"finetune": "model", "state": STATE_FILE}.get(phase, "adapter")
+    """Writes what was trained; returns its path."""
+    out = Path(config.out)
+    trained = out / {"finetune": "model", "state": STATE_FILE}.get(phase, "adapter")
     if phase == "finetune":
-        its_tokenizer = tokenizer_file(config.tokenizer or tokenizer_beside(base) or WORLD)
+        tokenizer = tokenizer_file(config.tokenizer or tokenizer_beside(base) or WORLD)
         backbone: Any = model.backbone
         if config.lora:
-            trained = remove_lora(backbone)
-            _save_lora(backbone, trained, Path(config.output) / "lora", base)
-            backbone = merge(backbone, trained)
-        save_backbone(backbone, made, tokenizer=its_tokenizer, overwrite=True)
+            factors = remove_lora(backbone)
+            _save_lora(backbone, factors, out / "lora", base)
+            backbone = merge(backbone, factors)
+        save_backbone(backbone, trained, tokenizer=tokenizer, overwrite=True)
     elif model.initial is not None:
-        save_initial(model.initial, made, overwrite=True)
+        save_initial(model.initial, trained, overwrite=True)
     else:
-        save_adapter(model, made, base=os.path.relpath(base, made), overwrite=True)
-    return made
+        save_adapter(model, trained, base=os.path.relpath(base, trained), overwrite=True)
+    return trained
 
 
-def _save_lora(backbone: Any, trained: Update, folder: Path, base: Path) -> None:
-    """PEFT's folder of what was trained, where PEFT has a model to put it on."""
+def _save_lora(backbone: Any, factors: Update, folder: Path, base: Path) -> None:
+    """Writes PEFT's folder of the LoRA, where PEFT has a model to put it on."""
     try:
         peft_names(backbone)
     except ValueError:
         return  # this package alone has such models
-    export_peft(backbone, trained, folder, base=str(base) if base.is_dir() else "", overwrite=True)
+    export_peft(backbone, factors, folder, base=str(base) if base.is_dir() else "", overwrite=True)
 
 
-def _check_config(config: TrainConfig, output: Path) -> None:
-    """Refuse to go on with another configuration: the result would be neither's."""
+def _check_config(config: TrainConfig, out: Path) -> None:
+    """Refuses to go on with another configuration: the result would be neither's."""
     passing = ("progress", "threads", "log_steps", "report_to")
     now = json.loads(json.dumps(dataclasses.asdict(config)))
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output}: is a file; --output names a folder")
-    path = output / CONFIG
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; --out names a folder")
+    path = out / CONFIG
     if path.exists():
         before = _with_defaults(read_json(path))
         changed = [key for key in now if key not in passing and now[key] != before.get(key)]
         if changed:
             raise ValueError(
-                f"{output} holds a run with another configuration ({', '.join(changed)} changed); "
-                "choose another --output, or delete it"
+                f"{out} holds a run with another configuration ({', '.join(changed)} changed); "
+                "choose another --out, or delete it"
             )
 
 
 def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration with the options that came after it: it ran as their defaults are."""
-    fresh = json.loads(json.dumps(dataclasses.asdict(TrainConfig("", "-", ""))))
+    """A run's configuration with the options that came after it, at their defaults, and those that were renamed."""
+    stored = {"out" if key == "output" else key: value for key, value in stored.items()}
+    if "module" in stored:
+        stored["module"] = ProSGConfig.from_dict(stored["module"]).to_dict()
+    stored, fresh = json.loads(json.dumps([stored, dataclasses.asdict(TrainConfig("", "-", ""))]))
     groups = {key: {**fresh[key], **value} for key, value in stored.items() if isinstance(fresh.get(key), dict)}
     return {**fresh, **stored, **groups}
 
 
-def _write_config(config: TrainConfig, output: Path) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    if not (output / CONFIG).exists():
-        write_json(output / CONFIG, dataclasses.asdict(config))
+def _write_config(config: TrainConfig, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / CONFIG).exists():
+        write_json(out / CONFIG, dataclasses.asdict(config))
 
 
-def _rows(files: Sequence[str] | str, tokenizer: Any, what: str, **encoding: Any) -> tuple[list[EncodedRow], int]:
-    """The files' rows, encoded, and how many were too long, which it says on stderr; options as `encode_rows`'s."""
+def _rows(files: Sequence[str] | str, tokenizer: Tokenizer, what: str, **encoding: Any) -> tuple[list[EncodedRow], int]:
+    """The files' rows, encoded by `encode_rows`, and how many were too long, which is printed on stderr."""
     rows: list[EncodedRow] = []
-    found = 0
+    total_long = 0
     for file in [files] if isinstance(files, str) else files:
         read = read_rows(file)
         try:
-            kept, too_long = encode_rows(read, tokenizer, **encoding)
+            encoded, too_long = encode_rows(read, tokenizer, **encoding)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-        rows += kept
-        found += len(too_long)
+        rows += encoded
+        total_long += len(too_long)
         if too_long:
-            done = "cut to" if encoding.get("truncate") else "left out, above"
+            done = "cut to" if encoding["truncate"] else "left out, above"
             distributed.print_once(f"{file}: {len(too_long)} {what} rows {done} {encoding['max_tokens']} tokens")
-    return rows, found
-
-
-def perplexity_of_file(
-    model: ProSG, file: str, *, update: bool = True, batch_size: int = 32, end_token: int = 0, template: str = ""
-) -> int:
-    """Print a file's perplexities as JSON; template as `TrainConfig`'s."""
-    if batch_size < 1:
-        raise ValueError(f"--batch-size is {batch_size}, must be at least 1")
-    rows, _ = _rows(file, model.tokenizer, "", end_id=end_token, template=known_template(template))
-    scores = perplexity(model, rows, batch_size, update=update)
-    print(json.dumps(scores.to_dict(), indent=2))
-    return 0
-
-
-def info(model: ProSG) -> int:
-    """Print what a model is."""
-    print_table(list(describe(model)))
-    return 0
+    return rows, total_long

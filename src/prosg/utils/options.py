@@ -1,4 +1,4 @@
-"""Configuration files: YAML into dataclasses whose docstrings are the help, and what is wrong with a file of them."""
+"""Options as dataclasses: read from YAML files, checked against their types, described by their docstrings."""
 
 from __future__ import annotations
 
@@ -7,15 +7,30 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import yaml
 
-__all__ = ["build", "help_text", "option", "read_yaml"]
+__all__ = [
+    "REQUIRED",
+    "Option",
+    "build",
+    "construct",
+    "help_text",
+    "iter_options",
+    "merge",
+    "option",
+    "parse",
+    "read_options",
+    "read_yaml",
+    "summary",
+]
 
 T = TypeVar("T")
+REQUIRED = dataclasses.MISSING
+"""The default of an option that has none."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,7 +47,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: str | Path) -> Any:
-    """What a YAML file holds. ValueError names the file and what was wrong; a key that stands twice is wrong."""
+    """Reads a YAML file.
+
+    Raises:
+        ValueError: for a file that cannot be read, is not YAML or has a key twice; the message names file and line.
+    """
     try:
         return yaml.load(Path(path).read_text("utf-8"), _Loader)
     except yaml.MarkedYAMLError as error:
@@ -42,24 +61,99 @@ def read_yaml(path: str | Path) -> Any:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML ({error})") from None
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
 
 
-def build(kind: type[T], content: Any, inside: str = "") -> T:
-    """A dataclass of a mapping's values, checked by its types; `inside` is what stands before a key in a complaint."""
+def read_options(
+    kind: type, path: str | Path, *, without: Collection[str] = (), renamed: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Reads options of a dataclass from a YAML file. They need not be all: the rest may come from elsewhere.
+
+    Args:
+        kind: The dataclass.
+        path: The file; an empty one holds no options.
+        without: Fields that the file may not set.
+        renamed: Old name of a key -> its field.
+
+    Returns:
+        Checked values by field, groups of options as nested dictionaries.
+
+    Raises:
+        ValueError: as `read_yaml` and `parse`, naming the file.
+    """
+    content = read_yaml(path)
+    try:
+        return parse(kind, {} if content is None else content, without=without, renamed=renamed)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def parse(
+    kind: type,
+    content: Any,
+    inside: str = "",
+    *,
+    without: Collection[str] = (),
+    renamed: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Checks keys and types of a mapping against a dataclass. A dotted key (optim.steps) is one inside a group.
+
+    Args:
+        kind: The dataclass; fields that are dataclasses are groups of options.
+        content: The mapping.
+        inside: What stands before a key in an error, like "optim.".
+        without: Fields that may not be set.
+        renamed: Old name of a key -> its field.
+
+    Returns:
+        The values that are set, by field; `construct` makes a dataclass of them.
+
+    Raises:
+        ValueError: for an unknown key or a value of another type; the message names the key and what is allowed.
+    """
     if not isinstance(content, Mapping):
         where = inside.removesuffix(".") or "the file"
         raise ValueError(f"{where} is a {type(content).__name__}; it must hold options and their values")
     hints = typing.get_type_hints(kind)
-    values = {}
+    known = [field.name for field in dataclasses.fields(kind) if field.name not in without]
+    values: dict[str, Any] = {}
     for key, value in content.items():
-        if key not in hints:
-            raise ValueError(f"unknown key {inside}{key}; known are {', '.join(hints)}")
-        if dataclasses.is_dataclass(hints[key]):
-            values[key] = build(typing.cast("type[Any]", hints[key]), value, f"{inside}{key}.")
+        name, dot, rest = str(key).partition(".")
+        name = (renamed or {}).get(name, name)
+        group = name in known and dataclasses.is_dataclass(hints[name])
+        if name not in known or (dot and not group):
+            raise ValueError(f"unknown key {inside}{key}; known are {', '.join(known)}")
+        if group:
+            nested = parse(hints[name], {rest: value} if dot else value, f"{inside}{name}.")
+            values[name] = merge(values.get(name, {}), nested)
         else:
-            values[key] = _typed(f"{inside}{key}", value, hints[key])
-    return kind(**values)
+            values[name] = _typed(f"{inside}{key}", value, hints[name])
+    return values
+
+
+def construct(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Makes a dataclass of `parse`'s values."""
+    hints = typing.get_type_hints(kind)
+    return kind(
+        **{
+            name: construct(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+            for name, value in values.items()
+        }
+    )
+
+
+def build(kind: type[T], content: Any, inside: str = "") -> T:
+    """Makes a dataclass of a mapping's values, checked as by `parse`."""
+    return construct(kind, parse(kind, content, inside))
+
+
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested dictionaries of options with some of them changed."""
+    merged = dict(values)
+    for name, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = merge(merged[name], value) if both else value
+    return merged
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
@@ -68,16 +162,21 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         if value not in inner:
             raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(str, inner))}")
         return value
-    if origin is types.UnionType:  # an optional number
-        return None if value is None else _typed(name, value, inner[0])
-    if origin in (list, dict) and isinstance(value, origin):
-        if origin is list:
-            return [_typed(f"{name}[{place}]", item, inner[0]) for place, item in enumerate(value)]
+    if origin is types.UnionType:  # an optional number, or one string or several
+        if value is None and type(None) in inner:
+            return None
+        return _typed(name, value, next((h for h in inner if isinstance(value, typing.get_origin(h) or h)), inner[0]))
+    if origin in (list, tuple) and isinstance(value, (list, tuple)):
+        return origin(_typed(f"{name}[{place}]", item, inner[0]) for place, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
         checked = {str(key): item for key, item in value.items()}
         return checked if inner[1] is Any else {k: _typed(f"{name}.{k}", item, inner[1]) for k, item in checked.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    wanted = origin or hint
+    if hint is float and not isinstance(value, bool):
+        try:  # YAML 1.1 takes 1e-3 for text
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    wanted = list if origin is tuple else origin or hint
     # bool is an int in Python, but `count: true` is a mistake.
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise ValueError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
@@ -85,33 +184,54 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
 
 
 def option(config: Any, name: str) -> Any:
-    """The value of an option by its dotted name."""
+    """Returns the value of an option by its dotted name."""
     for part in name.split("."):
         config = getattr(config, part)
     return config
 
 
-def _attributes(kind: type) -> dict[str, str]:
-    """What a docstring says of each attribute."""
+class Option(NamedTuple):
+    """One option of a dataclass: its dotted name, its type, its default (or `REQUIRED`) and its docstring."""
+
+    name: str
+    hint: Any
+    default: Any
+    help: str
+
+
+def iter_options(kind: type, inside: str = "") -> Iterator[tuple[type, list[Option]]]:
+    """Yields a dataclass with its own options, then each group of options in it, with dotted names."""
+    hints, docs = typing.get_type_hints(kind), _attribute_docs(kind)
+    options, groups = [], []
+    for field in dataclasses.fields(kind):
+        name, hint = f"{inside}{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            groups.append((typing.cast("type", hint), f"{name}."))
+        else:
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            options.append(Option(name, hint, default, docs[field.name]))
+    yield kind, options
+    for group, prefix in groups:
+        yield from iter_options(group, prefix)
+
+
+def _attribute_docs(kind: type) -> dict[str, str]:
+    """What the docstring's section "Attributes" says about each field."""
     text = inspect.getdoc(kind) or ""
-    found = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", text.partition("Attributes:\n")[2], re.MULTILINE)
-    return {name: " ".join(words.split()) for name, words in found}
+    entries = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", text.partition("Attributes:\n")[2], re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in entries}
+
+
+def summary(kind: type) -> str:
+    """Returns the first line of a docstring."""
+    return (inspect.getdoc(kind) or "").partition("\n")[0]
 
 
 def help_text(config: type) -> str:
-    """Every key with its meaning and default, as the file's groups."""
-
-    def lines(kind: type, inside: str) -> Iterator[str]:
-        told = _attributes(kind)
-        groups = []
-        for one in dataclasses.fields(kind):
-            default = one.default_factory() if callable(one.default_factory) else one.default
-            if dataclasses.is_dataclass(default):
-                groups.append((one.name, type(default)))
-            else:
-                yield f"  {inside}{one.name}: {told[one.name]} (default: {default!r})"
-        for name, group in groups:
-            yield f"{name}: {(inspect.getdoc(group) or '').splitlines()[0]}"
-            yield from lines(group, f"{name}.")
-
-    return "\n".join(lines(config, ""))
+    """Describes every key of a YAML file: its meaning and default, by group."""
+    lines: list[str] = []
+    for group, options in iter_options(config):
+        if lines:
+            lines.append(f"{options[0].name.rpartition('.')[0]}: {summary(group)}")
+        lines += [f"  {name}: {text} (default: {default!r})" for name, _, default, text in options]
+    return "\n".join(lines)

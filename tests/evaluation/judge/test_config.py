@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+import prosg
 from prosg.evaluation.judge.config import JudgeConfig, load_judge
 from prosg.utils.options import build
 from support.judging import make_config
@@ -32,7 +33,7 @@ def test_bad_options_are_named(tmp_path: Path, changes: dict[str, Any], match: s
 
 
 def test_the_shipped_configuration_lists_every_option() -> None:
-    file = Path(__file__).parents[3] / "configs" / "judge.yaml"
+    file = Path(prosg.__file__).parent / "configs" / "judge.yaml"
     assert load_judge(file).budget.requests == 5000
     content = yaml.safe_load(file.read_text())
     options = dataclasses.asdict(build(JudgeConfig, {}))

@@ -1,0 +1,30 @@
+"""`prosg convert`: between .pth files and Hugging Face folders."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from prosg.cli.common import Command, Parser, add_overwrite
+
+__all__ = ["COMMAND"]
+
+
+def _parser() -> Parser:
+    parser = Parser("A .pth destination gets BlinkDL's layout, any other name a Hugging Face folder.")
+    parser.add_argument("src", help="a .pth file or a folder")
+    parser.add_argument("dst", help="what to write")
+    parser.add_argument("--dtype", help="fp32, bf16, fp16 or fp64; as it is by default")
+    add_overwrite(parser)
+    return parser
+
+
+def _run(options: Namespace) -> int:
+    from prosg.checkpoints.backbone import convert
+    from prosg.utils.device import parse_dtype
+
+    convert(options.src, options.dst, parse_dtype(options.dtype), overwrite=options.overwrite)
+    print(options.dst)
+    return 0
+
+
+COMMAND = Command("between .pth files and Hugging Face folders", _parser, _run)

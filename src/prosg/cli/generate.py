@@ -1,0 +1,74 @@
+"""`prosg generate`: write an answer to a prompt."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from prosg.cli.common import (
+    Command,
+    Parser,
+    add_model,
+    add_prompt,
+    add_state,
+    check_text,
+    encode_prompt,
+    load_from,
+    one_prompt_source,
+)
+
+__all__ = ["COMMAND"]
+
+
+def _parser() -> Parser:
+    parser = Parser("Write an answer, streamed as it comes.")
+    add_model(parser)
+    add_state(parser)
+    add_prompt(parser, ", and the answer ends where the next would begin")
+    parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
+    parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest that hold this probability")
+    parser.add_argument("--stop", action="append", help=r"end the answer at this text, like '\n'; may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
+    parser.add_argument("--no-update", action="store_true", help="the backbone alone")
+    parser.add_argument("--hold-until", type=int, default=0, help="sentences to write before the marker is forced")
+    parser.add_argument("--force-marker", default="", help=r"text that opens the late stage, like '\nCode:'")
+    parser.add_argument("--late-temperature", type=float, default=0.0, help="temperature from the marker on")
+    return parser
+
+
+def _run(options: Namespace) -> int:
+    from prosg.checkpoints.encoded import load_encoded
+    from prosg.data.templates import TEMPLATES, known_template
+
+    template = TEMPLATES[known_template(options.template) or "none"]
+    one_prompt_source(options)
+    if options.encoded is not None and options.state is not None:
+        raise ValueError("--state begins a prompt, but --encoded holds the state after one: encode it with --state")
+    model = load_from(options)
+    encoded = encode_prompt(options, model) if options.encoded is None else load_encoded(options.encoded, model)
+    check_text("--force-marker", options.force_marker)
+    if options.no_update:
+        encoded = encoded._replace(update=None)
+    pieces = model.stream(
+        encoded,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        stop=[*(text.replace("\\n", "\n") for text in options.stop or ()), *([template.stop] if template.stop else [])],
+        seed=options.seed,
+        hold_until=options.hold_until,
+        force_marker=options.force_marker.replace("\\n", "\n"),
+        late_temperature=options.late_temperature,
+    )
+    begun = not template.assistant
+    for piece in pieces:
+        shown = piece if begun else piece.removeprefix(" ")  # it stands between the cue and the reply
+        begun = begun or piece != ""
+        print(shown, end="", flush=True)
+    print()
+    return 0
+
+
+COMMAND = Command("write an answer to a prompt", _parser, _run)

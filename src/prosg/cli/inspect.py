@@ -1,0 +1,85 @@
+"""`prosg inspect`: what prompts' updates are like, and which tokens they were read from."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from prosg.cli.common import (
+    Command,
+    Parser,
+    add_model,
+    add_overwrite,
+    add_state,
+    add_template,
+    check_new_file,
+    frame_prompt,
+    load_from,
+)
+
+__all__ = ["COMMAND"]
+
+READS = {
+    "last_input": "reads the last token only",
+    "last_position": "reads the last token only",
+    "nothing": "reads nothing",
+}
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "What prompts' updates are like. Per layer and projection: the update's Frobenius norm over the weight's, its "
+        "singular values, and the cosine between the prompts' updates (1: they change the weights alike, 0: they have "
+        "nothing in common). Then, for modules that read every position (plus), which tokens of each prompt the reads "
+        "look at."
+    )
+    add_model(parser)
+    add_state(parser)
+    parser.add_argument("--prompt", action="append", required=True, help="a prompt; give several to compare")
+    add_template(parser, "none", "; each prompt is the user's turn")
+    parser.add_argument("--tokens", type=int, default=40, help="tokens of a prompt that are shown at most; 0: all")
+    parser.add_argument("--png", help="also draw the heat map of the reads to this .png file")
+    add_overwrite(parser)
+    return parser
+
+
+def _run(options: Namespace) -> int:
+    from prosg.inspection.render import attention_heat_map, comparison_table, plot_attention, prompt_labels
+    from prosg.inspection.updates import compare_updates, prompt_attention
+
+    names = prompt_labels(len(options.prompt))
+    prompts = [frame_prompt(prompt, options.template) for prompt in options.prompt]
+    if options.tokens < 0:
+        raise ValueError(f"--tokens is {options.tokens}, must not be negative; 0 shows all")
+    if options.png is not None:
+        check_new_file("--png", options.png, options.overwrite)
+    model = load_from(options)
+    if model.synthesizer is None:
+        raise ValueError(f"{options.model}: has no module, so a prompt has no update; name an adapter folder")
+    reads = model.synthesizer.config.reads
+    if options.png is not None and reads != "all_positions":
+        raise ValueError(f"--png {options.png}: this module {READS[reads]}; there is no heat map to draw")
+    ids, lengths = model.tokenise(prompts)
+    update = model.encode(ids, lengths).update
+    weights = prompt_attention(model, ids, lengths)
+    assert update is not None and model.tokenizer is not None
+    decode = model.tokenizer.decode
+    tokens = [[decode([token]) for token in row[:n]] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)]
+    if options.png is not None and weights is not None:
+        # Before anything is printed: it may be refused.
+        plot_attention(options.png, weights, tokens, overwrite=options.overwrite)
+    for name, prompt in zip(names, prompts, strict=True):
+        print(f"{name}  {prompt!r}")
+    print("", *comparison_table(compare_updates(model.backbone, update)), sep="\n")
+    if weights is None:
+        print(f"\nThis module {READS[reads]}: there are no reads to look at.")
+        return 0
+    for i, name in enumerate(names):
+        print(
+            f"\n{name}  {len(tokens[i])} tokens", *attention_heat_map(weights, i, tokens[i], options.tokens), sep="\n"
+        )
+    if options.png is not None:
+        print(f"\n{options.png}")
+    return 0
+
+
+COMMAND = Command("what prompts' updates are like, and which tokens they were read from", _parser, _run)

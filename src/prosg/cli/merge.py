@@ -1,0 +1,77 @@
+"""`prosg merge`: one prompt's update added to the weights, for other programs."""
+
+from __future__ import annotations
+
+import tempfile
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from prosg.cli.common import (
+    Command,
+    Parser,
+    add_model,
+    add_overwrite,
+    add_prompt,
+    encode_prompt,
+    load_from,
+    one_prompt_source,
+)
+
+if TYPE_CHECKING:
+    from prosg.core.update import Update
+    from prosg.model.prosg import ProSG
+
+__all__ = ["COMMAND", "LOST", "model_and_update"]
+
+LOST = (
+    "what stays behind: the prompt's recurrent state, since weights begin from the model's own initial state, and that "
+    "here the first answer token comes from the unmodified weights"
+)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "Write the backbone with one prompt's update added to its weights, W + dW, for programs that know no updates. "
+        f"It is computed in fp32 and stored in the weights' type. {LOST.capitalize()}."
+    )
+    add_model(parser)
+    add_prompt(parser)
+    parser.add_argument("--out", required=True, help="a .pth file (BlinkDL's layout), or a folder to write")
+    add_overwrite(parser)
+    return parser
+
+
+def model_and_update(options: Namespace) -> tuple[ProSG, Update]:
+    """Loads the model and makes the update of --prompt or --encoded.
+
+    Raises:
+        ValueError: where there is no update, or those of several prompts.
+    """
+    one_prompt_source(options)
+    from prosg.checkpoints.encoded import load_encoded
+
+    model = load_from(options, needs_tokenizer=options.encoded is None)
+    encoded = encode_prompt(options, model) if options.encoded is None else load_encoded(options.encoded, model)
+    if encoded.update is None:
+        raise ValueError(f"{options.model}: has no module, so a prompt has no update; name an adapter folder")
+    if encoded.batch != 1:
+        raise ValueError(f"{options.encoded}: holds {encoded.batch} prompts; weights hold one prompt's update")
+    return model, encoded.update
+
+
+def _run(options: Namespace) -> int:
+    from prosg.checkpoints.backbone import save_backbone
+    from prosg.checkpoints.export import merge
+    from prosg.utils.device import dtype_name
+
+    model, update = model_and_update(options)
+    merged = merge(model.backbone, update)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = model.tokenizer.save(folder) if model.tokenizer is not None else None
+        save_backbone(merged, options.out, tokenizer=tokenizer, overwrite=options.overwrite)
+    dtype = dtype_name(next(merged.parameters()).dtype)
+    print(f"{options.out}: {merged.config.model_type}, {len(update)} projections merged, {dtype}\n{LOST}")
+    return 0
+
+
+COMMAND = Command("one prompt's update added to the weights, for other programs", _parser, _run)

@@ -1,0 +1,43 @@
+"""`prosg perplexity`: score the answers of a file."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+
+from prosg.cli.common import Command, Parser, add_model, add_state, add_template, load_from
+
+__all__ = ["COMMAND"]
+
+
+def _parser() -> Parser:
+    parser = Parser("Perplexity of answers under their prompts, end tokens included.")
+    add_model(parser)
+    add_state(parser)
+    parser.add_argument("file", help="jsonl rows of prompt and answer, messages, or text")
+    add_template(parser, "", "; by default as the rows are, world for chat rows and World's tokenizer")
+    parser.add_argument("--no-update", action="store_true", help="the backbone alone")
+    parser.add_argument("--batch-size", type=int, default=32, help="rows scored at once")
+    return parser
+
+
+def _run(options: Namespace) -> int:
+    from prosg.data.encode import encode_rows
+    from prosg.data.row import read_rows
+    from prosg.data.templates import known_template
+    from prosg.model.perplexity import perplexity
+
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size is {options.batch_size}, must be at least 1")
+    model = load_from(options)
+    read = read_rows(options.file)
+    try:
+        rows, _ = encode_rows(read, model.tokenizer, template=known_template(options.template))
+    except ValueError as error:
+        raise ValueError(f"{options.file}: {error}") from error
+    scores = perplexity(model, rows, options.batch_size, update=not options.no_update)
+    print(json.dumps(scores.to_dict(), indent=2))
+    return 0
+
+
+COMMAND = Command("score answers: answer tokens only", _parser, _run)

@@ -1,0 +1,50 @@
+"""`prosg rate`: people rate the answers of an evaluation, blind, on a local page."""
+
+from __future__ import annotations
+
+import getpass
+from argparse import Namespace
+
+from prosg.cli.common import Command, Parser
+from prosg.cli.judge import RUNS_HELP
+
+__all__ = ["COMMAND"]
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "Rate answers on a page in the browser, blind: fluency, accuracy and quality from 0 to 5. The page is served "
+        "to this machine only, to one person at a time; every rating is written at once, to "
+        "RUN/ratings/ANNOTATOR.jsonl, and the same command goes on where that person stopped."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=RUNS_HELP)
+    parser.add_argument("--port", type=int, default=8765, help="of the page; 0 takes a free one")
+    parser.add_argument("--annotator", help="who rates; the login name by default")
+    parser.add_argument("--rows", type=int, help="rate this many prompts, drawn by seed, the same for everybody; all")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw, and of every annotator's own order")
+    parser.add_argument("--merge", action="store_true", help="print what all annotators said so far, and serve nothing")
+    return parser
+
+
+def _run(options: Namespace) -> int:
+    from prosg.evaluation.ratings.items import items_for_annotator, read_items
+    from prosg.evaluation.ratings.merge import merge_ratings, merged_ratings_text
+    from prosg.evaluation.ratings.store import check_annotator
+
+    if options.merge:
+        print(merged_ratings_text(merge_ratings(options.runs)))
+        return 0
+    annotator = getpass.getuser() if options.annotator is None else options.annotator
+    check_annotator(annotator)
+    items, left_out = read_items(options.runs)
+    if left_out:
+        print(f"{left_out} rows are left out: a system has no answer to them")
+    shown = items_for_annotator(items, annotator, rows=options.rows, seed=options.seed)
+    try:
+        from prosg.evaluation.ratings.server import serve
+    except ImportError as error:
+        raise ValueError(f"rating needs the package {error.name}: pip install 'prosg[eval]'") from None
+    return serve(shown, annotator, port=options.port, seed=options.seed)
+
+
+COMMAND = Command("people rate answers side by side, blind, on a local page", _parser, _run)

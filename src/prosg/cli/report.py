@@ -1,0 +1,38 @@
+"""`prosg report`: an evaluation's report anew, or several runs as one."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+
+from prosg.cli.common import Command, Parser, add_overwrite, check_new_file
+
+__all__ = ["COMMAND"]
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "Write the report of an evaluation anew, or of several of the same rows side by side. A run's own report is "
+        "replaced; one in another folder only with --overwrite."
+    )
+    parser.add_argument("runs", nargs="+", metavar="DIR", help="folders of prosg eval")
+    parser.add_argument("--out", help="folder to write it in; of a single run its own by default")
+    add_overwrite(parser)
+    return parser
+
+
+def _run(options: Namespace) -> int:
+    from prosg.evaluation.report.writer import write_reports
+
+    if options.out is None and len(options.runs) > 1:
+        raise ValueError("--out is missing: a report of several runs needs a folder of its own")
+    out = options.out or options.runs[0]
+    report = os.path.join(out, "report.html")
+    if len(options.runs) > 1 or os.path.abspath(out) != os.path.abspath(options.runs[0]):
+        check_new_file("--out", report, options.overwrite)
+    missing = write_reports(options.runs, out)
+    print(report)
+    return 1 if missing else 0
+
+
+COMMAND = Command("an evaluation's report anew, or several runs side by side", _parser, _run)

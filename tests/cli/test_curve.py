@@ -1,0 +1,24 @@
+"""`prosg curve`: what it refuses. What it measures is tested with the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from support.commands import case
+
+BAD = [
+    case("curve start --out x.json --kinds nonsense", "nonsense", "allowed: ending"),
+    case("curve start --out x.json --rows 0", "0"),
+    case("curve start --out x.json --sentences 0", "--sentences"),
+    case("curve start --out x.json --updates own", "no module"),
+    case("curve plus --out x.json --updates mine", "--updates", "mine", "own, other, mean, none, wiped"),
+    case("curve plus --out x.json --updates own,mine", "--updates", "mine"),
+    case("curve plus --out full", "--out", "folder"),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), BAD)
+def test_what_is_refused(refused: Callable[..., None], command: list[str], words: tuple[str, ...]) -> None:
+    refused(command, *words)

@@ -1,0 +1,115 @@
+"""The registry of commands, help, the start of the program, pipes and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prosg.cli import COMMANDS
+from prosg.cli.common import Group
+from support.commands import case, status
+from support.training_folder import TrainingFolder
+
+
+def commands() -> Iterator[str]:
+    for name, command in COMMANDS.items():
+        yield name
+        if isinstance(command, Group):
+            yield from (f"{name} {inner}" for inner in command.commands)
+
+
+@pytest.mark.parametrize("command", ["", *commands()])
+def test_help_everywhere(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status([*command.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: prosg {command}".rstrip())
+    assert len(out.splitlines()) > 5 and "_" not in "".join(word for word in out.split() if word.startswith("--"))
+
+
+def test_without_a_command_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status([]) == 2
+    out = capsys.readouterr().out
+    assert all(f"\n    {name}" in out for name in COMMANDS)
+    assert status(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("prosg ")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        case("nonsense", "nonsense", "generate", "lm-eval"),
+        case("--nonsense", "--nonsense"),
+        case("train nonsense", "nonsense", "finetune", "state"),
+        case("train", "finetune", "state"),
+        case("data", "make", "stats"),
+    ],
+)
+def test_a_command_that_does_not_exist(
+    refused: Callable[..., None], command: list[str], words: tuple[str, ...]
+) -> None:
+    refused(command, *words)
+
+
+@pytest.mark.parametrize("command", ["--help", "generate --help", "train synthesize --help", "eval --example"])
+def test_help_does_not_wait_for_torch(command: str) -> None:
+    code = (
+        "import sys\nfrom prosg.cli import main\n"
+        f"try: main({command.split()})\nexcept SystemExit: pass\n"
+        "slow = {'torch', 'numpy', 'transformers', 'rich', 'tqdm'} & {*sys.modules}\n"
+        "print('slow:', *slow)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "slow:"
+
+
+# Pipes and Ctrl-C need processes of their own.
+
+
+def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-m", "prosg", *command]
+    return subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, **options)
+
+
+LONG = ["generate", "start", "--prompt", "x", "--max-tokens", "1000000"]
+
+
+def test_a_reader_that_has_enough_is_no_error(here: Path) -> None:
+    process = start(LONG, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.read(1)
+    process.stdout.close()
+    assert process.wait(60) == 128 + signal.SIGPIPE
+    assert process.stderr.read() == b""
+
+
+def test_ctrl_c_stops_in_one_line(here: Path) -> None:
+    process = start(LONG, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    process.stdout.read()
+    assert process.wait(60) == 130
+    assert process.stderr.read() == b"\nstopped\n"
+
+
+def test_ctrl_c_while_training_says_how_to_go_on(shop: TrainingFolder, tmp_path: Path) -> None:
+    command = shop.command("finetune", tmp_path / "run", "--optim.steps", 100000)
+    process = start(command, stdout=subprocess.DEVNULL)
+    assert process.stderr is not None
+    end = time.monotonic() + 60
+    while not (tmp_path / "run" / "checkpoint-3").exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    words = process.stderr.read().decode().split()
+    assert words[0].startswith("stopped") and "command" in words
