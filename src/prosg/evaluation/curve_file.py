@@ -1,0 +1,179 @@
+"""The forgetting curve of one loaded model with its controls, as a configuration of the evaluation; into one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from prosg.evaluation.answer_cache import AnswerCache
+from prosg.evaluation.config import CurveConfig, DataConfig, EvalConfig, GenerationConfig, SystemConfig
+from prosg.evaluation.measures import MEASURE_FUNCTIONS, Measurement
+from prosg.evaluation.results import Run, SystemResult, result_rows, system_result
+from prosg.evaluation.rows import asked_rows
+from prosg.evaluation.systems.local import check_model
+from prosg.generation.sampling import Sampling
+from prosg.model.prosg import ProSG
+from prosg.utils.io import write_json
+from prosg.utils.jobs import write_progress
+
+__all__ = ["CONDITIONS", "measure_curve"]
+
+CONDITIONS = {
+    "own": ("own", "kept"),
+    "other": ("other", "kept"),
+    "mean": ("mean", "kept"),
+    "none": ("none", "kept"),
+    "wiped": ("own", "wiped"),
+}
+"""What `--updates` may name -> whose update, and which state."""
+FREE_TOKENS = 88
+"""Room for a late stage in answers of free length, beside the story's."""
+
+
+def measure_curve(
+    model: ProSG,
+    out: str,
+    *,
+    system: str,
+    seed: int,
+    updates: Sequence[str],
+    kinds: Sequence[str],
+    split: str,
+    free: bool,
+    replay: bool,
+    window: int | None,
+    curve: CurveConfig,
+) -> int:
+    """Measures a model and writes {"rows", "answers"}; prints a line for each place.
+
+    Args:
+        model: What is measured.
+        out: The JSON file to write.
+        system: What results call the model.
+        seed: Of prompts, stories and the derangement.
+        updates: Names of `CONDITIONS`.
+        kinds: Kinds of instruction in turn.
+        split: Of the prompts.
+        free: Also write answers of free length, and score the rows' own answers, in range.
+        replay: Read the prompt again before the late stage.
+        window: Show the module the prompt in windows of this many tokens.
+        curve: Lengths, rows and what makes prompts harder.
+
+    Raises:
+        ValueError: for unknown names, and for conditions that the model cannot have.
+    """
+    if unknown := [name for name in updates if name not in CONDITIONS]:
+        raise ValueError(f"--updates has {', '.join(unknown)}; allowed: {', '.join(CONDITIONS)}")
+    if model.synthesizer is None and list(updates) != ["none"]:
+        raise ValueError("this model has no module: its only update is none")
+    path = Path(out)
+    if path.is_dir():
+        raise ValueError(f"--out {path}: is a folder; name a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not curve.sentences or min(curve.sentences) < 1:
+        raise ValueError(f"--sentences {curve.sentences}: each story has at least one")
+    first = curve.sentences[0]
+    room = FREE_TOKENS + first * Sampling.tokens_per_sentence
+    plain = not (curve.turns or curve.filler)  # nobody could wait for a story that is given
+    measures = [
+        "curve",
+        *(["perplexity"] if not replay else []),
+        *(["accuracy"] if free and plain and not replay else []),
+    ]
+    config = EvalConfig(
+        measures=measures,
+        data=DataConfig(kinds=list(kinds), rows=curve.rows, sentences=[first, first], split=split, seed=seed),  # type: ignore[arg-type]
+        generation=GenerationConfig(max_tokens=room, seed=seed),
+        curve=curve,
+    )
+    systems = {
+        name: SystemConfig(
+            model=system,
+            update=CONDITIONS[name][0],  # type: ignore[arg-type]
+            state=CONDITIONS[name][1],  # type: ignore[arg-type]
+            late_replay=replay,
+            window=window or 0,
+            label=system,
+            seed=seed,
+        )
+        for name in updates
+    }
+    progress = path.with_suffix(".progress")
+    bar = tqdm(total=100, unit="%", leave=False, disable=not sys.stderr.isatty())
+
+    def tell(share: float, note: str) -> None:
+        write_progress(progress, share, note)
+        bar.set_description(f"measuring: {note}", refresh=False)
+        bar.update(round(100 * share) - bar.n)
+
+    run = _measured(config, systems, model, tell)
+    bar.close()
+    rows = [row.to_dict() for row in result_rows(run)]
+    write_json(path, {"rows": rows, "answers": [answer for result in run.systems for answer in _answers(result)]})
+    progress.unlink(missing_ok=True)
+    _print(rows)
+    return 0
+
+
+def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG, tell: Any) -> Run:
+    """Every system's measures, one after the other, in memory."""
+    rows = asked_rows(config)
+    by_id = {row.id: row for row in rows}
+    results = []
+    for number, (name, system) in enumerate(systems.items()):
+        check_model(system, model)
+        parts: dict[str, dict[str, Any] | None] = {}
+        written: list[Any] = []
+        for place, measure in enumerate(config.measures):
+
+            def tell_measure(
+                share: float, note: str = "", number: int = number, place: int = place, name: str = name
+            ) -> None:
+                done = (place + share) / len(config.measures)
+                tell((number + done) / len(systems), name)
+
+            measurement = Measurement(config, system, model, rows, AnswerCache(), tell_measure, [])
+            result = MEASURE_FUNCTIONS[measure](measurement)
+            if "left_out" in result:
+                raise ValueError(f"--kinds: {result['left_out']}")
+            parts[measure] = {"result": result, "seconds": 0.0, "backbone": model.backbone.config.model_type}
+            written = written or measurement.answers
+        results.append(system_result(Path(), name, system, by_id, parts, written, {}))
+    return Run(Path(), dataclasses.asdict(config), by_id, results)
+
+
+def _answers(result: SystemResult) -> list[dict[str, Any]]:
+    """Every answer of a system, for reading and for paired comparisons."""
+    config = result.config
+    common = {"system": config.label, "seed": config.seed, "update": config.update, "state": config.state}
+    answers = [
+        {**common, "measure": "curve", "id": answer.id, "kind": answer.kind}
+        | {name: value for name, value in answer.place._asdict().items() if value is not None}
+        | {"distance_tokens": answer.distance_tokens, "text": answer.text, "late": answer.right[-1]}
+        for answer in result.curve
+    ]
+    answers += [
+        {**common, "measure": "free", "id": name, "text": answer.text, "late": bool(result.late.get(name))}
+        for name, answer in result.answers.items()
+    ]
+    return answers
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        if row["kind"] != "all":
+            continue
+        where = f"{row['distance_tokens']:>6} tokens" if "distance_tokens" in row else f"{'free length':>13}"
+        text = f"{row['update']:>6} {row['state']:>6} {where}"
+        if "late_accuracy" in row:
+            low, high = row["late_interval"]
+            text += f"  late {row['late_accuracy']:.3f} [{low:.3f}, {high:.3f}]  all stages {row['accuracy']:.3f}"
+        if "perplexity" in row:
+            text += f"  perplexity {row['perplexity']:.3f}"
+        named = [f"{name} {row[name]}" for name in ("sentences", "prompt_tokens", "turns", "items") if name in row]
+        print("  ".join([text, *named]))
