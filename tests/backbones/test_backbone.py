@@ -1,4 +1,4 @@
-"""What every backbone promises, with an update on: calls may be cut anywhere, rows are alone, W + dW is what acts."""
+"""The contract of all native backbones: calls may be split anywhere, rows are independent, an update acts as W + dW."""
 
 from __future__ import annotations
 
@@ -233,11 +233,10 @@ def test_gradients_through_state_and_update(name: str) -> None:
         f"blocks.0.att.{n}": p.detach().clone() for n, p in backbone.blocks[0].att.named_parameters() if p.dim() == 1
     }
 
-    def loss(*given: Tensor) -> Tensor:
-        factors = {site: LowRank(given[2 * i], given[2 * i + 1]) for i, site in enumerate(sites)}
-        own = given[2 * len(sites) :]
-        changed = dict(zip(weights, own, strict=False))
-        shift = own[len(weights)]
+    def loss(*leaves: Tensor) -> Tensor:
+        factors = {site: LowRank(leaves[2 * i], leaves[2 * i + 1]) for i, site in enumerate(sites)}
+        *changed_weights, shift = leaves[2 * len(sites) :]
+        changed = dict(zip(weights, changed_weights, strict=True))
         first = state[0]._replace(**{state[0]._fields[0]: shift})
         one = torch.func.functional_call(
             backbone,
@@ -271,7 +270,7 @@ def test_gradients_reach_the_memory(name: str) -> None:
 
 
 @backbones
-def test_it_is_what_the_protocol_says(name: str) -> None:
+def test_it_fulfils_the_protocol(name: str) -> None:
     backbone = live_backbone(name)
     assert isinstance(backbone, Backbone)
     for site, (out, inp) in backbone.sites.items():
@@ -296,7 +295,7 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
     site = Site(1, backbone.site_names[1])
     a, b = fits[site]
     for wrong, message in (
-        ({Site(9, "x"): fits[site]}, rf"unknown site 9.x; sites are 0.{backbone.site_names[0]}, "),
+        ({Site(9, "x"): fits[site]}, rf"9\.x; .*0\.{backbone.site_names[0]}, "),
         ({site: LowRank(a[:2], b)}, f"site {site}: a has shape"),
         ({site: LowRank(a[:, :, :-1], b)}, f"site {site}: a has shape"),
         ({site: LowRank(a, b[:-1])}, f"site {site}: b has shape"),
@@ -305,12 +304,12 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             backbone(x, update=wrong)
-    with pytest.raises(ValueError, match="unknown taps .'keys'.; known are last, inputs, memory"):
+    with pytest.raises(ValueError, match="taps .'keys'.*last, inputs, memory"):
         backbone(x, taps=("keys",))
 
 
 @backbones
-def test_the_state_given_is_not_written_to(name: str) -> None:
+def test_the_input_state_is_not_written_to(name: str) -> None:
     backbone = live_backbone(name)
     state = detach_state(backbone(tokens(BATCH, 4)).state)
     before = map_state(torch.clone, state)
@@ -335,7 +334,7 @@ def test_ageing_adds_up_and_may_do_nothing(name: str) -> None:
 
 
 @backbones
-def test_a_memory_that_steps_do_not_age_says_so(name: str) -> None:
+def test_a_memory_that_steps_cannot_age_raises(name: str) -> None:
     backbone = live_backbone(name)
     state, steps, shift = backbone.init_state(BATCH), torch.ones(BATCH), torch.zeros(BATCH)
     if TINY[name].ages:

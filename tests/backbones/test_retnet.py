@@ -1,4 +1,4 @@
-"""RetNet against the paper's equations, written down plainly; what only RetNet has; its files."""
+"""RetNet against a plain transcription of the paper's equations; ageing and loading; its files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from prosg.backbones.retnet import RETNET_SIZES, RetNet, RetNetConfig
 from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint
 from prosg.checkpoints.native_reader import read_checkpoint
-from prosg.utils.io import CheckpointError
 from prosg.core.update import LowRank, Site
-from prosg.ops import retention
+from prosg.ops.retention import KERNELS
+from prosg.utils.io import CheckpointError
 from support.models import TOLERANCE, assert_near, live_backbone, live_model, tokens
 
 NAMES = ("retnet", "retnet, own widths")
@@ -80,7 +80,7 @@ def by_the_paper(model: RetNet, text: list[int]) -> tuple[Array, list[Array]]:
     return layer_norm(x, w["ln_out.weight"], w["ln_out.bias"]) @ w["head.weight"].T, tapped
 
 
-@pytest.mark.parametrize("kernel", ["auto", *retention.KERNELS])
+@pytest.mark.parametrize("kernel", ["auto", *KERNELS])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_the_papers_model(name: str, dtype: torch.dtype, kernel: str) -> None:
@@ -122,7 +122,7 @@ def test_ageing_is_reading_tokens_that_write_nothing() -> None:
     for block, before, after in zip(model.blocks, state, aged, strict=True):
         heads, values, keys = before.memory.shape[1:]
         none, v = torch.zeros(3, 9, heads, keys).double(), torch.randn(3, 9, heads, values).double()
-        _, left = retention.KERNELS["recurrent"](none, none, v, block.att.decay, before.memory, steps)
+        _, left = KERNELS["recurrent"](none, none, v, block.att.decay, before.memory, steps)
         torch.testing.assert_close(after.memory, left * shift.exp().view(-1, 1, 1, 1), rtol=0, atol=1e-12)
 
 
@@ -132,8 +132,8 @@ def test_loading_adds_memories() -> None:
         own, other = (model(tokens(3, 6, seed=seed), logits="none").state for seed in (1, 2))
         keep, weight = torch.tensor([1.0, 0.25, 0.5]).double(), torch.tensor([1.0, 7.0, 0.0])
         loaded = model.load(own, other, keep, weight, own)
-    for before, strange, after in zip(own, other, loaded, strict=True):
-        expected = keep.view(-1, 1, 1, 1) * before.memory + strange.memory * (weight > 0).view(-1, 1, 1, 1)
+    for before, other_layer, after in zip(own, other, loaded, strict=True):
+        expected = keep.view(-1, 1, 1, 1) * before.memory + other_layer.memory * (weight > 0).view(-1, 1, 1, 1)
         assert torch.equal(after.memory, expected)
 
 
@@ -184,11 +184,11 @@ def test_sizes() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vocab_size": 0}, "vocab_size is 0, must be at least 1"),
-        ({"num_heads": -2}, "num_heads is -2, must be at least 1, or 0 for 1"),
-        ({"num_heads": 3}, "hidden_size is 8, must be a multiple of 6 for 3 heads"),
-        ({"hidden_size": 7}, "hidden_size is 7, must be a multiple of 2 for 1 heads"),
-        ({"num_heads": 2, "value_size": 9}, "value_size is 9, must be a multiple of 2 for 2 heads"),
+        ({"vocab_size": 0}, "vocab_size is 0.* 1"),
+        ({"num_heads": -2}, "num_heads is -2.* 1, or 0"),
+        ({"num_heads": 3}, "hidden_size is 8.* multiple of 6"),
+        ({"hidden_size": 7}, "hidden_size is 7.* multiple of 2"),
+        ({"num_heads": 2, "value_size": 9}, "value_size is 9.* multiple of 2"),
     ],
 )
 def test_sizes_that_make_no_model(change: dict[str, int], message: str) -> None:
@@ -218,7 +218,7 @@ def test_files_tell_all_sizes_and_keep_decays(tmp_path: Path) -> None:
     assert config["model_type"] == "retnet"
     assert (config["num_heads"], config["value_size"]) == (2, 20)
     (tmp_path / "folder" / "config.json").write_text(json.dumps({**config, "group_norm_epsilon": 1e-6}))
-    with pytest.raises(CheckpointError, match="group_norm_epsilon is 1e-06; supported: 1e-05"):
+    with pytest.raises(CheckpointError, match="group_norm_epsilon is 1e-06.*1e-05"):
         read_checkpoint(tmp_path / "folder")
     tensors = dict(model.state_dict())
     del tensors["blocks.0.att.decay"]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.backbone import load_backbone, save_backbone
+from support.models import gap
 
 CONFIGS = {
     "plain": RWKV4Config(vocab_size=64, hidden_size=32, num_layers=2),
@@ -50,11 +51,6 @@ def as_memory(num: Tensor, den: Tensor, top: Tensor) -> Tensor:
     return torch.stack([num / den, den.log() + top])
 
 
-def gap(a: Tensor, b: Tensor) -> float:
-    """Largest difference, in units of the largest value."""
-    return float((a - b).abs().max() / b.abs().max())
-
-
 def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
     assert ours.keys() == theirs.keys()
     gaps = {name: gap(ours[name], theirs[name]) for name in ours}
@@ -66,11 +62,11 @@ def run(model: RWKV4, tokens: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
         first = model(tokens[None, :7])
         second = model(tokens[None, 7:], first.state)
-    found = {"logits": torch.cat([first.logits, second.logits], 1)[0]}
+    result = {"logits": torch.cat([first.logits, second.logits], 1)[0]}
     for i, layer in enumerate(second.state):
-        found[f"{i}.att_shift"], found[f"{i}.ffn_shift"] = layer.att_shift[0], layer.ffn_shift[0]
-        found[f"{i}.memory"] = as_memory(layer.num[0], layer.den[0], layer.top[0])
-    return found
+        result[f"{i}.att_shift"], result[f"{i}.ffn_shift"] = layer.att_shift[0], layer.ffn_shift[0]
+        result[f"{i}.memory"] = as_memory(layer.num[0], layer.den[0], layer.top[0])
+    return result
 
 
 def run_rwkv_package(path: Path, tokens: Tensor) -> dict[str, Tensor]:
@@ -81,12 +77,12 @@ def run_rwkv_package(path: Path, tokens: Tensor) -> dict[str, Tensor]:
     for token in tokens.tolist():
         last, state = model.forward([token], state)
         logits.append(last.clone())
-    found = {"logits": torch.stack(logits)}
+    result = {"logits": torch.stack(logits)}
     for i in range(model.args.n_layer):
         att_shift, num, den, top, ffn_shift = state[5 * i : 5 * i + 5]
-        found[f"{i}.att_shift"], found[f"{i}.ffn_shift"] = att_shift, ffn_shift
-        found[f"{i}.memory"] = as_memory(num, den, top)
-    return found
+        result[f"{i}.att_shift"], result[f"{i}.ffn_shift"] = att_shift, ffn_shift
+        result[f"{i}.memory"] = as_memory(num, den, top)
+    return result
 
 
 def run_transformers(path: Path, tokens: Tensor) -> dict[str, Tensor]:
@@ -97,12 +93,12 @@ def run_transformers(path: Path, tokens: Tensor) -> dict[str, Tensor]:
     assert model.config.rescale_every == 0
     with torch.no_grad():
         out = model.eval()(tokens[None], use_cache=True)
-    found = {"logits": out.logits[0]}
+    result = {"logits": out.logits[0]}
     ffn_shift, att_shift, num, den, top = (part[0] for part in out.state)
     for i in range(model.config.num_hidden_layers):
-        found[f"{i}.att_shift"], found[f"{i}.ffn_shift"] = att_shift[:, i], ffn_shift[:, i]
-        found[f"{i}.memory"] = as_memory(num[:, i], den[:, i], top[:, i])
-    return found
+        result[f"{i}.att_shift"], result[f"{i}.ffn_shift"] = att_shift[:, i], ffn_shift[:, i]
+        result[f"{i}.memory"] = as_memory(num[:, i], den[:, i], top[:, i])
+    return result
 
 
 def run_numpy(model: RWKV4, tokens: Tensor) -> dict[str, Tensor]:
@@ -143,11 +139,11 @@ def run_numpy(model: RWKV4, tokens: Tensor) -> dict[str, Tensor]:
             x = x + sigmoid(r) * (w[f"{p}.value.weight"] @ np.maximum(k, 0) ** 2)
             ffn[i] = seen
         logits.append(w["head.weight"] @ norm(x, "ln_out"))
-    found = {"logits": torch.tensor(np.array(logits))}
+    result = {"logits": torch.tensor(np.array(logits))}
     for i in range(layers):
-        found[f"{i}.att_shift"], found[f"{i}.ffn_shift"] = torch.tensor(att[i]), torch.tensor(ffn[i])
-        found[f"{i}.memory"] = as_memory(torch.tensor(num[i]), torch.tensor(den[i]), torch.zeros(size))
-    return found
+        result[f"{i}.att_shift"], result[f"{i}.ffn_shift"] = torch.tensor(att[i]), torch.tensor(ffn[i])
+        result[f"{i}.memory"] = as_memory(torch.tensor(num[i]), torch.tensor(den[i]), torch.zeros(size))
+    return result
 
 
 def read_rwkv_cpp(path: Path) -> dict[str, Tensor]:

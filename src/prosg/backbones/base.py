@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from prosg.core.state import State
@@ -26,8 +26,6 @@ __all__ = [
     "Output",
     "Taps",
     "check_taps",
-    "last_valid",
-    "shift_tokens",
     "update_mask",
 ]
 
@@ -194,19 +192,3 @@ def update_mask(tokens: Int[Tensor, "B T"], update_from: Int[Tensor, " B"] | Non
         return None
     position = torch.arange(tokens.shape[1], device=tokens.device)
     return (position >= update_from.unsqueeze(1)).unsqueeze(2)
-
-
-def shift_tokens(x: Float[Tensor, "B T E"], previous: Float[Tensor, "B E"]) -> Float[Tensor, "B T E"]:
-    """Returns the predecessor of each position (token shift): x moved by one step, with `previous` in front."""
-    return torch.cat([previous.to(x.dtype).unsqueeze(1), x[:, :-1]], dim=1)
-
-
-def last_valid(
-    x: Float[Tensor, "B T E"], previous: Float[Tensor, "B E"], lengths: Int[Tensor, " B"] | None
-) -> Float[Tensor, "B E"]:
-    """Returns x at each row's last valid position; `previous` in rows without one."""
-    if lengths is None:
-        return x[:, -1]
-    index = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, x.shape[-1])
-    last = x.gather(1, index).squeeze(1)
-    return torch.where((lengths > 0).unsqueeze(1), last, previous.to(x.dtype))

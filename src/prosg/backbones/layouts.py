@@ -1,7 +1,7 @@
-"""Name tables: how each backbone's tensors are called in BlinkDL's `.pth` files and in Hugging Face folders.
+"""Tables of names: what each native backbone's tensors are called in `.pth` files and in Hugging Face folders.
 
-BlinkDL's names are the canonical ones: they are the parameter names of the native backbones. Everything here is a
-table or reads one; a new backbone adds a `Layout`.
+The names of BlinkDL's `.pth` files are the canonical ones: the native backbones' parameters have them. Everything here
+is a table or reads one; a new backbone adds a `Layout`.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from torch import Tensor
 __all__ = ["RETNET_LAYOUT", "RWKV4_LAYOUT", "RWKV7_LAYOUT", "Layout", "detect", "from_hf", "read_sizes", "to_hf"]
 
 Names = tuple[tuple[str, str], ...]
-"""(BlinkDL, Hugging Face) pairs; N stands for a block's number, * for the rest of the name. The first match counts."""
+"""Pairs (canonical, Hugging Face); N stands for a block's number, * for the rest of a name. The first match counts."""
 
 
 class Layout(NamedTuple):
-    """All that a checkpoint reader and writer has to know about a backbone."""
+    """How a backbone's tensors and sizes are stored in files."""
 
     names: Names
     sizes: Mapping[str, tuple[str, int]]
-    """Config field -> (tensor, dimension) that it is read from. `num_layers` is counted."""
+    """Config field -> (tensor, dimension) whose size it is. `num_layers` is counted."""
     keep_wide: re.Pattern[str]
-    """Tensors that are never narrowed: tiny, and used in fp32 whatever the type of the others."""
+    """Tensors that are never narrowed: they are tiny, and computed with in fp32."""
     hf_sizes: Mapping[str, str]
-    """Field of config.json -> config field."""
+    """Field of config.json -> config field or property."""
     hf_config: Mapping[str, object]
-    """What else is written to config.json."""
+    """Other fields written to config.json."""
     hf_required: Mapping[str, object]
-    """Fields of config.json that must have this value where they are given: the backbone knows no other."""
+    """Fields of config.json that must have this value if present: the backbone supports no other."""
     hf_only: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
-    """Config fields that no tensor tells, from config.json."""
+    """config.json -> the config fields that no tensor's size determines."""
     optional: frozenset[str] = frozenset()
     """Config fields whose tensor may be missing."""
     unused: re.Pattern[str] = re.compile(r"(?!)")
-    """Tensors that some files hold and no model reads."""
+    """Tensors of some files that no model uses."""
     transposed: re.Pattern[str] = re.compile(r"(?!)")
-    """Matrices that Hugging Face's layout holds the other way round."""
+    """Matrices that are transposed in Hugging Face's layout."""
     flat: re.Pattern[str] = re.compile(r"(?!)")
-    """Vectors that it holds without the axes of length 1. Such axes make no difference in reading."""
+    """Vectors that Hugging Face's layout stores without axes of length 1. Reading ignores such axes."""
 
 
 RWKV4_LAYOUT = Layout(
@@ -77,7 +77,7 @@ RWKV4_LAYOUT = Layout(
         "architectures": ["RwkvForCausalLM"],
         "model_type": "rwkv",
         "layer_norm_epsilon": 1e-5,
-        # The default halves weights in place at the first evaluation, and saves them so afterwards.
+        # With the default, transformers halves weights in place at the first evaluation, and saves them so afterwards.
         "rescale_every": 0,
         "tie_word_embeddings": False,
         "bos_token_id": 0,
@@ -144,7 +144,7 @@ RWKV7_LAYOUT = Layout(
         "eos_token_id": 0,
     },
     hf_required={"model_type": "rwkv7", "norm_eps": 1e-5, "norm_bias": True, "tie_word_embeddings": False},
-    # Others' code takes head_dim * norm_eps, which is BlinkDL's 64e-5 for heads of 64 only.
+    # Other code uses head_dim * norm_eps, which equals BlinkDL's 64e-5 for heads of 64 only.
     hf_only=lambda config: {"ln_x_eps": config.get("ln_x_eps", 1e-5 * config.get("head_dim", 64))},
     optional=frozenset({"value_rank"}),  # a single layer has no v1
     unused=re.compile(r"blocks\.0\.att\.v[012]$"),
@@ -153,7 +153,7 @@ RWKV7_LAYOUT = Layout(
 )
 
 RETNET_LAYOUT = Layout(
-    # There are no published weights: this package's own names are those of both kinds of files.
+    # There are no published weights: both kinds of files have this package's names.
     names=(("*", "*"),),
     sizes={
         "vocab_size": ("emb.weight", 0),
@@ -178,21 +178,25 @@ SIGNS: tuple[tuple[str, str], ...] = (
     ("rwkv4", r"\.(att|attention)\.time_mix_(k|key)$"),
     ("state", r"\.(att|attention)\.time_state$"),
 )
-"""What tells them apart, RWKV's versions newest first: later versions kept some of the earlier ones' names."""
+"""Kind of checkpoint -> a pattern in its tensors' names. RWKV's newest version is first: versions share older names."""
 
 
 def detect(tensors: Mapping[str, Tensor]) -> str | None:
-    """What a checkpoint is of, by its tensors' names: "retnet", or "rwkv4" to "rwkv7" with "rwkv5.1" and "rwkv5.2".
+    """Returns what a checkpoint holds, from the names in it.
 
-    "state" for a file of learned initial states; None where nothing of these is found.
+    Args:
+        tensors: Its tensors by name.
+
+    Returns:
+        "retnet"; "rwkv4" to "rwkv7", with "rwkv5.1" and "rwkv5.2"; "state" for learned initial states; None if unknown.
     """
-    for version, sign in SIGNS:
-        if any(re.search(sign, name) for name in tensors):
-            return _minor(tensors) if version == "rwkv5" else version
+    for kind, pattern in SIGNS:
+        if any(re.search(pattern, name) for name in tensors):
+            return _rwkv5_version(tensors) if kind == "rwkv5" else kind
     return None
 
 
-def _minor(tensors: Mapping[str, Tensor]) -> str:
+def _rwkv5_version(tensors: Mapping[str, Tensor]) -> str:
     """RWKV-5.1 added a gate, 5.2 a decay per channel instead of per head."""
     decays = [tensor for name, tensor in tensors.items() if name.endswith(".time_decay")]
     if any(decay.dim() == 2 and decay.shape[1] > 1 for decay in decays):
@@ -201,12 +205,12 @@ def _minor(tensors: Mapping[str, Tensor]) -> str:
 
 
 def to_hf(name: str, names: Names) -> str | None:
-    """A BlinkDL name as Hugging Face calls it; None for an unknown one."""
+    """Returns the Hugging Face name of a canonical name; None for an unknown one."""
     return _rename(name, names)
 
 
 def from_hf(name: str, names: Names) -> str | None:
-    """A Hugging Face name as BlinkDL calls it; None for an unknown one."""
+    """Returns the canonical name of a Hugging Face name; None for an unknown one."""
     return _rename(name, tuple((hf, native) for native, hf in names))
 
 
@@ -220,7 +224,16 @@ def _rename(name: str, names: Names) -> str | None:
 
 
 def read_sizes(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, int]:
-    """The backbone's sizes, as its config's arguments. Raises KeyError or IndexError for what is not there."""
+    """Returns the arguments of a backbone's config that its tensors determine.
+
+    Args:
+        tensors: The checkpoint, by canonical names.
+        layout: The backbone's.
+
+    Raises:
+        KeyError: where a tensor is missing.
+        IndexError: where one has too few dimensions.
+    """
     blocks = {match[1] for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
     sizes = {
         field: tensors[name].shape[dim]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prosg.backbones.base import Logits, Output, Taps, check_taps, last_valid, update_mask
+from prosg.backbones.base import Logits, Output, Taps, check_taps, update_mask
+from prosg.backbones.layers import MetaAwareEmbedding, MetaAwareLinear, last_valid
 from prosg.core.state import State
 from prosg.core.update import LowRank, Site, Update, check_update
 from prosg.ops.operation import Operation
@@ -23,28 +24,10 @@ __all__ = [
     "Block",
     "BlockContext",
     "BlockOutput",
-    "MetaAwareLinear",
     "NativeBackbone",
     "NativeConfig",
-    "add_memories",
     "check_positive",
 ]
-
-
-class MetaAwareLinear(nn.Linear):
-    """nn.Linear that skips drawing initial weights on the meta device, where that takes seconds for nothing."""
-
-    def reset_parameters(self) -> None:
-        if not self.weight.is_meta:
-            super().reset_parameters()
-
-
-class MetaAwareEmbedding(nn.Embedding):
-    """nn.Embedding that skips drawing initial weights on the meta device."""
-
-    def reset_parameters(self) -> None:
-        if not self.weight.is_meta:
-            super().reset_parameters()
 
 
 @runtime_checkable
@@ -250,26 +233,3 @@ class NativeBackbone(nn.Module):
         elif logits == "last":
             scores = self.head(self.ln_out(last_valid(x, x[:, 0], lengths)))
         return Output(scores, tuple(layers), Taps(tuple(last), tuple(inputs), tuple(memories)))
-
-
-def add_memories(state: State, other: State, keep: Tensor, weight: Tensor) -> State:
-    """Returns S <- keep S + S_other in rows whose weight is not 0: `load` of memories that are plain sums.
-
-    Nothing is normalised: the size of a state is its weight.
-
-    Args:
-        state: Layers with a tensor `memory` (B, ...).
-        other: The same of other text.
-        keep: (B,)
-        weight: (B,); only whether it is 0 matters.
-    """
-
-    def per_row(x: Tensor, memory: Tensor) -> Tensor:
-        return x.to(memory.dtype).view(-1, *[1] * (memory.dim() - 1))
-
-    return tuple(
-        layer._replace(
-            memory=per_row(keep, layer.memory) * layer.memory + per_row(weight != 0, layer.memory) * other_layer.memory
-        )
-        for layer, other_layer in zip(state, other, strict=True)
-    )

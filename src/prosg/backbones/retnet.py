@@ -34,15 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosg.backbones.native import (
-    Block,
-    BlockContext,
-    BlockOutput,
-    MetaAwareLinear,
-    NativeBackbone,
-    add_memories,
-    check_positive,
-)
+from prosg.backbones.layers import MetaAwareLinear, add_memories
+from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import State
 from prosg.core.update import LowRank, project
 from prosg.ops.operation import Operation

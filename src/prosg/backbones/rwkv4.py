@@ -22,8 +22,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from prosg.backbones.base import last_valid, shift_tokens
-from prosg.backbones.native import Block, BlockContext, BlockOutput, MetaAwareLinear, NativeBackbone, check_positive
+from prosg.backbones.layers import MetaAwareLinear, last_valid, shift_tokens
+from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import State
 from prosg.core.update import LowRank, project
 from prosg.ops.operation import Operation
@@ -98,11 +98,7 @@ class RWKV4TimeMix(nn.Module):
         self.output = MetaAwareLinear(size, width, bias=False)
 
     def forward(
-        self,
-        x: Tensor,
-        layer: RWKV4Layer,
-        deltas: Mapping[str, LowRank],
-        context: BlockContext,
+        self, x: Tensor, layer: RWKV4Layer, deltas: Mapping[str, LowRank], context: BlockContext
     ) -> tuple[Tensor, Tensor, RWKV4Layer]:
         """x (B, T, E) -> y (B, T, E), what the recurrence returned (B, T, C), state."""
         active, lengths = context.active, context.lengths

@@ -31,16 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosg.backbones.base import last_valid, shift_tokens
-from prosg.backbones.native import (
-    Block,
-    BlockContext,
-    BlockOutput,
-    MetaAwareLinear,
-    NativeBackbone,
-    add_memories,
-    check_positive,
-)
+from prosg.backbones.layers import MetaAwareLinear, add_memories, last_valid, shift_tokens
+from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import State
 from prosg.core.update import LowRank, project
 from prosg.ops.operation import Operation
@@ -280,9 +272,7 @@ class RWKV7(NativeBackbone):
     def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
         """S <- S e^shift. Raises ValueError for steps other than 0, since the decay depends on the tokens."""
         if bool((steps != 0).any()):
-            raise ValueError(
-                "RWKV-7's memory cannot be aged by steps: its decay depends on the text; use load"
-            )
+            raise ValueError("RWKV-7's memory cannot be aged by steps: its decay depends on the text; use load")
         factor = torch.exp(shift.to(self.state_dtype)).view(-1, 1, 1, 1)
         return tuple(layer._replace(memory=factor * layer.memory) for layer in state)
 

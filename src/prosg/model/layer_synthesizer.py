@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prosg.backbones.base import Taps
-from prosg.backbones.native import MetaAwareLinear
+from prosg.backbones.layers import MetaAwareLinear
 from prosg.core.tensors import wide
 from prosg.core.update import LowRank
 from prosg.model.config import ProSGConfig

@@ -24,11 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prosg.backbones.base import Logits, Output, Taps, check_taps, last_valid, update_mask
+from prosg.backbones.base import Logits, Output, Taps, check_taps, update_mask
 from prosg.backbones.hf.cache import CACHES, ModelCache, TransformersModel
 from prosg.backbones.hf.calls import CallOptions, HookedModel
 from prosg.backbones.hf.scan import KERNEL_NAMES, describe_scan, use_scan
 from prosg.backbones.hf.sites import find_sites, projection_shape
+from prosg.backbones.layers import last_valid
 from prosg.core.state import State
 from prosg.core.update import Site, Update, check_update
 

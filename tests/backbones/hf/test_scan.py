@@ -1,4 +1,4 @@
-"""The compiled scan in transformers' mixers: the same model as with their own code, and said where it cannot be."""
+"""The compiled scan in transformers' mixers: equal to their own code, and a warning where it cannot be used."""
 
 from __future__ import annotations
 
@@ -99,12 +99,12 @@ def test_reading_on_from_a_state_too(name: str) -> None:
 def test_other_types_of_numbers(name: str, dtype: torch.dtype) -> None:
     """In bf16 the recurrence is in fp32 here, in parts of it there."""
     ours, theirs = with_kernel(name, "c", dtype), with_kernel(name, "transformers", dtype)
-    one, own = (model(tokens(BATCH, TIME)) for model in (ours, theirs))
-    assert one.logits.dtype == own.logits.dtype
-    assert one.state[1].memory.dtype == own.state[1].memory.dtype
-    assert_near(one.logits.double(), own.logits.double(), 1e-6 if dtype == torch.float64 else 0.05)
+    prompt, own_prompt = (model(tokens(BATCH, TIME)) for model in (ours, theirs))
+    assert prompt.logits.dtype == own_prompt.logits.dtype
+    assert prompt.state[1].memory.dtype == own_prompt.state[1].memory.dtype
+    assert_near(prompt.logits.double(), own_prompt.logits.double(), 1e-6 if dtype == torch.float64 else 0.05)
     token = tokens(BATCH, 1)
-    then, own_then = ours(token, one.state).logits, theirs(token, one.state).logits
+    then, own_then = ours(token, prompt.state).logits, theirs(token, prompt.state).logits
     assert_near(then.double(), own_then.double(), 1e-6 if dtype == torch.float64 else 0.05)
 
 
@@ -127,18 +127,16 @@ def test_it_belongs_to_one_model_and_its_copies() -> None:
 
 
 @compiled
-def test_what_runs_is_said() -> None:
+def test_kernel_in_use() -> None:
     for kernel in ("auto", "c"):
         assert with_kernel("mamba", kernel).kernel_in_use.endswith(
             f", mamba; selective_scan: c ({LIBRARY.instruction_set()})"
         )
     assert with_kernel("mamba", "transformers").kernel_in_use.endswith("; selective_scan: transformers (chosen)")
     assert HFBackbone(hf_model("gpt2")).kernel_in_use.endswith(", gpt2")
-    with pytest.raises(
-        ValueError, match="kernel is 'scan'; mamba is run by transformers; allowed: auto, c, transformers"
-    ):
+    with pytest.raises(ValueError, match="'scan'.* mamba .*auto, c, transformers"):
         with_kernel("mamba", "scan")
-    with pytest.raises(ValueError, match="kernel is 'c'; gpt2 is run by transformers; allowed: auto$"):
+    with pytest.raises(ValueError, match="'c'.* gpt2 .*: auto$"):
         HFBackbone(hf_model("gpt2"), kernel="c")
 
 
@@ -154,18 +152,18 @@ def test_without_the_library_transformers_own_code_runs(name: str, monkeypatch: 
     assert torch.equal(backbone(x[:, :2], one.state).logits, own(x[:, :2], one.state).logits)
     asked_for = with_kernel(name, "c")
     for use in (lambda: asked_for(x), lambda: asked_for.kernel_in_use):
-        with pytest.raises(ValueError, match="'c' is not available: it is not built; available are auto, transformers"):
+        with pytest.raises(ValueError, match="'c' .*it is not built.*auto, transformers"):
             use()
 
 
-def refused(reason: str) -> None:
-    """It is said loudly, and the model is as it was; where the kernel is asked for by name, it is an error."""
-    with pytest.warns(UserWarning, match=f"mamba: the compiled scan cannot be used: {reason}; transformers' own"):
+def assert_refused(reason: str) -> None:
+    """A warning, and the model is as it was; an error where the kernel is chosen by name."""
+    with pytest.warns(UserWarning, match=f"mamba: .*{reason}"):
         backbone = with_kernel("mamba", "auto")
     assert backbone.kernel_in_use.endswith(f"; selective_scan: transformers (c: {reason})")
     assert not any(forwards(backbone))
     assert torch.equal(backbone(tokens(BATCH, TIME)).logits, backbone.model(tokens(BATCH, TIME)).logits)
-    with pytest.raises(ValueError, match=f"mamba: kernel 'c' is not available: {reason}; available are auto"):
+    with pytest.raises(ValueError, match=f"mamba: kernel 'c' .*{reason}.* auto"):
         with_kernel("mamba", "c")
 
 
@@ -182,13 +180,13 @@ def test_where_transformers_calls_it_otherwise(monkeypatch: pytest.MonkeyPatch) 
 
     with monkeypatch.context() as patch:
         patch.setattr(modeling_mamba, "mamba_selective_scan", renamed)
-        refused("mamba_selective_scan has other arguments: x, rest, options")
+        assert_refused("mamba_selective_scan has other arguments: x, rest, options")
     with monkeypatch.context() as patch:
         patch.setattr(MambaMixer, "forward", elsewhere)
-        refused("MambaMixer.forward does not call mamba_selective_scan")
+        assert_refused("MambaMixer.forward does not call mamba_selective_scan")
     with monkeypatch.context() as patch:
         patch.setattr(MambaMixer, "forward", lambda self, *inputs, **options: forward(self, *inputs, **options))
-        refused("MambaMixer.forward is no plain function")
+        assert_refused("MambaMixer.forward is no plain function")
 
 
 @compiled
