@@ -1,10 +1,10 @@
-"""Instructions through filter, near-duplicate search and export: seconds, memory, and the pairs that are found.
+"""Filter, near-duplicate search and export of many instructions: seconds, memory, and pairs found.
 
     python benchmarks/musi.py [--out FILE] [--prompts 22000] [--sample 2000]
 
-A build's folder is filled with replies as a model gives them (a seventh of the instructions are changed copies of
-others), `prosg data build --stages filter` and `--stages export` run on it as a user runs them, and their wall-clock
-time and peak memory are measured. Pairs are compared with those of an LCS of every pair of a sample, without any bound.
+A build's folder is filled with replies in a model's form (a seventh of the instructions are changed copies of others).
+Then the commands `prosg data build --stages filter` and `--stages export` run on it, and their wall-clock time and peak
+memory are measured. On a sample, the pairs found are compared with those of an LCS of every pair.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from random import Random
 from typing import Any
 
 import yaml
+from _common import commit, machine
 from rapidfuzz.distance import LCSseq
 
 from prosg.data.synthetic import words
@@ -47,7 +47,7 @@ ENDS = ("Finally, name", "At the end, mention", "Close with a sentence on", "Las
 
 
 def draft(rng: Random) -> dict[str, Any]:
-    """An instruction of two to four steps, 20 to 70 words, out of the words of the package's grammars."""
+    """An instruction of two to four steps and 20 to 70 words, with the vocabulary of the package's grammars."""
 
     def phrase() -> str:
         first = f"the {rng.choice(words.ADJECTIVES)} {rng.choice(words.OBJECTS)} that {rng.choice(words.NAMES)}"
@@ -59,16 +59,16 @@ def draft(rng: Random) -> dict[str, Any]:
     return {"prompt": ". ".join(steps) + ".", "sub_instructions": steps, "domain_knowledge": 0, "checks": []}
 
 
-def changed(one: dict[str, Any], rng: Random) -> dict[str, Any]:
+def changed(instruction: dict[str, Any], rng: Random) -> dict[str, Any]:
     """A copy with some of its words replaced, left out or moved."""
-    text = one["prompt"].split()
+    text = instruction["prompt"].split()
     for _ in range(rng.randint(1, len(text) // 3)):
         place = rng.randrange(len(text))
         if rng.random() < 0.5:
             text[place] = rng.choice(words.OBJECTS)
         else:
             text.insert(rng.randrange(len(text)), text.pop(place))
-    return one | {"prompt": " ".join(text)}
+    return instruction | {"prompt": " ".join(text)}
 
 
 def drafts(size: int) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def fill(folder: Path, made: list[dict[str, Any]]) -> Path:
 
 
 def answer(folder: Path) -> int:
-    """The rows that stages 3 and 4 would leave: an answer to every instruction that was kept."""
+    """Writes the output of stages 3 and 4: an answer to every instruction that was kept. Returns their number."""
     rng = Random(1)
     kept = [line for line in map(json.loads, (folder / "out" / "filter.jsonl").open()) if line["kept"]]
     with (folder / "out" / "verified.jsonl").open("w") as out:
@@ -123,29 +123,17 @@ def run(file: Path, stage: str) -> float:
 
 def exhaustive(texts: list[str]) -> set[tuple[int, int]]:
     """Pairs above the threshold by an LCS of every pair."""
-    found = [tokens(text) for text in texts]
-    table = {word: chr(number) for number, word in enumerate(dict.fromkeys(word for one in found for word in one))}
-    codes = ["".join(table[word] for word in one) for one in found]
+    tokenized = [tokens(text) for text in texts]
+    vocabulary = dict.fromkeys(word for text in tokenized for word in text)
+    table = {word: chr(number) for number, word in enumerate(vocabulary)}
+    codes = ["".join(table[word] for word in text) for text in tokenized]
     pairs = set()
-    for later, one in enumerate(codes):
+    for later, code in enumerate(codes):
         for earlier in range(later):
-            total = len(one) + len(codes[earlier])
-            if 2 * LCSseq.similarity(one, codes[earlier]) > THRESHOLD * total + 1e-9:
+            total = len(code) + len(codes[earlier])
+            if 2 * LCSseq.similarity(code, codes[earlier]) > THRESHOLD * total + 1e-9:
                 pairs.add((later, earlier))
     return pairs
-
-
-def machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def commit() -> str:
-    here = Path(__file__).parent
-    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> None:
@@ -156,7 +144,7 @@ def main() -> None:
     args = parser.parse_args()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     made = drafts(args.prompts)
-    texts = [one["prompt"] for one in made[: args.sample]]
+    texts = [instruction["prompt"] for instruction in made[: args.sample]]
     all_pairs = exhaustive(texts)
     ours = {(pair.later, pair.earlier) for pair in similar_pairs(texts, THRESHOLD)}
     with tempfile.TemporaryDirectory() as name:

@@ -29,7 +29,7 @@ class RequestLog:
     Attributes:
         replies: The replies so far, by stage and by the request's id.
         budget: Caps and ledger.
-        shortfall: The replies that could not be had.
+        shortfall: The replies that are missing.
     """
 
     def __init__(self, folder: Path, stages: Sequence[str], caps: BudgetConfig) -> None:

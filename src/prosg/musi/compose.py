@@ -16,13 +16,13 @@ from typing import Any
 
 from prosg.data.checks import check_stages, find_stages
 from prosg.data.row import Row, Stage, derived_id
-from prosg.data.synthetic import SPLITS, split_of
+from prosg.data.synthetic import SPLITS
 from prosg.musi.composed_parts import ComposedPart, LateConstraint, draw_late_constraint, task_part
 from prosg.musi.packaged import packaged_yaml
-from prosg.musi.similar import clusters
+from prosg.musi.similar import splits_by_cluster
 from prosg.musi.stages import words_before
 from prosg.musi.tasks import Task
-from prosg.musi.text import language, words
+from prosg.musi.text import language
 from prosg.utils.progress import OnProgress, no_progress
 
 __all__ = ["compose_rows", "reuse_summary", "split_tasks"]
@@ -38,14 +38,10 @@ TRIES, REDRAWS = 50, 20
 
 
 def split_tasks(tasks: Sequence[Task]) -> dict[str, list[Task]]:
-    """Assigns tasks to splits, 80 / 10 / 10, near-duplicates to the same one, by the hash of a cluster's first text."""
-    roots = clusters([task.text for task in tasks], SIMILAR)
-    first: dict[int, str] = {}
-    for root, task in zip(roots, tasks, strict=True):
-        first[root] = min(first.get(root, task.text), task.text)
+    """Assigns tasks to splits, near-duplicates to the same one."""
     by_split: dict[str, list[Task]] = {name: [] for name in SPLITS}
-    for root, task in zip(roots, tasks, strict=True):
-        by_split[split_of("task", words(first[root]))].append(task)
+    for task, (_, split) in zip(tasks, splits_by_cluster([task.text for task in tasks], SIMILAR, "task"), strict=True):
+        by_split[split].append(task)
     return by_split
 
 

@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from prosg.data.row import Row, row_to_dict, write_rows
-from prosg.data.synthetic import SPLITS, split_of
+from prosg.data.synthetic import SPLITS
 from prosg.llm.config import EndpointConfig
 from prosg.musi.config import BuildConfig
 from prosg.musi.review import apply_decisions, read_decisions
-from prosg.musi.similar import clusters
+from prosg.musi.similar import splits_by_cluster
 from prosg.musi.stats import count_rows, statistics_text
-from prosg.musi.text import words
 from prosg.utils.io import written_whole
 from prosg.utils.progress import OnProgress, no_progress
 
@@ -29,20 +28,11 @@ MANIFEST = "manifest.json"
 
 
 def split_rows(rows: Sequence[Row], above: float, *, on_progress: OnProgress = no_progress) -> list[Row]:
-    """Assigns rows to splits, 80 / 10 / 10, and near-duplicate prompts to the same split.
-
-    Prompts that near-duplicates link form a cluster. The hash of the unordered words of its (alphabetically) first
-    prompt decides the split, so neither a seed nor the order of the rows matters. Returns the rows with `cluster` (a
-    row's id) and `split` in `extra`. above: ROUGE-L F1 above which prompts are near-duplicates.
-    """
-    roots = clusters([row.prompt for row in rows], above, on_progress=on_progress)
-    first: dict[int, str] = {}
-    for root, row in zip(roots, rows, strict=True):
-        first[root] = min(first.get(root, row.prompt), row.prompt)
-    names = {root: split_of("musi", words(prompt)) for root, prompt in first.items()}
+    """Returns the rows with `cluster` (a row's id) and `split` in `extra`; near-duplicate prompts share both."""
+    places = splits_by_cluster([row.prompt for row in rows], above, "musi", on_progress=on_progress)
     return [
-        replace(row, extra={**row.extra, "cluster": rows[root].id, "split": names[root]})
-        for root, row in zip(roots, rows, strict=True)
+        replace(row, extra={**row.extra, "cluster": rows[first].id, "split": split})
+        for row, (first, split) in zip(rows, places, strict=True)
     ]
 
 

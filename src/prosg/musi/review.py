@@ -184,7 +184,8 @@ def review(file: str, *, sample: int = 0, seed: int = 0, apply_to: str | None = 
         rows = [rows[place] for place in sorted(Random(seed).sample(range(len(rows)), min(sample, len(rows))))]
     log = Log(path)
     try:
-        return _loop(rows, log)
+        _decide(rows, log)
+        return 0
     finally:
         log.close()
         counts = dict.fromkeys(ACTIONS, 0)
@@ -193,7 +194,8 @@ def review(file: str, *, sample: int = 0, seed: int = 0, apply_to: str | None = 
         print(f"\n{path}: " + ", ".join(f"{number} {action}" for action, number in counts.items()))
 
 
-def _loop(rows: Sequence[Row], log: Log) -> int:
+def _decide(rows: Sequence[Row], log: Log) -> None:
+    """Shows the rows without a decision one by one and records what is typed, until all are decided or skipped."""
     by_id = {row.id: place for place, row in enumerate(rows)}
     skipped: set[str] = set()
     jump: int | None = None
@@ -202,7 +204,7 @@ def _loop(rows: Sequence[Row], log: Log) -> int:
         open_places = [p for p, row in enumerate(rows) if row.id not in decisions and row.id not in skipped]
         if jump is None and not open_places:
             print("\nall rows are decided or skipped")
-            return 0
+            return
         place = open_places[0] if jump is None else jump
         jump = None
         row = rows[place]
@@ -212,7 +214,7 @@ def _loop(rows: Sequence[Row], log: Log) -> int:
             line = sys.stdin.readline()
             key = KEYS.get(line.strip().lower()[:1], "") if line else "quit"
             if key == "quit":
-                return 0
+                return
             if key == "undo":
                 if not decisions:
                     print("nothing to undo")

@@ -20,10 +20,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from prosg.data.synthetic import split_of
 from prosg.musi.text import words
 from prosg.utils.progress import OnProgress, no_progress
 
-__all__ = ["SimilarPair", "SimilarText", "clusters", "first_similar", "rouge_l", "similar_pairs"]
+__all__ = ["SimilarPair", "SimilarText", "clusters", "first_similar", "rouge_l", "similar_pairs", "splits_by_cluster"]
 
 COLUMNS, SHARED = 1024, 256
 """Columns of the matrices, and how many of them rare features share."""
@@ -203,3 +204,19 @@ def clusters(texts: Sequence[str], above: float, *, on_progress: OnProgress = no
                     parent[second] = first
         on_progress(len(block))
     return [root(item) for item in range(len(texts))]
+
+
+def splits_by_cluster(
+    texts: Sequence[str], above: float, salt: str, *, on_progress: OnProgress = no_progress
+) -> list[tuple[int, str]]:
+    """Returns for each text the index of the first text of its cluster, and a split, the same for a whole cluster.
+
+    The hash of the unordered words of a cluster's (alphabetically) first text decides the split, 80 / 10 / 10, so
+    neither a seed nor the order of the texts matters.
+    """
+    roots = clusters(texts, above, on_progress=on_progress)
+    first: dict[int, str] = {}
+    for root, text in zip(roots, texts, strict=True):
+        first[root] = min(first.get(root, text), text)
+    splits = {root: split_of(salt, words(text)) for root, text in first.items()}
+    return [(root, splits[root]) for root in roots]
