@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from prosg.cli import common
-from prosg.cli.common import Parser, check_new_file
+from prosg.cli.common import check_new_file
+from prosg.cli.parser import Parser, example_text
 from support.commands import case
 
 
@@ -166,4 +166,4 @@ def test_words_that_look_like_yaml_are_text(output: Callable[..., Any]) -> None:
 
 
 def test_examples_are_files_of_the_package() -> None:
-    assert common.example_text("eval.yaml").startswith("#")
+    assert example_text("eval.yaml").startswith("#")

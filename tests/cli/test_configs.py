@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from prosg.cli import COMMANDS
-from prosg.cli.common import Group, example_text
+from prosg.cli.parser import Group, example_text
 from prosg.cli.train import PHASES, training_config, training_parser
 from prosg.evaluation.config import load_config as load_evaluation
 from prosg.evaluation.judge.config import load_judge

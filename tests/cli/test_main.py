@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from prosg.cli import COMMANDS
-from prosg.cli.common import Group
+from prosg.cli.parser import Group
 from support.commands import case, status
 from support.training_folder import TrainingFolder
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from prosg.cli import COMMANDS
-from prosg.cli.common import Command, Group
+from prosg.cli.parser import Command, Group
 
 RECORD = Path(__file__).with_name("options.json")
 

@@ -1,4 +1,4 @@
-"""The command line: main.py has the registry and the dispatch, common.py what commands share; a file for each."""
+"""The command line: main.py has the registry and the dispatch, parser.py and common.py what commands share."""
 
 from __future__ import annotations
 

@@ -1,29 +1,18 @@
-"""What the commands share: the parser, the kinds of options, and loading the model that is named."""
+"""What the commands share: the model and how to load it, the prompt and how it is read, files that they write."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-import types
-import typing
 from argparse import Namespace
-from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING
 
-from prosg.utils.options import REQUIRED, Option, iter_options, summary
+from prosg.cli.parser import Parser
 
 if TYPE_CHECKING:
     from prosg.core.encoded import EncodedPrompt
     from prosg.model.prosg import ProSG
 
 __all__ = [
-    "Command",
-    "Group",
-    "Parser",
-    "add_dataclass",
     "add_kinds",
     "add_model",
     "add_overwrite",
@@ -33,223 +22,11 @@ __all__ = [
     "add_window",
     "check_new_file",
     "check_text",
-    "complain",
     "encode_prompt",
-    "example_text",
     "frame_prompt",
     "load_from",
     "one_prompt_source",
 ]
-
-
-class Command(NamedTuple):
-    """A command.
-
-    Attributes:
-        help: One line for the list of commands.
-        parser: Makes its parser.
-        run: Does it, with the parsed options; returns the exit status. ValueError and OSError are the user's to mend.
-        resumes: Whether the same command, started again, goes on from where it was stopped.
-    """
-
-    help: str
-    parser: Callable[[], Parser]
-    run: Callable[[Namespace], int]
-    resumes: bool = False
-
-
-class Group(NamedTuple):
-    """Commands of two words. `example` is the configuration file that `--example` prints, "" for none."""
-
-    help: str
-    description: str
-    commands: Mapping[str, Command]
-    example: str = ""
-
-
-def complain(message: str) -> int:
-    """Prints an error as one line of stderr, once if several processes run; returns the exit status."""
-    if "LOCAL_RANK" in os.environ:
-        from prosg.utils.distributed import wait_for_launcher  # PyTorch takes seconds to import
-
-        wait_for_launcher()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
-
-
-class _Help(argparse.HelpFormatter):
-    """argparse's help with the defaults in it."""
-
-    def __init__(self, prog: str, **options: Any) -> None:
-        super().__init__(prog, max_help_position=28, **options)
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        return (action.help or "") + ("" if isinstance(action.default, bool) else _default_note(action.default))
-
-
-def _default_note(default: Any) -> str:
-    """What help says of a default, with argparse's escapes."""
-    if default is REQUIRED:
-        return " Required."
-    if default in (None, argparse.SUPPRESS, "", [], ()):
-        return ""
-    shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
-    return f" (default: {shown.lower() if isinstance(default, bool) else shown})".replace("%", "%%")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse's parser with one spelling of options, and errors on one line.
-
-    Options are written out in full, with dashes. Underscores in their names, and the older names in `renamed`, are
-    accepted, but not shown.
-    """
-
-    def __init__(self, description: str, *, renamed: Mapping[str, str] | None = None, **options: Any) -> None:
-        super().__init__(description=description, allow_abbrev=False, formatter_class=_Help, **options)
-        self.renamed = renamed or {}
-
-    def parse(self, arguments: Sequence[str]) -> Namespace:
-        """Parses the arguments, with every option in its own spelling."""
-        end = arguments.index("--") if "--" in arguments else len(arguments)
-        return self.parse_args([*map(self._spelled, arguments[:end]), *arguments[end:]])
-
-    def _spelled(self, argument: str) -> str:
-        name, equals, value = argument.partition("=")
-        if not name.startswith("--") or " " in name:
-            return argument
-        name = name.replace("_", "-")
-        return self.renamed.get(name, name) + equals + value
-
-    def error(self, message: str) -> NoReturn:
-        """Prints what was wrong and stops with status 2."""
-        raise SystemExit(complain(f"{message} (see {self.prog} --help)"))
-
-    def add_list(self, name: str, item: Callable[[str], Any] = str, **options: Any) -> None:
-        """Adds an option with several values, apart by spaces or commas."""
-        self.add_argument(name, action=_List, item=item, **options)
-
-    def add_range(self, name: str, **options: Any) -> None:
-        """Adds an option with a least and a greatest whole number."""
-        self.add_argument(name, action=_List, item=int, length=2, metavar=("MIN", "MAX"), **options)
-
-    def add_example(self, file: str) -> None:
-        """Adds --example, which prints a configuration file of the package."""
-        self.add_argument("--example", action=_Example, file=file)
-
-
-class _List(argparse.Action):
-    """Several values after one option: 1 2, or 1,2, or the YAML list [1, 2]."""
-
-    def __init__(
-        self,
-        option_strings: Sequence[str],
-        dest: str,
-        item: Callable[[str], Any],
-        length: int = 0,
-        single: bool = False,
-        **options: Any,
-    ) -> None:
-        """`length` is the number of values, 0 for any; `single` leaves one value as it is, without a list."""
-        super().__init__(option_strings, dest, nargs="+", **options)
-        self.item, self.length, self.single = item, length, single
-
-    def __call__(self, parser: Any, namespace: Namespace, values: Any, option_string: str | None = None) -> None:
-        text = " ".join(values)
-        if text.startswith("["):
-            parts = self._yaml_list(text)
-        else:
-            parts = [part for value in values for part in value.split(",") if part]
-        try:
-            items = [self.item(part) for part in parts]
-        except ValueError:
-            kind = {int: "whole numbers", float: "numbers"}.get(self.item, "values")  # type: ignore[call-overload]
-            raise argparse.ArgumentError(
-                self, f"{text!r} is not a list of {kind}; give them apart by spaces or commas"
-            ) from None
-        if self.length and len(items) != self.length:
-            raise argparse.ArgumentError(self, f"{text!r} has {len(items)} values, must be MIN and MAX")
-        alone = self.single and len(items) == 1 and not text.startswith("[")
-        setattr(namespace, self.dest, items[0] if alone else items)
-
-    def _yaml_list(self, text: str) -> list[str]:
-        import yaml
-
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError:
-            content = None
-        if not isinstance(content, list):
-            raise argparse.ArgumentError(self, f"{text!r} is not a list like [a, b]")
-        return [str(item) for item in content]
-
-
-class _Example(argparse.Action):
-    """Prints a configuration file to start from, and ends."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, file: str, **_: Any) -> None:
-        super().__init__(
-            option_strings,
-            argparse.SUPPRESS,
-            nargs=0,
-            default=argparse.SUPPRESS,
-            help="print a commented configuration file to start from",
-        )
-        self.file = file
-
-    def __call__(self, *_: Any) -> None:
-        print(example_text(self.file), end="")
-        raise SystemExit(0)
-
-
-def example_text(name: str) -> str:
-    """Returns a configuration file that comes with the package."""
-    return resources.files("prosg").joinpath("configs", name).read_text("utf-8")
-
-
-def add_dataclass(parser: Parser, kind: type, defaults: Mapping[str, Any], without: Collection[str] = ()) -> None:
-    """Adds the options of a dataclass, dotted names for those in groups. Only those that are given are set.
-
-    Args:
-        parser: Gets the options.
-        kind: The dataclass; its docstring is the help.
-        defaults: By dotted name what help says instead of a field's own default.
-        without: Fields and groups that are left out.
-    """
-    for group, options in iter_options(kind):
-        if options[0].name.partition(".")[0] in without and "." in options[0].name:
-            continue
-        section = parser if group is kind else parser.add_argument_group(summary(group).rstrip("."))
-        for option in options:
-            if option.name not in without:
-                default = defaults.get(option.name, option.default)
-                _add_field(section, option._replace(default=default))
-
-
-def _add_field(section: Any, option: Option) -> None:
-    name = "--" + option.name.replace("_", "-")
-    text = option.help.replace("%", "%%") + _default_note(option.default)
-    section.add_argument(name, default=argparse.SUPPRESS, help=text, **_kind(option.hint))
-
-
-def _kind(hint: Any) -> dict[str, Any]:
-    """What argparse needs to know about a type."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return {"choices": list(inner)}
-    if origin is types.UnionType:  # several values, or one
-        return {"action": _List, "item": str, "single": True, "metavar": "TEXT"}
-    if origin in (list, tuple):
-        return {"action": _List, "item": inner[0], "metavar": "TEXT" if inner[0] is str else inner[0].__name__.upper()}
-    if hint is bool:
-        return {"type": _boolean, "metavar": "true|false"}
-    return {"type": hint, "metavar": "TEXT" if hint is str else hint.__name__.upper()}
-
-
-def _boolean(text: str) -> bool:
-    values = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"{text!r} must be true or false")
-    return values[text.lower()]
 
 
 def add_model(parser: Parser) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 
 from prosg.cli.common import (
-    Command,
-    Parser,
     add_kinds,
     add_model,
     add_overwrite,
@@ -15,6 +13,7 @@ from prosg.cli.common import (
     check_new_file,
     load_from,
 )
+from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosg.cli.common import Command, Group, Parser, add_kinds, add_overwrite, check_new_file
+from prosg.cli.common import add_kinds, add_overwrite, check_new_file
+from prosg.cli.parser import Command, Group, Parser
 
 if TYPE_CHECKING:
     from prosg.data.row import Row

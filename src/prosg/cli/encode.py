@@ -5,8 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 
 from prosg.cli.common import (
-    Command,
-    Parser,
     add_model,
     add_overwrite,
     add_state,
@@ -16,6 +14,7 @@ from prosg.cli.common import (
     encode_prompt,
     load_from,
 )
+from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from prosg.cli.common import Command, Parser
+from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
 

@@ -6,8 +6,9 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from prosg.cli.common import Command, Parser, add_model, add_overwrite, add_prompt
+from prosg.cli.common import add_model, add_overwrite, add_prompt
 from prosg.cli.merge import LOST, model_and_update
+from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 
 from prosg.cli.common import (
-    Command,
-    Parser,
     add_model,
     add_prompt,
     add_state,
@@ -15,6 +13,7 @@ from prosg.cli.common import (
     load_from,
     one_prompt_source,
 )
+from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 
 from prosg.cli.common import (
-    Command,
-    Parser,
     add_model,
     add_overwrite,
     add_state,
@@ -15,6 +13,7 @@ from prosg.cli.common import (
     frame_prompt,
     load_from,
 )
+from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
 

@@ -7,16 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from prosg.cli.common import (
-    Command,
-    Parser,
-    add_model,
-    add_overwrite,
-    add_state,
-    add_template,
-    check_new_file,
-    load_from,
-)
+from prosg.cli.common import add_model, add_overwrite, add_state, add_template, check_new_file, load_from
+from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
 

@@ -34,7 +34,7 @@ from prosg.cli import (
     report,
     train,
 )
-from prosg.cli.common import Command, Group, Parser, complain
+from prosg.cli.parser import Command, Group, Parser, complain
 
 __all__ = ["COMMANDS", "main"]
 

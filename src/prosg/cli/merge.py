@@ -6,16 +6,8 @@ import tempfile
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from prosg.cli.common import (
-    Command,
-    Parser,
-    add_model,
-    add_overwrite,
-    add_prompt,
-    encode_prompt,
-    load_from,
-    one_prompt_source,
-)
+from prosg.cli.common import add_model, add_overwrite, add_prompt, encode_prompt, load_from, one_prompt_source
+from prosg.cli.parser import Command, Parser
 
 if TYPE_CHECKING:
     from prosg.core.update import Update

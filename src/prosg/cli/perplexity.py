@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from prosg.cli.common import Command, Parser, add_model, add_state, add_template, load_from
+from prosg.cli.common import add_model, add_state, add_template, load_from
+from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
 

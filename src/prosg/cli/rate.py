@@ -5,8 +5,8 @@ from __future__ import annotations
 import getpass
 from argparse import Namespace
 
-from prosg.cli.common import Command, Parser
 from prosg.cli.judge import RUNS_HELP
+from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
 

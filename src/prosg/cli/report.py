@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 
-from prosg.cli.common import Command, Parser, add_overwrite, check_new_file
+from prosg.cli.common import add_overwrite, check_new_file
+from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from prosg.cli.common import Command, Group, Parser, add_dataclass
+from prosg.cli.parser import Command, Group, Parser, add_dataclass
 from prosg.utils.options import REQUIRED, construct, iter_options, merge, parse, read_options
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         end_token: int = 0,
         seed: int = 0,
     ) -> None:
-        """`template` frames the turns of --apply_chat_template; `seed` is that of texts that are sampled.
+        """`template` frames the turns of --apply-chat-template; `seed` is that of texts that are sampled.
 
         Raises:
             ValueError: for a model without a tokenizer, an update other than these two, an update of a model without a
