@@ -155,6 +155,10 @@ class NativeBackbone(nn.Module):
             for name, linear in ((name, getattr(block.att, name)) for name in self.site_names)
         }
 
+    def site_path(self, site: Site) -> str:
+        """Returns the path of a site's module, for `get_submodule`."""
+        return f"blocks.{site.layer}.att.{site.name}"
+
     @property
     def tap_widths(self) -> tuple[tuple[int, int], ...]:
         """For each layer (E, I of the output projection)."""

@@ -27,7 +27,7 @@ from prosg.core.tensors import wide
 from prosg.core.update import Site, Update, batch_size, check_update
 from prosg.utils.io import written_whole
 
-__all__ = ["PEFT_CONFIG", "PEFT_WEIGHTS", "export_peft", "merge", "peft_names", "site_module", "site_path"]
+__all__ = ["PEFT_CONFIG", "PEFT_WEIGHTS", "export_peft", "merge", "peft_names", "site_module"]
 
 PEFT_REFUSES_OUT_PROJ = ("mamba", "mamba2", "falcon_mamba")
 """Types of models whose kernels go round a wrapped out_proj, so that PEFT refuses it."""
@@ -120,7 +120,7 @@ def peft_names(backbone: BackboneModule) -> dict[Site, str]:
         )
     names = {}
     for site in backbone.sites:
-        name = to_hf(f"{site_path(backbone, site)}.weight", layout.names)
+        name = to_hf(f"{backbone.site_path(site)}.weight", layout.names)
         assert name is not None
         names[site] = name.removesuffix(".weight")
     return names
@@ -137,16 +137,9 @@ def _check_single_prompt(backbone: BackboneModule, update: Update) -> None:
     check_update(update, backbone.sites, 1)
 
 
-def site_path(backbone: BackboneModule, site: Site) -> str:
-    """Returns the path of a site's module in its backbone, for `get_submodule`."""
-    if isinstance(backbone, HFBackbone):
-        return f"model.{backbone.modules_by_site[site]}"
-    return f"blocks.{site.layer}.att.{site.name}"
-
-
 def site_module(backbone: BackboneModule, site: Site) -> nn.Module:
     """Returns the projection of a site."""
-    return backbone.get_submodule(site_path(backbone, site))
+    return backbone.get_submodule(backbone.site_path(site))
 
 
 def _is_transposed(module: nn.Module) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from prosg.backbones.native import Native
+from prosg.backbones import BackboneModule
 from prosg.backbones.hf.model import HFBackbone
-from prosg.checkpoints.export import PAST_PEFT, site_path
+from prosg.checkpoints.export import PEFT_REFUSES_OUT_PROJ
 from prosg.core.update import LowRank, Site, Update
 
 __all__ = ["add_lora", "is_lora", "remove_lora"]
@@ -29,7 +29,7 @@ def is_lora(parameter: str) -> bool:
     return "lora_" in parameter
 
 
-def add_lora(backbone: Native | HFBackbone, rank: int, alpha: float, names: Sequence[str], seed: int) -> None:
+def add_lora(backbone: BackboneModule, rank: int, alpha: float, names: Sequence[str], seed: int) -> None:
     """Wraps projections in place.
 
     Args:
@@ -46,12 +46,12 @@ def add_lora(backbone: Native | HFBackbone, rank: int, alpha: float, names: Sequ
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise ValueError("lora needs the package peft; install it, or prosg with the extra train") from None
-    refused = {"out_proj"} if backbone.config.model_type in PAST_PEFT else set()
+    refused = {"out_proj"} if backbone.config.model_type in PEFT_REFUSES_OUT_PROJ else set()
     allowed = [name for name in dict.fromkeys(site.name for site in backbone.sites) if name not in refused]
     wanted = [name.replace(".", "_") for name in names] or allowed
     if unknown := [name for name in wanted if name not in allowed]:
         raise ValueError(f"lora_modules has {', '.join(unknown)}; for this model allowed: {', '.join(allowed)}")
-    paths = [site_path(backbone, site) for site in backbone.sites if site.name in wanted]
+    paths = [backbone.site_path(site) for site in backbone.sites if site.name in wanted]
     inner = backbone
     if isinstance(backbone, HFBackbone):  # PEFT needs methods that some of transformers' models have
         inner, paths = backbone.model, [path.removeprefix("model.") for path in paths]
@@ -60,7 +60,7 @@ def add_lora(backbone: Native | HFBackbone, rank: int, alpha: float, names: Sequ
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=paths), inner, NAME)
 
 
-def remove_lora(backbone: Native | HFBackbone) -> Update:
+def remove_lora(backbone: BackboneModule) -> Update:
     """Unwraps the projections without merging.
 
     Returns:
@@ -68,7 +68,7 @@ def remove_lora(backbone: Native | HFBackbone) -> Update:
     """
     update: dict[Site, LowRank] = {}
     for site in backbone.sites:
-        path = site_path(backbone, site)
+        path = backbone.site_path(site)
         module: Any = backbone.get_submodule(path)
         if not hasattr(module, "lora_A"):
             continue

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from prosg.backbones.native import Native
+from prosg.backbones.native import NativeBackbone
 from prosg.data.encode import EncodedRow
 from prosg.model.prosg import ProSG
 from prosg.training.config import Phase, TrainConfig
@@ -67,7 +67,7 @@ def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:
             f"{options} must be 0 for a backbone of type {model.backbone.config.model_type}, whose memory allows only "
             f"{', '.join(possible)}{hint}"
         )
-    if config.optim.checkpointing and not isinstance(model.backbone, Native):
+    if config.optim.checkpointing and not isinstance(model.backbone, NativeBackbone):
         raise ValueError("optim.checkpointing must be false for a model that transformers runs")
     if config.lora and phase != "finetune":
         raise ValueError(f"lora is {config.lora}, must be 0 for {phase}: only finetune trains the backbone")
@@ -159,6 +159,6 @@ def training_arguments(
         disable_tqdm=not config.progress or not sys.stderr.isatty(),
         log_level="error",
         # Models of transformers may have parameters that a batch does not touch; the native ones have none.
-        ddp_find_unused_parameters=not isinstance(model.backbone, Native),
+        ddp_find_unused_parameters=not isinstance(model.backbone, NativeBackbone),
         dataloader_pin_memory=not use_cpu,
     )

@@ -33,8 +33,6 @@ __all__ = [
 
 TransformersModel = Any
 """A causal language model of transformers, a package that is imported on first use only."""
-LayerState = Any
-"""One of the NamedTuples below."""
 
 
 class TokensRead(NamedTuple):
@@ -45,7 +43,7 @@ class TokensRead(NamedTuple):
 
 
 class AttentionState(NamedTuple):
-    """Of an attention layer."""
+    """State of an attention layer."""
 
     keys: Tensor
     """(B, H, T, D)"""
@@ -53,7 +51,7 @@ class AttentionState(NamedTuple):
 
 
 class RecurrentState(NamedTuple):
-    """Of a layer of Mamba or of linear attention."""
+    """State of a layer of Mamba or of linear attention."""
 
     conv: Tensor
     """(B, C, K) the last inputs of the convolution"""
@@ -62,13 +60,13 @@ class RecurrentState(NamedTuple):
 
 
 class ConvolutionState(NamedTuple):
-    """Of a layer that convolves and has no other memory."""
+    """State of a layer that convolves and has no other memory."""
 
     conv: Tensor
 
 
 class XLSTMState(NamedTuple):
-    """Of a layer of xLSTM: memory, normaliser, and the maximum that scales both."""
+    """State of a layer of xLSTM: memory, normaliser, and the maximum that scales both."""
 
     c: Tensor
     n: Tensor
@@ -76,14 +74,17 @@ class XLSTMState(NamedTuple):
 
 
 class GriffinState(NamedTuple):
-    """Of a recurrent layer of recurrent_gemma."""
+    """State of a recurrent layer of recurrent_gemma."""
 
     conv: Tensor
     memory: Tensor
 
 
 class EmptyState(NamedTuple):
-    """Of a layer without memory."""
+    """State of a layer without memory."""
+
+
+LayerState = AttentionState | RecurrentState | ConvolutionState | XLSTMState | GriffinState | EmptyState
 
 
 @functools.cache

@@ -87,6 +87,10 @@ class HFBackbone(nn.Module):
         """The chosen projections with their shapes (O, I), in the model's order."""
         return {site: projection_shape(self.model.get_submodule(path)) for site, path in self.modules_by_site.items()}
 
+    def site_path(self, site: Site) -> str:
+        """Returns the path of a site's module, for `get_submodule`."""
+        return f"model.{self.modules_by_site[site]}"
+
     @property
     def tap_widths(self) -> tuple[tuple[int, int], ...]:
         """For each layer the numbers of inputs of its first and its last site."""
