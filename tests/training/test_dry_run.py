@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,14 +55,13 @@ def test_every_phase_has_a_dry_run(
 
 
 def test_a_run_that_resumes_names_its_checkpoint(
-    folder: TrainingFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: TrainingFolder, whole_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder.run("finetune", tmp_path / "run", "--optim.steps", 2)
-    before = sorted(str(path) for path in (tmp_path / "run").rglob("*"))
+    out = whole_run("finetune")
+    before = sorted(str(path) for path in out.rglob("*"))
     capsys.readouterr()
-    table = dry_run(capsys, folder.command("finetune", tmp_path / "run", "--optim.steps", 2))
-    assert table["goes"].endswith("checkpoint-2")
-    assert sorted(str(path) for path in (tmp_path / "run").rglob("*")) == before
+    assert dry_run(capsys, folder.command("finetune", out))["goes"].endswith("checkpoint-8")
+    assert sorted(str(path) for path in out.rglob("*")) == before
 
 
 def test_report_to_none_writes_no_log(folder: TrainingFolder, tmp_path: Path) -> None:

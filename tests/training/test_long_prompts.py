@@ -54,9 +54,8 @@ def test_prompts_in_chunks_give_the_gradients_of_one_call(
     model = live_model(name, module)
     whole = gradients(model, frozen)
     model.activation_checkpointing_enable()
-    for chunk in (4, 22):
-        monkeypatch.setattr(prosg.model.reading, "CHUNK", chunk)
-        assert_same(gradients(model, frozen), whole)
+    monkeypatch.setattr(prosg.model.reading, "CHUNK", 11)  # of 23 tokens: the last chunk has one
+    assert_same(gradients(model, frozen), whole)
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["phase 1", "phase 2"])
@@ -110,14 +109,14 @@ def test_memory_hardly_grows_with_the_prompt(name: str, monkeypatch: pytest.Monk
     model = live_model(name, "plus")
     model.backbone.requires_grad_(False)
     monkeypatch.setattr(prosg.model.reading, "CHUNK", 10_000)
-    whole = held_bytes(model, 512) - held_bytes(model, 256)
+    whole = held_bytes(model, 256) - held_bytes(model, 128)
     monkeypatch.setattr(prosg.model.reading, "CHUNK", 64)
-    assert held_bytes(model, 512) - held_bytes(model, 256) < whole / 8
+    assert held_bytes(model, 256) - held_bytes(model, 128) < whole / 8
     # Phase 1, on demand: the gradient goes back through the chunks' states.
     model.backbone.requires_grad_(True)
-    through = held_bytes(model, 512) - held_bytes(model, 256)
+    through = held_bytes(model, 256) - held_bytes(model, 128)
     model.activation_checkpointing_enable()
-    assert held_bytes(model, 512) - held_bytes(model, 256) < through / 8
+    assert held_bytes(model, 256) - held_bytes(model, 128) < through / 8
 
 
 def test_checkpointing_needs_less_memory() -> None:

@@ -16,7 +16,7 @@ from prosg.checkpoints.load import load_model
 from prosg.cli import main
 from prosg.training.lora import add_lora, is_lora, remove_lora
 from support.hf_models import HF_TINY, hf_backbone
-from support.kills import assert_same_run, between_steps, inside_a_checkpoint, run_killed
+from support.kills import assert_same_run, between_steps, run_killed
 from support.models import TINY, live_backbone
 from support.training_folder import TrainingFolder, checkpointed, losses
 
@@ -47,7 +47,6 @@ def test_a_removed_lora_is_the_update_that_was_added(name: str) -> None:
 def test_a_killed_run_repeats_an_uninterrupted_one(folder: TrainingFolder, tmp_path: Path) -> None:
     command = folder.command("finetune", tmp_path / "killed", *LORA)
     run_killed(command, between_steps())
-    run_killed(command, inside_a_checkpoint())
     assert main(command) == 0
     folder.run("finetune", tmp_path / "whole", *LORA)
     assert_same_run(tmp_path / "killed", tmp_path / "whole")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 import prosg.training.precision
-from prosg.cli import main
-from support.kills import between_steps, run_killed
+from prosg.checkpoints.backbone import load_backbone
+from prosg.model.prosg import ProSG
+from prosg.training.precision import probe_dtype, resolve_dtype
 from support.training_folder import TrainingFolder, losses
 
 
@@ -23,12 +23,20 @@ def test_bf16_is_autocast_over_fp32_weights(whole_run: Callable[..., Path]) -> N
     assert losses(bf16) == pytest.approx(losses(fp32), rel=1e-2)
 
 
-def test_a_resumed_run_keeps_the_probed_type(
-    folder: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", ["auto", "fp32"])
+def test_the_probed_type_is_kept_for_a_run(
+    folder: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
+    model = ProSG(load_backbone(folder.model))
+    first = {"auto": "bf16", "fp32": "fp32"}[dtype]
     monkeypatch.setattr(prosg.training.precision, "probe_dtype", lambda _: "bf16")
-    command = folder.command("finetune", tmp_path / "run", "--dtype", "auto")
-    run_killed(command, between_steps())
+    assert resolve_dtype(dtype, tmp_path, model) == first
     monkeypatch.setattr(prosg.training.precision, "probe_dtype", lambda _: "fp32")
-    assert main(command) == 0
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["dtype"] == "bf16"
+    assert resolve_dtype("auto", tmp_path, model) == first
+
+
+def test_the_probe_leaves_a_backbone_as_it_was(folder: TrainingFolder) -> None:
+    backbone = load_backbone(folder.model)
+    backbone.head.requires_grad_(False)
+    assert probe_dtype(backbone, rows=1, seconds=0.0) in ("bf16", "fp32")
+    assert all(p.grad is None and p.requires_grad == ("head" not in name) for name, p in backbone.named_parameters())
