@@ -1,1 +1,1 @@
-"""Training: recipes, one trainer for all phases, what is done to the state."""
+"""Training: recipes, one trainer for all phases, perturbations of the recurrent state."""
