@@ -1,7 +1,7 @@
-"""The compiled kernels; everything else about the package stands in pyproject.toml.
+"""Builds the compiled kernels; everything else about the package is in pyproject.toml.
 
-They have a plain C interface and are loaded with ctypes. They are optional: without a working C compiler the package
-installs all the same, and the pure PyTorch versions are used.
+The libraries have a plain C interface and are loaded with ctypes. They are optional: without a working C compiler the
+package is installed without them, and the kernels in plain PyTorch are used.
 """
 
 from glob import glob
@@ -15,7 +15,7 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         if self.compiler.compiler_type == "unix":
-            # Nobody reads errno or floating-point flags here; without them the loops vectorise.
+            # The kernels read neither errno nor floating-point flags; without them the loops vectorise.
             ext.extra_compile_args = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
         super().build_extension(ext)
 

@@ -206,8 +206,8 @@ class RWKV4(NativeBackbone):
             w = -torch.exp(block.att.time_decay.to(layer.top.dtype))
             decay = shift.unsqueeze(1) + steps.unsqueeze(1) * w
             # top is never differentiated, so the gradient of the decay passes through (num, den), by a factor of one.
-            one = torch.exp(decay - decay.detach())
-            aged.append(layer._replace(num=layer.num * one, den=layer.den * one, top=layer.top + decay.detach()))
+            unit = torch.exp(decay - decay.detach())
+            aged.append(layer._replace(num=layer.num * unit, den=layer.den * unit, top=layer.top + decay.detach()))
         return tuple(aged)
 
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
@@ -220,10 +220,11 @@ class RWKV4(NativeBackbone):
         loaded = []
         for layer, other_layer, ref in zip(state, other, reference, strict=True):
             top = torch.maximum(layer.top, ref.top)
-            own = keep.unsqueeze(1) * torch.exp(layer.top - top)
-            added = weight.unsqueeze(1) * ref.den * torch.exp(ref.top - top)
+            scale = keep.unsqueeze(1) * torch.exp(layer.top - top)
+            other_scale = weight.unsqueeze(1) * ref.den * torch.exp(ref.top - top)
             mean = other_layer.num / other_layer.den.clamp(min=torch.finfo(other_layer.den.dtype).tiny)
-            loaded.append(layer._replace(num=own * layer.num + added * mean, den=own * layer.den + added, top=top))
+            num, den = scale * layer.num + other_scale * mean, scale * layer.den + other_scale
+            loaded.append(layer._replace(num=num, den=den, top=top))
         return tuple(loaded)
 
     @torch.no_grad()

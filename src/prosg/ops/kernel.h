@@ -1,12 +1,12 @@
-/* What the compiled recurrences share: number types, instruction sets, the choice at run time, e^x.
+/* Shared by the compiled kernels: number types, instruction sets, the choice among them at run time, e^x.
  *
- * A library's source defines LIBRARY, its name, SOURCE, its file, and ABI, and includes this header, which includes
+ * A library's source defines LIBRARY (its name), SOURCE (its file) and ABI, and includes this header, which includes
  * that file again, once per number type and instruction set, with these defined:
  *
  *     REAL, INT      the number type, and the integer type of its size
  *     NAME(f)        f's name for this type and set
  *     TARGET         goes before every function: the set that it is compiled for
- *     BYTES          of a vector register
+ *     BYTES          size of a vector register
  *
  * PICK(f, f32 or f64) is then the best of f that this machine can run.
  */

@@ -1,6 +1,6 @@
-/* Vectors as wide as a register, of the number type and for the instruction set that kernel.h has chosen: short loops
- * over plain numbers are not reliably made into such vectors by the compiler, and sums never. Where it has no vector
- * types, a vector is one number.
+/* Vectors as wide as a register, of the number type and for the instruction set that kernel.h has chosen: compilers do
+ * not reliably vectorise short loops over plain numbers, and never sums. Where the compiler has no vector types, a vector
+ * is one number.
  */
 #if defined(__GNUC__)
 typedef REAL NAME(vector) __attribute__((vector_size(BYTES), may_alias));

@@ -186,12 +186,12 @@ class _ChunkedWKV4(torch.autograd.Function):
         torch.mul(into_num[:-1], y, out=into_den[:-1]).neg_()
         firsts = []
         for into, last in ((into_num, gnum), (into_den, gden)):
-            own = into[-2]
+            carried = into[-2]
             for i in reversed(range(len(c) - 1)):
-                own = torch.addcmul(into[i], c[i], own)
+                carried = torch.addcmul(into[i], c[i], carried)
             starts = [last]
             for j in reversed(range(len(across))):
-                starts.append(torch.addcmul(own[:, j], across[j], starts[-1]))
+                starts.append(torch.addcmul(carried[:, j], across[j], starts[-1]))
             torch.stack(starts[-2::-1], 1, out=into[-1])
             for i in reversed(range(len(c))):
                 into[i].addcmul_(c[i], into[i + 1])
