@@ -8,28 +8,20 @@ import sys
 
 import pytest
 
-from prosg.checkpoints.load import demo_model, load_model
-from prosg.evaluation.controls import Condition
-from prosg.evaluation.curve import forgetting_curve
+from prosg.checkpoints.load import demo_model
+from prosg.cli import main
 
 TOLERANCE = 0.03
 RECORDED = json.loads((demo_model().parent / "scores.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
-def measured() -> dict[tuple[str, str, int], float]:
-    conditions = list(dict.fromkeys(Condition(row["update"], row["state"]) for row in RECORDED["rows"]))
-    sentences = sorted({row["sentences"] for row in RECORDED["rows"]})
-    result = forgetting_curve(
-        load_model("demo"),
-        labels={},
-        conditions=conditions,
-        size=RECORDED["rows"][0]["n"],
-        sentences=sentences,
-        seed=RECORDED["seed"],
-        free=False,
-    )
-    rows = [row for row in result.rows if row["kind"] == "all"]
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int], float]:
+    out = tmp_path_factory.mktemp("packaged") / "curve.json"
+    sentences = sorted({str(row["sentences"]) for row in RECORDED["rows"]}, key=int)
+    options = ["--rows", str(RECORDED["rows"][0]["n"]), "--seed", str(RECORDED["seed"]), "--sentences", *sentences]
+    assert main(["curve", "demo", "--updates", "own,other,wiped,none", *options, "--no-free", "--out", str(out)]) == 0
+    rows = [row for row in json.loads(out.read_text())["rows"] if row["kind"] == "all" and row["measure"] == "curve"]
     return {(row["update"], row["state"], row["sentences"]): row["late_accuracy"] for row in rows}
 
 

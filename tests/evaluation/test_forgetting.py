@@ -2,50 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.tensors import pad
 from prosg.data.encode import EncodedRow
-from prosg.evaluation.controls import encode_prompts
-from prosg.evaluation.forgetting import LATE_TOKENS, TEMPERATURE, Written, free_running, length_controlled
-from prosg.generation.decode import sentence_ends
+from prosg.evaluation.forgetting import (
+    LATE_TOKENS,
+    TEMPERATURE,
+    ControlledAnswer,
+    LateStages,
+    late_tokens,
+    length_controlled,
+    read_stories,
+)
+from prosg.generation.length_control import sentence_ends
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
 from prosg.model.prosg import ProSG
 from support.models import WORDS, live_model, word_tokenizer
 
+PROMPTS = ["Tom saw a", "b", "c d red. Tom", "big! a b"]
 MARKERS = ["Names: a", "Code:", "Names: a", "then ab"]
+STORIES = [
+    ["Tom saw a.", "b c red.", "a", "d"],
+    ["Tom saw a. d d red. then why?", "b c red. Tom big!", "a b c big!", "d red."],
+]
+TURNS = ["then Code: b", "a", "Names: d d c", "b"]
 SEED = 3
 
 
 def ids(text: str) -> list[int]:
-    return [WORDS.index(word) for word in text.split()]
+    return word_tokenizer().encode(text)
 
 
 def setup() -> tuple[ProSG, EncodedPrompt, list[EncodedRow]]:
     model = live_model("rwkv4", "plus", vocab=len(WORDS))
     with torch.no_grad():
         model.backbone.head.weight *= 0.3  # so that it writes of everything, sentence ends included
-    prompts = [ids("Tom saw a"), ids("b"), ids("c d red. Tom"), ids("big! a b")]
+    prompts = [ids(prompt) for prompt in PROMPTS]
     # Numbered as a batch of generation numbers its rows, so that both draw the same.
     rows = [EncodedRow(i, f"row-{i}", prompt, [0], 0, True, 0) for i, prompt in enumerate(prompts)]
-    return model, encode_prompts(model, prompts), rows
+    return model, model.encode(pad(prompts), torch.tensor([len(prompt) for prompt in prompts])), rows
 
 
-def run(sentences: tuple[int, ...], rows: list[int] | None = None, **options: bool) -> list[list[Written]]:
+def late_stages(model: ProSG, rows: Sequence[EncodedRow], chosen: Sequence[int], **options: bool) -> LateStages:
+    turns = [TURNS[i] for i in chosen] if options.pop("turns", False) else ()
+    here = [rows[i] for i in chosen]
+    return LateStages(model.backbone, word_tokenizer(), here, [MARKERS[i] for i in chosen], turns=turns, **options)
+
+
+def run(
+    sentences: tuple[int, ...],
+    rows: Sequence[int] = range(4),
+    tokens_per_sentence: int = 24,
+    tell: Callable[[float], None] | None = None,
+    **options: bool,
+) -> list[list[ControlledAnswer]]:
     model, encoded, all_rows = setup()
-    chosen = list(range(4)) if rows is None else rows
-    return length_controlled(
-        model.backbone,
-        encoded.take(torch.tensor(chosen)),
-        word_tokenizer(),
-        [all_rows[i] for i in chosen],
-        [MARKERS[i] for i in chosen],
-        sentences,
-        SEED,
-        **options,
-    )
+    late = late_stages(model, all_rows, rows, **options)
+    here = encoded.take(torch.tensor(list(rows)))
+    return length_controlled(late, here, sentences, SEED, tokens_per_sentence=tokens_per_sentence, tell=tell)
 
 
 def test_a_fork_equals_a_separate_run_stopped_there() -> None:
@@ -69,9 +89,8 @@ def test_a_fork_equals_generation_held_until_there() -> None:
         sampling = Sampling(
             max_tokens=300, temperature=TEMPERATURE, seed=SEED, hold_until=n, force_marker=MARKERS, late_temperature=0.0
         )
-        for written, answer in zip(
-            cell, generate_texts(model.backbone, encoded, word_tokenizer(), sampling), strict=True
-        ):
+        answers = generate_texts(model.backbone, encoded, word_tokenizer(), sampling)
+        for written, answer in zip(cell, answers, strict=True):
             assert (answer.text + " ").startswith(written.text + " ")
             if len(answer.ids) - written.distance_tokens < LATE_TOKENS:
                 assert answer.text == written.text
@@ -91,31 +110,52 @@ def test_stories_have_their_length_and_distances_are_tokens_written() -> None:
             assert len(rest) <= len(ids(marker)) + LATE_TOKENS
 
 
-@pytest.mark.parametrize("replay", [False, True])
-def test_the_late_stage_is_greedy_and_a_replayed_prompt_is_read_before_its_marker(replay: bool) -> None:
+def check_late_stage(written: ControlledAnswer, row: int, before: list[int], replay: bool) -> None:
+    """The late stage is greedy after what was read: the story, turns, a prompt that is read again, the marker."""
     model, encoded, rows = setup()
+    marker = ids(MARKERS[row])
+    answer = ids(written.text)
+    assert written.distance_tokens == len(before)  # a prompt that is read again comes on top
+    assert answer[: len(before) + len(marker)] == before + marker
+    late = answer[len(before) + len(marker) :]
+    alone = encoded.take(torch.tensor([row]))
+    read = [*before, *(rows[row].prompt if replay else []), *marker, *late]
+    with torch.no_grad():
+        logits = model.backbone(torch.tensor([read]), alone.state, update=alone.update).logits
+    likeliest = logits.argmax(2)[0].tolist()
+    assert likeliest[len(read) - len(late) - 1 :][: len(late)] == late
+    assert len(late) == LATE_TOKENS or likeliest[-1] == 0
+
+
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("replay", [False, True])
+def test_the_late_stage_after_a_sampled_story_is_greedy(turns: bool, replay: bool) -> None:
     plain = run((3,))[0]
-    for i, written in enumerate(run((3,), replay=replay)[0]):
-        extra = rows[i].prompt if replay else []
-        answer = ids(written.text)
-        before = plain[i].distance_tokens
-        assert written.distance_tokens == before  # what was written; the prompt that is read again comes on top
-        marker, late = ids(MARKERS[i]), answer[before + len(ids(MARKERS[i])) :]
-        alone = encoded.take(torch.tensor([i]))
-        read = [*answer[:before], *extra, *marker, *late]
-        with torch.no_grad():
-            logits = model.backbone(torch.tensor([read]), alone.state, update=alone.update).logits
-        likeliest = logits.argmax(2)[0].tolist()
-        at = before + len(extra) + len(marker)
-        assert likeliest[at - 1 :][: len(late)] == late
-        assert len(late) == LATE_TOKENS or likeliest[-1] == 0
+    for i, written in enumerate(run((3,), turns=turns, replay=replay)[0]):
+        story = ids(plain[i].text)[: plain[i].distance_tokens]
+        check_late_stage(written, i, story + (ids(TURNS[i]) if turns else []), replay)
 
 
-def test_a_story_that_does_not_end_its_sentences_is_judged_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prosg.evaluation.forgetting.TOKENS_PER_SENTENCE", 2)
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("replay", [False, True])
+def test_a_story_is_read_under_the_update_and_the_late_stage_is_greedy(turns: bool, replay: bool) -> None:
+    model, encoded, rows = setup()
+    late = late_stages(model, rows, range(4), turns=turns, replay=replay)
+    for texts, cell in zip(STORIES, read_stories(late, encoded, STORIES), strict=True):
+        for i, written in enumerate(cell):
+            check_late_stage(written, i, ids(texts[i]) + (ids(TURNS[i]) if turns else []), replay)
+
+
+def test_a_longer_story_has_to_begin_with_the_shorter_one() -> None:
+    model, encoded, rows = setup()
+    with pytest.raises(ValueError, match="begin with"):
+        read_stories(late_stages(model, rows, range(4)), encoded, STORIES[::-1])
+
+
+def test_a_story_that_does_not_end_its_sentences_is_judged_where_it_stands() -> None:
     ends = sentence_ends(word_tokenizer(), word_tokenizer().vocab_size)
     stuck = 0
-    for n, cell in zip((1, 5), run((1, 5)), strict=True):
+    for n, cell in zip((1, 5), run((1, 5), tokens_per_sentence=2), strict=True):
         for written in cell:
             story = ids(written.text)[: written.distance_tokens]
             reached = int(ends[story].sum())
@@ -124,20 +164,13 @@ def test_a_story_that_does_not_end_its_sentences_is_judged_where_it_stands(monke
     assert stuck > 0
 
 
+def test_a_late_stage_has_room_for_what_is_expected() -> None:
+    rows = [EncodedRow(0, "a", [1], [1] * 100, 20, True, 22)]
+    assert late_tokens(rows) == 78
+    assert late_tokens([rows[0]._replace(answer=[1] * 30)]) == LATE_TOKENS
+
+
 def test_progress_is_told() -> None:
-    model, encoded, rows = setup()
-    told: list[float] = []
-    length_controlled(model.backbone, encoded, word_tokenizer(), rows, MARKERS, (3,), SEED, tell=told.append)
-    assert told[0] == 0.0
-
-
-def test_free_answers_decide_for_themselves_when_the_late_stage_begins() -> None:
-    model, encoded, rows = setup()
-    markers = ["b", "c d", "then", "red."]
-    written = free_running(model.backbone, encoded, word_tokenizer(), rows, markers, SEED, max_tokens=40)
-    sampling = Sampling(max_tokens=40, temperature=TEMPERATURE, seed=SEED, force_marker=markers)
-    expected = generate_texts(model.backbone, encoded, word_tokenizer(), sampling)
-    assert [w.text for w in written] == [g.text for g in expected]
-    for answer, marker in zip(written, markers, strict=True):
-        before = answer.text.partition(marker)[0]
-        assert answer.distance_tokens == len(ids(before))
+    shares: list[float] = []
+    run((3,), tell=shares.append)
+    assert shares[0] == 0.0

@@ -13,7 +13,7 @@ import torch
 from prosg.data.row import Row, Stage
 from prosg.evaluation.config import OverheadConfig, SystemConfig
 from prosg.evaluation.overhead import overhead
-from prosg.evaluation.report import sections
+from prosg.evaluation.report import report_sections
 from prosg.evaluation.report.blocks import TableBlock
 from prosg.evaluation.results import compare, mean_of, result_rows
 from prosg.evaluation.statistics import bootstrap_interval
@@ -33,12 +33,12 @@ def score(nll: float, tokens: int, late_nll: float, late_tokens: int) -> dict[st
 
 def table(config: Any, title: str, head: str = "") -> list[list[str]]:
     """A section's first table, or the one whose first line begins so."""
-    blocks = next(section.blocks for section in sections(read(config)) if section.title == title)
+    blocks = next(section.blocks for section in report_sections(read(config)) if section.title == title)
     return next(b.table for b in blocks if isinstance(b, TableBlock) and b.table[0][0].startswith(head))
 
 
 def words_of(config: Any, title: str = "What came out") -> str:
-    blocks = next(section.blocks for section in sections(read(config)) if section.title == title)
+    blocks = next(section.blocks for section in report_sections(read(config)) if section.title == title)
     return "\n".join(block for block in blocks if isinstance(block, str))
 
 
@@ -55,8 +55,8 @@ def test_accuracy_is_counted_by_stage(tmp_path: Path) -> None:
     assert system.stage(0) == {"row-1": 1.0, "row-2": 0.0, "row-3": 1.0, "row-4": 0.0}
     assert system.stage(1) == system.late and system.stage(2) == {}
     (row,) = result_rows(read(config))
-    assert (row["n"], row["accuracy"], row["late_accuracy"], row["undecided"]) == (4, 0.25, 0.5, 0)
-    assert row["interval"] == list(bootstrap_interval([1.0, 0.0, 0.0, 0.0])) and row["perplexity"] is None
+    assert (row.n, row.accuracy, row.late_accuracy, row.undecided) == (4, 0.25, 0.5, 0)
+    assert row.interval == (bootstrap_interval([1.0, 0.0, 0.0, 0.0])) and row.perplexity is None
     assert table(config, "Stages and late stages")[1] == [
         "bare", "-", ".50 [0, 1.0]", ".50 [0, 1.0]", ".50 [0, 1.0]",
     ]  # fmt: skip
@@ -73,10 +73,10 @@ def test_perplexities_are_of_all_tokens_of_samples_and_of_late_ones(tmp_path: Pa
     scores = {"row-1": score(2.0, 4, 1.0, 2), "row-2": score(6.0, 2, 0.5, 1)}
     config = finished(tmp_path, ROWS[:2], {"bare": BARE}, {}, {"bare": {"perplexity": scores}})
     (row,) = result_rows(read(config))
-    assert row["perplexity"] == pytest.approx(math.exp(8 / 6))
-    assert row["sample_perplexity"] == pytest.approx((math.exp(0.5) + math.exp(3)) / 2)
-    assert row["late_perplexity"] == pytest.approx(math.exp(1.5 / 3))
-    assert row["n"] == 2 and row["accuracy"] is None
+    assert row.perplexity == pytest.approx(math.exp(8 / 6))
+    assert row.sample_perplexity == pytest.approx((math.exp(0.5) + math.exp(3)) / 2)
+    assert row.late_perplexity == pytest.approx(math.exp(1.5 / 3))
+    assert row.n == 2 and row.accuracy is None
     assert read(config).systems[0].nats == {"row-1": 0.5, "row-2": 3.0}
     assert table(config, "Perplexity, accuracy, people's ratings")[1][1] == f"{math.exp(8 / 6):.3f}"
 
@@ -95,18 +95,19 @@ def test_cells_of_the_forgetting_curve(tmp_path: Path) -> None:
     far = [cell(1, 60, 500, (True, False)), cell(2, 60, 600, (True, True)), cell(3, 60, 610, (True, False))]
     config = finished(tmp_path, ROWS, {"bare": BARE}, {}, {"bare": {"curve": {"answers": near + far}}})
     rows = list(result_rows(read(config)))
-    found = {(row["sentences"], row["kind"]): row for row in rows}
-    assert len(found) == 6 and all(row["measure"] == "curve" for row in rows)
+    found = {(row.sentences, row.kind): row for row in rows}
+    assert len(found) == 6 and all(row.measure == "curve" for row in rows)
     here = found[5, "all"]
-    assert (here["distance_tokens"], here["in_range"], here["n"]) == (44, True, 3)
-    assert here["accuracy"] == pytest.approx(2 / 3) and here["late_accuracy"] == 1.0
+    assert (here.distance_tokens, here.in_range, here.n) == (44, True, 3)
+    assert here.accuracy == pytest.approx(2 / 3) and here.late_accuracy == 1.0
     there = found[60, "all"]
-    assert (there["distance_tokens"], there["in_range"]) == (570, False)
-    assert there["late_accuracy"] == pytest.approx(1 / 3)
-    assert there["late_interval"] == list(bootstrap_interval([0.0, 1.0, 0.0]))
-    assert (found[60, "code"]["late_accuracy"], found[60, "code"]["n"]) == (0.5, 2)
-    assert (found[60, "names"]["late_accuracy"], found[60, "names"]["n"]) == (0.0, 1)
-    assert table(config, "The forgetting curve")[0] == ["system", "44 tokens", "570 tokens"]
+    assert (there.distance_tokens, there.in_range) == (570, False)
+    assert there.late_accuracy == pytest.approx(1 / 3)
+    assert there.late_interval == (bootstrap_interval([0.0, 1.0, 0.0]))
+    assert (found[60, "code"].late_accuracy, found[60, "code"].n) == (0.5, 2)
+    assert (found[60, "names"].late_accuracy, found[60, "names"].n) == (0.0, 1)
+    assert table(config, "The forgetting curve")[0] == ["late stage right", "5 sentences", "60 sentences"]
+    assert table(config, "The forgetting curve", "tokens")[1] == ["bare", "44", "570"]
     assert table(config, "The forgetting curve")[1] == ["bare", "1.0 [1.0, 1.0]", ".33 [0, 1.0]"]
 
 
@@ -115,17 +116,22 @@ def test_prompt_tokens_that_a_curve_reads_again_stand_beside_it(tmp_path: Path) 
     cells = [cell(row, n, 9 * n, (True, True), read_again=n + row) for n in (5, 60) for row in (1, 2)]
     parts = {"again": {"curve": {"answers": cells}}, "bare": {"curve": {"answers": [cell(1, 5, 40, (True, True))]}}}
     config = finished(tmp_path, ROWS, systems, {}, parts)
-    blocks = next(section.blocks for section in sections(read(config)) if section.title == "The forgetting curve")
-    assert [b.table[1:] for b in blocks if isinstance(b, TableBlock)][1:] == [[["again", "6", "62"]]]
+    blocks = next(
+        section.blocks for section in report_sections(read(config)) if section.title == "The forgetting curve"
+    )
+    assert [b.table[1:] for b in blocks if isinstance(b, TableBlock)][2:] == [[["again", "6", "62"]]]
 
 
 def test_cells_of_the_capacity_curve(tmp_path: Path) -> None:
     cells = [cell(row, 20, 180, (True, row + items < 8), items=items) for items in (4, 6) for row in (1, 2)]
     config = finished(tmp_path, ROWS, {"bare": BARE}, {}, {"bare": {"capacity": {"answers": cells}}})
     few, many = result_rows(read(config))
-    assert (few["measure"], few["items"], few["n"], few["late_accuracy"]) == ("capacity", 4, 2, 1.0)
-    assert (many["items"], many["late_accuracy"], many["kind"]) == (6, 0.5, "code")
-    assert table(config, "Capacity") == [["system", "4 items", "6 items"], ["bare", "1.0 [1.0, 1.0]", ".50 [0, 1.0]"]]
+    assert (few.measure, few.items, few.n, few.late_accuracy) == ("capacity", 4, 2, 1.0)
+    assert (many.items, many.late_accuracy, many.kind) == (6, 0.5, "code")
+    assert table(config, "Capacity") == [
+        ["late stage right", "4 items", "6 items"],
+        ["bare", "1.0 [1.0, 1.0]", ".50 [0, 1.0]"],
+    ]
 
 
 # -- comparisons
@@ -159,7 +165,7 @@ def test_better_only_where_every_seed_is(tmp_path: Path) -> None:
     # Seeds stand apart, their mean before them.
     assert table(config, "Perplexity, accuracy, people's ratings")[2][:3] == ["good", "-", ".75 (1.0/.50)"]
     assert "One seed" not in words_of(config)
-    assert [row["seed"] for row in result_rows(read(config))] == [0, 1, 2, 1, 2]
+    assert [row.seed for row in result_rows(read(config))] == [0, 1, 2, 1, 2]
 
 
 def test_seeds_are_compared_with_the_reference_of_their_seed(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prosg.evaluation.report.writer import write_reports
 
 from prosg.cli import main
 from prosg.data.row import Row, Stage, derived_id
 from prosg.evaluation.config import EvalConfig
+from prosg.evaluation.report.writer import write_reports
 from support.evaluations import NO_CODE, RIGHT, code_row, finished, read, results
 
 NASTY = "<script>alert(1)</script> a | b ![x](http://evil.example/x.png) & *c* _d_ `e` \\"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,8 @@ import torch
 from prosg.checkpoints.adapter import save_adapter
 from prosg.checkpoints.load import load_model
 from prosg.cli import main
+from prosg.evaluation.report.findings import FAR_TOKENS, findings
+from prosg.evaluation.store import read_results
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
 from support.evaluations import DEMO_BASE, results, run_here, write_config
@@ -40,21 +41,22 @@ def adapter(folder: Path, preset: str) -> str:
     return str(folder / preset)
 
 
-def evaluate(folder: Path, models: dict[str, str], sentences: list[int]) -> str:
+def evaluate(folder: Path, models: dict[str, str], sentences: list[int], far: int = FAR_TOKENS) -> str:
+    """What the report finds."""
     systems = {}
     for name, model in models.items():
         systems |= {name: model, f"{name}-other": {"model": model, "update": "other"}}
     curve = {"rows": 4, "sentences": sentences}
     file = write_config(folder, systems, measures=["curve"], curve=curve, data={"kinds": ["code"]})
     assert main(["eval", file]) == 0
-    return (folder / "out" / "report.md").read_text()
+    blocks = findings(read_results(folder / "out"), far_tokens=far)
+    return "\n".join(block for block in blocks if isinstance(block, str))
 
 
 def test_updates_with_and_without_content_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_here(monkeypatch)
-    monkeypatch.setattr(import_module("prosg.evaluation.report.findings"), "FAR_TOKENS", FAR)
     models = {"demo": "demo", **{name: adapter(tmp_path, name) for name in ("static", "plus")}}
-    said = evaluate(tmp_path, models, [12])
+    said = evaluate(tmp_path, models, [12], FAR)
     for name in ("static", "plus"):
         assert f'"{name}", its own update, at ' in said
         line = next(line for line in said.splitlines() if line.startswith(f'"{name}", its own update'))

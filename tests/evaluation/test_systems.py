@@ -19,13 +19,14 @@ from prosg.core.tensors import pad
 from prosg.data.row import Row, Stage
 from prosg.data.synthetic import make_rows
 from prosg.data.templates import Turn
-from prosg.evaluation.answer_cache import Answer, Answers, answer_key, batched
+from prosg.evaluation.answer_cache import Answer, AnswerCache, answer_key, batched
 from prosg.evaluation.config import EvalConfig, GenerationConfig, SystemConfig
-from prosg.evaluation.controls import encode_prompts, kind_mean
-from prosg.evaluation.forgetting import length_controlled
-from prosg.evaluation.measures import Subject, accuracy, curve, perplexity
-from prosg.evaluation.systems.local import LocalSystem, open_model, read_twice
-from prosg.generation.decode import Again, decode
+from prosg.evaluation.controls import mean_update_of_kind
+from prosg.evaluation.forgetting import LateStages, length_controlled
+from prosg.evaluation.measures import Measurement, accuracy, curve, perplexity
+from prosg.evaluation.systems.local import LocalSystem, open_model
+from prosg.evaluation.systems.prompts import read_twice
+from prosg.generation.decode import Replay, decode
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
 from prosg.model.initial_state import InitialState
@@ -58,6 +59,11 @@ def system(model: ProSG, rows: Sequence[Row] = ROWS, training: Any = None, **opt
 
 def ids(text: str) -> list[int]:
     return [WORDS.index(word) for word in text.split()]
+
+
+def encode(model: ProSG, texts: Sequence[str]) -> EncodedPrompt:
+    prompts = [ids(text) for text in texts]
+    return model.encode(pad(prompts), torch.tensor([len(prompt) for prompt in prompts]))
 
 
 def alone(model: ProSG, prompt: str) -> EncodedPrompt:
@@ -105,7 +111,7 @@ def test_what_is_sampled_for_a_row_does_not_depend_on_its_batch(tmp_path: Path) 
         assert asked.write(some, SAMPLED) == [whole[i] for i in some]
     keys = [answer_key(settings) for settings in asked.settings(SAMPLED)]
     for size in (1, 2, 64):
-        kept = Answers(tmp_path / f"{size}.sqlite")
+        kept = AnswerCache(tmp_path / f"{size}.sqlite")
         names = [one.id for one in ROWS]
         assert batched(keys, names, size, kept, lambda some: asked.write(some, SAMPLED), lambda share: None) == whole
         kept.close()
@@ -114,7 +120,7 @@ def test_what_is_sampled_for_a_row_does_not_depend_on_its_batch(tmp_path: Path) 
 
 def test_what_is_kept_is_not_written_again(tmp_path: Path) -> None:
     asked: list[list[int]] = []
-    kept = Answers(tmp_path / "cache.sqlite")
+    kept = AnswerCache(tmp_path / "cache.sqlite")
 
     def write(some: list[int]) -> list[Answer]:
         asked.append(some)
@@ -136,7 +142,7 @@ def test_what_is_kept_is_not_written_again(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("no database, but some text that is longer than a header")
     for path in (tmp_path / "other", tmp_path):
         with pytest.raises(ValueError, match=f"{path.name}: not a file of answers"):
-            Answers(path)
+            AnswerCache(path)
 
 
 def test_a_key_holds_all_that_an_answer_follows_from() -> None:
@@ -213,10 +219,10 @@ def test_what_is_read_again_is_read_by_the_model() -> None:
         read.append(torch.full((len(tokens),), tokens.shape[1]) if lengths is None else lengths)
         return call(self, tokens, *arguments, **options)
 
-    encoded = encode_prompts(model, [ids(text) for text in PROMPTS])
+    encoded = encode(model, PROMPTS)
     model.backbone.forward = counted.__get__(model.backbone)  # type: ignore[method-assign]
-    again = Again([ids(text) for text in PROMPTS], every)
-    list(decode(model.backbone, encoded, Sampling(max_tokens=steps, end_token=15), again=again))
+    again = Replay([ids(text) for text in PROMPTS], every)
+    list(decode(model.backbone, encoded, Sampling(max_tokens=steps, end_token=15), replay=again))
     counts = torch.stack(read).sum(0).tolist()
     # Eleven tokens are read (nothing after the twelfth), the prompts after the fourth and the eighth.
     assert counts == [11 + 2 * len(ids(text)) for text in PROMPTS]
@@ -232,23 +238,23 @@ STAGED = [
 def test_prompts_are_read_again_in_curves() -> None:
     """Every two tokens of the story: the same story as by hand, and the same late stage."""
     model = tiny(None, torch.float64)
-    encoded = encode_prompts(model, [ids(text) for text in PROMPTS])
+    encoded = encode(model, PROMPTS)
     asked = system(model, STAGED)
-    arguments = (word_tokenizer(), asked.encoded_rows, ["Code:"] * 5, (2,), 7)
-    again = Again([ids(text) for text in PROMPTS], 2)
-    (told,) = length_controlled(model.backbone, encoded, *arguments, again=again)
+    late = LateStages(model.backbone, word_tokenizer(), asked.encoded_rows, ["Code:"] * 5)
+    again = Replay([ids(text) for text in PROMPTS], 2)
+    (told,) = length_controlled(late, encoded, (2,), 7, replay=again)
     sampling = Sampling(
         max_tokens=200, temperature=0.8, seed=7, hold_until=2, force_marker="Code:", late_temperature=0.0
     )
     numbers = [one.row_id for one in asked.encoded_rows]
     written = generate_texts(
-        model.backbone, encoded, word_tokenizer(), sampling, rows=np.array(numbers, dtype=np.uint64),
-        again=again,
+        model.backbone, encoded, word_tokenizer(), sampling, numbers=np.array(numbers, dtype=np.uint64),
+        replay=again,
     )  # fmt: skip
     for ours, theirs in zip(told, written, strict=True):
         story = " ".join(ours.text.split()[: ours.distance_tokens])
         assert theirs.text.startswith(f"{story} Code:")
-    (plain,) = length_controlled(model.backbone, encoded, *arguments)
+    (plain,) = length_controlled(late, encoded, (2,), 7)
     assert [one.text for one in plain] != [one.text for one in told]
 
 
@@ -306,7 +312,7 @@ def test_another_prompts_update_and_the_mean() -> None:
     prompts = [ids(one.prompt) for one in training["even"]]
     first = mean.take(torch.tensor([0])).update
     assert first is not None
-    assert_same_update(first, kind_mean(model, "even", prompts), 1e-5)
+    assert_same_update(first, mean_update_of_kind(model, "even", prompts), 1e-5)
 
 
 def test_prompts_of_the_mean_are_framed_as_those_asked() -> None:
@@ -346,7 +352,7 @@ def test_conversations_are_framed_and_answers_end_at_the_next_turn() -> None:
 
 def test_a_stop_of_one_row_does_not_cut_its_neighbours() -> None:
     model = tiny()
-    encoded = encode_prompts(model, [ids(PROMPTS[0]), ids(PROMPTS[2])])
+    encoded = encode(model, [PROMPTS[0], PROMPTS[2]])
     sampling = Sampling(max_tokens=60, temperature=2.0, seed=2, end_token=15)
     free = generate_texts(model.backbone, encoded, word_tokenizer(), sampling)
     stop = next(word for word in free[0].text.split()[1:] if word in free[1].text.split())
@@ -368,41 +374,48 @@ def test_a_model_cannot_have_what_it_has_no_module_for(tmp_path: Path) -> None:
 # -- measures
 
 
-def subject(folder: Path, model: ProSG, rows: Sequence[Row], **options: Any) -> Subject:
-    config = EvalConfig(out=str(folder), generation=GREEDY)
-    one = SystemConfig(model="tiny", **options)
-    return Subject(config, "tiny", one, model, rows, Answers(folder / "cache.sqlite"), lambda share, note="": None)
+def measurement(model: ProSG, rows: Sequence[Row], **options: Any) -> Measurement:
+    config = EvalConfig(generation=GREEDY)
+    system = SystemConfig(model="tiny", **options)
+    return Measurement(config, system, model, rows, AnswerCache(), lambda share, note="": None, [])
 
 
-def test_prompt_tokens_that_are_read_again_are_counted(tmp_path: Path) -> None:
-    asked = subject(tmp_path, tiny(), ROWS, replay_every=5)
+def test_prompt_tokens_that_are_read_again_are_counted() -> None:
+    asked = measurement(tiny(), ROWS, replay_every=5)
     found = accuracy(asked)
-    texts = [asked.kept.get(key, "") for key in map(answer_key, asked.asked(ROWS).settings(GREEDY))]
+    texts = [asked.cache.get(key, "") for key in map(answer_key, asked.prepare(ROWS).settings(GREEDY))]
+    assert [one and one.text for one in texts] == [answer.text for answer in asked.answers]
     times = [min(one.tokens, 23) // 5 for one in texts if one is not None]
     wanted = sum(n * len(ids(prompt)) for n, prompt in zip(times, PROMPTS, strict=True)) / 5
     assert found == {"answers": 5, "read_again": pytest.approx(wanted)}
     assert "left_out" in perplexity(asked)
-    assert accuracy(subject(tmp_path, tiny(), ROWS))["read_again"] is None
+    assert accuracy(measurement(tiny(), ROWS))["read_again"] is None
 
 
-def test_kinds_that_give_the_answer_away_have_no_curve(tmp_path: Path) -> None:
-    asked = subject(tmp_path, tiny(), ROWS)
+def test_kinds_that_give_the_answer_away_have_no_curve() -> None:
+    asked = measurement(tiny(), ROWS)
     config = dataclasses.replace(asked.config, data=dataclasses.replace(asked.config.data, kinds=["rule", "code"]))
     assert "rule" in curve(dataclasses.replace(asked, config=config))["left_out"]
 
 
-def test_curves_read_the_prompt_again_before_the_late_stage(tmp_path: Path) -> None:
+def test_curves_read_the_prompt_again_before_the_late_stage() -> None:
     model = tiny(None)
-    asked = subject(tmp_path, model, ROWS, late_replay=True)
+    asked = measurement(model, ROWS, late_replay=True)
     small = dataclasses.replace(asked.config.curve, rows=2, sentences=[1])
     config = dataclasses.replace(asked.config, curve=small, data=dataclasses.replace(asked.config.data, kinds=["code"]))
     found = curve(dataclasses.replace(asked, config=config))["answers"]
     rows = make_rows(["code"], 2, 0, "test", sentences=(1, 1))
     late = system(model, rows)
     encoded = late.encode([0, 1])
-    arguments = (encoded, model.tokenizer, late.encoded_rows, ["\nCode:"] * 2, (1,), 0)
-    (again,) = length_controlled(model.backbone, *arguments, replay=True)
-    (once,) = length_controlled(model.backbone, *arguments)
+    again, once = (
+        length_controlled(
+            LateStages(model.backbone, model.tokenizer, late.encoded_rows, ["\nCode:"] * 2, replay=replay),
+            encoded,
+            (1,),
+            0,
+        )[0]
+        for replay in (True, False)
+    )
     assert [one["text"] for one in found] == [one.text for one in again] != [one.text for one in once]
     assert [one["distance_tokens"] for one in found] == [one.distance_tokens for one in again]
     assert [one["read_again"] for one in found] == [len(one.prompt) for one in late.encoded_rows]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from prosg.backbones.base import Output, Taps
 from prosg.core.encoded import EncodedPrompt
-from prosg.generation.decode import decode, sentence_ends
+from prosg.generation.decode import decode
+from prosg.generation.length_control import sentence_ends
 from prosg.generation.sampling import Sampling, pick
 from prosg.generation.text import Generation, generate_texts, stream_text
 from prosg.model.prosg import ProSG
@@ -40,6 +41,7 @@ class Script:
     continues = True
     perturbations = ("wipe", "swap")
     tap_widths: Any = ()
+    checkpoint_every = 0
 
     def __init__(self, rows: Sequence[Sequence[int]], vocab: int) -> None:
         self.rows, self.vocab = rows, vocab
@@ -59,6 +61,12 @@ class Script:
 
     def init_state(self, batch: int) -> tuple[Place]:
         return (Place(torch.arange(batch), torch.zeros(batch, dtype=torch.int64)),)
+
+    def parameters(self, recurse: bool = True) -> Any:
+        return iter(())
+
+    def enable_checkpointing(self, every: int) -> None:
+        raise NotImplementedError
 
     def age(self, state: Any, steps: Tensor, shift: Tensor) -> Any:
         raise NotImplementedError
@@ -181,9 +189,9 @@ def test_what_is_sampled_for_a_row_does_not_depend_on_its_neighbours() -> None:
     options = Sampling(max_tokens=12, temperature=1.5, seed=3)
 
     def sampled(rows: list[int]) -> list[list[int]]:
-        steps = decode(model.backbone, encoded.take(torch.tensor(rows)), options, rows=np.array(rows))
+        steps = decode(model.backbone, encoded.take(torch.tensor(rows)), options, numbers=np.array(rows))
         with torch.no_grad():
-            return torch.stack([token for token, _ in steps], 1).tolist()
+            return torch.stack([step.token for step in steps], 1).tolist()
 
     whole = sampled([0, 1, 2, 3])
     for few in ([2, 0], [3]):
@@ -333,7 +341,7 @@ def test_a_marker_written_freely_opens_the_late_stage_too() -> None:
         return pick(logits, temperature, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prosg.generation.sampling.pick", noting)
+        patch.setattr("prosg.generation.decode.pick", noting)
         generate_texts(script, script.encoded(), word_tokenizer(), options)
     assert temperatures == [pytest.approx([t, t]) for t in (1e-4, 1e-4, 1e-4, 0, 0, 0)]
 

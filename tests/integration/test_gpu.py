@@ -14,7 +14,7 @@ from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.training.perturbation import draw
 from prosg.training.recipes import RECIPES
-from prosg.training.state_bank import StoryBank
+from prosg.training.state_bank import StateBank
 from support.hf_models import HF_TINY, hf_backbone
 from support.models import TINY
 from support.training_folder import losses, make_training_folder
@@ -55,7 +55,7 @@ def test_a_perturbed_step_has_the_cpu_s_loss_and_gradients(name):
         lengths, late = torch.full((4,), 12), torch.full((4,), 8)
         draws = draw(p, 0, 0, 0.5, torch.arange(4), late)
         draws = type(draws)(*(_to(part, device) for part in draws))
-        bank = StoryBank(p, 0)
+        bank = StateBank(p, 0)
         encoded = model.encode(prompt)
         bank.grow(model.backbone, 0, answer, late.to(device), encoded.state, encoded.update)
         ones = torch.ones(4, 12, device=device)

@@ -29,7 +29,7 @@ from prosg.model.config import PRESETS, ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.bpe import train_bpe
 from prosg.training.config import Optimisation, Perturbation, TrainConfig
-from prosg.training.perturbation import Draws, Touch
+from prosg.training.perturbation import Draws, Perturber, StateChange
 from prosg.training.setup import check
 from prosg.utils.io import CheckpointError
 from support.hf_models import HF_TINY, hf_backbone, hf_model
@@ -66,7 +66,7 @@ def batch() -> dict[str, Tensor]:
 
 def draws(swap: list[bool], wipe: list[bool]) -> Draws:
     no, zero = torch.zeros(BATCH, dtype=torch.bool), torch.zeros(BATCH)
-    untouched = Touch(no, zero, zero, no, zero, zero.long())
+    untouched = StateChange(no, zero, zero, no, zero, zero.long())
     return Draws(torch.tensor(swap), torch.tensor(wipe), untouched, untouched, zero.long())
 
 
@@ -84,7 +84,7 @@ def test_one_call_equals_two(module: str | None, perturbed: bool, monkeypatch: p
             model.backbone.requires_grad_(False)
         monkeypatch.setattr(type(model.backbone), "continues", continues)
         drawn = draws([False, True, True], [True, False, False]) if perturbed else None
-        scored = model(**batch(), draws=drawn)
+        scored = model(**batch(), perturber=None if drawn is None else Perturber(drawn, None))
         scored.loss.backward()
         results.append((scored, [p.grad for p in model.parameters() if p.grad is not None]))
     (two, theirs), (one, ours) = results
@@ -101,7 +101,7 @@ def test_a_step_scores_what_the_state_would(name: str) -> None:
     """The loss of training in one call, against reading on from the state, kept, wiped or another prompt's."""
     model, rows = hf_prosg(name), batch()
     model.backbone.requires_grad_(False)
-    scored = model(**rows, draws=draws([False, True, True], [True, False, True]))
+    scored = model(**rows, perturber=Perturber(draws([False, True, True], [True, False, True]), None))
     scored.loss.backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.synthesizer.parameters())
     assert float(model.synthesizer.layers[0].queries.grad.abs().max()) > 0

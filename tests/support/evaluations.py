@@ -15,9 +15,8 @@ from prosg.cli import main
 from prosg.data.row import Row, Stage
 from prosg.evaluation.answer_cache import Answer
 from prosg.evaluation.config import EvalConfig, load_config
-from prosg.evaluation.measures import write_answers
-from prosg.evaluation.results import Run, read_results
-from prosg.evaluation.runner import write_part, write_plan
+from prosg.evaluation.results import Run
+from prosg.evaluation.store import read_results, write_answers, write_part, write_plan
 from prosg.utils.jobs import Job
 
 DEMO_BASE = str(Path(prosg.__file__).parent / "demo" / "assets" / "base")
@@ -47,7 +46,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def run_jobs(jobs: Sequence[Job], width: int, live: bool, *, keep_going: bool) -> dict[str, str]:
         failed = {}
         for job in jobs:
-            measured.append(job.name)
+            measured.extend(job.command[-1].split(","))
             if main(job.command) or not job.done.exists():
                 failed[job.name] = f"{job.name} failed"
         return failed

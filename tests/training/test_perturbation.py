@@ -14,11 +14,11 @@ from prosg.core.rng import uniforms
 from prosg.core.state import State, detach_state, join_states, take_rows
 from prosg.core.update import Update, take_update_rows
 from prosg.model.prosg import ProSG
-from prosg.ops import wkv4
+from prosg.ops.wkv4 import KERNELS, WKV4Memory
 from prosg.training.config import Perturbation
-from prosg.training.perturbation import Draws, Touch, draw, perturb
+from prosg.training.perturbation import Draws, StateChange, change_state, draw
 from prosg.training.recipes import RECIPES
-from prosg.training.state_bank import StoryBank
+from prosg.training.state_bank import StateBank
 from support.models import TINY, assert_near, assert_same_state, live_backbone, live_model, state_bits_equal, tokens
 
 EVERYTHING = Perturbation(wipe_first=0.5, wipe_last=0.5, swap=0.3, load=0.5, cut=0.5)
@@ -27,7 +27,7 @@ LATE = torch.tensor([10, 40, 3, 25, 1])
 
 
 def columns(draws: Draws) -> list[Tensor]:
-    return [draws.swap, draws.wipe, *draws.end, *draws.story, draws.position]
+    return [draws.swap, draws.wipe, *draws.prompt_end, *draws.answer, draws.position]
 
 
 # -- random draws
@@ -61,7 +61,7 @@ def test_draws_do_not_depend_on_the_batch() -> None:
     again = draw(EVERYTHING, 5, 12, 0.3, IDS, LATE)
     assert all(torch.equal(a, b) for a, b in zip(columns(whole), columns(again), strict=True))
     for seed, step in ((6, 12), (5, 13)):
-        assert not torch.equal(draw(EVERYTHING, seed, step, 0.3, IDS, LATE).end.shift, whole.end.shift)
+        assert not torch.equal(draw(EVERYTHING, seed, step, 0.3, IDS, LATE).prompt_end.shift, whole.prompt_end.shift)
 
 
 def test_draws_have_the_frequencies_and_ranges_that_are_asked_for() -> None:
@@ -73,17 +73,17 @@ def test_draws_have_the_frequencies_and_ranges_that_are_asked_for() -> None:
         d = draw(p, 0, 0, progress, ids, late)
         assert float(d.wipe.float().mean()) == pytest.approx(wiped, abs=0.02)
     assert float(d.swap.float().mean()) == pytest.approx(0.2, abs=0.02)
-    assert float(d.end.age.float().mean()) == pytest.approx(0.4 * 0.9, abs=0.02)
-    assert not (d.end.age & d.wipe).any()
-    assert float(d.story.load.float().mean()) == pytest.approx(0.3, abs=0.02)
-    assert float(d.story.load[d.wipe].float().mean()) == pytest.approx(0.3, abs=0.03)  # wiped rows are loaded, too
-    assert not d.end.load.any()
-    assert not d.story.age.any()
+    assert float(d.prompt_end.age.float().mean()) == pytest.approx(0.4 * 0.9, abs=0.02)
+    assert not (d.prompt_end.age & d.wipe).any()
+    assert float(d.answer.load.float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert float(d.answer.load[d.wipe].float().mean()) == pytest.approx(0.3, abs=0.03)  # wiped rows are loaded, too
+    assert not d.prompt_end.load.any()
+    assert not d.answer.age.any()
     for values, low, high in (
-        (d.end.steps, 0, 150),
-        (d.end.shift, -6, 0),
-        (d.story.weight.log(), 0, 2),
-        (d.story.bank_row, 0, 63),
+        (d.prompt_end.steps, 0, 150),
+        (d.prompt_end.shift, -6, 0),
+        (d.answer.weight.log(), 0, 2),
+        (d.answer.bank_row, 0, 63),
         (d.position, 1, 10),
     ):
         assert low <= float(values.min()) < low + 0.02 * (high - low) + 0.5
@@ -91,7 +91,7 @@ def test_draws_have_the_frequencies_and_ranges_that_are_asked_for() -> None:
     counts = torch.bincount(d.position, minlength=11)[1:].float() / 20_000
     assert torch.allclose(counts, torch.full((10,), 0.1), atol=0.01)
     # Independent of one another: a row that is wiped is as often loaded, and with the same weights.
-    assert abs(float(torch.corrcoef(torch.stack([d.end.shift, d.story.shift]))[0, 1])) < 0.02
+    assert abs(float(torch.corrcoef(torch.stack([d.prompt_end.shift, d.answer.shift]))[0, 1])) < 0.02
 
 
 def test_a_place_in_the_story_lies_before_the_last_stage() -> None:
@@ -99,7 +99,7 @@ def test_a_place_in_the_story_lies_before_the_last_stage() -> None:
     for step in range(50):
         d = draw(p, 0, step, 0.0, IDS, LATE)
         assert ((d.position >= 1) & (d.position <= (LATE - 1).clamp(min=1))).all()
-        assert d.story.load.tolist() == [True, True, True, True, False]  # the last row has no such place
+        assert d.answer.load.tolist() == [True, True, True, True, False]  # the last row has no such place
 
 
 # -- perturbations
@@ -120,8 +120,8 @@ def test_rwkv4_ages_as_if_nothing_had_been_written(name: str) -> None:
     for block, before, after in zip(backbone.blocks, state, aged, strict=True):
         w, u = -torch.exp(block.att.time_decay), block.att.time_first
         silence = torch.full((3, k, before.num.shape[1]), -1e30).double()
-        memory = wkv4.Memory(before.num, before.den, before.top)
-        _, stepped = wkv4.wkv4_scan(w, u, silence, torch.randn_like(silence), memory)
+        memory = WKV4Memory(before.num, before.den, before.top)
+        _, stepped = KERNELS["scan"](w, u, silence, torch.randn_like(silence), memory)
         # The same mean, and a weight that e^shift is left of.
         assert_near(after.num / after.den, stepped.num / stepped.den, 1e-12)
         weight = stepped.den.log() + stepped.top + shift.unsqueeze(1)
@@ -153,9 +153,9 @@ def test_rwkv4_loads_by_its_formula(name: str) -> None:
         assert_near(after.num / after.den, strange.num / strange.den, 1e-12)
 
 
-def touch(rows: int, **changes: Tensor) -> Touch:
+def touch(rows: int, **changes: Tensor) -> StateChange:
     no, zero = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows)
-    return Touch(no, zero, zero, no, zero, torch.zeros(rows, dtype=torch.int64))._replace(**changes)
+    return StateChange(no, zero, zero, no, zero, torch.zeros(rows, dtype=torch.int64))._replace(**changes)
 
 
 def test_only_the_rows_that_were_drawn_are_touched() -> None:
@@ -165,12 +165,12 @@ def test_only_the_rows_that_were_drawn_are_touched() -> None:
     weight, bank_row = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, 1, 0])
     age, load = torch.tensor([False, True, False]), torch.tensor([True, False, False])
     here = touch(3, age=age, steps=steps, shift=shift, load=load, weight=weight, bank_row=bank_row)
-    touched = perturb(backbone, state, here, bank, state)
+    touched = change_state(backbone, state, here, bank, state)
     aged = backbone.age(state, steps, shift)
     loaded = backbone.load(state, take_rows(bank, bank_row), shift.exp(), weight, state)
     parts = [take_rows(s, torch.tensor([row])) for row, s in enumerate((loaded, aged, state))]
     assert state_bits_equal(touched, join_states(parts))
-    assert state_bits_equal(perturb(backbone, state, touch(3), None, state), state)
+    assert state_bits_equal(change_state(backbone, state, touch(3), None, state), state)
 
 
 def test_recipes_are_what_the_experiments_used() -> None:
@@ -213,15 +213,15 @@ def batch(model: ProSG, seed: int) -> tuple[Tensor, Tensor, EncodedPrompt]:
     return tokens(4, 5, seed=seed), lengths, model.encode(tokens(4, 6, seed=seed + 100))
 
 
-def grown(model: ProSG, steps: range, bank: StoryBank | None = None) -> StoryBank:
-    bank = bank or StoryBank(SMALL, seed=1)
+def grown(model: ProSG, steps: range, bank: StateBank | None = None) -> StateBank:
+    bank = bank or StateBank(SMALL, seed=1)
     for step in steps:
         stories, lengths, encoded = batch(model, step)
         bank.grow(model.backbone, step, stories, lengths, encoded.state, encoded.update)
     return bank
 
 
-def same_bank(a: StoryBank, b: StoryBank) -> bool:
+def same_bank(a: StateBank, b: StateBank) -> bool:
     one, two = a.state_dict(), b.state_dict()
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
@@ -232,17 +232,17 @@ def test_a_bank_is_a_function_of_the_steps_and_survives_a_checkpoint(module: str
     whole = grown(model, range(6))
     assert same_bank(whole, grown(model, range(6)))
     half = grown(model, range(3))
-    resumed = StoryBank(SMALL, seed=1)
+    resumed = StateBank(SMALL, seed=1)
     resumed.load_state_dict(half.state_dict(), model.backbone)
     assert same_bank(resumed, half)
     assert same_bank(grown(model, range(3, 6), resumed), whole)
-    other = StoryBank(SMALL, seed=2)
+    other = StateBank(SMALL, seed=2)
     assert not same_bank(grown(model, range(6), other), whole)
 
 
 def test_an_empty_bank_is_an_empty_checkpoint() -> None:
     model = live_model("rwkv4", "plus")
-    assert StoryBank(SMALL, seed=1).state_dict() == {}
+    assert StateBank(SMALL, seed=1).state_dict() == {}
     bank = grown(model, range(1))
     bank.load_state_dict({}, model.backbone)
     assert bank.state is None
@@ -252,7 +252,7 @@ def test_an_empty_bank_is_an_empty_checkpoint() -> None:
 def test_a_bank_begins_with_the_prompts_over_and_over() -> None:
     model = live_model("rwkv4", "plus")
     _, _, encoded = batch(model, 0)
-    bank = StoryBank(SMALL, seed=1)
+    bank = StateBank(SMALL, seed=1)
     bank.fill(encoded.state, encoded.update)
     rows = torch.tensor([0, 1, 2, 3, 0, 1])
     assert bank.state is not None
@@ -279,7 +279,7 @@ class Diary:
 def test_each_row_grows_under_the_update_that_it_was_born_with() -> None:
     """Also while the module is trained: here its learned B changes between the steps."""
     model = live_model("rwkv4", "paper")
-    bank, diaries = StoryBank(SMALL, seed=1), []
+    bank, diaries = StateBank(SMALL, seed=1), []
     for step in range(8):
         stories, lengths, encoded = batch(model, step)
         # Factors as the trainer passes them: B shared by the rows, and with a history.

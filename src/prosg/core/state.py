@@ -68,7 +68,7 @@ def detach_state(state: State) -> State:
 def _padded_in_front(*leaves: Tensor) -> list[Tensor]:
     """Pads every axis but the first with zeros in front, up to the longest of the tensors."""
     longest = [max(sizes) for sizes in zip(*(leaf.shape[1:] for leaf in leaves), strict=True)]
-    missing = ([size - own for size, own in zip(longest, leaf.shape[1:], strict=True)] for leaf in leaves)
+    missing = ([size - length for size, length in zip(longest, leaf.shape[1:], strict=True)] for leaf in leaves)
     return [
         F.pad(leaf, [side for axis in reversed(axes) for side in (axis, 0)]) if any(axes) else leaf
         for leaf, axes in zip(leaves, missing, strict=True)

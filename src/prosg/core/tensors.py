@@ -1,4 +1,4 @@
-"""Batches of sequences of different lengths: padding and masks; and the type that sums are kept in."""
+"""Padding and masks for sequences of different lengths, and the number type of sums."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def ablate(
         print(error, file=sys.stderr)
         return 1
     tokenizer = {"tokenizer": config.tokenizer} if config.tokenizer else {}
-    systems = {BACKBONE: system(Path(config.model), config.seed, BACKBONE, **tokenizer)}
+    systems = {BACKBONE: system(Path(config.model), config.seed, BACKBONE, update="none", **tokenizer)}
     for name, variant in todo.items():
         systems |= module_systems(Path(variant.out), config.seed, name, ("own", "other", "wiped"))
     status, run = measure(

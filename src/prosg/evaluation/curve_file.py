@@ -51,6 +51,8 @@ def measure_curve(
 ) -> int:
     """Measures a model and writes {"rows", "answers"}; prints a line for each place.
 
+    Rows name the filler, the window and the replay where there is one.
+
     Args:
         model: What is measured.
         out: The JSON file to write.
@@ -113,7 +115,9 @@ def measure_curve(
 
     run = _measured(config, systems, model, tell)
     bar.close()
-    rows = [row.to_dict() for row in result_rows(run)]
+    named = {"filler": Path(curve.filler).name, "window": window, "replay": replay}
+    how = {name: value for name, value in named.items() if value}
+    rows = [row.to_dict() | how for row in result_rows(run)]
     write_json(path, {"rows": rows, "answers": [answer for result in run.systems for answer in _answers(result)]})
     progress.unlink(missing_ok=True)
     _print(rows)

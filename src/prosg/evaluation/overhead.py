@@ -56,7 +56,7 @@ def overhead(model: ProSG, config: OverheadConfig) -> dict[str, Any]:
         "encode_ms": quickest(lambda: encode(False), config.batch),
         "token_ms": quickest(lambda: write(plain), config.batch * config.steps),
         "state_bytes": _state_bytes(plain.state) // config.batch,
-        "parameters": sum(p.numel() for p in model.backbone.parameters()),  # type: ignore[attr-defined]
+        "parameters": sum(p.numel() for p in model.backbone.parameters()),
     }
     module = model.synthesizer is not None
     own = encode(True) if module else None

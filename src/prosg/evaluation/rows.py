@@ -29,7 +29,9 @@ def asked_rows(config: EvalConfig) -> list[Row]:
     return make_rows(kinds_of(config), data.rows, data.seed, data.split, sentences=(low, high))
 
 
-def training_rows(config: EvalConfig, kinds: Sequence[str], difficulty: Difficulty | None = None) -> dict[str, list[Row]]:
+def training_rows(
+    config: EvalConfig, kinds: Sequence[str], difficulty: Difficulty | None = None
+) -> dict[str, list[Row]]:
     """By kind, the rows whose prompts the mean update is taken over: of the training file, or generated ones.
 
     Args:

@@ -33,7 +33,7 @@ from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
 from prosg.model.perplexity import RowScore, score_rows
 from prosg.model.prosg import ProSG
-from prosg.utils.device import resolve_device, parse_dtype
+from prosg.utils.device import parse_dtype, resolve_device
 
 __all__ = ["LocalSystem", "check_model", "open_model"]
 

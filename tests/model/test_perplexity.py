@@ -9,9 +9,8 @@ import torch
 
 from prosg.core.encoded import EncodedPrompt
 from prosg.data.encode import EncodedRow
-from prosg.evaluation.controls import encode_prompts
+from prosg.model.perplexity import batches_by_length, perplexity, score_rows, summarize
 from prosg.model.prosg import ProSG
-from prosg.model.scoring import batches_by_length, perplexity
 from support.models import VOCAB, live_model
 
 
@@ -94,14 +93,22 @@ def test_late_measures_need_stages() -> None:
 
 def test_rows_may_be_scored_under_anothers_update() -> None:
     model = live_model("rwkv4", "plus")
-    own = encode_prompts(model, [row.prompt for row in ROWS])
-    order = torch.tensor([2, 3, 1, 0])
-    other = own._replace(update=own.take(order).update)
-    nll = [by_hand(model, row, other.take(torch.tensor([i])))[0] for i, row in enumerate(ROWS)]
-    measured = perplexity(model, ROWS, batch_size=3, encoded=other)
+    order = [2, 3, 1, 0]
+    own = [alone(model, row) for row in ROWS]
+    other = [mine._replace(update=own[i].update) for mine, i in zip(own, order, strict=True)]
+    nll = [by_hand(model, row, encoded)[0] for row, encoded in zip(ROWS, other, strict=True)]
+
+    def encode(indices: list[int]) -> EncodedPrompt:
+        return EncodedPrompt.join([other[i] for i in indices])
+
+    measured = summarize(score_rows(model, ROWS, 3, encode))
     assert measured.perplexity == pytest.approx(math.exp(sum(map(sum, nll)) / 20), rel=1e-10)
     assert measured.perplexity != pytest.approx(perplexity(model, ROWS).perplexity, rel=1e-3)
-    assert perplexity(model, ROWS, encoded=own) == perplexity(model, ROWS)
+
+
+def test_without_updates_the_backbone_is_scored() -> None:
+    model = live_model("rwkv4", "plus")
+    assert perplexity(model, ROWS, update=False) == perplexity(ProSG(model.backbone), ROWS)
 
 
 def test_batches_hold_every_row_once_by_length() -> None:
