@@ -4,8 +4,8 @@
         [--threads 1 2] [--repeats 7]
 
 Prints a table per number of threads, medians over the repeats: forward and backward from an empty state; and one token
-for a batch of rows without gradients, as in generation. `--out` writes the same as rows. "transformers" is the code that
-its Mamba runs where no kernel is installed.
+for a batch of rows without gradients, as in generation. `--out` writes the same as rows. "transformers" is what its
+Mamba runs where no kernel is installed.
 """
 
 from __future__ import annotations

@@ -183,7 +183,8 @@ def test_every_key_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_configuration_that_comes_along_has_every_option() -> None:
-    from prosg.evaluation.config import EvalConfig, load_config
+    from prosg.evaluation.config import EvalConfig
+    from prosg.evaluation.config_file import load_config
 
     file = Path(prosg.__file__).parent / "configs" / "eval.yaml"
     config = load_config(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def prose(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(
-    tokenizer: JsonTokenizer, out: Path, window: int | None = None, replay: bool = False, **curve: Any
+    tokenizer: JsonTokenizer, out: Path, window: int | None = None, kinds: Sequence[str] = ("code",), **curve: Any
 ) -> dict[str, Any]:
     model = live_model("rwkv4", "plus", torch.float32, vocab=300)
     model.tokenizer = tokenizer
@@ -41,12 +42,12 @@ def measured(
         system="x",
         seed=0,
         updates=["own", "other", "wiped"],
-        kinds=["code", "names"],
+        kinds=list(kinds),
         split="test",
         free=True,
-        replay=replay,
+        replay=False,
         window=window,
-        curve=CurveConfig(rows=4, **{"sentences": [2, 1], **curve}),
+        curve=CurveConfig(rows=2 * len(kinds), **{"sentences": [2, 1], **curve}),
     )
     assert status == 0
     content = json.loads(out.read_text())
@@ -55,7 +56,7 @@ def measured(
 
 
 def test_every_condition_has_a_row_for_each_kind_and_distance(tokenizer: JsonTokenizer, tmp_path: Path) -> None:
-    found = measured(tokenizer, tmp_path / "curve.json")
+    found = measured(tokenizer, tmp_path / "curve.json", kinds=("code", "names"))
     controlled = [row for row in found["rows"] if row["measure"] == "curve"]
     cells = {(row["update"], row["state"], row["kind"], row["sentences"]) for row in controlled}
     conditions = [("own", "kept"), ("other", "kept"), ("own", "wiped")]

@@ -15,8 +15,8 @@ from prosg.evaluation.config import OverheadConfig, SystemConfig
 from prosg.evaluation.overhead import overhead
 from prosg.evaluation.report import report_sections
 from prosg.evaluation.report.blocks import TableBlock
-from prosg.evaluation.results import compare, mean_of, result_rows
-from prosg.evaluation.statistics import bootstrap_interval
+from prosg.evaluation.result_rows import result_rows
+from prosg.evaluation.statistics import bootstrap_interval, compare, mean_of
 from prosg.evaluation.systems.local import LocalSystem
 from prosg.model.prosg import ProSG
 from support.evaluations import NO_CODE, NO_STORY, RIGHT, code_row, finished, read

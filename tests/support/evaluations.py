@@ -14,7 +14,8 @@ import prosg
 from prosg.cli import main
 from prosg.data.row import Row, Stage
 from prosg.evaluation.answer_cache import Answer
-from prosg.evaluation.config import EvalConfig, load_config
+from prosg.evaluation.config import EvalConfig
+from prosg.evaluation.config_file import load_config
 from prosg.evaluation.results import Run
 from prosg.evaluation.store import read_results, write_answers, write_part, write_plan
 from prosg.utils.jobs import Job

@@ -96,13 +96,18 @@ def _check_vocabulary(model: ProSG, tokenizer: Tokenizer, source: str | Path) ->
         )
 
 
-def require_tokenizer(model: ProSG, name: str | Path) -> None:
-    """Raises ValueError if the model has no tokenizer, with the one usual for its vocabulary size if there is one.
+def require_tokenizer(model: ProSG, name: str | Path) -> Tokenizer:
+    """The model's tokenizer.
 
-    name: The model's name, for the error.
+    Args:
+        model: Any model.
+        name: Its name, for the error.
+
+    Raises:
+        ValueError: if it has none, with the one usual for its vocabulary size if there is one.
     """
     if model.tokenizer is not None:
-        return
+        return model.tokenizer
     size = model.backbone.config.vocab_size
     usual = BY_VOCABULARY_SIZE.get(size)
     which = f"--tokenizer {usual}: models with a vocabulary of {size} use that" if usual else "--tokenizer"

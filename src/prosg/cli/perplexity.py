@@ -23,6 +23,7 @@ def _parser() -> Parser:
 
 
 def _run(options: Namespace) -> int:
+    from prosg.checkpoints.load import require_tokenizer
     from prosg.data.encode import encode_rows
     from prosg.data.row import read_rows
     from prosg.data.templates import known_template
@@ -33,7 +34,7 @@ def _run(options: Namespace) -> int:
     model = load_from(options)
     read = read_rows(options.file)
     try:
-        rows, _ = encode_rows(read, model.tokenizer, template=known_template(options.template))
+        rows, _ = encode_rows(read, require_tokenizer(model, options.model), template=known_template(options.template))
     except ValueError as error:
         raise ValueError(f"{options.file}: {error}") from error
     scores = perplexity(model, rows, options.batch_size, update=not options.no_update)

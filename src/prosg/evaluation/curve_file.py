@@ -10,11 +10,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from prosg.evaluation.answer_cache import AnswerCache
+from prosg.evaluation.answer_cache import Answer, AnswerCache
 from prosg.evaluation.config import CurveConfig, DataConfig, EvalConfig, GenerationConfig, SystemConfig
-from prosg.evaluation.measures import MEASURE_FUNCTIONS, Measurement
-from prosg.evaluation.results import Run, SystemResult, result_rows, system_result
+from prosg.evaluation.measures import MEASURE_FUNCTIONS, Measurement, Progress
+from prosg.evaluation.result_rows import result_rows
+from prosg.evaluation.results import Run, SystemResult
 from prosg.evaluation.rows import asked_rows
+from prosg.evaluation.system_result import system_result
 from prosg.evaluation.systems.local import check_model
 from prosg.generation.sampling import Sampling
 from prosg.model.prosg import ProSG
@@ -108,7 +110,7 @@ def measure_curve(
     progress = path.with_suffix(".progress")
     bar = tqdm(total=100, unit="%", leave=False, disable=not sys.stderr.isatty())
 
-    def tell(share: float, note: str) -> None:
+    def tell(share: float, note: str = "") -> None:
         write_progress(progress, share, note)
         bar.set_description(f"measuring: {note}", refresh=False)
         bar.update(round(100 * share) - bar.n)
@@ -124,7 +126,7 @@ def measure_curve(
     return 0
 
 
-def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG, tell: Any) -> Run:
+def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG, tell: Progress) -> Run:
     """Every system's measures, one after the other, in memory."""
     rows = asked_rows(config)
     by_id = {row.id: row for row in rows}
@@ -132,7 +134,7 @@ def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG
     for number, (name, system) in enumerate(systems.items()):
         check_model(system, model)
         parts: dict[str, dict[str, Any] | None] = {}
-        written: list[Any] = []
+        written: list[Answer] = []
         for place, measure in enumerate(config.measures):
 
             def tell_measure(

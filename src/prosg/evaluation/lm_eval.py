@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from prosg.checkpoints.load import require_tokenizer
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.tensors import pad, valid_mask
 from prosg.data.templates import TEMPLATES, Turn, frame, known_template
@@ -71,6 +72,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         if batch_size < 1:
             raise ValueError(f"batch size is {batch_size}, must be at least 1")
         self.model = model
+        self._tokenizer = require_tokenizer(model, "model")
         self.update = update
         self.batch_size = batch_size
         self.template = known_template(template) or "none"
@@ -81,13 +83,13 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """For each (context, continuation) the log-likelihood of what comes after, nats, and whether it is greedy."""
         texts = [request.args for request in requests]
-        encode = self.model.tokenizer.encode
+        encode = self._tokenizer.encode
         return self._scored([(encode(context), encode(after)) for context, after in texts])
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """For each (text,) its log-likelihood from its first token on, nats."""
         texts = [request.args for request in requests]
-        pairs: list[Request] = [([], self.model.tokenizer.encode(text)) for (text,) in texts]
+        pairs: list[Request] = [([], self._tokenizer.encode(text)) for (text,) in texts]
         return [nats for nats, _ in self._scored(pairs)]
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
@@ -101,10 +103,10 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         written = [""] * len(requests)
         for members in kinds.values():
             sampling = self._sampling(requests[members[0]].args[1])
-            prompts = [self.model.tokenizer.encode(requests[i].args[0]) for i in members]
+            prompts = [self._tokenizer.encode(requests[i].args[0]) for i in members]
             for some in self._batches([(prompt, []) for prompt in prompts]):
                 encoded = self._encoded([prompts[i] for i in some])
-                answers = generate_texts(self.model.backbone, encoded, self.model.tokenizer, sampling)
+                answers = generate_texts(self.model.backbone, encoded, self._tokenizer, sampling)
                 for i, answer in zip(some, answers, strict=True):
                     written[members[i]] = answer.text
         return written
@@ -142,7 +144,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
     @property
     def tokenizer_name(self) -> str:
         """Of the tokenizer and the template, for caches of requests."""
-        return f"{self.model.tokenizer.fingerprint}-{self.template}"
+        return f"{self._tokenizer.fingerprint}-{self.template}"
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness puts beside the results."""

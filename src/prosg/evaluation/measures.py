@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+from prosg.checkpoints.load import require_tokenizer
 from prosg.core.encoded import EncodedPrompt
 from prosg.data.checks import check_stages
 from prosg.data.row import Row
@@ -111,7 +112,7 @@ def curve(measurement: Measurement) -> dict[str, Any]:
     if unfit := [kind for kind in kinds if KINDS[kind].leaks or not KINDS[kind].staged]:
         return {"left_out": f"kinds that restate what they ask for, or have no late stage: {', '.join(unfit)}"}
     difficulties = difficulty_grid(
-        measurement.model.tokenizer,
+        require_tokenizer(measurement.model, measurement.system.model),
         kinds,
         config.data.seed,
         config.data.split,
@@ -191,7 +192,7 @@ def _late_answers(
     system = measurement.system
     late = LateStages(
         measurement.model.backbone,
-        measurement.model.tokenizer,
+        local.tokenizer,
         local.encoded_rows,
         [row.stages[-1].marker for row in local.rows],
         turns=[row.answer[row.stages[1].start : row.stages[-1].start] for row in local.rows]

@@ -12,12 +12,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prosg.data.row import Row
 from prosg.data.synthetic import KINDS, Difficulty
 from prosg.evaluation.answer_cache import AnswerCache
-from prosg.evaluation.config import EvalConfig, SystemConfig, load_config
+from prosg.evaluation.config import EvalConfig, SystemConfig
+from prosg.evaluation.config_file import load_config
 from prosg.evaluation.controls import LEAST_PROMPTS
 from prosg.evaluation.rows import asked_rows, kinds_of, training_rows
 from prosg.evaluation.store import stale_measures, write_answers, write_part, write_plan
@@ -25,6 +26,10 @@ from prosg.utils.environment import commit, processor, versions
 from prosg.utils.io import write_json
 from prosg.utils.jobs import Job, run_jobs, write_progress
 from prosg.utils.store import locked
+
+if TYPE_CHECKING:
+    from prosg.evaluation.measures import Progress
+    from prosg.model.prosg import ProSG
 
 __all__ = ["evaluate", "evaluate_systems"]
 
@@ -132,7 +137,7 @@ def evaluate_systems(file: str, names: Sequence[str], *, out: str | None = None)
             status = max(status, evaluate_endpoint(config, name, rows, stale))
             continue
 
-        def tell(share: float, note: str, number: int = number, name: str = name) -> None:
+        def tell(share: float, note: str = "", number: int = number, name: str = name) -> None:
             write_progress(folder / "progress.json", (number + share) / len(names), f"{name} {note}".strip())
 
         try:
@@ -151,9 +156,9 @@ class _Models:
 
     def __init__(self, config: EvalConfig) -> None:
         self.config = config
-        self.opened: tuple[tuple[str, ...], Any] | None = None
+        self.opened: tuple[tuple[str, ...], ProSG] | None = None
 
-    def open(self, system: SystemConfig) -> Any:
+    def open(self, system: SystemConfig) -> ProSG:
         from prosg.evaluation.systems.local import check_model, open_model
 
         key = (system.model, system.base, system.tokenizer, system.dtype, system.initial)
@@ -164,7 +169,7 @@ class _Models:
 
 
 def _evaluate_local(
-    config: EvalConfig, name: str, rows: Sequence[Row], stale: Sequence[str], models: _Models, tell: Any
+    config: EvalConfig, name: str, rows: Sequence[Row], stale: Sequence[str], models: _Models, tell: Progress
 ) -> None:
     """Measures what one system lacks."""
     if not stale:

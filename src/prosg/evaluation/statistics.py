@@ -1,12 +1,13 @@
-"""Confidence intervals by the percentile bootstrap."""
+"""Means over rows, differences paired by row, and confidence intervals by the percentile bootstrap."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["bootstrap_interval", "paired_difference"]
+__all__ = ["Mean", "bootstrap_interval", "compare", "mean_of", "paired_difference"]
 
 RESAMPLES = 2000
 
@@ -70,3 +71,28 @@ def paired_difference(
     difference = (np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)).tolist()
     low, high = bootstrap_interval(difference, None, level, seed)
     return float(np.mean(difference)), low, high
+
+
+class Mean(NamedTuple):
+    """A mean over rows with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_of(values: Mapping[str, float]) -> Mean | None:
+    """The mean of values by row id; None of none."""
+    if not values:
+        return None
+    numbers = list(values.values())
+    return Mean(sum(numbers) / len(numbers), *bootstrap_interval(numbers, list(values)), len(numbers))
+
+
+def compare(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Mean | None:
+    """The mean of ours - theirs over the rows that both have; None where they share none."""
+    both = [name for name in ours if name in theirs]
+    if not both:
+        return None
+    return Mean(*paired_difference([ours[name] for name in both], [theirs[name] for name in both]), len(both))

@@ -24,8 +24,9 @@ from prosg.checkpoints.load import trained_model
 from prosg.data.row import Row, read_rows, row_to_dict, write_rows
 from prosg.evaluation.answer_cache import Answer, answer_key
 from prosg.evaluation.config import MEASURES, EvalConfig, SystemConfig
-from prosg.evaluation.results import Run, system_result
+from prosg.evaluation.results import Run
 from prosg.evaluation.rows import kinds_of
+from prosg.evaluation.system_result import system_result
 from prosg.utils.io import read_json, write_json, write_lines
 from prosg.utils.options import build
 from prosg.utils.store import read_log

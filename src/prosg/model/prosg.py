@@ -26,6 +26,7 @@ from prosg.model.initial_state import InitialState
 from prosg.model.reading import CHUNK, encode_with_gradients, read_prompt, read_windows
 from prosg.model.scoring import AnswerScores, Interruption, score_answer, score_in_one_call
 from prosg.model.synthesizer import Reads, Synthesizer
+from prosg.tokenizers.base import Tokenizer
 
 __all__ = ["ProSG", "Scored", "StatePerturber"]
 
@@ -79,7 +80,7 @@ class ProSG(nn.Module):
             size = sum(p.numel() for p in backbone.parameters())
             self.synthesizer = Synthesizer(config, backbone.sites, backbone.tap_widths, seed, size)
         self.initial: InitialState | None = None
-        self.tokenizer: Any = None
+        self.tokenizer: Tokenizer | None = None
         self.base = ""
 
     @property
@@ -110,8 +111,8 @@ class ProSG(nn.Module):
             update: False leaves the update out: the backbone alone.
             chunk: Tokens per call, which bounds the memory needed. A backbone that cannot continue reads every prompt
                 in one call.
-            window: Show the module windows of this many tokens, each read from the initial state, instead of one
-                reading: for prompts that overfill the state. The state is that of the whole reading (read twice then).
+            window: Show the module windows of this many tokens, each read from the initial state: for prompts that
+                overfill the state. The state is that of the whole prompt, which is then read twice.
 
         Raises:
             ValueError: for an empty prompt, and for windows where the module does not read every position.

@@ -70,10 +70,10 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         device=device,
         target_modules=config.module.target_modules,
     )
-    require_tokenizer(model, config.model)
+    tokenizer = require_tokenizer(model, config.model)
     if model.synthesizer is not None:
         raise ValueError(f"{config.model}: is an adapter already; train on its backbone, {model.base}")
-    tokenizer, backbone, base = model.tokenizer, model.backbone, Path(model.base)
+    backbone, base = model.backbone, Path(model.base)
     backbone.float()  # master weights; bf16 is autocast
     if phase in ("synthesize", "static"):
         model = ProSG(backbone, config.module, seed=config.seed).to(device)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from prosg.evaluation.formatting import amount
-from prosg.evaluation.results import Mean, Run, SystemResult
+from prosg.evaluation.results import Run, SystemResult
+from prosg.evaluation.statistics import Mean
 from prosg.model.perplexity import summarize
 
 __all__ = [

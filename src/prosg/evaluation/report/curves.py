@@ -9,7 +9,8 @@ from prosg.evaluation.report.blocks import Block, Figure, TableBlock
 from prosg.evaluation.report.cells import numbers, of_seeds
 from prosg.evaluation.report.figures import Curve, Panel, draw
 from prosg.evaluation.report.grouping import by_model
-from prosg.evaluation.results import Run, SystemResult, mean_of
+from prosg.evaluation.results import Run, SystemResult
+from prosg.evaluation.statistics import mean_of
 from prosg.utils.tables import Table
 
 __all__ = ["capacity", "distance_table", "forgetting", "forgetting_panels", "late_table"]

@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prosg.evaluation.results import Mean
+from prosg.evaluation.statistics import Mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

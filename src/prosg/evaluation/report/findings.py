@@ -9,7 +9,8 @@ from prosg.evaluation.places import column_heads
 from prosg.evaluation.report.blocks import Block, TableBlock
 from prosg.evaluation.report.cells import numbers, pairs_of, perplexity_of, share, signed, verdict
 from prosg.evaluation.report.grouping import CONDITIONS, by_model
-from prosg.evaluation.results import Mean, Run, SystemResult, compare, mean_of
+from prosg.evaluation.results import Run, SystemResult
+from prosg.evaluation.statistics import Mean, compare, mean_of
 from prosg.utils.tables import Table
 
 __all__ = ["FAR_TOKENS", "compared_values", "controls", "differences", "findings"]

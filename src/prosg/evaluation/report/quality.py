@@ -13,7 +13,9 @@ from prosg.evaluation.judge.summary import judge_summary
 from prosg.evaluation.ratings.merge import merge_ratings
 from prosg.evaluation.report.blocks import Block, TableBlock
 from prosg.evaluation.report.cells import late_perplexity_of, numbers, of_seeds, perplexity_of, share
-from prosg.evaluation.results import Mean, Run, ifeval_of, mean_of
+from prosg.evaluation.results import Run
+from prosg.evaluation.statistics import Mean, mean_of
+from prosg.evaluation.system_result import ifeval_of
 from prosg.utils.tables import Table
 
 __all__ = ["ifeval", "judge", "main_table", "rated_in", "ratings", "stages"]

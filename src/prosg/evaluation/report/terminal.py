@@ -10,7 +10,8 @@ from prosg.evaluation.report.blocks import MARKS, Case
 from prosg.evaluation.report.cells import of_seeds
 from prosg.evaluation.report.curves import distance_table, late_table
 from prosg.evaluation.report.findings import findings
-from prosg.evaluation.results import Run, mean_of
+from prosg.evaluation.results import Run
+from prosg.evaluation.statistics import mean_of
 from prosg.utils.tables import Table, to_text
 
 __all__ = ["to_terminal"]

@@ -10,8 +10,10 @@ from pathlib import Path
 from prosg.evaluation.report import report_sections
 from prosg.evaluation.report.html import to_report_html
 from prosg.evaluation.report.markdown import to_report_markdown
-from prosg.evaluation.results import Run, ifeval_of, result_rows
+from prosg.evaluation.result_rows import result_rows
+from prosg.evaluation.results import Run
 from prosg.evaluation.store import read_results
+from prosg.evaluation.system_result import ifeval_of
 from prosg.utils.io import written_whole
 
 __all__ = ["write_reports"]

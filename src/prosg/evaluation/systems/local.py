@@ -98,19 +98,20 @@ class LocalSystem:
             end_token: Id of the token that ends an answer.
         """
         self.config, self.model, self.seed = config, model, seed
+        self.tokenizer = require_tokenizer(model, config.model)
         self.condition = Condition(config.update if model.synthesizer is not None else "none", config.state)
         self.kinds = [row.kind for row in rows]
         if not 0 <= end_token < model.backbone.config.vocab_size:
             size = model.backbone.config.vocab_size
             raise ValueError(f"generation.end_token is {end_token}; {config.model} has the ids 0 to {size - 1}")
-        self.templates = [template_of(row, config.template, model.tokenizer) or "none" for row in rows]
+        self.templates = [template_of(row, config.template, self.tokenizer) or "none" for row in rows]
         self.rows = [self._framed(row) for row in rows]
-        self.encoded_rows: list[EncodedRow] = [encode_row(row, model.tokenizer, end_token) for row in self.rows]
+        self.encoded_rows: list[EncodedRow] = [encode_row(row, self.tokenizer, end_token) for row in self.rows]
         self.training = {kind: [self._framed(row).prompt for row in some] for kind, some in training.items()}
 
     def _framed(self, row: Row) -> Row:
         row = read_twice(row) if self.config.prompt == "twice" else row
-        return frame_row(row, self.config.template, self.model.tokenizer)
+        return frame_row(row, self.config.template, self.tokenizer)
 
     @functools.cached_property
     def partners(self) -> list[int]:
@@ -122,7 +123,7 @@ class LocalSystem:
     @functools.cached_property
     def means(self) -> dict[str, Update]:
         """The mean update of each kind, over training prompts."""
-        encode = self.model.tokenizer.encode
+        encode = self.tokenizer.encode
         return {
             kind: mean_update_of_kind(self.model, kind, [encode(text) for text in self.training.get(kind, ())])
             for kind in sorted(set(self.kinds))
@@ -155,7 +156,7 @@ class LocalSystem:
         common: dict[str, Any] = {
             "model": model_fingerprint(self.model),
             "initial": _hash_of(self.model.initial),
-            "tokenizer": self.model.tokenizer.fingerprint,
+            "tokenizer": self.tokenizer.fingerprint,
             "system": {name: getattr(self.config, name) for name in ("dtype", "window", "replay_every")},
             "condition": list(self.condition),
             "generation": dataclasses.asdict(generation),
@@ -193,7 +194,7 @@ class LocalSystem:
         written = generate_texts(
             self.model.backbone,
             self.encode(indices),
-            self.model.tokenizer,
+            self.tokenizer,
             sampling,
             numbers=np.array([self.encoded_rows[i].row_id for i in indices], dtype=np.uint64),
             replay=self.replay(indices),

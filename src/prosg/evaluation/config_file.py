@@ -1,0 +1,127 @@
+"""The file of an evaluation: read, and checked as a whole, before anything is begun."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from prosg.data.templates import known_template
+from prosg.evaluation.config import MEASURES, EvalConfig, SystemConfig
+from prosg.llm.config import check_endpoint
+from prosg.utils.options import build, option, read_yaml
+
+__all__ = ["load_config"]
+
+AT_LEAST_ONE = (
+    "batch_size",
+    "generation.max_tokens",
+    "curve.rows",
+    "capacity.rows",
+    "capacity.sentences",
+    "overhead.batch",
+    "overhead.tokens",
+    "overhead.steps",
+    "overhead.repeats",
+)
+NEVER_NEGATIVE = (
+    "data.rows",
+    "data.seed",
+    "generation.temperature",
+    "generation.late_temperature",
+    "generation.top_k",
+    "generation.seed",
+    "generation.end_token",
+)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def load_config(path: str | Path, out: str | None = None) -> EvalConfig:
+    """Read a YAML file; `out` replaces its own. ValueError names the file, the key and what is allowed."""
+    content = read_yaml(path)
+    try:
+        config = build(EvalConfig, {} if content is None else content)
+        if out is not None:
+            config = dataclasses.replace(config, out=out)
+        _check(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return config
+
+
+def _check(config: EvalConfig) -> None:
+    if not config.out:
+        raise ValueError("out is missing; it names the folder of the evaluation (or give --out)")
+    if config.folder.exists() and not config.folder.is_dir():
+        raise ValueError(f"out is {config.out!r}, which is a file; it names a folder")
+    if not config.title.isprintable():
+        raise ValueError(f"title is {config.title!r}; it must be one line of text")
+    if not config.systems:
+        raise ValueError("systems are missing; name at least one, like  phase1: runs/phase1/model")
+    _among("measures", config.measures, MEASURES)
+    for name in AT_LEAST_ONE:
+        if option(config, name) < 1:
+            raise ValueError(f"{name} is {option(config, name)}; it must be at least 1")
+    for name in NEVER_NEGATIVE:
+        if option(config, name) < 0:
+            raise ValueError(f"{name} is {option(config, name)}; it must be 0 or more")
+    if not 0 < config.generation.top_p <= 1:
+        raise ValueError(f"generation.top_p is {config.generation.top_p}; it must be above 0 and at most 1")
+    if config.data.suite and not config.data.file:
+        raise ValueError(f"data.suite is {config.data.suite!r}, but data.file is missing: name the suite's file")
+    if not config.data.file and config.data.rows < 1:
+        raise ValueError("data.rows is 0; without a file, rows are made, at least 1")
+    if len(config.data.sentences) != 2 or not 0 <= config.data.sentences[0] <= config.data.sentences[1]:
+        raise ValueError(f"data.sentences is {config.data.sentences}; give the least and the greatest number")
+    for name in ("curve.sentences", "capacity.items", "curve.prompt_tokens", "curve.turns", "curve.items"):
+        values = option(config, name)
+        wanted = name in ("curve.sentences", "capacity.items")
+        if (wanted and not values) or (values and min(values) < 1) or sorted(set(values)) != list(values):
+            raise ValueError(f"{name} is {values}; give rising numbers from 1 on")
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {config.device!r}; allowed: auto, cpu, cuda")
+    labels: dict[tuple[str, int], str] = {}
+    for name in config.systems:
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                f"systems.{name}: a name has letters, digits, '.', '_' and '-', at most 64; what reports say is `label`"
+            )
+        system = config.system(name)
+        _check_system(name, system)
+        if (taken := labels.setdefault((system.label, system.seed), name)) != name:
+            raise ValueError(f"systems.{name}: has the label and seed of {taken}; give another label or seed")
+    if config.reference and config.reference not in {label for label, _ in labels}:
+        known = ", ".join(dict.fromkeys(label for label, _ in labels))
+        raise ValueError(f"reference is {config.reference!r}; allowed: {known}")
+
+
+def _check_system(name: str, system: SystemConfig) -> None:
+    where = f"systems.{name}"
+    if bool(system.model) == bool(system.endpoint):
+        raise ValueError(f"{where}: give either a model or an endpoint")
+    if not system.label.isprintable():
+        raise ValueError(f"{where}: label is {system.label!r}; it must be one line of text")
+    if system.replay_every < 0 or system.window < 0:
+        raise ValueError(f"{where}: replay_every and window must be 0 or more")
+    try:
+        known_template(system.template)
+    except ValueError as error:
+        raise ValueError(f"{where}.template: {error}") from None
+    try:
+        remote = system.remote
+        if remote is not None:
+            check_endpoint("endpoint", remote[0])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if remote is not None:
+        changed = [one.name for one in dataclasses.fields(system) if getattr(system, one.name) != one.default]
+        if wrong := set(changed) - {"endpoint", "label", "seed", "prompt"}:
+            raise ValueError(f"{where}: {', '.join(sorted(wrong))} cannot be had from an endpoint")
+
+
+def _among(name: str, given: Sequence[str], allowed: Sequence[str]) -> None:
+    if unknown := [one for one in given if one not in allowed]:
+        raise ValueError(f"{name} has {', '.join(unknown)}; allowed: {', '.join(allowed)}")
+    if not given:
+        raise ValueError(f"{name} is empty; allowed: {', '.join(allowed)}")
