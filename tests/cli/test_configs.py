@@ -14,7 +14,7 @@ import yaml
 from prosg.cli import COMMANDS
 from prosg.cli.parser import Group, example_text
 from prosg.cli.train import PHASES, training_config, training_parser
-from prosg.evaluation.config import load_config as load_evaluation
+from prosg.evaluation.config_file import load_config as load_evaluation
 from prosg.evaluation.judge.config import load_judge
 from prosg.musi.config import load_config as load_build
 from prosg.training.config import TrainConfig

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from prosg.evaluation.controls import CONDITIONS
+from prosg.evaluation.curve_file import FREE_TOKENS
 from prosg.evaluation.report.curves import LATE, forgetting_panels
 from prosg.evaluation.report.figures import draw_png
 from prosg.evaluation.results import Run
@@ -16,16 +18,8 @@ from prosg.evaluation.store import read_results
 from prosg.generation.sampling import Sampling
 from prosg.utils.io import write_json, written_whole
 
-__all__ = ["CONDITIONS", "RIVALS", "measure", "module_systems", "system"]
+__all__ = ["RIVALS", "measure", "module_systems", "system"]
 
-CONDITIONS: dict[str, tuple[str, dict[str, str]]] = {
-    "own": ("own update", {}),
-    "other": ("another prompt's", {"update": "other"}),
-    "mean": ("the mean update", {"update": "mean"}),
-    "none": ("no update", {"update": "none"}),
-    "wiped": ("own, state wiped", {"state": "wiped"}),
-}
-"""Conditions of a module: what tables call them, and the options of such a system."""
 RIVALS: dict[str, str] = {
     "phase1_more": "phase 1 continued",
     "phase1_perturbed": "durable fine-tuning",
@@ -34,8 +28,6 @@ RIVALS: dict[str, str] = {
     "static_perturbed": "static adapter, perturbed",
 }
 """What tables call them."""
-FREE_TOKENS = 88
-"""Room for a late stage in answers of free length, beside the story's."""
 
 
 def system(training: Path, seed: int, label: str, **options: Any) -> dict[str, Any]:
@@ -50,7 +42,7 @@ def module_systems(
     """The systems of a module under its own update and under controls, by their names."""
     return {
         f"{name}-{condition}-{seed}": system(
-            training, seed, f"{name}, {CONDITIONS[condition][0]}", **CONDITIONS[condition][1]
+            training, seed, f"{name}, {CONDITIONS[condition].label}", **CONDITIONS[condition]._asdict()
         )
         for condition in conditions
     }

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from prosg.demo.measuring import CONDITIONS, RIVALS, measure, module_systems, system
+from prosg.demo.measuring import RIVALS, measure, module_systems, system
 from prosg.demo.models import DEMO_MODELS, DemoModel
 from prosg.demo.trainings import common_options, length, phase1_jobs, prepare, training, training_notes
 from prosg.evaluation.config import CurveConfig
+from prosg.evaluation.controls import CONDITIONS
 from prosg.evaluation.formatting import amount
 from prosg.evaluation.report.terminal import to_terminal
 from prosg.evaluation.results import Run
@@ -133,13 +134,13 @@ def run_demo(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan:
         },
         curve={"rows": plan.rows, "sentences": list(plan.sentences)},
         seed=seeds[0],
-        reference=f"plus, {CONDITIONS['own'][0]}",
+        reference=f"plus, {CONDITIONS['own'].label}",
         title=f"The forgetting curve, {plan.backbone}",
         notes=[*training_notes(names), *notes, _plan_note(plan, dtype)],
         jobs=jobs,
         live=live,
     )
-    print(to_terminal(run, ("phase 1", f"plus, {CONDITIONS['own'][0]}")))
+    print(to_terminal(run, ("phase 1", f"plus, {CONDITIONS['own'].label}")))
     print(
         "\n"
         + "\n".join(str(run.folder / name) for name in ("report.html", "report.md", "results.json", "forgetting.png"))

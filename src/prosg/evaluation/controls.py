@@ -23,7 +23,7 @@ from prosg.core.tensors import pad
 from prosg.core.update import Update, mean_update
 from prosg.model.prosg import ProSG
 
-__all__ = ["LEAST_PROMPTS", "MEAN_PROMPTS", "Condition", "derangement", "mean_update_of_kind"]
+__all__ = ["CONDITIONS", "LEAST_PROMPTS", "MEAN_PROMPTS", "Condition", "derangement", "mean_update_of_kind"]
 
 MEAN_PROMPTS = 96
 """Training prompts of a kind that the mean update is taken over."""
@@ -38,6 +38,24 @@ class Condition(NamedTuple):
 
     def __str__(self) -> str:
         return self.update if self.state == "kept" else f"{self.update}, {self.state}"
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        if self == ("own", "wiped"):
+            return "own, state wiped"
+        name = {"own": "own update", "other": "another prompt's", "mean": "the mean update", "none": "no update"}
+        return name[self.update] + ", state wiped" * (self.state == "wiped")
+
+
+CONDITIONS = {
+    "own": Condition("own"),
+    "other": Condition("other"),
+    "mean": Condition("mean"),
+    "none": Condition("none"),
+    "wiped": Condition("own", "wiped"),
+}
+"""The conditions that a module is measured under, by their short names."""
 
 
 def derangement(groups: Sequence[str], seed: int) -> list[int]:

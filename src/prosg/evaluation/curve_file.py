@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from prosg.evaluation.answer_cache import Answer, AnswerCache
 from prosg.evaluation.config import CurveConfig, DataConfig, EvalConfig, GenerationConfig, SystemConfig
+from prosg.evaluation.controls import CONDITIONS
 from prosg.evaluation.measures import MEASURE_FUNCTIONS, Measurement, Progress
 from prosg.evaluation.result_rows import result_rows
 from prosg.evaluation.results import Run, SystemResult
@@ -23,16 +24,8 @@ from prosg.model.prosg import ProSG
 from prosg.utils.io import write_json
 from prosg.utils.jobs import write_progress
 
-__all__ = ["CONDITIONS", "measure_curve"]
+__all__ = ["FREE_TOKENS", "measure_curve"]
 
-CONDITIONS = {
-    "own": ("own", "kept"),
-    "other": ("other", "kept"),
-    "mean": ("mean", "kept"),
-    "none": ("none", "kept"),
-    "wiped": ("own", "wiped"),
-}
-"""What `--updates` may name -> whose update, and which state."""
 FREE_TOKENS = 88
 """Room for a late stage in answers of free length, beside the story's."""
 
@@ -98,8 +91,8 @@ def measure_curve(
     systems = {
         name: SystemConfig(
             model=system,
-            update=CONDITIONS[name][0],  # type: ignore[arg-type]
-            state=CONDITIONS[name][1],  # type: ignore[arg-type]
+            update=CONDITIONS[name].update,
+            state=CONDITIONS[name].state,
             late_replay=replay,
             window=window or 0,
             label=system,

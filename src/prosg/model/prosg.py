@@ -149,10 +149,8 @@ class ProSG(nn.Module):
         """Both passes and the loss, sum(weights * nll) / count (eq. 22, 23).
 
         Args:
-            prompt: Token ids, padded on the right, of which `prompt_lengths` are valid.
-            prompt_lengths: Tokens of each prompt.
-            answer: Token ids, likewise, the end token included.
-            answer_lengths: Tokens of each answer.
+            prompt, prompt_lengths: Token ids, padded on the right, and how many of each row are valid.
+            answer, answer_lengths: Likewise, the end token included.
             weights: Of the answer tokens in the loss.
             perturber: Changes states between the calls (training).
             count: Answer tokens that the loss is divided by; those of this batch by default.
@@ -182,8 +180,7 @@ class ProSG(nn.Module):
 
     def run_backbone(self, *args: Any, **kwargs: Any) -> Output:
         """Calls the backbone through the module, so that FSDP gathers its weights."""
-        output: Output = self.backbone(*args, **kwargs)
-        return output
+        return self.backbone(*args, **kwargs)  # type: ignore[no-any-return]
 
     def tokenise(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, T) of texts, padded on the right, and their lengths (B,). ValueError without a tokenizer."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
@@ -34,7 +35,7 @@ class JsonTokenizer:
         """Number of tokens, special ones included."""
         return self._inner.get_vocab_size(with_added_tokens=True)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         canonical = json.dumps(json.loads(self._inner.to_str()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

@@ -79,6 +79,7 @@ def fit(
     if report is not None and distributed.is_first():
         trainer.add_callback(ProgressReporter(report))
     _train_or_resume(trainer, folder, stopping)
+    distributed.barrier()  # at its end transformers' Trainer lists the folder that is removed next
     if distributed.is_first():
         remove_staging(folder)
     gather_weights(model)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 
+from prosg.evaluation.controls import Condition
 from prosg.evaluation.results import Run, SystemResult
 
 __all__ = ["CONDITIONS", "by_model"]
 
 CONDITIONS = {
-    f"{update}{state}": f"{name}{', state wiped' * bool(state)}"
-    for state in ("", ", wiped")
-    for update, name in {"own": "own update", "other": "another prompt's", "mean": "the mean", "none": "none"}.items()
+    str(condition): condition.label
+    for state in ("kept", "wiped")
+    for condition in (Condition(update, state) for update in ("own", "other", "mean", "none"))
 }
 """Condition -> what tables call it."""
 
@@ -26,6 +27,6 @@ def by_model(run: Run) -> list[dict[str, SystemResult]]:
         options = dataclasses.asdict(system.config)
         for name in ("label", "update", "state"):
             options.pop(name)
-        condition = system.config.update + (", wiped" if system.config.state == "wiped" else "")
-        groups.setdefault(json.dumps(options, sort_keys=True), {})[condition] = system
+        condition = Condition(system.config.update, system.config.state)
+        groups.setdefault(json.dumps(options, sort_keys=True), {})[str(condition)] = system
     return [group for group in groups.values() if len(group) > 1]
