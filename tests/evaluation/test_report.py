@@ -307,4 +307,5 @@ def test_controls_of_one_model_in_any_combination(tmp_path: Path) -> None:
                for name, update in (("x", "other"), ("y", "mean"))}  # fmt: skip
     config = finished(tmp_path, [code_row(1), code_row(2)], systems, {"x": [RIGHT] * 2, "y": [NO_CODE] * 2})
     write_reports([config.folder], config.folder)
-    assert "| another prompt's, state wiped | the mean update, state wiped |" in (config.folder / "report.md").read_text()
+    said = (config.folder / "report.md").read_text()
+    assert "| another prompt's, state wiped | the mean update, state wiped |" in said
