@@ -19,7 +19,7 @@ demo: $(VENV)/.prosg
 	$(BIN)/prosg demo
 
 test: $(VENV)/.prosg-dev
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.prosg-dev
 	$(BIN)/ruff check .

@@ -100,7 +100,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def command(shop: TrainingFolder, out: Path, *options: str) -> list[str]:
-    few = ["--optim.steps", "2", "--optim.batch-size", "4", "--rows", "4", "--sentences", "1,2", "--kinds", "code"]
+    few = ["--optim.steps", "2", "--optim.batch-size", "4", "--rows", "2", "--sentences", "1,2", "--kinds", "code"]
     files = ["--model", str(shop.model), "--train", str(shop.train), "--validation", str(shop.validation)]
     return ["ablate", *files, "--out", str(out), *few, "--plain", *options]
 

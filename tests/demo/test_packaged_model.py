@@ -13,7 +13,7 @@ from prosg.checkpoints.load import demo_model
 from prosg.cli import main
 
 TOLERANCE = 0.03
-ROWS = 24
+ROWS = 12
 """The record is over more; scores near 0 and 1 are told by these."""
 RECORDED = json.loads((demo_model().parent / "scores.json").read_text("utf-8"))
 

@@ -64,6 +64,7 @@ def test_every_condition_has_a_row_for_each_kind_and_distance(tokenizer: JsonTok
     assert {row["system"] for row in found["rows"]} == {"x"}
     assert all(0 <= row["late_interval"][0] <= row["late_accuracy"] <= row["late_interval"][1] for row in controlled)
     assert {row["measure"] for row in found["rows"]} == {"curve", "free"}
+    assert not {"turns", "items", "filler", "window", "prompt_tokens"} & {name for row in found["rows"] for name in row}
     others = {
         (answer["sentences"], answer["id"]): answer["distance_tokens"]
         for answer in found["answers"]
@@ -101,8 +102,6 @@ def test_rows_say_what_made_them_harder_and_only_that(tokenizer: JsonTokenizer, 
     assert {row["prompt_tokens"] for row in curve} < set(range(250, 351))
     for answer in found["answers"]:
         assert answer["text"].count("Turn:") == 2
-    plain = measured(tokenizer, tmp_path / "plain.json")
-    assert not {"turns", "items", "filler", "window", "prompt_tokens"} & set(plain["rows"][0])
 
 
 def test_a_window_changes_what_the_module_sees(tokenizer: JsonTokenizer, prose: Path, tmp_path: Path) -> None:

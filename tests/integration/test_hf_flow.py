@@ -330,7 +330,7 @@ def test_a_forgetting_curve_is_measured(tmp_path: Path, capsys: pytest.CaptureFi
         "--out",
         str(out),
         "--rows",
-        "4",
+        "2",
         "--kinds",
         "code",
         "--no-free",

@@ -102,10 +102,10 @@ def test_gradients_are_those_of_the_loss(name: str, wipe: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["rwkv4", "rwkv7"])
-def test_checkpointing_gives_the_same_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpointing_gives_the_same_gradients(name: str) -> None:
     """Also through a prompt of several chunks, each of which the backward pass reads again."""
-    monkeypatch.setattr("prosg.model.reading.CHUNK", 2)
     model = live_model(name, None)
+    model.chunk = 2
     model.initial = random_initial_state(model.backbone).double()
     model.backbone.requires_grad_(False)
     gradients = []

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import prosg.model.reading
 from prosg.model.prosg import ProSG
 from prosg.model.reading import encode_with_gradients
 from prosg.training.config import Perturbation
@@ -48,13 +47,11 @@ def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["phase 1", "phase 2"])
 @pytest.mark.parametrize(("name", "module"), SYSTEMS)
-def test_prompts_in_chunks_give_the_gradients_of_one_call(
-    name: str, module: str, frozen: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_in_chunks_give_the_gradients_of_one_call(name: str, module: str, frozen: bool) -> None:
     model = live_model(name, module)
     whole = gradients(model, frozen)
     model.activation_checkpointing_enable()
-    monkeypatch.setattr(prosg.model.reading, "CHUNK", 11)  # of 23 tokens: the last chunk has one
+    model.chunk = 11  # of 23 tokens: the last chunk has one
     assert_same(gradients(model, frozen), whole)
 
 
@@ -97,7 +94,7 @@ def held_bytes(model: ProSG, time: int) -> int:
     """Bytes that are held between the passes there and back, for a prompt of this many tokens."""
     with HeldMemory() as memory:
         encoded = encode_with_gradients(
-            model.backbone, model.synthesizer, None, tokens(2, time), torch.tensor([time, time])
+            model.backbone, model.synthesizer, None, tokens(2, time), torch.tensor([time, time]), model.chunk
         )
     held = memory.held
     assert encoded.update is not None
@@ -105,12 +102,12 @@ def held_bytes(model: ProSG, time: int) -> int:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_memory_hardly_grows_with_the_prompt(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_hardly_grows_with_the_prompt(name: str) -> None:
     model = live_model(name, "plus")
     model.backbone.requires_grad_(False)
-    monkeypatch.setattr(prosg.model.reading, "CHUNK", 10_000)
+    model.chunk = 10_000
     whole = held_bytes(model, 256) - held_bytes(model, 128)
-    monkeypatch.setattr(prosg.model.reading, "CHUNK", 64)
+    model.chunk = 64
     assert held_bytes(model, 256) - held_bytes(model, 128) < whole / 8
     # Phase 1, on demand: the gradient goes back through the chunks' states.
     model.backbone.requires_grad_(True)

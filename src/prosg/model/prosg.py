@@ -8,6 +8,7 @@ forward:   both passes and the loss                                             
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -69,6 +70,7 @@ class ProSG(nn.Module):
         initial: What the memory holds before the first token; None for what the backbone begins with.
         tokenizer: Needed for texts; token ids do without.
         base: Where the backbone came from, for adapters to name.
+        chunk: Tokens of a prompt or an answer per call, which bounds the memory needed.
     """
 
     def __init__(self, backbone: BackboneModule, config: ProSGConfig | None = None, seed: int | None = None) -> None:
@@ -81,7 +83,7 @@ class ProSG(nn.Module):
             self.synthesizer = Synthesizer(config, backbone.sites, backbone.tap_widths, seed, size)
         self.initial: InitialState | None = None
         self.tokenizer: Tokenizer | None = None
-        self.base = ""
+        self.base, self.chunk = "", CHUNK
 
     @property
     def prosg_config(self) -> ProSGConfig | None:
@@ -100,7 +102,7 @@ class ProSG(nn.Module):
         lengths: Int[Tensor, " B"] | None = None,
         *,
         update: bool = True,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         window: int | None = None,
     ) -> EncodedPrompt:
         """Reads prompts with the unmodified backbone, then synthesizes their updates.
@@ -109,8 +111,7 @@ class ProSG(nn.Module):
             prompt: A text, several texts, or token ids (B, T), padded on the right.
             lengths: Valid tokens of each row of ids; all of them by default.
             update: False leaves the update out: the backbone alone.
-            chunk: Tokens per call, which bounds the memory needed. A backbone that cannot continue reads every prompt
-                in one call.
+            chunk: Tokens per call instead of the model's; a backbone that cannot continue has one call per prompt.
             window: Show the module windows of this many tokens, each read from the initial state: for prompts that
                 overfill the state. The state is that of the whole prompt, which is then read twice.
 
@@ -126,7 +127,7 @@ class ProSG(nn.Module):
             raise ValueError("a prompt is empty; every prompt needs at least one token")
         synthesizer = self.synthesizer if update else None
         reads = Reads(lengths, ()) if synthesizer is None else synthesizer.init(lengths)
-        chunk = chunk if self.backbone.continues else time
+        chunk = (self.chunk if chunk is None else chunk) if self.backbone.continues else time
         start = None if self.initial is None else self.init_state(batch)
         reader = synthesizer if window is None else None
         state, reads, logits = read_prompt(self.backbone, prompt, lengths, start, reader, reads, chunk=chunk)
@@ -155,8 +156,9 @@ class ProSG(nn.Module):
             perturber: Changes states between the calls (training).
             count: Answer tokens that the loss is divided by; those of this batch by default.
         """
+        read = partial(encode_with_gradients, self.backbone, self.synthesizer, self.initial, chunk=self.chunk)
         if self.backbone.continues:
-            encoded = encode_with_gradients(self.backbone, self.synthesizer, self.initial, prompt, prompt_lengths)
+            encoded = read(prompt, prompt_lengths)
             start, interruption = encoded, None
             if perturber is not None:
                 start = encoded._replace(state=perturber.at_prompt_end(self, encoded.state))
@@ -167,7 +169,7 @@ class ProSG(nn.Module):
             if perturber is not None:
                 shown, lengths = perturber.exchange_prompts(prompt, prompt_lengths)
             if perturber is not None or self.synthesizer is not None:
-                own = encode_with_gradients(self.backbone, self.synthesizer, self.initial, prompt, prompt_lengths)
+                own = read(prompt, prompt_lengths)
             scores, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own)
             encoded = own or EncodedPrompt((), None, logits)
         loss = (weights * scores.nll).sum() / (answer_lengths.sum() if count is None else count)
@@ -176,7 +178,7 @@ class ProSG(nn.Module):
     @torch.no_grad()
     def score(self, encoded: EncodedPrompt, answer: Int[Tensor, "B T"], lengths: Int[Tensor, " B"]) -> AnswerScores:
         """Scores answers under encoded prompts, without gradients; see `score_answer`."""
-        return score_answer(self.backbone, encoded, answer, lengths, chunk=CHUNK)
+        return score_answer(self.backbone, encoded, answer, lengths, chunk=self.chunk)
 
     def run_backbone(self, *args: Any, **kwargs: Any) -> Output:
         """Calls the backbone through the module, so that FSDP gathers its weights."""
@@ -194,8 +196,7 @@ class ProSG(nn.Module):
     def generate(self, prompt: str | Sequence[str] | EncodedPrompt, **sampling: Any) -> list[str]:
         """Writes one answer per prompt, in one batch. Options are those of `Sampling`."""
         encoded = prompt if isinstance(prompt, EncodedPrompt) else self.encode(prompt)
-        answers = generate_texts(self.backbone, encoded, self.tokenizer, Sampling(**sampling))
-        return [answer.text for answer in answers]
+        return [a.text for a in generate_texts(self.backbone, encoded, self.tokenizer, Sampling(**sampling))]
 
     def stream(self, prompt: str | EncodedPrompt, **sampling: Any) -> Iterator[str]:
         """Writes one answer and yields its pieces as they come; options: `Sampling`."""

@@ -108,6 +108,7 @@ def encode_with_gradients(
     initial: InitialState | None,
     prompt: Tensor,
     lengths: Tensor,
+    chunk: int = CHUNK,
 ) -> EncodedPrompt:
     """Encodes prompts for training (eq. 1, 13-20).
 
@@ -120,6 +121,7 @@ def encode_with_gradients(
         initial: A learned initial state; None for the backbone's own.
         prompt: Token ids (B, T), padded on the right.
         lengths: Valid tokens of each row (B,).
+        chunk: Tokens per call, where it is read chunk by chunk.
     """
     learned = [*backbone.parameters(), *([] if initial is None else initial.parameters())]
     frozen = not any(parameter.requires_grad for parameter in learned)
@@ -131,7 +133,7 @@ def encode_with_gradients(
         None if initial is None else initial(backbone.init_state(prompt.shape[0])),
         synthesizer,
         Reads(lengths, ()) if synthesizer is None else synthesizer.init(lengths),
-        chunk=CHUNK if in_chunks else prompt.shape[1],
+        chunk=chunk if in_chunks else prompt.shape[1],
         frozen=frozen,
         keep_state=backbone.continues,  # else the answer is read together with the prompt
     )
