@@ -6,14 +6,13 @@ answer's key is a hash of all that it follows from: the model's fingerprint, the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-__all__ = ["Answer", "AnswerCache", "answer_key", "batched"]
+__all__ = ["Answer", "AnswerCache", "batched"]
 
 
 class Answer(NamedTuple):
@@ -25,12 +24,6 @@ class Answer(NamedTuple):
     """written by the model, the end token left out; 0 where an endpoint does not say"""
     reason: str
     """why it ended: "end", "stop", "length"; an endpoint's own word else"""
-
-
-def answer_key(settings: Mapping[str, Any]) -> str:
-    """A hash of all that an answer follows from."""
-    text = json.dumps(settings, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class AnswerCache:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from prosg.evaluation.answer_cache import Answer, AnswerCache
 from prosg.evaluation.config import CurveConfig, DataConfig, EvalConfig, GenerationConfig, SystemConfig
 from prosg.evaluation.controls import CONDITIONS
-from prosg.evaluation.measures import MEASURE_FUNCTIONS, Measurement, Progress
+from prosg.evaluation.measures import run_measures
 from prosg.evaluation.result_rows import result_rows
 from prosg.evaluation.results import Run, SystemResult
 from prosg.evaluation.rows import asked_rows
@@ -23,6 +20,7 @@ from prosg.generation.sampling import Sampling
 from prosg.model.prosg import ProSG
 from prosg.utils.io import write_json
 from prosg.utils.jobs import write_progress
+from prosg.utils.progress import Progress, part_of, progress_bar
 
 __all__ = ["FREE_TOKENS", "measure_curve"]
 
@@ -101,7 +99,7 @@ def measure_curve(
         for name in updates
     }
     progress = path.with_suffix(".progress")
-    bar = tqdm(total=100, unit="%", leave=False, disable=not sys.stderr.isatty())
+    bar = progress_bar("measuring", 100, "%")
 
     def tell(share: float, note: str = "") -> None:
         write_progress(progress, share, note)
@@ -123,25 +121,17 @@ def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG
     """Every system's measures, one after the other, in memory."""
     rows = asked_rows(config)
     by_id = {row.id: row for row in rows}
-    results = []
+    backbone, cache, results = model.backbone.config.model_type, AnswerCache(), []
     for number, (name, system) in enumerate(systems.items()):
         check_model(system, model)
         parts: dict[str, dict[str, Any] | None] = {}
-        written: list[Answer] = []
-        for place, measure in enumerate(config.measures):
-
-            def tell_measure(
-                share: float, note: str = "", number: int = number, place: int = place, name: str = name
-            ) -> None:
-                done = (place + share) / len(config.measures)
-                tell((number + done) / len(systems), name)
-
-            measurement = Measurement(config, system, model, rows, AnswerCache(), tell_measure, [])
-            result = MEASURE_FUNCTIONS[measure](measurement)
-            if "left_out" in result:
-                raise ValueError(f"--kinds: {result['left_out']}")
-            parts[measure] = {"result": result, "seconds": 0.0, "backbone": model.backbone.config.model_type}
-            written = written or measurement.answers
+        written: Sequence[Answer] = ()
+        tell_system = part_of(tell, number, len(systems), name)
+        for one in run_measures(config, system, model, rows, config.measures, cache, tell_system):
+            if "left_out" in one.result:
+                raise ValueError(f"--kinds: {one.result['left_out']}")
+            parts[one.measure] = {"result": one.result, "seconds": one.seconds, "backbone": backbone}
+            written = written or one.answers
         results.append(system_result(Path(), name, system, by_id, parts, written, {}))
     return Run(Path(), dataclasses.asdict(config), by_id, results)
 

@@ -9,9 +9,10 @@ overhead    time and bytes of encoding and of the update
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 from prosg.checkpoints.load import require_tokenizer
 from prosg.core.encoded import EncodedPrompt
@@ -19,22 +20,17 @@ from prosg.data.checks import check_stages
 from prosg.data.row import Row
 from prosg.data.synthetic import KINDS, Difficulty, Filler, make_rows
 from prosg.data.synthetic.difficulty_grid import difficulty_grid
-from prosg.evaluation.answer_cache import Answer, AnswerCache, answer_key, batched
+from prosg.evaluation.answer_cache import Answer, AnswerCache, batched
 from prosg.evaluation.config import EvalConfig, SystemConfig
 from prosg.evaluation.forgetting import LateStages, length_controlled, read_stories
 from prosg.evaluation.overhead import overhead
 from prosg.evaluation.rows import kinds_of, training_rows
 from prosg.evaluation.systems.local import LocalSystem
 from prosg.model.prosg import ProSG
+from prosg.utils.progress import Progress, part_of
+from prosg.utils.store import hash_json
 
-__all__ = ["MEASURE_FUNCTIONS", "Measurement", "Progress"]
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Gets the share done, and what is being done."""
-
-    def __call__(self, share: float, note: str = "") -> None: ...
+__all__ = ["Measured", "Measurement", "run_measures"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def accuracy(measurement: Measurement) -> dict[str, Any]:
     config = measurement.config
     local = measurement.prepare(measurement.rows)
     answers = batched(
-        [answer_key(settings) for settings in local.settings(config.generation)],
+        [hash_json(settings) for settings in local.settings(config.generation)],
         [row.id for row in measurement.rows],
         config.batch_size,
         measurement.cache,
@@ -125,18 +121,13 @@ def curve(measurement: Measurement) -> dict[str, Any]:
     others = len(difficulties) // len(lengths)
     answers: list[dict[str, Any]] = []
     for number, difficulty in enumerate(difficulties):
-
-        def tell(share: float, note: str = "", number: int = number) -> None:
-            measurement.tell((number + share) / len(difficulties), note)
-
         asked = {
             "prompt_tokens": lengths[number // others],
             "turns": _only(difficulty.turns),
             "items": _only(difficulty.items),
         }
-        answers += _late_answers(
-            replace(measurement, tell=tell), kinds, options.rows, options.sentences, difficulty, asked
-        )
+        here = replace(measurement, tell=part_of(measurement.tell, number, len(difficulties)))
+        answers += _late_answers(here, kinds, options.rows, options.sentences, difficulty, asked)
     return {"answers": answers}
 
 
@@ -147,12 +138,8 @@ def capacity(measurement: Measurement) -> dict[str, Any]:
         return {"left_out": f"kind {options.kind} restates what it asks for, or has no late stage"}
     answers: list[dict[str, Any]] = []
     for number, items in enumerate(options.items):
-
-        def tell(share: float, note: str = "", number: int = number) -> None:
-            measurement.tell((number + share) / len(options.items), note)
-
         difficulty, asked = Difficulty(items=(items, items)), {"items": items}
-        here = replace(measurement, tell=tell)
+        here = replace(measurement, tell=part_of(measurement.tell, number, len(options.items)))
         answers += _late_answers(here, [options.kind], options.rows, [options.sentences], difficulty, asked)
     return {"answers": answers}
 
@@ -238,3 +225,43 @@ MEASURE_FUNCTIONS: dict[str, Callable[[Measurement], dict[str, Any]]] = {
     "overhead": costs,
 }
 """By the name that configurations use."""
+
+
+class Measured(NamedTuple):
+    """What one measure gave for a system."""
+
+    measure: str
+    result: dict[str, Any]
+    """JSON values; {"left_out": why} for what the system cannot be measured by"""
+    seconds: float
+    answers: Sequence[Answer]
+    """that `accuracy` wrote; else empty"""
+
+
+def run_measures(
+    config: EvalConfig,
+    system: SystemConfig,
+    model: ProSG,
+    rows: Sequence[Row],
+    measures: Sequence[str],
+    cache: AnswerCache,
+    tell: Progress,
+) -> Iterator[Measured]:
+    """Takes a system's measures, one after the other.
+
+    Args:
+        config: The evaluation.
+        system: Options of the system.
+        model: The system's model.
+        rows: The evaluation's rows.
+        measures: Names in `MEASURE_FUNCTIONS`.
+        cache: Answers that were written before; gets the new ones.
+        tell: Gets the progress of all of them.
+    """
+    for number, measure in enumerate(measures):
+        tell_measure = part_of(tell, number, len(measures), measure)
+        tell_measure(0.0)
+        start = time.perf_counter()
+        measurement = Measurement(config, system, model, rows, cache, tell_measure, [])
+        result = MEASURE_FUNCTIONS[measure](measurement)
+        yield Measured(measure, result, time.perf_counter() - start, measurement.answers)

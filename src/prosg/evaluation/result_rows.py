@@ -87,8 +87,8 @@ def result_rows(run: Run) -> Iterator[ResultRow]:
         }
         if system.answers or system.scores:
             yield _free_row(system, common)
+        first = min((place.sentences for place in system.places), default=0)
         for place in system.places:
-            first = min(other.sentences for other in system.places)
             for kind in ("all", *sorted({answer.kind for answer in system.curve})):
                 if system.at(place, kind):
                     yield _place_row(system, place, kind, {**common, "in_range": place.sentences == first}, "curve")

@@ -25,10 +25,10 @@ from prosg.evaluation.store import stale_measures, write_answers, write_part, wr
 from prosg.utils.environment import commit, processor, versions
 from prosg.utils.io import write_json
 from prosg.utils.jobs import Job, run_jobs, write_progress
+from prosg.utils.progress import Progress, part_of
 from prosg.utils.store import locked
 
 if TYPE_CHECKING:
-    from prosg.evaluation.measures import Progress
     from prosg.model.prosg import ProSG
 
 __all__ = ["evaluate", "evaluate_systems"]
@@ -128,6 +128,10 @@ def evaluate_systems(file: str, names: Sequence[str], *, out: str | None = None)
     folder = config.folder / "parts" / names[0]
     folder.mkdir(parents=True, exist_ok=True)
     status, models = 0, _Models(config)
+
+    def tell(share: float, note: str = "") -> None:
+        write_progress(folder / "progress.json", share, note)
+
     errors = []
     for number, name in enumerate(names):
         stale = stale_measures(config, name, rows)
@@ -137,11 +141,8 @@ def evaluate_systems(file: str, names: Sequence[str], *, out: str | None = None)
             status = max(status, evaluate_endpoint(config, name, rows, stale))
             continue
 
-        def tell(share: float, note: str = "", number: int = number, name: str = name) -> None:
-            write_progress(folder / "progress.json", (number + share) / len(names), f"{name} {note}".strip())
-
         try:
-            _evaluate_local(config, name, rows, stale, models, tell)
+            _evaluate_local(config, name, rows, stale, models, part_of(tell, number, len(names), name))
         except ValueError as error:  # the others are measured all the same
             errors.append(f"systems.{name}: {error}")
     if errors:
@@ -175,24 +176,16 @@ def _evaluate_local(
     if not stale:
         return
     from prosg.checkpoints.fingerprints import model_fingerprint
-    from prosg.evaluation.measures import MEASURE_FUNCTIONS, Measurement
+    from prosg.evaluation.measures import run_measures
 
     system = config.system(name)
     model = models.open(system)
     about = {"backbone": model.backbone.config.model_type, "fingerprint": model_fingerprint(model)}
     cache = AnswerCache(config.cache_file)
-    for number, measure in enumerate(stale):
-
-        def tell_measure(share: float, note: str = "", number: int = number, measure: str = measure) -> None:
-            tell((number + share) / len(stale), f"{measure} {note}".strip())
-
-        tell_measure(0.0)
-        start = time.perf_counter()
-        measurement = Measurement(config, system, model, rows, cache, tell_measure, [])
-        result = MEASURE_FUNCTIONS[measure](measurement)
-        if measurement.answers:
-            write_answers(config, name, measurement.answers)
-        write_part(config, name, measure, rows, result, time.perf_counter() - start, about)
+    for one in run_measures(config, system, model, rows, stale, cache, tell):
+        if one.answers:
+            write_answers(config, name, one.answers)
+        write_part(config, name, one.measure, rows, one.result, one.seconds, about)
     cache.close()
 
 

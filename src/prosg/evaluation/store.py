@@ -22,14 +22,14 @@ from typing import Any
 
 from prosg.checkpoints.load import trained_model
 from prosg.data.row import Row, read_rows, row_to_dict, write_rows
-from prosg.evaluation.answer_cache import Answer, answer_key
+from prosg.evaluation.answer_cache import Answer
 from prosg.evaluation.config import MEASURES, EvalConfig, SystemConfig
 from prosg.evaluation.results import Run
 from prosg.evaluation.rows import kinds_of
 from prosg.evaluation.system_result import system_result
 from prosg.utils.io import read_json, write_json, write_lines
 from prosg.utils.options import build
-from prosg.utils.store import read_log
+from prosg.utils.store import hash_json, read_log
 
 __all__ = ["read_results", "settings_of", "stale_measures", "write_answers", "write_part", "write_plan"]
 
@@ -127,7 +127,7 @@ def _stamps(system: SystemConfig) -> list[list[Any]]:
 
 
 def _hash_rows(rows: Sequence[Row]) -> str:
-    return answer_key({"rows": [row_to_dict(row) for row in rows]})
+    return hash_json({"rows": [row_to_dict(row) for row in rows]})
 
 
 def read_results(path: str | Path) -> Run:

@@ -19,7 +19,7 @@ from prosg.core.tensors import pad
 from prosg.data.row import Row, Stage
 from prosg.data.synthetic import make_rows
 from prosg.data.templates import Turn
-from prosg.evaluation.answer_cache import Answer, AnswerCache, answer_key, batched
+from prosg.evaluation.answer_cache import Answer, AnswerCache, batched
 from prosg.evaluation.config import EvalConfig, GenerationConfig, SystemConfig
 from prosg.evaluation.controls import mean_update_of_kind
 from prosg.evaluation.forgetting import LateStages, length_controlled
@@ -31,6 +31,7 @@ from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
 from prosg.model.initial_state import InitialState
 from prosg.model.prosg import ProSG
+from prosg.utils.store import hash_json
 from support.models import WORDS, assert_same_update, live_model, state_bits_equal, word_tokenizer
 
 GREEDY = GenerationConfig(max_tokens=24, temperature=0.0)
@@ -109,7 +110,7 @@ def test_what_is_sampled_for_a_row_does_not_depend_on_its_batch(tmp_path: Path) 
     whole = asked.write(range(5), SAMPLED)
     for some in ([2, 0], [4], [1, 3, 2]):
         assert asked.write(some, SAMPLED) == [whole[i] for i in some]
-    keys = [answer_key(settings) for settings in asked.settings(SAMPLED)]
+    keys = [hash_json(settings) for settings in asked.settings(SAMPLED)]
     for size in (1, 2, 64):
         kept = AnswerCache(tmp_path / f"{size}.sqlite")
         names = [one.id for one in ROWS]
@@ -149,7 +150,7 @@ def test_a_key_holds_all_that_an_answer_follows_from() -> None:
     model = tiny()
 
     def keys(given: LocalSystem, generation: GenerationConfig = GREEDY) -> list[str]:
-        return [answer_key(settings) for settings in given.settings(generation)]
+        return [hash_json(settings) for settings in given.settings(generation)]
 
     plain = keys(system(model))
     assert len(set(plain)) == len(plain) and keys(system(model)) == plain
@@ -383,7 +384,7 @@ def measurement(model: ProSG, rows: Sequence[Row], **options: Any) -> Measuremen
 def test_prompt_tokens_that_are_read_again_are_counted() -> None:
     asked = measurement(tiny(), ROWS, replay_every=5)
     found = accuracy(asked)
-    texts = [asked.cache.get(key, "") for key in map(answer_key, asked.prepare(ROWS).settings(GREEDY))]
+    texts = [asked.cache.get(key, "") for key in map(hash_json, asked.prepare(ROWS).settings(GREEDY))]
     assert [one and one.text for one in texts] == [answer.text for answer in asked.answers]
     times = [min(one.tokens, 23) // 5 for one in texts if one is not None]
     wanted = sum(n * len(ids(prompt)) for n, prompt in zip(times, PROMPTS, strict=True)) / 5
