@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import time
@@ -15,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from prosg.utils.environment import processor
 
 CPU = torch.device("cpu")
 
@@ -49,15 +50,6 @@ def medians(actions: dict[str, Callable[[], object]], repeats: int, calls: int) 
             if repeat:  # the first is the warm-up
                 seconds[name].append((time.perf_counter() - start) / calls)
     return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def machine() -> str:
-    """The processor's name, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def commit() -> str:
@@ -109,13 +101,13 @@ def main(it: Recurrence, description: str | None) -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     sizes = {name: getattr(args, name) for name in it.sizes}
-    print(f"{machine()}; torch {torch.__version__}; {it.in_use}")
+    print(f"{processor()}; torch {torch.__version__}; {it.in_use}")
     every = []
     for threads in args.threads:
         rows = measure(it, sizes, args.repeats, threads)
         show(it, rows, sizes, threads)
         every += rows
     if args.out:
-        origin = {"dtype": "float32", "machine": machine(), "commit": commit()}
+        origin = {"dtype": "float32", "machine": processor(), "commit": commit()}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text("[\n" + ",\n".join("  " + json.dumps(row | origin) for row in every) + "\n]\n")

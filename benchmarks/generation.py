@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import commit, machine
+from _common import commit
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.load import load_model
@@ -29,6 +29,7 @@ from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
+from prosg.utils.environment import processor
 
 HIDDEN, LAYERS = 112, 3
 
@@ -90,11 +91,11 @@ def main() -> None:
     model = make_model()
     count = sum(parameter.numel() for parameter in model.backbone.parameters())  # type: ignore[attr-defined]
     prompts = [model.tokenizer.encode(row.prompt) for row in make_rows(size=args.answers, split="test")]
-    print(f"{machine()}; torch {torch.__version__}; rwkv4 of {count:,} parameters, {model.backbone.kernel_in_use}")
+    print(f"{processor()}; torch {torch.__version__}; rwkv4 of {count:,} parameters, {model.backbone.kernel_in_use}")
     print(f"{args.answers} answers of {args.tokens} tokens, {args.batch} at once")
     print(f"{'threads':8}{'':14}{'seconds':>10}{'processor':>11}{'tokens a second':>18}")
     rows = []
-    origin = {"machine": machine(), "commit": commit(), "dtype": "float32", "parameters": count}
+    origin = {"machine": processor(), "commit": commit(), "dtype": "float32", "parameters": count}
     for threads in args.threads:
         sizes = {"answers": args.answers, "tokens": args.tokens, "batch": args.batch, "threads": threads}
         for name, (seconds, used) in measure(model, prompts, sizes, args.repeats).items():

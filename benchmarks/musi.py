@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 import yaml
-from _common import commit, machine
+from _common import commit
 from rapidfuzz.distance import LCSseq
 
 from prosg.data.synthetic import words
@@ -31,6 +31,7 @@ from prosg.musi.config import load_config
 from prosg.musi.prompts import prompt_requests
 from prosg.musi.similar import similar_pairs
 from prosg.musi.text import words as tokens
+from prosg.utils.environment import processor
 
 THRESHOLD = 0.7
 PER_REQUEST = 5
@@ -169,7 +170,7 @@ def main() -> None:
     for row in rows:
         print(f"{row['quantity']:44}{row['value']:12,.1f} {row['unit']}")
     if args.out:
-        extra = {"machine": machine(), "commit": commit()}
+        extra = {"machine": processor(), "commit": commit()}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text("[\n" + ",\n".join("  " + json.dumps(row | extra) for row in rows) + "\n]\n")
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import commit, machine
+from _common import commit
 
 from prosg.backbones import BACKBONES
 from prosg.checkpoints.backbone import load_backbone
 from prosg.model.config import PRESETS
 from prosg.model.prosg import ProSG
+from prosg.utils.environment import processor
 
 SIZES = {
     "169M": {"rwkv4": "169M", "rwkv7": "0.1B"},
@@ -163,7 +164,7 @@ def main() -> None:
         found = act(args.folder, args.act)
         print(json.dumps(found | {"peak": peak()}))
         return
-    print(f"{machine()}; torch {torch.__version__}; {args.threads} threads")
+    print(f"{processor()}; torch {torch.__version__}; {args.threads} threads")
     rows = json.loads(args.out.read_text()) if args.out and args.out.exists() else []
     for size in args.sizes:
         for version in args.versions:
@@ -172,7 +173,7 @@ def main() -> None:
                 path = Path(folder) / "random.pth"
                 make(path, version, size)
                 for action in args.actions or ACTIONS[size]:
-                    about = {"machine": machine(), "commit": commit()}
+                    about = {"machine": processor(), "commit": commit()}
                     new = [row | about for row in measure(path, system, action, args.threads)]
                     replaced = {(row["system"], row["quantity"]) for row in new}
                     rows = [row for row in rows if (row["system"], row["quantity"]) not in replaced] + new

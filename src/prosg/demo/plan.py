@@ -26,6 +26,7 @@ from prosg.evaluation.controls import CONDITIONS
 from prosg.evaluation.formatting import amount
 from prosg.evaluation.report.terminal import to_terminal
 from prosg.evaluation.results import Run
+from prosg.training.config import Phase
 from prosg.utils.io import write_json
 from prosg.utils.jobs import Job, check_plan, run_jobs
 
@@ -34,7 +35,7 @@ __all__ = ["Plan", "run_demo"]
 RATES = (1e-3, 3e-3, 1e-2)
 CHOICE = {"rows": 48, "sentences": [5, 60, 125]}
 """Validation rows and story lengths on which a rival's learning rate is chosen."""
-RIVAL_TRAININGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+RIVAL_TRAININGS: dict[str, tuple[Phase, str, tuple[str, ...]]] = {
     "phase1_more": ("finetune", "plain", ()),
     "phase1_perturbed": ("finetune", "{durable}", ()),
     "phase1_replay": ("finetune", "plain", ("--replay", "0.5")),

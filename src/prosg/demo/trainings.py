@@ -13,6 +13,7 @@ from prosg.checkpoints.tensors import read_tensors
 from prosg.data.row import write_rows
 from prosg.data.synthetic import DEMO_KINDS, PLAIN, SENTENCES, Difficulty, make_rows
 from prosg.tokenizers.bpe import train_bpe
+from prosg.training.config import Phase
 from prosg.utils.jobs import Job
 
 __all__ = ["common_options", "length", "phase1_jobs", "prepare", "training", "training_notes"]
@@ -59,7 +60,7 @@ def prepare(
     save_backbone(fresh(seed), start, tokenizer=tokenizer.save(data))  # type: ignore[arg-type]
 
 
-def training(name: str, phase: str, folder: Path, model: str, data: str, seconds: float, *options: str) -> Job:
+def training(name: str, phase: Phase, folder: Path, model: str, data: str, seconds: float, *options: str) -> Job:
     """A training of `name` in a seed's folder, on what another one there left (`model`) and on a file of its data."""
     output = folder / name
     command = ["train", phase, "--model", str(folder / model), "--train", str(folder / "data" / data)]

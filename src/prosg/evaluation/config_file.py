@@ -10,7 +10,7 @@ from pathlib import Path
 from prosg.data.templates import known_template
 from prosg.evaluation.config import MEASURES, EvalConfig, SystemConfig
 from prosg.llm.config import check_endpoint
-from prosg.utils.options import build, option, read_yaml
+from prosg.utils.options import build, check_at_least, option, read_yaml
 
 __all__ = ["load_config"]
 
@@ -60,12 +60,8 @@ def _check(config: EvalConfig) -> None:
     if not config.systems:
         raise ValueError("systems are missing; name at least one, like  phase1: runs/phase1/model")
     _among("measures", config.measures, MEASURES)
-    for name in AT_LEAST_ONE:
-        if option(config, name) < 1:
-            raise ValueError(f"{name} is {option(config, name)}; it must be at least 1")
-    for name in NEVER_NEGATIVE:
-        if option(config, name) < 0:
-            raise ValueError(f"{name} is {option(config, name)}; it must be 0 or more")
+    check_at_least(config, AT_LEAST_ONE, 1)
+    check_at_least(config, NEVER_NEGATIVE, 0)
     if not 0 < config.generation.top_p <= 1:
         raise ValueError(f"generation.top_p is {config.generation.top_p}; it must be above 0 and at most 1")
     if config.data.suite and not config.data.file:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from prosg.utils.options import option
+from prosg.utils.options import check_at_least
 
 __all__ = ["BudgetConfig", "EndpointConfig", "check_budget", "check_endpoint", "require_key"]
 
@@ -91,12 +91,8 @@ def check_budget(caps: BudgetConfig, *endpoints: EndpointConfig) -> None:
 
 def check_endpoint(name: str, endpoint: EndpointConfig) -> None:
     """Raises ValueError for an option that is not allowed. `name`: the configuration's name for the endpoint."""
-    for key in ("concurrency", "attempts"):
-        if option(endpoint, key) < 1:
-            raise ValueError(f"{name}.{key} is {option(endpoint, key)}; it must be at least 1")
-    for key in ("backoff", "longest_wait", "input_price", "output_price"):
-        if option(endpoint, key) < 0:
-            raise ValueError(f"{name}.{key} is {option(endpoint, key)}; it must be 0 or more")
+    check_at_least(endpoint, ("concurrency", "attempts"), 1, f"{name}.")
+    check_at_least(endpoint, ("backoff", "longest_wait", "input_price", "output_price"), 0, f"{name}.")
     if not endpoint.model:
         raise ValueError("endpoint.model is missing; it is the server's name for the model")
     url = urlsplit(endpoint.base_url)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint
-from prosg.utils.options import build, option, read_yaml
+from prosg.utils.options import build, check_at_least, option, read_yaml
 
 __all__ = [
     "AnswersConfig",
@@ -196,12 +196,8 @@ def _check(config: BuildConfig) -> None:
         raise ValueError("out is missing; it names the folder of the build")
     if config.folder.exists() and not config.folder.is_dir():
         raise ValueError(f"out is {config.out!r}, which is a file; it names a folder")
-    for name in AT_LEAST_ONE:
-        if option(config, name) < 1:
-            raise ValueError(f"{name} is {option(config, name)}; it must be at least 1")
-    for name in NOT_NEGATIVE:
-        if option(config, name) < 0:
-            raise ValueError(f"{name} is {option(config, name)}; it must be 0 or more")
+    check_at_least(config, AT_LEAST_ONE, 1)
+    check_at_least(config, NOT_NEGATIVE, 0)
     if config.filter.stages < 2:
         raise ValueError(f"filter.stages is {config.filter.stages}; an instruction in stages has at least 2")
     if config.filter.longest < config.filter.shortest:

@@ -7,7 +7,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -17,6 +17,7 @@ __all__ = [
     "REQUIRED",
     "Option",
     "build",
+    "check_at_least",
     "construct",
     "help_text",
     "iter_options",
@@ -188,6 +189,17 @@ def option(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = getattr(config, part)
     return config
+
+
+def check_at_least(config: Any, names: Iterable[str], least: int, inside: str = "") -> None:
+    """Raises ValueError for the first of these options, by dotted names, that is below `least` (0 or 1).
+
+    `inside` is put before the name in the error.
+    """
+    allowed = "at least 1" if least else "0 or more"
+    for name in names:
+        if option(config, name) < least:
+            raise ValueError(f"{inside}{name} is {option(config, name)}; it must be {allowed}")
 
 
 class Option(NamedTuple):

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from prosg.core.tensors import valid_mask
 from prosg.ops.wkv7.naive import naive_wkv7
 
 __all__ = ["chunked_wkv7"]
@@ -53,7 +54,7 @@ def chunked_wkv7(
         # There is nothing to parallelize: the plain step has fewer operations.
         return naive_wkv7(r, w, k, v, a, b, state, lengths)
     if lengths is not None:
-        valid = (torch.arange(time, device=k.device) < lengths.unsqueeze(1)).view(*k.shape[:2], 1, 1)
+        valid = valid_mask(lengths, time).view(*k.shape[:2], 1, 1)
         r, w, k, a, b = (x * valid for x in (r, w, k, a, b))
     r, w, k, v, a, b = (_chunks(x) for x in (r, w, k, v, a, b))
     logs = w.cumsum(-2)
