@@ -18,17 +18,7 @@ from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fing
 from prosg.checkpoints.native_reader import read_checkpoint
 from prosg.tokenizers.world import VOCABULARY_NAME
 from prosg.utils.io import CheckpointError
-from support.checkpoints import SMALL_RWKV4, same_weights, small_rwkv4
-
-
-@pytest.fixture
-def model() -> RWKV4:
-    return small_rwkv4()
-
-
-@pytest.fixture
-def weights(model: RWKV4) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+from support.checkpoints import SMALL_RWKV4, same_weights
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
-from torch import Tensor
 
 from prosg.backbones.rwkv4 import RWKV4
 from prosg.checkpoints.fingerprints import backbone_fingerprint
-from support.checkpoints import SMALL_RWKV4, small_rwkv4
-
-
-@pytest.fixture
-def model() -> RWKV4:
-    return small_rwkv4()
-
-
-@pytest.fixture
-def weights(model: RWKV4) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+from support.checkpoints import SMALL_RWKV4
 
 
 def test_fingerprint_tells_weights_apart(model: RWKV4) -> None:

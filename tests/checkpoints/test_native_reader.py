@@ -15,17 +15,7 @@ from prosg.backbones.layouts import RWKV4_LAYOUT, to_hf
 from prosg.backbones.rwkv4 import RWKV4
 from prosg.checkpoints.backbone import load_backbone, save_backbone
 from prosg.utils.io import CheckpointError
-from support.checkpoints import same_weights, small_rwkv4
-
-
-@pytest.fixture
-def model() -> RWKV4:
-    return small_rwkv4()
-
-
-@pytest.fixture
-def weights(model: RWKV4) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+from support.checkpoints import same_weights
 
 
 def test_other_shapes_of_folders(model: RWKV4, weights: dict[str, Tensor], tmp_path: Path) -> None:

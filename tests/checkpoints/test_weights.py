@@ -12,17 +12,6 @@ from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.backbone import convert, load_backbone
 from prosg.checkpoints.weights import check_finite, check_memory
 from prosg.utils.io import CheckpointError
-from support.checkpoints import small_rwkv4
-
-
-@pytest.fixture
-def model() -> RWKV4:
-    return small_rwkv4()
-
-
-@pytest.fixture
-def weights(model: RWKV4) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])

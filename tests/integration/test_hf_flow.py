@@ -29,11 +29,12 @@ from prosg.model.config import PRESETS, ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.bpe import train_bpe
 from prosg.training.config import Optimisation, Perturbation, TrainConfig
-from prosg.training.perturbation import Draws, Perturber, StateChange
+from prosg.training.perturbation import Draws, Perturber
 from prosg.training.setup import check
 from prosg.utils.io import CheckpointError
 from support.hf_models import HF_TINY, hf_backbone, hf_model
 from support.models import assert_near, live_model, tokens
+from support.two_passes import touch
 
 BATCH = 3
 PROMPT_LENGTHS, ANSWER_LENGTHS = torch.tensor([5, 3, 7]), torch.tensor([6, 1, 4])
@@ -65,9 +66,8 @@ def batch() -> dict[str, Tensor]:
 
 
 def draws(swap: list[bool], wipe: list[bool]) -> Draws:
-    no, zero = torch.zeros(BATCH, dtype=torch.bool), torch.zeros(BATCH)
-    untouched = StateChange(no, zero, zero, no, zero, zero.long())
-    return Draws(torch.tensor(swap), torch.tensor(wipe), untouched, untouched, zero.long())
+    untouched = touch(BATCH)
+    return Draws(torch.tensor(swap), torch.tensor(wipe), untouched, untouched, torch.zeros(BATCH, dtype=torch.int64))
 
 
 # -- a step of training

@@ -16,10 +16,11 @@ from prosg.core.update import Update, take_update_rows
 from prosg.model.prosg import ProSG
 from prosg.ops.wkv4 import KERNELS, WKV4Memory
 from prosg.training.config import Perturbation
-from prosg.training.perturbation import Draws, StateChange, change_state, draw
+from prosg.training.perturbation import Draws, change_state, draw
 from prosg.training.recipes import RECIPES
 from prosg.training.state_bank import StateBank
 from support.models import TINY, assert_near, assert_same_state, live_backbone, live_model, state_bits_equal, tokens
+from support.two_passes import touch
 
 EVERYTHING = Perturbation(wipe_first=0.5, wipe_last=0.5, swap=0.3, load=0.5, cut=0.5)
 IDS = torch.tensor([7, 2**62 + 1, 30, 4, 11])
@@ -151,11 +152,6 @@ def test_rwkv4_loads_by_its_formula(name: str) -> None:
     # A wiped memory becomes the other text's mean, as heavy as its own was times W.
     for strange, after in zip(bank, loaded, strict=True):
         assert_near(after.num / after.den, strange.num / strange.den, 1e-12)
-
-
-def touch(rows: int, **changes: Tensor) -> StateChange:
-    no, zero = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows)
-    return StateChange(no, zero, zero, no, zero, torch.zeros(rows, dtype=torch.int64))._replace(**changes)
 
 
 def test_only_the_rows_that_were_drawn_are_touched() -> None:

@@ -1,0 +1,57 @@
+"""Choosing a token: temperature, top-k, top-p, and tokens that are ruled out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from prosg.generation.sampling import pick
+
+LOGITS = torch.log(torch.tensor([[0.1, 0.4, 0.05, 0.3, 0.15]]))
+
+
+def distribution(temperature: float = 1.0, **options: Any) -> list[float]:
+    """How often each token is drawn, by sweeping the random number over [0, 1)."""
+    n = 4000
+    numbers = (torch.arange(n) + 0.5) / n
+    drawn = pick(LOGITS.expand(n, -1), torch.full((n,), temperature), numbers, **options)
+    return (torch.bincount(drawn, minlength=5) / n).tolist()
+
+
+def test_sampling_follows_the_distribution() -> None:
+    assert distribution() == pytest.approx([0.1, 0.4, 0.05, 0.3, 0.15], abs=1e-3)
+    squares = torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15]).square()
+    assert distribution(0.5) == pytest.approx((squares / squares.sum()).tolist(), abs=1e-3)
+    assert distribution(0.0) == [0, 1, 0, 0, 0]
+
+
+def test_top_k_and_top_p() -> None:
+    assert distribution(top_k=1) == [0, 1, 0, 0, 0]
+    assert distribution(top_k=2) == pytest.approx([0, 4 / 7, 0, 3 / 7, 0], abs=1e-3)
+    assert distribution(top_k=9) == distribution(top_k=0) == distribution()
+    # .4, .3, .15, .1, .05: a token is kept while those before it hold less than p
+    assert distribution(top_p=0.39) == [0, 1, 0, 0, 0]
+    assert distribution(top_p=0.6) == pytest.approx([0, 4 / 7, 0, 3 / 7, 0], abs=1e-3)
+    assert distribution(top_p=0.84) == pytest.approx([0, 40 / 85, 0, 30 / 85, 15 / 85], abs=1e-3)
+    # top_k first, then the share of what it left: .4, .3, .15 of .85
+    assert distribution(top_k=3, top_p=0.8) == pytest.approx([0, 4 / 7, 0, 3 / 7, 0], abs=1e-3)
+
+
+def test_each_row_has_its_own_temperature() -> None:
+    drawn = pick(LOGITS.expand(3, -1), torch.tensor([0.0, 1.0, 1.0]), torch.tensor([0.99, 0.99, 0.0]))
+    assert drawn.tolist() == [1, 4, 0]
+
+
+def test_a_token_that_is_ruled_out_is_never_drawn() -> None:
+    """Also at the ends of the range, where the cumulated distribution is rounded."""
+    logits = LOGITS.clone()
+    logits[0, 0] = logits[0, 4] = -torch.inf
+    edges = torch.tensor([0.0, 2.0**-24, 1 - 2.0**-24, 1.0])
+    for top_k in (0, 2):
+        drawn = pick(logits.expand(4, -1), torch.ones(4), edges, top_k=top_k)
+        assert set(drawn.tolist()) <= {1, 2, 3}
+    many = torch.randn(4, 5000)
+    many[:, 4000:] = -torch.inf
+    assert int(pick(many, torch.ones(4), edges).max()) < 4000
