@@ -1,14 +1,18 @@
-"""Padding and masks for sequences of different lengths, and the number type of sums."""
+"""Sequences of different lengths: padding, masks, reading in chunks; and the number type of sums."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-__all__ = ["pad", "valid_mask", "wide"]
+__all__ = ["CHUNK", "chunks", "pad", "valid_mask", "wide"]
+
+CHUNK = 512
+"""Tokens of a given text that a backbone reads in one call, unless it is told otherwise."""
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "B T"]:
@@ -20,6 +24,27 @@ def pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "B T"]:
 def valid_mask(lengths: Int[Tensor, " B"], width: int) -> Bool[Tensor, "B {width}"]:
     """Returns which positions of right-padded rows are valid: in row i the first `lengths[i]` of `width`."""
     return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
+
+
+@overload
+def chunks(tokens: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+@overload
+def chunks(tokens: Tensor, lengths: None, size: int) -> Iterator[tuple[Tensor, None]]: ...
+@overload
+def chunks(tokens: Tensor, lengths: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]: ...
+
+
+def chunks(tokens: Tensor, lengths: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Cuts tokens (B, T) into runs of `size`, each with its rows' valid lengths (B,); None, for all, stays None.
+
+    Raises:
+        ValueError: for a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"chunk or window is {size}, must be at least 1 token")
+    for start in range(0, tokens.shape[1], size):
+        part = tokens[:, start : start + size]
+        yield part, None if lengths is None else (lengths - start).clamp(min=0, max=part.shape[1])
 
 
 def wide(x: Tensor) -> Tensor:

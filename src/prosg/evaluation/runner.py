@@ -98,9 +98,13 @@ def _by_model(config: EvalConfig, names: Mapping[str, Any]) -> list[list[str]]:
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         system = config.system(name)
-        model = (system.model, system.base, system.tokenizer, system.dtype, system.initial)
-        groups.setdefault(model if system.model else (name,), []).append(name)
+        groups.setdefault(_what_is_loaded(system) if system.model else (name,), []).append(name)
     return list(groups.values())
+
+
+def _what_is_loaded(system: SystemConfig) -> tuple[str, ...]:
+    """The options that decide which model is loaded: equal for systems that can share one."""
+    return (system.model, system.base, system.tokenizer, system.dtype, system.initial)
 
 
 def _job(config: EvalConfig, file: str, names: Sequence[str], measures: int) -> Job:
@@ -162,7 +166,7 @@ class _Models:
     def open(self, system: SystemConfig) -> ProSG:
         from prosg.evaluation.systems.local import check_model, open_model
 
-        key = (system.model, system.base, system.tokenizer, system.dtype, system.initial)
+        key = _what_is_loaded(system)
         if self.opened is None or self.opened[0] != key:
             self.opened = (key, open_model(system, self.config.device))
         check_model(system, self.opened[1])

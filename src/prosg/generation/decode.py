@@ -21,14 +21,11 @@ from torch import Tensor
 from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.rng import uniforms
-from prosg.core.tensors import pad
+from prosg.core.tensors import CHUNK, chunks, pad
 from prosg.generation.length_control import LengthControl
 from prosg.generation.sampling import Sampling, pick
 
 __all__ = ["Replay", "Step", "advance", "decode"]
-
-CHUNK = 512
-"""Tokens of a given text that are read in one call."""
 
 
 class Step(NamedTuple):
@@ -66,9 +63,7 @@ def advance(backbone: Backbone, encoded: EncodedPrompt, tokens: Tensor, lengths:
         The place after the tokens.
     """
     state, logits = encoded.state, encoded.logits
-    for start in range(0, tokens.shape[1], CHUNK):
-        part = tokens[:, start : start + CHUNK]
-        left = None if lengths is None else (lengths - start).clamp(min=0, max=part.shape[1])
+    for part, left in chunks(tokens, lengths, CHUNK):
         output = backbone(part, state, update=encoded.update, lengths=left, logits="last")
         assert output.logits is not None
         state = output.state

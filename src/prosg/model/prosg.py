@@ -19,12 +19,12 @@ from prosg.backbones import BackboneModule
 from prosg.backbones.base import Output
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
-from prosg.core.tensors import pad
+from prosg.core.tensors import CHUNK, pad
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts, stream_text
 from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
-from prosg.model.reading import CHUNK, encode_with_gradients, read_prompt, read_windows
+from prosg.model.reading import encode_with_gradients, read_prompt, read_windows
 from prosg.model.scoring import AnswerScores, Interruption, score_answer, score_in_one_call
 from prosg.model.synthesizer import Reads, Synthesizer
 from prosg.tokenizers.base import Tokenizer

@@ -7,7 +7,6 @@ are wanted, the backward pass reads a chunk once more (non-reentrant checkpointi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -17,14 +16,11 @@ from prosg.backbones import BackboneModule
 from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
-from prosg.core.tensors import valid_mask
+from prosg.core.tensors import CHUNK, chunks, valid_mask
 from prosg.model.initial_state import InitialState
 from prosg.model.synthesizer import Reads, Synthesizer
 
-__all__ = ["CHUNK", "chunks", "encode_with_gradients", "read_prompt", "read_windows"]
-
-CHUNK = 512
-"""Tokens of a text that are read in one call, unless another number is given."""
+__all__ = ["encode_with_gradients", "read_prompt", "read_windows"]
 
 
 def read_prompt(
@@ -138,12 +134,3 @@ def encode_with_gradients(
         keep_state=backbone.continues,  # else the answer is read together with the prompt
     )
     return EncodedPrompt(state, None if synthesizer is None else synthesizer.finish(reads), logits)
-
-
-def chunks(tokens: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cuts tokens (B, T) into runs of `size`, each with its rows' valid lengths (B,). Raises ValueError below 1."""
-    if size < 1:
-        raise ValueError(f"chunk or window is {size}, must be at least 1 token")
-    for start in range(0, tokens.shape[1], size):
-        part = tokens[:, start : start + size]
-        yield part, (lengths - start).clamp(min=0, max=part.shape[1])
