@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,31 @@ def test_help_does_not_wait_for_torch(command: str) -> None:
 # Pipes and Ctrl-C need processes of their own.
 
 
-def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-m", "prosg", *command]
-    return subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, **options)
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the program; whatever becomes of a test, its processes end with it."""
+    with ExitStack() as stack:
+
+        def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            program = [sys.executable, "-m", "prosg", *command]
+            # Tests that were started in the background have Ctrl-C ignored, and would hand that on.
+            options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+            process = subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, **options)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        yield start
 
 
 LONG = ["generate", "start", "--prompt", "x", "--max-tokens", "1000000"]
 
 
-def test_a_reader_that_has_enough_is_no_error(here: Path) -> None:
+def test_a_reader_that_has_enough_is_no_error(here: Path, start: Start) -> None:
     process = start(LONG, stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.read(1)
@@ -91,7 +107,7 @@ def test_a_reader_that_has_enough_is_no_error(here: Path) -> None:
     assert process.stderr.read() == b""
 
 
-def test_ctrl_c_stops_in_one_line(here: Path) -> None:
+def test_ctrl_c_stops_in_one_line(here: Path, start: Start) -> None:
     process = start(LONG, stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.read(1)
@@ -101,7 +117,7 @@ def test_ctrl_c_stops_in_one_line(here: Path) -> None:
     assert process.stderr.read() == b"\nstopped\n"
 
 
-def test_ctrl_c_while_training_says_how_to_go_on(shop: TrainingFolder, tmp_path: Path) -> None:
+def test_ctrl_c_while_training_says_how_to_go_on(shop: TrainingFolder, tmp_path: Path, start: Start) -> None:
     command = shop.command("finetune", tmp_path / "run", "--optim.steps", 100000)
     process = start(command, stdout=subprocess.DEVNULL)
     assert process.stderr is not None
