@@ -14,7 +14,7 @@ from prosg.checkpoints.encoded import load_encoded, save_encoded
 from prosg.checkpoints.fingerprints import model_fingerprint
 from prosg.model.prosg import ProSG
 from support.checkpoints import assert_refused
-from support.models import MODULES, live_model, same_encoded, tokens
+from support.models import MODULES, TINY, live_model, same_encoded, tokens
 
 PROMPT, LENGTHS = tokens(2, 6), torch.tensor([6, 4])
 
@@ -66,3 +66,21 @@ def test_damaged_encoded_prompts_are_refused(tmp_path: Path) -> None:
     assert_refused(lambda: load_encoded(path, trained), r"num has shape \(2, 3\), expected")
     save_file(whole | {"update.0.key.a": torch.zeros(2, 8, 3)}, path, metadata=metadata)
     assert_refused(lambda: load_encoded(path, trained), r"site 0.key: a has shape \(2, 8, 3\), expected")
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("memory", ["anchor", "both"])
+def test_a_file_holds_the_anchor(name: str, memory: Any, tmp_path: Path) -> None:
+    trained, path = live_model(name, "plus", torch.float32), tmp_path / "prompt.safetensors"
+    encoded = trained.encode(PROMPT, LENGTHS, memory=memory, tau=7.0)
+    save_encoded(encoded, trained, path)
+    assert same_encoded(load_encoded(path, trained), encoded)
+    flat = load_file(path)
+    wrong = next(key for key in flat if key.startswith("anchor.1."))
+    metadata = {"format": "prosg-encoded-2", "model": model_fingerprint(trained)}
+    for tensors, message in (
+        ({key: flat[key] for key in flat if key != wrong}, f"tensor '{wrong}' is missing"),
+        (flat | {wrong: flat[wrong][:, :1].contiguous()}, "has shape"),
+    ):
+        save_file({key: tensor.clone() for key, tensor in tensors.items()}, path, metadata=metadata)
+        assert_refused(lambda: load_encoded(path, trained), f"prompt.safetensors: .*{message}")

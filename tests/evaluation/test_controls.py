@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from prosg.core.encoded import EncodedPrompt
 from prosg.core.update import Update
 from prosg.data.row import Row
 from prosg.evaluation.config import SystemConfig
-from prosg.evaluation.controls import Condition, derangement, mean_update_of_kind
+from prosg.evaluation.controls import Condition, derangement, encode_training
 from prosg.evaluation.systems.local import LocalSystem
 from prosg.model.prosg import ProSG
 from support.models import WORDS, assert_near, live_model, state_bits_equal, tokens, word_tokenizer
@@ -31,10 +32,10 @@ def rows_of(kind: str, prompts: Sequence[str]) -> list[Row]:
     return [Row(f"{kind}-{i}", prompt, "a", kind) for i, prompt in enumerate(prompts)]
 
 
-def system(model: ProSG, update: Any, state: Any = "kept", training: int = 70) -> LocalSystem:
+def system(model: ProSG, update: Any, state: Any = "kept", training: int = 70, memory: Any = "") -> LocalSystem:
     rows = [Row(f"row-{i}", prompt, "a", kind) for i, (prompt, kind) in enumerate(zip(texts(7, 1), KINDS, strict=True))]
     known = {"story": rows_of("story", texts(training, 2)), "code": rows_of("code", texts(training, 3))}
-    return LocalSystem(SystemConfig(model="tiny", update=update, state=state), model, rows, known, SEED)
+    return LocalSystem(SystemConfig(model="tiny", update=update, state=state, memory=memory), model, rows, known, SEED)
 
 
 def tiny(module: str | None = "plus") -> ProSG:
@@ -104,7 +105,46 @@ def test_a_model_without_a_module_has_no_updates() -> None:
 
 def test_the_mean_needs_enough_prompts() -> None:
     with pytest.raises(ValueError, match=r"code.*63"):
-        mean_update_of_kind(tiny(), "code", [[1, 2]] * 63)
+        list(encode_training(tiny(), "code", [[1, 2]] * 63, "update"))
+
+
+def test_anchors_have_the_same_controls() -> None:
+    model = tiny()
+
+    def memory(encoded: EncodedPrompt) -> list[Tensor]:
+        return [torch.cat([pull.num, pull.den]) * pull.top.exp().repeat(2, 1) for pull in encoded.anchor]
+
+    own, other, mean, none = (
+        system(model, update, memory="anchor").encode(range(7)) for update in ("own", "other", "mean", "none")
+    )
+    both = system(model, "own", memory="both").encode(range(7))
+    assert own.update is None
+    assert none.anchor is None
+    assert both.update is not None
+    for encoded in (other, mean, both):
+        assert state_bits_equal(encoded.state, own.state)
+    partners = derangement(KINDS, SEED)
+    # The second half of the rows is den.
+    index = torch.tensor([*partners, *(7 + i for i in partners)])
+    for ours, others, together in zip(memory(own), memory(other), memory(both), strict=True):
+        assert_near(others, ours[index], 1e-10)
+        assert_near(together, ours, 1e-10)
+    averages = {
+        kind: [one.mean(0) for one in memory_of_texts(model, texts(70, seed))]
+        for kind, seed in (("story", 2), ("code", 3))
+    }
+    for layer, ours in enumerate(memory(mean)):
+        for row, kind in enumerate(KINDS):
+            assert_near(ours[row], averages[kind][layer], 1e-5)
+    wiped = system(model, "own", "wiped", memory="anchor").encode(range(7))
+    assert state_bits_equal(wiped.state, model.backbone.init_state(7))
+    assert state_bits_equal(wiped.anchor, own.anchor)
+
+
+def memory_of_texts(model: ProSG, prompts: Sequence[str]) -> list[Tensor]:
+    """Per layer the pull's num of each prompt, not normalised."""
+    anchors = [model.encode(prompt, memory="anchor").anchor for prompt in prompts]
+    return [torch.cat([anchor[i].num * anchor[i].top.exp() for anchor in anchors]) for i in range(len(anchors[0]))]
 
 
 def test_conditions_have_names() -> None:

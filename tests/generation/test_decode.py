@@ -41,6 +41,8 @@ class Script:
     continues = True
     perturbations = ("wipe", "swap")
     tap_widths: Any = ()
+    anchor_units: Any = ()
+    log_decay = None
     checkpoint_every = 0
 
     def __init__(self, rows: Sequence[Sequence[int]], vocab: int) -> None:
@@ -72,6 +74,12 @@ class Script:
         raise NotImplementedError
 
     def load(self, state: Any, other: Any, keep: Tensor, weight: Tensor, reference: Any) -> Any:
+        raise NotImplementedError
+
+    def make_anchor(self, target: Any, log_keep: Any, share: Any) -> Any:
+        raise NotImplementedError
+
+    def anchor(self, state: Any, anchor: Any) -> Any:
         raise NotImplementedError
 
     def __call__(self, tokens: Tensor, state: Any = None, **options: Any) -> Output:

@@ -108,7 +108,7 @@ def test_rows_may_be_scored_under_anothers_update() -> None:
 
 def test_without_updates_the_backbone_is_scored() -> None:
     model = live_model("rwkv4", "plus")
-    assert perplexity(model, ROWS, update=False) == perplexity(ProSG(model.backbone), ROWS)
+    assert perplexity(model, ROWS, memory="none") == perplexity(ProSG(model.backbone), ROWS)
 
 
 def test_batches_hold_every_row_once_by_length() -> None:

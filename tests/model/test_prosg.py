@@ -171,7 +171,7 @@ def test_at_step_0_the_model_is_bit_equal_to_its_backbone(preset: str) -> None:
 
 def test_without_the_update_a_prompt_is_read_by_the_backbone_alone() -> None:
     model = live_model("rwkv4", "plus")
-    bare = model.encode(PROMPT, LENGTHS, update=False)
+    bare = model.encode(PROMPT, LENGTHS, memory="none")
     assert bare.update is None
     theirs = ProSG(model.backbone).encode(PROMPT, LENGTHS)
     assert torch.equal(bare.logits, theirs.logits)

@@ -8,14 +8,14 @@ are the same call. Nothing about a call is stored on the module.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from prosg.core.state import State
+from prosg.core.state import Anchor, State
 from prosg.core.update import Site, Update
 
 __all__ = [
@@ -150,6 +150,39 @@ class Backbone(Protocol):
         """
         ...
 
+    @property
+    def anchor_units(self) -> tuple[int, ...]:
+        """For each layer the number of units of its memory, each pulled back at a rate of its own; 0 for none.
+
+        Units are the channels of RWKV-4, the heads of RWKV-7 and RetNet. () where no memory can be pulled back.
+        """
+        ...
+
+    @property
+    def log_decay(self) -> tuple[Tensor, ...] | None:
+        """Per layer (units,) the logarithm of what a token leaves of the memory; None where that depends on the text.
+
+        None, too, where what is left is not the same memory, only weaker (RetNet's rotates).
+        """
+        ...
+
+    def make_anchor(self, target: State, log_keep: Sequence[Tensor], share: Sequence[Tensor]) -> Anchor:
+        """Returns what pulls a memory S back to that of `target`: S <- e^log_keep S + share S_target.
+
+        Args:
+            target: The state that memories are pulled to (B rows): a prompt's, usually aged.
+            log_keep: Per layer (B or 1, units) the logarithm of the share of the memory that stays, at most 0.
+            share: Per layer (B or 1, units) the share of the target's memory that is added.
+
+        Raises:
+            ValueError: where no memory can be pulled back.
+        """
+        ...
+
+    def anchor(self, state: State, anchor: Anchor) -> State:
+        """Returns a state after one pull. Token shifts stay."""
+        ...
+
     def __call__(
         self,
         tokens: Tensor,
@@ -157,6 +190,7 @@ class Backbone(Protocol):
         *,
         update: Update | None = None,
         update_from: Tensor | None = None,
+        anchor: Anchor | None = None,
         lengths: Tensor | None = None,
         logits: Logits = "all",
         taps: Collection[str] = (),
@@ -169,6 +203,7 @@ class Backbone(Protocol):
             state: The state to start from; the initial state by default. It is not written to.
             update: Weight changes of some or all sites, one per row.
             update_from: (B,) first position on which the update acts in each row; 0 by default.
+            anchor: Pulls the memory after every valid token.
             lengths: (B,) number of valid tokens of each row; T by default. Beyond it nothing happens to the state.
             logits: Which logits to return.
             taps: Names of the taps to return, out of `TAPS`.

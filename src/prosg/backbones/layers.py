@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prosg.core.state import State
+from prosg.core.state import Anchor, State
+from prosg.ops.pull import Pull, pull_memory
 
-__all__ = ["MetaAwareEmbedding", "MetaAwareLinear", "add_memories", "last_valid", "shift_tokens"]
+__all__ = [
+    "MetaAwareEmbedding",
+    "MetaAwareLinear",
+    "add_memories",
+    "anchor_to_memories",
+    "last_valid",
+    "pull_memories",
+    "shift_tokens",
+]
 
 
 class MetaAwareLinear(nn.Linear):
@@ -63,4 +74,22 @@ def add_memories(state: State, other: State, keep: Tensor, weight: Tensor) -> St
             memory=per_row(keep, layer.memory) * layer.memory + per_row(weight != 0, layer.memory) * other_layer.memory
         )
         for layer, other_layer in zip(state, other, strict=True)
+    )
+
+
+def anchor_to_memories(target: State, log_keep: Sequence[Tensor], share: Sequence[Tensor]) -> Anchor:
+    """Returns the pull of each layer with a tensor `memory` (B, U, ...): `Backbone.make_anchor` of such memories."""
+
+    def pull(memory: Tensor, keep: Tensor, added: Tensor) -> Pull:
+        rows, units = memory.shape[:2]
+        added = added.to(memory.dtype).view(-1, units, *[1] * (memory.dim() - 2))
+        return Pull(added * memory, keep.to(memory.dtype).expand(rows, units))
+
+    return tuple(pull(layer.memory, keep, added) for layer, keep, added in zip(target, log_keep, share, strict=True))
+
+
+def pull_memories(state: State, anchor: Anchor) -> State:
+    """Returns a state whose layers have a tensor `memory`, after one pull: `Backbone.anchor` of such memories."""
+    return tuple(
+        layer._replace(memory=pull_memory(layer.memory, pull)) for layer, pull in zip(state, anchor, strict=True)
     )

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from prosg.backbones.base import Logits, Output, Taps, check_taps, update_mask
 from prosg.backbones.layers import MetaAwareEmbedding, MetaAwareLinear, last_valid
-from prosg.core.state import State
+from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, Site, Update, check_update
 from prosg.ops.operation import Operation
 
@@ -52,7 +52,7 @@ def check_positive(config: NativeConfig, *names: str) -> None:
 
 
 class BlockContext(NamedTuple):
-    """The arguments of a call that are the same for all blocks."""
+    """The arguments of a call beside its tokens; all but `pull` are the same for all blocks."""
 
     active: Tensor | None
     """(B, T, 1) 1 where the update acts, 0 elsewhere; None: everywhere"""
@@ -60,6 +60,8 @@ class BlockContext(NamedTuple):
     """(B,) valid tokens of each row; None: all"""
     kernel: Callable[..., tuple[Tensor, Any]]
     """the selected kernel of the backbone's `operation`"""
+    pull: Any = None
+    """the block's layer of the anchor; None without an anchor"""
 
 
 class BlockOutput(NamedTuple):
@@ -138,6 +140,24 @@ class NativeBackbone(nn.Module):
         """Returns a state whose memory is weakened and mixed with that of another text; see `Backbone`."""
         raise NotImplementedError
 
+    @property
+    def anchor_units(self) -> tuple[int, ...]:
+        """For each layer the number of units of its memory that an anchor pulls; see `Backbone`."""
+        raise NotImplementedError
+
+    @property
+    def log_decay(self) -> tuple[Tensor, ...] | None:
+        """What a token leaves of the memory; see `Backbone`."""
+        return None
+
+    def make_anchor(self, target: State, log_keep: Sequence[Tensor], share: Sequence[Tensor]) -> Anchor:
+        """Returns what pulls a memory back to that of `target`; see `Backbone`."""
+        raise NotImplementedError
+
+    def anchor(self, state: State, anchor: Anchor) -> State:
+        """Returns a state after one pull; see `Backbone`."""
+        raise NotImplementedError
+
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws initial weights for training from scratch."""
         raise NotImplementedError
@@ -196,6 +216,7 @@ class NativeBackbone(nn.Module):
         *,
         update: Update | None = None,
         update_from: Tensor | None = None,
+        anchor: Anchor | None = None,
         lengths: Tensor | None = None,
         logits: Logits = "all",
         taps: Collection[str] = (),
@@ -217,7 +238,8 @@ class NativeBackbone(nn.Module):
         layers, last, inputs, memories = [], [], [], []
         every = self.checkpoint_every if torch.is_grad_enabled() else 0
         for index, (block, layer, layer_deltas) in enumerate(zip(self.blocks, state, deltas, strict=True)):
-            arguments = (stream, layer, layer_deltas, context)
+            pulled = context if anchor is None else context._replace(pull=anchor[index])
+            arguments = (stream, layer, layer_deltas, pulled)
             if every and index % every == 0:
                 # Not reentrant: that form gives no gradient to tensors inside a mapping, as the update's are.
                 output = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)

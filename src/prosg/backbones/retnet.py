@@ -34,9 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosg.backbones.layers import MetaAwareLinear, add_memories
+from prosg.backbones.layers import MetaAwareLinear, add_memories, anchor_to_memories, pull_memories
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
-from prosg.core.state import State
+from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, project
 from prosg.ops.operation import Operation
 from prosg.ops.retention import RETENTION, RetentionKernel, elapse
@@ -130,7 +130,8 @@ class MultiScaleRetention(nn.Module):
             heads(project(linear, x, deltas.get(name), context.active))
             for name, linear in (("query", self.query), ("key", self.key), ("value", self.value))
         )
-        y, memory = kernel(q, k * k.shape[3] ** -0.5, v, self.decay.to(wide), layer.memory, context.lengths)
+        k = k * k.shape[3] ** -0.5
+        y, memory = kernel(q, k, v, self.decay.to(wide), layer.memory, context.lengths, context.pull)
         tap = F.layer_norm(y, y.shape[3:], eps=GROUP_NORM_EPS).flatten(2)
         gated = F.silu(self.gate(x)) * tap.to(x.dtype)
         return project(self.output, gated, deltas.get("output"), context.active), tap, RetNetLayer(memory)
@@ -206,6 +207,19 @@ class RetNet(NativeBackbone):
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
         """S <- keep S + S_other, in rows whose weight is not 0. Both end at their last token: neither is rotated."""
         return add_memories(state, other, keep, weight)
+
+    @property
+    def anchor_units(self) -> tuple[int, ...]:
+        """The heads of each layer."""
+        return (self.config.num_heads,) * self.config.num_layers
+
+    def make_anchor(self, target: State, log_keep: Sequence[Tensor], share: Sequence[Tensor]) -> Anchor:
+        """S <- e^log_keep S + share S_target, per head. The target does not rotate: it stays as far back as it is."""
+        return anchor_to_memories(target, log_keep, share)
+
+    def anchor(self, state: State, anchor: Anchor) -> State:
+        """Returns a state after one pull."""
+        return pull_memories(state, anchor)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from prosg.backbones.layers import MetaAwareLinear, last_valid, shift_tokens
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
-from prosg.core.state import State
+from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, project
 from prosg.ops.operation import Operation
-from prosg.ops.wkv4 import EMPTY_TOP, WKV4, WKV4Kernel, WKV4Memory
+from prosg.ops.wkv4 import EMPTY_TOP, WKV4, WKV4Kernel, WKV4Memory, WKV4Pull, pull_wkv4
 
 __all__ = ["RWKV4", "RWKV4_SIZES", "RWKV4Config", "RWKV4Layer"]
 
@@ -115,6 +115,7 @@ class RWKV4TimeMix(nn.Module):
             v.to(wide),
             WKV4Memory(layer.num, layer.den, layer.top),
             lengths,
+            context.pull,
         )
         y = project(self.output, torch.sigmoid(r) * memory.to(r.dtype), deltas.get("output"), active)
         shift = last_valid(x, layer.att_shift, lengths)
@@ -202,8 +203,7 @@ class RWKV4(NativeBackbone):
     def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
         """top <- top + shift + w steps, which multiplies the memory (num, den) e^top by e^(shift + w steps)."""
         aged = []
-        for block, layer in zip(self.blocks, state, strict=True):
-            w = -torch.exp(block.att.time_decay.to(layer.top.dtype))
+        for w, layer in zip(self.log_decay, state, strict=True):
             decay = shift.unsqueeze(1) + steps.unsqueeze(1) * w
             # top is never differentiated, so the gradient of the decay passes through (num, den), by a factor of one.
             unit = torch.exp(decay - decay.detach())
@@ -226,6 +226,30 @@ class RWKV4(NativeBackbone):
             num, den = scale * layer.num + other_scale * mean, scale * layer.den + other_scale
             loaded.append(layer._replace(num=num, den=den, top=top))
         return tuple(loaded)
+
+    @property
+    def anchor_units(self) -> tuple[int, ...]:
+        """The channels of each layer's memory."""
+        return (self.config.attention_size,) * self.config.num_layers
+
+    @property
+    def log_decay(self) -> tuple[Tensor, ...]:
+        """Per layer w (C,): the logarithm of what is left of the memory after a token."""
+        return tuple(-torch.exp(block.att.time_decay.to(self.state_dtype)) for block in self.blocks)
+
+    def make_anchor(self, target: State, log_keep: Sequence[Tensor], share: Sequence[Tensor]) -> tuple[WKV4Pull, ...]:
+        """(num, den) e^top <- e^log_keep (num, den) e^top + share (num, den) e^top of the target, per channel."""
+        return tuple(
+            WKV4Pull(layer.num * added, layer.den * added, layer.top, keep.to(layer.num.dtype).expand_as(layer.num))
+            for layer, keep, added in zip(target, log_keep, (one.to(self.state_dtype) for one in share), strict=True)
+        )
+
+    def anchor(self, state: State, anchor: Anchor) -> State:
+        """Returns a state after one pull, at a common top."""
+        return tuple(
+            layer._replace(**pull_wkv4(WKV4Memory(layer.num, layer.den, layer.top), pull)._asdict())
+            for layer, pull in zip(state, anchor, strict=True)
+        )
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

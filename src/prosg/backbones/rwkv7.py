@@ -31,9 +31,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosg.backbones.layers import MetaAwareLinear, add_memories, last_valid, shift_tokens
+from prosg.backbones.layers import (
+    MetaAwareLinear,
+    add_memories,
+    anchor_to_memories,
+    last_valid,
+    pull_memories,
+    shift_tokens,
+)
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
-from prosg.core.state import State
+from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, project
 from prosg.ops.operation import Operation
 from prosg.ops.wkv7 import WKV7, WKV7Kernel
@@ -189,7 +196,7 @@ class RWKV7TimeMix(nn.Module):
         kk = F.normalize(heads(k * self.k_k), dim=-1)
         k = k * (1 + (a - 1) * self.k_a)
         r_, k_, v_ = heads(r), heads(k), heads(v)
-        y, memory = kernel(r_, heads(w), k_, v_, -kk, kk * heads(a), layer.memory, lengths)
+        y, memory = kernel(r_, heads(w), k_, v_, -kk, kk * heads(a), layer.memory, lengths, context.pull)
         norm = F.group_norm(
             y.flatten(0, 1).flatten(1), self.heads, self.ln_x.weight.to(wide), self.ln_x.bias.to(wide), self.eps
         )
@@ -279,6 +286,19 @@ class RWKV7(NativeBackbone):
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
         """S <- keep S + S_other, in rows whose weight is not 0."""
         return add_memories(state, other, keep, weight)
+
+    @property
+    def anchor_units(self) -> tuple[int, ...]:
+        """The heads of each layer."""
+        return (self.config.num_heads,) * self.config.num_layers
+
+    def make_anchor(self, target: State, log_keep: Sequence[Tensor], share: Sequence[Tensor]) -> Anchor:
+        """S <- e^log_keep S + share S_target, per head."""
+        return anchor_to_memories(target, log_keep, share)
+
+    def anchor(self, state: State, anchor: Anchor) -> State:
+        """Returns a state after one pull."""
+        return pull_memories(state, anchor)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

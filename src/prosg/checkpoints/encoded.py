@@ -1,7 +1,8 @@
-"""Encoded prompts as files: state, update and last logits in one safetensors file.
+"""Encoded prompts as files: state, update, anchor and last logits in one safetensors file.
 
     state.LAYER.NAME          a tensor of the recurrent state
     update.LAYER.SITE.a, .b   the factors of a site's weight change
+    anchor.LAYER.NAME         a tensor of the anchor
     logits                    the prompt's last logits
 
 The metadata holds the format's version and the fingerprint of the model that encoded the prompt.
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,21 +21,23 @@ from torch import Tensor
 from prosg.backbones.base import Backbone
 from prosg.checkpoints.fingerprints import model_fingerprint
 from prosg.core.encoded import EncodedPrompt
-from prosg.core.state import State
+from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, Site, Update, check_update
 from prosg.model.prosg import ProSG
 from prosg.utils.io import CheckpointError, written_whole
 
-__all__ = ["flatten", "load_encoded", "save_encoded", "unflatten"]
+__all__ = ["flatten", "load_encoded", "save_encoded", "unflatten", "unflatten_anchor"]
 
-FORMAT = "prosg-encoded-1"
+FORMATS = "prosg-encoded-1", "prosg-encoded-2"
+"""Without an anchor, and with one, which the first version would lose silently."""
 
 
-def flatten(state: State, update: Update | None) -> dict[str, Tensor]:
-    """Returns the tensors of a state and an update by the names they have in files."""
+def flatten(state: State, update: Update | None, anchor: Anchor | None = None) -> dict[str, Tensor]:
+    """Returns the tensors of a state, an update and an anchor by the names they have in files."""
     flat: dict[str, Tensor] = {}
-    for i, layer in enumerate(state):
-        flat |= {f"state.{i}.{name}": leaf.contiguous() for name, leaf in layer._asdict().items()}
+    for part, layers in (("state", state), ("anchor", anchor or ())):
+        for i, layer in enumerate(layers):
+            flat |= {f"{part}.{i}.{name}": leaf.contiguous() for name, leaf in layer._asdict().items()}
     for site, delta in (update or {}).items():
         flat |= {f"update.{site}.a": delta.a.contiguous(), f"update.{site}.b": delta.b.contiguous()}
     return flat
@@ -41,33 +45,50 @@ def flatten(state: State, update: Update | None) -> dict[str, Tensor]:
 
 def unflatten(flat: Mapping[str, Tensor], backbone: Backbone) -> tuple[State, Update | None]:
     """Builds state and update of `flatten`'s tensors. Raises ValueError if they do not fit the backbone."""
-    try:
-        empty = backbone.init_state(1)
-        state = tuple(
-            type(layer)(**{name: flat[f"state.{i}.{name}"] for name in layer._fields}) for i, layer in enumerate(empty)
-        )
-        for layer, blank in zip(state, empty, strict=True):
-            for name, leaf, like in zip(layer._fields, layer, blank, strict=True):
-                # An axis that is empty before the first token grows with the text.
-                fits = leaf.dim() == like.dim() and all(
-                    expected in (0, size) for size, expected in zip(leaf.shape[1:], like.shape[1:], strict=True)
-                )
-                if not fits:
-                    raise ValueError(f"{name} has shape {tuple(leaf.shape)}, expected (B, {tuple(like.shape[1:])})")
-        update: dict[Site, LowRank] = {}
-        for key in flat:
-            if key.startswith("update.") and key.endswith(".a"):
-                layer_index, name = key.split(".")[1:3]
-                update[Site(int(layer_index), name)] = LowRank(flat[key], flat[key[:-1] + "b"])
-    except KeyError as error:
-        raise ValueError(f"tensor {error} is missing") from None
+    state = _layers(flat, "state", backbone.init_state(1))
+    update: dict[Site, LowRank] = {}
+    for key in flat:
+        if key.startswith("update.") and key.endswith(".a"):
+            layer_index, name = key.split(".")[1:3]
+            update[Site(int(layer_index), name)] = LowRank(_tensor(flat, key), _tensor(flat, key[:-1] + "b"))
     return state, update or None
+
+
+def unflatten_anchor(flat: Mapping[str, Tensor], backbone: Backbone) -> Anchor | None:
+    """Builds the anchor of `flatten`'s tensors, if there is one. Raises ValueError if it does not fit the backbone."""
+    if not any(key.startswith("anchor.") for key in flat):
+        return None
+    units = [torch.zeros(1, number) for number in backbone.anchor_units]
+    return _layers(flat, "anchor", backbone.make_anchor(backbone.init_state(1), units, units))
+
+
+def _layers(flat: Mapping[str, Tensor], part: str, empty: State) -> State:
+    """The layers of a part, shaped as `empty` but for the rows."""
+    layers = tuple(
+        type(layer)(**{name: _tensor(flat, f"{part}.{i}.{name}") for name in layer._fields})
+        for i, layer in enumerate(empty)
+    )
+    for layer, blank in zip(layers, empty, strict=True):
+        for name, leaf, like in zip(layer._fields, layer, blank, strict=True):
+            # An axis that is empty before the first token grows with the text.
+            fits = leaf.dim() == like.dim() and all(
+                expected in (0, size) for size, expected in zip(leaf.shape[1:], like.shape[1:], strict=True)
+            )
+            if not fits:
+                raise ValueError(f"{name} has shape {tuple(leaf.shape)}, expected (B, {tuple(like.shape[1:])})")
+    return layers
+
+
+def _tensor(flat: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in flat:
+        raise ValueError(f"tensor {name!r} is missing")
+    return flat[name]
 
 
 def save_encoded(encoded: EncodedPrompt, model: ProSG, path: str | Path, *, overwrite: bool = True) -> None:
     """Writes encoded prompts of a model as one safetensors file."""
-    tensors = flatten(encoded.state, encoded.update) | {"logits": encoded.logits.contiguous()}
-    metadata = {"format": FORMAT, "model": model_fingerprint(model)}
+    tensors = flatten(encoded.state, encoded.update, encoded.anchor) | {"logits": encoded.logits.contiguous()}
+    metadata = {"format": FORMATS[encoded.anchor is not None], "model": model_fingerprint(model)}
     with written_whole(Path(path), overwrite=overwrite) as temporary:
         save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary, metadata=metadata)
 
@@ -88,7 +109,7 @@ def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
         tensors = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: truncated, or not a safetensors file ({error})") from None
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in FORMATS:
         raise CheckpointError(
             f"{path}: not an encoded prompt; make one with: prosg encode MODEL --prompt ... --out FILE"
         )
@@ -99,8 +120,10 @@ def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
         if "logits" not in tensors:
             raise ValueError("tensor 'logits' is missing")
         logits = tensors.pop("logits")
-        state, update = unflatten({name: tensor.to(device) for name, tensor in tensors.items()}, model.backbone)
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        state, update = unflatten(tensors, model.backbone)
+        anchor = unflatten_anchor(tensors, model.backbone)
         check_update(update or {}, model.backbone.sites, logits.shape[0])
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return EncodedPrompt(state, update, logits.to(device))
+    return EncodedPrompt(state, update, logits.to(device), anchor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +13,17 @@ if TYPE_CHECKING:
     from prosg.core.encoded import EncodedPrompt
     from prosg.model.prosg import ProSG
 
+MEMORIES = ("none", "anchor", "update", "both")
+"""`prosg.core.encoded.MEMORIES`, which takes PyTorch's seconds to import."""
+
 __all__ = [
     "add_kinds",
+    "add_memory",
     "add_model",
     "add_overwrite",
     "add_prompt",
     "add_state",
+    "add_tau",
     "add_template",
     "add_window",
     "check_new_file",
@@ -58,6 +64,25 @@ def add_state(parser: Parser) -> None:
     """Adds --state."""
     parser.add_argument(
         "--state", help="a learned initial state to begin prompts from: a .pth, or the output of train state"
+    )
+
+
+def add_memory(parser: Parser) -> None:
+    """Adds --memory and --tau."""
+    parser.add_argument(
+        "--memory",
+        choices=MEMORIES,
+        help="what holds the prompt beside the recurrent state: none; anchor, which pulls the state back to the "
+        "prompt's and needs no training; update, a module's; or both; by default what the model was trained for",
+    )
+    parser.add_argument("--no-update", dest="memory", action="store_const", const="none", help=argparse.SUPPRESS)
+    add_tau(parser)
+
+
+def add_tau(parser: Parser) -> None:
+    """Adds --tau."""
+    parser.add_argument(
+        "--tau", type=float, help="window of the anchor, tokens: what was written longer ago than that fades sooner"
     )
 
 
@@ -117,8 +142,9 @@ def one_prompt_source(options: Namespace) -> None:
 
 
 def encode_prompt(options: Namespace, model: ProSG) -> EncodedPrompt:
-    """Encodes --prompt under --template and --window."""
-    return model.encode(frame_prompt(options.prompt, options.template), window=options.window)
+    """Encodes --prompt under --template, --window, --memory and --tau."""
+    text = frame_prompt(options.prompt, options.template)
+    return model.encode(text, window=options.window, memory=options.memory, tau=options.tau)
 
 
 def frame_prompt(prompt: str, template: str) -> str:

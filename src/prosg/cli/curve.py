@@ -5,10 +5,12 @@ from __future__ import annotations
 from argparse import Namespace
 
 from prosg.cli.common import (
+    MEMORIES,
     add_kinds,
     add_model,
     add_overwrite,
     add_state,
+    add_tau,
     add_window,
     check_new_file,
     load_from,
@@ -20,15 +22,18 @@ __all__ = ["COMMAND"]
 
 def _parser() -> Parser:
     parser = Parser(
-        "The forgetting curve: late-stage accuracy against distance, under the model's own update and the controls "
-        "(another prompt's, the mean, none, state wiped), on generated instructions."
+        "The forgetting curve: late-stage accuracy against distance, on generated instructions: what the model forgets "
+        "(--memory none), what an anchor gives back without any training (--memory none,anchor), and a trained "
+        "module's update; each under the prompt's own and the controls (another prompt's, the mean, state wiped)."
     )
     add_model(parser)
     add_state(parser)
     parser.add_argument("--out", required=True, help="the .json file to write: rows of results, and answers")
     add_overwrite(parser)
     parser.add_argument("--system", default="", help="what to call it in the results")
-    parser.add_list("--updates", help="own, other, mean, none, wiped; all but none by default")
+    parser.add_list("--memory", help=f"what holds prompts: {', '.join(MEMORIES)}, or several; the model's own")
+    add_tau(parser)
+    parser.add_list("--updates", help="whose update and anchor: own, other, mean, none, wiped; all but none by default")
     parser.add_argument("--rows", type=int, default=64, help="prompts per cell")
     add_kinds(parser)
     parser.add_list("--sentences", int, help="lengths of the story; the first is in range")
@@ -62,13 +67,17 @@ def _run(options: Namespace) -> int:
     from prosg.evaluation.curve_file import measure_curve
 
     check_new_file("--out", options.out, options.overwrite)
+    if unknown := [name for name in options.memory or [] if name not in MEMORIES]:
+        raise ValueError(f"--memory has {', '.join(unknown)}; allowed: {', '.join(MEMORIES)}")
     model = load_from(options)
     return measure_curve(
         model,
         options.out,
         system=options.system or options.model,
         seed=options.seed,
-        updates=options.updates or (["none"] if model.synthesizer is None else ["own", "other", "mean", "wiped"]),
+        memories=options.memory or [],
+        tau=options.tau,
+        updates=options.updates or [],
         kinds=options.kinds or DEMO_KINDS,
         split=options.split,
         free=not options.no_free,

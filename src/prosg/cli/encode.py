@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from prosg.cli.common import (
+    add_memory,
     add_model,
     add_overwrite,
     add_state,
@@ -28,6 +29,7 @@ def _parser() -> Parser:
     parser.add_argument("--out", required=True, help="the .safetensors file to write")
     add_overwrite(parser)
     add_window(parser)
+    add_memory(parser)
     return parser
 
 
@@ -40,7 +42,8 @@ def _run(options: Namespace) -> int:
     model = load_from(options)
     encoded = encode_prompt(options, model)
     save_encoded(encoded, model, out)
-    content = "state and update" if encoded.update else "state (this model has no module)"
+    parts = ["state", *(["update"] if encoded.update else []), *(["anchor"] if encoded.anchor else [])]
+    content = " and ".join(parts) + ("" if model.synthesizer else " (this model has no module)")
     print(f"{out}: {content}, {out.stat().st_size:,} bytes")
     return 0
 

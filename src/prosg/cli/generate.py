@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from prosg.cli.common import (
+    add_memory,
     add_model,
     add_prompt,
     add_state,
@@ -23,13 +24,13 @@ def _parser() -> Parser:
     add_model(parser)
     add_state(parser)
     add_prompt(parser, ", and the answer ends where the next would begin")
+    add_memory(parser)
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest that hold this probability")
     parser.add_argument("--stop", action="append", help=r"end the answer at this text, like '\n'; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
-    parser.add_argument("--no-update", action="store_true", help="the backbone alone")
     parser.add_argument("--hold-until", type=int, default=0, help="sentences to write before the marker is forced")
     parser.add_argument("--force-marker", default="", help=r"text that opens the late stage, like '\nCode:'")
     parser.add_argument("--late-temperature", type=float, default=0.0, help="temperature from the marker on")
@@ -45,10 +46,13 @@ def _run(options: Namespace) -> int:
     if options.encoded is not None and options.state is not None:
         raise ValueError("--state begins a prompt, but --encoded holds the state after one: encode it with --state")
     model = load_from(options)
-    encoded = encode_prompt(options, model) if options.encoded is None else load_encoded(options.encoded, model)
+    if options.encoded is None:
+        encoded = encode_prompt(options, model)
+    else:
+        encoded = load_encoded(options.encoded, model)
+        if options.memory is not None or options.tau is not None:
+            encoded = model.held_by(encoded, model.check_memory(options.memory, options.tau), options.tau)
     check_text("--force-marker", options.force_marker)
-    if options.no_update:
-        encoded = encoded._replace(update=None)
     pieces = model.stream(
         encoded,
         max_tokens=options.max_tokens,

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from prosg.cli.common import add_model, add_overwrite, add_state, add_template, check_new_file, load_from
+from prosg.cli.common import add_memory, add_model, add_overwrite, add_state, add_template, check_new_file, load_from
 from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
@@ -18,12 +18,12 @@ SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_rando
 def _parser() -> Parser:
     parser = Parser(
         "Run tasks of the lm-evaluation-harness (pip install 'prosg[harness]'). A question's context is the prompt, "
-        "and its answers are scored, or written, under the prompt's update. Options have the harness' own names."
+        "and its answers are scored, or written, with what holds the prompt. Options have the harness' own names."
     )
     add_model(parser)
     add_state(parser)
     parser.add_list("--tasks", required=True, help="names, patterns or .yaml files of tasks")
-    parser.add_argument("--update", help="own or none: with the prompt's update, or the backbone alone; own")
+    add_memory(parser)
     parser.add_argument("--out", help="the .json file to write: results and configuration")
     add_overwrite(parser)
     add_template(parser, "none", "; for --apply-chat-template")
@@ -58,9 +58,13 @@ def _run(options: Namespace) -> int:
         raise ValueError("--apply-chat-template needs --template: world, pile or raven")
     manager, tasks = _tasks(options.tasks, options.include_path)
     model = load_from(options)
-    update = options.update or ("none" if model.synthesizer is None else "own")
     lm = HarnessModel(
-        model, update=update, batch_size=options.batch_size, template=options.template, seed=options.seed or 0
+        model,
+        memory=options.memory,
+        tau=options.tau,
+        batch_size=options.batch_size,
+        template=options.template,
+        seed=options.seed or 0,
     )
 
     from lm_eval import simple_evaluate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from prosg.cli.common import add_model, add_state, add_template, load_from
+from prosg.cli.common import add_memory, add_model, add_state, add_template, load_from
 from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]
@@ -17,7 +17,7 @@ def _parser() -> Parser:
     add_state(parser)
     parser.add_argument("file", help="jsonl rows of prompt and answer, messages, or text")
     add_template(parser, "", "; by default as the rows are, world for chat rows and World's tokenizer")
-    parser.add_argument("--no-update", action="store_true", help="the backbone alone")
+    add_memory(parser)
     parser.add_argument("--batch-size", type=int, default=32, help="rows scored at once")
     return parser
 
@@ -37,7 +37,7 @@ def _run(options: Namespace) -> int:
         rows, _ = encode_rows(read, require_tokenizer(model, options.model), template=known_template(options.template))
     except ValueError as error:
         raise ValueError(f"{options.file}: {error}") from error
-    scores = perplexity(model, rows, options.batch_size, update=not options.no_update)
+    scores = perplexity(model, rows, options.batch_size, memory=options.memory, tau=options.tau)
     print(json.dumps(scores.to_dict(), indent=2))
     return 0
 

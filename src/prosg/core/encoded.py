@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from prosg.core.state import State, join_states, take_rows
+from prosg.core.state import Anchor, State, join_states, take_rows
 from prosg.core.update import Update, join_updates, take_update_rows
 
-__all__ = ["EncodedPrompt"]
+__all__ = ["MEMORIES", "EncodedPrompt", "Memory", "with_anchor", "with_update"]
+
+Memory = Literal["none", "anchor", "update", "both"]
+"""What holds the prompt while the answer is written, beside the recurrent state: a pull back to the state at the
+prompt's end, a synthesized weight update, or both."""
+MEMORIES: tuple[Memory, ...] = get_args(Memory)
+
+
+def with_anchor(memory: Memory) -> bool:
+    """Whether the state is pulled back to the prompt's."""
+    return memory in ("anchor", "both")
+
+
+def with_update(memory: Memory) -> bool:
+    """Whether a synthesized update acts."""
+    return memory in ("update", "both")
 
 
 class EncodedPrompt(NamedTuple):
@@ -25,6 +40,8 @@ class EncodedPrompt(NamedTuple):
     """the weight changes under which the answer is written; None for a backbone alone"""
     logits: Tensor
     """(B, V) at the prompt's last token, computed with unmodified weights: they give the first answer token"""
+    anchor: Anchor | None = None
+    """what pulls the state back after every token of the answer; None for nothing"""
 
     @property
     def batch(self) -> int:
@@ -34,16 +51,20 @@ class EncodedPrompt(NamedTuple):
     def take(self, rows: Tensor) -> EncodedPrompt:
         """Returns the prompts at the indices `rows` (N,)."""
         update = None if self.update is None else take_update_rows(self.update, rows)
-        return EncodedPrompt(take_rows(self.state, rows), update, self.logits[rows])
+        anchor = None if self.anchor is None else take_rows(self.anchor, rows)
+        return EncodedPrompt(take_rows(self.state, rows), update, self.logits[rows], anchor)
 
     @staticmethod
     def join(parts: list[EncodedPrompt]) -> EncodedPrompt:
-        """Concatenates encoded prompts. Raises ValueError if only some of them have an update."""
+        """Concatenates encoded prompts. Raises ValueError if only some of them have an update, or an anchor."""
         updates = [part.update for part in parts if part.update is not None]
-        if 0 < len(updates) < len(parts):
-            raise ValueError("encoded prompts with and without an update cannot be joined")
+        anchors = [part.anchor for part in parts if part.anchor is not None]
+        for name, some in (("an update", updates), ("an anchor", anchors)):
+            if 0 < len(some) < len(parts):
+                raise ValueError(f"encoded prompts with and without {name} cannot be joined")
         return EncodedPrompt(
             join_states([part.state for part in parts]),
             join_updates(updates) if updates else None,
             torch.cat([part.logits for part in parts]),
+            join_states(anchors) if anchors else None,
         )

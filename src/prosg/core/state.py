@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["State", "choose_rows", "detach_state", "join_states", "map_state", "replace_rows", "take_rows"]
+__all__ = ["Anchor", "State", "choose_rows", "detach_state", "join_states", "map_state", "replace_rows", "take_rows"]
 
 State = tuple[Any, ...]
 """What a recurrent model keeps of the tokens read so far: one NamedTuple of tensors (B, ...) per layer.
@@ -20,6 +20,12 @@ State = tuple[Any, ...]
 Each kind of layer has a NamedTuple of its own, e.g. `RWKV4Layer(att_shift, ffn_shift, num, den, top)`. The functions
 here know only that the batch comes first. A tensor may have an axis that grows with the text (keys and values of
 attention); where rows of different length meet, the shorter ones are padded with zeros in front.
+"""
+Anchor = State
+"""What pulls a state's memory back after every token: per layer a NamedTuple of what is added and how much is kept.
+
+It has rows as a state has them, so the functions here take, join and replace its rows, too. Made by
+`Backbone.make_anchor`, it is `WKV4Pull` for RWKV-4, `Pull` for memories that are one tensor.
 """
 
 

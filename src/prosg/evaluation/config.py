@@ -35,7 +35,11 @@ class SystemConfig:
         tokenizer: "world", a tokenizer.json, or a folder with one, where none lies beside the model.
         dtype: fp32, bf16, fp16 or fp64; the file's own by default.
         initial: A learned initial state (state tuning): a .pth, or the output of its training.
-        update: Whose update acts. A model without a module has none.
+        memory: What holds the prompt: none; anchor, which pulls the state back to the prompt's; update, the module's;
+            or both. By default what the model was trained for.
+        tau: Window of the anchor, tokens; 0 takes the model's own or the backbone's default.
+        age: Empty tokens by which the anchor's memory is aged; below 0 likewise.
+        update: Whose update and anchor act.
         state: Whether the prompt's recurrent state is kept, or replaced by the initial one before the answer.
         prompt: Whether the prompt is read once or twice.
         replay_every: Read the prompt again each time so many tokens of the answer have been written; 0: never.
@@ -53,6 +57,9 @@ class SystemConfig:
     tokenizer: str = ""
     dtype: str = ""
     initial: str = ""
+    memory: Literal["", "none", "anchor", "update", "both"] = ""
+    tau: float = 0.0
+    age: float = -1.0
     update: Literal["own", "other", "mean", "none"] = "own"
     state: Literal["kept", "wiped"] = "kept"
     prompt: Literal["once", "twice"] = "once"

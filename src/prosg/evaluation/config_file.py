@@ -98,6 +98,8 @@ def _check_system(name: str, system: SystemConfig) -> None:
         raise ValueError(f"{where}: give either a model or an endpoint")
     if not system.label.isprintable():
         raise ValueError(f"{where}: label is {system.label!r}; it must be one line of text")
+    if system.tau and system.tau < 1:
+        raise ValueError(f"{where}: tau is {system.tau:g}; it must be at least 1 token, or 0 for the default")
     if system.replay_every < 0 or system.window < 0:
         raise ValueError(f"{where}: replay_every and window must be 0 or more")
     try:

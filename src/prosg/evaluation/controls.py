@@ -1,29 +1,29 @@
 """The controls: whose update acts, and whether the prompt's state is there.
 
-    update  own    the prompt's own update
+    update  own    the prompt's own update, or its own anchor
             other  another prompt's of the same kind: a fixed derangement, drawn by seed
-            mean   the exact mean of the products dW over training prompts of the kind
-            none   no update
+            mean   the exact mean over training prompts of the kind, of the products dW or of the memories
+            none   no update, no anchor
     state   kept   the recurrent state after the prompt
             wiped  the initial state (learned, if it is) instead; the first token still comes from the prompt's logits
 
-An update that carries its prompt works as `own` and `wiped`, and fails as `other` and `mean`. One that is a mere bias
-works as well with another prompt's.
+An update or an anchor that carries its prompt works as `own` and `wiped`, and fails as `other` and `mean`. One that is
+a mere bias works as well with another prompt's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Literal, NamedTuple
 
 import torch
 
+from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.core.tensors import pad
-from prosg.core.update import Update, mean_update
 from prosg.model.prosg import ProSG
 
-__all__ = ["CONDITIONS", "LEAST_PROMPTS", "MEAN_PROMPTS", "Condition", "derangement", "mean_update_of_kind"]
+__all__ = ["CONDITIONS", "LEAST_PROMPTS", "MEAN_PROMPTS", "Condition", "derangement", "encode_training"]
 
 MEAN_PROMPTS = 96
 """Training prompts of a kind that the mean update is taken over."""
@@ -80,25 +80,24 @@ def derangement(groups: Sequence[str], seed: int) -> list[int]:
     return partner
 
 
-def mean_update_of_kind(model: ProSG, kind: str, prompts: Sequence[Sequence[int]]) -> Update:
-    """The exact mean of dW over a kind's training prompts, as an update of one row (full rank).
+def encode_training(
+    model: ProSG, kind: str, prompts: Sequence[Sequence[int]], memory: Memory
+) -> Iterator[EncodedPrompt]:
+    """Encodes a kind's training prompts in batches, for means over them.
 
     Args:
-        model: A model with a module.
+        model: What reads.
         kind: Name of the kind, for the error.
         prompts: Token ids; the first `MEAN_PROMPTS` count.
+        memory: As in `ProSG.encode`.
 
     Raises:
         ValueError: for fewer than `LEAST_PROMPTS` prompts.
     """
     if len(prompts) < LEAST_PROMPTS:
-        raise ValueError(f"kind {kind!r} has {len(prompts)} training prompts; the mean update needs {LEAST_PROMPTS}")
+        raise ValueError(f"kind {kind!r} has {len(prompts)} training prompts; a mean over them needs {LEAST_PROMPTS}")
     device = next(model.parameters()).device
-    updates = []
     for start in range(0, min(len(prompts), MEAN_PROMPTS), 32):
-        batch = prompts[start : start + 32]
+        batch = prompts[start : start + 32][: MEAN_PROMPTS - start]
         lengths = torch.tensor([len(ids) for ids in batch], device=device)
-        update = model.encode(pad(batch).to(device), lengths).update
-        assert update is not None
-        updates.append(update)
-    return mean_update(updates, 1)
+        yield model.encode(pad(batch).to(device), lengths, memory=memory)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prosg.core.encoded import Memory, with_anchor, with_update
 from prosg.evaluation.answer_cache import Answer, AnswerCache
 from prosg.evaluation.config import CurveConfig, DataConfig, EvalConfig, GenerationConfig, SystemConfig
 from prosg.evaluation.controls import CONDITIONS
@@ -15,7 +16,7 @@ from prosg.evaluation.result_rows import result_rows
 from prosg.evaluation.results import Run, SystemResult
 from prosg.evaluation.rows import asked_rows
 from prosg.evaluation.system_result import system_result
-from prosg.evaluation.systems.local import check_model
+from prosg.evaluation.systems.local import check_model, memory_of
 from prosg.generation.sampling import Sampling
 from prosg.model.prosg import ProSG
 from prosg.utils.io import write_json
@@ -34,6 +35,8 @@ def measure_curve(
     *,
     system: str,
     seed: int,
+    memories: Sequence[Memory],
+    tau: float | None,
     updates: Sequence[str],
     kinds: Sequence[str],
     split: str,
@@ -51,7 +54,9 @@ def measure_curve(
         out: The JSON file to write.
         system: What results call the model.
         seed: Of prompts, stories and the derangement.
-        updates: Names of `CONDITIONS`.
+        memories: What holds prompts, one after the other; () for the model's own.
+        tau: Window of the anchor, tokens; None for the model's own.
+        updates: Names of `CONDITIONS`; () for all that a memory can have.
         kinds: Kinds of instruction in turn.
         split: Of the prompts.
         free: Also write answers of free length, and score the rows' own answers, in range.
@@ -64,8 +69,6 @@ def measure_curve(
     """
     if unknown := [name for name in updates if name not in CONDITIONS]:
         raise ValueError(f"--updates has {', '.join(unknown)}; allowed: {', '.join(CONDITIONS)}")
-    if model.synthesizer is None and list(updates) != ["none"]:
-        raise ValueError("this model has no module: its only update is none")
     path = Path(out)
     if path.is_dir():
         raise ValueError(f"--out {path}: is a folder; name a file in it")
@@ -87,16 +90,19 @@ def measure_curve(
         curve=curve,
     )
     systems = {
-        name: SystemConfig(
+        f"{memory}-{name}": SystemConfig(
             model=system,
+            memory=memory,
+            tau=(tau or 0.0) if with_anchor(memory) else 0.0,
             update=CONDITIONS[name].update,
             state=CONDITIONS[name].state,
             late_replay=replay,
-            window=window or 0,
+            window=(window or 0) if with_update(memory) else 0,
             label=system,
             seed=seed,
         )
-        for name in updates
+        for memory in memories or [model.memory]
+        for name in _conditions(model, memory, updates)
     }
     progress = path.with_suffix(".progress")
     bar = progress_bar("measuring", 100, "%")
@@ -117,6 +123,15 @@ def measure_curve(
     return 0
 
 
+def _conditions(model: ProSG, memory: Memory, updates: Sequence[str]) -> Sequence[str]:
+    """The conditions that a memory is measured under."""
+    if model.check_memory(memory) == "none":
+        if updates and "none" not in updates:
+            raise ValueError(f"--updates has {', '.join(updates)}, but memory none has no update: its only one is none")
+        return ["none"]
+    return updates or [name for name in CONDITIONS if name != "none"]
+
+
 def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG, tell: Progress) -> Run:
     """Every system's measures, one after the other, in memory."""
     rows = asked_rows(config)
@@ -130,7 +145,8 @@ def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG
         for one in run_measures(config, system, model, rows, config.measures, cache, tell_system):
             if "left_out" in one.result:
                 raise ValueError(f"--kinds: {one.result['left_out']}")
-            parts[one.measure] = {"result": one.result, "seconds": one.seconds, "backbone": backbone}
+            about = {"backbone": backbone, "memory": memory_of(system, model)}
+            parts[one.measure] = {"result": one.result, "seconds": one.seconds, **about}
             written = written or one.answers
         results.append(system_result(Path(), name, system, by_id, parts, written, {}))
     return Run(Path(), dataclasses.asdict(config), by_id, results)
@@ -139,7 +155,8 @@ def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG
 def _answers(result: SystemResult) -> list[dict[str, Any]]:
     """Every answer of a system, for reading and for paired comparisons."""
     config = result.config
-    common = {"system": config.label, "seed": config.seed, "update": config.update, "state": config.state}
+    common = {"system": config.label, "seed": config.seed, "memory": result.memory}
+    common |= {"update": config.update, "state": config.state}
     answers = [
         {**common, "measure": "curve", "id": answer.id, "kind": answer.kind}
         | {name: value for name, value in answer.place._asdict().items() if value is not None}
@@ -158,7 +175,7 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
         if row["kind"] != "all":
             continue
         where = f"{row['distance_tokens']:>6} tokens" if "distance_tokens" in row else f"{'free length':>13}"
-        text = f"{row['update']:>6} {row['state']:>6} {where}"
+        text = f"{row['memory']:>6} {row['update']:>6} {row['state']:>6} {where}"
         if "late_accuracy" in row:
             low, high = row["late_interval"]
             text += f"  late {row['late_accuracy']:.3f} [{low:.3f}, {high:.3f}]  all stages {row['accuracy']:.3f}"

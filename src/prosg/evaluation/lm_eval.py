@@ -1,9 +1,9 @@
 """A model in the lm-evaluation-harness: `lm_eval.simple_evaluate(model=HarnessModel(model), tasks=[...])`.
 
 A request's context is the prompt: it is read once, without an update, and what comes after it is scored or written
-under its update. As everywhere, the continuation's first token comes from the prompt's own logits, and the update acts
-from the second on. A text without a context has no prompt, and so no update: it is read after the end token, which in
-these models also begins a text.
+under its update, its anchor or both. As everywhere, the continuation's first token comes from the prompt's own logits,
+and the update acts from the second on. A text without a context has no prompt, and so no memory of one: it is read
+after the end token, which in these models also begins a text.
 
 Context and continuation are tokenised apart, as in training, where most models of the harness tokenise both together
 and then cut. A recurrent model has no longest text: nothing is cut off, and rolling log-likelihoods have one window.
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from prosg.checkpoints.load import require_tokenizer
-from prosg.core.encoded import EncodedPrompt
+from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.core.tensors import pad, valid_mask
 from prosg.data.templates import TEMPLATES, Turn, frame, known_template
 from prosg.generation.sampling import Sampling
@@ -44,13 +44,14 @@ Request = tuple[list[int], list[int]]
 
 
 class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
-    """A ProSG model as the harness knows models; update "own" or "none": whether prompts have their updates."""
+    """A ProSG model as the harness knows models; `memory` and `tau`, as in `ProSG.encode`, hold the prompts."""
 
     def __init__(
         self,
         model: ProSG,
         *,
-        update: str = "own",
+        memory: Memory | None = None,
+        tau: float | None = None,
         batch_size: int = 16,
         template: str = "none",
         end_token: int = 0,
@@ -59,21 +60,18 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         """`template` frames the turns of --apply-chat-template; `seed` is that of texts that are sampled.
 
         Raises:
-            ValueError: for a model without a tokenizer, an update other than these two, an update of a model without a
-                module, a batch size below 1 and an unknown template.
+            ValueError: for a model without a tokenizer, a memory that it cannot have, a batch size below 1 and an
+                unknown template.
         """
         super().__init__()
         if model.tokenizer is None:
             raise ValueError("this model has no tokenizer: set model.tokenizer")
-        if update not in ("own", "none"):
-            raise ValueError(f"update is {update!r}, allowed: own, none")
-        if update == "own" and model.synthesizer is None:
-            raise ValueError("this model has no module: its only update is none")
+        self.memory = model.check_memory(memory, tau)
         if batch_size < 1:
             raise ValueError(f"batch size is {batch_size}, must be at least 1")
         self.model = model
         self._tokenizer = require_tokenizer(model, "model")
-        self.update = update
+        self.tau = tau
         self.batch_size = batch_size
         self.template = known_template(template) or "none"
         self.end_token = end_token
@@ -150,7 +148,8 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         """What the harness puts beside the results."""
         return {
             "model_type": self.model.backbone.config.model_type,
-            "update": self.update,
+            "memory": self.memory,
+            "tau": self.tau,
             "template": self.template,
             "model_num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
         }
@@ -189,6 +188,6 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         assert all((not prompt) == bare for prompt in prompts)
         if bare:
             prompts = [[self.end_token]] * len(prompts)
-        without = bare or self.update == "none"
+        memory: Memory = "none" if bare else self.memory
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
-        return self.model.encode(pad(prompts).to(self._device), lengths, update=not without)
+        return self.model.encode(pad(prompts).to(self._device), lengths, memory=memory, tau=self.tau)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from prosg.core.encoded import EncodedPrompt
+from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.core.state import State
 from prosg.core.update import Update
 from prosg.evaluation.config import OverheadConfig
@@ -29,8 +29,8 @@ def overhead(model: ProSG, config: OverheadConfig) -> dict[str, Any]:
     prompt = torch.randint(1, size, (config.batch, config.tokens), generator=generator).to(device)
     token = prompt[:, :1]
 
-    def encode(update: bool) -> EncodedPrompt:
-        return model.encode(prompt, update=update)
+    def encode(memory: Memory) -> EncodedPrompt:
+        return model.encode(prompt, memory=memory)
 
     def write(encoded: EncodedPrompt) -> None:
         state = encoded.state
@@ -49,20 +49,20 @@ def overhead(model: ProSG, config: OverheadConfig) -> dict[str, Any]:
             times.append(time.perf_counter() - start)
         return min(times) / per * 1e3
 
-    plain = encode(False)
+    plain = encode("none")
     found: dict[str, Any] = {
         "batch": config.batch,
         "prompt_tokens": config.tokens,
-        "encode_ms": quickest(lambda: encode(False), config.batch),
+        "encode_ms": quickest(lambda: encode("none"), config.batch),
         "token_ms": quickest(lambda: write(plain), config.batch * config.steps),
         "state_bytes": _state_bytes(plain.state) // config.batch,
         "parameters": sum(p.numel() for p in model.backbone.parameters()),
     }
     module = model.synthesizer is not None
-    own = encode(True) if module else None
+    own = encode("update") if module else None
     assert own is None or own.update is not None
     found |= {
-        "encode_ms_update": quickest(lambda: encode(True), config.batch) if own else None,
+        "encode_ms_update": quickest(lambda: encode("update"), config.batch) if own else None,
         "token_ms_update": quickest(lambda: write(own), config.batch * config.steps) if own else None,
         "update_bytes": _update_bytes(own.update, config.batch) if own and own.update else None,
         "module_parameters": sum(p.numel() for p in model.synthesizer.parameters()) if model.synthesizer else None,

@@ -24,7 +24,8 @@ class ResultRow:
         system: Label of the system.
         seed: Of its training.
         split: Of the rows.
-        update: Whose update acts: own, other, mean or none.
+        memory: What holds the prompt: none, anchor, update or both.
+        update: Whose: own, other, mean or none.
         state: kept or wiped.
         measure: "free" for answers of free length, "curve", "capacity".
         kind: Kind of instruction, or "all".
@@ -49,6 +50,7 @@ class ResultRow:
     system: str
     seed: int
     split: str
+    memory: str
     update: str
     state: str
     measure: str
@@ -82,6 +84,7 @@ def result_rows(run: Run) -> Iterator[ResultRow]:
             "system": system.label,
             "seed": system.config.seed,
             "split": run.config["data"]["split"],
+            "memory": system.memory,
             "update": "none" if system.config.endpoint else system.config.update,
             "state": system.config.state,
         }

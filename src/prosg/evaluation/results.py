@@ -64,6 +64,7 @@ class SystemResult:
         config: Its options.
         backbone: Type of its backbone.
         fingerprint: Of its weights; "" for an endpoint.
+        memory: What held its prompts: none, anchor, update or both; "" for an endpoint.
         staged: Ids of rows that have a late stage.
         answers: What it wrote freely, by row.
         verdicts: By row: each stage right, wrong, or not decided (no check, no judge).
@@ -82,6 +83,7 @@ class SystemResult:
     config: SystemConfig
     backbone: str = ""
     fingerprint: str = ""
+    memory: str = ""
     staged: frozenset[str] = frozenset()
     answers: Mapping[str, Answer] = dataclasses.field(default_factory=dict)
     verdicts: Mapping[str, tuple[bool | None, ...]] = dataclasses.field(default_factory=dict)

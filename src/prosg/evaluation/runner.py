@@ -181,10 +181,12 @@ def _evaluate_local(
         return
     from prosg.checkpoints.fingerprints import model_fingerprint
     from prosg.evaluation.measures import run_measures
+    from prosg.evaluation.systems.local import memory_of
 
     system = config.system(name)
     model = models.open(system)
     about = {"backbone": model.backbone.config.model_type, "fingerprint": model_fingerprint(model)}
+    about["memory"] = memory_of(system, model)
     cache = AnswerCache(config.cache_file)
     for one in run_measures(config, system, model, rows, stale, cache, tell):
         if one.answers:

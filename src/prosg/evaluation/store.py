@@ -67,7 +67,7 @@ def write_part(
         rows: The rows that were asked.
         result: JSON values; {"left_out": why} for what this system cannot be measured by.
         seconds: That it took.
-        about: Backbone and fingerprint of the system.
+        about: Backbone, fingerprint and memory of the system.
     """
     settings = settings_of(config, name, measure, _hash_rows(rows))
     content = {"settings": settings, **about, "seconds": round(seconds, 2), "result": result}

@@ -50,6 +50,7 @@ def system_result(
         config=config,
         backbone=str(about.get("backbone", "")),
         fingerprint=str(about.get("fingerprint", "")),
+        memory=str(about.get("memory", "")),
         staged=frozenset(key for key, stages in verdicts.items() if len(stages) > 1 and as_ifeval(rows[key]) is None),
         answers=by_row,
         verdicts=verdicts,

@@ -51,11 +51,11 @@ class Replay(NamedTuple):
 
 @torch.no_grad()
 def advance(backbone: Backbone, encoded: EncodedPrompt, tokens: Tensor, lengths: Tensor | None = None) -> EncodedPrompt:
-    """Reads tokens on from a place in a text, under the update.
+    """Reads tokens on from a place in a text, under the update and the anchor.
 
     Args:
         backbone: What reads.
-        encoded: State, update and last logits of B rows.
+        encoded: State, update, last logits and anchor of B rows.
         tokens: Token ids (B, T), padded on the right.
         lengths: Valid tokens of each row (B,); all of them by default. A row without any stays where it is.
 
@@ -64,7 +64,7 @@ def advance(backbone: Backbone, encoded: EncodedPrompt, tokens: Tensor, lengths:
     """
     state, logits = encoded.state, encoded.logits
     for part, left in chunks(tokens, lengths, CHUNK):
-        output = backbone(part, state, update=encoded.update, lengths=left, logits="last")
+        output = backbone(part, state, update=encoded.update, anchor=encoded.anchor, lengths=left, logits="last")
         assert output.logits is not None
         state = output.state
         logits = output.logits if left is None else torch.where((left > 0).unsqueeze(1), output.logits, logits)

@@ -13,6 +13,7 @@ from prosg.backbones import BackboneModule
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.native import NativeBackbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint
+from prosg.model.anchor import StateAnchor
 from prosg.model.config import PRESETS, ProSGConfig
 from prosg.model.memory import ADAMW_BYTES, activation_bytes
 from prosg.model.prosg import ProSG
@@ -49,6 +50,7 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
         factors = sum(4 * config.rank * (out + inp) for out, inp in model.synthesizer.sites.values())
         update = f" and {bytes_text(factors)} of update"
 
+    yield "anchor", _anchor_text(model)
     weights = _bytes(backbone.parameters())
     state = _bytes(leaf for layer in backbone.init_state(1) for leaf in layer)
     growth = _state_growth(backbone, state) if isinstance(backbone, HFBackbone) else ""
@@ -59,6 +61,19 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
     frozen = activation_bytes(backbone, frozen=True)
     for name, preset in PRESETS.items():
         yield f"  preset {name}", _preset_memory(preset, backbone, total, frozen)
+
+
+def _anchor_text(model: ProSG) -> str:
+    """Says which window and age an anchor has here, or why there can be none."""
+    try:
+        anchor = model.anchor or StateAnchor(model.backbone)
+    except ValueError as error:
+        return f"none: {error}"
+    windows = torch.cat([log_tau.detach().exp() for log_tau in anchor.log_tau])
+    low, high = windows.min().item(), windows.max().item()
+    window = f"window {low:.4g}" if low == high else f"windows {low:.4g} to {high:.4g}"
+    whose = "this type's default" if model.anchor is None else "the model's own"
+    return f"{window} tokens, the prompt's memory aged by {anchor.age:g} ({whose}; --memory anchor, --tau)"
 
 
 def _sizes(backbone: BackboneModule) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prosg.core.encoded import EncodedPrompt
+from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.core.tensors import pad
 from prosg.data.collate import collate
 from prosg.data.encode import EncodedRow
@@ -118,13 +118,20 @@ def summarize(scores: Sequence[RowScore]) -> Perplexity:
     )
 
 
-def perplexity(model: ProSG, rows: Sequence[EncodedRow], batch_size: int = 64, *, update: bool = True) -> Perplexity:
-    """The measures of rows under their own updates, or of the backbone alone. Raises ValueError for no rows."""
+def perplexity(
+    model: ProSG,
+    rows: Sequence[EncodedRow],
+    batch_size: int = 64,
+    *,
+    memory: Memory | None = None,
+    tau: float | None = None,
+) -> Perplexity:
+    """The measures of rows, prompts held as `ProSG.encode` says. Raises ValueError for no rows."""
     device = next(model.parameters()).device
 
     def encode(indices: list[int]) -> EncodedPrompt:
         prompts = [rows[i].prompt for i in indices]
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        return model.encode(pad(prompts).to(device), lengths, update=update)
+        return model.encode(pad(prompts).to(device), lengths, memory=memory, tau=tau)
 
     return summarize(score_rows(model, rows, batch_size, encode))

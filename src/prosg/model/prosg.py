@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from prosg.backbones import BackboneModule
 from prosg.backbones.base import Output
-from prosg.core.encoded import EncodedPrompt
+from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
 from prosg.core.state import State
 from prosg.core.tensors import CHUNK, pad
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts, stream_text
+from prosg.model.anchor import StateAnchor
 from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
 from prosg.model.reading import encode_with_gradients, read_prompt, read_windows
@@ -68,6 +69,7 @@ class ProSG(nn.Module):
         backbone: The recurrent language model.
         synthesizer: The module; None for the backbone alone.
         initial: What the memory holds before the first token; None for what the backbone begins with.
+        anchor: The windows of the model's own anchor, learned or trained with; None for a model without.
         tokenizer: Needed for texts; token ids do without.
         base: Where the backbone came from, for adapters to name.
         chunk: Tokens of a prompt or an answer per call, which bounds the memory needed.
@@ -82,6 +84,7 @@ class ProSG(nn.Module):
             size = sum(p.numel() for p in backbone.parameters())
             self.synthesizer = Synthesizer(config, backbone.sites, backbone.tap_widths, seed, size)
         self.initial: InitialState | None = None
+        self.anchor: StateAnchor | None = None
         self.tokenizer: Tokenizer | None = None
         self.base, self.chunk = "", CHUNK
 
@@ -89,6 +92,13 @@ class ProSG(nn.Module):
     def prosg_config(self) -> ProSGConfig | None:
         """The module's configuration."""
         return None if self.synthesizer is None else self.synthesizer.config
+
+    @property
+    def memory(self) -> Memory:
+        """What holds prompts unless a call says otherwise: the update and the anchor that the model has, if any."""
+        if self.anchor is None:
+            return "none" if self.synthesizer is None else "update"
+        return "anchor" if self.synthesizer is None else "both"
 
     def init_state(self, batch: int) -> State:
         """The state before the first token of a prompt: the learned one, if there is one."""
@@ -101,23 +111,28 @@ class ProSG(nn.Module):
         prompt: str | Sequence[str] | Tensor,
         lengths: Int[Tensor, " B"] | None = None,
         *,
-        update: bool = True,
+        memory: Memory | None = None,
+        tau: float | None = None,
         chunk: int | None = None,
         window: int | None = None,
     ) -> EncodedPrompt:
-        """Reads prompts with the unmodified backbone, then synthesizes their updates.
+        """Reads prompts with the unmodified backbone, then synthesizes their updates and anchors their states.
 
         Args:
             prompt: A text, several texts, or token ids (B, T), padded on the right.
             lengths: Valid tokens of each row of ids; all of them by default.
-            update: False leaves the update out: the backbone alone.
+            memory: What holds the prompt beside the state: "none", "anchor", "update" or "both"; the model's own
+                (`ProSG.memory`) by default.
+            tau: Window of the anchor, tokens; that of the model's own anchor, or the backbone's default.
             chunk: Tokens per call instead of the model's; a backbone that cannot continue has one call per prompt.
             window: Show the module windows of this many tokens, each read from the initial state: for prompts that
                 overfill the state. The state is that of the whole prompt, which is then read twice.
 
         Raises:
-            ValueError: for an empty prompt, and for windows where the module does not read every position.
+            ValueError: for an empty prompt, windows where the module does not read every position, an update where
+                there is no module, and an anchor where the backbone cannot have one.
         """
+        memory = self.check_memory(memory)
         if not isinstance(prompt, Tensor):
             prompt, lengths = self.tokenise([prompt] if isinstance(prompt, str) else prompt)
         batch, time = prompt.shape
@@ -125,17 +140,56 @@ class ProSG(nn.Module):
             lengths = torch.full((batch,), time, device=prompt.device)
         if time == 0 or bool((lengths < 1).any()):
             raise ValueError("a prompt is empty; every prompt needs at least one token")
-        synthesizer = self.synthesizer if update else None
+        synthesizer = self.synthesizer if with_update(memory) else None
         reads = Reads(lengths, ()) if synthesizer is None else synthesizer.init(lengths)
         chunk = (self.chunk if chunk is None else chunk) if self.backbone.continues else time
         start = None if self.initial is None else self.init_state(batch)
         reader = synthesizer if window is None else None
         state, reads, logits = read_prompt(self.backbone, prompt, lengths, start, reader, reads, chunk=chunk)
-        if synthesizer is None:
-            return EncodedPrompt(state, None, logits)
-        if window is not None:
-            reads = read_windows(self.backbone, prompt, lengths, start, synthesizer, reads, window, chunk=chunk)
-        return EncodedPrompt(state, synthesizer.finish(reads), logits)
+        encoded = EncodedPrompt(state, None, logits)
+        if synthesizer is not None:
+            if window is not None:
+                reads = read_windows(self.backbone, prompt, lengths, start, synthesizer, reads, window, chunk=chunk)
+            encoded = encoded._replace(update=synthesizer.finish(reads))
+        return self.anchored(encoded, tau) if with_anchor(memory) else encoded
+
+    def check_memory(self, memory: Memory | None, tau: float | None = None, age: float | None = None) -> Memory:
+        """Returns `memory`, or the model's own for None.
+
+        Raises:
+            ValueError: for an unknown name, an update where there is no module, and an anchor that cannot be had.
+        """
+        memory = self.memory if memory is None else memory
+        if memory not in MEMORIES:
+            raise ValueError(f"memory is {memory!r}; allowed: {', '.join(MEMORIES)}")
+        if with_update(memory) and self.synthesizer is None:
+            raise ValueError(
+                f"memory is {memory!r}: this model has no module that makes updates; allowed: none, anchor"
+            )
+        if with_anchor(memory):
+            self._anchor(tau, age)
+        elif tau is not None:
+            raise ValueError(f"tau is {tau:g}, but memory is {memory!r}: a window is for the memories anchor and both")
+        return memory
+
+    def _anchor(self, tau: float | None, age: float | None) -> StateAnchor:
+        """The model's own anchor, or one with this window and age."""
+        if self.anchor is not None and tau is None and age is None:
+            return self.anchor
+        return StateAnchor(self.backbone, tau, age)
+
+    def anchored(self, encoded: EncodedPrompt, tau: float | None = None, age: float | None = None) -> EncodedPrompt:
+        """Anchors prompts to the states that they are in, for what is written from here on.
+
+        Args:
+            encoded: The prompts; also a later place in a text, as the end of a conversation's turn.
+            tau: Window, tokens; that of the model's own anchor, or the backbone's default.
+            age: Empty tokens by which the state's memory is aged; likewise.
+
+        Raises:
+            ValueError: for values out of range, and a backbone whose states cannot be anchored.
+        """
+        return encoded._replace(anchor=self._anchor(tau, age)(self.backbone, encoded.state))
 
     def forward(
         self,
@@ -159,6 +213,8 @@ class ProSG(nn.Module):
         read = partial(encode_with_gradients, self.backbone, self.synthesizer, self.initial, chunk=self.chunk)
         if self.backbone.continues:
             encoded = read(prompt, prompt_lengths)
+            if self.anchor is not None:
+                encoded = self.anchored(encoded)
             start, interruption = encoded, None
             if perturber is not None:
                 start = encoded._replace(state=perturber.at_prompt_end(self, encoded.state))
@@ -193,14 +249,54 @@ class ProSG(nn.Module):
         device = next(self.parameters()).device
         return (pad(ids) if ids else torch.zeros(0, 0, dtype=torch.int64)).to(device), lengths.to(device)
 
-    def generate(self, prompt: str | Sequence[str] | EncodedPrompt, **sampling: Any) -> list[str]:
-        """Writes one answer per prompt, in one batch. Options are those of `Sampling`."""
-        encoded = prompt if isinstance(prompt, EncodedPrompt) else self.encode(prompt)
+    def held_by(self, encoded: EncodedPrompt, memory: Memory, tau: float | None = None) -> EncodedPrompt:
+        """Returns encoded prompts as `memory` holds them: without what it does not name, anchored where it says so.
+
+        Args:
+            encoded: The prompts, as `encode` returns them. An anchor that is there is kept, unless `tau` is given.
+            memory: "none", "anchor", "update" or "both".
+            tau: Window of the anchor, as in `encode`.
+
+        Raises:
+            ValueError: for an update that is not there, and as `anchored`.
+        """
+        memory = self.check_memory(memory)
+        if with_update(memory) and encoded.update is None:
+            raise ValueError(f"memory is {memory!r}, but the prompt was encoded without an update")
+        held = encoded if with_update(memory) else encoded._replace(update=None)
+        if not with_anchor(memory):
+            return held._replace(anchor=None)
+        return self.anchored(held, tau) if held.anchor is None or tau is not None else held
+
+    def _encoded(
+        self, prompt: str | Sequence[str] | EncodedPrompt, memory: Memory | None, tau: float | None
+    ) -> EncodedPrompt:
+        if not isinstance(prompt, EncodedPrompt):
+            return self.encode(prompt, memory=memory, tau=tau)
+        return prompt if memory is None else self.held_by(prompt, memory, tau)
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] | EncodedPrompt,
+        *,
+        memory: Memory | None = None,
+        tau: float | None = None,
+        **sampling: Any,
+    ) -> list[str]:
+        """Writes one answer per prompt, in one batch. `memory` and `tau` as in `encode`; the others: `Sampling`."""
+        encoded = self._encoded(prompt, memory, tau)
         return [a.text for a in generate_texts(self.backbone, encoded, self.tokenizer, Sampling(**sampling))]
 
-    def stream(self, prompt: str | EncodedPrompt, **sampling: Any) -> Iterator[str]:
-        """Writes one answer and yields its pieces as they come; options: `Sampling`."""
-        encoded = prompt if isinstance(prompt, EncodedPrompt) else self.encode(prompt)
+    def stream(
+        self,
+        prompt: str | EncodedPrompt,
+        *,
+        memory: Memory | None = None,
+        tau: float | None = None,
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """Writes one answer and yields its pieces as they come; options as in `generate`."""
+        encoded = self._encoded(prompt, memory, tau)
         yield from stream_text(self.backbone, encoded, self.tokenizer, Sampling(**sampling))
 
     def activation_checkpointing_enable(

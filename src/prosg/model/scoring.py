@@ -18,7 +18,6 @@ from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
 from prosg.core.tensors import valid_mask, wide
-from prosg.core.update import Update
 
 __all__ = ["AnswerScores", "Interruption", "score_answer", "score_in_one_call", "token_scores"]
 
@@ -53,7 +52,7 @@ def score_answer(
 
     Args:
         backbone: A backbone that can continue from a state.
-        encoded: State, update and last logits of the prompts.
+        encoded: State, update, last logits and anchor of the prompts.
         answer: Token ids, padded on the right, the end token included.
         lengths: Tokens of each answer, at least 1.
         chunk: Tokens per call of the backbone; None reads the whole answer in one call, as gradients need it.
@@ -75,7 +74,7 @@ def score_answer(
     for number, (start, count) in enumerate(spans):
         if number and interruption is not None:
             state = interruption.change(state)
-        state, scores = _score_span(backbone, state, encoded.update, answer, start, count)
+        state, scores = _score_span(backbone, encoded._replace(state=state), answer, start, count)
         nll, hits = (scores.nll, scores.hits) if number == 0 else (nll + scores.nll, hits | scores.hits)
     return _with_first_token(encoded.logits, answer, AnswerScores(nll, hits))
 
@@ -121,14 +120,15 @@ def token_scores(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"], va
 
 
 def _score_span(
-    backbone: Backbone, state: State, update: Update | None, answer: Tensor, start: Tensor, count: Tensor
+    backbone: Backbone, encoded: EncodedPrompt, answer: Tensor, start: Tensor, count: Tensor
 ) -> tuple[State, AnswerScores]:
     """Reads `count` (B,) answer tokens from `start` (B,); (B, T - 1) scores of the tokens after each."""
     batch, time = answer.shape
     longest = max(int(count.max()), 1)
     index = start.unsqueeze(1) + torch.arange(longest, device=answer.device)
     index = index.clamp(max=time - 2) if time > 1 else index * 0
-    output = backbone(answer.gather(1, index), state, update=update, lengths=count)
+    tokens = answer.gather(1, index)
+    output = backbone(tokens, encoded.state, update=encoded.update, anchor=encoded.anchor, lengths=count)
     assert output.logits is not None
     targets = answer.gather(1, (index + 1).clamp(max=time - 1))
     nll, hits = token_scores(output.logits, targets, valid_mask(count, longest))

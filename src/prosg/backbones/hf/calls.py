@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prosg.backbones.hf.anchors import pull_layers
 from prosg.backbones.hf.cache import AttentionState, ModelCache, TokensRead, TransformersModel, call_parameters
 from prosg.backbones.hf.sites import ModelSites
-from prosg.core.state import State, choose_rows, join_states, map_state, take_rows
+from prosg.core.state import Anchor, State, choose_rows, join_states, map_state, take_rows
 from prosg.core.update import Site, Update, add_delta, take_update_rows
 
 __all__ = ["CallOptions", "CallResult", "HookedModel"]
@@ -37,6 +38,8 @@ class CallOptions(NamedTuple):
     """(B, 1) the position whose logits are wanted; None: all"""
     taps: bool = False
     """whether to return the inputs of each layer's first and last site"""
+    anchor: Anchor | None = None
+    """pulls the memory after every token"""
 
 
 class CallResult(NamedTuple):
@@ -130,7 +133,8 @@ class HookedModel:
         for t in range(tokens.shape[1]):
             active = None if options.active is None else options.active[:, t : t + 1]
             result = self.call(tokens[:, t : t + 1], state, options._replace(active=active, positions=None))
-            state = result.state if lengths is None else choose_rows(lengths > t, result.state, state)
+            after = result.state if options.anchor is None else pull_layers(result.state, options.anchor)
+            state = after if lengths is None else choose_rows(lengths > t, after, state)
             results.append(result)
         logits = torch.cat([result.logits for result in results], 1)
         inputs = {site: torch.cat([result.inputs[site] for result in results], 1) for site in results[0].inputs}

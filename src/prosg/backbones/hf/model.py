@@ -18,6 +18,7 @@ differs from the native backbones where the models' own code does:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -25,12 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from prosg.backbones.base import Logits, Output, Taps, check_taps, update_mask
+from prosg.backbones.hf.anchors import anchor_layers, anchor_refusal, layer_units, pull_layers
 from prosg.backbones.hf.cache import CACHES, ModelCache, TransformersModel
 from prosg.backbones.hf.calls import CallOptions, HookedModel
 from prosg.backbones.hf.scan import KERNEL_NAMES, describe_scan, use_scan
 from prosg.backbones.hf.sites import find_sites, projection_shape
 from prosg.backbones.layers import last_valid
-from prosg.core.state import State
+from prosg.core.state import Anchor, State
 from prosg.core.update import Site, Update, check_update
 
 __all__ = ["HFBackbone"]
@@ -126,6 +128,31 @@ class HFBackbone(nn.Module):
         """Not possible: raises ValueError."""
         raise ValueError(f"a memory of {self.model_type} cannot be loaded: only the model's own code knows its scale")
 
+    @functools.cached_property
+    def anchor_units(self) -> tuple[int, ...]:
+        """For each entry of the state the units of its memory, 0 for entries without one; () where it has none."""
+        state = self.init_state(1)
+        return () if anchor_refusal(self.model, state) else layer_units(state)
+
+    @property
+    def log_decay(self) -> tuple[Tensor, ...] | None:
+        """None: only the model's own code knows how its memory decays."""
+        return None
+
+    def make_anchor(self, target: State, log_keep: Sequence[Tensor], share: Sequence[Tensor]) -> Anchor:
+        """Returns what pulls recurrent memories back; see `Backbone`. Keys and values of attention stay as they are.
+
+        Raises:
+            ValueError: for a type whose memory is no tensor of `DynamicCache`, and where attention forgets the prompt.
+        """
+        if reason := anchor_refusal(self.model, target):
+            raise ValueError(f"{self.model_type}: its state cannot be anchored: {reason}")
+        return anchor_layers(target, log_keep, share)
+
+    def anchor(self, state: State, anchor: Anchor) -> State:
+        """Returns a state after one pull."""
+        return pull_layers(state, anchor)
+
     def enable_checkpointing(self, every: int) -> None:
         """Not possible: raises ValueError, since the recomputation would not see the update."""
         raise ValueError(
@@ -140,6 +167,7 @@ class HFBackbone(nn.Module):
         *,
         update: Update | None = None,
         update_from: Tensor | None = None,
+        anchor: Anchor | None = None,
         lengths: Tensor | None = None,
         logits: Logits = "all",
         taps: Collection[str] = (),
@@ -158,8 +186,10 @@ class HFBackbone(nn.Module):
         if any(module.gradient_checkpointing for module in self._checkpointable):
             raise ValueError("gradient checkpointing is on in the model; its recomputation does not see the update")
         positions = None if logits == "all" else _last_positions(tokens, lengths)
-        options = CallOptions(update, update_mask(tokens, update_from), positions, bool(taps))
-        if state is not None and bool(state[0].tokens.any()):
+        options = CallOptions(update, update_mask(tokens, update_from), positions, bool(taps), anchor)
+        if anchor is not None and state is None:
+            state = self.init_state(batch)
+        if state is not None and (anchor is not None or bool(state[0].tokens.any())):
             result = self._hooked.step_by_step(tokens, state, options, lengths)
         elif keep_state and lengths is not None and bool((lengths != time).any()):
             result = self._hooked.in_groups(tokens, options, lengths)

@@ -18,24 +18,26 @@ import torch
 from prosg.checkpoints.fingerprints import hash_weights, model_fingerprint
 from prosg.checkpoints.initial_state import load_initial
 from prosg.checkpoints.load import load_model, require_tokenizer
-from prosg.core.encoded import EncodedPrompt
+from prosg.core.encoded import EncodedPrompt, Memory, with_anchor, with_update
+from prosg.core.state import State, join_states
 from prosg.core.tensors import pad
-from prosg.core.update import Update, join_updates
+from prosg.core.update import Update, join_updates, mean_update
 from prosg.data.encode import EncodedRow, encode_row, frame_row, template_of
 from prosg.data.row import Row
 from prosg.data.templates import TEMPLATES
 from prosg.evaluation.answer_cache import Answer
 from prosg.evaluation.config import GenerationConfig, SystemConfig
-from prosg.evaluation.controls import Condition, derangement, mean_update_of_kind
+from prosg.evaluation.controls import Condition, derangement, encode_training
 from prosg.evaluation.systems.prompts import read_twice
 from prosg.generation.decode import Replay
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
+from prosg.model.anchor import mean_state
 from prosg.model.perplexity import RowScore, score_rows
 from prosg.model.prosg import ProSG
 from prosg.utils.device import parse_dtype, resolve_device
 
-__all__ = ["LocalSystem", "check_model", "open_model"]
+__all__ = ["LocalSystem", "check_model", "memory_of", "open_model"]
 
 
 def open_model(config: SystemConfig, device: str) -> ProSG:
@@ -61,10 +63,23 @@ def open_model(config: SystemConfig, device: str) -> ProSG:
 def check_model(config: SystemConfig, model: ProSG) -> None:
     """Raises ValueError where a model cannot be what the system's options say."""
     require_tokenizer(model, config.model)
-    if model.synthesizer is None and config.update in ("other", "mean"):
-        raise ValueError(f"{config.model}: has no module, so there is no update: {config.update!r} cannot be had")
+    try:
+        memory = model.check_memory(config.memory or None, config.tau or None, _age(config))
+    except ValueError as error:
+        raise ValueError(f"{config.model}: {error}") from None
+    if memory == "none" and config.update in ("other", "mean"):
+        raise ValueError(f"{config.model}: has no update, and memory is 'none': update {config.update!r} cannot be had")
     if model.synthesizer is None and config.window:
         raise ValueError(f"{config.model}: has no module to show windows of a prompt to")
+
+
+def _age(config: SystemConfig) -> float | None:
+    return None if config.age < 0 else config.age
+
+
+def memory_of(config: SystemConfig, model: ProSG) -> Memory:
+    """What holds the prompts of a system."""
+    return "none" if config.update == "none" else (config.memory or model.memory)
 
 
 class LocalSystem:
@@ -73,7 +88,8 @@ class LocalSystem:
     Attributes:
         config: Options of the system.
         model: Its model.
-        condition: Whose update acts, and which state.
+        condition: Whose update and anchor act, and which state.
+        memory: Which of them do.
         rows: The rows as the model sees them.
         encoded_rows: The same as token ids.
     """
@@ -99,7 +115,8 @@ class LocalSystem:
         """
         self.config, self.model, self.seed = config, model, seed
         self.tokenizer = require_tokenizer(model, config.model)
-        self.condition = Condition(config.update if model.synthesizer is not None else "none", config.state)
+        self.memory = memory_of(config, model)
+        self.condition = Condition("none" if self.memory == "none" else config.update, config.state)
         self.kinds = [row.kind for row in rows]
         if not 0 <= end_token < model.backbone.config.vocab_size:
             size = model.backbone.config.vocab_size
@@ -115,37 +132,51 @@ class LocalSystem:
 
     @functools.cached_property
     def partners(self) -> list[int]:
-        """For each row the row whose update acts on it."""
+        """For each row the row whose update and anchor act on it."""
         if self.condition.update == "other":
             return derangement(self.kinds, self.seed)
         return list(range(len(self.rows)))
 
     @functools.cached_property
-    def means(self) -> dict[str, Update]:
-        """The mean update of each kind, over training prompts."""
-        encode = self.tokenizer.encode
-        return {
-            kind: mean_update_of_kind(self.model, kind, [encode(text) for text in self.training.get(kind, ())])
-            for kind in sorted(set(self.kinds))
-        }
+    def means(self) -> dict[str, tuple[Update | None, State | None]]:
+        """The mean update and the mean state of each kind, over training prompts, as far as the memory needs them."""
+        means = {}
+        for kind in sorted(set(self.kinds)):
+            prompts = [self.tokenizer.encode(text) for text in self.training.get(kind, ())]
+            read = list(encode_training(self.model, kind, prompts, "update" if with_update(self.memory) else "none"))
+            updates = [one.update for one in read if one.update is not None]
+            means[kind] = (
+                mean_update(updates, 1) if updates else None,
+                mean_state(self.model.backbone, [one.state for one in read]) if with_anchor(self.memory) else None,
+            )
+        return means
 
     def encode(self, indices: Sequence[int]) -> EncodedPrompt:
         """The prompts of some rows under the system's condition."""
-        own = self._read(indices, with_update=self.condition.update == "own")
-        update: Update | None = own.update
+        own = self._read(indices, with_update(self.memory) and self.condition.update == "own")
+        update, target = own.update, own.state
         if self.condition.update == "other":
-            update = self._read([self.partners[i] for i in indices], with_update=True).update
+            other = self._read([self.partners[i] for i in indices], with_update(self.memory))
+            update, target = other.update, other.state
         elif self.condition.update == "mean":
-            update = join_updates([self.means[self.kinds[i]] for i in indices])
+            updates, states = zip(*(self.means[self.kinds[i]] for i in indices), strict=True)
+            update = join_updates(updates) if with_update(self.memory) else None
+            target = join_states(states) if with_anchor(self.memory) else target
+        anchor = None
+        if with_anchor(self.memory):
+            held = EncodedPrompt(target, None, own.logits)
+            anchor = self.model.anchored(held, self.config.tau or None, _age(self.config)).anchor
         state = self.model.init_state(own.batch) if self.condition.state == "wiped" else own.state
-        return EncodedPrompt(state, update, own.logits)
+        return EncodedPrompt(state, update, own.logits, anchor)
 
-    def _read(self, indices: Sequence[int], with_update: bool) -> EncodedPrompt:
+    def _read(self, indices: Sequence[int], synthesize: bool) -> EncodedPrompt:
+        """The prompts of some rows, without an anchor; with their own updates where wanted."""
         prompts = [self.encoded_rows[i].prompt for i in indices]
         device = next(self.model.parameters()).device
         lengths = torch.tensor([len(ids) for ids in prompts], device=device)
-        window = self.config.window or None if with_update else None
-        return self.model.encode(pad(prompts).to(device), lengths, update=with_update, window=window)
+        window = self.config.window or None if synthesize else None
+        memory: Memory = "update" if synthesize else "none"
+        return self.model.encode(pad(prompts).to(device), lengths, memory=memory, window=window)
 
     def scores(self, batch_size: int) -> list[RowScore]:
         """Scores every row's answer, teacher-forced."""
@@ -159,6 +190,7 @@ class LocalSystem:
             "tokenizer": self.tokenizer.fingerprint,
             "system": {name: getattr(self.config, name) for name in ("dtype", "window", "replay_every")},
             "condition": list(self.condition),
+            "memory": [self.memory, self.config.tau, self.config.age, _hash_of(self.model.anchor)],
             "generation": dataclasses.asdict(generation),
         }
         if self.condition.update == "mean":

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prosg.ops.operation import Operation
+from prosg.ops.pull import Pull
 from prosg.ops.retention.chunk import chunked_retention, parallel_retention
 from prosg.ops.retention.naive import elapse, recurrent_retention
 
@@ -34,6 +35,7 @@ class RetentionKernel(Protocol):
         decay: Float[Tensor, " H"],
         memory: Float[Tensor, "B H V K"],
         lengths: Int[Tensor, " B"] | None = None,
+        pull: Pull | None = None,
     ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
         """Runs retention on from `memory`.
 
@@ -45,6 +47,7 @@ class RetentionKernel(Protocol):
             memory: The memory before the first step, rows for values and columns for keys.
             lengths: Valid steps of each row. The others change nothing (no decay, no rotation, nothing written),
                 return 0 and get no gradient.
+            pull: What pulls the memory after every valid step, with heads as units; None for nothing.
 
         Returns:
             y, and the memory after each row's last valid step.

@@ -2,6 +2,9 @@
 
 `naive` has the symbols and equations. Queries and keys are rotated by their position in the call, so that between
 chunks the memory only decays; at the end it is rotated back by the length of the call.
+
+A pull S_t <- lam S_t + P is retention with decay lam gamma and keys lam k, and P written at every step, of which
+F_t = sum_{j < t} (lam gamma e^{-i theta})^j is left. What is read is the memory before its pull: (S_t q - P q) / lam.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from prosg.core.tensors import valid_mask
+from prosg.ops.pull import Pull
 from prosg.ops.retention.naive import angles, elapse, recurrent_retention, rotate_pairs
 
 __all__ = ["chunked_retention", "parallel_retention"]
@@ -26,9 +31,10 @@ def parallel_retention(
     decay: Float[Tensor, " H"],
     memory: Float[Tensor, "B H V K"],
     lengths: Int[Tensor, " B"] | None = None,
+    pull: Pull | None = None,
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
     """All steps in one chunk (eq. 5): work that grows with the square of T. See `RetentionKernel`."""
-    return _in_chunks(q, k, v, decay, memory, lengths, 1)
+    return _pulled(q, k, v, decay, memory, lengths, pull, 1)
 
 
 def chunked_retention(
@@ -38,13 +44,47 @@ def chunked_retention(
     decay: Float[Tensor, " H"],
     memory: Float[Tensor, "B H V K"],
     lengths: Int[Tensor, " B"] | None = None,
+    pull: Pull | None = None,
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
     """Chunks of at most 64 steps (eq. 7): work that grows with T. See `RetentionKernel`."""
     time = q.shape[1]
     if time == 1:
         # There is nothing to parallelize: the plain step has fewer operations.
-        return recurrent_retention(q, k, v, decay, memory, lengths)
-    return _in_chunks(q, k, v, decay, memory, lengths, -(-time // CHUNK))
+        return recurrent_retention(q, k, v, decay, memory, lengths, pull)
+    return _pulled(q, k, v, decay, memory, lengths, pull, -(-time // CHUNK))
+
+
+def _pulled(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    memory: Tensor,
+    lengths: Tensor | None,
+    pull: Pull | None,
+    n: int,
+) -> tuple[Tensor, Tensor]:
+    """`_in_chunks`, and what a pull adds to it."""
+    if pull is None:
+        return _in_chunks(q, k, v, decay, memory, lengths, n)
+    time, device, keep = q.shape[1], q.device, pull.log_keep.exp()[:, None, :, None]
+    y, after = _in_chunks(q, k * keep, v, decay + pull.log_keep, memory, lengths, n)
+    total = torch.full((1,), time, device=device) if lengths is None else lengths
+    # (B, H, pairs): the logarithm of lam gamma e^{-i theta}
+    log = (decay + pull.log_keep).double().unsqueeze(2) - 1j * angles(q.shape[3], device)
+    left = torch.expm1(log.unsqueeze(1) * _count(time, device).view(-1, 1, 1)) / torch.expm1(log).unsqueeze(1)
+    read = _times(q, (left - 1).conj())
+    if lengths is not None:
+        read = read * valid_mask(lengths, time).view(*q.shape[:2], 1, 1)
+    y = (y + (read.transpose(1, 2) @ pull.memory.mT).transpose(1, 2)) / keep
+    added = torch.expm1(log * total.view(-1, 1, 1)) / torch.expm1(log)
+    return y, after + _times(pull.memory, added.unsqueeze(2))
+
+
+def _times(x: Tensor, factor: Tensor) -> Tensor:
+    """x (..., K) as complex pairs, times a complex factor (..., K / 2)."""
+    wide = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous()) * factor
+    return torch.view_as_real(wide).flatten(-2).to(x.dtype)
 
 
 def _in_chunks(
@@ -64,7 +104,7 @@ def _in_chunks(
 
     q, k, v = cut(q), cut(k), cut(v)
     total = torch.full((1,), time, device=device) if lengths is None else lengths
-    log, position = decay.double().view(-1, 1, 1, 1), _count(c, device).unsqueeze(1)
+    log, position = decay.double()[..., None, None, None], _count(c, device).unsqueeze(1)
     steps = (total.view(-1, 1, 1, 1, 1) - c * torch.arange(n, device=device).view(-1, 1, 1)).clamp(0, c)
     left = steps - position  # (B or 1, 1, n, c, 1): valid steps of the chunk after this one
     since_start = torch.exp(log * position).to(dtype)

@@ -18,6 +18,8 @@ paper's recurrence, eq. 6, rotates the keys only, which then need their position
 None of the paper's normalisations of the scores is here. 1 / sqrt(K) belongs to the caller, who scales the keys. The
 other two divide by row sums of the decays and of the scores, for the range of fp16, and cancel in the group norm that
 follows; they depend on the step's number or on other steps' scores, which a carried memory does not have.
+
+An anchor's pull (`ops.pull`) comes after y is read. What it adds does not rotate: it stays as far back as it was taken.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+
+from prosg.ops.pull import Pull, pull_memory
 
 __all__ = ["angles", "elapse", "recurrent_retention", "rotate_pairs"]
 
@@ -42,14 +46,14 @@ def rotate_pairs(x: Tensor, size: Tensor, angle: Tensor) -> Tensor:
 
 
 def elapse(
-    memory: Float[Tensor, "B H V K"], decay: Float[Tensor, " H"], steps: Shaped[Tensor, " N"]
+    memory: Float[Tensor, "B H V K"], decay: Float[Tensor, "*B H"], steps: Shaped[Tensor, " N"]
 ) -> Float[Tensor, "B H V K"]:
     """Returns gamma^steps e^{-i steps theta} S: the memory after steps in which nothing is written.
 
     `steps`, whole or not, is (B,) or (1,).
     """
     steps = steps.double().view(-1, 1, 1, 1)
-    kept = torch.exp(steps * decay.double().view(-1, 1, 1))
+    kept = torch.exp(steps * decay.double()[..., None, None])
     return rotate_pairs(memory, kept, -steps * angles(memory.shape[3], memory.device))
 
 
@@ -60,6 +64,7 @@ def recurrent_retention(
     decay: Float[Tensor, " H"],
     memory: Float[Tensor, "B H V K"],
     lengths: Int[Tensor, " B"] | None = None,
+    pull: Pull | None = None,
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
     """One step after the other (eq. 1, 6), differentiated by autograd; see `RetentionKernel`."""
     one_step = torch.ones(1, device=q.device)
@@ -67,6 +72,8 @@ def recurrent_retention(
     for t in range(q.shape[1]):
         step = torch.addcmul(elapse(memory, decay, one_step), v[:, t].unsqueeze(3), k[:, t].unsqueeze(2))
         y = (q[:, t].unsqueeze(2) @ step.mT).squeeze(2)
+        if pull is not None:
+            step = pull_memory(step, pull)
         if lengths is None:
             memory = step
         else:

@@ -16,9 +16,9 @@ from torch import Tensor
 from prosg.ops.operation import Operation
 from prosg.ops.wkv4.chunk import chunked_wkv4
 from prosg.ops.wkv4.compiled import LIBRARY, compiled_wkv4
-from prosg.ops.wkv4.naive import EMPTY_TOP, WKV4Memory, naive_wkv4
+from prosg.ops.wkv4.naive import EMPTY_TOP, WKV4Memory, WKV4Pull, naive_wkv4, pull_wkv4
 
-__all__ = ["EMPTY_TOP", "KERNELS", "WKV4", "WKV4Kernel", "WKV4Memory"]
+__all__ = ["EMPTY_TOP", "KERNELS", "WKV4", "WKV4Kernel", "WKV4Memory", "WKV4Pull", "pull_wkv4"]
 
 
 @runtime_checkable
@@ -33,6 +33,7 @@ class WKV4Kernel(Protocol):
         v: Float[Tensor, "B T C"],
         memory: WKV4Memory,
         lengths: Int[Tensor, " B"] | None = None,
+        pull: WKV4Pull | None = None,
     ) -> tuple[Float[Tensor, "B T C"], WKV4Memory]:
         """Runs the recurrence on from `memory`.
 
@@ -43,6 +44,7 @@ class WKV4Kernel(Protocol):
             v: Values.
             memory: The memory before the first step.
             lengths: Valid steps of each row. The others change nothing, return 0 and get no gradient.
+            pull: What pulls the memory after every valid step; None for nothing.
 
         Returns:
             y, and the memory after each row's last valid step. `top` has no gradient; those of num and den are taken

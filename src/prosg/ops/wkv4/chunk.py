@@ -16,6 +16,9 @@ those in the memory after the step, and G the gradient of the memory after a ste
     du = sum h;          dw = sum c (G_num num + G_den den)
 
 is linear in G: once within each chunk from 0, once over the chunks, once more within from what comes from behind.
+
+A pull is a second step after each: one that decays by log_keep and writes the key top_p + log den_p with the value
+num_p / den_p, and whose y nobody reads. So a pulled sequence is one of 2 T steps with a decay of their own each.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from prosg.ops.wkv4.naive import EMPTY_TOP, WKV4Memory, naive_wkv4
+from prosg.ops.wkv4.naive import EMPTY_TOP, WKV4Memory, WKV4Pull, naive_wkv4
 
 __all__ = ["chunked_wkv4"]
 
@@ -42,10 +45,10 @@ class WKV4Chunks(NamedTuple):
     """(c, B, n, C); 0 where the step is not valid."""
     decay: Tensor
     """(c, B or 1, n or 1, C): w; 0 where the step is not valid."""
-    left: Tensor
-    """(c, B or 1, n or 1, 1): valid steps after this one in its chunk."""
-    steps: Tensor
-    """(B or 1, n, 1): valid steps in a chunk."""
+    until_end: Tensor
+    """(c, B or 1, n or 1, C): the sum of w over the steps after this one in its chunk."""
+    whole: Tensor
+    """(B or 1, n, C): the sum of w over a chunk."""
     invalid: Tensor | None
     """(c, B, n, 1) bool; None if there is none."""
 
@@ -75,21 +78,21 @@ def _chunks(w: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> WKV4Chun
     size = math.isqrt(time)
     keys, values = _split(k, size), _split(v, size)
     if lengths is None and time % size == 0:
+        if w.dim() == 3:
+            decay = _split(w, size)
+            past = decay.cumsum(0)
+            return WKV4Chunks(keys, values, decay, past[-1] - past, past[-1], None)
         left = torch.arange(size - 1, -1, -1, device=k.device, dtype=k.dtype).view(-1, 1, 1, 1)
-        steps = torch.full((1, keys.shape[2], 1), float(size), device=k.device, dtype=k.dtype)
-        return WKV4Chunks(keys, values, w.expand(size, 1, 1, -1), left, steps, None)
+        whole = (size * w).expand(1, keys.shape[2], -1)
+        return WKV4Chunks(keys, values, w.expand(size, 1, 1, -1), left * w, whole, None)
     valid = torch.arange(time, device=k.device).expand(batch, time) < (
         time if lengths is None else lengths.unsqueeze(1)
     )
     valid = _split(valid, size).unsqueeze(-1)
-    past = valid.cumsum(0)
+    decay = (w if w.dim() == 1 else _split(w, size)) * valid
+    past = decay.cumsum(0)
     return WKV4Chunks(
-        keys.masked_fill(~valid, -math.inf),
-        values.masked_fill(~valid, 0),
-        w * valid,
-        (past[-1] - past).to(k.dtype),
-        past[-1].to(k.dtype),
-        ~valid,
+        keys.masked_fill(~valid, -math.inf), values.masked_fill(~valid, 0), decay, past[-1] - past, past[-1], ~valid
     )
 
 
@@ -111,15 +114,15 @@ def _memories(
     return WKV4Memory(num, den, top), StepWeights(old, new)
 
 
-def _between(w: Tensor, chunks: WKV4Chunks, first: WKV4Memory) -> tuple[WKV4Memory, Tensor]:
+def _between(chunks: WKV4Chunks, first: WKV4Memory) -> tuple[WKV4Memory, Tensor]:
     """The memories between the chunks (n + 1, B, C), and the old memory's weight over each chunk (n, B, C)."""
-    reach = torch.addcmul(chunks.k, chunks.left, w)
+    reach = chunks.k + chunks.until_end
     # A chunk without a valid step writes nothing: not at top -inf, whose differences are not numbers.
     top = reach.amax(0).clamp_(min=EMPTY_TOP)
     share = reach.sub_(top).exp_()
     den = share.sum(0)
     num = share.mul_(chunks.v).sum(0)
-    decay, top, num, den = (x.movedim(1, 0) for x in (chunks.steps * w, top, num, den))
+    decay, top, num, den = (x.movedim(1, 0) for x in (chunks.whole, top, num, den))
     between, weights = _memories(decay, top, num, den, first)
     return between, weights.old
 
@@ -153,7 +156,7 @@ class _ChunkedWKV4(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
         w, u, k, v, num, den, top, lengths = args
         chunks = _chunks(w, k, v, lengths)
-        between, across = _between(w, chunks, WKV4Memory(num, den, top))
+        between, across = _between(chunks, WKV4Memory(num, den, top))
         memory, _ = _within(chunks, between)
         (a, b), divisor = _read(u, chunks, memory)
         y = b.mul_(chunks.v).addcmul_(a, memory.num).div_(divisor)
@@ -205,7 +208,8 @@ class _ChunkedWKV4(torch.autograd.Function):
         gw = into_num.mul_(memory.num).addcmul_(into_den, memory.den).mul_(c)
         if chunks.invalid is not None:
             gw.masked_fill_(chunks.invalid, 0)
-        return gw.sum((0, 1, 2)), gu, _join(gk, time), _join(gv, time), *firsts, None, None
+        gw = gw.sum((0, 1, 2)) if w.dim() == 1 else _join(gw, time)
+        return gw, gu, _join(gk, time), _join(gv, time), *firsts, None, None
 
 
 def chunked_wkv4(
@@ -215,10 +219,22 @@ def chunked_wkv4(
     v: Float[Tensor, "B T C"],
     memory: WKV4Memory,
     lengths: Int[Tensor, " B"] | None = None,
+    pull: WKV4Pull | None = None,
 ) -> tuple[Float[Tensor, "B T C"], WKV4Memory]:
     """The recurrence in parallel over chunks of time; see `WKV4Kernel`."""
     if k.shape[1] == 1:
         # There is nothing to parallelize: the plain step has half of the operations.
-        return naive_wkv4(w, u, k, v, memory, lengths)
+        return naive_wkv4(w, u, k, v, memory, lengths, pull)
+    if pull is not None:
+        den = pull.den.clamp(min=torch.finfo(pull.den.dtype).tiny)
+        k = _alternate(k, pull.top.detach() + den.log())
+        v = _alternate(v, pull.num / den)
+        w = _alternate(w.expand_as(k[:, ::2]), pull.log_keep)
+        lengths = None if lengths is None else 2 * lengths
     y, *after = _ChunkedWKV4.apply(w, u, k, v, *memory, lengths)  # type: ignore[no-untyped-call]
-    return y, WKV4Memory(*after)
+    return y if pull is None else y[:, ::2], WKV4Memory(*after)
+
+
+def _alternate(x: Tensor, constant: Tensor) -> Tensor:
+    """(B, T, C), (B, C) -> (B, 2 T, C): after every step one of `constant`."""
+    return torch.stack([x, constant.unsqueeze(1).expand_as(x)], 2).flatten(1, 2)

@@ -8,6 +8,10 @@ Per channel, with w = -exp(time_decay) < 0 and u = time_first, all relative to a
 
 The true memory is (num, den) e^top. `top` only keeps the numbers finite, so it is never differentiated: gradients of
 num and den are taken at fixed top, which is exact for every function of the true memory.
+
+An anchor pulls the memory after each step, so that y_t is read before step t's pull:
+
+    (num, den) e^top  <-  e^log_keep (num, den) e^top + (num_p, den_p) e^top_p
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["EMPTY_TOP", "WKV4Memory", "naive_wkv4"]
+__all__ = ["EMPTY_TOP", "WKV4Memory", "WKV4Pull", "naive_wkv4", "pull_wkv4"]
 
 EMPTY_TOP = -1e30
 """`top` of an empty memory."""
@@ -32,6 +36,25 @@ class WKV4Memory(NamedTuple):
     top: Tensor
 
 
+class WKV4Pull(NamedTuple):
+    """What pulls the memory after every step: four tensors (B, C)."""
+
+    num: Tensor
+    """What is added, as a memory (num, den) e^top."""
+    den: Tensor
+    top: Tensor
+    log_keep: Tensor
+    """Logarithm of the share of the memory that stays, at most 0."""
+
+
+def pull_wkv4(memory: WKV4Memory, pull: WKV4Pull) -> WKV4Memory:
+    """Returns the memory after one pull, at a common top."""
+    num, den, top = memory
+    q = torch.maximum(top + pull.log_keep, pull.top).detach()
+    old, new = (top + pull.log_keep - q).exp(), (pull.top.detach() - q).exp()
+    return WKV4Memory(old * num + new * pull.num, old * den + new * pull.den, q)
+
+
 def naive_wkv4(
     w: Float[Tensor, " C"],
     u: Float[Tensor, " C"],
@@ -39,6 +62,7 @@ def naive_wkv4(
     v: Float[Tensor, "B T C"],
     memory: WKV4Memory,
     lengths: Int[Tensor, " B"] | None = None,
+    pull: WKV4Pull | None = None,
 ) -> tuple[Float[Tensor, "B T C"], WKV4Memory]:
     """The equations above in the type of the arguments, differentiated by autograd; see `WKV4Kernel`."""
     num, den, top = memory
@@ -52,6 +76,8 @@ def naive_wkv4(
         q = torch.maximum(top + w, kt).detach()
         old, new = (top + w - q).exp(), (kt - q).exp()
         step = WKV4Memory(old * num + new * vt, old * den + new, q)
+        if pull is not None:
+            step = pull_wkv4(step, pull)
         if lengths is None:
             num, den, top = step
         else:

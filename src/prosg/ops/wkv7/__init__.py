@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prosg.ops.operation import Operation
+from prosg.ops.pull import Pull
 from prosg.ops.wkv7.chunk import chunked_wkv7
 from prosg.ops.wkv7.compiled import LIBRARY, compiled_wkv7
 from prosg.ops.wkv7.naive import naive_wkv7
@@ -35,6 +36,7 @@ class WKV7Kernel(Protocol):
         b: Float[Tensor, "B T H N"],
         state: Float[Tensor, "B H N N"],
         lengths: Int[Tensor, " B"] | None = None,
+        pull: Pull | None = None,
     ) -> tuple[Float[Tensor, "B T H N"], Float[Tensor, "B H N N"]]:
         """Runs the recurrence on from `state`.
 
@@ -47,6 +49,7 @@ class WKV7Kernel(Protocol):
             b: Where the removed content is written to.
             state: The state before the first step, rows for values and columns for keys.
             lengths: Valid steps of each row. The others change nothing, return 0 and get no gradient.
+            pull: What pulls the state after every valid step, with heads as units; None for nothing.
 
         Returns:
             y, and the state after each row's last valid step.

@@ -14,6 +14,14 @@ strictly below the diagonal / below and on it:
 
 All but the last line is computed for all chunks at once; the last runs over the T / c chunks. 1 / D_t is at most
 e^(0.61 c): with c = 32 that is 3e8, well within fp32. Steps that are not valid are w = 0, a = b = k = 0.
+
+A pull S_t <- lam S_t + P after every step is a recurrence with D lam for D, lam b for b, lam k for k, and P written at
+every valid step. With E_t = D_t (1 / D_1 + ... + 1 / D_t), the sum of what is left of P, it adds P (E_t a_{t+1}) to
+what is removed, P E_c to the state, and P (E_t r_t) to S_t r_t. What is read is the state before its pull:
+
+    U = ... + X_P P^T;      y_t = (S_t r_t - P r_t) / lam
+
+where lam is at least 1 / e, so that 1 / D_t stays within fp32.
 """
 
 from __future__ import annotations
@@ -24,6 +32,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prosg.core.tensors import valid_mask
+from prosg.ops.pull import Pull
 from prosg.ops.wkv7.naive import naive_wkv7
 
 __all__ = ["chunked_wkv7"]
@@ -47,39 +56,55 @@ def chunked_wkv7(
     b: Float[Tensor, "B T H N"],
     state: Float[Tensor, "B H N N"],
     lengths: Int[Tensor, " B"] | None = None,
+    pull: Pull | None = None,
 ) -> tuple[Float[Tensor, "B T H N"], Float[Tensor, "B H N N"]]:
     """The recurrence in parallel over chunks of time; see `WKV7Kernel`."""
-    time = k.shape[1]
+    time, size = k.shape[1], k.shape[3]
     if time == 1:
         # There is nothing to parallelize: the plain step has fewer operations.
-        return naive_wkv7(r, w, k, v, a, b, state, lengths)
+        return naive_wkv7(r, w, k, v, a, b, state, lengths, pull)
+    valid = torch.ones_like(k[..., :1])
+    if pull is not None:
+        log_keep = pull.log_keep[:, None, :, None]
+        w, k, b = w + log_keep, k * log_keep.exp(), b * log_keep.exp()
     if lengths is not None:
-        valid = valid_mask(lengths, time).view(*k.shape[:2], 1, 1)
+        valid = valid * valid_mask(lengths, time).view(*k.shape[:2], 1, 1)
         r, w, k, a, b = (x * valid for x in (r, w, k, a, b))
-    r, w, k, v, a, b = (_chunks(x) for x in (r, w, k, v, a, b))
+    r, w, k, v, a, b, valid = (_chunks(x) for x in (r, w, k, v, a, b, valid))
     logs = w.cumsum(-2)
     decay = logs.exp()  # D_t
-    a, r = a * (logs - w).exp(), r * decay
+    a_start, r_start = a * (logs - w).exp(), r * decay
     last = decay[..., -1:, :]
     b, k = b / decay, k / decay
     b_end, k_end = b * last, k * last
     below = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=k.device).tril(-1)
     upto = below | torch.eye(CHUNK, dtype=torch.bool, device=k.device)
 
-    removed = torch.linalg.solve_triangular(
-        torch.eye(CHUNK, dtype=k.dtype, device=k.device) - (a @ b.mT) * below,
-        torch.cat([a, ((a @ k.mT) * below) @ v], -1),
+    sides = [a_start, ((a_start @ k.mT) * below) @ v]
+    left = decay * (valid / decay).cumsum(-2) if pull is not None else decay  # E_t
+    if pull is not None:
+        sides.append(a * F.pad(left[..., :-1, :], (0, 0, 1, 0)))
+    solved = torch.linalg.solve_triangular(
+        torch.eye(CHUNK, dtype=k.dtype, device=k.device) - (a_start @ b.mT) * below,
+        torch.cat(sides, -1),
         upper=False,
         unitriangular=True,
     )
-    x, z = removed.split([a.shape[-1], v.shape[-1]], -1)
+    x, z, x_p = solved.split([size, size, solved.shape[-1] - 2 * size], -1)
+    added = v.mT @ k_end
+    if pull is not None:
+        constant = pull.memory.unsqueeze(2)
+        z = z + x_p @ constant.mT
+        added = added + constant * left[..., -1:, :]
     carry = torch.diag_embed(last.squeeze(-2)) + x.mT @ b_end
-    added = z.mT @ b_end + v.mT @ k_end
+    added = added + z.mT @ b_end
     starts = []
     for i in range(carry.shape[2]):
         starts.append(state)
         state = state @ carry[:, :, i] + added[:, :, i]
     start = torch.stack(starts, 2).mT
-    reads_b, reads_k = (r @ b.mT) * upto, (r @ k.mT) * upto
-    y = r @ start + reads_b @ (x @ start + z) + reads_k @ v
+    reads_b, reads_k = (r_start @ b.mT) * upto, (r_start @ k.mT) * upto
+    y = r_start @ start + reads_b @ (x @ start + z) + reads_k @ v
+    if pull is not None:
+        y = (y + (r * (left - valid)) @ constant.mT) * (-pull.log_keep).exp()[:, :, None, None, None]
     return y.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :time], state

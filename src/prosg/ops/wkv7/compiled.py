@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from prosg.ops.library import CompiledLibrary
+from prosg.ops.pull import Pull
 
 __all__ = ["LIBRARY", "compiled_wkv7"]
 
-LIBRARY = CompiledLibrary("wkv7", abi=1, sizes=3, pointers={"forward": 11, "backward": 18})
+LIBRARY = CompiledLibrary("wkv7", abi=2, sizes=3, pointers={"forward": 13, "backward": 22})
 
 PARALLEL_FROM = 1 << 21
 """Size of the work, B T H N N, from which on several threads are used."""
@@ -31,19 +32,20 @@ class _CompiledWKV7(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        r, state, lengths = args[0], args[6], args[7]
+        lengths, *inputs = args
+        r, state = inputs[0], inputs[6]
         y, after, removed = torch.empty_like(r), torch.empty_like(state), torch.empty_like(r)
-        _call("forward", r, lengths, *args[:7], y, after, removed)
+        _call("forward", r, lengths, *inputs, y, after, removed)
         ctx.save_for_backward(*args, removed)
         return y, after
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gy: Tensor, gafter: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, lengths, removed = ctx.saved_tensors
-        gradients = [torch.empty_like(x) for x in inputs]
+        lengths, *inputs, removed = ctx.saved_tensors
+        gradients = [None if x is None else torch.empty_like(x) for x in inputs]
         _call("backward", removed, lengths, *inputs, removed, gy.contiguous(), gafter.contiguous(), *gradients)
-        return *gradients, None
+        return None, *gradients
 
 
 def compiled_wkv7(
@@ -55,19 +57,25 @@ def compiled_wkv7(
     b: Float[Tensor, "B T H N"],
     state: Float[Tensor, "B H N N"],
     lengths: Int[Tensor, " B"] | None = None,
+    pull: Pull | None = None,
 ) -> tuple[Float[Tensor, "B T H N"], Float[Tensor, "B H N N"]]:
     """The recurrence on the CPU, in fp32 or fp64 (the same for all tensors); see `WKV7Kernel`.
 
     Raises ValueError for types, shapes or devices that do not fit.
     """
-    tensors = (r, w, k, v, a, b, state)
     batch, _, heads, size = k.shape
-    LIBRARY.check_tensors(tensors, (*[k.shape] * 6, (batch, heads, size, size)), k.dtype)
+    of_state = (batch, heads, size, size)
+    tensors, shapes = [r, w, k, v, a, b, state], [*[k.shape] * 6, of_state]
+    if pull is not None:
+        tensors += [pull.memory, pull.log_keep.exp()]
+        shapes += [of_state, (batch, heads)]
+    LIBRARY.check_tensors(tensors, shapes, k.dtype)
     lengths = LIBRARY.prepare_lengths(lengths, batch)
     inputs = [x.contiguous() for x in tensors]
+    no_pull: list[None] = [] if pull is not None else [None, None]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        y, after = _CompiledWKV7.apply(*inputs, lengths)  # type: ignore[no-untyped-call]
+        y, after = _CompiledWKV7.apply(lengths, *inputs, *no_pull)  # type: ignore[no-untyped-call]
     else:
         y, after = torch.empty_like(inputs[0]), torch.empty_like(inputs[6])
-        _call("forward", k, lengths, *inputs, y, after, None)
+        _call("forward", k, lengths, *inputs, *no_pull, y, after, None)
     return y, after

@@ -5,7 +5,7 @@ Per head, S (N, N) with rows for values and columns for keys, w = log of the dec
     S <- S diag(e^w) + (S a) b^T + v k^T;      y = S r            (S is read after the write)
 
 RWKV-7 takes a = -kk, b = kk * (in-context learning rate), with kk a unit vector: it replaces a part of what S holds
-at kk.
+at kk. An anchor's pull (`ops.pull`) comes after y is read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from prosg.ops.pull import Pull, pull_memory
 
 __all__ = ["naive_wkv7"]
 
@@ -26,6 +28,7 @@ def naive_wkv7(
     b: Float[Tensor, "B T H N"],
     state: Float[Tensor, "B H N N"],
     lengths: Int[Tensor, " B"] | None = None,
+    pull: Pull | None = None,
 ) -> tuple[Float[Tensor, "B T H N"], Float[Tensor, "B H N N"]]:
     """The equations above in the type of the arguments, differentiated by autograd; see `WKV7Kernel`."""
     outputs = []
@@ -37,6 +40,8 @@ def naive_wkv7(
             + v[:, t].unsqueeze(-1) @ k[:, t].unsqueeze(-2)
         )
         y = (step @ r[:, t].unsqueeze(-1)).squeeze(-1)
+        if pull is not None:
+            step = pull_memory(step, pull)
         if lengths is None:
             state = step
         else:

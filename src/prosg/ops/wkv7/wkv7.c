@@ -10,6 +10,9 @@
  *     g_r = S'^T g_y;     g_k = G^T v;    g_b = G^T u;    g_a = S^T g_u;    g_w = d * (the sums over rows of G * S)
  *     g_S = G diag(d) + g_u a^T
  *
+ * A pull S" = l S' + P, where there is one, comes after each step, with one l for a head: g_P += G", g_l += the sum of
+ * G" * S', and then G = l G" instead of G".
+ *
  * A matrix times a vector needs no sums across a register if the lanes run over what is not summed over. So there are
  * two ways through time:
  *
@@ -26,7 +29,7 @@
 #ifndef REAL
 
 /* To be raised with every change of the functions' arguments: a library left over from an older build is refused. */
-#define ABI 1
+#define ABI 2
 #define LIBRARY wkv7
 #define SOURCE "wkv7/wkv7.c"
 
@@ -51,12 +54,13 @@ enum { U, D, K, V, B, R, A, GY, GU, GW, GK, GV, GB, GR, GA, ARRAYS };
 
 #define FORWARD_ARGS(real)                                                                                            \
     (int64_t T, int64_t H, int64_t N, int64_t begin, int64_t end, const int64_t *lengths, const real *r,              \
-     const real *w, const real *k, const real *v, const real *a, const real *b, const real *state, real *y,           \
-     real *state_out, real *u)
+     const real *w, const real *k, const real *v, const real *a, const real *b, const real *state, const real *pull,  \
+     const real *keep, real *y, real *state_out, real *u)
 #define BACKWARD_ARGS(real)                                                                                           \
     (int64_t T, int64_t H, int64_t N, int64_t begin, int64_t end, const int64_t *lengths, const real *r,              \
-     const real *w, const real *k, const real *v, const real *a, const real *b, const real *state, const real *u,     \
-     const real *gy, const real *gstate_out, real *gr, real *gw, real *gk, real *gv, real *ga, real *gb, real *gstate)
+     const real *w, const real *k, const real *v, const real *a, const real *b, const real *state, const real *pull,  \
+     const real *keep, const real *u, const real *gy, const real *gstate_out, real *gr, real *gw, real *gk, real *gv, \
+     real *ga, real *gb, real *gstate, real *gpull, real *gkeep)
 
 /* An item's first number, that of its state, the distance between its steps, and how many of them are valid. */
 #define ITEM                                                                                                          \
@@ -70,12 +74,13 @@ enum { U, D, K, V, B, R, A, GY, GU, GW, GK, GV, GB, GR, GA, ARRAYS };
 #define DEFINE(real, type)                                                                                            \
     EXPORT int prosg_wkv7_forward_##type FORWARD_ARGS(real)                                                           \
     {                                                                                                                 \
-        return PICK(forward, type)(T, H, N, begin, end, lengths, r, w, k, v, a, b, state, y, state_out, u);           \
+        return PICK(forward, type)(T, H, N, begin, end, lengths, r, w, k, v, a, b, state, pull, keep, y, state_out,   \
+                                   u);                                                                                \
     }                                                                                                                 \
     EXPORT int prosg_wkv7_backward_##type BACKWARD_ARGS(real)                                                         \
     {                                                                                                                 \
-        return PICK(backward, type)(T, H, N, begin, end, lengths, r, w, k, v, a, b, state, u, gy, gstate_out, gr, gw, \
-                                    gk, gv, ga, gb, gstate);                                                          \
+        return PICK(backward, type)(T, H, N, begin, end, lengths, r, w, k, v, a, b, state, pull, keep, u, gy,         \
+                                    gstate_out, gr, gw, gk, gv, ga, gb, gstate, gpull, gkeep);                        \
     }
 DEFINE(float, f32)
 DEFINE(double, f64)
@@ -102,8 +107,10 @@ TARGET static INLINE void NAME(fetch)(int begin, int end, const REAL *const *arr
 #endif
 }
 
-/* By columns, for n vectors of rows of M, whose columns m has: M <- M diag(d) + p q^T + s z^T; e = M f; g = M h. */
-TARGET static INLINE void NAME(advance_rows)(const int n, int64_t N, int64_t P, REAL *restrict m,
+/* By columns, for n vectors of rows of M, whose columns m has: M <- M diag(d) + p q^T + s z^T; e = M f; g = M h. With
+ * `pull`, M <- keep M + pull between the two. */
+TARGET static INLINE void NAME(advance_rows)(const int n, int64_t N, int64_t P, REAL *restrict m, const REAL *pull,
+                                             const REAL keep,
                                              const REAL *restrict d, const REAL *p, const REAL *restrict q,
                                              const REAL *s, const REAL *restrict z, const REAL *restrict f,
                                              const REAL *restrict h, REAL *e, REAL *g)
@@ -114,9 +121,11 @@ TARGET static INLINE void NAME(advance_rows)(const int n, int64_t N, int64_t P, 
     }
     for (int64_t j = 0; j < N; j++, m += P) {
         for (int i = 0; i < n; i++) {
-            const VEC x = AT(m + i * WIDTH) * d[j] + ps[i] * q[j] + ss[i] * z[j];
-            AT(m + i * WIDTH) = x;
+            VEC x = AT(m + i * WIDTH) * d[j] + ps[i] * q[j] + ss[i] * z[j];
             es[i] += x * f[j];
+            if (pull)
+                x = x * keep + AT(pull + j * P + i * WIDTH);
+            AT(m + i * WIDTH) = x;
             gs[i] += x * h[j];
         }
     }
@@ -143,12 +152,28 @@ TARGET static void NAME(advance)(int64_t N, int64_t P, REAL *m, const REAL *d, c
                                  const REAL *s, const REAL *z, const REAL *f, const REAL *h, REAL *e, REAL *g)
 {
     int64_t i = 0;
+#define RUN(n) NAME(advance_rows)(n, N, P, m + i, NULL, 0, d, p + i, q, s + i, z, f, h, e + i, g + i)
     for (; i + WIDE * WIDTH <= P; i += WIDE * WIDTH)
-        NAME(advance_rows)(WIDE, N, P, m + i, d, p + i, q, s + i, z, f, h, e + i, g + i);
+        RUN(WIDE);
     for (; i + 2 * WIDTH <= P; i += 2 * WIDTH)
-        NAME(advance_rows)(2, N, P, m + i, d, p + i, q, s + i, z, f, h, e + i, g + i);
+        RUN(2);
     for (; i < P; i += WIDTH)
-        NAME(advance_rows)(1, N, P, m + i, d, p + i, q, s + i, z, f, h, e + i, g + i);
+        RUN(1);
+#undef RUN
+}
+
+/* The same with a pull, whose columns `pull` has. */
+TARGET static void NAME(advance_pulled)(int64_t N, int64_t P, REAL *m, const REAL *pull, REAL keep, const REAL *d,
+                                        const REAL *p, const REAL *q, const REAL *s, const REAL *z, const REAL *f,
+                                        const REAL *h, REAL *e, REAL *g)
+{
+    int64_t i = 0;
+#define RUN(n) NAME(advance_rows)(n, N, P, m + i, pull + i, keep, d, p + i, q, s + i, z, f, h, e + i, g + i)
+    for (; i + 2 * WIDTH <= P; i += 2 * WIDTH)
+        RUN(2);
+    for (; i < P; i += WIDTH)
+        RUN(1);
+#undef RUN
 }
 
 TARGET static void NAME(product)(int64_t N, int64_t P, const REAL *m, const REAL *f, REAL *e)
@@ -163,7 +188,8 @@ TARGET static void NAME(product)(int64_t N, int64_t P, const REAL *m, const REAL
 /* One step for n <= 4 rows of a state as it stands in memory: a single one is not worth the way to columns and back. */
 TARGET static INLINE void NAME(single_rows)(const int n, int64_t N, const REAL *state, const REAL *r, const REAL *d,
                                             const REAL *k, const REAL *v, const REAL *a, const REAL *b,
-                                            REAL *restrict y, REAL *restrict out, REAL *restrict u)
+                                            const REAL *pull, const REAL keep, REAL *restrict y, REAL *restrict out,
+                                            REAL *restrict u)
 {
     const int64_t whole = N / WIDTH * WIDTH;
     VEC parts[4];
@@ -181,15 +207,19 @@ TARGET static INLINE void NAME(single_rows)(const int n, int64_t N, const REAL *
     for (int64_t j = 0; j < whole; j += WIDTH) {
         for (int i = 0; i < n; i++) {
             const VEC x = LOOSE(state + i * N + j) * LOOSE(d + j) + LOOSE(b + j) * u[i] + LOOSE(k + j) * v[i];
-            LOOSE(out + i * N + j) = x;
             parts[i] += x * LOOSE(r + j);
+            if (pull)
+                LOOSE(out + i * N + j) = x * keep + LOOSE(pull + i * N + j);
+            else
+                LOOSE(out + i * N + j) = x;
         }
     }
     NAME(sums)(n, parts, y);
     for (int64_t j = whole; j < N; j++) {
         for (int i = 0; i < n; i++) {
-            out[i * N + j] = state[i * N + j] * d[j] + u[i] * b[j] + v[i] * k[j];
-            y[i] += out[i * N + j] * r[j];
+            const REAL x = state[i * N + j] * d[j] + u[i] * b[j] + v[i] * k[j];
+            out[i * N + j] = pull ? x * keep + pull[i * N + j] : x;
+            y[i] += x * r[j];
         }
     }
 }
@@ -197,7 +227,8 @@ TARGET static INLINE void NAME(single_rows)(const int n, int64_t N, const REAL *
 /* By rows: a block of S at (i, j) through a segment, from `before` to `after`. Or, with `after` NULL, `kept` gets it as
  * it is before each step, and g_r the block's part. */
 TARGET static INLINE void NAME(block_ahead)(int64_t size, int64_t P, int64_t i, int64_t j, REAL *space,
-                                            const REAL *before, REAL *after, VEC *restrict kept)
+                                            const REAL *before, const REAL *pull, const REAL keep, REAL *after,
+                                            VEC *restrict kept)
 {
     VEC x[ROWS];
     for (int n = 0; n < ROWS; n++)
@@ -211,6 +242,8 @@ TARGET static INLINE void NAME(block_ahead)(int64_t size, int64_t P, int64_t i, 
                 kept[t * ROWS + n] = x[n];
             x[n] = x[n] * d + b * u[n] + k * v[n];
             gr += x[n] * gy[n];
+            if (pull)
+                x[n] = x[n] * keep + AT(pull + (i + n) * P + j);
         }
         if (!after)
             AT(ROW(GR, t) + j) = gr;
@@ -222,8 +255,9 @@ TARGET static INLINE void NAME(block_ahead)(int64_t size, int64_t P, int64_t i, 
 
 /* By rows: the same block of G back through the segment; the other results get its parts. */
 TARGET static INLINE void NAME(block_back)(int64_t size, int64_t P, int64_t i, int64_t j, REAL *space, REAL *G,
-                                           const VEC *restrict kept)
+                                           REAL *gpull, REAL *gkeep, const REAL keep, const VEC *restrict kept)
 {
+    VEC into_keep = {0};
     VEC x[ROWS];
     for (int n = 0; n < ROWS; n++)
         x[n] = AT(G + (i + n) * P + j);
@@ -233,7 +267,13 @@ TARGET static INLINE void NAME(block_back)(int64_t size, int64_t P, int64_t i, i
         const REAL *restrict gy = ROW(GY, t) + i, *restrict gu = ROW(GU, t) + i;
         VEC gw = AT(ROW(GW, t) + j), gk = AT(ROW(GK, t) + j), ga = AT(ROW(GA, t) + j), gb = AT(ROW(GB, t) + j);
         for (int n = 0; n < ROWS; n++) {
-            const VEC g = x[n] + r * gy[n], s = kept[t * ROWS + n];
+            const VEC s = kept[t * ROWS + n];
+            if (gpull) {
+                into_keep += x[n] * (s * d + AT(ROW(B, t) + j) * u[n] + AT(ROW(K, t) + j) * v[n]);
+                AT(gpull + (i + n) * P + j) += x[n];
+                x[n] *= keep;
+            }
+            const VEC g = x[n] + r * gy[n];
             gw += g * s;
             gk += g * v[n];
             gb += g * u[n];
@@ -244,6 +284,8 @@ TARGET static INLINE void NAME(block_back)(int64_t size, int64_t P, int64_t i, i
     }
     for (int n = 0; n < ROWS; n++)
         AT(G + (i + n) * P + j) = x[n];
+    for (int n = 0; gpull && n < WIDTH; n++)
+        *gkeep += into_keep[n];
 }
 
 /* A segment's inputs from `begin` to `end` into working space; of w, the decay. */
@@ -257,11 +299,12 @@ TARGET static void NAME(take)(int begin, int end, const REAL *const *given, int6
         NAME(decay)(N, given[D] + at + t * step, ROW(D, t));
 }
 
-/* By columns, back through a segment: its g_u and g_v; G, here column by column, from its end to its beginning. */
-TARGET static void NAME(columns_back)(int64_t size, int64_t N, int64_t P, REAL *space, REAL *G)
+/* By columns, back through a segment: its g_u and g_v; G, here column by column, from its end to its beginning. `keep`
+ * is 1 without a pull. */
+TARGET static void NAME(columns_back)(int64_t size, int64_t N, int64_t P, REAL *space, const REAL keep, REAL *G)
 {
-    /* Of the step to come: G b, G k, and r diag(d). */
-    REAL *const gb = ROW(ARRAYS, 0), *const gk = gb + P, *const rd = gk + P;
+    /* Of the step to come: G b, G k, and r diag(d); and what is left of G. */
+    REAL *const gb = ROW(ARRAYS, 0), *const gk = gb + P, *const rd = gk + P, *const left = rd + P;
     REAL rb[SEGMENT], rk[SEGMENT];
     for (int64_t t = 0; t < size; t++) {
         rb[t] = NAME(dot)(P, ROW(R, t), ROW(B, t)), rk[t] = NAME(dot)(P, ROW(R, t), ROW(K, t));
@@ -272,11 +315,12 @@ TARGET static void NAME(columns_back)(int64_t size, int64_t N, int64_t P, REAL *
         const int64_t before = t > 0 ? t - 1 : 0;
         for (int64_t i = 0; i < P; i += WIDTH) {
             const VEC gy = AT(ROW(GY, t) + i);
-            AT(ROW(GU, t) + i) = AT(gb + i) + gy * rb[t];
-            AT(ROW(GV, t) + i) = AT(gk + i) + gy * rk[t];
+            AT(ROW(GU, t) + i) = AT(gb + i) * keep + gy * rb[t];
+            AT(ROW(GV, t) + i) = AT(gk + i) * keep + gy * rk[t];
             AT(rd + i) = AT(ROW(R, t) + i) * AT(ROW(D, t) + i);
+            AT(left + i) = AT(ROW(D, t) + i) * keep;
         }
-        NAME(advance)(N, P, G, ROW(D, t), ROW(GY, t), rd, ROW(GU, t), ROW(A, t), ROW(B, before), ROW(K, before), gb,
+        NAME(advance)(N, P, G, left, ROW(GY, t), rd, ROW(GU, t), ROW(A, t), ROW(B, before), ROW(K, before), gb,
                       gk);
     }
 }
@@ -286,29 +330,35 @@ TARGET static int NAME(forward) FORWARD_ARGS(REAL)
     const int64_t P = PADDED;
     const REAL *const given[] = {r, w, k, v, a, b};
     void *block;
-    REAL *const S = NAME(space)((N + 4) * P, &block);
+    REAL *const S = NAME(space)((pull ? 2 * N + 4 : N + 4) * P, &block);
     if (!block)
         return 1;
     REAL *const d = S + N * P, *const value = d + P, *const removed = value + P, *const read = removed + P;
+    REAL *const target = read + P;
     ENTER
     for (int64_t item = begin; item < end; item++) {
         ITEM
+        const REAL stay = pull ? keep[item] : 1;
         if (T == 1 && steps == 1) {
             NAME(decay)(N, w + x, d);
             int64_t i = 0;
-#define RUN(n)                                                                                                        \
-    NAME(single_rows)(n, N, state + m + i * N, r + x, d, k + x, v + x + i, a + x, b + x, y + x + i,                   \
+#define RUN(n, pull)                                                                                                  \
+    NAME(single_rows)(n, N, state + m + i * N, r + x, d, k + x, v + x + i, a + x, b + x, pull, stay, y + x + i,       \
                       state_out + m + i * N, removed + i)
+            for (; pull && i + 4 <= N; i += 4)
+                RUN(4, pull + m + i * N);
             for (; i + 4 <= N; i += 4)
-                RUN(4);
+                RUN(4, NULL);
             for (; i < N; i++)
-                RUN(1);
+                RUN(1, pull ? pull + m + i * N : NULL);
 #undef RUN
             if (u)
                 NAME(copy)(1, N, removed, 0, u + x, 0);
             continue;
         }
         NAME(transpose)(N, state + m, N, S, P);
+        if (pull)
+            NAME(transpose)(N, pull + m, N, target, P);
         if (steps)
             NAME(product)(N, P, S, a + x, removed);
         for (int64_t t = 0; t < steps; t++) {
@@ -318,7 +368,11 @@ TARGET static int NAME(forward) FORWARD_ARGS(REAL)
             NAME(copy)(1, N, v + at, 0, value, 0);
             if (u)
                 NAME(copy)(1, N, removed, 0, u + at, 0);
-            NAME(advance)(N, P, S, d, removed, b + at, value, k + at, r + at, a + next, read, removed);
+            if (pull)
+                NAME(advance_pulled)(N, P, S, target, stay, d, removed, b + at, value, k + at, r + at, a + next, read,
+                                     removed);
+            else
+                NAME(advance)(N, P, S, d, removed, b + at, value, k + at, r + at, a + next, read, removed);
             NAME(copy)(1, N, read, 0, y + at, 0);
         }
         for (int64_t t = steps; t < T; t++)
@@ -335,16 +389,23 @@ TARGET static int NAME(backward) BACKWARD_ARGS(REAL)
     const int64_t P = PADDED, segments = (T + SEGMENT - 1) / SEGMENT;
     const REAL *const given[] = {u, w, k, v, b, r, a, gy};
     REAL *const gradients[] = {gw, gk, gv, gb, gr, ga};
-    const int64_t matrices = (segments + 2) * P * P, arrays = ARRAYS * SEGMENT * STEP + 3 * P;
+    const int64_t matrices = (segments + (pull ? 4 : 2)) * P * P, arrays = ARRAYS * SEGMENT * STEP + 4 * P;
     void *block;
     REAL *const G = NAME(space)(matrices + SEGMENT * ROWS * WIDTH + arrays, &block);
     if (!block)
         return 1;
     REAL *const G_columns = G + P * P, *const states = G_columns + P * P, *const kept = states + segments * P * P;
     REAL *const space = kept + SEGMENT * ROWS * WIDTH;
+    REAL *const target = pull ? space + arrays : NULL, *const into_target = pull ? target + P * P : NULL;
     ENTER
     for (int64_t item = begin; item < end; item++) {
         ITEM
+        const REAL stay = pull ? keep[item] : 1;
+        REAL into_keep = 0;
+        if (pull) {
+            NAME(copy)(N, N, pull + m, N, target, P);
+            memset(into_target, 0, (size_t)(P * P) * sizeof(REAL));
+        }
         const int64_t last = (steps + SEGMENT - 1) / SEGMENT - 1;
         NAME(copy)(N, N, state + m, N, states, P);
         for (int64_t segment = 0; segment < last; segment++) {
@@ -354,8 +415,12 @@ TARGET static int NAME(backward) BACKWARD_ARGS(REAL)
             for (int64_t j = 0; j < P; j += WIDTH) {
                 for (int64_t t = SEGMENT * j / P; t < SEGMENT * (j + WIDTH) / P; t++)
                     NAME(fetch)(U, R, given, at + (SEGMENT + t) * step, N);
-                for (int64_t i = 0; i < P; i += ROWS)
-                    NAME(block_ahead)(SEGMENT, P, i, j, space, before, before + P * P, NULL);
+                for (int64_t i = 0; i < P; i += ROWS) {
+                    if (pull)
+                        NAME(block_ahead)(SEGMENT, P, i, j, space, before, target, stay, before + P * P, NULL);
+                    else
+                        NAME(block_ahead)(SEGMENT, P, i, j, space, before, NULL, 1, before + P * P, NULL);
+                }
             }
         }
         NAME(copy)(N, N, gstate_out + m, N, G, P);
@@ -364,7 +429,7 @@ TARGET static int NAME(backward) BACKWARD_ARGS(REAL)
             const int64_t first = segment * SEGMENT, at = x + first * step;
             const int64_t size = steps - first < SEGMENT ? steps - first : SEGMENT;
             NAME(take)(U, GU, given, at, step, size, N, P, space);
-            NAME(columns_back)(size, N, P, space, G_columns);
+            NAME(columns_back)(size, N, P, space, stay, G_columns);
             for (int array = GW; array < ARRAYS; array++)
                 if (array != GV)
                     memset(ROW(array, 0), 0, (size_t)(size * STEP) * sizeof(REAL));
@@ -374,8 +439,14 @@ TARGET static int NAME(backward) BACKWARD_ARGS(REAL)
                     NAME(fetch)(U, GU, given, at + (t - SEGMENT) * step, N);
                 }
                 for (int64_t i = 0; i < P; i += ROWS) {
-                    NAME(block_ahead)(size, P, i, j, space, states + segment * P * P, NULL, (VEC *)kept);
-                    NAME(block_back)(size, P, i, j, space, G, (const VEC *)kept);
+                    const REAL *const before = states + segment * P * P;
+                    if (pull) {
+                        NAME(block_ahead)(size, P, i, j, space, before, target, stay, NULL, (VEC *)kept);
+                        NAME(block_back)(size, P, i, j, space, G, into_target, &into_keep, stay, (const VEC *)kept);
+                    } else {
+                        NAME(block_ahead)(size, P, i, j, space, before, NULL, 1, NULL, (VEC *)kept);
+                        NAME(block_back)(size, P, i, j, space, G, NULL, NULL, 1, (const VEC *)kept);
+                    }
                 }
             }
             for (int64_t t = 0; t < size; t++)
@@ -388,6 +459,10 @@ TARGET static int NAME(backward) BACKWARD_ARGS(REAL)
             for (int64_t t = steps; t < T; t++)
                 memset(gradients[i] + x + t * step, 0, (size_t)N * sizeof(REAL));
         NAME(copy)(N, N, G, P, gstate + m, N);
+        if (pull) {
+            NAME(copy)(N, N, into_target, P, gpull + m, N);
+            gkeep[item] = into_keep;
+        }
     }
     LEAVE
     free(block);

@@ -1,0 +1,152 @@
+"""The anchor on small models that know nothing of it: windows chosen on validation rows, then the test split.
+
+    python experiments/anchor.py --backbone rwkv7 --seeds 1,2,3 --out runs/anchor
+
+Phase 1 of the demo is trained for each seed (folders OUT/BACKBONE-SEED). On the first seed's validation rows a window
+and an age are chosen among `WINDOWS` x `AGES`; then every seed is measured on test rows: without an anchor, with the
+prompt's own, another prompt's and the mean one, and last far out. OUT/BACKBONE-evaluation has the report,
+OUT/BACKBONE-story.json what the anchor does to the likelihood of a story. Killed and started again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prosg.checkpoints.load import load_model
+from prosg.core.encoded import Memory
+from prosg.core.tensors import pad
+from prosg.data.synthetic import DEMO_KINDS, make_rows
+from prosg.demo.measuring import measure, system
+from prosg.demo.models import DEMO_MODELS
+from prosg.demo.trainings import phase1_jobs, prepare
+from prosg.evaluation.report.curves import distance_table, late_table
+from prosg.model.prosg import ProSG
+from prosg.utils.io import write_json
+from prosg.utils.jobs import run_jobs
+from prosg.utils.tables import to_text
+
+WINDOWS = {"rwkv4": (20, 50, 100, 200), "rwkv7": (20, 50, 100, 200), "retnet": (10, 20, 50), "mamba": (20, 50, 100)}
+AGES = {"rwkv4": (0, 15, 30), "rwkv7": (0,), "retnet": (0, 15, 30), "mamba": (0,)}
+CHOICE = {"rows": 48, "sentences": [5, 60, 125]}
+STORY_TOKENS, STORY_ROWS = 10_000, 8
+
+
+def story_nll(model: ProSG, memory: Memory, tau: float, age: float, seed: int) -> dict[str, float]:
+    """Nats per token of given stories: in range (tokens 6 to 46), and the last 1,000 of `STORY_TOKENS`."""
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    rows = make_rows(DEMO_KINDS, STORY_ROWS, seed, "test", sentences=(1250, 1250))
+    stories = [tokenizer.encode(row.answer[: row.stages[1].start])[:STORY_TOKENS] for row in rows]
+    encoded = model.encode([row.prompt for row in rows], memory="none")
+    if memory == "anchor":
+        encoded = model.anchored(encoded, tau, age)
+    lengths = torch.tensor([len(story) for story in stories])
+    nll = model.score(encoded, pad(stories), lengths).nll
+    far = [row[length - 1000 : length].mean().item() for row, length in zip(nll, lengths.tolist(), strict=True)]
+    return {"in_range": nll[:, 6:46].mean().item(), "far": sum(far) / len(far), "tokens": int(lengths.min())}
+
+
+def anchored(folder: Path, seed: int, label: str, tau: float, age: float, **options: Any) -> dict[str, Any]:
+    """The options of an anchored system."""
+    return system(folder / "phase1", seed, label, memory="anchor", tau=float(tau), age=float(age), **options)
+
+
+def choose(out: Path, folder: Path, seed: int, backbone: str, kinds: Sequence[str], jobs: int) -> tuple[float, float]:
+    """Window and age that are best on validation rows, mean over the lengths; of equal ones the longest window."""
+    grid = [*itertools.product(WINDOWS[backbone], AGES[backbone])]
+    if backbone == "rwkv4":
+        grid += [(math.inf, age) for age in AGES[backbone]]
+    names = {f"tau-{tau:g}-age-{age:g}": (tau, age) for tau, age in grid}
+    _, run = measure(
+        out / f"{backbone}-choice",
+        {name: anchored(folder, seed, name, *how) for name, how in names.items()},
+        curve=CHOICE,
+        seed=seed,
+        split="validation",
+        kinds=kinds,
+        free=False,
+        title=f"Windows and ages of the anchor, {backbone}",
+        jobs=jobs,
+        live=False,
+    )
+    scores = {}
+    for result in run.systems:
+        shares = [sum(late.values()) / len(late) for late in map(result.late_at, result.places)]
+        scores[result.name] = sum(shares) / len(shares)
+    print(to_text(late_table(run, brief=True)))
+    best = max(scores, key=lambda name: (round(scores[name], 2), names[name][0]))
+    write_json(out / f"{backbone}-choice.json", {"late_accuracy": scores, "chosen": best})
+    return names[best]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", choices=WINDOWS, required=True)
+    parser.add_argument("--seeds", default="1", help="like 1,2,3")
+    parser.add_argument("--kinds", default=",".join(DEMO_KINDS))
+    parser.add_argument("--tag", default="", help="added to the folders' names, for other kinds")
+    parser.add_argument("--sentences", default="5,125,1100", help="lengths of stories, with every control")
+    parser.add_argument("--far", default="7100", help="a last length, for the prompt's own anchor alone")
+    parser.add_argument("--rows", type=int, default=48, help="prompts a cell")
+    parser.add_argument("--far-rows", type=int, default=24)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=1)
+    options = parser.parse_args()
+    backbone, out, kinds = options.backbone, options.out, options.kinds.split(",")
+    demo = DEMO_MODELS[backbone]
+    name = f"{backbone}{options.tag}"
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    folders = {seed: out / f"{name}-{seed}" for seed in seeds}
+    work = []
+    for seed, folder in folders.items():
+        prepare(folder, seed, demo.fresh, 32 * demo.phase1_steps // 2, kinds)
+        work += phase1_jobs(folder, seed, "fp32", 300, demo.phase1_steps)
+    run_jobs(work, options.jobs, live=False)
+    tau, age = choose(out, folders[seeds[0]], seeds[0], backbone, kinds, options.jobs)
+    story = {}
+    for seed, folder in folders.items():
+        model = load_model(folder / "phase1" / "model")
+        story[str(seed)] = {memory: story_nll(model, memory, tau, age, seed) for memory in ("none", "anchor")}  # type: ignore[arg-type]
+    write_json(out / f"{name}-story.json", {"tau": tau, "age": age, "nats_per_token": story})
+    print(json.dumps(story, indent=1))
+    systems: dict[str, dict[str, Any]] = {}
+    for seed, folder in folders.items():
+        systems[f"phase1-{seed}"] = system(folder / "phase1", seed, "phase 1", memory="none")
+        for whose, label in (("own", "own"), ("other", "another prompt's"), ("mean", "the mean")):
+            systems[f"anchor-{whose}-{seed}"] = anchored(folder, seed, f"anchor, {label}", tau, age, update=whose)
+    far = {f"anchor-own-{s}": anchored(f, s, "anchor, own", tau, age) for s, f in folders.items()}
+    lengths = [int(n) for n in options.sentences.split(",")]
+    title = f"The anchor, {backbone}, window {tau:g}, age {age:g}"
+    for part, some, sentences, rows in (
+        ("evaluation", systems, lengths, options.rows),
+        ("far", far, [int(n) for n in options.far.split(",") if n], options.far_rows),
+    ):
+        if not sentences:
+            continue
+        _, run = measure(
+            out / f"{name}-{part}",
+            some,
+            curve={"rows": rows, "sentences": sentences},
+            seed=seeds[0],
+            kinds=kinds,
+            free=False,
+            reference="anchor, own",
+            title=title,
+            jobs=options.jobs,
+            live=False,
+        )
+        print(to_text(late_table(run)), to_text(distance_table(run)), sep="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

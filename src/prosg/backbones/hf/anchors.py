@@ -1,0 +1,54 @@
+"""Anchors of models that transformers runs: recurrent memories are pulled back, keys and values are not.
+
+A recurrent layer's memory is one tensor (B, U, ...) of transformers' cache: U channels of Mamba, heads of Mamba-2 and
+of gated DeltaNet. It is pulled between two calls, which read one token each. Attention over the whole text keeps the
+prompt by itself. Attention in a window, and types with caches of their own (xlstm, recurrent_gemma), are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from prosg.backbones.hf.cache import CACHES, EmptyState, RecurrentState, TransformersModel
+from prosg.backbones.layers import anchor_to_memories
+from prosg.core.state import Anchor, State
+from prosg.ops.pull import Pull, pull_memory
+
+__all__ = ["anchor_layers", "anchor_refusal", "layer_units", "pull_layers"]
+
+
+def layer_units(state: State) -> tuple[int, ...]:
+    """Returns for each entry of a state the units of its recurrent memory, 0 for one without."""
+    return tuple(layer.memory.shape[1] if isinstance(layer, RecurrentState) else 0 for layer in state)
+
+
+def anchor_refusal(model: TransformersModel, state: State) -> str:
+    """Returns why states of this model cannot be anchored; "" where they can."""
+    model_type = model.config.model_type
+    if model_type in CACHES:
+        return "its memory is no tensor of transformers' common cache; known are recurrent layers of that cache"
+    if not any(layer_units(state)):
+        return "it has no recurrent memory; attention keeps the prompt as it is"
+    if getattr(model.config, "sliding_window", None) and any(hasattr(layer, "keys") for layer in state):
+        return "its attention sees a window of the text only, and forgets the prompt's keys and values"
+    return ""
+
+
+def anchor_layers(target: State, log_keep: Sequence[Tensor], share: Sequence[Tensor]) -> Anchor:
+    """Returns the pull of each recurrent layer, and `EmptyState` for the other entries of the state."""
+    layers: list[Any] = []
+    for layer, keep, added in zip(target, log_keep, share, strict=True):
+        recurrent = isinstance(layer, RecurrentState)
+        layers += anchor_to_memories((layer,), (keep,), (added,)) if recurrent else [EmptyState()]
+    return tuple(layers)
+
+
+def pull_layers(state: State, anchor: Anchor) -> State:
+    """Returns a state after one pull of its recurrent layers."""
+    return tuple(
+        layer._replace(memory=pull_memory(layer.memory, pull)) if isinstance(pull, Pull) else layer
+        for layer, pull in zip(state, anchor, strict=True)
+    )
