@@ -37,22 +37,27 @@ from prosg.utils.tables import to_text
 WINDOWS = {"rwkv4": (20, 50, 100, 200), "rwkv7": (20, 50, 100, 200), "retnet": (10, 20, 50), "mamba": (20, 50, 100)}
 AGES = {"rwkv4": (0, 15, 30), "rwkv7": (0,), "retnet": (0, 15, 30), "mamba": (0,)}
 CHOICE = {"rows": 48, "sentences": [5, 60, 125]}
-STORY_TOKENS, STORY_ROWS = 10_000, 8
+STORY_TOKENS, STORY_ROWS, SHORT_ROWS = 10_000, 16, 512
 
 
 def story_nll(model: ProSG, memory: Memory, tau: float, age: float, seed: int) -> dict[str, float]:
-    """Nats per token of given stories: in range (tokens 6 to 46), and the last 1,000 of `STORY_TOKENS`."""
+    """Nats per token of given stories: `SHORT_ROWS` in range, and the last 1,000 of `STORY_TOKENS`."""
     tokenizer = model.tokenizer
     assert tokenizer is not None
-    rows = make_rows(DEMO_KINDS, STORY_ROWS, seed, "test", sentences=(1250, 1250))
-    stories = [tokenizer.encode(row.answer[: row.stages[1].start])[:STORY_TOKENS] for row in rows]
-    encoded = model.encode([row.prompt for row in rows], memory="none")
-    if memory == "anchor":
-        encoded = model.anchored(encoded, tau, age)
-    lengths = torch.tensor([len(story) for story in stories])
-    nll = model.score(encoded, pad(stories), lengths).nll
-    far = [row[length - 1000 : length].mean().item() for row, length in zip(nll, lengths.tolist(), strict=True)]
-    return {"in_range": nll[:, 6:46].mean().item(), "far": sum(far) / len(far), "tokens": int(lengths.min())}
+
+    def nats(count: int, sentences: int, last: int) -> float:
+        rows = make_rows(DEMO_KINDS, count, seed, "test", sentences=(sentences, sentences))
+        stories = [tokenizer.encode(row.answer[: row.stages[1].start])[:STORY_TOKENS] for row in rows]
+        encoded = model.encode([row.prompt for row in rows], memory="none")
+        if memory == "anchor":
+            encoded = model.anchored(encoded, tau, age)
+        lengths = torch.tensor([len(story) for story in stories])
+        nll = model.score(encoded, pad(stories), lengths).nll
+        places = torch.arange(nll.shape[1])
+        chosen = (places < lengths.unsqueeze(1)) & (places >= (lengths - last).unsqueeze(1)) & (places > 0)
+        return (nll * chosen).sum().item() / chosen.sum().item()
+
+    return {"in_range": nats(SHORT_ROWS, 5, STORY_TOKENS), "far": nats(STORY_ROWS, 1250, 1000)}
 
 
 def anchored(folder: Path, seed: int, label: str, tau: float, age: float, **options: Any) -> dict[str, Any]:

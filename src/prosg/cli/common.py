@@ -80,7 +80,8 @@ def add_memory(parser: Parser) -> None:
 
 
 def add_tau(parser: Parser) -> None:
-    """Adds --tau."""
+    """Adds --tau and --anchor."""
+    parser.add_argument("--anchor", help="learned windows of an anchor: a file, or the output of train anchor")
     parser.add_argument(
         "--tau", type=float, help="window of the anchor, tokens: what was written longer ago than that fades sooner"
     )
@@ -115,6 +116,7 @@ def load_from(options: Namespace, needs_tokenizer: bool = True) -> ProSG:
     Raises:
         ValueError: also where it has no tokenizer but needs one.
     """
+    from prosg.checkpoints.anchor import load_anchor
     from prosg.checkpoints.initial_state import load_initial
     from prosg.checkpoints.load import load_model, require_tokenizer
     from prosg.utils.device import parse_dtype, resolve_device
@@ -130,6 +132,10 @@ def load_from(options: Namespace, needs_tokenizer: bool = True) -> ProSG:
     )
     if getattr(options, "state", None) is not None:
         model.initial = load_initial(options.state, model.backbone).to(device)
+    if getattr(options, "anchor", None) is not None:
+        if options.tau is not None:
+            raise ValueError("--tau is one window for all, --anchor has windows of its own; give one of the two")
+        model.anchor = load_anchor(options.anchor, model.backbone)
     if needs_tokenizer:
         require_tokenizer(model, options.model)
     return model

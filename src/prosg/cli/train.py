@@ -19,6 +19,7 @@ PHASES: dict[Phase, tuple[str, str]] = {
     "finetune": ("plain", "phase 1: the whole backbone, on the answers' tokens"),
     "synthesize": ("plus", "phase 2: the synthesis module, the backbone frozen"),
     "static": ("static", "the control: a low-rank adapter that reads no prompt"),
+    "anchor": ("anchor", "windows and strengths of an anchor, a file for --anchor; the backbone frozen"),
     "state": ("state", "state tuning: one learned initial state for every prompt, a .pth file for --state"),
 }
 """What is trained -> the recipe by default, and a line of help."""
@@ -28,6 +29,7 @@ NOT_OF: dict[Phase, tuple[str, ...]] = {
     "synthesize": LORA,
     "static": LORA,
     "state": ("module", *LORA),
+    "anchor": ("module", *LORA),
 }
 """Options of a training that a phase does not have."""
 RENAMED = {"output": "out"}
@@ -89,6 +91,7 @@ def _recipe_values(phase: Phase, name: str) -> dict[str, Any]:
 
     recipe = RECIPES[name]
     groups: dict[str, Any] = {"module": recipe.module, "perturbation": recipe.perturbation, "optim": recipe.optim}
+    groups["anchor"] = recipe.anchor
     chosen = {group: dataclasses.asdict(values) for group, values in groups.items() if group not in NOT_OF[phase]}
     return {"recipe": name, **chosen}
 

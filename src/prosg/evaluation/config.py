@@ -37,6 +37,7 @@ class SystemConfig:
         initial: A learned initial state (state tuning): a .pth, or the output of its training.
         memory: What holds the prompt: none; anchor, which pulls the state back to the prompt's; update, the module's;
             or both. By default what the model was trained for.
+        anchor: Learned windows of an anchor: a file, or the output of their training.
         tau: Window of the anchor, tokens; 0 takes the model's own or the backbone's default.
         age: Empty tokens by which the anchor's memory is aged; below 0 likewise.
         update: Whose update and anchor act.
@@ -58,6 +59,7 @@ class SystemConfig:
     dtype: str = ""
     initial: str = ""
     memory: Literal["", "none", "anchor", "update", "both"] = ""
+    anchor: str = ""
     tau: float = 0.0
     age: float = -1.0
     update: Literal["own", "other", "mean", "none"] = "own"

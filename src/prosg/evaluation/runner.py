@@ -104,7 +104,7 @@ def _by_model(config: EvalConfig, names: Mapping[str, Any]) -> list[list[str]]:
 
 def _what_is_loaded(system: SystemConfig) -> tuple[str, ...]:
     """The options that decide which model is loaded: equal for systems that can share one."""
-    return (system.model, system.base, system.tokenizer, system.dtype, system.initial)
+    return (system.model, system.base, system.tokenizer, system.dtype, system.initial, system.anchor)
 
 
 def _job(config: EvalConfig, file: str, names: Sequence[str], measures: int) -> Job:

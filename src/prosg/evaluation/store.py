@@ -119,7 +119,7 @@ def settings_of(config: EvalConfig, name: str, measure: str, rows: str) -> dict[
 def _stamps(system: SystemConfig) -> list[list[Any]]:
     """Path, size and time of change of every file of a system."""
     stamps = []
-    for name in filter(None, (system.model, system.base, system.initial, system.tokenizer)):
+    for name in filter(None, (system.model, system.base, system.initial, system.anchor, system.tokenizer)):
         path = trained_model(name)
         files = sorted(file for file in path.glob("*") if file.is_file()) if path.is_dir() else [path]
         stamps += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]

@@ -102,7 +102,7 @@ class StateAnchor(nn.Module):
             steps = torch.full((prompt[0][0].shape[0],), self.age, device=prompt[0][0].device)
             prompt = backbone.age(prompt, steps, torch.zeros_like(steps))
         windows: Iterable[Tensor] = self.log_tau
-        log_keep = [-torch.exp(-log_tau).unsqueeze(0) for log_tau in windows]
+        log_keep = [-torch.exp(-log_tau.clamp(min=math.log(LEAST_TAU))).unsqueeze(0) for log_tau in windows]
         lost = [-torch.expm1(keep) for keep in log_keep]
         if (decays := backbone.log_decay) is not None:  # pinned units get back what the decay takes
             pairs = zip(log_keep, lost, decays, strict=True)

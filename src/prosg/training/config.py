@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 from prosg.data.templates import known_template
 from prosg.model.config import ProSGConfig
 
-__all__ = ["Optimisation", "Perturbation", "Phase", "StopRule", "TrainConfig"]
+__all__ = ["Anchoring", "Optimisation", "Perturbation", "Phase", "StopRule", "TrainConfig"]
 
-Phase = Literal["finetune", "synthesize", "static", "state"]
-"""What is trained: the backbone, the synthesis module, a static adapter, or an initial state."""
+Phase = Literal["finetune", "synthesize", "static", "state", "anchor"]
+"""What is trained: the backbone, the synthesis module, a static adapter, an initial state, or an anchor's windows."""
 
 
 def _check_range(options: Any, group: str, names: list[str], low: int | float, high: int | float, allowed: str) -> None:
@@ -88,6 +88,25 @@ class Perturbation:
     def active(self) -> bool:
         """Whether any perturbation may occur."""
         return any(getattr(self, name) for names in self.KINDS.values() for name in names)
+
+
+@dataclass(frozen=True)
+class Anchoring:
+    """The anchor that training acts under: states are pulled back to their prompts' after every token.
+
+    Attributes:
+        on: Whether there is one; always in phase anchor, which learns a window and a strength for every unit.
+        tau: Window, tokens, the first one where it is learned; 0 takes the backbone's default.
+        age: Empty tokens by which the prompt's memory is aged; below 0 the backbone's default.
+    """
+
+    on: bool = False
+    tau: float = 0.0
+    age: float = -1.0
+
+    def __post_init__(self) -> None:
+        if self.tau and not self.tau >= 1:
+            raise ValueError(f"anchor.tau is {self.tau}, must be at least 1 token, or 0 for the backbone's default")
 
 
 @dataclass(frozen=True)
@@ -181,6 +200,7 @@ class TrainConfig:
             model, else world for a vocabulary of 65536.
         module: The synthesis module (phase 2 and static).
         perturbation: Changes of the recurrent state in training.
+        anchor: The anchor that training acts under.
         optim: Optimiser and schedule.
         stop: Early stopping.
         eval_steps: Steps between evaluations.
@@ -214,6 +234,7 @@ class TrainConfig:
     tokenizer: str = ""
     module: ProSGConfig = field(default_factory=ProSGConfig)
     perturbation: Perturbation = field(default_factory=Perturbation)
+    anchor: Anchoring = field(default_factory=Anchoring)
     optim: Optimisation = field(default_factory=Optimisation)
     stop: StopRule = field(default_factory=StopRule)
     eval_steps: int = 100

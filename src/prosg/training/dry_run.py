@@ -97,7 +97,7 @@ def _describe(
     """Lines of the table that need no step to be taken."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
-    what = {"finetune": "backbone", "state": "initial state"}.get(phase, "module")
+    what = {"finetune": "backbone", "state": "initial state", "anchor": "anchor's windows"}.get(phase, "module")
     if model.synthesizer is not None:
         what += f" {model.synthesizer.config.preset}"
     if config.lora:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from prosg.model.config import PRESETS, ProSGConfig
-from prosg.training.config import Optimisation, Perturbation, Phase
+from prosg.training.config import Anchoring, Optimisation, Perturbation, Phase
 
 __all__ = ["RECIPES", "Recipe", "check_recipe"]
 
@@ -17,6 +17,7 @@ class Recipe(NamedTuple):
     module: ProSGConfig = ProSGConfig()
     perturbation: Perturbation = Perturbation()
     optim: Optimisation = Optimisation()
+    anchor: Anchoring = Anchoring()
 
 
 # For pretrained checkpoints; a model trained from scratch takes a hundred times this rate.
@@ -31,6 +32,7 @@ RECIPES: dict[str, Recipe] = {
     "plain": Recipe("finetune", optim=_FINETUNE),
     "durable": Recipe("finetune", perturbation=_DURABLE, optim=_FINETUNE),
     "durable-load": Recipe("finetune", perturbation=_DURABLE_LOAD, optim=_FINETUNE),
+    "anchored": Recipe("finetune", optim=_FINETUNE, anchor=Anchoring(on=True, tau=200.0)),
     "paper": Recipe("synthesize", module=PRESETS["paper"], optim=Optimisation(lr=1e-3, late_weight=1.0)),
     "plus": Recipe(
         "synthesize",
@@ -40,6 +42,8 @@ RECIPES: dict[str, Recipe] = {
     "static": Recipe("static", module=PRESETS["static"], optim=_STATIC),
     "static-durable": Recipe("static", module=PRESETS["static"], perturbation=_DURABLE, optim=_STATIC),
     "static-durable-load": Recipe("static", module=PRESETS["static"], perturbation=_DURABLE_LOAD, optim=_STATIC),
+    # A few hundred numbers, logarithms all of them.
+    "anchor": Recipe("anchor", optim=Optimisation(lr=0.03), anchor=Anchoring(on=True)),
     # A state has no fan-in and starts near zero, so its rate is large; see docs/state-tuning.md.
     "state": Recipe("state", optim=Optimisation(lr=0.1)),
 }

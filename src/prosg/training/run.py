@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from prosg.checkpoints.adapter import save_adapter
+from prosg.checkpoints.anchor import ANCHOR_FILE, save_anchor
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.export import export_peft, merge, peft_names
 from prosg.checkpoints.initial_state import STATE_FILE, save_initial
@@ -20,6 +21,7 @@ from prosg.core.rng import uniforms
 from prosg.core.update import Update
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
 from prosg.data.row import read_rows
+from prosg.model.anchor import StateAnchor
 from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
 from prosg.model.prosg import ProSG
@@ -82,6 +84,9 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         model.initial = InitialState(backbone)
     elif config.lora:
         add_lora(backbone, config.lora, config.lora_alpha or 2.0 * config.lora, config.lora_modules, config.seed)
+    if config.anchor.on:
+        options = config.anchor
+        model.anchor = StateAnchor(backbone, options.tau or None, None if options.age < 0 else options.age)
     encoding = {
         "end_id": config.end_token,
         "max_tokens": config.max_tokens or None,
@@ -129,9 +134,11 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
 
 
 def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
-    """Writes what was trained; returns its path."""
+    """Writes what was trained, and the anchor that it was trained under; returns the path of the first."""
     out = Path(config.out)
-    trained = out / {"finetune": "model", "state": STATE_FILE}.get(phase, "adapter")
+    trained = out / {"finetune": "model", "state": STATE_FILE, "anchor": ANCHOR_FILE}.get(phase, "adapter")
+    if model.anchor is not None:
+        save_anchor(model.anchor, out / ANCHOR_FILE, overwrite=True)
     if phase == "finetune":
         tokenizer = tokenizer_file(config.tokenizer or tokenizer_beside(base) or WORLD)
         backbone: Any = model.backbone
@@ -142,7 +149,7 @@ def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
         save_backbone(backbone, trained, tokenizer=tokenizer, overwrite=True)
     elif model.initial is not None:
         save_initial(model.initial, trained, overwrite=True)
-    else:
+    elif model.synthesizer is not None:
         save_adapter(model, trained, base=os.path.relpath(base, trained), overwrite=True)
     return trained
 

@@ -46,6 +46,12 @@ def _check_parts(model: ProSG, phase: Phase) -> None:
         raise ValueError(f"phase {phase} needs a model {'with' if needs_module else 'without'} a module")
     if (model.initial is not None) != (phase == "state"):
         raise ValueError(f"phase {phase} needs a model {'with' if phase == 'state' else 'without'} an initial state")
+    if phase == "anchor" and model.anchor is None:
+        raise ValueError("phase anchor needs a model with an anchor")
+    if model.anchor is not None and not model.backbone.continues:
+        raise ValueError(
+            f"anchor.on must be false: a {model.backbone.config.model_type} gives no gradients through its state"
+        )
     if model.synthesizer is not None and (model.synthesizer.config.reads == "nothing") != (phase == "static"):
         allowed = "nothing" if phase == "static" else "last_input, last_position or all_positions"
         raise ValueError(f"module.reads is {model.synthesizer.config.reads!r}; {phase} allows {allowed}")
@@ -116,6 +122,8 @@ def prepare(model: ProSG, phase: Phase, config: TrainConfig) -> None:
     for part in (model.synthesizer, model.initial):
         if part is not None:
             part.requires_grad_(True)
+    if model.anchor is not None:
+        model.anchor.requires_grad_(phase == "anchor")
 
 
 def training_arguments(

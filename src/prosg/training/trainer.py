@@ -4,6 +4,7 @@
     synthesize   the synthesis module alone, the backbone frozen               phase 2, eq. 23
     static       a low-rank adapter that reads nothing, the backbone frozen    the control
     state        one initial state for every prompt, the backbone frozen       a control, state tuning
+    anchor       windows and strengths of an anchor, the backbone frozen       a few hundred numbers
 
 transformers' Trainer runs the loop. Added here are batches and perturbations that are a function of (seed, step, row),
 so that a resumed run repeats an uninterrupted one, and the skipping of steps whose gradient explodes.

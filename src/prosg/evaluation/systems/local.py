@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from prosg.checkpoints.anchor import load_anchor
 from prosg.checkpoints.fingerprints import hash_weights, model_fingerprint
 from prosg.checkpoints.initial_state import load_initial
 from prosg.checkpoints.load import load_model, require_tokenizer
@@ -56,6 +57,8 @@ def open_model(config: SystemConfig, device: str) -> ProSG:
     )
     if config.initial:
         model.initial = load_initial(config.initial, model.backbone).to(device)
+    if config.anchor:
+        model.anchor = load_anchor(config.anchor, model.backbone)
     check_model(config, model)
     return model
 
