@@ -18,6 +18,7 @@ from torch import Tensor
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.backbone import load_backbone, save_backbone
 from support.models import gap
+from support.rwkv_recipe import anchored_gap
 
 CONFIGS = {
     "plain": RWKV4Config(vocab_size=64, hidden_size=32, num_layers=2),
@@ -201,3 +202,11 @@ def test_numpy_transcription_in_fp64(config: RWKV4Config, kernel: str) -> None:
     model = live_model(config, kernel).double()
     tokens = torch.randint(config.vocab_size, (40,))
     compare(run(model, tokens), run_numpy(model, tokens), 1e-10)
+
+
+@pytest.mark.parametrize("tau", [20.0, 200.0])
+def test_the_anchor_of_the_rwkv_packages_recipe(tau: float, tmp_path: Path) -> None:
+    model = live_model(RWKV4Config(vocab_size=64, hidden_size=64, num_layers=3))
+    save_backbone(model, tmp_path / "model.pth")
+    theirs = pytest.importorskip("rwkv.model").RWKV(str(tmp_path / "model.pth"), "cpu fp32", verbose=False)
+    assert anchored_gap(model, theirs, tau) < 1e-5

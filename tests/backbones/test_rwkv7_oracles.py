@@ -18,6 +18,7 @@ from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
 from prosg.utils.io import CheckpointError
 from support.models import gap
+from support.rwkv_recipe import anchored_gap
 
 CONFIGS = {
     "small": RWKV7Config(vocab_size=64, hidden_size=64, num_layers=2),
@@ -157,3 +158,11 @@ def test_there_and_back_gives_the_same_bytes(tmp_path: Path) -> None:
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("a.pth", "c.pth"))
     assert list(one) == list(two)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("tau", [20.0, 200.0])
+def test_the_anchor_of_the_rwkv_packages_recipe(tau: float, rwkv_package: ModuleType, tmp_path: Path) -> None:
+    model = live_model(CONFIGS["small"])
+    save_backbone(model, tmp_path / "model.pth")
+    theirs = rwkv_package.RWKV(model=str(tmp_path / "model"), strategy="cpu fp32")
+    assert anchored_gap(model, theirs, tau) < 1e-5

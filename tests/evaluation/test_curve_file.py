@@ -32,7 +32,12 @@ def prose(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(
-    tokenizer: JsonTokenizer, out: Path, window: int | None = None, kinds: Sequence[str] = ("code",), **curve: Any
+    tokenizer: JsonTokenizer,
+    out: Path,
+    window: int | None = None,
+    kinds: Sequence[str] = ("code",),
+    memories: Sequence[Any] = (),
+    **curve: Any,
 ) -> dict[str, Any]:
     model = live_model("rwkv4", "plus", torch.float32, vocab=300)
     model.tokenizer = tokenizer
@@ -41,6 +46,8 @@ def measured(
         str(out),
         system="x",
         seed=0,
+        memories=memories,
+        tau=None,
         updates=["own", "other", "wiped"],
         kinds=list(kinds),
         split="test",
@@ -126,3 +133,11 @@ def test_the_command_measures_them(prose: Path, tmp_path: Path, capsys: pytest.C
     told = capsys.readouterr().err
     assert "code" in told
     assert "4 to 64" in told
+
+
+def test_memories_stand_side_by_side_with_a_picture(tokenizer: JsonTokenizer, tmp_path: Path) -> None:
+    content = measured(tokenizer, tmp_path / "x.json", memories=("none", "anchor", "both"), kinds=("password",))
+    conditions = {(row["memory"], row["update"], row["state"]) for row in content["rows"]}
+    held = {("own", "kept"), ("other", "kept"), ("own", "wiped")}
+    assert conditions == {("none", "none", "kept")} | {(m, *c) for m in ("anchor", "both") for c in held}
+    assert (tmp_path / "x.png").stat().st_size > 1000

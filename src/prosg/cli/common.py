@@ -94,7 +94,9 @@ def add_window(parser: Parser) -> None:
 
 def add_kinds(parser: Parser) -> None:
     """Adds --kinds."""
-    parser.add_list("--kinds", help="kinds of instruction; the demo's by default")
+    parser.add_list(
+        "--kinds", help="kinds of instruction; natural stands for those of everyday language; the demo's by default"
+    )
 
 
 def add_overwrite(parser: Parser) -> None:

@@ -11,6 +11,7 @@ from prosg.cli.common import (
     add_overwrite,
     add_state,
     add_tau,
+    add_template,
     add_window,
     check_new_file,
     load_from,
@@ -28,7 +29,11 @@ def _parser() -> Parser:
     )
     add_model(parser)
     add_state(parser)
-    parser.add_argument("--out", required=True, help="the .json file to write: rows of results, and answers")
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="the .json file to write: rows of results, and answers; beside it a .png: the curves",
+    )
     add_overwrite(parser)
     parser.add_argument("--system", default="", help="what to call it in the results")
     parser.add_list("--memory", help=f"what holds prompts: {', '.join(MEMORIES)}, or several; the model's own")
@@ -36,6 +41,7 @@ def _parser() -> Parser:
     parser.add_list("--updates", help="whose update and anchor: own, other, mean, none, wiped; all but none by default")
     parser.add_argument("--rows", type=int, default=64, help="prompts per cell")
     add_kinds(parser)
+    add_template(parser, "none", "; the model's own, for a pretrained one")
     parser.add_list("--sentences", int, help="lengths of the story; the first is in range")
     parser.add_argument("--seed", type=int, default=0, help="of prompts, stories and the derangement")
     parser.add_argument("--split", default="test", help="train, validation or test")
@@ -62,11 +68,13 @@ def _parser() -> Parser:
 
 
 def _run(options: Namespace) -> int:
-    from prosg.data.synthetic import DEMO_KINDS
+    from prosg.data.synthetic import expand_kinds
+    from prosg.data.templates import known_template
     from prosg.evaluation.config import CurveConfig
     from prosg.evaluation.curve_file import measure_curve
 
     check_new_file("--out", options.out, options.overwrite)
+    known_template(options.template)
     if unknown := [name for name in options.memory or [] if name not in MEMORIES]:
         raise ValueError(f"--memory has {', '.join(unknown)}; allowed: {', '.join(MEMORIES)}")
     model = load_from(options)
@@ -78,7 +86,8 @@ def _run(options: Namespace) -> int:
         memories=options.memory or [],
         tau=options.tau,
         updates=options.updates or [],
-        kinds=options.kinds or DEMO_KINDS,
+        kinds=expand_kinds(options.kinds or ()),
+        template=options.template,
         split=options.split,
         free=not options.no_free,
         replay=options.replay,

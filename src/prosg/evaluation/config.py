@@ -94,7 +94,8 @@ class DataConfig:
         file: jsonl rows, with answers or of prompts alone; "" makes rows of kinds.
         suite: ifeval, for a file in IFEval's published format; its instructions are then checked.
         train: jsonl rows whose prompts the mean update is taken over; for made rows it is made, too.
-        kinds: Kinds of instruction, for made rows and for the curve; the demo's by default.
+        kinds: Kinds of instruction, for made rows and for the curve; natural stands for those of everyday language;
+            the demo's by default.
         rows: Rows that are made; of a file, at most so many of its first, 0 for all.
         sentences: Shortest and longest story of made rows.
         split: Of made rows.

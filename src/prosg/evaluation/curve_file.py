@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prosg.core.encoded import Memory, with_anchor, with_update
 from prosg.evaluation.answer_cache import Answer, AnswerCache
 from prosg.evaluation.config import CurveConfig, DataConfig, EvalConfig, GenerationConfig, SystemConfig
-from prosg.evaluation.controls import CONDITIONS
+from prosg.evaluation.controls import CONDITIONS, Condition
 from prosg.evaluation.measures import run_measures
+from prosg.evaluation.report.curves import LATE, forgetting_panels
+from prosg.evaluation.report.figures import draw_png
 from prosg.evaluation.result_rows import result_rows
 from prosg.evaluation.results import Run, SystemResult
 from prosg.evaluation.rows import asked_rows
@@ -19,7 +22,7 @@ from prosg.evaluation.system_result import system_result
 from prosg.evaluation.systems.local import check_model, memory_of
 from prosg.generation.sampling import Sampling
 from prosg.model.prosg import ProSG
-from prosg.utils.io import write_json
+from prosg.utils.io import write_json, written_whole
 from prosg.utils.jobs import write_progress
 from prosg.utils.progress import Progress, part_of, progress_bar
 
@@ -44,8 +47,9 @@ def measure_curve(
     replay: bool,
     window: int | None,
     curve: CurveConfig,
+    template: str = "none",
 ) -> int:
-    """Measures a model and writes {"rows", "answers"}; prints a line for each place.
+    """Measures a model and writes {"rows", "answers"}, and beside it a picture; prints a line for each place.
 
     Rows name the filler, the window and the replay where there is one.
 
@@ -63,12 +67,15 @@ def measure_curve(
         replay: Read the prompt again before the late stage.
         window: Show the module the prompt in windows of this many tokens.
         curve: Lengths, rows and what makes prompts harder.
+        template: How prompts are written.
 
     Raises:
         ValueError: for unknown names, and for conditions that the model cannot have.
     """
     if unknown := [name for name in updates if name not in CONDITIONS]:
         raise ValueError(f"--updates has {', '.join(unknown)}; allowed: {', '.join(CONDITIONS)}")
+    if not memories and model.memory == "none" and any(name != "none" for name in updates):
+        raise ValueError("this model has no module, so no update; --memory anchor needs none")
     path = Path(out)
     if path.is_dir():
         raise ValueError(f"--out {path}: is a folder; name a file in it")
@@ -97,6 +104,7 @@ def measure_curve(
             update=CONDITIONS[name].update,
             state=CONDITIONS[name].state,
             late_replay=replay,
+            template="" if template == "none" else template,
             window=(window or 0) if with_update(memory) else 0,
             label=system,
             seed=seed,
@@ -118,6 +126,7 @@ def measure_curve(
     how = {name: value for name, value in named.items() if value}
     rows = [row.to_dict() | how for row in result_rows(run)]
     write_json(path, {"rows": rows, "answers": [answer for result in run.systems for answer in _answers(result)]})
+    _draw(run, path.with_suffix(".png"))
     progress.unlink(missing_ok=True)
     _print(rows)
     return 0
@@ -126,8 +135,6 @@ def measure_curve(
 def _conditions(model: ProSG, memory: Memory, updates: Sequence[str]) -> Sequence[str]:
     """The conditions that a memory is measured under."""
     if model.check_memory(memory) == "none":
-        if updates and "none" not in updates:
-            raise ValueError(f"--updates has {', '.join(updates)}, but memory none has no update: its only one is none")
         return ["none"]
     return updates or [name for name in CONDITIONS if name != "none"]
 
@@ -168,6 +175,22 @@ def _answers(result: SystemResult) -> list[dict[str, Any]]:
         for name, answer in result.answers.items()
     ]
     return answers
+
+
+def _draw(run: Run, path: Path) -> None:
+    """The curves, a line for each memory and condition; none where other things than the length were varied."""
+
+    def label(result: SystemResult) -> str:
+        condition = Condition(result.config.update, result.config.state)
+        if result.memory == "none":
+            return "nothing but the state"
+        return f"{result.memory}, {condition.label.replace(' update', '')}"
+
+    named = [replace(one, config=replace(one.config, label=label(one))) for one in run.systems]
+    if panels := forgetting_panels(replace(run, systems=named)):
+        picture = draw_png(panels[-1:], "tokens written before the late stage (log scale)", LATE, log=True)
+        with written_whole(path, overwrite=True) as temporary:
+            temporary.write_bytes(picture)
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prosg.data.row import Row, read_rows
-from prosg.data.synthetic import DEMO_KINDS, KINDS, PLAIN, Difficulty, make_rows
+from prosg.data.synthetic import KINDS, PLAIN, Difficulty, expand_kinds, make_rows
 from prosg.evaluation.config import EvalConfig
 from prosg.evaluation.controls import MEAN_PROMPTS
 from prosg.evaluation.ifeval.rows import IFEvalRow, parse_ifeval_row, read_ifeval
@@ -15,7 +15,7 @@ __all__ = ["as_ifeval", "asked_rows", "kinds_of", "training_rows"]
 
 def kinds_of(config: EvalConfig) -> list[str]:
     """Kinds of generated rows and of the curve."""
-    return list(config.data.kinds or DEMO_KINDS)
+    return expand_kinds(config.data.kinds)
 
 
 def asked_rows(config: EvalConfig) -> list[Row]:

@@ -116,7 +116,8 @@ def with_turns(draft: RowDraft, turns: Sequence[AnswerPart]) -> RowDraft:
     """Inserts other turns before the last part, which gets a label of its own."""
     *before, late = draft.parts
     label = f"First {late.label.lower()}"
-    change = {"after": label} if "after" in late.check else {"text": f"{label} {late.body}"}
+    changes = {"after": label, "text": f"{label} {late.body}"}  # a check has one of them, or looks for items anywhere
+    change = {name: value for name, value in changes.items() if name in late.check}
     return RowDraft(draft.prompt + NOTE, [*before, *turns, late._replace(label=label, check={**late.check, **change})])
 
 
