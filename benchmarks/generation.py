@@ -53,7 +53,9 @@ def write(model: ProSG, prompts: list[list[int]], tokens: int, batch: int, updat
     written = 0
     for start in range(0, len(prompts), batch):
         some = prompts[start : start + batch]
-        encoded = model.encode(pad(some), torch.tensor([len(ids) for ids in some]), memory="update" if update else "none")
+        encoded = model.encode(
+            pad(some), torch.tensor([len(ids) for ids in some]), memory="update" if update else "none"
+        )
         # No token ends an answer: all are of the same length.
         sampling = Sampling(max_tokens=tokens, end_token=-1, seed=start)
         answers = generate_texts(model.backbone, encoded, model.tokenizer, sampling)

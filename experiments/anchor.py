@@ -99,10 +99,14 @@ def main() -> int:
     parser.add_argument("--seeds", default="1", help="like 1,2,3")
     parser.add_argument("--kinds", default=",".join(DEMO_KINDS))
     parser.add_argument("--tag", default="", help="added to the folders' names, for other kinds")
-    parser.add_argument("--sentences", default="5,125,1100", help="lengths of stories, with every control")
-    parser.add_argument("--far", default="7100", help="a last length, for the prompt's own anchor alone")
+    parser.add_argument("--sentences", default="5,125", help="lengths of stories, with every control")
+    parser.add_argument(
+        "--far", default="1100", help="a further one: every seed's own anchor, the first's other and mean"
+    )
+    parser.add_argument("--farthest", default="7100", help="a last one: own anchors alone")
     parser.add_argument("--rows", type=int, default=48, help="prompts a cell")
     parser.add_argument("--far-rows", type=int, default=24)
+    parser.add_argument("--farthest-seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
@@ -128,19 +132,21 @@ def main() -> int:
         systems[f"phase1-{seed}"] = system(folder / "phase1", seed, "phase 1", memory="none")
         for whose, label in (("own", "own"), ("other", "another prompt's"), ("mean", "the mean")):
             systems[f"anchor-{whose}-{seed}"] = anchored(folder, seed, f"anchor, {label}", tau, age, update=whose)
-    far = {f"anchor-own-{s}": anchored(f, s, "anchor, own", tau, age) for s, f in folders.items()}
-    lengths = [int(n) for n in options.sentences.split(",")]
+    own = {name: options for name, options in systems.items() if name.startswith("anchor-own")}
+    far = own | {name: options for name, options in systems.items() if name.endswith(f"-{seeds[0]}")}
+    last = dict([*own.items()][: options.farthest_seeds])
     title = f"The anchor, {backbone}, window {tau:g}, age {age:g}"
     for part, some, sentences, rows in (
-        ("evaluation", systems, lengths, options.rows),
-        ("far", far, [int(n) for n in options.far.split(",") if n], options.far_rows),
+        ("evaluation", systems, options.sentences, options.rows),
+        ("far", far, options.far, options.far_rows),
+        ("farthest", last, options.farthest, options.far_rows),
     ):
         if not sentences:
             continue
         _, run = measure(
             out / f"{name}-{part}",
             some,
-            curve={"rows": rows, "sentences": sentences},
+            curve={"rows": rows, "sentences": [int(n) for n in sentences.split(",")]},
             seed=seeds[0],
             kinds=kinds,
             free=False,

@@ -83,7 +83,7 @@ def anchor_to_memories(target: State, log_keep: Sequence[Tensor], share: Sequenc
     def pull(memory: Tensor, keep: Tensor, added: Tensor) -> Pull:
         rows, units = memory.shape[:2]
         added = added.to(memory.dtype).view(-1, units, *[1] * (memory.dim() - 2))
-        return Pull(added * memory, keep.to(memory.dtype).expand(rows, units))
+        return Pull(added * memory, keep.to(memory.dtype).expand(rows, units).contiguous())
 
     return tuple(pull(layer.memory, keep, added) for layer, keep, added in zip(target, log_keep, share, strict=True))
 

@@ -240,7 +240,12 @@ class RWKV4(NativeBackbone):
     def make_anchor(self, target: State, log_keep: Sequence[Tensor], share: Sequence[Tensor]) -> tuple[WKV4Pull, ...]:
         """(num, den) e^top <- e^log_keep (num, den) e^top + share (num, den) e^top of the target, per channel."""
         return tuple(
-            WKV4Pull(layer.num * added, layer.den * added, layer.top, keep.to(layer.num.dtype).expand_as(layer.num))
+            WKV4Pull(
+                layer.num * added,
+                layer.den * added,
+                layer.top,
+                keep.to(layer.num.dtype).expand_as(layer.num).contiguous(),
+            )
             for layer, keep, added in zip(target, log_keep, (one.to(self.state_dtype) for one in share), strict=True)
         )
 

@@ -132,7 +132,7 @@ class ProSG(nn.Module):
             ValueError: for an empty prompt, windows where the module does not read every position, an update where
                 there is no module, and an anchor where the backbone cannot have one.
         """
-        memory = self.check_memory(memory)
+        memory = self.check_memory(memory, tau)
         if not isinstance(prompt, Tensor):
             prompt, lengths = self.tokenise([prompt] if isinstance(prompt, str) else prompt)
         batch, time = prompt.shape
@@ -260,7 +260,7 @@ class ProSG(nn.Module):
         Raises:
             ValueError: for an update that is not there, and as `anchored`.
         """
-        memory = self.check_memory(memory)
+        memory = self.check_memory(memory, tau)
         if with_update(memory) and encoded.update is None:
             raise ValueError(f"memory is {memory!r}, but the prompt was encoded without an update")
         held = encoded if with_update(memory) else encoded._replace(update=None)

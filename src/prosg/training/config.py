@@ -95,12 +95,12 @@ class Anchoring:
     """The anchor that training acts under: states are pulled back to their prompts' after every token.
 
     Attributes:
-        on: Whether there is one; always in phase anchor, which learns a window and a strength for every unit.
+        enabled: Whether there is one; always in phase anchor, which learns a window and a strength for every unit.
         tau: Window, tokens, the first one where it is learned; 0 takes the backbone's default.
         age: Empty tokens by which the prompt's memory is aged; below 0 the backbone's default.
     """
 
-    on: bool = False
+    enabled: bool = False
     tau: float = 0.0
     age: float = -1.0
 

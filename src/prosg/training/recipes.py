@@ -32,7 +32,7 @@ RECIPES: dict[str, Recipe] = {
     "plain": Recipe("finetune", optim=_FINETUNE),
     "durable": Recipe("finetune", perturbation=_DURABLE, optim=_FINETUNE),
     "durable-load": Recipe("finetune", perturbation=_DURABLE_LOAD, optim=_FINETUNE),
-    "anchored": Recipe("finetune", optim=_FINETUNE, anchor=Anchoring(on=True, tau=200.0)),
+    "anchored": Recipe("finetune", optim=_FINETUNE, anchor=Anchoring(enabled=True, tau=200.0)),
     "paper": Recipe("synthesize", module=PRESETS["paper"], optim=Optimisation(lr=1e-3, late_weight=1.0)),
     "plus": Recipe(
         "synthesize",
@@ -43,7 +43,7 @@ RECIPES: dict[str, Recipe] = {
     "static-durable": Recipe("static", module=PRESETS["static"], perturbation=_DURABLE, optim=_STATIC),
     "static-durable-load": Recipe("static", module=PRESETS["static"], perturbation=_DURABLE_LOAD, optim=_STATIC),
     # A few hundred numbers, logarithms all of them.
-    "anchor": Recipe("anchor", optim=Optimisation(lr=0.03), anchor=Anchoring(on=True)),
+    "anchor": Recipe("anchor", optim=Optimisation(lr=0.03), anchor=Anchoring(enabled=True)),
     # A state has no fan-in and starts near zero, so its rate is large; see docs/state-tuning.md.
     "state": Recipe("state", optim=Optimisation(lr=0.1)),
 }

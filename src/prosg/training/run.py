@@ -84,7 +84,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         model.initial = InitialState(backbone)
     elif config.lora:
         add_lora(backbone, config.lora, config.lora_alpha or 2.0 * config.lora, config.lora_modules, config.seed)
-    if config.anchor.on:
+    if config.anchor.enabled:
         options = config.anchor
         model.anchor = StateAnchor(backbone, options.tau or None, None if options.age < 0 else options.age)
     encoding = {

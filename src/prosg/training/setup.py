@@ -50,7 +50,7 @@ def _check_parts(model: ProSG, phase: Phase) -> None:
         raise ValueError("phase anchor needs a model with an anchor")
     if model.anchor is not None and not model.backbone.continues:
         raise ValueError(
-            f"anchor.on must be false: a {model.backbone.config.model_type} gives no gradients through its state"
+            f"anchor.enabled must be false: a {model.backbone.config.model_type} gives no gradients through its state"
         )
     if model.synthesizer is not None and (model.synthesizer.config.reads == "nothing") != (phase == "static"):
         allowed = "nothing" if phase == "static" else "last_input, last_position or all_positions"
