@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prosg.data.checks import CHECKS, check_stages, find_stages, run_check, split_items, validate_check
-from prosg.data.row import row_from_dict
+from prosg.data.row import Row, Stage, row_from_dict
 from prosg.data.synthetic import make_row
 
 ITEMS = {"items": ["Anna", "Bob"], "after": "Names:"}
@@ -34,6 +34,7 @@ ITEMS = {"items": ["Anna", "Bob"], "after": "Names:"}
         ({"type": "words", "min": 2, "max": 3}, ["Don't go.", "three-part one, two", "三个字"], ["one", "四个汉字"]),
         ({"type": "words"}, ["1"], ["", "..."]),
         ({"type": "sentences"}, ["A."], ["", "...", "no stop"]),
+        ({"type": "repeats", "items": ["42"], "stage": 0, "after": "Choice:"}, ["Both: 42, x"], ["Both: 421"]),
         ({"type": "all_of", "checks": [{"type": "sentences"}, {"type": "ends_with", "text": "b."}]}, ["A b."], ["b"]),
     ],
 )
@@ -44,7 +45,17 @@ def test_each_check_passes_and_fails(check: dict[str, Any], passing: list[str], 
 
 
 def test_every_type_is_tested_above() -> None:
-    tested = {"exact", "ordered_items", "same_items", "contains", "ends_with", "sentences", "words", "all_of"}
+    tested = {
+        "exact",
+        "ordered_items",
+        "same_items",
+        "contains",
+        "ends_with",
+        "sentences",
+        "words",
+        "all_of",
+        "repeats",
+    }
     assert set(CHECKS) == tested
 
 
@@ -122,3 +133,25 @@ def test_no_stages_no_scores() -> None:
 def test_a_text_that_never_ends_a_sentence_is_judged_at_once() -> None:
     """In time cubic in the length this would take days."""
     assert not run_check({"type": "sentences", "min": 1, "max": 9}, "word " * 20_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("Choice: Anna. A fox ran.\nBoth: 4711, Anna.", True),
+        ("Choice: Bob. A fox ran.\nBoth: 4711, Bob.", True),
+        ("Choice: Bob. A fox ran.\nBoth: 4711, Anna.", False),  # what the row's own answer says does not count
+        ("Choice: Bob. A fox ran.\nBoth: Bob.", False),
+        ("A fox ran.\nBoth: 4711, Anna.", False),
+        ("Choice: . A fox ran.\nBoth: 4711, Anna.", False),
+    ],
+)
+def test_what_the_answer_chose_has_to_be_repeated(text: str, right: bool) -> None:
+    late = {"type": "repeats", "items": ["4711"], "stage": 0, "after": "Choice:"}
+    answer = "Choice: Anna. A fox ran.\nBoth: 4711, Anna."
+    stages = (
+        Stage("choose", {"type": "sentences"}, 0, ""),
+        Stage("repeat", late, answer.index("\nBoth"), "\nBoth:"),
+    )
+    row = Row("x", "The code is 4711.", answer, "choose", stages=stages)
+    assert check_stages(row, text)[-1] == right

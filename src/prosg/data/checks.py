@@ -131,7 +131,19 @@ CHECKS: dict[str, CheckType] = {
     "sentences": CheckType({"min": int, "max": int}, frozenset({"min", "max"}), _sentences),
     "words": CheckType({"min": int, "max": int}, frozenset({"min", "max"}), _words),
     "all_of": CheckType({"checks": list}, frozenset(), _all_of),
+    "repeats": CheckType({"items": list, "stage": int, "after": str}, frozenset(), _contains),
 }
+
+
+def _with_repeated(check: Check, pieces: Sequence[str | None]) -> Check | None:
+    """A check "repeats" with what an earlier stage says, behind `after` and up to its first full stop, as an item.
+
+    None where it says nothing there; other checks are returned as they are.
+    """
+    if check["type"] != "repeats":
+        return check
+    said = (pieces[check["stage"]] or "").removeprefix(check["after"]).partition(".")[0].strip()
+    return {**check, "items": [*check["items"], said]} if said else None
 
 
 def validate_check(check: object) -> None:
@@ -218,8 +230,10 @@ def check_stages(row: HasStages, text: str, *, length_controlled: bool = False) 
     Returns:
         One boolean per stage, none for a row without stages. Late accuracy counts the last one.
     """
+    pieces = find_stages(row, text)
     results = []
-    for stage, piece in zip(row.stages, find_stages(row, text), strict=True):
-        check = _without_length(stage.check) if length_controlled else stage.check
-        results.append(piece is not None and run_check(check, piece))
+    for stage, piece in zip(row.stages, pieces, strict=True):
+        wanted = _without_length(stage.check) if length_controlled else stage.check
+        check = _with_repeated(wanted, pieces)
+        results.append(piece is not None and check is not None and run_check(check, piece))
     return results

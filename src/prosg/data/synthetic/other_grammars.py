@@ -1,11 +1,11 @@
-"""Grammars of the kinds beyond the demo: pairs, rule, sentence, steps, list_use, reverse."""
+"""Grammars of the kinds beyond the demo: pairs, rule, sentence, steps, list_use, reverse, choose."""
 
 from __future__ import annotations
 
 from random import Random
 
 from prosg.data.checks import Check
-from prosg.data.synthetic.demo_grammars import NAME_COUNT, draw_names, exact, story_then_late
+from prosg.data.synthetic.demo_grammars import NAME_COUNT, draw_code, draw_names, exact, story_then_late
 from prosg.data.synthetic.grammar import (
     AnswerPart,
     Contents,
@@ -19,7 +19,7 @@ from prosg.data.synthetic.grammar import (
 from prosg.data.synthetic.story import Story, sentence
 from prosg.data.synthetic.words import COLORS, COUNTS, NAMES, OBJECTS, PLACES
 
-__all__ = ["LIST_USE", "PAIRS", "REVERSE", "RULE", "SENTENCE", "STEPS"]
+__all__ = ["CHOOSE", "LIST_USE", "PAIRS", "REVERSE", "RULE", "SENTENCE", "STEPS"]
 
 PAIRS_PROMPTS = (
     "{facts}. Tell {story}, then say what {who} has.",
@@ -58,6 +58,14 @@ LIST_PROMPTS = (
 LIST_ALONE = (
     "List {items}. Then use the whole list in one sentence.",
     "First list {items}, then say who took them all.",
+)
+CHOOSE_PROMPTS = (
+    "The code is {code}. First choose a name and say it. Then tell {story}, and at last give the code and your name.",
+    "Remember the code {code}. Say a name that you like, write {story}, then repeat the code and the name.",
+)
+CHOOSE_ALONE = (
+    "The code is {code}. Choose a name and say it. Then give the code and your name.",
+    "Remember the code {code}. Say a name that you like, then repeat the code and the name.",
 )
 ORDER = ("one", "two", "three", "four", "five")
 
@@ -176,6 +184,24 @@ def build_list(contents: Contents, rng: Random, story: Story | None) -> RowDraft
     return RowDraft(rng.choice(LIST_PROMPTS).format(items=listing(items), story=phrase), [first, labelled_story, last])
 
 
+def build_choose(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
+    code, name = contents[0], rng.choice(NAMES)
+    # The late stage needs the prompt's code, and the name that the answer itself begins with.
+    check: Check = {"type": "repeats", "items": [code], "stage": 0, "after": "Choice:"}
+    late = AnswerPart("give the code and the name", "Both:", f"{code}, {name}.", check)
+    if story is None:
+        chosen = AnswerPart("choose a name", "Choice:", f"{name}.", {"type": "sentences", "min": 1})
+        return RowDraft(rng.choice(CHOOSE_ALONE).format(code=code), [chosen, late])
+    # The name is a sentence, too, so the prompt states no number of sentences.
+    phrase, counts = story_phrase(story, rng, counted=False)
+    first = AnswerPart("choose a name and tell a story", "Choice:", f"{name}. {story.text}", counts)
+    return RowDraft(rng.choice(CHOOSE_PROMPTS).format(code=code, story=phrase), [first, late])
+
+
+def spare_choose(contents: Contents) -> int:
+    return 2  # "Choice: Anna."
+
+
 def spare_list(contents: Contents) -> int:
     return 1 + len(contents) + 1 + 1  # "List: lamp, rope and cup." and "Story:"
 
@@ -187,4 +213,5 @@ STEPS = Grammar("steps", draw_steps, build_steps, spare=spare_steps, one_late=Fa
 LIST_COUNT = ItemCount("objects", 2, 16, list_of)
 # These two restate in every part what the last one needs.
 RULE = Grammar("rule", draw_two, build_rule, leaks=True, spare=spare_rule)
+CHOOSE = Grammar("choose", draw_code, build_choose, spare=spare_choose, one_late=False)
 LIST_USE = Grammar("list_use", draw_list, build_list, leaks=True, spare=spare_list, items=LIST_COUNT)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prosg.data.synthetic.demo_grammars import CODE, ENDING, NAMES_IN_ORDER, STORY
 from prosg.data.synthetic.grammar import Grammar
 from prosg.data.synthetic.natural_grammars import GUESTS, MEETING, PASSWORD
-from prosg.data.synthetic.other_grammars import LIST_USE, PAIRS, REVERSE, RULE, SENTENCE, STEPS
+from prosg.data.synthetic.other_grammars import CHOOSE, LIST_USE, PAIRS, REVERSE, RULE, SENTENCE, STEPS
 
 __all__ = ["DEMO_KINDS", "KINDS", "NATURAL_KINDS", "expand_kinds"]
 
@@ -24,6 +24,7 @@ KINDS: dict[str, Grammar] = {
         LIST_USE,
         REVERSE,
         STORY,
+        CHOOSE,
         PASSWORD,
         GUESTS,
         MEETING,
