@@ -34,9 +34,14 @@ from prosg.utils.io import write_json
 from prosg.utils.jobs import run_jobs
 from prosg.utils.tables import to_text
 
-WINDOWS = {"rwkv4": (20, 50, 100, 200), "rwkv7": (20, 50, 100, 200), "retnet": (10, 20, 50), "mamba": (20, 50, 100)}
-AGES = {"rwkv4": (0, 15, 30), "rwkv7": (0,), "retnet": (0, 15, 30), "mamba": (0,)}
-CHOICE = {"rows": 48, "sentences": [5, 60, 125]}
+WINDOWS = {
+    "rwkv4": (20.0, 50.0, 100.0, 200.0),
+    "rwkv7": (20.0, 50.0, 100.0, 200.0),
+    "retnet": (10.0, 20.0, 50.0),
+    "mamba": (20.0, 50.0, 100.0),
+}
+AGES = {"rwkv4": (0.0, 15.0, 30.0), "rwkv7": (0.0,), "retnet": (0.0, 15.0, 30.0), "mamba": (0.0,)}
+CHOICE_ROWS = 48
 STORY_TOKENS, STORY_ROWS, SHORT_ROWS = 10_000, 16, 512
 
 
@@ -65,16 +70,19 @@ def anchored(folder: Path, seed: int, label: str, tau: float, age: float, **opti
     return system(folder / "phase1", seed, label, memory="anchor", tau=float(tau), age=float(age), **options)
 
 
-def choose(out: Path, folder: Path, seed: int, backbone: str, kinds: Sequence[str], jobs: int) -> tuple[float, float]:
+def choose(
+    out: Path, name: str, folder: Path, seed: int, backbone: str, kinds: Sequence[str], sentences: str, jobs: int
+) -> tuple[float, float]:
     """Window and age that are best on validation rows, mean over the lengths; of equal ones the longest window."""
     grid = [*itertools.product(WINDOWS[backbone], AGES[backbone])]
     if backbone == "rwkv4":
         grid += [(math.inf, age) for age in AGES[backbone]]
     names = {f"tau-{tau:g}-age-{age:g}": (tau, age) for tau, age in grid}
+    systems = {one: anchored(folder, seed, one, *how) for one, how in names.items()}
     _, run = measure(
-        out / f"{backbone}-choice",
-        {name: anchored(folder, seed, name, *how) for name, how in names.items()},
-        curve=CHOICE,
+        out / f"{name}-choice",
+        {"none": system(folder / "phase1", seed, "phase 1", memory="none"), **systems},
+        curve={"rows": CHOICE_ROWS, "sentences": [int(n) for n in sentences.split(",")]},
         seed=seed,
         split="validation",
         kinds=kinds,
@@ -83,13 +91,18 @@ def choose(out: Path, folder: Path, seed: int, backbone: str, kinds: Sequence[st
         jobs=jobs,
         live=False,
     )
-    scores = {}
+    scores, by_kind = {}, {}
     for result in run.systems:
+        by_kind[result.name] = {
+            kind: [sum(late.values()) / len(late) for late in (result.late_at(place, kind) for place in result.places)]
+            for kind in kinds
+        }
         shares = [sum(late.values()) / len(late) for late in map(result.late_at, result.places)]
         scores[result.name] = sum(shares) / len(shares)
     print(to_text(late_table(run, brief=True)))
-    best = max(scores, key=lambda name: (round(scores[name], 2), names[name][0]))
-    write_json(out / f"{backbone}-choice.json", {"late_accuracy": scores, "chosen": best})
+    best = max(names, key=lambda one: (round(scores[one], 2), names[one][0]))
+    content = {"late_accuracy": scores, "by_kind": by_kind, "sentences": sentences, "chosen": best}
+    write_json(out / f"{name}-choice.json", content)
     return names[best]
 
 
@@ -98,6 +111,8 @@ def main() -> int:
     parser.add_argument("--backbone", choices=WINDOWS, required=True)
     parser.add_argument("--seeds", default="1", help="like 1,2,3")
     parser.add_argument("--kinds", default=",".join(DEMO_KINDS))
+    parser.add_argument("--choice", default="5,60,125", help="lengths of stories by which window and age are chosen")
+    parser.add_argument("--choice-only", action="store_true", help="end there: a table by window, length and kind")
     parser.add_argument("--tag", default="", help="added to the folders' names, for other kinds")
     parser.add_argument("--sentences", default="5,125", help="lengths of stories, with every control")
     parser.add_argument(
@@ -120,11 +135,13 @@ def main() -> int:
         prepare(folder, seed, demo.fresh, 32 * demo.phase1_steps // 2, kinds)
         work += phase1_jobs(folder, seed, "fp32", 300, demo.phase1_steps)
     run_jobs(work, options.jobs, live=False)
-    tau, age = choose(out, folders[seeds[0]], seeds[0], backbone, kinds, options.jobs)
+    tau, age = choose(out, name, folders[seeds[0]], seeds[0], backbone, kinds, options.choice, options.jobs)
+    if options.choice_only:
+        return 0
     story = {}
     for seed, folder in folders.items():
         model = load_model(folder / "phase1" / "model")
-        story[str(seed)] = {memory: story_nll(model, memory, tau, age, seed) for memory in ("none", "anchor")}  # type: ignore[arg-type]
+        story[str(seed)] = {memory: story_nll(model, memory, tau, age, seed) for memory in ("none", "anchor")}
     write_json(out / f"{name}-story.json", {"tau": tau, "age": age, "nats_per_token": story})
     print(json.dumps(story, indent=1))
     systems: dict[str, dict[str, Any]] = {}

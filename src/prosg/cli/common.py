@@ -150,9 +150,9 @@ def one_prompt_source(options: Namespace) -> None:
 
 
 def encode_prompt(options: Namespace, model: ProSG) -> EncodedPrompt:
-    """Encodes --prompt under --template, --window, --memory and --tau."""
-    text = frame_prompt(options.prompt, options.template)
-    return model.encode(text, window=options.window, memory=options.memory, tau=options.tau)
+    """Encodes --prompt under --template and --window, and under --memory and --tau where a command has them."""
+    held = {name: getattr(options, name, None) for name in ("memory", "tau")}
+    return model.encode(frame_prompt(options.prompt, options.template), window=options.window, **held)
 
 
 def frame_prompt(prompt: str, template: str) -> str:
