@@ -222,6 +222,9 @@ def _rival_system(folder: Path, seed: int, name: str, rate: float, label: str) -
 def _systems(folder: Path, seed: int, plan: Plan, best: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """Everything that is measured of a seed, in the order of tables."""
     systems = {f"phase1-{seed}": system(folder / "phase1", seed, "phase 1")}
+    for whose, label in (("other", "another prompt's"), ("own", "own")):
+        anchored = {"memory": "anchor", "update": whose}
+        systems[f"anchor-{whose}-{seed}"] = system(folder / "phase1", seed, f"phase 1, anchored, {label}", **anchored)
     for preset in reversed(plan.presets):
         systems |= module_systems(folder / preset, seed, preset)
     for name, rate in best.items():

@@ -102,6 +102,11 @@ class SystemResult:
         return self.config.label
 
     @property
+    def held_by(self) -> str:
+        """What sentences call what holds its prompts."""
+        return {"anchor": "anchor", "both": "update and anchor"}.get(self.memory, "update")
+
+    @property
     def right(self) -> dict[str, float]:
         """Rows of which every stage is decided: 1 where all are right."""
         return {

@@ -79,7 +79,8 @@ def forgetting_panels(run: Run) -> list[Panel]:
     if groups:
         labels = {system.label for system in groups[-1].values()}
         shown = [s for s in measured if s.label in labels or s.label == run.reference]
-        panels.append(Panel("The update and its controls", [_curve(system) for system in shown]))
+        held = next(iter(groups[-1].values())).held_by
+        panels.append(Panel(f"The {held} and its controls", [_curve(system) for system in shown]))
     others = [system for system in measured if system.name not in controls]
     if len({system.label for system in others}) > 2 or not panels:
         panels.append(Panel("Systems side by side" if panels else "", [_curve(system) for system in others]))

@@ -38,7 +38,8 @@ def _carries(group: Mapping[str, SystemResult], far_tokens: int) -> Iterator[str
     if own is None or not own.curve:
         return
     far = [place for place in own.places if (own.distance(place) or 0) >= far_tokens]
-    names = {"other": "another prompt's update", "mean": "the mean update", "none": "no update"}
+    held = own.held_by
+    names = {"other": f"another prompt's {held}", "mean": f"the mean {held}", "none": f"no {held}"}
     measured = {name: group[name] for name in names if name in group and group[name].curve}
     if not measured:
         return
@@ -56,10 +57,10 @@ def _carries(group: Mapping[str, SystemResult], far_tokens: int) -> Iterator[str
     if level := verdicts.get("no clear difference"):
         parts.append(f"within noise of {join(level)}")
     at = join(f"{own.distance(place):,}" for place in far)
-    text = f'"{own.label}", its own update, at {at} tokens: {"; ".join(parts)}.'
+    text = f'"{own.label}", its own {held}, at {at} tokens: {"; ".join(parts)}.'
     swapped = [names[name] for name in ("other", "mean") if name in measured]
     if swapped and all(name in verdicts.get("better", []) for name in swapped):
-        text += " The update carries what the prompt said."
+        text += f" The {held} carries what the prompt said."
     elif level and any(name in level for name in swapped):
         text += " These controls show no prompt content in it."
     yield text
@@ -101,8 +102,8 @@ def controls(run: Run, most: int = 3) -> Iterator[Block]:
     """Conditions of one model side by side; for more than `most` models one line each, at the last place."""
     groups = by_model(run)
     explanation = (
-        "An update that carries its prompt works as its own and with the state wiped, and fails as another prompt's "
-        "and as the mean; a mere bias works with any prompt's."
+        "An update or anchor that carries its prompt works as its own and with the state wiped, and fails as another "
+        "prompt's and as the mean; a mere bias works with any prompt's."
     )
     if len(groups) > most:
         conditions = [name for name in CONDITIONS if any(name in group for group in groups)]
@@ -129,7 +130,8 @@ def _conditions_of(group: Mapping[str, SystemResult]) -> Table:
     ]
     for place, head in zip(places, column_heads(places), strict=True):
         rows.append((f"late stage, {head}", lambda s, p=place: mean_of(s.late_at(p))))  # type: ignore[misc]
-    table: Table = [["", *(CONDITIONS[name] for name in here)]]
+    held = group[here[0]].held_by
+    table: Table = [["", *(CONDITIONS[name].replace("update", held) for name in here)]]
     for name, value in rows:
         cells = [share(value(group[condition])) for condition in here]
         if set(cells) != {"-"}:
