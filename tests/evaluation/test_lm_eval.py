@@ -14,12 +14,13 @@ import torch
 
 from prosg.cli import main
 from prosg.model.prosg import ProSG
+from prosg.model.scoring import score_answer
 from support.models import WORDS, live_model, word_tokenizer
 from support.training_folder import make_training_folder
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'prosg[harness]'")
 
-from prosg.evaluation.lm_eval import HarnessModel, log_likelihoods
+from prosg.evaluation.lm_eval import HarnessModel
 
 QUESTIONS = [
     {"question": "Tom saw a b", "choices": ["c d", "red.", "a"], "answer": 0},
@@ -87,7 +88,7 @@ def evaluated(model: ProSG, tasks: Path) -> Evaluated:
 
         if (update, batch_size) not in known:
             results = simple_evaluate(
-                model=HarnessModel(model, update=update, batch_size=batch_size),
+                model=HarnessModel(model, memory=update, batch_size=batch_size),
                 tasks=list(TASKS),
                 task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
                 bootstrap_iters=0,
@@ -109,7 +110,7 @@ def by_hand(model: ProSG, prompt: str, answer: str, update: str) -> tuple[float,
     return -float(nll.sum()), bool(hits.all())
 
 
-@pytest.mark.parametrize(("update", "batch_size"), [("own", 1), ("own", 4), ("none", 4)])
+@pytest.mark.parametrize(("update", "batch_size"), [("update", 1), ("update", 4), ("none", 4)])
 def test_choices_are_scored_as_the_core_scores_them(
     model: ProSG, evaluated: Evaluated, update: str, batch_size: int
 ) -> None:
@@ -122,14 +123,14 @@ def test_choices_are_scored_as_the_core_scores_them(
 
 
 def test_the_update_acts_from_the_second_token_on(evaluated: Evaluated) -> None:
-    own, none = evaluated("choice", "own"), evaluated("choice", "none")
+    own, none = evaluated("choice", "update"), evaluated("choice", "none")
     for question, a, b in zip(QUESTIONS, own, none, strict=True):
         for choice, one, other in zip(question["choices"], a["filtered_resps"], b["filtered_resps"], strict=True):
             alike = one[0] == pytest.approx(other[0], abs=1e-6)
             assert alike == (len(choice.split()) == 1)
 
 
-@pytest.mark.parametrize("update", ["own", "none"])
+@pytest.mark.parametrize("update", ["update", "none"])
 def test_rolling_texts_are_read_after_the_end_token_without_an_update(
     model: ProSG, evaluated: Evaluated, update: str
 ) -> None:
@@ -139,7 +140,7 @@ def test_rolling_texts_are_read_after_the_end_token_without_an_update(
         assert nats == pytest.approx(by_hand(model, WORDS[0], text, "none")[0], abs=1e-4)
 
 
-@pytest.mark.parametrize("update", ["own", "none"])
+@pytest.mark.parametrize("update", ["update", "none"])
 def test_greedy_texts_are_the_generators_own_up_to_a_stop_string(
     model: ProSG, evaluated: Evaluated, update: str
 ) -> None:
@@ -147,7 +148,7 @@ def test_greedy_texts_are_the_generators_own_up_to_a_stop_string(
     written = []
     for question, sample in zip(QUESTIONS, evaluated("writing", update), strict=True):
         encoded = model.encode(question["question"])
-        encoded = encoded if update == "own" else encoded._replace(update=None)
+        encoded = encoded if update == "update" else encoded._replace(update=None)
         (text,) = sample["resps"][0]
         assert text == model.generate(encoded, temperature=0.0, max_tokens=12, stop=stops)[0]
         assert not any(stop in text for stop in stops)
@@ -162,9 +163,9 @@ def test_long_texts_are_read_in_pieces(model: ProSG) -> None:
     nll, hits = model.score(encoded, ids, lengths)
     valid = torch.arange(21) < lengths.unsqueeze(1)
     for chunk in (1, 4, 20, 512):
-        nats, greedy = log_likelihoods(model, encoded, ids, lengths, chunk)
-        torch.testing.assert_close(nats.float(), -nll.sum(1), atol=1e-5, rtol=1e-5)
-        assert greedy.tolist() == (hits | ~valid).all(1).tolist()
+        scores = score_answer(model.backbone, encoded, ids, lengths, chunk=chunk)
+        torch.testing.assert_close(scores.nll, nll, atol=1e-5, rtol=1e-5)
+        assert torch.equal(scores.hits & valid, hits & valid)
 
 
 class Asked(NamedTuple):
@@ -213,10 +214,8 @@ def test_models_and_options_that_do_not_fit(model: ProSG) -> None:
     with pytest.raises(ValueError, match="has no tokenizer"):
         HarnessModel(bare)
     bare.tokenizer = word_tokenizer()
-    with pytest.raises(ValueError, match="has no module: its only update is none"):
-        HarnessModel(bare)
-    with pytest.raises(ValueError, match="update is 'other', allowed: own, none"):
-        HarnessModel(model, update="other")
+    with pytest.raises(ValueError, match="has no module that makes updates; allowed: none, anchor"):
+        HarnessModel(bare, memory="update")
     with pytest.raises(ValueError, match="batch size is 0"):
         HarnessModel(model, batch_size=0)
     with pytest.raises(ValueError, match="template is 'x'"):
@@ -254,7 +253,7 @@ def test_the_command_runs_tasks_and_writes_results(
     results = json.loads(out.read_text())
     assert set(results["results"]) == {"choice", "text", "writing"}
     assert math.isfinite(results["results"]["text"]["word_perplexity,none"])
-    assert results["config"]["update"] == "none"
+    assert results["config"]["memory"] == "none"
     assert results["config"]["limit"] == 3
     assert len(results["samples"]["choice"]) == 3
     assert not list(out.parent.glob("*.tmp"))
@@ -269,8 +268,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "samples": (["--tasks", "choice", "--log_samples"], "--log-samples needs --out"),
     "predictions": (["--tasks", "choice", "--predict_only"], "--predict-only needs --log-samples"),
     "template": (["--tasks", "choice", "--apply_chat_template"], "needs --template: world, pile or raven"),
-    "update": (["--tasks", "choice", "--update", "mean"], "update is 'mean', allowed: own, none"),
-    "module": (["--tasks", "choice", "--update", "own"], "has no module"),
+    "memory": (["--tasks", "choice", "--memory", "mean"], "argument --memory: invalid choice: 'mean'"),
+    "module": (["--tasks", "choice", "--memory", "update"], "has no module"),
     "option": (["--tasks", "choice", "--num_beams", "2"], "--num-beams"),
 }
 
