@@ -4,7 +4,8 @@
     python experiments/anchor_parts.py trained --folder DIR/rwkv7-choose-1 --kinds code,choose --tau 200 --out runs/more
 
 `units` anchors one layer alone, all but it, and (RWKV-7, RetNet) all but one head, on validation rows. `trained`
-continues phase 1 with and without an anchor for as many steps, and measures both under it. OUT/evaluation has the report.
+continues phase 1 with and without an anchor for as many steps, and measures both under it. OUT/evaluation has the
+report.
 """
 
 from __future__ import annotations
