@@ -20,7 +20,8 @@ import torch
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.data.synthetic import DEMO_KINDS, Difficulty, Filler
-from prosg.demo.measuring import RIVALS, measure, module_systems, system
+from prosg.demo.measuring import measure, module_systems, system
+from prosg.demo.rivals import RIVALS
 from prosg.demo.trainings import common_options, length, phase1_jobs, prepare, training, training_notes
 from prosg.evaluation.report.curves import distance_table, late_table
 from prosg.utils.jobs import Job, check_plan, run_jobs
@@ -128,7 +129,7 @@ def systems_of(experiment: Experiment, folder: Path, seed: int) -> dict[str, dic
     if experiment.window:
         for name, options in module_systems(folder / "plus", seed, "plus in windows", ("own", "wiped")).items():
             systems[name.replace(" ", "_")] = {**options, "window": experiment.window}
-    systems[f"durable-{seed}"] = system(folder / "phase1_perturbed", seed, RIVALS["phase1_perturbed"])
+    systems[f"durable-{seed}"] = system(folder / "phase1_perturbed", seed, RIVALS["phase1_perturbed"].label)
     return {name.replace(" ", "_"): options for name, options in systems.items()}
 
 

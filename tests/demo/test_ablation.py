@@ -151,7 +151,7 @@ def test_from_a_configuration_to_a_table_and_on(
         (["--config", "nothing.yaml"], ["nothing.yaml"]),
         (["--model", "nowhere"], ["nowhere", "--model"]),
         (["--model", "demo"], ["demo", "adapter"]),
-        (["--recipe", "static"], ["recipe", "static", "paper, plus"]),
+        (["--recipe", "static"], ["recipe", "static", "paper, paper-perturbed, plus"]),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_begins(

@@ -79,7 +79,7 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     (system(model="demo", update="others"), ("systems.x.update is 'others'", "allowed: own, other, mean, none")),
     (system(model="demo", state="lost"), ("systems.x.state is 'lost'", "allowed: kept, wiped")),
     (system(model="demo", prompt="thrice"), ("systems.x.prompt is 'thrice'", "allowed: once, twice")),
-    (system(model="demo", replay_every=-1), ("systems.x: replay_every and window", "0 or more")),
+    (system(model="demo", replay_every=-1), ("replay_every, refresh_every, refresh_keep and window", "0 or more")),
     (system(model="demo", template="chatml"), ("systems.x.template: template is 'chatml'", "none, world, pile, raven")),
     ({"systems": {"a/b": "demo"}}, ("systems.a/b: a name has letters, digits",)),
     ({"systems": {"a": system(model="demo", label="L")["systems"]["x"], "b": {"model": "demo", "label": "L"}}},

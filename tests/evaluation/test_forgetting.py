@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def setup() -> tuple[ProSG, EncodedPrompt, list[EncodedRow]]:
     return model, model.encode(pad(prompts), torch.tensor([len(prompt) for prompt in prompts])), rows
 
 
-def late_stages(model: ProSG, rows: Sequence[EncodedRow], chosen: Sequence[int], **options: bool) -> LateStages:
+def late_stages(model: ProSG, rows: Sequence[EncodedRow], chosen: Sequence[int], **options: Any) -> LateStages:
     turns = [TURNS[i] for i in chosen] if options.pop("turns", False) else ()
     here = [rows[i] for i in chosen]
     return LateStages(model.backbone, word_tokenizer(), here, [MARKERS[i] for i in chosen], turns=turns, **options)
@@ -60,7 +61,7 @@ def run(
     rows: Sequence[int] = range(4),
     tokens_per_sentence: int = 24,
     tell: Callable[[float], None] | None = None,
-    **options: bool,
+    **options: Any,
 ) -> list[list[ControlledAnswer]]:
     model, encoded, all_rows = setup()
     late = late_stages(model, all_rows, rows, **options)
@@ -110,7 +111,9 @@ def test_stories_have_their_length_and_distances_are_tokens_written() -> None:
             assert len(rest) <= len(ids(marker)) + LATE_TOKENS
 
 
-def check_late_stage(written: ControlledAnswer, row: int, before: list[int], replay: bool) -> None:
+def check_late_stage(
+    written: ControlledAnswer, row: int, before: list[int], replay: bool, refresh: int | None = None
+) -> None:
     """The late stage is greedy after what was read: the story, turns, a prompt that is read again, the marker."""
     model, encoded, rows = setup()
     marker = ids(MARKERS[row])
@@ -119,12 +122,37 @@ def check_late_stage(written: ControlledAnswer, row: int, before: list[int], rep
     assert answer[: len(before) + len(marker)] == before + marker
     late = answer[len(before) + len(marker) :]
     alone = encoded.take(torch.tensor([row]))
-    read = [*before, *(rows[row].prompt if replay else []), *marker, *late]
+    kept = before if refresh is None else before[max(len(before) - refresh, 0) :]
+    read = [*kept, *(rows[row].prompt if replay else []), *marker, *late]
     with torch.no_grad():
         logits = model.backbone(torch.tensor([read]), alone.state, update=alone.update).logits
     likeliest = logits.argmax(2)[0].tolist()
     assert likeliest[len(read) - len(late) - 1 :][: len(late)] == late
     assert len(late) == LATE_TOKENS or likeliest[-1] == 0
+
+
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("refresh", [0, 3, 1000])
+def test_a_late_stage_is_begun_anew_from_the_prompts_end(turns: bool, refresh: int) -> None:
+    plain = run((3,))[0]
+    for i, written in enumerate(run((3,), turns=turns, refresh=refresh)[0]):
+        story = ids(plain[i].text)[: plain[i].distance_tokens]
+        check_late_stage(written, i, story + (ids(TURNS[i]) if turns else []), replay=False, refresh=refresh)
+
+
+def test_a_story_whose_logits_are_not_finite_has_failed() -> None:
+    model, encoded, rows = setup()
+    late = late_stages(model, rows, range(4))
+    broken = torch.tensor([False, True, False, False])
+    state = tuple(
+        type(layer)(*(leaf.masked_fill(broken.reshape(-1, *[1] * (leaf.ndim - 1)), torch.nan) for leaf in layer))
+        for layer in encoded.state
+    )
+    (cell,) = length_controlled(late, encoded._replace(state=state), (3,), SEED)
+    assert [answer.finite for answer in cell] == [True, False, True, True]
+    whole = run((3,))[0]
+    assert [cell[i] for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
+    assert cell[1].distance_tokens < 3
 
 
 @pytest.mark.parametrize("turns", [False, True])

@@ -393,3 +393,74 @@ def test_what_does_not_fit_the_prompts_is_refused() -> None:
         list(model.stream(encoded))
     with pytest.raises(ValueError, match="this model has no tokenizer"):
         ProSG(model.backbone).generate(encoded)
+
+
+# -- a state that is begun anew
+
+
+@pytest.mark.parametrize(("every", "keep"), [(3, 1), (3, 2), (2, 5)])
+def test_a_refresh_reads_the_answers_last_tokens_from_the_prompts_end(every: int, keep: int) -> None:
+    model, encoded = real()
+    sampling = greedy(max_tokens=9, end_token=15, refresh_every=every, refresh_keep=keep)
+    written = generate_texts(model.backbone, encoded, model.tokenizer, sampling)
+    for row in range(4):
+        alone = encoded.take(torch.tensor([row]))
+        logits, state, expected = alone.logits, alone.state, []
+        with torch.no_grad():
+            while len(expected) < 9 and (not expected or expected[-1] != 15):
+                expected.append(int(logits.argmax()))
+                read = expected[-1:]
+                if len(expected) % every == 0:
+                    state, read = alone.state, expected[-keep:]
+                output = model.backbone(torch.tensor([read]), state, update=alone.update)
+                logits, state = output.logits[:, -1], output.state
+        assert written[row].ids == [token for token in expected if token != 15]
+
+
+def test_a_refresh_has_to_read_at_least_the_last_token() -> None:
+    with pytest.raises(ValueError, match="refresh_keep is 0"):
+        Sampling(refresh_every=10, refresh_keep=0)
+    assert Sampling(refresh_keep=0).refresh_every == 0
+
+
+# -- logits that are no numbers
+
+
+class Broken(Script):
+    """Its row 1 has logits of no number from the third token on."""
+
+    value = float("nan")
+
+    def wish(self, place: Place) -> Tensor:
+        return super().wish(place).masked_fill(((place.row == 1) & (place.at >= 2)).unsqueeze(1), self.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_row_ends_where_its_logits_are_not_finite(value: float, temperature: float) -> None:
+    class ByValue(Broken):
+        pass
+
+    ByValue.value = value
+    script = ByValue([ids("Tom saw a b c red."), ids("Tom saw a b c red.")], len(WORDS))
+    sampling = Sampling(max_tokens=6, temperature=temperature, top_k=1)
+    with pytest.warns(RuntimeWarning, match="not finite .* 1 of 2 answers"):
+        whole, broken = generate_texts(script, script.encoded(), word_tokenizer(), sampling)
+    assert (whole.ids, whole.reason) == (ids("Tom saw a b c red."), "length")
+    assert (broken.ids, broken.reason) == (ids("Tom saw"), "not_finite")
+
+
+def test_a_stream_ends_where_logits_are_not_finite() -> None:
+    script = Broken([ids("Tom saw a b"), ids("Tom saw a b")], len(WORDS))
+    encoded = script.encoded().take(torch.tensor([1]))
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        pieces = list(stream_text(script, encoded, word_tokenizer(), greedy(max_tokens=4)))
+    assert "".join(pieces).split() == ["Tom", "saw"]
+
+
+def test_a_held_row_ends_there_too() -> None:
+    script = Broken([ids("Tom saw a b red. Tom saw red."), ids("Tom saw a b c")], len(WORDS))
+    options = {"hold_until": 1, "force_marker": "Code:", "max_tokens": 3}
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        written = generate_texts(script, script.encoded(), word_tokenizer(), greedy(**options))
+    assert [answer.reason for answer in written] == ["length", "not_finite"]

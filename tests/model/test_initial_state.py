@@ -75,7 +75,7 @@ def loss_of(model: ProSG, draws: Draws | None = None) -> Tensor:
 def wiped() -> Draws:
     no, zeros, rows = torch.zeros(3, dtype=torch.bool), torch.zeros(3), torch.zeros(3, dtype=torch.int64)
     untouched = StateChange(no, zeros, zeros, no, zeros, rows)
-    return Draws(no, ~no, untouched, untouched, rows)
+    return Draws(no, ~no, untouched, untouched, rows, no, rows)
 
 
 @pytest.mark.parametrize("name", TINY)

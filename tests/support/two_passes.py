@@ -37,7 +37,9 @@ def touch(count: int = 3, **changes: Tensor) -> StateChange:
 def draws(**changes: Any) -> Draws:
     no = torch.zeros(3, dtype=torch.bool)
     position = torch.tensor([2, 4, 1])
-    return Draws(swap=no, wipe=no, prompt_end=touch(), answer=touch(), position=position)._replace(**changes)
+    return Draws(
+        swap=no, wipe=no, prompt_end=touch(), answer=touch(), position=position, start=no, start_row=no.long()
+    )._replace(**changes)
 
 
 def rows(*values: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from prosg.core.update import Update, take_update_rows
 from prosg.model.prosg import ProSG
 from prosg.ops.wkv4 import KERNELS, WKV4Memory
 from prosg.training.config import Perturbation
-from prosg.training.perturbation import Draws, change_state, draw
+from prosg.training.perturbation import Draws, Perturber, change_state, draw
 from prosg.training.recipes import RECIPES
 from prosg.training.state_bank import StateBank
 from support.models import TINY, assert_near, assert_same_state, live_backbone, live_model, state_bits_equal, tokens
@@ -28,7 +29,7 @@ LATE = torch.tensor([10, 40, 3, 25, 1])
 
 
 def columns(draws: Draws) -> list[Tensor]:
-    return [draws.swap, draws.wipe, *draws.prompt_end, *draws.answer, draws.position]
+    return [draws.swap, draws.wipe, *draws.prompt_end, *draws.answer, draws.position, draws.start, draws.start_row]
 
 
 # -- random draws
@@ -179,7 +180,7 @@ def test_recipes_are_what_the_experiments_used() -> None:
     assert (durable.wipe_first, durable.wipe_last, durable.swap, durable.load) == (0, 0, 0, 0)
     assert not RECIPES["plain"].perturbation.active
     assert not RECIPES["paper"].perturbation.active
-    assert plus.loads and not durable.loads
+    assert plus.uses_bank and not durable.uses_bank
 
 
 @pytest.mark.parametrize(
@@ -256,6 +257,43 @@ def test_a_bank_begins_with_the_prompts_over_and_over() -> None:
     assert state_bits_equal(bank.state, take_rows(encoded.state, rows))
     for site, delta in take_update_rows(encoded.update or {}, rows).items():
         assert torch.equal(bank.update[site].dense(), delta.dense())
+
+
+def test_a_bank_that_begins_empty_has_read_a_story_in_every_row() -> None:
+    model = live_model("rwkv4", None)
+    bank = StateBank(replace(SMALL, bank_start="empty", bank_restart=0.0), seed=1)
+    stories, lengths, _ = batch(model, 0)
+    bank.grow(model.backbone, 0, stories, lengths, model.init_state(4), None)
+    assert bank.state is not None
+    read = [model.backbone(stories[i : i + 1, :n]).state if n else model.init_state(1) for i, n in enumerate(lengths)]
+    for row in range(6):
+        here = take_rows(bank.state, torch.tensor([row]))
+        assert any(all(map(torch.allclose, flat(here), flat(state))) for state in read)
+    before = bank.state
+    bank.grow(model.backbone, 1, stories, lengths, model.init_state(4), None)
+    same = [
+        all(torch.equal(a[row], b[row]) for a, b in zip(flat(before), flat(bank.state), strict=True))
+        for row in range(6)
+    ]
+    assert sum(same) >= 3  # bank_rows read on
+
+
+def flat(state: State) -> list[Tensor]:
+    return [leaf for layer in state for leaf in layer]
+
+
+def test_prompts_start_from_what_other_texts_left() -> None:
+    model = live_model("rwkv4", None)
+    bank = detach_state(model.backbone(tokens(3, 20, seed=8)).state)
+    p = Perturbation(start=0.5, bank_size=3, bank_rows=1)
+    draws = draw(p, 0, 0, 0.0, torch.arange(8), torch.full((8,), 5))
+    assert 0 < int(draws.start.sum()) < 8
+    state = Perturber(draws, bank).at_start(model)
+    assert state is not None
+    for row in range(8):
+        source = take_rows(bank, draws.start_row[row : row + 1]) if draws.start[row] else model.init_state(1)
+        assert state_bits_equal(take_rows(state, torch.tensor([row])), source)
+    assert Perturber(draws._replace(start=draws.start & False), bank).at_start(model) is None
 
 
 class Diary:

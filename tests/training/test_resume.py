@@ -29,6 +29,7 @@ RUNS = {
     "synthesize, paper, swapped": ("synthesize", "--recipe", "paper", *MIXED),
     "synthesize, plus, accumulated": ("synthesize", "--recipe", "plus", "--optim.accumulation", 2, *MIXED),
     "static, durable": ("static", "--recipe", "static-durable"),
+    "finetune, state passing": ("finetune", "--recipe", "state-passing"),
     "state, wiped and loaded": ("state", "--perturbation.wipe_first", 0.5, "--perturbation.load", 0.5),
 }
 

@@ -18,6 +18,7 @@ def _parser() -> Parser:
     parser.add_list("--seeds", int, default=[1], help="one run each, like 1,2,3")
     parser.add_argument("--out", help="folder to go on in; by default runs/demo-NAME, with --full full-NAME")
     parser.add_list("--rates", float, default=[1e-3, 3e-3, 1e-2], help="learning rates that rivals choose from")
+    parser.add_list("--rivals", str, default=[], help="with --full, of the rivals these alone; by default all")
     parser.add_argument("--rows", type=int, help="prompts a cell; 64, with --full 192")
     parser.add_argument("--jobs", type=int, default=2, help="trainings and evaluations side by side")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live display")
@@ -28,7 +29,7 @@ def _run(options: Namespace) -> int:
     from prosg.demo.plan import Plan, run_demo
 
     rows = options.rows or (192 if options.full else 64)
-    plan = Plan(backbone=options.backbone, rows=rows, rates=tuple(options.rates))
+    plan = Plan(backbone=options.backbone, rows=rows, rates=tuple(options.rates), rivals=tuple(options.rivals))
     out = options.out or f"runs/{'full' if options.full else 'demo'}-{plan.backbone}"
     return run_demo(out, seeds=options.seeds, full=options.full, jobs=options.jobs, plan=plan, live=not options.plain)
 

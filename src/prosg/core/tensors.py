@@ -50,3 +50,14 @@ def chunks(tokens: Tensor, lengths: Tensor | None, size: int) -> Iterator[tuple[
 def wide(x: Tensor) -> Tensor:
     """Casts to fp32 if x is narrower: the type in which factors, sums and losses are kept. fp64 stays fp64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def join_texts(front: Tensor, lengths: Tensor, answer: Tensor, width: int) -> Tensor:
+    """(B, width) `lengths` (B,) tokens of each row of `front`, then the row of `answer`."""
+    place = torch.arange(width, device=answer.device)
+    behind = place - lengths.unsqueeze(1)
+    return torch.where(
+        behind < 0,
+        front.gather(1, place.clamp(max=front.shape[1] - 1).expand(len(front), -1)),
+        answer.gather(1, behind.clamp(min=0, max=answer.shape[1] - 1)),
+    )

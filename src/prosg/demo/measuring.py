@@ -18,16 +18,7 @@ from prosg.evaluation.store import read_results
 from prosg.generation.sampling import Sampling
 from prosg.utils.io import write_json, written_whole
 
-__all__ = ["RIVALS", "measure", "module_systems", "system"]
-
-RIVALS: dict[str, str] = {
-    "phase1_more": "phase 1 continued",
-    "phase1_perturbed": "durable fine-tuning",
-    "phase1_replay": "phase 1 continued, prompt read again",
-    "static": "static adapter",
-    "static_perturbed": "static adapter, perturbed",
-}
-"""What tables call them."""
+__all__ = ["measure", "module_systems", "system"]
 
 
 def system(training: Path, seed: int, label: str, **options: Any) -> dict[str, Any]:
@@ -37,12 +28,15 @@ def system(training: Path, seed: int, label: str, **options: Any) -> dict[str, A
 
 
 def module_systems(
-    training: Path, seed: int, name: str, conditions: Sequence[str] = tuple(CONDITIONS)
+    training: Path, seed: int, name: str, conditions: Sequence[str] = tuple(CONDITIONS), label: str = ""
 ) -> dict[str, dict[str, Any]]:
-    """The systems of a module under its own update and under controls, by their names."""
+    """The systems of a module under its own update and under controls, by their names.
+
+    `label` is what reports call the module; its name by default.
+    """
     return {
         f"{name}-{condition}-{seed}": system(
-            training, seed, f"{name}, {CONDITIONS[condition].label}", **CONDITIONS[condition]._asdict()
+            training, seed, f"{label or name}, {CONDITIONS[condition].label}", **CONDITIONS[condition]._asdict()
         )
         for condition in conditions
     }

@@ -62,9 +62,12 @@ def _mamba(seed: int) -> Backbone:
 RIVAL_STEPS = (
     ("phase1_more", 1400),
     ("phase1_perturbed", 1100),
+    ("state_passing", 1100),
     ("phase1_replay", 1200),
+    ("phase1_long", 350),
     ("static", 1800),
     ("static_perturbed", 1300),
+    ("long_perturbed", 1100),
 )
 
 DEMO_MODELS: dict[str, DemoModel] = {

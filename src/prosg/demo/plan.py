@@ -3,7 +3,7 @@
     data, tokenizer, random weights -> base (single-stage) -> phase 1 -> the frozen backbone gets `paper` and `plus`
     -> evaluation: forgetting curves with controls -> report
 
-With `--full` the rivals stand beside, each with the best of three learning rates on validation rows of the first seed.
+With `--full` the rivals stand beside, each at its best on validation rows of the first seed.
 Every step is a public command or function with files before and after it, so whatever is stopped goes on.
 """
 
@@ -11,38 +11,39 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from prosg.demo.measuring import RIVALS, measure, module_systems, system
+from prosg.demo.measuring import measure, module_systems, system
 from prosg.demo.models import DEMO_MODELS, DemoModel
+from prosg.demo.rivals import RIVALS, Choice, choose, rival_jobs, rival_systems, write_long_rows
 from prosg.demo.trainings import common_options, length, phase1_jobs, prepare, training, training_notes
 from prosg.evaluation.config import CurveConfig
 from prosg.evaluation.controls import CONDITIONS
-from prosg.evaluation.formatting import amount
 from prosg.evaluation.report.terminal import to_terminal
-from prosg.evaluation.results import Run
-from prosg.training.config import Phase
-from prosg.utils.io import write_json
 from prosg.utils.jobs import Job, check_plan, run_jobs
 
 __all__ = ["Plan", "run_demo"]
 
 RATES = (1e-3, 3e-3, 1e-2)
-CHOICE = {"rows": 48, "sentences": [5, 60, 125]}
-"""Validation rows and story lengths on which a rival's learning rate is chosen."""
-RIVAL_TRAININGS: dict[str, tuple[Phase, str, tuple[str, ...]]] = {
-    "phase1_more": ("finetune", "plain", ()),
-    "phase1_perturbed": ("finetune", "{durable}", ()),
-    "phase1_replay": ("finetune", "plain", ("--replay", "0.5")),
-    "static": ("static", "static", ()),
-    "static_perturbed": ("static", "static-{durable}", ()),
+MODULES = {
+    "plus": (("--recipe", "plus"), 110),
+    "paper": (("--recipe", "paper", "--module.rank", "3", "--optim.lr", "3e-3"), 70),
+    "plus_plain": (("--recipe", "plus-plain"), 100),
+    "paper_perturbed": (("--recipe", "paper-perturbed", "--module.rank", "3", "--optim.lr", "3e-3"), 90),
+    "plus_long": (("--recipe", "plus"), 110),
 }
-"""Phase, recipe and further options of each rival."""
+"""Options of each module's training, and its seconds on a quiet core."""
+LABELS = {
+    "plus_plain": "plus, unperturbed",
+    "paper_perturbed": "paper, perturbed",
+    "plus_long": "plus on phase 1 on long rows",
+}
+"""What tables call modules that differ from a preset in their training."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Plan:
         base_steps: Single-stage steps from random weights.
         phase1_steps: At most, by default the backbone's; it ends when the late stage is exact on validation rows.
         module_steps: Of `paper` and `plus`.
-        rival_steps: Steps of each rival; by default the backbone's.
+        rivals: Names of the rivals to train, of those that the backbone has; by default all.
         rates: Learning rates that rivals choose from.
         sentences: Lengths of the stories.
     """
@@ -65,7 +66,7 @@ class Plan:
     base_steps: int = 300
     phase1_steps: int = 0
     module_steps: int = 1000
-    rival_steps: tuple[tuple[str, int], ...] = ()
+    rivals: tuple[str, ...] = ()
     rates: tuple[float, ...] = RATES
     sentences: tuple[int, ...] = tuple(CurveConfig().sentences)
 
@@ -75,7 +76,10 @@ class Plan:
         if not self.rates or min(self.rates) <= 0:
             raise ValueError(f"--rates is {', '.join(map(str, self.rates)) or 'empty'}; give numbers above 0")
         object.__setattr__(self, "phase1_steps", self.phase1_steps or self.model.phase1_steps)
-        object.__setattr__(self, "rival_steps", self.rival_steps or self.model.rivals)
+        possible = tuple(name for name, _ in self.model.rivals)
+        if unknown := [name for name in self.rivals if name not in possible]:
+            raise ValueError(f"--rivals has {', '.join(unknown)}; {self.backbone} has {', '.join(possible)}")
+        object.__setattr__(self, "rivals", self.rivals or possible)
 
     @property
     def model(self) -> DemoModel:
@@ -86,6 +90,12 @@ class Plan:
     def presets(self) -> tuple[str, ...]:
         """Modules that are trained."""
         return ("plus", "paper") if self.model.paper else ("plus",)
+
+    @property
+    def further_modules(self) -> tuple[str, ...]:
+        """Modules that are trained beside them with the rivals."""
+        long = ("plus_long",) if "phase1_long" in self.rivals else ()
+        return ("plus_plain", *(("paper_perturbed",) if self.model.paper else ()), *long)
 
 
 def run_demo(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan, live: bool = True) -> int:
@@ -109,19 +119,29 @@ def run_demo(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan:
     folders = {seed: out / f"seed-{seed}" for seed in seeds}
     for seed, folder in folders.items():
         prepare(folder, seed, plan.model.fresh, 32 * plan.phase1_steps // 2)
-    best: dict[str, float] = {}
+    choice: Choice | None = None
     notes: list[dict[str, Any]] = []
+    first = seeds[0]
     try:
         work = [job for seed, folder in folders.items() for job in _trainings(folder, seed, plan, dtype)]
-        rivals = [name for name, _ in plan.rival_steps] if full else []
-        if rivals:
-            work += _rival_trainings(folders[seeds[0]], seeds[0], plan, dtype, dict.fromkeys(rivals, plan.rates))
-        run_jobs(work, jobs, live)
-        if rivals:
-            best, notes = _choose_rates(out, folders[seeds[0]], seeds[0], rivals, plan.rates, jobs, live)
-            rates = {name: (rate,) for name, rate in best.items()}
-            work += [job for seed in seeds[1:] for job in _rival_trainings(folders[seed], seed, plan, dtype, rates)]
+        if not full:
             run_jobs(work, jobs, live)
+        else:
+            for seed, folder in folders.items():
+                write_long_rows(folder, seed)
+            alone = [name for name in plan.rivals if RIVALS[name].on not in RIVALS]
+            work += rival_jobs(folders[first], first, plan.model, dtype, dict.fromkeys(alone, plan.rates))
+            run_jobs(work, jobs, live)
+            choice, notes = choose(out, folders[first], first, alone, plan.rates, jobs, live)
+            # What goes on from another rival takes the rate that suits the same training from phase 1.
+            for name in plan.rivals:
+                if name not in alone:
+                    choice.rates[name] = choice.rates.get("phase1_perturbed", plan.rates[0])
+            rates = {name: (rate,) for name, rate in choice.rates.items()}
+            for seed, folder in folders.items():
+                work += rival_jobs(folder, seed, plan.model, dtype, rates)
+                work += _further_modules(folder, seed, plan, dtype, choice)
+            run_jobs(list({job.name: job for job in work}.values()), jobs, live)
     except ChildProcessError as error:
         print(error, file=sys.stderr)
         return 1
@@ -131,7 +151,7 @@ def run_demo(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan:
         {
             name: options
             for seed, folder in folders.items()
-            for name, options in _systems(folder, seed, plan, best).items()
+            for name, options in _systems(folder, seed, plan, choice).items()
         },
         curve={"rows": plan.rows, "sentences": list(plan.sentences)},
         seed=seeds[0],
@@ -151,84 +171,42 @@ def run_demo(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan:
 
 def _trainings(folder: Path, seed: int, plan: Plan, dtype: str) -> list[Job]:
     """Base, phase 1 and the presets of one seed; names are those of the output folders."""
-    module = (*common_options(seed, dtype), *length(plan.module_steps), "--eval-steps", "250")
-    options = {
-        "plus": (*module, "--recipe", "plus", *plan.model.plus),
-        "paper": (*module, "--recipe", "paper", "--module.rank", "3", "--optim.lr", "3e-3"),
-    }
-    seconds = {"plus": 110, "paper": 70}
     return phase1_jobs(folder, seed, dtype, plan.base_steps, plan.phase1_steps) + [
-        training(preset, "synthesize", folder, "phase1/model", "train.jsonl", seconds[preset], *options[preset])
-        for preset in plan.presets
+        _module(folder, seed, plan, dtype, preset, "phase1") for preset in plan.presets
     ]
 
 
-def _rival_trainings(
-    folder: Path, seed: int, plan: Plan, dtype: str, rates: Mapping[str, tuple[float, ...]]
-) -> list[Job]:
-    """The rivals' trainings, at these learning rates."""
-    jobs = []
-    for name, steps in plan.rival_steps:
-        phase, recipe, extra = RIVAL_TRAININGS[name]
-        recipe = recipe.format(durable=plan.model.durable)
-        for rate in rates[name]:
-            tuned = ("--recipe", recipe, "--optim.lr", str(rate), "--optim.late-weight", "3", *extra)
-            options = (*common_options(seed, dtype), *tuned, *length(steps), "--eval-steps", "400")
-            jobs.append(training(f"{name}-{rate:g}", phase, folder, "phase1/model", "train.jsonl", 120, *options))
-    return jobs
+def _further_modules(folder: Path, seed: int, plan: Plan, dtype: str, choice: Choice) -> list[Job]:
+    """Modules beside the presets, the last one on phase 1 on long rows."""
+    long = f"phase1_long-{choice.rates.get('phase1_long', 0):g}"
+    return [
+        _module(folder, seed, plan, dtype, name, long if name == "plus_long" else "phase1")
+        for name in plan.further_modules
+    ]
 
 
-def _choose_rates(
-    out: Path, folder: Path, seed: int, rivals: Sequence[str], rates: Sequence[float], jobs: int, live: bool
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Each rival's best rate by late accuracy on validation rows, mean over the lengths; and a table of all."""
-    systems = {
-        f"{name}-{rate:g}": _rival_system(folder, seed, name, rate, label=f"{name}-{rate:g}")
-        for name in rivals
-        for rate in rates
-    }
-    _, run = measure(
-        out / "choice",
-        systems,
-        curve=CHOICE,
-        seed=seed,
-        split="validation",
-        free=False,
-        title="Learning rates of the rivals",
-        jobs=jobs,
-        live=live,
-    )
-    scores = {result.name: _mean_late(run, result.name) for result in run.systems}
-    best = {name: max(rates, key=lambda rate: scores[f"{name}-{rate:g}"]) for name in rivals}
-    table = [["rival", *(f"{rate:g}" for rate in rates), "chosen"]]
-    for name in rivals:
-        table.append([RIVALS[name], *(amount(scores[f"{name}-{rate:g}"]) for rate in rates), f"{best[name]:g}"])
-    write_json(out / "rates.json", {"late_accuracy": scores, "chosen": best})
-    caption = f"Late accuracy on validation rows of seed {seed} at each learning rate, mean over the lengths."
-    return best, [{"title": "Learning rates of the rivals", "blocks": [{"table": table, "caption": caption}]}]
+def _module(folder: Path, seed: int, plan: Plan, dtype: str, name: str, on: str) -> Job:
+    recipe, seconds = MODULES[name]
+    options = (*common_options(seed, dtype), *length(plan.module_steps), "--eval-steps", "250", *recipe)
+    if name != "plus_plain" and name.startswith("plus"):
+        options = (*options, *plan.model.plus)
+    return training(name, "synthesize", folder, f"{on}/model", "train.jsonl", seconds, *options)
 
 
-def _mean_late(run: Run, name: str) -> float:
-    result = next(result for result in run.systems if result.name == name)
-    shares = [sum(late.values()) / len(late) for late in map(result.late_at, result.places)]
-    return sum(shares) / len(shares)
-
-
-def _rival_system(folder: Path, seed: int, name: str, rate: float, label: str) -> dict[str, Any]:
-    replay = {"late_replay": True} if name == "phase1_replay" else {}
-    return system(folder / f"{name}-{rate:g}", seed, label, **replay)
-
-
-def _systems(folder: Path, seed: int, plan: Plan, best: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+def _systems(folder: Path, seed: int, plan: Plan, choice: Choice | None) -> dict[str, dict[str, Any]]:
     """Everything that is measured of a seed, in the order of tables."""
     systems = {f"phase1-{seed}": system(folder / "phase1", seed, "phase 1")}
-    for whose, label in (("other", "another prompt's"), ("own", "own")):
+    for whose in ("other", "own") if choice is None else ("other", "mean", "own"):
         anchored = {"memory": "anchor", "update": whose}
+        label = {"other": "another prompt's", "mean": "the mean", "own": "own"}[whose]
         systems[f"anchor-{whose}-{seed}"] = system(folder / "phase1", seed, f"phase 1, anchored, {label}", **anchored)
     for preset in reversed(plan.presets):
         systems |= module_systems(folder / preset, seed, preset)
-    for name, rate in best.items():
-        systems[f"{name}-{seed}"] = _rival_system(folder, seed, name, rate, RIVALS[name])
+    if choice is not None:
+        for name in plan.further_modules:
+            conditions = ("own",) if name == "plus_long" else ("own", "other", "wiped")
+            systems |= module_systems(folder / name, seed, name, conditions, LABELS[name])
+        systems |= rival_systems(folder, seed, choice)
     return systems
 
 

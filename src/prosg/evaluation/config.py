@@ -45,6 +45,10 @@ class SystemConfig:
         prompt: Whether the prompt is read once or twice.
         replay_every: Read the prompt again each time so many tokens of the answer have been written; 0: never.
         late_replay: In curves, read the prompt again before the late stage.
+        refresh_every: Begin the state anew from the prompt's end each time so many tokens of the answer have been
+            written; 0: never.
+        late_refresh: In curves, begin it anew before the late stage.
+        refresh_keep: Tokens at the answer's end that are then read once more.
         window: Show the module the prompt in windows of this many tokens; 0: all at once.
         template: How a prompt is written for this model: none, world, pile or raven; "" as the rows are.
         endpoint: Options of a server that speaks the OpenAI API, instead of `model`; `requests` and `tokens` cap what
@@ -67,6 +71,9 @@ class SystemConfig:
     prompt: Literal["once", "twice"] = "once"
     replay_every: int = 0
     late_replay: bool = False
+    refresh_every: int = 0
+    late_refresh: bool = False
+    refresh_keep: int = 50
     window: int = 0
     template: str = ""
     endpoint: dict[str, Any] = field(default_factory=dict)

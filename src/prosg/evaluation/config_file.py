@@ -100,8 +100,10 @@ def _check_system(name: str, system: SystemConfig) -> None:
         raise ValueError(f"{where}: label is {system.label!r}; it must be one line of text")
     if system.tau and system.tau < 1:
         raise ValueError(f"{where}: tau is {system.tau:g}; it must be at least 1 token, or 0 for the default")
-    if system.replay_every < 0 or system.window < 0:
-        raise ValueError(f"{where}: replay_every and window must be 0 or more")
+    if min(system.replay_every, system.refresh_every, system.refresh_keep, system.window) < 0:
+        raise ValueError(f"{where}: replay_every, refresh_every, refresh_keep and window must be 0 or more")
+    if system.refresh_every and not system.refresh_keep:
+        raise ValueError(f"{where}: refresh_every needs refresh_keep to be at least 1 token")
     try:
         known_template(system.template)
     except ValueError as error:

@@ -40,6 +40,8 @@ class ControlledAnswer(NamedTuple):
     text: str
     distance_tokens: int
     """tokens generated, or given, before the late stage"""
+    finite: bool
+    """whether the model's logits were numbers all along"""
 
 
 def late_tokens(rows: Sequence[EncodedRow]) -> int:
@@ -57,6 +59,8 @@ class LateStages:
         markers: The text that opens each row's late stage.
         turns: Other turns of each row, read after the story; empty for none.
         replay: Whether the prompt is read again before the marker (a rival that needs no module).
+        refresh: Begin the late stage from the prompt's end, with so many tokens of the story's end read once more; None
+            goes on from the story's.
         end_token: Id of the token that ends an answer.
     """
 
@@ -69,29 +73,42 @@ class LateStages:
         *,
         turns: Sequence[str] = (),
         replay: bool = False,
+        refresh: int | None = None,
         end_token: int = Sampling.end_token,
     ) -> None:
         self.backbone, self.tokenizer, self.rows = backbone, tokenizer, rows
         self.markers = [tokenizer.encode(marker) for marker in markers]
         self.turns = [tokenizer.encode(text) for text in turns] if turns else [[] for _ in rows]
         self.prompts = [row.prompt if replay else [] for row in rows]
-        self.end_token = end_token
+        self.refresh, self.end_token = refresh, end_token
 
-    def write(self, place: EncodedPrompt, stories: Sequence[list[int]]) -> list[ControlledAnswer]:
-        """Every row's answer, from the place after its story: turns and marker are read, the late stage is written."""
-        forced = [a + b + c for a, b, c in zip(self.turns, self.prompts, self.markers, strict=True)]
+    def write(self, begin: EncodedPrompt, place: EncodedPrompt, stories: Sequence[list[int]]) -> list[ControlledAnswer]:
+        """Writes every row's late stage, after its turns and its marker.
+
+        Args:
+            begin: The rows' prompts, for states that are begun anew.
+            place: After the rows' stories.
+            stories: Their token ids.
+        """
+        before = [story + turn for story, turn in zip(stories, self.turns, strict=True)]
+        read = self.turns
+        if self.refresh is not None:
+            place = begin
+            read = [ids[len(ids) - min(self.refresh, len(ids)) :] for ids in before]
+        forced = [a + b + c for a, b, c in zip(read, self.prompts, self.markers, strict=True)]
         lengths = torch.tensor([len(ids) for ids in forced], device=place.logits.device)
         place = advance(self.backbone, place, pad(forced).to(place.logits.device), lengths)
         sampling = Sampling(max_tokens=late_tokens(self.rows), temperature=0.0, end_token=self.end_token)
         late: list[list[int]] = [[] for _ in forced]
+        finite = place.logits.amax(1).isfinite()
         for step in decode(self.backbone, place, sampling):
+            finite = finite & (step.finite | ~step.running)
             for ids, token, running in zip(late, step.token.tolist(), step.running.tolist(), strict=True):
                 if running and token != self.end_token:
                     ids.append(token)
-        before = [story + turn for story, turn in zip(stories, self.turns, strict=True)]
         return [
-            ControlledAnswer(self.tokenizer.decode(ids + marker + end), len(ids))
-            for ids, marker, end in zip(before, self.markers, late, strict=True)
+            ControlledAnswer(self.tokenizer.decode(ids + marker + end), len(ids), numbers)
+            for ids, marker, end, numbers in zip(before, self.markers, late, finite.tolist(), strict=True)
         ]
 
 
@@ -102,6 +119,8 @@ def length_controlled(
     seed: int,
     *,
     replay: Replay | None = None,
+    refresh_every: int = 0,
+    refresh_keep: int = Sampling.refresh_keep,
     tokens_per_sentence: int = Sampling.tokens_per_sentence,
     tell: Callable[[float], None] | None = None,
 ) -> list[list[ControlledAnswer]]:
@@ -113,6 +132,7 @@ def length_controlled(
         sentences: Lengths of the stories.
         seed: Of the stories.
         replay: Prompts that are read again while the story is written.
+        refresh_every, refresh_keep: As in `Sampling`, while the story is written.
         tokens_per_sentence: A story that has not ended its sentences after so many tokens each is judged where it is.
         tell: Gets the share done.
 
@@ -129,6 +149,8 @@ def length_controlled(
         force_marker=["held"] * encoded.batch,  # the tokens are given below
         end_token=late.end_token,
         tokens_per_sentence=tokens_per_sentence,
+        refresh_every=refresh_every,
+        refresh_keep=refresh_keep,
     )
     steps = decode(
         late.backbone,
@@ -143,7 +165,8 @@ def length_controlled(
     written = torch.zeros(encoded.batch, dtype=torch.int64, device=device)
     for step in steps:  # the place before a step is the one after the token of the step before
         for n in sentences:
-            arrived = (lengths[n] == 0) & ((written >= n) | (len(story) == sampling.longest_story))
+            ended = ~step.finite | (len(story) == sampling.longest_story)
+            arrived = (lengths[n] == 0) & ((written >= n) | ended)
             if story and bool(arrived.any()):
                 forks[n] = _fork(forks[n], step.before, arrived.nonzero().squeeze(1))
                 lengths[n] = lengths[n].masked_fill(arrived, len(story))
@@ -155,7 +178,7 @@ def length_controlled(
             tell(float(written.min()) / longest)
     table = torch.stack(story, 1).tolist()
     return [
-        late.write(forks[n], [row[:end] for row, end in zip(table, lengths[n].tolist(), strict=True)])
+        late.write(encoded, forks[n], [row[:end] for row, end in zip(table, lengths[n].tolist(), strict=True)])
         for n in sentences
     ]
 
@@ -188,6 +211,7 @@ def read_stories(
     Raises:
         ValueError: for stories that do not begin with one another.
     """
+    begin = encoded
     read, ids = [""] * encoded.batch, [list[int]() for _ in late.rows]
     answers = []
     for number, texts in enumerate(stories, 1):
@@ -197,7 +221,7 @@ def read_stories(
         lengths = torch.tensor([len(row) for row in more], device=encoded.logits.device)
         encoded = advance(late.backbone, encoded, pad(more).to(encoded.logits.device), lengths)
         ids, read = [a + b for a, b in zip(ids, more, strict=True)], list(texts)
-        answers.append(late.write(encoded, ids))
+        answers.append(late.write(begin, encoded, ids))
         if tell is not None:
             tell(number / len(stories))
     return answers

@@ -77,24 +77,15 @@ def accuracy(measurement: Measurement) -> dict[str, Any]:
         measurement.tell,
     )
     measurement.answers[:] = answers
-    return {"answers": len(answers), "read_again": _tokens_read_again(measurement, local, answers)}
-
-
-def _tokens_read_again(measurement: Measurement, local: LocalSystem, answers: Sequence[Answer]) -> float | None:
-    """Tokens of the prompt that were read again, mean over answers; None where none are."""
-    every = measurement.system.replay_every
-    if not every:
-        return None
-    longest = measurement.config.generation.max_tokens  # nothing is read after a token that is written last there
-    times = (min(answer.tokens, longest - 1) // every for answer in answers)
-    tokens = (n * len(row.prompt) for n, row in zip(times, local.encoded_rows, strict=True))
-    return sum(tokens) / len(answers)
+    longest = config.generation.max_tokens  # nothing is read after a token that is written last there
+    again = [local.read_again(i, min(answer.tokens, longest - 1)) for i, answer in enumerate(answers)]
+    return {"answers": len(answers), "read_again": sum(again) / len(again) if local.rereads else None}
 
 
 def perplexity(measurement: Measurement) -> dict[str, Any]:
     """Scores every row's own answer, by id."""
-    if measurement.system.replay_every:
-        return {"left_out": "the prompt is read again while an answer is written, and here none is"}
+    if measurement.system.replay_every or measurement.system.refresh_every:
+        return {"left_out": "something is read again while an answer is written, and here none is"}
     if any(not row.answer for row in measurement.rows):
         return {"left_out": "the rows have no answers to score"}
     scores = measurement.prepare(measurement.rows).scores(measurement.config.batch_size)
@@ -104,6 +95,8 @@ def perplexity(measurement: Measurement) -> dict[str, Any]:
 def curve(measurement: Measurement) -> dict[str, Any]:
     """Late stages at every place of the curve, on generated rows."""
     config, options = measurement.config, measurement.config.curve
+    if options.filler and (measurement.system.replay_every or measurement.system.refresh_every):
+        return {"left_out": "the story is given, and nothing is read again while none is written"}
     kinds = kinds_of(config)
     if unfit := [kind for kind in kinds if KINDS[kind].leaks or not KINDS[kind].staged]:
         return {"left_out": f"kinds that restate what they ask for, or have no late stage: {', '.join(unfit)}"}
@@ -186,11 +179,21 @@ def _late_answers(
         if difficulty.turns
         else (),
         replay=system.late_replay,
+        refresh=system.refresh_keep if system.late_refresh else None,
         end_token=measurement.config.generation.end_token,
     )
     if difficulty.filler is None:
         replay = local.replay(range(len(rows)))
-        cells = length_controlled(late, encoded, sentences, data.seed, replay=replay, tell=measurement.tell)
+        cells = length_controlled(
+            late,
+            encoded,
+            sentences,
+            data.seed,
+            replay=replay,
+            refresh_every=system.refresh_every,
+            refresh_keep=system.refresh_keep,
+            tell=measurement.tell,
+        )
     else:
         stories = []
         for n in sorted(sentences):  # the same contents, and stories that begin alike
@@ -199,15 +202,18 @@ def _late_answers(
     place = {name: number for name, number in asked.items() if number is not None and name != "prompt_tokens"}
     answers = []
     for length, cell in zip(sentences if difficulty.filler is None else sorted(sentences), cells, strict=True):
-        for row, tokens, written in zip(local.rows, local.encoded_rows, cell, strict=True):
+        for number, (row, written) in enumerate(zip(local.rows, cell, strict=True)):
             answer: dict[str, Any] = {**place, "id": row.id, "kind": row.kind, "sentences": length}
             answer |= {"text": written.text, "distance_tokens": written.distance_tokens}
-            answer["right"] = check_stages(row, written.text, length_controlled=True)
-            again = (written.distance_tokens // system.replay_every if system.replay_every else 0) + system.late_replay
-            if system.replay_every or system.late_replay:
-                answer["read_again"] = again * len(tokens.prompt)
+            right = check_stages(row, written.text, length_controlled=True)
+            answer["right"] = [stage and written.finite for stage in right]
+            if not written.finite:
+                answer["finite"] = False
+            if local.rereads:
+                answer["read_again"] = local.read_again(number, written.distance_tokens, late=True)
             if asked.get("prompt_tokens") is not None:
-                answer |= {"prompt_tokens": len(tokens.prompt), "prompt_tokens_asked": asked["prompt_tokens"]}
+                answer["prompt_tokens"] = len(local.encoded_rows[number].prompt)
+                answer["prompt_tokens_asked"] = asked["prompt_tokens"]
             answers.append(answer)
     return answers
 

@@ -10,6 +10,7 @@ from typing import Any
 from prosg.evaluation.places import Place
 from prosg.evaluation.results import Run, SystemResult
 from prosg.evaluation.statistics import mean_of
+from prosg.generation.text import NOT_FINITE
 from prosg.model.perplexity import summarize
 
 __all__ = ["ResultRow", "result_rows"]
@@ -44,6 +45,8 @@ class ResultRow:
         sample_perplexity: Mean over rows of each row's own.
         late_perplexity: Over the tokens of last stages.
         undecided: Answers with a stage that is neither right nor wrong.
+        cost: Tokens read and written before the late stage, for each one that was written.
+        not_finite: Answers in which the model's logits were no numbers any more; they count as wrong.
     """
 
     backbone: str
@@ -70,6 +73,8 @@ class ResultRow:
     sample_perplexity: float | None = None
     late_perplexity: float | None = None
     undecided: int | None = None
+    cost: float | None = None
+    not_finite: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, without what does not apply."""
@@ -115,6 +120,7 @@ def _free_row(system: SystemResult, common: Mapping[str, Any]) -> ResultRow:
         sample_perplexity=scores.sample_perplexity if scores else None,
         late_perplexity=scores.late_perplexity if scores else None,
         undecided=sum(None in stages for stages in system.verdicts.values()),
+        not_finite=sum(answer.reason == NOT_FINITE for answer in system.answers.values()) or None,
     )
 
 
@@ -122,6 +128,7 @@ def _place_row(system: SystemResult, place: Place, kind: str, common: Mapping[st
     answers = system.at(place, kind)
     late, whole = mean_of(system.late_at(place, kind)), mean_of(system.all_at(place, kind))
     assert late is not None and whole is not None
+    written = sum(answer.distance_tokens for answer in answers)
     prompts = [answer.prompt_tokens for answer in answers if answer.prompt_tokens is not None]
     return ResultRow(
         **common,
@@ -131,9 +138,11 @@ def _place_row(system: SystemResult, place: Place, kind: str, common: Mapping[st
         accuracy=whole.mean,
         late_accuracy=late.mean,
         late_interval=(late.low, late.high),
-        distance_tokens=round(sum(answer.distance_tokens for answer in answers) / len(answers)),
+        distance_tokens=round(written / len(answers)),
         sentences=place.sentences,
         prompt_tokens=round(sum(prompts) / len(prompts)) if prompts else None,
         turns=place.turns,
         items=place.items,
+        cost=round(1 + sum(answer.read_again or 0 for answer in answers) / max(written, 1), 3),
+        not_finite=sum(not answer.finite for answer in answers) or None,
     )

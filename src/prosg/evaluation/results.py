@@ -17,6 +17,7 @@ from prosg.data.row import Row
 from prosg.evaluation.answer_cache import Answer
 from prosg.evaluation.config import SystemConfig
 from prosg.evaluation.places import Place
+from prosg.generation.text import NOT_FINITE
 from prosg.model.perplexity import RowScore
 
 __all__ = ["CurveAnswer", "Run", "SystemResult"]
@@ -34,7 +35,9 @@ class CurveAnswer(NamedTuple):
     right: tuple[bool, ...]
     """by stage"""
     read_again: int | None
-    """tokens of the prompt that were read again on the way"""
+    """tokens of prompt and answer that were read again on the way"""
+    finite: bool
+    """whether the model's logits were numbers all along; where not, every stage counts as wrong"""
     prompt_tokens: int | None
     """length of the prompt, where lengths were asked for"""
 
@@ -50,6 +53,7 @@ class CurveAnswer(NamedTuple):
             answer["distance_tokens"],
             tuple(answer["right"]),
             answer.get("read_again"),
+            answer.get("finite", True),
             prompt_tokens,
         )
 
@@ -74,7 +78,7 @@ class SystemResult:
         overhead: Time and bytes.
         left_out: Measure -> why it was left out.
         refused: Rows that an endpoint gave no answer to, but an error or something that is no reply.
-        read_again: Tokens of the prompt that were read again while an answer was written, mean over answers.
+        read_again: Tokens of prompt and answer that were read again while an answer was written, mean over answers.
         seconds: That measuring took.
     """
 
@@ -161,9 +165,22 @@ class SystemResult:
         return {answer.id: float(all(answer.right)) for answer in self.at(place, kind)}
 
     def read_again_at(self, place: Place) -> float | None:
-        """Tokens of the prompt that were read again on the way to a place, mean over answers."""
+        """Tokens of prompt and answer that were read again on the way to a place, mean over answers."""
         tokens = [answer.read_again for answer in self.at(place) if answer.read_again is not None]
         return sum(tokens) / len(tokens) if tokens else None
+
+    def cost_at(self, place: Place) -> float | None:
+        """Tokens read and written on the way to a place, for each one that was written."""
+        written = sum(answer.distance_tokens for answer in self.at(place))
+        again = sum(answer.read_again or 0 for answer in self.at(place))
+        return 1 + again / written if written else None
+
+    @property
+    def not_finite(self) -> int:
+        """Answers in which the model's logits were no numbers any more."""
+        return sum(not answer.finite for answer in (*self.curve, *self.capacity)) + sum(
+            answer.reason == NOT_FINITE for answer in self.answers.values()
+        )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from prosg.evaluation.config import SystemConfig
 from prosg.evaluation.ifeval.scoring import IFEvalResult, score_ifeval
 from prosg.evaluation.results import CurveAnswer, Run, SystemResult
 from prosg.evaluation.rows import as_ifeval
+from prosg.generation.text import NOT_FINITE
 from prosg.model.perplexity import RowScore
 
 __all__ = ["ifeval_of", "system_result"]
@@ -42,7 +43,7 @@ def system_result(
     left_out = {measure: str(result["left_out"]) for measure, result in results.items() if "left_out" in result}
     results = {measure: result for measure, result in results.items() if measure not in left_out}
     by_row = {answer.id: answer for answer in answers if answer.id in rows} if "accuracy" in results else {}
-    verdicts = {key: _verdicts(rows[key], answer.text, judged.get(key)) for key, answer in by_row.items()}
+    verdicts = {key: _verdicts(rows[key], answer, judged.get(key)) for key, answer in by_row.items()}
     about: Mapping[str, Any] = next((part for part in parts.values() if part is not None), {})
     return SystemResult(
         folder=folder,
@@ -65,11 +66,14 @@ def system_result(
     )
 
 
-def _verdicts(row: Row, text: str, judged: Mapping[str, Any] | None) -> tuple[bool | None, ...]:
+def _verdicts(row: Row, answer: Answer, judged: Mapping[str, Any] | None) -> tuple[bool | None, ...]:
     """By programmatic checks where the row has them, else by the judge, unless what it judged was another answer.
 
-    IFEval's instructions are checked strictly.
+    IFEval's instructions are checked strictly. In an answer that ended because logits were not finite all is wrong.
     """
+    text = answer.text
+    if answer.reason == NOT_FINITE:
+        return (False,) * (len(row.stages) or 1)
     if (asked := as_ifeval(row)) is not None:
         return tuple(instruction.followed_by(text) for instruction in asked.instructions)
     if row.stages:

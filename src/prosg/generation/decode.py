@@ -6,11 +6,15 @@ The first token comes from the prompt's own last logits; from then on every step
 place in a text is an `EncodedPrompt`, whose rows can be taken and joined: `advance` takes one in and gives one out, so
 stories can be forked and batches can change between steps.
 
+Where `refresh_every` is set, the state is begun anew so often: from the prompt's end, the answer's last tokens are read
+once more. What was written before them is then forgotten, and the prompt is not.
+
 Random numbers are a function of (seed, step, row number): what is drawn for a row does not depend on its batch.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -39,6 +43,8 @@ class Step(NamedTuple):
     """(B,) int64: sentences written under length control, this token included"""
     before: EncodedPrompt
     """the place in the text before this token was read"""
+    finite: Tensor
+    """(B,) bool: False from where a row's logits are no numbers; the row has ended there"""
 
 
 class Replay(NamedTuple):
@@ -93,20 +99,27 @@ def decode(
         replay: Prompts to read again on the way.
     """
     control = LengthControl(sampling, markers, ends_sentence, encoded.logits)
-    device = encoded.logits.device
+    device, begin = encoded.logits.device, encoded
+    recent: deque[Tensor] = deque(maxlen=sampling.refresh_keep)
     numbers = np.arange(encoded.batch) if numbers is None else numbers
     running = torch.ones(encoded.batch, dtype=torch.bool, device=device)
+    finite = running
     longest = sampling.max_tokens + sampling.longest_story
     for step in range(longest):
+        finite = finite & encoded.logits.amax(1).isfinite()  # of no number, an infinite one, or none that is not
         random = torch.from_numpy(uniforms(sampling.seed, step, numbers, 1)[:, 0]).float().to(device)
-        token = pick(control.mask(encoded.logits), control.temperature, random, sampling.top_k, sampling.top_p)
-        token = control.force(token)
+        logits = encoded.logits.masked_fill(~finite.unsqueeze(1), 0.0)
+        token = pick(control.mask(logits), control.temperature, random, sampling.top_k, sampling.top_p)
+        token = torch.where(finite, control.force(token), sampling.end_token)
         control.update(token, step + 1)
-        yield Step(token, running.clone(), control.sentences.clone(), encoded)
+        yield Step(token, running.clone(), control.sentences.clone(), encoded, finite)
         running = running & (token != sampling.end_token)
         if not bool(running.any()) or step + 1 == longest:
             return
-        if replay is None or (step + 1) % replay.every:
+        recent.append(token)
+        if sampling.refresh_every and (step + 1) % sampling.refresh_every == 0:
+            encoded = advance(backbone, begin, torch.stack([*recent], 1))
+        elif replay is None or (step + 1) % replay.every:
             encoded = advance(backbone, encoded, token.unsqueeze(1))
         else:
             texts = [[*prompt, last] for prompt, last in zip(replay.prompts, token.tolist(), strict=True)]

@@ -28,6 +28,9 @@ class Sampling:
         late_temperature: Temperature from the marker on.
         end_token: Id of the token that ends an answer.
         tokens_per_sentence: Tokens that a held story may take per sentence, on average, before its marker is forced.
+        refresh_every: Begin the state anew from the prompt's end each time so many tokens of the answer have been
+            written; 0 never does.
+        refresh_keep: Tokens at the answer's end that are then read once more.
     """
 
     max_tokens: int = 256
@@ -41,14 +44,20 @@ class Sampling:
     late_temperature: float = 0.0
     end_token: int = 0
     tokens_per_sentence: int = 24
+    refresh_every: int = 0
+    refresh_keep: int = 50
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "tokens_per_sentence"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
-        for name in ("temperature", "late_temperature", "top_k", "hold_until"):
+        for name in ("temperature", "late_temperature", "top_k", "hold_until", "refresh_every", "refresh_keep"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
+        if self.refresh_every and not self.refresh_keep:
+            raise ValueError(
+                "refresh_keep is 0; a state that is begun anew reads at least the last token, so give 1 or more"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}, must be above 0 and at most 1")
         if isinstance(self.stop, str):  # a string is a sequence of strings, too: its characters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,10 @@ from prosg.generation.length_control import sentence_ends
 from prosg.generation.sampling import Sampling
 from prosg.tokenizers.base import Tokenizer
 
-__all__ = ["Generation", "generate_texts", "stream_text"]
+__all__ = ["NOT_FINITE", "Generation", "generate_texts", "stream_text"]
+
+NOT_FINITE = "not_finite"
+NOT_FINITE_WORDS = "the model's logits are not finite (its memory or its weights have overflowed)"
 
 
 class Generation(NamedTuple):
@@ -25,7 +29,7 @@ class Generation(NamedTuple):
     ids: list[int]
     """without the end token"""
     reason: str
-    """why it ended: "end", "stop" or "length\""""
+    """why it ended: "end", "stop", "length", or "not_finite" where the model's logits were no numbers any more"""
 
 
 class _Control(NamedTuple):
@@ -79,11 +83,13 @@ def generate_texts(
     for step in decode(
         backbone, encoded, sampling, markers=markers, ends_sentence=ends, numbers=numbers, replay=replay
     ):
-        for writer, token in zip(writers, step.token.tolist(), strict=True):
+        for writer, token, finite in zip(writers, step.token.tolist(), step.finite.tolist(), strict=True):
             if not writer.reason:
-                writer.write(token, sampling.end_token)
+                writer.write(token, sampling.end_token, finite)
         if all(writer.reason for writer in writers):
             break
+    if broken := sum(writer.reason == NOT_FINITE for writer in writers):
+        warnings.warn(f"{NOT_FINITE_WORDS}; {broken} of {len(writers)} answers end there", RuntimeWarning, stacklevel=2)
     return [writer.finish() for writer in writers]
 
 
@@ -95,8 +101,11 @@ class _Writer:
         self.ids: list[int] = []
         self.text, self.reason = "", ""
 
-    def write(self, token: int, end_token: int) -> None:
-        """Takes in one token."""
+    def write(self, token: int, end_token: int, finite: bool) -> None:
+        """Takes in one token, drawn from logits that were finite or not."""
+        if not finite:
+            self.reason = NOT_FINITE
+            return
         if token == end_token:
             self.reason = "end"
             return
@@ -132,6 +141,8 @@ def stream_text(
     markers, ends = _Control.of(sampling, tokenizer, encoded)
     for step in decode(backbone, encoded, sampling, markers=markers, ends_sentence=ends):
         token = int(step.token)
+        if not bool(step.finite):
+            warnings.warn(f"{NOT_FINITE_WORDS}; the answer ends there", RuntimeWarning, stacklevel=2)
         if token == sampling.end_token:
             break
         pending += decoder.push(token)

@@ -49,6 +49,10 @@ class Scored(NamedTuple):
 class StatePerturber(Protocol):
     """What training does to recurrent states between the calls of a backbone; see `prosg.training.perturbation`."""
 
+    def at_start(self, model: ProSG) -> State | None:
+        """The state from which prompts are read; None for the model's initial one."""
+        ...
+
     def at_prompt_end(self, model: ProSG, state: State) -> State:
         """The state from which an answer is read, given the one after its prompt."""
         ...
@@ -212,7 +216,7 @@ class ProSG(nn.Module):
         """
         read = partial(encode_with_gradients, self.backbone, self.synthesizer, self.initial, chunk=self.chunk)
         if self.backbone.continues:
-            encoded = read(prompt, prompt_lengths)
+            encoded = read(prompt, prompt_lengths, None if perturber is None else perturber.at_start(self))
             if self.anchor is not None:
                 encoded = self.anchored(encoded)
             start, interruption = encoded, None

@@ -104,6 +104,7 @@ def encode_with_gradients(
     initial: InitialState | None,
     prompt: Tensor,
     lengths: Tensor,
+    start: State | None = None,
     chunk: int = CHUNK,
 ) -> EncodedPrompt:
     """Encodes prompts for training (eq. 1, 13-20).
@@ -117,16 +118,19 @@ def encode_with_gradients(
         initial: A learned initial state; None for the backbone's own.
         prompt: Token ids (B, T), padded on the right.
         lengths: Valid tokens of each row (B,).
+        start: The state from which prompts are read; by default the learned one, or the backbone's own.
         chunk: Tokens per call, where it is read chunk by chunk.
     """
     learned = [*backbone.parameters(), *([] if initial is None else initial.parameters())]
     frozen = not any(parameter.requires_grad for parameter in learned)
     in_chunks = backbone.continues and (frozen or backbone.checkpoint_every > 0)
+    if start is None and initial is not None:
+        start = initial(backbone.init_state(prompt.shape[0]))
     state, reads, logits = read_prompt(
         backbone,
         prompt,
         lengths,
-        None if initial is None else initial(backbone.init_state(prompt.shape[0])),
+        start,
         synthesizer,
         Reads(lengths, ()) if synthesizer is None else synthesizer.init(lengths),
         chunk=chunk if in_chunks else prompt.shape[1],

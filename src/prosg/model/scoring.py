@@ -17,7 +17,7 @@ from torch import Tensor
 from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
-from prosg.core.tensors import valid_mask, wide
+from prosg.core.tensors import join_texts, valid_mask, wide
 
 __all__ = ["AnswerScores", "Interruption", "score_answer", "score_in_one_call", "token_scores"]
 
@@ -101,7 +101,7 @@ def score_in_one_call(
         The scores, and the logits (B, V) that predicted each answer's first token in this call.
     """
     read = prompt_lengths + lengths - 1
-    rows = _joined(prompt, prompt_lengths, answer, max(int(read.max()), 1))
+    rows = join_texts(prompt, prompt_lengths, answer, max(int(read.max()), 1))
     update = None if encoded is None else encoded.update
     output = backbone(rows, update=update, update_from=prompt_lengths, lengths=read, keep_state=False)
     assert output.logits is not None
@@ -143,14 +143,3 @@ def _with_first_token(logits: Tensor, answer: Tensor, later: AnswerScores) -> An
     first = F.cross_entropy(wide(logits), answer[:, 0], reduction="none").unsqueeze(1)
     hit = (logits.argmax(1) == answer[:, 0]).unsqueeze(1)
     return AnswerScores(torch.cat([first, later.nll], 1), torch.cat([hit, later.hits], 1))
-
-
-def _joined(front: Tensor, lengths: Tensor, answer: Tensor, width: int) -> Tensor:
-    """(B, width) `lengths` (B,) tokens of each row of `front`, then the row of `answer`."""
-    place = torch.arange(width, device=answer.device)
-    behind = place - lengths.unsqueeze(1)
-    return torch.where(
-        behind < 0,
-        front.gather(1, place.clamp(max=front.shape[1] - 1).expand(len(front), -1)),
-        answer.gather(1, behind.clamp(min=0, max=answer.shape[1] - 1)),
-    )

@@ -44,7 +44,12 @@ class Perturbation:
         load_weight: Largest natural logarithm of the loaded memory's weight; drawn from U(0, load_weight).
         bank_size: Number of long-text states kept for loading.
         bank_rows: Number of them that read on in each micro-batch.
-        bank_restart: Probability that a state which reads on starts again from a prompt of the batch.
+        bank_restart: Probability that a state which reads on starts again.
+        bank_start: Where states of the bank start: prompt, the state after a prompt of the batch, under its update; or
+            empty, so that they hold stories only. Without a synthesized update nothing says which of two prompts is
+            meant, so the default is prompt where there is one, else empty.
+        bank_reads: What they read: story, answers before their last stage; or row, prompts and whole answers.
+        start: Probability that a prompt is read from a state of the bank instead of the initial one (state passing).
     """
 
     wipe_first: float = 0.0
@@ -61,12 +66,16 @@ class Perturbation:
     bank_size: int = 64
     bank_rows: int = 16
     bank_restart: float = 0.06
+    bank_start: Literal["", "prompt", "empty"] = ""
+    bank_reads: Literal["story", "row"] = "story"
+    start: float = 0.0
 
     KINDS: ClassVar[dict[str, tuple[str, ...]]] = {
         "wipe": ("wipe_first", "wipe_last"),
         "swap": ("swap",),
         "load": ("load", "load_story"),
         "age": ("age", "cut"),
+        "start": ("start",),
     }
     """Kind of perturbation (as in `Backbone.perturbations`) -> the options with its probabilities."""
 
@@ -80,9 +89,9 @@ class Perturbation:
         _check_range(self, "perturbation.", ["bank_rows"], 1, self.bank_size, f"be 1 to bank_size ({self.bank_size})")
 
     @property
-    def loads(self) -> bool:
-        """Whether states are loaded, which needs a bank of them."""
-        return self.load > 0 or self.load_story > 0
+    def uses_bank(self) -> bool:
+        """Whether states of other text are needed, to be loaded or to start from."""
+        return self.load > 0 or self.load_story > 0 or self.start > 0
 
     @property
     def active(self) -> bool:

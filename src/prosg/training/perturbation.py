@@ -1,7 +1,10 @@
 """What training does to the recurrent state, never at inference: swap, wipe, load, age.
 
-An update that never had to do without the state learns to lean on it. So between two calls of the backbone, at the
-prompt's end and at one random place of the answer, each row's state may be
+An update that never had to do without the state learns to lean on it. So before the prompt a row's state may be
+
+    started   from what another text left (state passing, arXiv 2507.02782), instead of the initial state
+
+and between two calls of the backbone, at the prompt's end and at one random place of the answer, it may be
 
     swapped   another prompt's state (the next row of the batch)
     wiped     the initial state: recurrence and token shifts; the update is then the only way to the prompt
@@ -57,6 +60,10 @@ class Draws(NamedTuple):
     answer: StateChange
     position: Tensor
     """int64: how many answer tokens are read before the change inside the answer"""
+    start: Tensor
+    """bool: whether the prompt is read from a state of the bank"""
+    start_row: Tensor
+    """int64, row of the bank"""
 
 
 def draw(p: Perturbation, seed: int, step: int, progress: float, row_ids: Tensor, late_start: Tensor) -> Draws:
@@ -70,7 +77,7 @@ def draw(p: Perturbation, seed: int, step: int, progress: float, row_ids: Tensor
         row_ids: Numbers of the rows (B,) int64.
         late_start: Answer token at which each row's last stage begins (B,).
     """
-    table = torch.from_numpy(uniforms(seed, step, row_ids.numpy(), 13)).to(torch.float32)
+    table = torch.from_numpy(uniforms(seed, step, row_ids.numpy(), 15)).to(torch.float32)
     column = iter(table.unbind(1))
     swap = next(column) < p.swap
     wipe = next(column) < p.wipe_first + (p.wipe_last - p.wipe_first) * progress
@@ -90,7 +97,8 @@ def draw(p: Perturbation, seed: int, step: int, progress: float, row_ids: Tensor
     prompt_end = change(p.load, p.age, p.age_steps, torch.ones_like(has_story))
     answer = change(p.load_story, p.cut, p.cut_steps, has_story)
     position = 1 + (next(column) * (late_start - 1).clamp(min=1)).long()
-    return Draws(swap, wipe, prompt_end, answer, position)
+    start, start_row = next(column) < p.start, (next(column) * p.bank_size).long()
+    return Draws(swap, wipe, prompt_end, answer, position, start, start_row)
 
 
 def change_state(backbone: Backbone, state: State, change: StateChange, bank: State | None, reference: State) -> State:
@@ -118,6 +126,14 @@ class Perturber(NamedTuple):
 
     draws: Draws
     bank: State | None
+
+    def at_start(self, model: ProSG) -> State | None:
+        """The state from which the prompts are read; None for the initial one in every row."""
+        if not bool(self.draws.start.any()):
+            return None
+        assert self.bank is not None
+        empty = model.init_state(self.draws.start.shape[0])
+        return choose_rows(self.draws.start, take_rows(self.bank, self.draws.start_row), empty)
 
     def at_prompt_end(self, model: ProSG, state: State) -> State:
         """Swaps, wipes, then ages or loads the states after the prompts."""

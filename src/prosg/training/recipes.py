@@ -27,18 +27,20 @@ _STATIC = Optimisation(lr=3e-3)
 _DURABLE = Perturbation(age=0.4, cut=0.4)
 # For memories that fill up instead, like RWKV-7's.
 _DURABLE_LOAD = Perturbation(load=0.5, load_story=0.5)
+_PLUS = Perturbation(wipe_first=0.9, wipe_last=0.05, load=0.5, load_story=0.5)
+_STATE_PASSING = Perturbation(start=0.9, bank_size=64, bank_rows=32, bank_restart=0.02, bank_reads="row")
 
 RECIPES: dict[str, Recipe] = {
     "plain": Recipe("finetune", optim=_FINETUNE),
     "durable": Recipe("finetune", perturbation=_DURABLE, optim=_FINETUNE),
     "durable-load": Recipe("finetune", perturbation=_DURABLE_LOAD, optim=_FINETUNE),
+    # Prompts begin where other texts ended (arXiv 2507.02782), a tenth of them at the initial state, as later.
+    "state-passing": Recipe("finetune", perturbation=_STATE_PASSING, optim=_FINETUNE),
     "anchored": Recipe("finetune", optim=_FINETUNE, anchor=Anchoring(enabled=True, tau=200.0)),
     "paper": Recipe("synthesize", module=PRESETS["paper"], optim=Optimisation(lr=1e-3, late_weight=1.0)),
-    "plus": Recipe(
-        "synthesize",
-        module=PRESETS["plus"],
-        perturbation=Perturbation(wipe_first=0.9, wipe_last=0.05, load=0.5, load_story=0.5),
-    ),
+    "paper-perturbed": Recipe("synthesize", module=PRESETS["paper"], perturbation=_PLUS),
+    "plus": Recipe("synthesize", module=PRESETS["plus"], perturbation=_PLUS),
+    "plus-plain": Recipe("synthesize", module=PRESETS["plus"]),
     "static": Recipe("static", module=PRESETS["static"], optim=_STATIC),
     "static-durable": Recipe("static", module=PRESETS["static"], perturbation=_DURABLE, optim=_STATIC),
     "static-durable-load": Recipe("static", module=PRESETS["static"], perturbation=_DURABLE_LOAD, optim=_STATIC),

@@ -59,7 +59,8 @@ def _check_parts(model: ProSG, phase: Phase) -> None:
 
 def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:
     """Checks options against the phase, the backbone and the installed loggers."""
-    possible, perturbation = model.backbone.perturbations, config.perturbation
+    perturbation = config.perturbation
+    possible = (*model.backbone.perturbations, *(("start",) if model.backbone.continues else ()))
     refused = [
         name
         for kind, names in perturbation.KINDS.items()

@@ -19,10 +19,11 @@ __all__ = ["StateBank"]
 
 
 class StateBank:
-    """States of long text: each grows, step by step, under the update of the prompt that it began with.
+    """States of long text: each grows, step by step, under the update of the prompt that it began with, if any.
 
-    In each step some rows read the story of a row of the batch, without gradient, and some of them begin anew from a
-    prompt of the batch. So a bank holds states of every age that the restarts allow.
+    In each step some rows read a text of the batch, without gradient, and some of them begin anew, from a prompt of the
+    batch or from the empty state (`Perturbation.bank_start`). So a bank holds states of every age that the restarts
+    allow.
 
     Attributes:
         state: Of `bank_size` rows; None before the first step.
@@ -38,7 +39,7 @@ class StateBank:
         self.update: Update | None = None
 
     def fill(self, state: State, update: Update | None) -> None:
-        """Begins with the prompts of one batch, over and over."""
+        """Begins with the states of one batch, over and over."""
         rows = torch.arange(self.settings.bank_size, device=state[0][0].device) % state[0][0].shape[0]
         self.state = take_rows(detach_state(state), rows)
         self.update = None if update is None else detach_update(_take_whole_rows(update, rows))
@@ -48,29 +49,31 @@ class StateBank:
         self,
         backbone: Callable[..., Output],
         step: int,
-        stories: Tensor,
+        texts: Tensor,
         lengths: Tensor,
         state: State,
         update: Update | None,
     ) -> None:
-        """Lets `bank_rows` rows read a story each.
+        """Lets `bank_rows` rows read a text each; at first, where they begin empty, all of them.
 
         Args:
             backbone: What reads.
             step: Counts the calls of a run; the draws are a function of it.
-            stories: Token ids (B, T) of the batch's answers before their last stages, padded on the right.
-            lengths: Tokens of each story (B,).
-            state: After the batch's prompts, for rows that begin anew.
-            update: Of the batch's prompts.
+            texts: Token ids (B, T) of the batch, padded on the right.
+            lengths: Tokens of each text (B,).
+            state: Of B rows, from which rows begin anew.
+            update: Under which they then read.
         """
+        p, batch = self.settings, texts.shape[0]
+        all_read = self.state is None and p.bank_start == "empty"
         if self.state is None:
             self.fill(state, update)
         assert self.state is not None
-        p, batch = self.settings, stories.shape[0]
         numbers = uniforms(self.seed, step, self.numbers, 3)
-        rows = torch.from_numpy(np.sort(np.argsort(numbers[:, 0])[: p.bank_rows])).to(stories.device)
-        source = torch.from_numpy((numbers[:, 1] * batch).astype(np.int64)).to(stories.device)[rows]
-        renew = torch.from_numpy(numbers[:, 2] < p.bank_restart).to(stories.device)[rows]
+        count = p.bank_size if all_read else p.bank_rows
+        rows = torch.from_numpy(np.sort(np.argsort(numbers[:, 0])[:count])).to(texts.device)
+        source = torch.from_numpy((numbers[:, 1] * batch).astype(np.int64)).to(texts.device)[rows]
+        renew = torch.from_numpy(numbers[:, 2] < p.bank_restart).to(texts.device)[rows]
         if renew.any():
             self.state = replace_rows(self.state, rows[renew], take_rows(detach_state(state), source[renew]))
             if self.update is not None and update is not None:
@@ -78,7 +81,7 @@ class StateBank:
                 self.update = replace_update_rows(self.update, rows[renew], fresh)
         longest = max(int(lengths[source].max()), 1)
         grown = backbone(
-            stories[source, :longest],
+            texts[source, :longest],
             take_rows(self.state, rows),
             update=None if self.update is None else take_update_rows(self.update, rows),
             lengths=lengths[source],

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.tensors import join_texts
 from prosg.data.collate import collate
 from prosg.data.encode import EncodedRow
 from prosg.data.sampler import StepBatches
@@ -67,7 +69,8 @@ class ProSGTrainer(CheckpointingTrainer):
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
         self.config = config
         self.rows, self.validation = rows, validation
-        self.bank = StateBank(config.perturbation, config.seed, distributed.rank())
+        start = config.perturbation.bank_start or ("prompt" if _synthesizes(model) else "empty")
+        self.bank = StateBank(replace(config.perturbation, bank_start=start), config.seed, distributed.rank())
         self.spikes = SpikeDetector(config.optim.skip_above)
         self._micro_batches = 0
         self._step_loss = 0.0
@@ -112,7 +115,7 @@ class ProSGTrainer(CheckpointingTrainer):
         if perturbation.active:
             progress = step / max(self.config.optim.steps - 1, 1)
             draws = draw(perturbation, self.config.seed, step, progress, row_ids.cpu(), story_end.cpu())
-            if perturbation.loads and self.bank.state is None:
+            if perturbation.uses_bank and self.bank.state is None:
                 self._grow_bank(inputs)
             perturber = Perturber(send_to_device(draws, story_end.device), self.bank.state)
         scored: Scored = model(
@@ -124,19 +127,26 @@ class ProSGTrainer(CheckpointingTrainer):
             perturber=perturber,
             count=num_items_in_batch,
         )
-        if perturbation.loads:
+        if perturbation.uses_bank:
             self._grow_bank(inputs, scored.encoded)
         self._micro_batches += 1
         loss = scored.loss * distributed.size()  # gradients are averaged over the processes
         return (loss, scored) if return_outputs else loss
 
     def _grow_bank(self, inputs: dict[str, Tensor], encoded: EncodedPrompt | None = None) -> None:
-        """Lets states of the bank read the batch's answers before the last stage; `encoded`: the batch's prompts."""
+        """Lets states of the bank read the batch's stories, or its whole rows; `encoded`: the batch's prompts."""
         model: ProSG = self.accelerator.unwrap_model(self.model)
+        prompt, lengths = inputs["prompt"], inputs["prompt_lengths"]
+        texts, ends = inputs["answer"], inputs["late_start"]
+        if self.bank.settings.bank_reads == "row":
+            ends = lengths + inputs["answer_lengths"]
+            texts = join_texts(prompt, lengths, texts, int(ends.max()))
         if encoded is None:
-            encoded = model.encode(inputs["prompt"], inputs["prompt_lengths"])
-        stories = inputs["answer"], inputs["late_start"]
-        self.bank.grow(model.run_backbone, self._micro_batches, *stories, encoded.state, encoded.update)
+            encoded = model.encode(prompt, lengths, memory="none" if model.synthesizer is None else "update")
+        state, update = encoded.state, encoded.update
+        if self.bank.settings.bank_start == "empty":
+            state, update = model.init_state(len(texts)), None if _synthesizes(model) else update
+        self.bank.grow(model.run_backbone, self._micro_batches, texts, ends, state, update)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The Trainer's step on a micro-batch; keeps the loss for the log."""
@@ -196,7 +206,7 @@ class ProSGTrainer(CheckpointingTrainer):
         folder = Path(resume_from_checkpoint)
         counters = json.loads((folder / COUNTERS).read_text())
         processes = counters.get("processes", 1)
-        if self.config.perturbation.loads and processes != distributed.size():
+        if self.config.perturbation.uses_bank and processes != distributed.size():
             raise ValueError(
                 f"{folder}: written by {processes} processes, each with a bank of its own; resume with as many, not "
                 f"{distributed.size()}"
@@ -209,6 +219,12 @@ class ProSGTrainer(CheckpointingTrainer):
         self._micro_batches = counters["tick"]
         self.spikes.mean, self.spikes.skipped = counters["norms"], counters["skipped"]
         self._began = time.perf_counter() - counters["seconds"]
+
+
+def _synthesizes(model: ProSG) -> bool:
+    """Whether prompts get updates of their own, which a static adapter does not give."""
+    config = model.prosg_config
+    return config is not None and config.preset != "static"
 
 
 def _bank_file(process: int) -> str:

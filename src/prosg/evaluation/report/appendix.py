@@ -26,14 +26,14 @@ def texts(run: Run) -> Iterator[Block]:
     """How long answers are, and how much of them repeats."""
     again = any(system.read_again is not None for system in run.systems)
     head = ["system", "tokens", "words", "repeated 4-grams", "distinct bigrams", "ended by itself"]
-    table: Table = [[*head, *["prompt tokens read again"] * again]]
+    table: Table = [[*head, *["tokens read again"] * again]]
     for label in run.labels:
         answers = [answer for system in run.of(label) for answer in system.answers.values()]
         if not answers:
             continue
         said = compute_text_statistics([answer.text for answer in answers])
         tokens = sum(answer.tokens for answer in answers) / len(answers)
-        ended = sum(answer.reason != "length" for answer in answers) / len(answers)
+        ended = sum(answer.reason in ("end", "stop") for answer in answers) / len(answers)
         shares = ["-" if value is None else amount(value) for value in (said.rep_4, said.distinct_2)]
         more = [numbers(run.of(label), lambda s: s.read_again, 0)] * again
         table.append([label, f"{tokens:.0f}", f"{said.words:.0f}", *shares, amount(ended), *more])

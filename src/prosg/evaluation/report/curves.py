@@ -41,8 +41,12 @@ def forgetting(run: Run) -> Iterator[Block]:
             if set(cells) != {"-"}:
                 table.append([label, *cells])
         yield TableBlock(
-            table, "Tokens of the prompt that were read again, mean over answers; not among the distances."
+            table, "Tokens of prompt and answer that were read again, mean over answers; not among the distances."
         )
+    broken = {system.name: system.not_finite for system in measured if system.not_finite}
+    if broken:
+        counts = ", ".join(f"{count} of {name}" for name, count in broken.items())
+        yield f"Answers in which the model's logits were no numbers any more, counted as wrong: {counts}."
 
 
 def late_table(run: Run, brief: bool = False) -> Table:

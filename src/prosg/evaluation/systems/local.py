@@ -38,6 +38,9 @@ from prosg.model.perplexity import RowScore, score_rows
 from prosg.model.prosg import ProSG
 from prosg.utils.device import parse_dtype, resolve_device
 
+ANSWER_OPTIONS = ("dtype", "window", "replay_every", "refresh_every", "refresh_keep")
+"""Options of a system that its answers follow from, beside its model, its memory and its condition."""
+
 __all__ = ["LocalSystem", "check_model", "memory_of", "open_model"]
 
 
@@ -191,7 +194,7 @@ class LocalSystem:
             "model": model_fingerprint(self.model),
             "initial": _hash_of(self.model.initial),
             "tokenizer": self.tokenizer.fingerprint,
-            "system": {name: getattr(self.config, name) for name in ("dtype", "window", "replay_every")},
+            "system": {name: getattr(self.config, name) for name in ANSWER_OPTIONS},
             "condition": list(self.condition),
             "memory": [self.memory, self.config.tau, self.config.age, _hash_of(self.model.anchor)],
             "generation": dataclasses.asdict(generation),
@@ -218,6 +221,29 @@ class LocalSystem:
         """Where an answer ends that goes on with the user's next turn."""
         return TEMPLATES[self.templates[index]].stop
 
+    def read_again(self, index: int, written: int, late: bool = False) -> int:
+        """Tokens of a row's prompt and answer that are read once more while `written` tokens are written.
+
+        Args:
+            index: Of the row.
+            written: Tokens of the answer; nothing is read again after the last one.
+            late: Whether a late stage follows, before which a state may be begun anew or the prompt be read.
+        """
+        system, prompt = self.config, len(self.encoded_rows[index].prompt)
+        tokens = prompt * (written // system.replay_every if system.replay_every else 0)
+        if system.refresh_every:  # the newest of the tokens kept would have been read in any case
+            begun = range(system.refresh_every, written + 1, system.refresh_every)
+            tokens += sum(min(system.refresh_keep, place) - 1 for place in begun)
+        if late:
+            tokens += system.late_replay * prompt + system.late_refresh * min(system.refresh_keep, written)
+        return tokens
+
+    @property
+    def rereads(self) -> bool:
+        """Whether anything is read again while an answer is written."""
+        system = self.config
+        return bool(system.replay_every or system.refresh_every or system.late_replay or system.late_refresh)
+
     def replay(self, indices: Sequence[int]) -> Replay | None:
         """The prompts of some rows, where they are read again while an answer is written."""
         every = self.config.replay_every
@@ -225,7 +251,12 @@ class LocalSystem:
 
     def write(self, indices: Sequence[int], generation: GenerationConfig) -> list[Answer]:
         """Writes answers to some rows, in one batch; from the last stage's marker on at the late temperature."""
-        sampling = Sampling(**dataclasses.asdict(generation), force_marker=[self._marker(i) for i in indices])
+        sampling = Sampling(
+            **dataclasses.asdict(generation),
+            force_marker=[self._marker(i) for i in indices],
+            refresh_every=self.config.refresh_every,
+            refresh_keep=self.config.refresh_keep,
+        )
         written = generate_texts(
             self.model.backbone,
             self.encode(indices),
