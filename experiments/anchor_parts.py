@@ -21,6 +21,8 @@ import torch
 
 from prosg.checkpoints.anchor import save_anchor
 from prosg.checkpoints.load import load_model
+from prosg.data.row import write_rows
+from prosg.data.synthetic import SENTENCES, make_rows
 from prosg.demo.measuring import measure, system
 from prosg.demo.trainings import common_options, length, training
 from prosg.evaluation.report.curves import late_table
@@ -56,20 +58,24 @@ def units(model: Path, tau: float, out: Path) -> dict[str, dict[str, Any]]:
     return systems
 
 
-def trained(folder: Path, kinds: list[str], tau: float, steps: int, out: Path) -> dict[str, dict[str, Any]]:
-    """Phase 1 continued under an anchor and without; both measured under it."""
+def trained(folder: Path, kinds: list[str], tau: float, steps: int, longest: int) -> dict[str, dict[str, Any]]:
+    """Phase 1 continued under an anchor and without, on stories of 1 to `longest` sentences; each with it and without."""
+    data = "train.jsonl" if longest <= SENTENCES[1] else f"stories-{longest}.jsonl"
+    if not (folder / "data" / data).exists():
+        write_rows(folder / "data" / data, make_rows(kinds, 32 * steps, 1, "train", sentences=(1, longest)))
+    tag = "" if longest <= SENTENCES[1] else f"-{longest}"
     shared = (*common_options(1, "fp32"), *length(steps), "--optim.lr", "1e-3", "--eval-steps", "200")
     under = ("--recipe", "anchored", "--anchor.tau", str(tau))
     jobs = [
-        training("anchored", "finetune", folder, "phase1/model", "train.jsonl", 300, *shared, *under),
-        training("continued", "finetune", folder, "phase1/model", "train.jsonl", 300, *shared, "--recipe", "plain"),
+        training(f"anchored{tag}", "finetune", folder, "phase1/model", data, 300, *shared, *under),
+        training(f"continued{tag}", "finetune", folder, "phase1/model", data, 300, *shared, "--recipe", "plain"),
     ]
     # What they need is there already.
     run_jobs([replace(job, needs=()) for job in jobs], 1, live=False)
     held = {"memory": "anchor", "tau": tau}
-    return {name: system(folder / name, 1, name, **held) for name in ("phase1", "continued", "anchored")} | {
-        "anchored-free": system(folder / "anchored", 1, "anchored, measured without", memory="none")
-    }
+    names = ("phase1", f"continued{tag}", f"anchored{tag}")
+    systems = {name: system(folder / name, 1, f"{name}, anchored", **held) for name in names}
+    return systems | {f"{name}-free": system(folder / name, 1, f"{name}, not", memory="none") for name in names}
 
 
 def main() -> int:
@@ -80,6 +86,7 @@ def main() -> int:
     parser.add_argument("--kinds", default="ending,names,code")
     parser.add_argument("--tau", type=float, default=50.0)
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--longest", type=int, default=SENTENCES[1], help="longest story that is trained on, sentences")
     parser.add_argument("--sentences", default="5,60")
     parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--out", type=Path, required=True)
@@ -88,7 +95,7 @@ def main() -> int:
     if options.what == "units":
         systems = units(options.model, options.tau, options.out)
     else:
-        systems = trained(options.folder, kinds, options.tau, options.steps, options.out)
+        systems = trained(options.folder, kinds, options.tau, options.steps, options.longest)
     _, run = measure(
         options.out / "evaluation",
         systems,
