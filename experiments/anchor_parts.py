@@ -59,7 +59,7 @@ def units(model: Path, tau: float, out: Path) -> dict[str, dict[str, Any]]:
 
 
 def trained(folder: Path, kinds: list[str], tau: float, steps: int, longest: int) -> dict[str, dict[str, Any]]:
-    """Phase 1 continued under an anchor and without, on stories of 1 to `longest` sentences; each with it and without."""
+    """Phase 1 continued under an anchor and without, on stories of up to `longest` sentences; measured in both ways."""
     data = "train.jsonl" if longest <= SENTENCES[1] else f"stories-{longest}.jsonl"
     if not (folder / "data" / data).exists():
         write_rows(folder / "data" / data, make_rows(kinds, 32 * steps, 1, "train", sentences=(1, longest)))
