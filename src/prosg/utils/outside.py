@@ -1,0 +1,102 @@
+"""Text and JSON from outside (replies, rows, configuration files, requests): bounded, and never half a letter.
+
+What Python's own parser lets through breaks whoever comes after it: half a surrogate pair cannot be written to a file,
+ten thousand brackets end every recursive function, an integer of ten thousand digits cannot be printed, and NaN is no
+JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+__all__ = ["DEEPEST", "MOST_DIGITS", "decode_text", "parse_json", "whole_text"]
+
+DEEPEST = 64
+"""Levels of brackets that a value may have."""
+MOST_DIGITS = 300
+"""Digits that an integer may have; as many as the greatest floating-point number has."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Parses JSON from outside.
+
+    Args:
+        text: One value; bytes are UTF-8, with or without a byte order mark.
+        where: What the error names, like "rows.jsonl:7".
+
+    Returns:
+        The value. Halves of surrogate pairs in its strings are replaced by U+FFFD.
+
+    Raises:
+        ValueError: "WHERE: ..." for what is not UTF-8 or not JSON (NaN and Infinity are not), for brackets deeper than
+            `DEEPEST`, and for integers of more than `MOST_DIGITS` digits.
+    """
+    text = decode_text(text, where)
+    try:
+        value = json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg})") from None
+    except RecursionError:
+        raise ValueError(f"{where}: brackets deeper than {DEEPEST} levels") from None
+    except _RefusedError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if text.count("[") + text.count("{") > DEEPEST and _deeper_than(value, DEEPEST):
+        raise ValueError(f"{where}: brackets deeper than {DEEPEST} levels")
+    return _whole(value) if "\\u" in text or SURROGATE.search(text) else value
+
+
+def decode_text(text: str | bytes, where: str) -> str:
+    """Returns text, decoded from UTF-8 where it is bytes. Raises ValueError "WHERE: ..." for other bytes."""
+    if isinstance(text, str):
+        return text
+    try:
+        return bytes(text).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 text ({error.reason})") from None
+
+
+def whole_text(text: str) -> str:
+    """Returns text that can be written as UTF-8: pairs of surrogates joined, a half alone replaced by U+FFFD."""
+    if not SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+class _RefusedError(Exception):
+    """A number that is refused."""
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise _RefusedError(f"an integer of {len(digits)} digits; at most {MOST_DIGITS} are read")
+    return int(digits)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _RefusedError(f"not JSON ({name} is no number)")
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    here = [value]
+    for _ in range(levels):
+        here = [child for parent in here for child in _children(parent)]
+    return any(isinstance(child, dict | list) for child in here)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return whole_text(value)
+    if isinstance(value, list):
+        return [_whole(child) for child in value]
+    if isinstance(value, dict):
+        return {whole_text(key): _whole(child) for key, child in value.items()}
+    return value
