@@ -11,6 +11,7 @@ from prosg.data.row import Row, row_from_dict
 from prosg.data.synthetic import KINDS, make_rows
 from prosg.tokenizers.bpe import train_bpe
 from prosg.tokenizers.json_file import JsonTokenizer
+from prosg.tokenizers.special import SpecialTokens
 from support.tokenizers import CharacterTokenizer
 
 
@@ -26,7 +27,7 @@ def tokenizer(rows: list[Row]) -> JsonTokenizer:
 
 def test_prompt_and_answer_are_tokenised_apart_and_the_end_is_added(rows: list[Row], tokenizer: JsonTokenizer) -> None:
     for row in rows:
-        encoded = encode_row(row, tokenizer, end_id=7)
+        encoded = encode_row(row, tokenizer, SpecialTokens((7,)))
         assert encoded.prompt == tokenizer.encode(row.prompt)
         assert encoded.answer == [*tokenizer.encode(row.answer), 7]
         assert (encoded.id, encoded.row_id) == (row.id, row_number(row.id))

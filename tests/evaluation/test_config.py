@@ -56,7 +56,7 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"generation": {"max_tokens": 0}}, ("generation.max_tokens is 0", "at least 1")),
     ({"generation": {"temperature": -1}}, ("generation.temperature is -1.0", "0 or more")),
     ({"generation": {"top_p": 0}}, ("generation.top_p is 0.0", "above 0 and at most 1")),
-    ({"generation": {"end_token": -1}}, ("generation.end_token is -1", "0 or more")),
+    ({"generation": {"end_token": 0}}, ("generation.end_token", "known are")),
     ({"generation": {"seed": -1}}, ("generation.seed is -1", "0 or more")),
     ({"data": {"split": "dev"}}, ("data.split is 'dev'", "allowed: train, validation, test")),
     ({"data": {"rows": 0}}, ("data.rows is 0", "at least 1")),

@@ -14,6 +14,7 @@ class CharacterTokenizer:
 
     vocab_size = 0x110000
     fingerprint = "characters"
+    begin_token = None
 
     def token_id(self, token: str) -> int | None:
         return ord(token) if len(token) == 1 else None

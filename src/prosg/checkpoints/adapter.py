@@ -1,7 +1,7 @@
 """Adapters: the folder of a trained synthesizer.
 
 prosg_config.json         the synthesizer's options, the path of its backbone (base), and the fingerprints of
-                          backbone and tokenizer
+                          backbone and tokenizer, and the special tokens
 prosg_model.safetensors   the synthesizer's weights
 tokenizer.json            the tokenizer, or rwkv_vocab_v20230424.txt; neither for World, which the config names
 """
@@ -19,6 +19,7 @@ from safetensors.torch import save_model as save_tensors
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint
 from prosg.checkpoints.hub import local_path
+from prosg.checkpoints.special import special_to_dict
 from prosg.checkpoints.weights import check_finite
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
@@ -60,6 +61,7 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
         "base_fingerprint": backbone_fingerprint(model.backbone),
         "tokenizer": WORLD if is_world else "",
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer is not None else "",
+        **special_to_dict(model.special),
     }
     with written_whole(Path(folder), overwrite=overwrite, marker=CONFIG_NAME) as temporary:
         temporary.mkdir()
@@ -98,7 +100,7 @@ def load_adapter(
         raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG_NAME}")
     values = read_json(folder / CONFIG_NAME)
     stored_base, base_fingerprint = (str(values.pop(key, "")) for key in ("base", "base_fingerprint"))
-    for key in ("tokenizer", "tokenizer_fingerprint"):  # for load_model
+    for key in ("tokenizer", "tokenizer_fingerprint", "end_token", "begin_token"):  # for load_model
         values.pop(key, None)
     try:
         config = ProSGConfig.from_dict(values)

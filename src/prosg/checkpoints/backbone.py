@@ -19,8 +19,10 @@ from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.layouts import Layout
 from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_checkpoint
 from prosg.checkpoints.native_writer import write_checkpoint
+from prosg.checkpoints.special import TOKENIZER_CONFIG, read_special, write_special
 from prosg.checkpoints.weights import cast_checked, check_finite
-from prosg.tokenizers.files import tokenizer_beside
+from prosg.tokenizers.files import load_tokenizer, tokenizer_beside
+from prosg.tokenizers.special import SpecialTokens
 
 __all__ = ["convert", "is_for_transformers", "load_backbone", "save_backbone"]
 
@@ -69,7 +71,12 @@ def load_backbone(
 
 
 def save_backbone(
-    model: BackboneModule, path: str | Path, *, tokenizer: Path | None = None, overwrite: bool = False
+    model: BackboneModule,
+    path: str | Path,
+    *,
+    tokenizer: Path | None = None,
+    special: SpecialTokens | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Writes a backbone as BlinkDL's file if `path` ends in .pth, else as a folder that transformers loads.
 
@@ -77,6 +84,7 @@ def save_backbone(
         model: What to write. A model that transformers runs is always a folder.
         path: The file or folder.
         tokenizer: A `tokenizer.json` or an RWKV vocabulary, copied into the folder, or beside the file.
+        special: Special tokens, written into a folder; a .pth file means RWKV's.
         overwrite: Replace what is there.
 
     Raises:
@@ -84,26 +92,35 @@ def save_backbone(
         FileExistsError: for what may not be replaced.
     """
     if isinstance(model, HFBackbone):
-        save_hf(model, Path(path), tokenizer=tokenizer, overwrite=overwrite)
+        with save_hf(model, Path(path), tokenizer=tokenizer, overwrite=overwrite) as folder:
+            if special is not None:
+                write_special(special, folder)
         return
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    write_checkpoint(Checkpoint(model.config, tensors, tokenizer), Path(path), overwrite)
+    write_checkpoint(Checkpoint(model.config, tensors, tokenizer), Path(path), overwrite, special)
 
 
 def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, *, overwrite: bool = False) -> None:
     """Writes a checkpoint, with its tokenizer, in the layout that `dst` names; see `save_backbone`.
 
-    Without `dtype` it is bit-exact. Models that transformers runs have one layout only, and are copied.
+    Special tokens of a folder are those of the new one. Without `dtype` it is bit-exact. Models that transformers runs
+    have one layout only, and are copied.
     """
+    beside = tokenizer_beside(src)
+    named = beside is not None and (Path(src) / TOKENIZER_CONFIG).is_file()
+    tokenizer = load_tokenizer(beside) if beside is not None and named else None  # to look up what that file names
     if is_for_transformers(src):
-        save_hf(load_hf(src, dtype=dtype), Path(dst), tokenizer=tokenizer_beside(src), overwrite=overwrite)
+        model = load_hf(src, dtype=dtype)
+        special = read_special(Path(src), tokenizer, model.config.vocab_size)
+        save_backbone(model, dst, tokenizer=beside, special=special, overwrite=overwrite)
         return
     checkpoint = read_checkpoint(src)
     types = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
     if dtype is not None:
         types = _types(checkpoint.tensors, dtype, BACKBONES[checkpoint.config.model_type].layout)
     checkpoint = checkpoint._replace(tensors=cast_checked(src, checkpoint.tensors, types))
-    write_checkpoint(checkpoint, Path(dst), overwrite)
+    special = read_special(Path(src), tokenizer, checkpoint.config.vocab_size)
+    write_checkpoint(checkpoint, Path(dst), overwrite, special)
 
 
 def is_for_transformers(path: str | Path, target_modules: Sequence[str] = ()) -> bool:

@@ -13,6 +13,7 @@ import torch
 from prosg.checkpoints.adapter import CONFIG_NAME, is_adapter, load_adapter
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.hub import local_path
+from prosg.checkpoints.special import read_special, special_from_dict
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
@@ -30,6 +31,8 @@ def load_model(
     device: torch.device | str = "cpu",
     kernel: str = "auto",
     target_modules: Sequence[str] = (),
+    end_token: Sequence[int] | int = (),
+    begin_token: str = "",
 ) -> ProSG:
     """Loads a model with its tokenizer, in evaluation mode.
 
@@ -45,6 +48,8 @@ def load_model(
         kernel: Implementation of the recurrence.
         target_modules: Projections that an update may act on, for a backbone that transformers runs. An adapter knows
             its own.
+        end_token: Ids that end an answer; by default those of the adapter, then of the model's files, else 0.
+        begin_token: Id that stands before every prompt, or "none"; likewise, else none.
 
     Raises:
         CheckpointError, FileNotFoundError: naming the file and what is wrong with it.
@@ -67,6 +72,11 @@ def load_model(
         trained_with = adapter.get("tokenizer_fingerprint")
         if trained_with and trained_with != loaded.tokenizer.fingerprint:
             raise ValueError(f"{source}: not the tokenizer that {path} was trained with; leave out --tokenizer")
+    special = special_from_dict(adapter, str(path / CONFIG_NAME))
+    if special is None:
+        special = read_special(Path(where), loaded.tokenizer, loaded.backbone.config.vocab_size)
+    special = special.changed(end_token, begin_token)
+    loaded.special = special.check(loaded.backbone.config.vocab_size, str(path))
     loaded.eval()
     return loaded
 

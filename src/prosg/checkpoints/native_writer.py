@@ -13,15 +13,19 @@ from torch import Tensor
 from prosg.backbones import BACKBONES
 from prosg.backbones.layouts import Layout, read_sizes, to_hf
 from prosg.checkpoints.native_reader import Checkpoint
+from prosg.checkpoints.special import write_special
 from prosg.tokenizers.files import stored_name, tokenizer_beside
+from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
 from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError, written_whole
 
 __all__ = ["write_checkpoint"]
 
 
-def write_checkpoint(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
+def write_checkpoint(checkpoint: Checkpoint, path: Path, overwrite: bool, special: SpecialTokens | None = None) -> None:
     """Writes a .pth file if `path` ends in .pth, else a folder; the tokenizer goes beside the file, or into the folder.
+
+    A folder has the special tokens, if they are not RWKV's; a .pth file has no place for them.
 
     Raises:
         CheckpointError: for other suffixes of files, and for a model whose sizes a .pth cannot store.
@@ -34,8 +38,11 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path, overwrite: bool) -> Non
         name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
         for name, tensor in checkpoint.tensors.items()
     }
-    write = _write_pth if path.suffix == ".pth" else _write_folder
-    write(checkpoint._replace(tensors=tensors), path, overwrite)
+    checkpoint = checkpoint._replace(tensors=tensors)
+    if path.suffix == ".pth":
+        _write_pth(checkpoint, path, overwrite)
+    else:
+        _write_folder(checkpoint, path, overwrite, RWKV_SPECIAL if special is None else special)
 
 
 def _write_pth(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
@@ -55,7 +62,7 @@ def _write_pth(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
             shutil.copyfile(tokenizer, temporary)
 
 
-def _write_folder(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
+def _write_folder(checkpoint: Checkpoint, path: Path, overwrite: bool, special: SpecialTokens) -> None:
     config, tensors, tokenizer = checkpoint
     layout = BACKBONES[config.model_type].layout
     sizes = {field: getattr(config, name) for field, name in layout.hf_sizes.items()}
@@ -67,6 +74,8 @@ def _write_folder(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
         (temporary / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
         if tokenizer:
             shutil.copyfile(tokenizer, temporary / stored_name(tokenizer))
+        if special != RWKV_SPECIAL:
+            write_special(special, temporary)
 
 
 def _as_hf(name: str, tensor: Tensor, layout: Layout) -> Tensor:

@@ -48,6 +48,10 @@ def add_model(parser: Parser) -> None:
         help="world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default what lies beside the "
         "weights, else world for a vocabulary of 65536",
     )
+    parser.add_list("--end-token", int, default=[], help="ids that end an answer; by default what its files say")
+    parser.add_argument(
+        "--begin-token", default="", help="id that stands before every prompt, or none; by default as its files say"
+    )
     parser.add_argument("--dtype", help="fp32, bf16, fp16 or fp64; the file's own by default")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one")
     parser.add_argument("--kernel", default="auto", help="what runs the recurrence; auto picks the fastest")
@@ -131,6 +135,8 @@ def load_from(options: Namespace, needs_tokenizer: bool = True) -> ProSG:
         dtype=parse_dtype(options.dtype),
         device=device,
         kernel=options.kernel,
+        end_token=options.end_token,
+        begin_token=options.begin_token,
     )
     if getattr(options, "state", None) is not None:
         model.initial = load_initial(options.state, model.backbone).to(device)

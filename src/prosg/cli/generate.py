@@ -34,6 +34,12 @@ def _parser() -> Parser:
     parser.add_argument("--hold-until", type=int, default=0, help="sentences to write before the marker is forced")
     parser.add_argument("--force-marker", default="", help=r"text that opens the late stage, like '\nCode:'")
     parser.add_argument("--late-temperature", type=float, default=0.0, help="temperature from the marker on")
+    parser.add_argument(
+        "--refresh-every", type=int, default=0, help="begin the state anew from the prompt's end every so many tokens"
+    )
+    parser.add_argument(
+        "--refresh-keep", type=int, default=50, help="tokens at the answer's end that are then read once more"
+    )
     return parser
 
 
@@ -64,6 +70,8 @@ def _run(options: Namespace) -> int:
         hold_until=options.hold_until,
         force_marker=options.force_marker.replace("\\n", "\n"),
         late_temperature=options.late_temperature,
+        refresh_every=options.refresh_every,
+        refresh_keep=options.refresh_keep,
     )
     begun = not template.assistant
     for piece in pieces:

@@ -60,7 +60,7 @@ def _run(options: Namespace) -> int:
     merged = merge(model.backbone, update)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = model.tokenizer.save(folder) if model.tokenizer is not None else None
-        save_backbone(merged, options.out, tokenizer=tokenizer, overwrite=options.overwrite)
+        save_backbone(merged, options.out, tokenizer=tokenizer, special=model.special, overwrite=options.overwrite)
     dtype = dtype_name(next(merged.parameters()).dtype)
     print(f"{options.out}: {merged.config.model_type}, {len(update)} projections merged, {dtype}\n{LOST}")
     return 0

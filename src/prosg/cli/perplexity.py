@@ -34,7 +34,9 @@ def _run(options: Namespace) -> int:
     model = load_from(options)
     read = read_rows(options.file)
     try:
-        rows, _ = encode_rows(read, require_tokenizer(model, options.model), template=known_template(options.template))
+        rows, _ = encode_rows(
+            read, require_tokenizer(model, options.model), model.special, template=known_template(options.template)
+        )
     except ValueError as error:
         raise ValueError(f"{options.file}: {error}") from error
     scores = perplexity(model, rows, options.batch_size, memory=options.memory, tau=options.tau)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from prosg.data.row import Row, Stage
 from prosg.data.templates import TEMPLATES, Turn, frame, without_blank_lines
 from prosg.tokenizers.base import Tokenizer
+from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 
 __all__ = [
@@ -60,7 +61,7 @@ def row_number(row_id: str) -> int:
     return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big") >> 1
 
 
-def encode_row(row: Row, tokenizer: Tokenizer, end_id: int = 0) -> EncodedRow:
+def encode_row(row: Row, tokenizer: Tokenizer, special: SpecialTokens = RWKV_SPECIAL) -> EncodedRow:
     """Tokenizes prompt and answer separately and appends the end token to the answer.
 
     A token across the boundary of two stages belongs to the later one.
@@ -68,7 +69,7 @@ def encode_row(row: Row, tokenizer: Tokenizer, end_id: int = 0) -> EncodedRow:
     Args:
         row: A row without conversation turns (see `frame_row`).
         tokenizer: The model's tokenizer.
-        end_id: The end token.
+        special: What stands before the prompt, and what ends the answer.
     """
     answer, offsets = tokenizer.encode_offsets(row.answer)
 
@@ -87,8 +88,8 @@ def encode_row(row: Row, tokenizer: Tokenizer, end_id: int = 0) -> EncodedRow:
     return EncodedRow(
         row_id=row_number(row.id),
         id=row.id,
-        prompt=tokenizer.encode(row.prompt),
-        answer=[*answer, end_id],
+        prompt=special.prompt(tokenizer.encode(row.prompt)),
+        answer=[*answer, special.end[0]],
         late_start=late,
         has_stages=bool(row.stages),
         late_text=text,
@@ -162,7 +163,7 @@ def replay_prompt(row: EncodedRow) -> EncodedRow:
 def encode_rows(
     rows: Iterable[Row],
     tokenizer: Tokenizer,
-    end_id: int = 0,
+    special: SpecialTokens = RWKV_SPECIAL,
     *,
     max_tokens: int | None = None,
     template: str = "",
@@ -173,7 +174,7 @@ def encode_rows(
     Args:
         rows: Rows of any form.
         tokenizer: The model's tokenizer.
-        end_id: The end token.
+        special: What stands before prompts, and what ends answers.
         max_tokens: Most tokens of a row, prompt and answer together; None: no limit.
         template: As in `frame_row`.
         truncate: Truncate rows that are too long (see `truncate_row`) instead of leaving them out.
@@ -186,28 +187,37 @@ def encode_rows(
     """
     encoded_rows, too_long = [], []
     for row in rows:
-        encoded = encode_row(frame_row(row, template, tokenizer), tokenizer, end_id)
+        encoded = encode_row(frame_row(row, template, tokenizer), tokenizer, special)
         if max_tokens is not None and encoded.tokens > max_tokens:
             too_long.append(row.id)
             if not truncate:
                 continue
-            encoded = truncate_row(encoded, max_tokens)
+            encoded = truncate_row(encoded, max_tokens, special)
         encoded_rows.append(encoded)
     return encoded_rows, too_long
 
 
-def truncate_row(row: EncodedRow, max_tokens: int) -> EncodedRow:
+def truncate_row(row: EncodedRow, max_tokens: int, special: SpecialTokens = RWKV_SPECIAL) -> EncodedRow:
     """Truncates a row to `max_tokens` tokens, at least 2.
 
-    The prompt loses its beginning, since the question and the cue to answer are at its end. If the answer alone is too
+    The prompt loses its beginning, since the question and the cue to answer are at its end; what has to stand before
+    every prompt stays. If the answer alone is too
     long, the prompt keeps up to half of the tokens and the answer loses its end, end token included, so that the model
     does not learn to stop in the middle. If the last stage's text is cut off, the row counts as one without stages.
     """
     if len(row.answer) < max_tokens:
-        return row._replace(prompt=row.prompt[len(row.answer) - max_tokens :])
-    prompt = row.prompt[-(max_tokens // 2) :]
+        return row._replace(prompt=_end_of(row.prompt, max_tokens - len(row.answer), special))
+    prompt = _end_of(row.prompt, max_tokens // 2, special)
     answer = row.answer[: max_tokens - len(prompt)]
     if row.late_text < len(answer):
         return row._replace(prompt=prompt, answer=answer)
     late = len(answer) * 4 // 5
     return row._replace(prompt=prompt, answer=answer, late_start=late, late_text=late, has_stages=False)
+
+
+def _end_of(prompt: list[int], tokens: int, special: SpecialTokens) -> list[int]:
+    """The last `tokens` ids of a prompt, of which the first is again what stands before every prompt."""
+    end = prompt[-tokens:]
+    if special.begin is None or len(end) == len(prompt):
+        return end
+    return [special.begin, *end[1:]] if tokens > 1 else end

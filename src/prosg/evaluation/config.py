@@ -34,6 +34,8 @@ class SystemConfig:
         base: The adapter's backbone, where it has moved.
         tokenizer: "world", a tokenizer.json, or a folder with one, where none lies beside the model.
         dtype: fp32, bf16, fp16 or fp64; the file's own by default.
+        end_token: Ids of tokens that end an answer; by default what the model's files say.
+        begin_token: Id of a token that stands before every prompt, or none; likewise.
         initial: A learned initial state (state tuning): a .pth, or the output of its training.
         memory: What holds the prompt: none; anchor, which pulls the state back to the prompt's; update, the module's;
             or both. By default what the model was trained for.
@@ -61,6 +63,8 @@ class SystemConfig:
     base: str = ""
     tokenizer: str = ""
     dtype: str = ""
+    end_token: list[int] = field(default_factory=list)
+    begin_token: str = ""
     initial: str = ""
     memory: Literal["", "none", "anchor", "update", "both"] = ""
     anchor: str = ""
@@ -130,7 +134,6 @@ class GenerationConfig:
         top_k: Draw from the k likeliest tokens; 0: all.
         top_p: Draw from the likeliest tokens that hold this probability.
         seed: Of the random numbers, which are a function of it, the row and the step.
-        end_token: Id that ends an answer.
     """
 
     max_tokens: int = 256
@@ -139,7 +142,6 @@ class GenerationConfig:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
-    end_token: int = 0
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ NEVER_NEGATIVE = (
     "generation.late_temperature",
     "generation.top_k",
     "generation.seed",
-    "generation.end_token",
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -115,7 +114,10 @@ def _check_system(name: str, system: SystemConfig) -> None:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if remote is not None:
-        changed = [one.name for one in dataclasses.fields(system) if getattr(system, one.name) != one.default]
+        plain = SystemConfig()
+        changed = [
+            one.name for one in dataclasses.fields(system) if getattr(system, one.name) != getattr(plain, one.name)
+        ]
         if wrong := set(changed) - {"endpoint", "label", "seed", "prompt"}:
             raise ValueError(f"{where}: {', '.join(sorted(wrong))} cannot be had from an endpoint")
 

@@ -61,7 +61,7 @@ class LateStages:
         replay: Whether the prompt is read again before the marker (a rival that needs no module).
         refresh: Begin the late stage from the prompt's end, with so many tokens of the story's end read once more; None
             goes on from the story's.
-        end_token: Id of the token that ends an answer.
+        end_token: Id of the token that ends an answer, or several.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class LateStages:
         turns: Sequence[str] = (),
         replay: bool = False,
         refresh: int | None = None,
-        end_token: int = Sampling.end_token,
+        end_token: int | Sequence[int] = Sampling.end_token,
     ) -> None:
         self.backbone, self.tokenizer, self.rows = backbone, tokenizer, rows
         self.markers = [tokenizer.encode(marker) for marker in markers]
@@ -104,7 +104,7 @@ class LateStages:
         for step in decode(self.backbone, place, sampling):
             finite = finite & (step.finite | ~step.running)
             for ids, token, running in zip(late, step.token.tolist(), step.running.tolist(), strict=True):
-                if running and token != self.end_token:
+                if running and token not in sampling.ends:
                     ids.append(token)
         return [
             ControlledAnswer(self.tokenizer.decode(ids + marker + end), len(ids), numbers)

@@ -54,7 +54,6 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         tau: float | None = None,
         batch_size: int = 16,
         template: str = "none",
-        end_token: int = 0,
         seed: int = 0,
     ) -> None:
         """`template` frames the turns of --apply-chat-template; `seed` is that of texts that are sampled.
@@ -74,15 +73,13 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         self.tau = tau
         self.batch_size = batch_size
         self.template = known_template(template) or "none"
-        self.end_token = end_token
         self.seed = seed
         self._device = next(model.parameters()).device
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """For each (context, continuation) the log-likelihood of what comes after, nats, and whether it is greedy."""
         texts = [request.args for request in requests]
-        encode = self._tokenizer.encode
-        return self._scored([(encode(context), encode(after)) for context, after in texts])
+        return self._scored([(self._prompt(context), self._tokenizer.encode(after)) for context, after in texts])
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """For each (text,) its log-likelihood from its first token on, nats."""
@@ -101,13 +98,17 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         written = [""] * len(requests)
         for members in kinds.values():
             sampling = self._sampling(requests[members[0]].args[1])
-            prompts = [self._tokenizer.encode(requests[i].args[0]) for i in members]
+            prompts = [self._prompt(requests[i].args[0]) for i in members]
             for some in self._batches([(prompt, []) for prompt in prompts]):
                 encoded = self._encoded([prompts[i] for i in some])
                 answers = generate_texts(self.model.backbone, encoded, self._tokenizer, sampling)
                 for i, answer in zip(some, answers, strict=True):
                     written[members[i]] = answer.text
         return written
+
+    def _prompt(self, text: str) -> list[int]:
+        """A context's token ids; none for an empty one."""
+        return self.model.special.prompt(self._tokenizer.encode(text)) if text else []
 
     def _sampling(self, options: dict[str, Any]) -> Sampling:
         if unknown := [name for name in options if name not in SAMPLING]:
@@ -126,7 +127,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
             top_p=float(given.get("top_p", 1.0)),
             stop=[stop for stop in stops if stop],
             seed=self.seed,
-            end_token=self.end_token,
+            end_token=self.model.special.end,
         )
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -141,8 +142,8 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
 
     @property
     def tokenizer_name(self) -> str:
-        """Of the tokenizer and the template, for caches of requests."""
-        return f"{self._tokenizer.fingerprint}-{self.template}"
+        """Of the tokenizer, its special tokens and the template, for caches of requests."""
+        return f"{self._tokenizer.fingerprint}-{self.model.special}-{self.template}"
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness puts beside the results."""
@@ -183,11 +184,12 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
                 yield group[start : start + self.batch_size]
 
     def _encoded(self, prompts: list[list[int]]) -> EncodedPrompt:
-        """Prompts as they are read; all empty ones are the end token, without an update."""
+        """Prompts as they are read; all empty ones are what begins a text, else ends one, without an update."""
         bare = not prompts[0]
         assert all((not prompt) == bare for prompt in prompts)
         if bare:
-            prompts = [[self.end_token]] * len(prompts)
+            special = self.model.special
+            prompts = [[special.end[0] if special.begin is None else special.begin]] * len(prompts)
         memory: Memory = "none" if bare else self.memory
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         return self.model.encode(pad(prompts).to(self._device), lengths, memory=memory, tau=self.tau)

@@ -60,8 +60,7 @@ class Measurement:
         training = {}
         if self.system.update == "mean":
             training = training_rows(self.config, sorted({row.kind for row in rows}), difficulty)
-        seed, end_token = self.config.data.seed, self.config.generation.end_token
-        return LocalSystem(self.system, self.model, rows, training, seed, end_token)
+        return LocalSystem(self.system, self.model, rows, training, self.config.data.seed)
 
 
 def accuracy(measurement: Measurement) -> dict[str, Any]:
@@ -180,7 +179,7 @@ def _late_answers(
         else (),
         replay=system.late_replay,
         refresh=system.refresh_keep if system.late_refresh else None,
-        end_token=measurement.config.generation.end_token,
+        end_token=measurement.model.special.end,
     )
     if difficulty.filler is None:
         replay = local.replay(range(len(rows)))

@@ -107,7 +107,7 @@ def settings_of(config: EvalConfig, name: str, measure: str, rows: str) -> dict[
     if measure == "accuracy":
         own = {"generation": dataclasses.asdict(config.generation), "rows": rows}
     elif measure == "perplexity":
-        own = {"rows": rows, "end_token": config.generation.end_token}
+        own = {"rows": rows}
     else:
         own = {measure: dataclasses.asdict(getattr(config, measure))}
     data: dict[str, Any] = {"seed": config.data.seed, "split": config.data.split, "train": config.data.train}

@@ -100,6 +100,7 @@ def decode(
     """
     control = LengthControl(sampling, markers, ends_sentence, encoded.logits)
     device, begin = encoded.logits.device, encoded
+    ends = torch.tensor(sampling.ends, device=device)
     recent: deque[Tensor] = deque(maxlen=sampling.refresh_keep)
     numbers = np.arange(encoded.batch) if numbers is None else numbers
     running = torch.ones(encoded.batch, dtype=torch.bool, device=device)
@@ -110,10 +111,10 @@ def decode(
         random = torch.from_numpy(uniforms(sampling.seed, step, numbers, 1)[:, 0]).float().to(device)
         logits = encoded.logits.masked_fill(~finite.unsqueeze(1), 0.0)
         token = pick(control.mask(logits), control.temperature, random, sampling.top_k, sampling.top_p)
-        token = torch.where(finite, control.force(token), sampling.end_token)
+        token = torch.where(finite, control.force(token), sampling.ends[0])
         control.update(token, step + 1)
         yield Step(token, running.clone(), control.sentences.clone(), encoded, finite)
-        running = running & (token != sampling.end_token)
+        running = running & ~torch.isin(token, ends)
         if not bool(running.any()) or step + 1 == longest:
             return
         recent.append(token)

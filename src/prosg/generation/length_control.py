@@ -90,7 +90,7 @@ class LengthControl:
         if not bool(self.held.any()):
             return logits
         banned = torch.zeros_like(logits, dtype=torch.bool)
-        banned[:, self.sampling.end_token] = True
+        banned[:, list(self.sampling.ends)] = True
         banned.scatter_(1, self.markers.ids[:, :1].clamp(min=0), True)
         return logits.masked_fill(banned & self.held.unsqueeze(1), -torch.inf)
 

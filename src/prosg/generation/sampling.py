@@ -26,7 +26,7 @@ class Sampling:
         hold_until: Sentences to write before the marker; 0 leaves the length to the model.
         force_marker: Text that opens the late stage. In Python also one per prompt.
         late_temperature: Temperature from the marker on.
-        end_token: Id of the token that ends an answer.
+        end_token: Id of the token that ends an answer, or several.
         tokens_per_sentence: Tokens that a held story may take per sentence, on average, before its marker is forced.
         refresh_every: Begin the state anew from the prompt's end each time so many tokens of the answer have been
             written; 0 never does.
@@ -42,7 +42,7 @@ class Sampling:
     hold_until: int = 0
     force_marker: str | Sequence[str] = ""
     late_temperature: float = 0.0
-    end_token: int = 0
+    end_token: int | Sequence[int] = 0
     tokens_per_sentence: int = 24
     refresh_every: int = 0
     refresh_keep: int = 50
@@ -60,12 +60,19 @@ class Sampling:
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}, must be above 0 and at most 1")
+        if not self.ends:
+            raise ValueError("end_token is empty; give at least one id")
         if isinstance(self.stop, str):  # a string is a sequence of strings, too: its characters
             object.__setattr__(self, "stop", (self.stop,))
         if not all(self.stop):
             raise ValueError("a stop string is empty; every answer would end at once")
         if self.hold_until and not (self.force_marker and all(self.force_marker)):
             raise ValueError("hold_until needs force_marker: the text that opens the late stage")
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids of the tokens that end an answer."""
+        return (self.end_token,) if isinstance(self.end_token, int) else tuple(self.end_token)
 
     @property
     def longest_story(self) -> int:

@@ -85,7 +85,7 @@ def generate_texts(
     ):
         for writer, token, finite in zip(writers, step.token.tolist(), step.finite.tolist(), strict=True):
             if not writer.reason:
-                writer.write(token, sampling.end_token, finite)
+                writer.write(token, sampling.ends, finite)
         if all(writer.reason for writer in writers):
             break
     if broken := sum(writer.reason == NOT_FINITE for writer in writers):
@@ -101,12 +101,12 @@ class _Writer:
         self.ids: list[int] = []
         self.text, self.reason = "", ""
 
-    def write(self, token: int, end_token: int, finite: bool) -> None:
+    def write(self, token: int, ends: Sequence[int], finite: bool) -> None:
         """Takes in one token, drawn from logits that were finite or not."""
         if not finite:
             self.reason = NOT_FINITE
             return
-        if token == end_token:
+        if token in ends:
             self.reason = "end"
             return
         self.ids.append(token)
@@ -143,7 +143,7 @@ def stream_text(
         token = int(step.token)
         if not bool(step.finite):
             warnings.warn(f"{NOT_FINITE_WORDS}; the answer ends there", RuntimeWarning, stacklevel=2)
-        if token == sampling.end_token:
+        if token in sampling.ends:
             break
         pending += decoder.push(token)
         if (cut := _first_stop(pending, sampling.stop)) < len(pending):

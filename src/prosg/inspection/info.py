@@ -40,6 +40,7 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
         yield f"  {name}", f"{inp} -> {out}"
     yield "kernel", backbone.kernel_in_use
     yield "tokenizer", f"{model.tokenizer.vocab_size} tokens" if model.tokenizer else "none"
+    yield "special tokens", _special_text(model)
     update = ""
     if model.synthesizer is not None:
         config, size = model.synthesizer.config, _count(model.synthesizer)
@@ -61,6 +62,17 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
     frozen = activation_bytes(backbone, frozen=True)
     for name, preset in PRESETS.items():
         yield f"  preset {name}", _preset_memory(preset, backbone, total, frozen)
+
+
+def _special_text(model: ProSG) -> str:
+    """Says which tokens end an answer, and what stands before a prompt."""
+    end, begin = model.special
+
+    def named(token: int) -> str:
+        return str(token) if model.tokenizer is None else f"{token} {model.tokenizer.decode([token])!r}"
+
+    before = "nothing" if begin is None else named(begin)
+    return f"{', '.join(map(named, end))} ends an answer; {before} stands before a prompt"
 
 
 def _anchor_text(model: ProSG) -> str:

@@ -29,6 +29,7 @@ from prosg.model.reading import encode_with_gradients, read_prompt, read_windows
 from prosg.model.scoring import AnswerScores, Interruption, score_answer, score_in_one_call
 from prosg.model.synthesizer import Reads, Synthesizer
 from prosg.tokenizers.base import Tokenizer
+from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
 
 __all__ = ["ProSG", "Scored", "StatePerturber"]
 
@@ -75,6 +76,7 @@ class ProSG(nn.Module):
         initial: What the memory holds before the first token; None for what the backbone begins with.
         anchor: The windows of the model's own anchor, learned or trained with; None for a model without.
         tokenizer: Needed for texts; token ids do without.
+        special: What ends answers, and what stands before prompts that are given as texts.
         base: Where the backbone came from, for adapters to name.
         chunk: Tokens of a prompt or an answer per call, which bounds the memory needed.
     """
@@ -90,6 +92,7 @@ class ProSG(nn.Module):
         self.initial: InitialState | None = None
         self.anchor: StateAnchor | None = None
         self.tokenizer: Tokenizer | None = None
+        self.special = RWKV_SPECIAL
         self.base, self.chunk = "", CHUNK
 
     @property
@@ -245,10 +248,10 @@ class ProSG(nn.Module):
         return self.backbone(*args, **kwargs)  # type: ignore[no-any-return]
 
     def tokenise(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids (B, T) of texts, padded on the right, and their lengths (B,). ValueError without a tokenizer."""
+        """Token ids (B, T) of prompts, padded on the right, and their lengths (B,). ValueError without a tokenizer."""
         if self.tokenizer is None:
             raise ValueError("this model has no tokenizer: set model.tokenizer, or pass token ids")
-        ids = [self.tokenizer.encode(text) for text in texts]
+        ids = [self.special.prompt(self.tokenizer.encode(text)) if text else [] for text in texts]
         lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
         device = next(self.parameters()).device
         return (pad(ids) if ids else torch.zeros(0, 0, dtype=torch.int64)).to(device), lengths.to(device)
@@ -289,7 +292,7 @@ class ProSG(nn.Module):
     ) -> list[str]:
         """Writes one answer per prompt, in one batch. `memory` and `tau` as in `encode`; the others: `Sampling`."""
         encoded = self._encoded(prompt, memory, tau)
-        return [a.text for a in generate_texts(self.backbone, encoded, self.tokenizer, Sampling(**sampling))]
+        return [a.text for a in generate_texts(self.backbone, encoded, self.tokenizer, self.sampling(**sampling))]
 
     def stream(
         self,
@@ -301,7 +304,13 @@ class ProSG(nn.Module):
     ) -> Iterator[str]:
         """Writes one answer and yields its pieces as they come; options as in `generate`."""
         encoded = self._encoded(prompt, memory, tau)
-        yield from stream_text(self.backbone, encoded, self.tokenizer, Sampling(**sampling))
+        yield from stream_text(self.backbone, encoded, self.tokenizer, self.sampling(**sampling))
+
+    def sampling(self, **options: Any) -> Sampling:
+        """Options of writing, ended by the model's own end tokens unless `end_token` says otherwise."""
+        sampling = Sampling(**{"end_token": self.special.end, **options})
+        SpecialTokens(sampling.ends).check(self.backbone.config.vocab_size, "end_token")
+        return sampling
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, **options: Any

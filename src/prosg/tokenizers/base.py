@@ -43,6 +43,11 @@ class Tokenizer(Protocol):
         """sha256 of the vocabulary and rules, as hex: equal for equal tokenizers, whatever file they came from."""
         ...
 
+    @property
+    def begin_token(self) -> int | None:
+        """Id that the tokenizer's own rules put before a text, which `encode` does not; None for none."""
+        ...
+
     def token_id(self, token: str) -> int | None:
         """Returns the id of a token spelled as in the vocabulary, or None if there is no such token."""
         ...

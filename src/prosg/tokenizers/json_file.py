@@ -40,6 +40,11 @@ class JsonTokenizer:
         canonical = json.dumps(json.loads(self._inner.to_str()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @cached_property
+    def begin_token(self) -> int | None:
+        plain, ruled = (self._inner.encode("a", add_special_tokens=added).ids for added in (False, True))
+        return ruled[0] if ruled[:1] != plain[:1] else None
+
     def token_id(self, token: str) -> int | None:
         return self._inner.token_to_id(token)
 

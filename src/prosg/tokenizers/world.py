@@ -70,6 +70,10 @@ class WorldTokenizer:
         lines = "".join(f"{number} {token.hex()}\n" for number, token in self._tokens.items())
         return hashlib.sha256(lines.encode()).hexdigest()
 
+    @property
+    def begin_token(self) -> None:
+        return None
+
     def token_id(self, token: str) -> int | None:
         return END if token == END_OF_TEXT else self._ids.get(token.encode())
 

@@ -220,7 +220,8 @@ class TrainConfig:
         seed: Seed of initial weights, order of rows and perturbations.
         replay: Share of the training rows in which the prompt is read again, unscored, before the last stage: a
             baseline that spends tokens instead of a module.
-        end_token: Id of the token that ends an answer.
+        end_token: Ids of tokens that end an answer, of which rows end with the first; by default the model's own.
+        begin_token: Id of a token that stands before every prompt, or none; by default the model's own.
         template: Chat template: none, world, pile or raven. By default the one that a text row is written in, world
             for chat rows under World's tokenizer, and none for rows of a prompt and an answer.
         max_tokens: Longest row, prompt and answer together; longer ones are left out and counted. 0 keeps all.
@@ -253,7 +254,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
     replay: float = 0.0
-    end_token: int = 0
+    end_token: list[int] = field(default_factory=list)
+    begin_token: str = ""
     template: str = ""
     max_tokens: int = 0
     truncate: bool = False

@@ -71,6 +71,8 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         tokenizer=config.tokenizer or None,
         device=device,
         target_modules=config.module.target_modules,
+        end_token=config.end_token,
+        begin_token=config.begin_token,
     )
     tokenizer = require_tokenizer(model, config.model)
     if model.synthesizer is not None:
@@ -78,8 +80,9 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     backbone, base = model.backbone, Path(model.base)
     backbone.float()  # master weights; bf16 is autocast
     if phase in ("synthesize", "static"):
+        special = model.special
         model = ProSG(backbone, config.module, seed=config.seed).to(device)
-        model.tokenizer = tokenizer
+        model.tokenizer, model.special = tokenizer, special
     elif phase == "state":
         model.initial = InitialState(backbone)
     elif config.lora:
@@ -88,7 +91,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         options = config.anchor
         model.anchor = StateAnchor(backbone, options.tau or None, None if options.age < 0 else options.age)
     encoding = {
-        "end_id": config.end_token,
+        "special": model.special,
         "max_tokens": config.max_tokens or None,
         "template": config.template,
         "truncate": config.truncate,
@@ -146,7 +149,7 @@ def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
             factors = remove_lora(backbone)
             _save_lora(backbone, factors, out / "lora", base)
             backbone = merge(backbone, factors)
-        save_backbone(backbone, trained, tokenizer=tokenizer, overwrite=True)
+        save_backbone(backbone, trained, tokenizer=tokenizer, special=model.special, overwrite=True)
     elif model.initial is not None:
         save_initial(model.initial, trained, overwrite=True)
     elif model.synthesizer is not None:
@@ -183,6 +186,8 @@ def _check_config(config: TrainConfig, out: Path) -> None:
 def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
     """A run's configuration with the options that came after it, at their defaults, and those that were renamed."""
     stored = {"out" if key == "output" else key: value for key, value in stored.items()}
+    if stored.get("end_token") == 0:  # what every model once had by default
+        stored["end_token"] = []
     if "module" in stored:
         stored["module"] = ProSGConfig.from_dict(stored["module"]).to_dict()
     stored, fresh = json.loads(json.dumps([stored, dataclasses.asdict(TrainConfig("", "-", ""))]))

@@ -84,14 +84,20 @@ def load_hf_model(path: str | Path, dtype: torch.dtype | None = None) -> Transfo
     return model
 
 
-def save_hf(backbone: HFBackbone, path: Path, *, tokenizer: Path | None = None, overwrite: bool = False) -> None:
-    """Writes a folder that transformers loads.
+@contextmanager
+def save_hf(
+    backbone: HFBackbone, path: Path, *, tokenizer: Path | None = None, overwrite: bool = False
+) -> Iterator[Path]:
+    """Writes a folder that transformers loads; it is there once the block that may add files to it has succeeded.
 
     Args:
         backbone: The model.
         path: The folder.
         tokenizer: A tokenizer's file to copy into it.
         overwrite: Whether a folder of a model at `path` is replaced.
+
+    Yields:
+        The folder under its temporary name.
 
     Raises:
         CheckpointError: where `path` is named like a file.
@@ -106,6 +112,7 @@ def save_hf(backbone: HFBackbone, path: Path, *, tokenizer: Path | None = None, 
         backbone.model.save_pretrained(temporary)
         if tokenizer:
             shutil.copyfile(tokenizer, temporary / stored_name(tokenizer))
+        yield temporary
 
 
 @contextmanager

@@ -57,6 +57,8 @@ def open_model(config: SystemConfig, device: str) -> ProSG:
         tokenizer=config.tokenizer or None,
         dtype=parse_dtype(config.dtype or None),
         device=device,
+        end_token=config.end_token,
+        begin_token=config.begin_token,
     )
     if config.initial:
         model.initial = load_initial(config.initial, model.backbone).to(device)
@@ -107,7 +109,6 @@ class LocalSystem:
         rows: Sequence[Row],
         training: dict[str, list[Row]],
         seed: int,
-        end_token: int = 0,
     ) -> None:
         """Frames and tokenises rows.
 
@@ -117,19 +118,15 @@ class LocalSystem:
             rows: What is asked.
             training: Rows by kind, for the mean update.
             seed: Of the draw of whose update another's is.
-            end_token: Id of the token that ends an answer.
         """
         self.config, self.model, self.seed = config, model, seed
         self.tokenizer = require_tokenizer(model, config.model)
         self.memory = memory_of(config, model)
         self.condition = Condition("none" if self.memory == "none" else config.update, config.state)
         self.kinds = [row.kind for row in rows]
-        if not 0 <= end_token < model.backbone.config.vocab_size:
-            size = model.backbone.config.vocab_size
-            raise ValueError(f"generation.end_token is {end_token}; {config.model} has the ids 0 to {size - 1}")
         self.templates = [template_of(row, config.template, self.tokenizer) or "none" for row in rows]
         self.rows = [self._framed(row) for row in rows]
-        self.encoded_rows: list[EncodedRow] = [encode_row(row, self.tokenizer, end_token) for row in self.rows]
+        self.encoded_rows: list[EncodedRow] = [encode_row(row, self.tokenizer, model.special) for row in self.rows]
         self.training = {kind: [self._framed(row).prompt for row in some] for kind, some in training.items()}
 
     def _framed(self, row: Row) -> Row:
@@ -148,7 +145,7 @@ class LocalSystem:
         """The mean update and the mean state of each kind, over training prompts, as far as the memory needs them."""
         means = {}
         for kind in sorted(set(self.kinds)):
-            prompts = [self.tokenizer.encode(text) for text in self.training.get(kind, ())]
+            prompts = [self.model.special.prompt(self.tokenizer.encode(text)) for text in self.training.get(kind, ())]
             read = list(encode_training(self.model, kind, prompts, "update" if with_update(self.memory) else "none"))
             updates = [one.update for one in read if one.update is not None]
             means[kind] = (
@@ -194,6 +191,7 @@ class LocalSystem:
             "model": model_fingerprint(self.model),
             "initial": _hash_of(self.model.initial),
             "tokenizer": self.tokenizer.fingerprint,
+            "special": list(self.model.special),
             "system": {name: getattr(self.config, name) for name in ANSWER_OPTIONS},
             "condition": list(self.condition),
             "memory": [self.memory, self.config.tau, self.config.age, _hash_of(self.model.anchor)],
@@ -254,6 +252,7 @@ class LocalSystem:
         sampling = Sampling(
             **dataclasses.asdict(generation),
             force_marker=[self._marker(i) for i in indices],
+            end_token=self.model.special.end,
             refresh_every=self.config.refresh_every,
             refresh_keep=self.config.refresh_keep,
         )
