@@ -126,7 +126,9 @@ def load_from(options: Namespace, needs_tokenizer: bool = True) -> ProSG:
     from prosg.checkpoints.initial_state import load_initial
     from prosg.checkpoints.load import load_model, require_tokenizer
     from prosg.utils.device import parse_dtype, resolve_device
+    from prosg.utils.threads import settle_threads
 
+    settle_threads()
     device = resolve_device(options.device)
     model = load_model(
         options.model,

@@ -127,7 +127,10 @@ def evaluate_systems(file: str, names: Sequence[str], *, out: str | None = None)
     Raises:
         ValueError: for a system that cannot be what its options say.
     """
+    from prosg.utils.threads import settle_threads
+
     config = load_config(file, out)
+    settle_threads()
     rows = asked_rows(config)
     folder = config.folder / "parts" / names[0]
     folder.mkdir(parents=True, exist_ok=True)

@@ -226,7 +226,7 @@ class TrainConfig:
             for chat rows under World's tokenizer, and none for rows of a prompt and an answer.
         max_tokens: Longest row, prompt and answer together; longer ones are left out and counted. 0 keeps all.
         truncate: Cut longer rows instead: the prompt's beginning, and the end of an answer that is too long by itself.
-        threads: CPU threads; 0 leaves PyTorch's own choice.
+        threads: CPU threads; 0 takes all cores where a probe finds that faster right now, else one.
         progress: Show a progress bar.
         report_to: Loggers for the lines of `log_steps`: any of transformers' integrations, one or several,
             or none.

@@ -15,6 +15,7 @@ from prosg.model.prosg import ProSG
 from prosg.training.config import Phase, TrainConfig
 from prosg.training.lora import is_lora
 from prosg.utils import distributed
+from prosg.utils.threads import settle_threads
 
 __all__ = ["check", "prepare", "training_arguments"]
 
@@ -118,6 +119,8 @@ def prepare(model: ProSG, phase: Phase, config: TrainConfig) -> None:
     """Freezes every parameter that the phase does not train, and sets the number of CPU threads."""
     if config.threads:
         torch.set_num_threads(config.threads)
+    else:
+        settle_threads()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(phase == "finetune" and (not config.lora or is_lora(name)))
     for part in (model.synthesizer, model.initial):

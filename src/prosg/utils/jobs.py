@@ -97,7 +97,7 @@ def run_jobs(jobs: Sequence[Job], width: int, live: bool = True, *, keep_going: 
     Args:
         jobs: What to run.
         width: Number of processes at a time. Each computes on one thread; a job that runs alone and is the only one
-            ready computes on `width` threads.
+            ready computes on `width` threads, where it finds them faster (`prosg.utils.threads`).
         live: Show a live table if stderr is a terminal; else a line is printed when a job starts or ends.
         keep_going: After a failure, run all jobs that do not depend on the failed one.
 
