@@ -44,3 +44,20 @@ def test_a_folder_is_locked_for_one_at_a_time(tmp_path: Path) -> None:
         pass
     with locked(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("last", [b'{"id": "c"}', b'{"id": "\xc3\xa9"} '])
+def test_a_whole_last_line_is_a_record_without_its_newline(tmp_path: Path, last: bytes) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b'{"id": "a"}\n' + last)
+    assert len(read_log(file)) == 2 and file.read_bytes().endswith(last)
+    log = Log(file)
+    log.append({"id": "d"})
+    log.close()
+    assert [record["id"] for record in read_log(file)] == ["a", log.records[1]["id"], "d"]
+
+
+def test_a_last_line_that_is_no_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b'{"id": "a"}\n[3]')
+    with pytest.raises(ValueError, match=r"log\.jsonl:2: .*list"):
+        read_log(tmp_path / "log.jsonl")

@@ -1,7 +1,8 @@
 """Append-only logs of JSON records, hashes to name records by, and locks on folders.
 
 A log is a file of one JSON object per line, which is on the disk before work continues. A process that is killed can
-leave the last line cut short. Opening the log again removes such a line, so that what it recorded is done again.
+leave the last line cut short. Opening the log again removes such a line, so that what it recorded is done again. A last
+line that is a whole object is a record like any other, also where only the newline after it is missing.
 """
 
 from __future__ import annotations
@@ -42,16 +43,30 @@ def _read_whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Returns the records, and the bytes that they take: less than the file's if its last line is cut short."""
     content = path.read_bytes() if path.exists() else b""
     size = content.rfind(b"\n") + 1
-    records = []
-    for number, line in enumerate(content[:size].splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error}); delete the line to have it made again") from None
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}:{number}: holds a {type(record).__name__}, not an object; delete the line")
-        records.append(record)
+    records = [_record(path, number, line) for number, line in enumerate(content[:size].splitlines(), 1)]
+    last = content[size:]
+    if _is_json(last):  # no beginning of a JSON object is one itself, so nothing is missing but the newline
+        records.append(_record(path, len(records) + 1, last))
+        size = len(content)
     return records, size
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}:{number}: not JSON ({error}); delete the line to have it made again") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}:{number}: holds a {type(record).__name__}, not an object; delete the line")
+    return record
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 class Log:
@@ -70,6 +85,8 @@ class Log:
         self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         if os.fstat(self.handle).st_size > size:
             os.ftruncate(self.handle, size)
+        elif size and path.read_bytes()[-1:] != b"\n":
+            os.write(self.handle, b"\n")
 
     def append(self, *records: Mapping[str, Any], wait: bool = True) -> None:
         """Writes records and waits until they are on the disk.
