@@ -61,3 +61,20 @@ def test_a_last_line_that_is_no_object_is_named(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_bytes(b'{"id": "a"}\n[3]')
     with pytest.raises(ValueError, match=r"log\.jsonl:2: .*list"):
         read_log(tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize("content", [b"a-token", b'{"id": "a", "rep', b"\xff", b"[[[["])
+def test_a_file_that_holds_no_record_is_not_cut(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="token:1: no record"):
+        Log(file)
+    assert file.read_bytes() == content
+
+
+def test_a_closed_log_writes_nothing(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl")
+    log.close()
+    with (tmp_path / "other").open("wb"), pytest.raises(OSError):  # noqa: PT011 - has the log's number
+        log.append({"id": "a"})
+    assert not (tmp_path / "other").read_bytes()

@@ -54,7 +54,7 @@ def _read_whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}:{number}: not JSON ({error}); delete the line to have it made again") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path}:{number}: holds a {type(record).__name__}, not an object; delete the line")
@@ -64,7 +64,7 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -78,9 +78,16 @@ class Log:
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file. Raises ValueError for a damaged line."""
+        """Opens or creates the file.
+
+        Raises:
+            ValueError: for a damaged line, and for a line cut short in a file without a record before it: that may be
+                anybody's file, and is not cut.
+        """
         self.path = path
         self.records, size = _read_whole_lines(path)
+        if not self.records and path.exists() and path.stat().st_size > size:
+            raise ValueError(f"{path}:1: no record, so the file is left as it is; delete it if it is a log cut short")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         if os.fstat(self.handle).st_size > size:
@@ -101,7 +108,9 @@ class Log:
         self.records += map(dict, records)
 
     def close(self) -> None:
+        """Closes the file. Nothing can be written after that, not even into another file with the same handle."""
         os.close(self.handle)
+        self.handle = -1
 
 
 @contextmanager
