@@ -1,19 +1,31 @@
 """Requests of one stage to an endpoint: attempts repeated after transient failures, booked, recorded and settled.
 
-A reply that arrived whole is recorded, whatever it says, and never requested again.
+A reply that arrived whole is recorded, whatever it says, and never requested again. The first request of a run goes
+alone: it shows whether anything that replies is there at all, so that a wrong address costs one request and seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prosg.llm.budget import Budget, BudgetSpentError, Cost, highest_cost
-from prosg.llm.completion import ChatCompletions, ChatRequest, EndpointError, ReplyRecord, TransientError
-from prosg.llm.config import EndpointConfig
+from prosg.llm.completion import (
+    NO_COMPLETION,
+    NO_CONNECTION,
+    ChatCompletions,
+    ChatReply,
+    ChatRequest,
+    EndpointError,
+    ReplyRecord,
+    TransientError,
+)
+from prosg.llm.config import LIMITS, EndpointConfig
+from prosg.llm.waiting import WaitingNotes
 from prosg.utils.store import Log
 
 __all__ = ["EndpointClient", "GaveUpError", "Shortfall"]
@@ -21,7 +33,7 @@ __all__ = ["EndpointClient", "GaveUpError", "Shortfall"]
 T = TypeVar("T")
 DEAD_AFTER = 3
 """Requests given up in a row, without a reply in between, after which the server counts as gone."""
-COST_FREE = ("http ", "no connection")
+COST_FREE = ("http ", NO_CONNECTION)
 """Failures that cost no tokens; after any other the server may have counted the tokens that were booked."""
 
 
@@ -48,7 +60,8 @@ class EndpointClient:
         """Raises ValueError if a package is missing.
 
         answered: whether the stage has a reply from the model already. Until then a 4xx is taken for a fault of the
-        configuration, afterwards for one of the single request.
+        configuration, afterwards for one of the single request. What is no connection or no chat completion is taken
+        for such a fault until this run has a reply.
         """
         try:
             import tenacity  # noqa: F401 - so that its absence shows before the first request
@@ -59,6 +72,10 @@ class EndpointClient:
         self.endpoint, self.budget, self.stage, self.log = endpoint, budget, stage, log
         self.answered = answered
         self.failures = 0
+        self.replied = False
+        self.unusable: EndpointError | None = None
+        self._first = asyncio.Lock()
+        self.notes = WaitingNotes(endpoint)
 
     async def fetch(self, request: ChatRequest) -> ReplyRecord:
         """Sends a request until there is a reply, records it, and only then settles its cost. Returns the record.
@@ -68,6 +85,26 @@ class EndpointClient:
             BudgetSpentError: if the request could exceed a cap.
             EndpointError: if the endpoint cannot be used as it is configured.
         """
+        if not self.replied:
+            async with self._first:
+                record = await self._fetch_first(request)
+            if record is not None:
+                return record
+        return await self._fetch(request)
+
+    async def _fetch_first(self, request: ChatRequest) -> ReplyRecord | None:
+        """Fetches a request while no other is under way; None where another has had a reply by now."""
+        if self.unusable is not None:
+            raise self.unusable
+        if self.replied:
+            return None
+        try:
+            return await self._fetch(request)
+        except EndpointError as error:
+            self.unusable = error
+            raise
+
+    async def _fetch(self, request: ChatRequest) -> ReplyRecord:
         from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
         config = self.endpoint
@@ -78,36 +115,52 @@ class EndpointClient:
             backoff = config.backoff * 2.0 ** (state.attempt_number - 1) * random.uniform(0.5, 1.0)
             return max(demanded, min(backoff, config.longest_wait))
 
+        def tell(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            wait = f"attempt {state.attempt_number + 1} of {config.attempts} in {state.upcoming_sleep:.0f} s"
+            self.notes.say(f"{config.base_url}: {error}; {wait}")
+
         attempts = AsyncRetrying(
             stop=stop_after_attempt(config.attempts),
             wait=pause,
             retry=retry_if_exception_type(TransientError),
+            before_sleep=tell,
             reraise=True,
         )
         try:
             record: dict[str, Any] = await attempts(self._attempt, request)
         except TransientError as error:
+            if not (self.replied or self.answered):
+                raise self._nobody(error) from None
             raise GaveUpError(error.reason) from None
         self.failures = 0
         return record
+
+    def _nobody(self, error: TransientError) -> EndpointError:
+        """What it means that the first request of a run gets no reply."""
+        if error.reason == NO_COMPLETION:
+            return EndpointError(f"{self.endpoint.base_url}: {error.reason}, but {error.detail}; check base_url")
+        return EndpointError(f"{self.endpoint.base_url} gives no replies: {error}; check base_url, or try again later")
 
     async def _attempt(self, request: ChatRequest) -> dict[str, Any]:
         highest = highest_cost(self.endpoint, request.body)
         booking = await self.budget.book(self.stage, request.id, highest)
         outcome, cost = "cancelled", highest
         try:
-            reply = await self.completions.complete(request.body, highest)
+            reply = await self._complete(request.body, highest)
             if reply.finish == "error" and not self.answered:
-                raise EndpointError(f"{self.endpoint.base_url} refuses the first request: {reply.refusal}")
+                raise EndpointError(self._refusal(request.body, reply))
             record = reply.to_record(request.id)
             self.log.append(record)
-            self.answered = True
+            self.answered = self.replied = True
             outcome, cost = "reply", reply.cost
             return record
         except TransientError as error:
             outcome = error.reason
             if outcome.startswith(COST_FREE):
                 cost = Cost(0, 0, 0.0)
+            if not self.replied and outcome in (NO_CONNECTION, NO_COMPLETION):
+                raise self._nobody(error) from None
             if error.wait > self.endpoint.longest_wait:
                 raise GaveUpError(f"{error.reason}, and it asks to wait {error.wait:.0f} s") from None
             raise
@@ -117,12 +170,36 @@ class EndpointClient:
         finally:
             await self.budget.settle(booking, outcome, cost)
 
+    async def _complete(self, body: Mapping[str, Any], highest: Cost) -> ChatReply:
+        """Sends a request once; says what is waited for as long as this run has no reply."""
+        if self.replied:
+            return await self.completions.complete(body, highest)
+        waiting = asyncio.create_task(self.notes.say_while_waiting())
+        try:
+            return await self.completions.complete(body, highest)
+        finally:
+            waiting.cancel()
+
+    def _refusal(self, body: Mapping[str, Any], reply: ChatReply) -> str:
+        """What is said of a first request that the server refuses, with what to do about a parameter that it names."""
+        message = f"{self.endpoint.base_url} refuses the first request: {reply.refusal}"
+        named = [name for name in body if name not in ("model", "messages") and re.search(rf"\b{name}\b", message)]
+        advice = {
+            "seed": "endpoint.send_seed: false",
+            "response_format": "endpoint.json: object or none",
+            **dict.fromkeys(LIMITS, "endpoint.token_parameter: max_tokens, max_completion_tokens or null"),
+        }
+        for name in named[:1]:
+            message += f"; {advice.get(name, f'endpoint.extra: {{{name}: null}} leaves it out')}"
+        return message
+
     async def run_all(
         self, jobs: Sequence[T], work: Callable[[T], Awaitable[None]], on_done: Callable[[], object]
     ) -> Shortfall:
         """Works on jobs, `endpoint.concurrency` at a time; begins no more after a cap or a dead endpoint.
 
-        `work` makes a job's requests with `fetch`. Raises EndpointError if the endpoint cannot be used or is dead.
+        `work` makes a job's requests with `fetch`. Raises EndpointError if the endpoint cannot be used or is dead. Any
+        other error, such as a full disk, ends the other jobs before it is raised.
         """
         waiting = iter(jobs)
         self.failures = 0
@@ -146,7 +223,13 @@ class EndpointClient:
                 if shortfall.cap or broken or self.failures >= DEAD_AFTER:
                     return
 
-        await asyncio.gather(*(worker() for _ in range(min(self.endpoint.concurrency, len(jobs)))))
+        workers = [asyncio.create_task(worker()) for _ in range(min(self.endpoint.concurrency, len(jobs)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for one in workers:
+                one.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
         if broken:
             raise broken
         if not shortfall.cap and next(waiting, None) is not None:
