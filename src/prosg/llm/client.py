@@ -148,8 +148,8 @@ class EndpointClient:
         outcome, cost = "cancelled", highest
         try:
             reply = await self._complete(request.body, highest)
-            if reply.finish == "error" and not self.answered:
-                raise EndpointError(self._refusal(request.body, reply))
+            if reply.finish == "error" and not self.replied:
+                self._check_refusal(request.body, reply)
             record = reply.to_record(request.id)
             self.log.append(record)
             self.answered = self.replied = True
@@ -180,18 +180,26 @@ class EndpointClient:
         finally:
             waiting.cancel()
 
-    def _refusal(self, body: Mapping[str, Any], reply: ChatReply) -> str:
-        """What is said of a first request that the server refuses, with what to do about a parameter that it names."""
-        message = f"{self.endpoint.base_url} refuses the first request: {reply.refusal}"
-        named = [name for name in body if name not in ("model", "messages") and re.search(rf"\b{name}\b", message)]
+    def _check_refusal(self, body: Mapping[str, Any], reply: ChatReply) -> None:
+        """Raises EndpointError where the refusal of a run's first request is a fault of the configuration.
+
+        It is one if the stage has no reply yet, or if a parameter is refused; the limit alone may be due to the prompt.
+        """
+        named = [
+            name for name in body if name not in ("model", "messages") and re.search(rf"\b{name}\b", reply.refusal)
+        ]
+        if self.answered and not set(named) - LIMITS:
+            return
         advice = {
-            "seed": "endpoint.send_seed: false",
-            "response_format": "endpoint.json: object or none",
-            **dict.fromkeys(LIMITS, "endpoint.token_parameter: max_tokens, max_completion_tokens or null"),
+            "seed": "endpoint.send_seed: false leaves it out",
+            "response_format": "endpoint.json: object or none asks otherwise",
+            **dict.fromkeys(LIMITS, "endpoint.token_parameter has another name, or null"),
         }
+        message = f"{self.endpoint.base_url} refuses the first request: {reply.refusal}"
         for name in named[:1]:
-            message += f"; {advice.get(name, f'endpoint.extra: {{{name}: null}} leaves it out')}"
-        return message
+            null = f"{name}: null, for whatever asks or in endpoint.extra, leaves it out"
+            message += f"; {advice.get(name, null)}"
+        raise EndpointError(message)
 
     async def run_all(
         self, jobs: Sequence[T], work: Callable[[T], Awaitable[None]], on_done: Callable[[], object]

@@ -35,8 +35,9 @@ def recorded_replies(path: Path, records: Sequence[Mapping[str, Any]]) -> dict[s
         check_fields(record, REPLY_FIELDS, f"{path}:{number}")
         if record["finish"] == "malformed":
             continue
-        answer, reasoning = separate(whole_text(record["reply"]))
-        replies[record["id"]] = {**record, "reply": answer} | ({"reasoning": reasoning} if reasoning else {})
+        record = {name: whole_text(value) if isinstance(value, str) else value for name, value in record.items()}
+        answer, reasoning = separate(record["reply"])
+        replies[record["id"]] = record | {"reply": answer} | ({"reasoning": reasoning} if reasoning else {})
     return replies
 
 

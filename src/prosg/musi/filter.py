@@ -180,8 +180,12 @@ def filter_instructions(
     instruction's fields.
     """
     options = dataclasses.asdict(config.filter) | {"contents": _file_hashes(config.filter)}
-    decisions = decisions_by_id(log.path, log.records)
     ids = [_decision_id(item, options) for item in instructions]
+    decisions = decisions_by_id(log.path, log.records)
+    for name, item in zip(ids, instructions, strict=True):
+        # A decision about another text, which an earlier version found in the reply's reasoning, does not count.
+        if name in decisions and decisions[name].get("prompt") != (item.draft.prompt if item.draft else None):
+            del decisions[name]
     new_ids = [name for name in ids if name not in decisions]
     new = [item for item, name in zip(instructions, ids, strict=True) if name not in decisions]
     on_progress(len(instructions) - len(new))
