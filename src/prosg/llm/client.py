@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from prosg.llm.completion import (
     TransientError,
 )
 from prosg.llm.config import LIMITS, EndpointConfig
+from prosg.llm.failures import parameter_advice, refused_parameters
 from prosg.llm.waiting import WaitingNotes
 from prosg.utils.store import Log
 
@@ -56,12 +56,22 @@ class Shortfall:
 class EndpointClient:
     """Sends the requests of one stage to an endpoint."""
 
-    def __init__(self, endpoint: EndpointConfig, budget: Budget, stage: str, log: Log, *, answered: bool) -> None:
-        """Raises ValueError if a package is missing.
+    def __init__(
+        self, endpoint: EndpointConfig, budget: Budget, stage: str, log: Log, *, answered: bool, reached: set[str]
+    ) -> None:
+        """
+        Args:
+            endpoint: The endpoint.
+            budget: Caps and ledger.
+            stage: The stage's name in the ledger.
+            log: Where replies are recorded.
+            answered: Whether the stage has a reply from the model already. Until then a 4xx is taken for a fault of the
+                configuration, afterwards for one of the single request.
+            reached: Addresses that have replied in this run; shared by all stages. Until then what is no connection or
+                no chat completion is taken for a fault of the configuration.
 
-        answered: whether the stage has a reply from the model already. Until then a 4xx is taken for a fault of the
-        configuration, afterwards for one of the single request. What is no connection or no chat completion is taken
-        for such a fault until this run has a reply.
+        Raises:
+            ValueError: if a package is missing.
         """
         try:
             import tenacity  # noqa: F401 - so that its absence shows before the first request
@@ -70,7 +80,7 @@ class EndpointClient:
         except ImportError as error:
             raise ValueError(f"asking a model needs the package {error.name}: pip install 'prosg[data]'") from None
         self.endpoint, self.budget, self.stage, self.log = endpoint, budget, stage, log
-        self.answered = answered
+        self.answered, self.reached = answered, reached
         self.failures = 0
         self.replied = False
         self.unusable: EndpointError | None = None
@@ -130,11 +140,14 @@ class EndpointClient:
         try:
             record: dict[str, Any] = await attempts(self._attempt, request)
         except TransientError as error:
-            if not (self.replied or self.answered):
+            if not (self.answered or self._was_reached()):
                 raise self._nobody(error) from None
             raise GaveUpError(error.reason) from None
         self.failures = 0
         return record
+
+    def _was_reached(self) -> bool:
+        return self.endpoint.base_url in self.reached
 
     def _nobody(self, error: TransientError) -> EndpointError:
         """What it means that the first request of a run gets no reply."""
@@ -153,13 +166,14 @@ class EndpointClient:
             record = reply.to_record(request.id)
             self.log.append(record)
             self.answered = self.replied = True
+            self.reached.add(self.endpoint.base_url)
             outcome, cost = "reply", reply.cost
             return record
         except TransientError as error:
             outcome = error.reason
             if outcome.startswith(COST_FREE):
                 cost = Cost(0, 0, 0.0)
-            if not self.replied and outcome in (NO_CONNECTION, NO_COMPLETION):
+            if not self._was_reached() and outcome in (NO_CONNECTION, NO_COMPLETION):
                 raise self._nobody(error) from None
             if error.wait > self.endpoint.longest_wait:
                 raise GaveUpError(f"{error.reason}, and it asks to wait {error.wait:.0f} s") from None
@@ -185,21 +199,10 @@ class EndpointClient:
 
         It is one if the stage has no reply yet, or if a parameter is refused; the limit alone may be due to the prompt.
         """
-        named = [
-            name for name in body if name not in ("model", "messages") and re.search(rf"\b{name}\b", reply.refusal)
-        ]
-        if self.answered and not set(named) - LIMITS:
-            return
-        advice = {
-            "seed": "endpoint.send_seed: false leaves it out",
-            "response_format": "endpoint.json: object or none asks otherwise",
-            **dict.fromkeys(LIMITS, "endpoint.token_parameter has another name, or null"),
-        }
-        message = f"{self.endpoint.base_url} refuses the first request: {reply.refusal}"
-        for name in named[:1]:
-            null = f"{name}: null, for whatever asks or in endpoint.extra, leaves it out"
-            message += f"; {advice.get(name, null)}"
-        raise EndpointError(message)
+        named = refused_parameters(body, reply.refusal)
+        if not self.answered or set(named) - LIMITS:
+            advice = "".join(f"; {parameter_advice(name)}" for name in named[:1])
+            raise EndpointError(f"{self.endpoint.base_url} refuses the first request: {reply.refusal}{advice}")
 
     async def run_all(
         self, jobs: Sequence[T], work: Callable[[T], Awaitable[None]], on_done: Callable[[], object]

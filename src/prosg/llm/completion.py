@@ -209,7 +209,7 @@ class ChatCompletions:
         if status in (408, 409, 429) or status >= 500:
             raise TransientError(f"http {status}", retry_after(response.headers), message)
         if status in (401, 403, 404):
-            raise EndpointError(f"{self.endpoint.base_url} refuses: {message}")
+            raise EndpointError(f"{self.endpoint.base_url} refuses (http {status}): {message}")
         return ChatReply("", "error", f"http {status}: {message}", Cost(0, 0, 0.0), self.endpoint.model)
 
     def _lost(self, error: Exception) -> TransientError:

@@ -1,14 +1,25 @@
-"""What a failed attempt tells: the cause of a lost connection, and the pause that a server demands."""
+"""What a failed attempt tells: the cause of a lost connection, the pause that is demanded, the refused parameter."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from typing import Any
 
-__all__ = ["first_cause", "retry_after"]
+from prosg.llm.config import LIMITS
+
+__all__ = ["first_cause", "parameter_advice", "refused_parameters", "retry_after"]
+
+ADVICE = {
+    "seed": "endpoint.send_seed: false leaves it out",
+    "response_format": "endpoint.json: object or none asks otherwise",
+    **dict.fromkeys(LIMITS, "endpoint.token_parameter has another name, or null"),
+}
+"""What to do about parameters that have options of their own."""
 
 
 def first_cause(error: BaseException) -> str:
@@ -32,3 +43,14 @@ def retry_after(headers: Mapping[str, str]) -> float:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return 0.0
+
+
+def refused_parameters(body: Mapping[str, Any], refusal: str) -> list[str]:
+    """Returns the parameters of a request that the text of its refusal names."""
+    texts = ("model", "messages")
+    return [name for name in body if name not in texts and re.search(rf"\b{re.escape(name)}\b", refusal)]
+
+
+def parameter_advice(name: str) -> str:
+    """Returns what to do about a parameter that a server refuses."""
+    return ADVICE.get(name, f"{name}: null, for whatever asks or in endpoint.extra, leaves it out")

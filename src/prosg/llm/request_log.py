@@ -50,6 +50,7 @@ class RequestLog:
             print(f"{lost} requests were under way when this was stopped; they are asked again", file=sys.stderr)
         # A client is created with the first request: not every command sends one.
         self.clients: dict[str, EndpointClient] = {}
+        self.reached: set[str] = set()
         self.shortfall = Shortfall()
 
     async def request_all(
@@ -90,7 +91,9 @@ class RequestLog:
     def _client(self, stage: str, endpoint: EndpointConfig) -> EndpointClient:
         if stage not in self.clients:
             answered = any(record["finish"] != "error" for record in self.replies[stage].values())
-            self.clients[stage] = EndpointClient(endpoint, self.budget, stage, self.logs[stage], answered=answered)
+            self.clients[stage] = EndpointClient(
+                endpoint, self.budget, stage, self.logs[stage], answered=answered, reached=self.reached
+            )
         return self.clients[stage]
 
     def print_summary(self) -> int:

@@ -127,6 +127,19 @@ def test_a_server_that_does_not_listen(tmp_path: Path, capsys: Any) -> None:
     assert sum(one["event"] == "booked" for one in read_log(tmp_path / "judge" / "ledger.jsonl")) == 1
 
 
+def test_a_page_after_the_first_reply_is_asked_again_also_in_the_next_stage(tmp_path: Path, servers: Any) -> None:
+    class Late(JudgeServer):
+        def plan_faults(self, body: dict[str, Any]) -> list[str]:
+            return ["page"] if body["response_format"]["json_schema"]["name"] == "musi_verdicts" else []
+
+    run = make_run(tmp_path / "run", {"good": GOOD})
+    with Late() as server:
+        assert main(["judge", str(run), "--config", make_config(tmp_path, server.start().url)]) == 0
+        server.shutdown()
+    assert results(run, "good")["plain"] == ["pass"] * 3
+    assert server.outcomes == {"page": 3, "reply": 4}
+
+
 def test_sampling_of_the_judge_can_be_left_to_the_server(tmp_path: Path, servers: Any) -> None:
     sent = []
 
