@@ -254,6 +254,20 @@ def test_no_field_of_a_reply_holds_the_key(streamed: bool, monkeypatch: pytest.M
     assert KEY not in str(reply)
 
 
+@pytest.mark.parametrize("before", range(60, 320, 7))
+def test_no_part_of_the_key_is_left_where_a_text_is_shortened(before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "x" * before + KEY
+    choice = {"message": {"content": "Hello"}, "finish_reason": said}
+    reply = complete(lambda r: httpx.Response(200, json={"choices": [choice], "model": said}), monkeypatch)
+    assert KEY[:5] not in reply.finish + reply.model
+    for status, content in ((200, said), (200, json.dumps({"error": said})), (401, said), (400, said)):
+        try:
+            shown = str(complete(lambda r, s=status, c=content: httpx.Response(s, text=c), monkeypatch))  # type: ignore[misc]
+        except (EndpointError, TransientError) as error:
+            shown = str(error)
+        assert KEY[:5] not in shown and len(shown) < 500
+
+
 @pytest.mark.parametrize("text", [f"<p>{KEY}", json.dumps({"error": {"message": KEY}}), json.dumps({"choices": KEY})])
 def test_no_error_about_a_reply_holds_the_key(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TransientError) as error:

@@ -21,6 +21,8 @@ FREE, PRICED = EndpointConfig(model="m"), EndpointConfig(model="m", output_price
         ({"extra": {"n": 3, "stream": True}}, ("endpoint.extra", "n, stream")),
         ({"extra": {"max_tokens": 9}}, ("endpoint.extra", "max_tokens")),
         ({"timeout": 0.0}, ("endpoint.timeout is 0", "above 0")),
+        ({"timeout": float("nan")}, ("endpoint.timeout is nan", "finite")),
+        ({"base_url": "http://host:99999/v1"}, ("endpoint.base_url", "http://")),
         ({"concurrency": 0}, ("endpoint.concurrency is 0", "at least 1")),
         ({"attempts": 0}, ("endpoint.attempts is 0", "at least 1")),
         ({"backoff": -1.0}, ("endpoint.backoff is -1", "0 or more")),

@@ -33,6 +33,11 @@ def test_half_letters_in_json_are_replaced() -> None:
     assert find_json('{"a": "\\ud83d"}') == {"a": "\ufffd"}
 
 
+def test_half_letters_are_not_sent() -> None:
+    body = request_body(EndpointConfig(), [{"role": "user", "content": "a \ud83d"}], 0.0, 9, 7)
+    assert body["messages"] == [{"role": "user", "content": "a \ufffd"}]
+
+
 def test_parameters_can_be_left_out_and_replaced() -> None:
     messages = [{"role": "user", "content": "Hi"}]
     assert request_body(

@@ -236,6 +236,26 @@ def test_a_judge_that_refuses_a_parameter_is_found_out_before_the_answers_are_pa
         server.shutdown()
 
 
+def test_missing_replies_are_reported_and_not_that_no_pair_passed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(ChatServer):
+        def plan_faults(self, body: dict[str, Any]) -> Sequence[str]:
+            return ["503"] * 99 if "musi_verdicts" in json.dumps(body) else ()
+
+        def _drafts(self, rng: random.Random, bad: str) -> tuple[str, str]:
+            text, finish = super()._drafts(rng, bad)
+            return json.dumps({"prompts": json.loads(text.strip("`json\n"))["prompts"][:1]}), finish
+
+    with Failing(faults=0.0, bad=0.0) as server:
+        small = {"prompts": {"count": 1, "per_request": 1}, "filter": {"stages": 2}}
+        config = configure(tmp_path, server.start().url, endpoint={"attempts": 2, "concurrency": 1}, **small)
+        assert main(["data", "build", str(config)]) == 1
+        err = capsys.readouterr().err
+        assert "met only failures (the last: http 503)" in err and "no pair passed" not in err
+        server.shutdown()
+
+
 class Reasoning(ChatServer):
     """Reasons, with braces, before it says anything."""
 

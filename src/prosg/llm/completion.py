@@ -194,8 +194,8 @@ class ChatCompletions:
         tokens_in = _possible(counts[0], 1, highest.tokens_in)
         tokens_out = _possible(counts[1], min(size, 1), highest.tokens_out)
         cost = Cost.of(self.endpoint, tokens_in, tokens_out)
-        model = self.masking(message.model or self.endpoint.model)
-        return ChatReply(text, self.masking(message.finish), refusal, cost, model, reasoning)
+        finish, model = (self.masking.line(name, 100) for name in (message.finish, message.model))
+        return ChatReply(text, finish or "stop", refusal, cost, model or self.endpoint.model, reasoning)
 
     def _refused(self, response: Any, content: bytes) -> ChatReply:
         """The reply that a status of 4xx is to this request; raises what other statuses mean."""

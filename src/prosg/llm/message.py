@@ -14,10 +14,8 @@ __all__ = ["CutOffError", "Message", "NotACompletionError", "described", "read_m
 MESSAGE_FIELDS = ("role", "content", "refusal", "tool_calls", *REASONING_FIELDS)
 """A message has at least one of them."""
 LAST_EVENT = re.compile(rb"(?:^|\n)data: ?\[DONE\]")
-SHOWN = 200
-"""Characters of an unexpected body that an error shows."""
-LONGEST_MESSAGE = 1000
-"""Characters that are read of an error's message."""
+SHOWN = 2**16
+"""Bytes of an unexpected body that an error repeats; whoever shows it masks the key first, and shortens it then."""
 
 
 class NotACompletionError(Exception):
@@ -134,7 +132,7 @@ def _parsed(body: bytes) -> Any:
     except ValueError as error:
         text = _beginning(body)
         kind = "a web page" if text[:1] == "<" else str(error).removeprefix("the reply: ")
-        raise NotACompletionError(f"{kind}: {text!r}") from None
+        raise NotACompletionError(f"{kind}: {text}") from None
 
 
 def described(body: bytes) -> str:
@@ -153,13 +151,13 @@ def _error(content: Any) -> str:
             return ""
         said = content.get(name)
         if isinstance(said, str) and said.strip():
-            return " ".join(said.split())[:LONGEST_MESSAGE]
+            return " ".join(said.split())
         content = said if isinstance(said, dict) else content
     return ""
 
 
 def _beginning(body: bytes) -> str:
-    return " ".join(body[: 4 * SHOWN].decode("utf-8", "replace").split())[:SHOWN]
+    return " ".join(body[:SHOWN].decode("utf-8", "replace").split())
 
 
 def _described(content: Any, body: bytes) -> str:
@@ -201,12 +199,11 @@ def _message(text: str, reasoning: str, refusal: str, finish: Any, content: Mapp
     separated = separate(text)
     thoughts = "\n".join(part for part in (reasoning, separated.reasoning) if part)
     usage, model = content.get("usage"), content.get("model")
-    ending = " ".join((finish or "").split())[:SHOWN] or "stop"
     return Message(
         separated.answer,
         thoughts,
-        ending,
+        finish or "stop",
         refusal,
         usage if isinstance(usage, dict) else {},
-        model[:SHOWN] if isinstance(model, str) else "",
+        model if isinstance(model, str) else "",
     )

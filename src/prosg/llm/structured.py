@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prosg.llm.config import EndpointConfig
-from prosg.utils.outside import parse_json
+from prosg.utils.outside import parse_json, whole_text
 from prosg.utils.store import record_id
 
 __all__ = ["find_json", "refuses", "request_body", "request_seed", "strict_object"]
@@ -82,7 +82,8 @@ def request_body(
     Returns:
         The body. What the endpoint's `extra` says comes last, and what is None there is left out.
     """
-    body: dict[str, Any] = {"model": endpoint.model, "messages": [*messages], "temperature": temperature}
+    told = [{name: whole_text(text) for name, text in message.items()} for message in messages]
+    body: dict[str, Any] = {"model": endpoint.model, "messages": told, "temperature": temperature}
     body |= {endpoint.token_parameter or "max_tokens": max_tokens if endpoint.token_parameter else None}
     body |= {"seed": seed if endpoint.send_seed else None, "top_p": top_p}
     if json_schema is not None and endpoint.json == "schema":

@@ -130,7 +130,10 @@ class _Build:
         self.judges_later = False
 
     async def run(self, stages: Sequence[str]) -> int:
-        """Runs stages. A cap ends the requests, but what is verified by then is exported. Returns the exit status."""
+        """Runs stages. A cap ends the requests, but what is verified by then is exported. Returns the exit status.
+
+        Where replies are missing and nothing is verified, it is they that the summary reports, not that no pair passed.
+        """
         run_stage = {
             "prompts": self._prompts,
             "filter": self._filter,
@@ -140,7 +143,8 @@ class _Build:
         }
         self.judges_later = self.config.verify.judge and "verify" in stages
         for stage in stages:
-            if not self.log.shortfall.cap or (stage == "export" and self._anything_verified()):
+            wanting = self.log.shortfall if stage == "export" else self.log.shortfall.cap
+            if not wanting or (stage == "export" and self._anything_verified()):
                 await run_stage[stage]()
         return self.log.print_summary()
 
