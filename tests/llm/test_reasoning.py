@@ -24,6 +24,7 @@ CHANNEL = "<|channel|>"
         ("[THINK]why[/THINK]Yes.", "Yes.", "why"),
         ("◁think▷why◁/think▷Yes.", "Yes.", "why"),
         ("<|begin_of_thought|>why<|end_of_thought|>Yes.", "Yes.", "why"),
+        ("<|START_THINKING|>why<|END_THINKING|>Yes.", "Yes.", "why"),
         ("<seed:think>why</seed:think>Yes.", "Yes.", "why"),
         (f"{CHANNEL}analysis<|message|>why<|end|>{CHANNEL}final<|message|>Yes.<|return|>", "Yes.", "why"),
         ("<think>a<think>b</think>c</think>Yes.", "Yes.", "a\nb\nc"),

@@ -93,7 +93,7 @@ def test_a_file_of_decisions_without_one_is_not_cut(tmp_path: Path, capsys: pyte
     file = tmp_path / "rows.review.jsonl"
     file.write_text("secret")
     assert main(["data", "review", str(tmp_path / "rows.jsonl")]) == 2
-    assert "rows.review.jsonl:1: no record" in capsys.readouterr().err and file.read_text() == "secret"
+    assert "rows.review.jsonl:1: not the beginning" in capsys.readouterr().err and file.read_text() == "secret"
 
 
 def test_only_an_export_has_its_decisions_in_the_folder_above(tmp_path: Path, review: Review) -> None:

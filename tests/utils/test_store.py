@@ -63,13 +63,36 @@ def test_a_last_line_that_is_no_object_is_named(tmp_path: Path) -> None:
         read_log(tmp_path / "log.jsonl")
 
 
-@pytest.mark.parametrize("content", [b"a-token", b'{"id": "a", "rep', b"\xff", b"[[[["])
+@pytest.mark.parametrize("content", [b"a-token", b"{a}", b"\xff", b"[[[["])
 def test_a_file_that_holds_no_record_is_not_cut(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match="token:1: no record"):
+    with pytest.raises(ValueError, match="token:1: not the beginning of a record"):
         Log(file)
     assert file.read_bytes() == content
+
+
+def test_opening_a_log_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    for content in (b'{"id": "a"}\n{"id"', b'{"id": "a"}'):
+        file.write_bytes(content)
+        log = Log(file)
+        assert file.read_bytes() == content and log.records == [{"id": "a"}]
+        log.append({"id": "b"}, {"id": "c"})
+        log.append({"id": "d"})
+        log.close()
+        assert file.read_bytes() == b'{"id": "a"}\n{"id": "b"}\n{"id": "c"}\n{"id": "d"}\n'
+
+
+def test_what_another_process_has_written_since_is_not_cut(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    for content in (b'{"id": "a"}\n{"id"', b'{"id": "a"}', b'{"id": "a"}\n'):
+        file.write_bytes(content)
+        first, second = Log(file), Log(file)
+        for log, name in ((second, "b"), (first, "c")):
+            log.append({"id": name})
+            log.close()
+        assert [record["id"] for record in read_log(file)] == ["a", "b", "c"]
 
 
 def test_a_closed_log_writes_nothing(tmp_path: Path) -> None:

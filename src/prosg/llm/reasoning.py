@@ -14,15 +14,18 @@ __all__ = ["REASONING_FIELDS", "Separated", "field_reasoning", "separate"]
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "thoughts")
 """What servers call the field of a message that holds its reasoning."""
-NAMES = r"(?:seed:|antml:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|inner_monologue)"
+NAMES = (
+    r"(?:seed:|antml:)?"
+    r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|inner_monologue|chain_of_thought)(?:_process)?"
+)
 TAG = re.compile(
     rf"""(?<![`"'\\])(?:
         (?P<open>
-            <\|?(?:begin_of_)?{NAMES}(?:\s[^<>]*)?\|?> | \[{NAMES}\] | ◁{NAMES}▷
+            <\|?(?:begin_of_|start_)?{NAMES}(?:\s[^<>]*)?\|?> | \[{NAMES}\] | ◁{NAMES}▷
           | (?:<\|start\|>assistant)?<\|channel\|>\s*(?:analysis|commentary)[^<>]*<\|message\|>
         )
       | (?P<close>
-            <\|?(?:/\s*|end_of_){NAMES}\s*\|?> | \[/{NAMES}\] | ◁/{NAMES}▷
+            <\|?(?:/\s*|end_of_|end_){NAMES}\s*\|?> | \[/{NAMES}\] | ◁/{NAMES}▷
           | (?:<\|(?:end|return)\|>)?(?:<\|start\|>assistant)?<\|channel\|>\s*final[^<>]*<\|message\|>
         )
       | (?P<end> <\|(?:return|end)\|>\s*$ )
