@@ -195,8 +195,12 @@ def test_options_of_writing(model: ProSG) -> None:
     assert list(drawn.stop) == ["x", "\n\nUser:"]
     assert lm._sampling({"temperature": 0.5}).temperature == 0.5
     assert lm._sampling({"temperature": 0.5, "do_sample": False}).temperature == 0
-    with pytest.raises(ValueError, match="generation option num_beams is unknown; allowed: until, do_sample"):
+    with pytest.raises(ValueError, match="generation option num_beams is 3.*allowed: 1"):
         lm.generate_until([Asked(("Tom", {"num_beams": 3}))])
+    with pytest.raises(ValueError, match="generation option beams is unknown; allowed: until, do_sample"):
+        lm.generate_until([Asked(("Tom", {"beams": 1}))])
+    nothing = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "early_stopping": True, "n": None}
+    assert lm._sampling({"do_sample": False, "temperature": 0.0, "top_k": -1, "top_p": 0, **nothing}) == plain
 
 
 def test_conversations_are_framed_by_the_template(model: ProSG) -> None:

@@ -67,3 +67,35 @@ def test_open_bookings_are_settled_by_their_record_or_lost(tmp_path: Path) -> No
     assert budget.spent == (2, 110, 0.6) and budget.outcomes == {"reply": 1, "lost": 1}
     again = Budget(BudgetConfig(9, 9999), path)
     assert (again.spent, again.recover({})) == (budget.spent, 0)
+
+
+@pytest.mark.parametrize("removed", range(4))
+def test_a_ledger_without_one_of_its_lines_is_read(tmp_path: Path, removed: int) -> None:
+    path = tmp_path / "ledger.jsonl"
+
+    async def book_two() -> None:
+        budget = Budget(BudgetConfig(9, 9999), path)
+        for name in "ab":
+            await budget.settle(await budget.book("s", name, COST), "reply", Cost(5, 5, 0.1))
+
+    asyncio.run(book_two())
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:removed] + lines[removed + 1 :]))
+    budget = Budget(BudgetConfig(9, 9999), path)
+    assert budget.recover({}) == removed % 2  # a booking without its end is lost
+    assert budget.spent == pytest.approx((2, 110, 0.6) if removed % 2 else (2, 20, 0.2))
+    assert asyncio.run(budget.book("s", "c", COST)) == 3
+
+
+@pytest.mark.parametrize(
+    "line", ['{"event": "bookd"}', "{}", '{"event": "booked", "booking": 1}', '{"event": ["lost"]}']
+)
+def test_a_damaged_line_of_a_ledger_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text('{"event": "lost", "booking": 7}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"ledger\.jsonl:2: .*delete the line"):
+        Budget(BudgetConfig(9, 9999), path)
+
+
+def test_a_reply_without_a_limit_is_booked_as_a_long_one() -> None:
+    assert highest_cost(EndpointConfig(token_parameter=None), {}).tokens_out == 32_768

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
 from typing import Any
 
@@ -16,7 +17,6 @@ from prosg.llm.completion import ChatCompletions, ChatReply, EndpointError, Tran
 from prosg.llm.config import EndpointConfig
 
 httpx = pytest.importorskip("httpx")
-openai = pytest.importorskip("openai")
 
 KEY = "sk-a-key-that-nobody-may-see"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 50, "temperature": 0.0, "top_k": 3}
@@ -29,13 +29,7 @@ def complete(respond: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch, **o
     endpoint = EndpointConfig(model="m", api_key_env="LLM_KEY", input_price=1.0, output_price=2.0, **options)
 
     async def send() -> ChatReply:
-        completions = ChatCompletions(endpoint)
-        completions.client = openai.AsyncOpenAI(
-            base_url=endpoint.base_url,
-            api_key=KEY,
-            max_retries=0,
-            http_client=httpx.AsyncClient(transport=httpx.MockTransport(respond)),
-        )
+        completions = ChatCompletions(endpoint, httpx.MockTransport(respond))
         try:
             return await completions.complete(BODY, HIGHEST)
         finally:
@@ -106,10 +100,179 @@ def test_a_refused_request_is_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reply.refusal.startswith("http 400") and KEY not in reply.refusal
 
 
-@pytest.mark.parametrize("content", ["[]", '{"choices": []}', json.dumps(completion(3)), "no JSON"])
-def test_a_whole_reply_that_is_no_completion_is_malformed(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    reply = complete(lambda request: httpx.Response(200, text=content), monkeypatch)
-    assert (reply.text, reply.finish, reply.cost) == (content, "malformed", HIGHEST)
+NO_COMPLETIONS = {
+    "[]": "[]",
+    '{"choices": []}': "choices",
+    '{"choices": [{"message": {}}]}': "choices",
+    '{"choices": [{"message": "Hi"}]}': "choices",
+    '{"choices": {"message": {"content": "Hi"}}}': "choices",
+    '{"error": {"message": "out of memory"}}': "out of memory",
+    json.dumps(completion(3)): "no text",
+    "no JSON": "not JSON",
+    "<!doctype html><p>Welcome": "a web page",
+    "": "an empty reply",
+    "[" * 5000 + "]" * 5000: "brackets",
+    '{"choices": ' + "1" * 5000 + "}": "digits",
+    "data: no JSON": "not JSON",
+    'data: {"error": "out of memory"}': "out of memory",
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("content", "said"), NO_COMPLETIONS.items(), ids=map(str, range(len(NO_COMPLETIONS))))
+def test_what_is_no_completion_is_never_a_reply(
+    content: str, said: str, streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content.startswith("data:") and not streamed:
+        said = "not JSON"
+    with pytest.raises(TransientError, match="no chat completion") as error:
+        complete(lambda request: httpx.Response(200, text=content), monkeypatch, stream=streamed)
+    assert error.value.reason == "no chat completion" and said in error.value.detail
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+
+
+def test_a_reply_without_content_names_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TransientError, match="http 204, an empty reply"):
+        complete(lambda request: httpx.Response(204), monkeypatch)
+
+
+def test_a_completion_of_text_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = {"text": "Hello", "finish_reason": "length"}
+    reply = complete(lambda request: httpx.Response(200, json={"choices": [choice]}), monkeypatch)
+    assert (reply.text, reply.finish, reply.model) == ("Hello", "length", "m")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_names_its_place(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    def respond(request: Any) -> Any:
+        sent.append(request)
+        return httpx.Response(status, headers={"Location": f"https://elsewhere.example/{KEY}"})
+
+    with pytest.raises(EndpointError, match=r"redirects .*https://elsewhere\.example/\*\*\*"):
+        complete(respond, monkeypatch)
+    assert len(sent) == 1
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_reply_without_end_is_not_read_to_its_end(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 2**20
+            yield b" " * 2**20
+
+    with pytest.raises(TransientError, match="more than 16,777,216 bytes"):
+        complete(lambda request: httpx.Response(status, content=pieces()), monkeypatch)
+    assert read <= 18 * 2**20
+
+
+def test_a_compressed_reply_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = gzip.compress(json.dumps(completion("Hello")).encode())
+    head = {"Content-Encoding": "gzip"}
+    with pytest.raises(TransientError, match="compressed by gzip"):
+        complete(lambda request: httpx.Response(200, headers=head, content=content), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        ({"prompt_tokens": -5, "completion_tokens": 2}, (1000, 2)),
+        ({"prompt_tokens": 5, "completion_tokens": -2}, (5, 50)),
+        ({"prompt_tokens": 10**30, "completion_tokens": 10**30}, (1000, 50)),
+        ({"prompt_tokens": 1001, "completion_tokens": 51}, (1000, 50)),
+        ({"prompt_tokens": 5.0, "completion_tokens": "2"}, (1000, 50)),
+        ({"prompt_tokens": True, "completion_tokens": True}, (1000, 50)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, (1000, 50)),
+        ({"prompt_tokens": 5}, (1000, 6)),
+        ([5, 2], (1000, 6)),
+        ({"prompt_tokens": 1000, "completion_tokens": 50}, (1000, 50)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_count_that_cannot_be_counts_as_booked(
+    usage: Any, cost: tuple[int, int], streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def respond(request: Any) -> Any:
+        if streamed:
+            return stream(piece("Hello", "stop"), {"choices": [], "usage": usage})
+        return httpx.Response(200, json=completion("Hello", usage=usage))
+
+    assert complete(respond, monkeypatch, stream=streamed).cost[:2] == cost
+
+
+THOUGHT = "The user greets. {}"
+PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": THOUGHT}]}, {"type": "text", "text": "Hello"}]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": f"<think>\n{THOUGHT}\n</think>\n\nHello"},
+        {"content": f"{THOUGHT}\n</think>\n\nHello"},
+        {"content": "Hello", "reasoning_content": THOUGHT},
+        {"content": "Hello", "reasoning": THOUGHT},
+        {"content": PARTS},
+    ],
+    ids=["tags", "closing tag", "reasoning_content", "reasoning", "parts"],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_reasoning_is_kept_beside_the_answer(
+    message: dict[str, Any], streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def respond(request: Any) -> Any:
+        if streamed:
+            return stream({"choices": [{"delta": message}]}, piece("", "stop"))
+        return httpx.Response(200, json={"choices": [{"message": message}]})
+
+    reply = complete(respond, monkeypatch, stream=streamed)
+    assert (reply.text, reply.reasoning) == ("Hello", THOUGHT)
+    assert (reply.to_record("id")["reply"], reply.to_record("id")["reasoning"]) == ("Hello", THOUGHT)
+
+
+def test_half_a_letter_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = json.dumps(completion("half \ud83d, whole \U0001f600"))
+    assert complete(lambda r: httpx.Response(200, text=content), monkeypatch).text == "half \ufffd, whole \U0001f600"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_no_field_of_a_reply_holds_the_key(streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def respond(request: Any) -> Any:
+        content = f"<think>{KEY}</think>{KEY}"
+        if streamed:
+            head = {"model": KEY}
+            return stream(piece(content[:20]) | head, piece(content[20:], KEY) | head)
+        choice = {"message": {"content": content, "refusal": KEY}, "finish_reason": KEY}
+        return httpx.Response(200, json={"choices": [choice], "model": KEY})
+
+    reply = complete(respond, monkeypatch, stream=streamed)
+    assert reply.finish == reply.text == reply.reasoning == reply.model == "***"
+    assert KEY not in str(reply)
+
+
+@pytest.mark.parametrize("before", range(60, 320, 7))
+def test_no_part_of_the_key_is_left_where_a_text_is_shortened(before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "x" * before + KEY
+    choice = {"message": {"content": "Hello"}, "finish_reason": said}
+    reply = complete(lambda r: httpx.Response(200, json={"choices": [choice], "model": said}), monkeypatch)
+    assert KEY[:5] not in reply.finish + reply.model
+    for status, content in ((200, said), (200, json.dumps({"error": said})), (401, said), (400, said)):
+        try:
+            shown = str(complete(lambda r, s=status, c=content: httpx.Response(s, text=c), monkeypatch))  # type: ignore[misc]
+        except (EndpointError, TransientError) as error:
+            shown = str(error)
+        assert KEY[:5] not in shown and len(shown) < 500
+
+
+@pytest.mark.parametrize("text", [f"<p>{KEY}", json.dumps({"error": {"message": KEY}}), json.dumps({"choices": KEY})])
+def test_no_error_about_a_reply_holds_the_key(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TransientError) as error:
+        complete(lambda request: httpx.Response(200, text=text), monkeypatch)
+    assert KEY not in str(error.value) and "***" in str(error.value)
 
 
 @pytest.mark.parametrize(

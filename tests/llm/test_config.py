@@ -19,7 +19,10 @@ FREE, PRICED = EndpointConfig(model="m"), EndpointConfig(model="m", output_price
         ({"base_url": "localhost"}, ("endpoint.base_url", "http://")),
         ({"base_url": "http://me:secret@host/v1"}, ("endpoint.base_url", "environment variable")),
         ({"extra": {"n": 3, "stream": True}}, ("endpoint.extra", "n, stream")),
+        ({"extra": {"max_tokens": 9}}, ("endpoint.extra", "max_tokens")),
         ({"timeout": 0.0}, ("endpoint.timeout is 0", "above 0")),
+        ({"timeout": float("nan")}, ("endpoint.timeout is nan", "finite")),
+        ({"base_url": "http://host:99999/v1"}, ("endpoint.base_url", "http://")),
         ({"concurrency": 0}, ("endpoint.concurrency is 0", "at least 1")),
         ({"attempts": 0}, ("endpoint.attempts is 0", "at least 1")),
         ({"backoff": -1.0}, ("endpoint.backoff is -1", "0 or more")),
@@ -57,5 +60,9 @@ def test_a_key_has_to_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ValueError, match=r"judge\.api_key_env names A_KEY"):
         require_key("judge", EndpointConfig(api_key_env="A_KEY"))
     require_key("judge", EndpointConfig(api_key_env=""))
-    monkeypatch.setenv("A_KEY", "x")
+    monkeypatch.setenv("A_KEY", " x\n")
     require_key("judge", EndpointConfig(api_key_env="A_KEY"))
+    for value in ("\n", "kéy", "a\nb"):
+        monkeypatch.setenv("A_KEY", value)
+        with pytest.raises(ValueError, match=r"judge\.api_key_env names A_KEY"):
+            require_key("judge", EndpointConfig(api_key_env="A_KEY"))

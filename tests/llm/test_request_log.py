@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -14,7 +15,7 @@ from prosg.llm.client import Shortfall
 from prosg.llm.completion import ChatRequest, EndpointError
 from prosg.llm.config import BudgetConfig, EndpointConfig
 from prosg.llm.request_log import RequestLog
-from prosg.utils.store import read_log
+from prosg.utils.store import Log, read_log
 from support.chat_server import ChatServer, server_factory
 
 DEAD = "http://127.0.0.1:9/v1"
@@ -42,13 +43,19 @@ def servers() -> Iterator[Any]:
 
 
 def request_all(
-    folder: Path, url: str, texts: Sequence[str], caps: BudgetConfig = CAPS, **options: Any
+    folder: Path,
+    url: str,
+    texts: Sequence[str],
+    caps: BudgetConfig = CAPS,
+    *,
+    body: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> tuple[dict[str, str], Shortfall]:
     """Requests an echo of each text; returns the replies and what is missing."""
     fast: dict[str, Any] = {"backoff": 0.01, "timeout": 5.0, "api_key_env": ""}
     endpoint = EndpointConfig(url, "m", **(fast | options))
-    bodies = {text: {"model": "m", "messages": [{"role": "user", "content": text}], "max_tokens": 9} for text in texts}
-    requests = [ChatRequest(text, bodies[text]) for text in texts]
+    common = {"model": "m", "max_tokens": 9, **(body or {})}
+    requests = [ChatRequest(text, common | {"messages": [{"role": "user", "content": text}]}) for text in texts]
 
     async def run() -> tuple[dict[str, str], Shortfall]:
         log = RequestLog(folder, ("echo",), caps)
@@ -82,15 +89,130 @@ def test_a_server_that_asks_to_wait_too_long_is_given_up(tmp_path: Path, servers
     assert replies == {"b": "b"} and shortfall.given_up == 1 and "60 s" in shortfall.reason
 
 
-def test_a_dead_endpoint_is_an_error_once_three_requests_are_given_up(tmp_path: Path) -> None:
+def booked(folder: Path) -> int:
+    return sum(line["event"] == "booked" for line in read_log(folder / "ledger.jsonl"))
+
+
+def test_a_server_that_is_not_there_costs_one_request(tmp_path: Path) -> None:
+    with pytest.raises(EndpointError, match="127.0.0.1:9.*no connection.*refused"):
+        request_all(tmp_path, DEAD, ["a", "b", "c", "d"])
+    assert booked(tmp_path) == 1
+    assert read_log(tmp_path / "ledger.jsonl")[1]["tokens_in"] == 0
+
+
+def test_a_host_without_an_address_costs_one_request(tmp_path: Path) -> None:
+    with pytest.raises(EndpointError, match="nowhere.invalid.*no connection"):
+        request_all(tmp_path, "http://nowhere.invalid/v1", ["a", "b"])
+    assert booked(tmp_path) == 1
+
+
+def test_a_server_that_never_replied_is_given_up_with_its_first_request(tmp_path: Path, servers: Any) -> None:
+    texts = ["a", "b", "c", "d"]
+    server = servers(planned={text: ["503"] * 9 for text in texts})
+    with pytest.raises(EndpointError, match="gives no replies: http 503"):
+        request_all(tmp_path, server.url, texts, attempts=2)
+    assert booked(tmp_path) == sum(server.seen.values()) == 2
+
+
+def test_a_server_that_stops_to_reply_is_dead_once_three_requests_are_given_up(tmp_path: Path, servers: Any) -> None:
+    texts = ["b", "c", "d", "e"]
+    server = servers(planned={text: ["503"] * 9 for text in texts})
     options: dict[str, Any] = {"attempts": 2, "concurrency": 1}
-    replies, shortfall = request_all(tmp_path / "few", DEAD, ["a", "b", "c"], **options)
-    assert (replies, shortfall.given_up, shortfall.reason) == ({}, 3, "no connection")
-    with pytest.raises(EndpointError, match="127.0.0.1:9.*no connection"):
-        request_all(tmp_path / "many", DEAD, ["a", "b", "c", "d"], **options)
-    ledger = read_log(tmp_path / "many" / "ledger.jsonl")
-    assert sum(line["event"] == "booked" for line in ledger) == 6
-    assert all(line["tokens_in"] == 0 for line in ledger if line["event"] == "settled")
+    assert request_all(tmp_path, server.url, ["a", *texts[:2]], **options)[1] == Shortfall(2, "http 503")
+    with pytest.raises(EndpointError, match="gives no replies .http 503"):
+        request_all(tmp_path, server.url, ["x", *texts], **options)
+
+
+def test_a_page_for_the_first_request_is_a_wrong_address(tmp_path: Path, servers: Any) -> None:
+    texts = ["a", "b", "c"]
+    server = servers(planned={text: ["page"] * 9 for text in texts})
+    with pytest.raises(EndpointError, match="127.0.0.1.*no chat completion.*a web page.*Welcome"):
+        request_all(tmp_path, server.url, texts)
+    assert booked(tmp_path) == sum(server.seen.values()) == 1 and not read_log(tmp_path / "echo.jsonl")
+    server.planned = {"b": ["page"], "c": ["page"] * 9}
+    replies, shortfall = request_all(tmp_path, server.url, texts, attempts=3)
+    assert replies == {"a": "a", "b": "b"}
+    assert (shortfall.given_up, shortfall.reason) == (1, "no chat completion")
+
+
+@pytest.mark.parametrize(
+    ("says", "advice"),
+    [
+        ("Unsupported value: 'temperature' does not support 0", "temperature: null"),
+        ("max_tokens is not supported", "endpoint.token_parameter"),
+        ("unknown field", "refuses"),
+    ],
+)
+def test_a_parameter_that_the_server_refuses_is_named(tmp_path: Path, servers: Any, says: str, advice: str) -> None:
+    server = servers(planned={text: ["400"] * 9 for text in "abc"})
+    server.says = says
+    with pytest.raises(EndpointError, match="refuses the first request") as error:
+        request_all(tmp_path, server.url, ["a", "b", "c"], body={"temperature": 0})
+    assert says in str(error.value) and advice in str(error.value)
+    assert booked(tmp_path) == 1
+
+
+def test_a_parameter_that_is_refused_later_is_no_reply_either(tmp_path: Path, servers: Any) -> None:
+    server = servers(planned={text: ["400"] * 9 for text in "bc"})
+    assert request_all(tmp_path, server.url, ["a"])[0] == {"a": "a"}
+    server.says = "top_p is not supported"
+    with pytest.raises(EndpointError, match="top_p: null"):
+        request_all(tmp_path, server.url, ["a", "b", "c"], body={"top_p": 1})
+    server.says = "too long: lower max_tokens"  # which may be due to the prompt
+    assert request_all(tmp_path, server.url, ["a", "b"], body={"top_p": 1})[0] == {"a": "a", "b": ""}
+
+
+def test_nothing_is_written_after_a_fault(tmp_path: Path, servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    append, after = Log.append, []
+
+    def fail(self: Log, *records: Mapping[str, Any], **options: Any) -> None:
+        if self.path.name == "echo.jsonl" and len(self.records) == 2:
+            raise OSError(28, "No space left on device", str(self.path))
+        after.append(self.handle)
+        append(self, *records, **options)
+
+    monkeypatch.setattr(Log, "append", fail)
+    server = servers(faults=0.0, delay=0.05)
+    with pytest.raises(OSError, match="No space"):
+        request_all(tmp_path, server.url, [f"text {number}" for number in range(12)], concurrency=4)
+    assert -1 not in after and len(read_log(tmp_path / "echo.jsonl")) == 2
+    assert sum(server.seen.values()) < 12
+
+
+def test_waiting_for_the_first_reply_is_told(
+    tmp_path: Path, servers: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("prosg.llm.waiting.QUIET", 0.01)
+    server = servers(planned={"a": ["503"]}, delay=0.1)
+    request_all(tmp_path, server.url, ["a"])
+    err = capsys.readouterr().err
+    assert f"waiting for {server.url}" in err and f"{server.url}: http 503" in err and "attempt 2 of 10" in err
+
+
+def test_older_records_are_read_without_reasoning_and_without_what_is_no_reply(tmp_path: Path, servers: Any) -> None:
+    record = {"finish": "stop", "refusal": "", "tokens_in": 1, "tokens_out": 1, "money": 0.0, "model": "m"}
+    old = [{"id": "a", "reply": "<think>{why}</think>A"}, {"id": "b", "reply": "<html>", "finish": "malformed"}]
+    log = Log(tmp_path / "echo.jsonl")
+    log.append(*(record | one for one in old))
+    log.close()
+    server = servers(faults=0.0)
+    assert request_all(tmp_path, server.url, ["a", "b"])[0] == {"a": "A", "b": "b"}
+    assert sum(server.seen.values()) == 1
+    assert request_all(tmp_path, server.url, ["a", "b"])[0] == {"a": "A", "b": "b"}
+    assert sum(server.seen.values()) == 1
+
+
+@pytest.mark.parametrize("change", [{"tokens_in": -1}, {"money": "1"}, {"reply": None}, {"finish": ["stop"]}])
+def test_a_damaged_record_is_named_by_its_line(tmp_path: Path, servers: Any, change: dict[str, Any]) -> None:
+    server = servers(faults=0.0)
+    request_all(tmp_path, server.url, ["a", "b"])
+    file = tmp_path / "echo.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | change)]) + "\n")
+    with pytest.raises(ValueError, match=rf"echo\.jsonl:2: {next(iter(change))}.*delete the line"):
+        request_all(tmp_path, server.url, ["a", "b"])
+    file.write_text(lines[0] + "\n")  # as the error says
+    assert request_all(tmp_path, server.url, ["a", "b"])[0] == {"a": "a", "b": "b"}
 
 
 def test_a_refusal_of_the_first_request_is_a_wrong_configuration(tmp_path: Path, servers: Any) -> None:

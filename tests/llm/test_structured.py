@@ -22,6 +22,34 @@ def test_json_is_found_behind_words_and_in_code_fences(text: str) -> None:
     assert find_json(text) == {"a": [1]}
 
 
+@pytest.mark.parametrize("text", ["[" * 5000, "[" * 90 + "]" * 90, '{"a": ' + "1" * 5000 + "}", '{"a": NaN}'])
+def test_json_that_would_break_what_comes_after_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="^not JSON") as error:
+        find_json(text)
+    assert len(str(error.value)) < 200
+
+
+def test_half_letters_in_json_are_replaced() -> None:
+    assert find_json('{"a": "\\ud83d"}') == {"a": "\ufffd"}
+
+
+def test_half_letters_are_not_sent() -> None:
+    body = request_body(EndpointConfig(), [{"role": "user", "content": "a \ud83d"}], 0.0, 9, 7)
+    assert body["messages"] == [{"role": "user", "content": "a \ufffd"}]
+
+
+def test_parameters_can_be_left_out_and_replaced() -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    assert request_body(
+        EndpointConfig(model="m", token_parameter=None, send_seed=False, json=None), messages, None, 9, 7, SCHEMA
+    ) == {"model": "m", "messages": messages}
+    assert "max_tokens" not in request_body(EndpointConfig(), messages, 0.0, None, 7)
+    assert request_body(EndpointConfig(), messages, 0.0, 9, 7, top_p=0.5)["top_p"] == 0.5
+    extra = {"temperature": None, "top_p": 0.1, "seed": 3, "response_format": None, "max_tokens": None}
+    body = request_body(EndpointConfig(model="m", extra=extra), messages, 0.5, 9, 7, SCHEMA)
+    assert body == {"model": "m", "messages": messages, "seed": 3, "top_p": 0.1}
+
+
 @pytest.mark.parametrize(
     ("text", "fault"), [("I'm sorry, but I can't.", "a refusal"), ("Nothing.", "not JSON"), ('{"a": [', r"not JSON \(")]
 )

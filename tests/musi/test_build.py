@@ -5,11 +5,13 @@ PROSG_FULL=1 runs the long form: 500 instructions, killed 20 times (some minutes
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +144,7 @@ def test_kills_change_nothing_in_the_result(tmp_path: Path) -> None:
         calm.shutdown()
     # Children come from a process without threads that has imported everything already.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["prosg.musi.build", "openai", "tenacity"])
+    context.set_forkserver_preload(["prosg.musi.build", "httpx", "tenacity"])
     with ChatServer(**FAULTY, delay=0.0 if FULL else 0.05) as server:
         config = configure(cut, server.start().url)
         for _ in range(KILLS):
@@ -204,6 +206,84 @@ def test_stages_alone_and_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["data", "build", config, "--stages", "export"]) == 0  # needs no server
     assert (tmp_path / "out" / "export" / "README.md").read_text().startswith("---\npretty_name")
     assert sum(server.seen.values()) == sent
+
+
+class Refusing(ChatServer):
+    """Refuses what the judge sends, and counts by kind of request."""
+
+    def __init__(self, says: str, **options: Any) -> None:
+        super().__init__(faults=0.0, bad=0.0, **options)
+        self.says, self.kinds = says, Counter[str]()
+
+    def plan_faults(self, body: dict[str, Any]) -> Sequence[str]:
+        kind = body.get("response_format", {}).get("json_schema", {}).get("name", "answer")
+        self.kinds[kind] += 1
+        return ["400"] * 99 if kind == "musi_verdicts" and "temperature" in body else ()
+
+
+def test_a_judge_that_refuses_a_parameter_is_found_out_before_the_answers_are_paid_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Refusing("temperature must be 1") as server:
+        config = configure(tmp_path, server.start().url, prompts={"count": 10})
+        assert main(["data", "build", str(config)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "temperature must be 1" in line and server.url in line
+        assert (server.kinds["answer"], server.kinds["musi_verdicts"]) == (1, 1)
+        config = configure(tmp_path, server.url, prompts={"count": 10}, verify={"temperature": None})
+        assert main(["data", "build", str(config)]) == 0
+        check_ledger(tmp_path / "out", server, budget_of(config))
+        server.shutdown()
+
+
+def test_missing_replies_are_reported_and_not_that_no_pair_passed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(ChatServer):
+        def plan_faults(self, body: dict[str, Any]) -> Sequence[str]:
+            return ["503"] * 99 if "musi_verdicts" in json.dumps(body) else ()
+
+        def _drafts(self, rng: random.Random, bad: str) -> tuple[str, str]:
+            text, finish = super()._drafts(rng, bad)
+            return json.dumps({"prompts": json.loads(text.strip("`json\n"))["prompts"][:1]}), finish
+
+    with Failing(faults=0.0, bad=0.0) as server:
+        small = {"prompts": {"count": 1, "per_request": 1}, "filter": {"stages": 2}}
+        config = configure(tmp_path, server.start().url, endpoint={"attempts": 2, "concurrency": 1}, **small)
+        assert main(["data", "build", str(config)]) == 1
+        err = capsys.readouterr().err
+        assert "met only failures (the last: http 503)" in err and "no pair passed" not in err
+        server.shutdown()
+
+
+class Reasoning(ChatServer):
+    """Reasons, with braces, before it says anything."""
+
+    def write_reply(self, body: dict[str, Any], rng: random.Random) -> tuple[str, str]:
+        text, finish = super().write_reply(body, rng)
+        opening = "<think>" if rng.random() < 0.5 else ""
+        return f'{opening}Is {{"prompts": []}} right? I cannot say.\n</think>\n{text}', finish
+
+
+def test_reasoning_is_never_exported_and_older_records_of_it_are_read_without(tmp_path: Path) -> None:
+    with Reasoning(faults=0.0, bad=0.0) as server:
+        config = configure(tmp_path, server.start().url, prompts={"count": 5})
+        assert build(str(config)) == 0
+        server.shutdown()
+    out, before = tmp_path / "out", exported(tmp_path / "out")
+    rows = [row for file in (out / "export").glob("*.jsonl") for row in read_rows(file)]
+    assert {(row.prompt, row.answer) for row in rows} == server.valid and len(rows) >= 3
+    assert all("right?" in record["reasoning"] for record in read_log(out / "answers.jsonl"))
+    for name in REPLY_FILES:  # as they were recorded before
+        records = read_log(out / name)
+        texts = [f"<think>{record.pop('reasoning')}</think>{record['reply']}" for record in records]
+        lines = [json.dumps(record | {"reply": text}) for record, text in zip(records, texts, strict=True)]
+        (out / name).write_text("\n".join(lines) + "\n")
+    assert build(str(config)) == 0
+    after = exported(out)
+    assert [after[name] for name in after if name.endswith("l")] == [
+        before[name] for name in before if name.endswith("l")
+    ]
 
 
 def test_without_a_judge_rows_have_no_stages(tmp_path: Path) -> None:

@@ -68,6 +68,25 @@ def test_decisions_stay_and_other_options_decide_anew(tmp_path: Path) -> None:
     assert sum(not reason for reason in reasons_of(texts, log)) == 1
 
 
+def test_a_decision_about_another_text_does_not_count(tmp_path: Path) -> None:
+    log = tmp_path / "filter.jsonl"
+    fine = "Say something about the sea and the weather, then list what the sea is for."
+    assert reasons_of(["Too short."], log)[0].startswith("length")
+    for _ in range(2):
+        assert reasons_of([fine], log) == [""]
+    assert len(log.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("change", [{"id": None}, {"kept": "yes"}, {"prompt": ""}, {"checks": [{"stage": 9}]}])
+def test_a_damaged_decision_is_named_by_its_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    log = tmp_path / "filter.jsonl"
+    fine = "Say something about the sea and the weather, then list what the sea is for."
+    reasons_of([fine], log)
+    log.write_text(json.dumps(json.loads(log.read_text()) | change) + "\n")
+    with pytest.raises(ValueError, match=r"filter\.jsonl:1: .*delete the line"):
+        reasons_of([fine], log)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "wanted"),
     [

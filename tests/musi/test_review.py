@@ -71,3 +71,37 @@ def test_edits_that_break_a_row_are_refused(tmp_path: Path, review: Review) -> N
     assert (tmp_path / "rows.review.jsonl").read_text() == ""
     (tmp_path / "rows.review.jsonl").write_text('{"action": "burn", "id": "x"}\n')
     assert main(["data", "review", str(file), "--apply", str(tmp_path / "new.jsonl")]) == 2
+
+
+@pytest.mark.parametrize("named", ["../home/token", "/etc/passwd", "../other.review.jsonl", "token", "rows.jsonl", 3])
+def test_a_manifest_cannot_name_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], named: object) -> None:
+    folder = tmp_path / "set"
+    write_rows(folder / "rows.jsonl", make_rows(("code",), 1))
+    (folder / "manifest.json").write_text(json.dumps({"decisions": named}))
+    (tmp_path / "home").mkdir()
+    tokens = [tmp_path / "home" / "token", folder / "token", tmp_path / "other.review.jsonl"]
+    for token in tokens:
+        token.write_text("secret")
+    assert main(["data", "review", str(folder / "rows.jsonl")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "manifest.json: decisions is" in line
+    assert all(token.read_text() == "secret" for token in tokens)
+
+
+def test_a_file_of_decisions_without_one_is_not_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tmp_path / "rows.jsonl", make_rows(("code",), 1))
+    file = tmp_path / "rows.review.jsonl"
+    file.write_text("secret")
+    assert main(["data", "review", str(tmp_path / "rows.jsonl")]) == 2
+    assert "rows.review.jsonl:1: not the beginning" in capsys.readouterr().err and file.read_text() == "secret"
+
+
+def test_only_an_export_has_its_decisions_in_the_folder_above(tmp_path: Path, review: Review) -> None:
+    for name, place in (
+        ("export", tmp_path / "verified.review.jsonl"),
+        ("moved", tmp_path / "moved/rows.review.jsonl"),
+    ):
+        write_rows(tmp_path / name / "rows.jsonl", make_rows(("code",), 1))
+        (tmp_path / name / "manifest.json").write_text(json.dumps({"decisions": "../verified.review.jsonl"}))
+        review(tmp_path / name / "rows.jsonl", "k\n")
+        assert len(place.read_text().splitlines()) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prosg.data.row import Stage
-from prosg.musi.stages import can_pass, find_quote, leaks, place_stages
+from prosg.musi.stages import can_pass, find_quote, is_evidence, leaks, place_stages
 
 ANSWER = "The sea is wide.\nIt is “blue”.\n\n- swim\n- sail\n\nGoodbye, and the sea."
 STEPS = ["describe the sea", "list two things", "say goodbye"]
@@ -17,6 +17,14 @@ def test_quotes_are_found_however_they_are_copied() -> None:
     assert find_quote("the sea", ANSWER, 5) == ANSWER.index("the sea.")
     assert find_quote("blue sea", ANSWER) == find_quote("", ANSWER) == -1
     assert find_quote("İx", "aİx") == 1
+
+
+def test_a_quote_of_next_to_nothing_shows_nothing() -> None:
+    answer = "The sea is wide.\n5\n🙂\n...\n大海很宽。"
+    for quote in ("sea", "is wide.", "THE SEA", "5", "🙂", "大海", " 5 "):
+        assert is_evidence(quote, answer), quote
+    for quote in (".", "", " ", "...", "s", "is", '"e"', "大", "。", "-", "a lake"):
+        assert not is_evidence(quote, answer), quote
 
 
 def test_stages_begin_where_their_quotes_do() -> None:

@@ -15,7 +15,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import Any
@@ -77,6 +77,7 @@ class ChatServer(ThreadingHTTPServer):
         self.keys: set[str] = set()
         self.waits: list[float] = []
         self.ready_again: dict[str, float] = {}
+        self.says = "no"  # in errors
 
     @property
     def url(self) -> str:
@@ -90,7 +91,7 @@ class ChatServer(ThreadingHTTPServer):
         """Ignores connections that a killed client has left."""
 
     def plan_faults(self, body: dict[str, Any]) -> Sequence[str]:
-        """The faults of a request's first attempts: statuses, "cut" or "timeout"."""
+        """The faults of a request's first attempts: statuses, "cut", "page" or "timeout"."""
         fate = Random(f"fate of {digest(body)}")  # separate, so that a server without faults gives equal replies
         faults = [fate.choice(FAULTS) for _ in range(fate.randint(1, 3))] if fate.random() < self.faults else []
         if faults and fate.random() < self.timeouts:
@@ -205,6 +206,8 @@ class ChatHandler(BaseHTTPRequestHandler):
             server.outcomes[fault or "reply"] += 1
         if fault.isdigit():
             self._fail(int(fault), name, rng)
+        elif fault == "page":
+            self._respond(200, b"<!doctype html><p>Welcome")
         elif fault == "timeout":
             time.sleep(server.patience * 1.5)
             self.close_connection = True
@@ -212,14 +215,19 @@ class ChatHandler(BaseHTTPRequestHandler):
             self._send(body, name, text, finish, cut=fault == "cut")
 
     def _fail(self, status: int, name: str, rng: Random) -> None:
-        content = json.dumps({"error": {"message": f"no, {self.headers.get('Authorization')}"}}).encode()
-        self.send_response(status)
+        content = {"error": {"message": f"{self.server.says}, {self.headers.get('Authorization')}"}}
+        headers = {}
         if status == 429:
             wait = rng.choice(self.server.retry_after)
-            self.send_header("Retry-After", wait)
+            headers["Retry-After"] = wait
             with self.server.lock:
                 self.server.ready_again[name] = time.monotonic() + float(wait)
-        self.send_header("Content-Length", str(len(content)))
+        self._respond(status, json.dumps(content).encode(), headers)
+
+    def _respond(self, status: int, content: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(content))} | dict(headers or {})).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 

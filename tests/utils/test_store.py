@@ -44,3 +44,60 @@ def test_a_folder_is_locked_for_one_at_a_time(tmp_path: Path) -> None:
         pass
     with locked(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("last", [b'{"id": "c"}', b'{"id": "\xc3\xa9"} '])
+def test_a_whole_last_line_is_a_record_without_its_newline(tmp_path: Path, last: bytes) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b'{"id": "a"}\n' + last)
+    assert len(read_log(file)) == 2 and file.read_bytes().endswith(last)
+    log = Log(file)
+    log.append({"id": "d"})
+    log.close()
+    assert [record["id"] for record in read_log(file)] == ["a", log.records[1]["id"], "d"]
+
+
+def test_a_last_line_that_is_no_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b'{"id": "a"}\n[3]')
+    with pytest.raises(ValueError, match=r"log\.jsonl:2: .*list"):
+        read_log(tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize("content", [b"a-token", b"{a}", b"\xff", b"[[[["])
+def test_a_file_that_holds_no_record_is_not_cut(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="token:1: not the beginning of a record"):
+        Log(file)
+    assert file.read_bytes() == content
+
+
+def test_opening_a_log_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    for content in (b'{"id": "a"}\n{"id"', b'{"id": "a"}'):
+        file.write_bytes(content)
+        log = Log(file)
+        assert file.read_bytes() == content and log.records == [{"id": "a"}]
+        log.append({"id": "b"}, {"id": "c"})
+        log.append({"id": "d"})
+        log.close()
+        assert file.read_bytes() == b'{"id": "a"}\n{"id": "b"}\n{"id": "c"}\n{"id": "d"}\n'
+
+
+def test_what_another_process_has_written_since_is_not_cut(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    for content in (b'{"id": "a"}\n{"id"', b'{"id": "a"}', b'{"id": "a"}\n'):
+        file.write_bytes(content)
+        first, second = Log(file), Log(file)
+        for log, name in ((second, "b"), (first, "c")):
+            log.append({"id": name})
+            log.close()
+        assert [record["id"] for record in read_log(file)] == ["a", "b", "c"]
+
+
+def test_a_closed_log_writes_nothing(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl")
+    log.close()
+    with (tmp_path / "other").open("wb"), pytest.raises(OSError):  # noqa: PT011 - has the log's number
+        log.append({"id": "a"})
+    assert not (tmp_path / "other").read_bytes()

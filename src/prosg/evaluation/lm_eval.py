@@ -38,6 +38,36 @@ TOKEN_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_
 """What tasks call the longest text, in tokens; the first that is given counts."""
 SAMPLING = ("until", "do_sample", "temperature", "top_k", "top_p", *TOKEN_LIMITS)
 """Options of writing that tasks may set."""
+NOTHING_ASKED: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "num_return_sequences": (1,),
+    "n": (1,),
+    "best_of": (1,),
+    "repetition_penalty": (1,),
+    "encoder_repetition_penalty": (1,),
+    "length_penalty": (0, 1),
+    "diversity_penalty": (0,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "no_repeat_ngram_size": (0,),
+    "penalty_alpha": (0,),
+    "typical_p": (1,),
+    "min_p": (0,),
+    "top_a": (0,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "min_length": (0,),
+    "min_tokens": (0,),
+    "min_new_tokens": (0,),
+    "early_stopping": (False, True, "never"),
+    "use_cache": (False, True),
+    "ignore_eos": (False,),
+    "skip_special_tokens": (False, True),
+    "spaces_between_special_tokens": (False, True),
+    "stream": (False,),
+}
+"""Options that change nothing with these values (early stopping is one of beams); with others they are refused."""
 
 Request = tuple[list[int], list[int]]
 """token ids of a context and of what comes after it"""
@@ -90,7 +120,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """For each (context, options) the text that is written up to the first of the stop strings `until`.
 
-        Raises ValueError for options beyond `SAMPLING`.
+        Raises ValueError for options beyond `SAMPLING` that ask for anything.
         """
         kinds: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
@@ -111,20 +141,29 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         return self.model.special.prompt(self._tokenizer.encode(text)) if text else []
 
     def _sampling(self, options: dict[str, Any]) -> Sampling:
-        if unknown := [name for name in options if name not in SAMPLING]:
-            raise ValueError(f"generation option {', '.join(unknown)} is unknown; allowed: {', '.join(SAMPLING)}")
         given = {name: value for name, value in options.items() if value is not None}
+        for name, value in given.items():
+            if name in SAMPLING:
+                continue
+            if name not in NOTHING_ASKED:
+                raise ValueError(f"generation option {name} is unknown; allowed: {', '.join(SAMPLING)}")
+            if value not in NOTHING_ASKED[name]:
+                allowed = " or ".join(map(str, NOTHING_ASKED[name]))
+                raise ValueError(f"generation option {name} is {value!r}, which is not done here; allowed: {allowed}")
         until = given.get("until", [])
         stops = [until] if isinstance(until, str) else list(until)
         if self.template != "none":
             stops.append(TEMPLATES[self.template].stop)
         # As in the harness: without do_sample it is the temperature that says whether to draw.
         temperature = float(given.get("temperature", 1.0 if given.get("do_sample") else 0.0))
+        if not given.get("do_sample", temperature > 0):
+            temperature = 0.0
         return Sampling(
             max_tokens=next((int(given[name]) for name in TOKEN_LIMITS if name in given), MAX_TOKENS),
-            temperature=temperature if given.get("do_sample", temperature > 0) else 0.0,
-            top_k=int(given.get("top_k", 0)),
-            top_p=float(given.get("top_p", 1.0)),
+            temperature=temperature,
+            # Without sampling they change nothing; a top_k of -1 means all tokens, too.
+            top_k=max(0, int(given.get("top_k", 0))) if temperature else 0,
+            top_p=float(given.get("top_p", 1.0)) if temperature else 1.0,
             stop=[stop for stop in stops if stop],
             seed=self.seed,
             end_token=self.model.special.end,

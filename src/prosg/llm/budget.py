@@ -2,7 +2,8 @@
 
 The highest cost of every attempt is *booked* on the disk before the request is sent, and *settled* with its real cost
 when it is over. A booking that was never settled, because the process was killed, is *lost* and counts in full, since
-the server may have counted it. So no cap is ever exceeded.
+the server may have counted it. So no cap is ever exceeded. A line of the ledger that somebody removed is made up for:
+what was settled counts without its booking, and a booking without its end is lost.
 
 Lines of the ledger:
     {"event": "booked", "booking": number, "stage", "record", "requests": 1, "tokens", "money", "time"}
@@ -21,12 +22,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.llm.config import BudgetConfig, EndpointConfig
+from prosg.utils.fields import COUNT, check_fields
 from prosg.utils.store import Log
 
-__all__ = ["Budget", "BudgetSpentError", "Cost", "Totals", "highest_cost"]
+__all__ = ["UNLIMITED_TOKENS", "Budget", "BudgetSpentError", "Cost", "Totals", "highest_cost"]
 
 TEMPLATE_TOKENS = 64
 """Tokens that a server's chat template may add to a request."""
+UNLIMITED_TOKENS = 32_768
+"""Tokens that are booked for a reply whose length the request leaves to the server."""
+
+LINE_FIELDS: dict[str, dict[str, type]] = {
+    "booked": {"booking": COUNT, "record": str, "tokens": COUNT, "money": float},
+    "settled": {"booking": COUNT, "outcome": str, "tokens_in": COUNT, "tokens_out": COUNT, "money": float},
+    "lost": {"booking": COUNT},
+}
+"""What a line of each event has to hold."""
 
 
 class BudgetSpentError(Exception):
@@ -48,9 +59,12 @@ class Cost(NamedTuple):
 
 
 def highest_cost(endpoint: EndpointConfig, body: Mapping[str, Any]) -> Cost:
-    """Returns the most that a request can cost: a token is at least one byte."""
+    """Returns the most that a request can cost: a token is at least one byte.
+
+    Where the request sets no limit, `UNLIMITED_TOKENS` are booked for its reply.
+    """
     tokens_in = len(json.dumps(body, ensure_ascii=False).encode()) + TEMPLATE_TOKENS
-    return Cost.of(endpoint, tokens_in, body[endpoint.token_parameter])
+    return Cost.of(endpoint, tokens_in, body.get(endpoint.token_parameter or "", UNLIMITED_TOKENS))
 
 
 class Totals(NamedTuple):
@@ -74,7 +88,7 @@ class Budget:
     """
 
     def __init__(self, caps: BudgetConfig, path: Path) -> None:
-        """Opens or creates the ledger at `path`."""
+        """Opens or creates the ledger at `path`. Raises ValueError for a damaged line."""
         self.caps = caps
         self.log = Log(path)
         self.spent = Totals()
@@ -82,10 +96,14 @@ class Budget:
         self._open: dict[int, dict[str, Any]] = {}
         self._last_booking = 0
         self._settled = asyncio.Condition()
-        for line in self.log.records:
+        for number, line in enumerate(self.log.records, 1):
+            fields = LINE_FIELDS.get(str(line.get("event")))
+            if fields is None:
+                raise ValueError(f"{path}:{number}: event is {line.get('event')!r:.40}; delete the line")
+            check_fields(line, fields, f"{path}:{number}")
+            self._last_booking = max(self._last_booking, line["booking"])
             if line["event"] == "booked":
-                self._last_booking = line["booking"]
-                self._open[self._last_booking] = line
+                self._open[line["booking"]] = line
                 self.spent = self.spent.plus(1, line["tokens"], line["money"])
             else:
                 self._close(line)
@@ -155,7 +173,10 @@ class Budget:
         self._close(line)
 
     def _close(self, line: Mapping[str, Any]) -> None:
-        booked = self._open.pop(line["booking"])
+        booked = self._open.pop(line["booking"], None)
+        if booked is None:  # its line was damaged and deleted, or this one stands twice
+            booked = {"tokens": 0, "money": 0.0}
+            self.spent = self.spent.plus(1, 0, 0.0)
         if line["event"] == "settled":
             tokens = line["tokens_in"] + line["tokens_out"]
             self.spent = self.spent.plus(0, tokens - booked["tokens"], line["money"] - booked["money"])

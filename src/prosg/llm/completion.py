@@ -1,31 +1,56 @@
 """One chat completion over HTTP, whole or streamed, with its failures sorted by what can be done about them.
 
-- `TransientError`: 408, 409, 429, 5xx, time-outs, lost connections, truncated replies. Another attempt may succeed.
-- `EndpointError`: 401, 403, 404. No request can succeed as the endpoint is configured.
-- A reply with finish "error" (any other 4xx) or "malformed": the server's answer to this request.
+- `TransientError`: 408, 409, 429, 5xx, time-outs, lost connections, truncated replies, and what is no chat completion
+  at all. Another attempt may succeed.
+- `EndpointError`: redirects (they would send prompts, and a request that is not counted, to a place that nobody named),
+  401, 403, 404. No request can succeed as the endpoint is configured.
+- A reply with finish "error" (any other 4xx): the server's answer to this request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from prosg.llm.budget import Cost
-from prosg.llm.config import EndpointConfig
+from prosg.llm.config import EndpointConfig, endpoint_key
+from prosg.llm.failures import first_cause, retry_after
+from prosg.llm.masking import Masking
+from prosg.llm.message import (
+    CutOffError,
+    Message,
+    NotACompletionError,
+    described,
+    read_message,
+    read_stream,
+    stream_ended,
+)
 
-__all__ = ["ChatCompletions", "ChatReply", "ChatRequest", "EndpointError", "ReplyRecord", "TransientError"]
+__all__ = [
+    "BROKEN_OFF",
+    "NO_COMPLETION",
+    "NO_CONNECTION",
+    "ChatCompletions",
+    "ChatReply",
+    "ChatRequest",
+    "EndpointError",
+    "ReplyRecord",
+    "TransientError",
+]
 
-SHORTEST_KEY = 8
-"""Characters from which on a key is taken for a secret; servers without keys are given shorter words."""
+NO_CONNECTION, BROKEN_OFF, NO_COMPLETION = "no connection", "broken off", "no chat completion"
+"""Reasons of failed attempts, beside "time-out" and "http STATUS"."""
+CONNECTING = 5.0
+"""Seconds in which a server has to take up a connection."""
+LONGEST_BODY = 16 * 2**20
+"""Bytes of a reply that are read; no model writes as much."""
 
 ReplyRecord = Mapping[str, Any]
-"""A recorded reply: {"id", "reply", "finish", "refusal", "tokens_in", "tokens_out", "money", "model"}."""
+"""A recorded reply: {"id", "reply", "finish", "refusal", "tokens_in", "tokens_out", "money", "model"}, and "reasoning"
+where the model wrote some."""
 
 
 class EndpointError(ValueError):
@@ -33,11 +58,17 @@ class EndpointError(ValueError):
 
 
 class TransientError(Exception):
-    """An attempt failed in a way that another may not; `wait`: seconds that the server demands before the next one."""
+    """An attempt failed in a way that another may not.
 
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason, self.wait = reason, wait
+    Attributes:
+        reason: What happened, in a few words that can be counted.
+        wait: Seconds that the server demands before the next attempt.
+        detail: What is known about it, in one line; "" if nothing.
+    """
+
+    def __init__(self, reason: str, wait: float = 0.0, detail: str = "") -> None:
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason, self.wait, self.detail = reason, wait, detail
 
 
 @dataclass(frozen=True)
@@ -52,11 +83,12 @@ class ChatReply(NamedTuple):
     """A server's reply.
 
     Attributes:
-        text: The message's text.
-        finish: "stop", "length" (truncated at the limit), ...; "malformed": no chat completion; "error": a 4xx.
+        text: The message's text, without reasoning.
+        finish: "stop", "length" (truncated at the limit), ...; "error": a 4xx.
         refusal: Why there is no text, if the server says so.
         cost: Tokens and price.
         model: The model, as the server names it.
+        reasoning: What the model wrote on the way to the text.
     """
 
     text: str
@@ -64,124 +96,137 @@ class ChatReply(NamedTuple):
     refusal: str
     cost: Cost
     model: str
+    reasoning: str = ""
 
     def to_record(self, request_id: str) -> dict[str, Any]:
         """Returns the reply's record (`ReplyRecord`)."""
         record = {"id": request_id, "reply": self.text, "finish": self.finish, "refusal": self.refusal}
-        return record | self.cost._asdict() | {"model": self.model}
+        record |= self.cost._asdict() | {"model": self.model}
+        return record | ({"reasoning": self.reasoning} if self.reasoning else {})
 
 
 class ChatCompletions:
     """The chat completions of an endpoint."""
 
-    def __init__(self, endpoint: EndpointConfig) -> None:
-        import openai
+    def __init__(self, endpoint: EndpointConfig, transport: Any = None) -> None:
+        """`transport`: an httpx transport in place of the network."""
+        import httpx
 
         self.endpoint = endpoint
-        self.key = os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else ""
-        # The library insists on a key; a server without keys ignores it.
-        self.client = openai.AsyncOpenAI(
-            base_url=endpoint.base_url, api_key=self.key or "none", max_retries=0, timeout=endpoint.timeout
+        self.url = f"{endpoint.base_url.rstrip('/')}/chat/completions"
+        key = endpoint_key(endpoint)
+        self.masking = Masking(key)
+        # A reply that is not compressed takes as many bytes in memory as arrive.
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        headers |= {"Authorization": f"Bearer {key}"} if key else {}
+        self.client = httpx.AsyncClient(
+            transport=transport,
+            headers=headers,
+            timeout=httpx.Timeout(endpoint.timeout, connect=min(CONNECTING, endpoint.timeout)),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=endpoint.concurrency),
+            follow_redirects=False,
         )
 
     async def complete(self, body: Mapping[str, Any], highest: Cost) -> ChatReply:
-        """Sends a request once. Its highest cost counts where the server reports none.
+        """Sends a request once.
+
+        Its highest cost counts where the server reports none, or one that cannot be.
 
         Raises TransientError or EndpointError, as this module's first lines say.
         """
-        import openai
+        import httpx
 
         try:
             async with asyncio.timeout(self.endpoint.timeout):
-                if self.endpoint.stream:
-                    return await self._read_stream(body, highest)
-                return await self._read_whole(body, highest)
-        except (TimeoutError, openai.APITimeoutError):
-            raise TransientError("time-out") from None
-        except openai.APIStatusError as error:
-            status, message = error.status_code, " ".join(self._without_key(error.message).split())[:300]
-            if status in (408, 409, 429) or status >= 500:
-                raise TransientError(f"http {status}", _retry_after(error.response.headers)) from None
-            if status in (401, 403, 404):
-                raise EndpointError(f"{self.endpoint.base_url} refuses: {message}") from None
-            return ChatReply("", "error", f"http {status}: {message}", Cost(0, 0, 0.0), self.endpoint.model)
-        except (openai.APIConnectionError, json.JSONDecodeError) as error:
-            cause = error.__cause__ or error
-            kind = "no connection" if "connect" in type(cause).__name__.lower() else "broken off"
-            raise TransientError(kind) from None
-        except openai.APIError as error:  # an error in the middle of a stream
-            raise TransientError(f"broken off: {self._without_key(error.message)[:100]}") from None
+                response, content = await self._send(body)
+            if not 200 <= response.status_code < 300:
+                return self._refused(response, content)
+            return self._reply(self._message(response, content), highest)
+        except NotACompletionError as error:
+            raise TransientError(NO_COMPLETION, detail=self.masking.line(str(error), 300)) from None
+        except CutOffError as error:
+            raise TransientError(BROKEN_OFF, detail=self.masking.line(str(error), 100)) from None
+        except httpx.InvalidURL as error:
+            raise EndpointError(f"{self.endpoint.base_url}: {error}") from None
+        except (TimeoutError, httpx.HTTPError) as error:
+            raise self._lost(error) from None
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self.client.close()
+        await self.client.aclose()
 
-    async def _read_whole(self, body: Mapping[str, Any], highest: Cost) -> ChatReply:
-        response = await self.client.chat.completions.with_raw_response.create(**_arguments(body))
-        content_text = response.http_response.text
+    async def _send(self, body: Mapping[str, Any]) -> tuple[Any, bytes]:
+        """Sends a request; returns the response and its body."""
+        sent = dict(body)
+        if self.endpoint.stream:
+            sent |= {"stream": True, "stream_options": {"include_usage": True}}
+        content = bytearray()
+        async with self.client.stream("POST", self.url, content=json.dumps(sent).encode()) as response:
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise NotACompletionError(f"a reply compressed by {response.headers['content-encoding']}, unasked")
+            async for piece in response.aiter_bytes():
+                content += piece
+                if len(content) > LONGEST_BODY:
+                    raise NotACompletionError(f"more than {LONGEST_BODY:,} bytes")
+                if self.endpoint.stream and stream_ended(content, len(piece)):
+                    break
+        return response, bytes(content)
+
+    def _message(self, response: Any, content: bytes) -> Message:
         try:
-            content = json.loads(content_text)
-            choice = content["choices"][0]
-            message = choice["message"]
-            text, refusal = message.get("content") or "", message.get("refusal") or ""
-            finish = choice.get("finish_reason") or "stop"
-            if not (isinstance(text, str) and isinstance(refusal, str) and isinstance(finish, str)):
-                raise TypeError("text is expected")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            if isinstance(error, ValueError) and "content-length" not in response.headers:
-                raise TransientError("broken off") from None  # nobody can tell whether there was more to come
-            why = "the reply is no chat completion"
-            return ChatReply(self._without_key(content_text), "malformed", why, highest, self.endpoint.model)
-        usage = content.get("usage") if isinstance(content.get("usage"), dict) else None
-        return self._reply(text, finish, refusal, usage, highest, str(content.get("model")))
+            return (read_stream if self.endpoint.stream else read_message)(content)
+        except NotACompletionError as error:
+            if response.status_code != 200:
+                raise NotACompletionError(f"http {response.status_code}, {error}") from None
+            ends = "content-length" in response.headers or "transfer-encoding" in response.headers
+            if not ends and content.lstrip()[:1] == b"{":
+                raise CutOffError("nobody can tell whether there was more to come") from None
+            raise
 
-    async def _read_stream(self, body: Mapping[str, Any], highest: Cost) -> ChatReply:
-        options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-        stream: Any = await self.client.chat.completions.create(**_arguments(body), **options)
-        text, refusal, finish, usage, model = "", "", "", None, self.endpoint.model
-        async with stream:
-            async for chunk in stream:
-                model = chunk.model or model
-                if chunk.usage:
-                    usage = chunk.usage.model_dump()
-                for choice in (chunk.choices or ())[:1]:
-                    if choice.delta is not None:
-                        text += choice.delta.content or ""
-                        refusal += choice.delta.refusal or ""
-                    finish = choice.finish_reason or finish
-        if not finish:
-            raise TransientError("broken off")
-        return self._reply(text, finish, refusal, usage, highest, model)
+    def _reply(self, message: Message, highest: Cost) -> ChatReply:
+        if message.finish == "malformed":  # a word of our own records
+            raise NotACompletionError("the finish reason 'malformed'")
+        text, reasoning, refusal = map(self.masking, (message.text, message.reasoning, message.refusal))
+        size = len((message.text + message.reasoning + message.refusal).encode())
+        counts = message.usage.get("prompt_tokens"), message.usage.get("completion_tokens")
+        if None in counts:  # a server that does not count: a text has at most as many tokens as bytes
+            counts = highest.tokens_in, min(size + 1, highest.tokens_out)
+        tokens_in = _possible(counts[0], 1, highest.tokens_in)
+        tokens_out = _possible(counts[1], min(size, 1), highest.tokens_out)
+        cost = Cost.of(self.endpoint, tokens_in, tokens_out)
+        finish, model = (self.masking.line(name, 100) for name in (message.finish, message.model))
+        return ChatReply(text, finish or "stop", refusal, cost, model or self.endpoint.model, reasoning)
 
-    def _reply(
-        self, text: str, finish: str, refusal: str, usage: Mapping[str, Any] | None, highest: Cost, model: str
-    ) -> ChatReply:
-        tokens_in, tokens_out = ((usage or {}).get(key) for key in ("prompt_tokens", "completion_tokens"))
-        if isinstance(tokens_in, int) and isinstance(tokens_out, int):
-            cost = Cost.of(self.endpoint, tokens_in, tokens_out)
-        else:  # a server that does not count: a text has at most as many tokens as bytes
-            written = min(len((text + refusal).encode()) + 1, highest.tokens_out)
-            cost = Cost.of(self.endpoint, highest.tokens_in, written)
-        return ChatReply(self._without_key(text), finish, self._without_key(refusal), cost, self._without_key(model))
+    def _refused(self, response: Any, content: bytes) -> ChatReply:
+        """The reply that a status of 4xx is to this request; raises what other statuses mean."""
+        status, message = response.status_code, self.masking.line(described(content), 300)
+        if 300 <= status < 400:
+            place = self.masking.line(response.headers.get("location", "nowhere"), 300)
+            raise EndpointError(
+                f"{self.endpoint.base_url} redirects (http {status}) to {place}; requests are not sent on, "
+                "so name the right address in base_url"
+            )
+        if status in (408, 409, 429) or status >= 500:
+            raise TransientError(f"http {status}", retry_after(response.headers), message)
+        if status in (401, 403, 404):
+            raise EndpointError(f"{self.endpoint.base_url} refuses (http {status}): {message}")
+        return ChatReply("", "error", f"http {status}: {message}", Cost(0, 0, 0.0), self.endpoint.model)
 
-    def _without_key(self, text: str) -> str:
-        """Masks the key, which servers repeat in errors, in a text that will be recorded or shown."""
-        return text.replace(self.key, "***") if len(self.key) >= SHORTEST_KEY else text
+    def _lost(self, error: Exception) -> TransientError:
+        """What a connection that failed means."""
+        import httpx
+
+        said = self.masking.line(first_cause(error), 200)
+        if isinstance(error, httpx.RemoteProtocolError) and "illegal" in said.lower():
+            return TransientError(NO_COMPLETION, detail=f"something that is no HTTP: {said}")
+        if isinstance(error, httpx.ConnectTimeout):
+            return TransientError(NO_CONNECTION, detail="nobody answers at this address")
+        if isinstance(error, TimeoutError | httpx.TimeoutException):
+            return TransientError("time-out", detail=f"no reply within {self.endpoint.timeout:g} s")
+        kind = NO_CONNECTION if isinstance(error, httpx.ConnectError | httpx.ProxyError) else BROKEN_OFF
+        return TransientError(kind, detail=said)
 
 
-def _arguments(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for the library: it checks the parameters that it knows; the others pass through the extra body."""
-    return {"model": body["model"], "messages": body["messages"], "extra_body": dict(body)}
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a server demands before the next attempt; 0 where it names none."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("retry-after", "0")
-        if value.replace(".", "", 1).isdigit():
-            return float(value)
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0
+def _possible(tokens: Any, least: int, booked: int) -> int:
+    """A server's count of tokens if it can be right, else what was booked."""
+    return tokens if type(tokens) is int and least <= tokens <= booked else booked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,7 +11,16 @@ from urllib.parse import urlsplit
 
 from prosg.utils.options import check_at_least
 
-__all__ = ["BudgetConfig", "EndpointConfig", "check_budget", "check_endpoint", "require_key"]
+__all__ = [
+    "LIMITS",
+    "BudgetConfig",
+    "EndpointConfig",
+    "check_budget",
+    "check_endpoint",
+    "check_top_p",
+    "endpoint_key",
+    "require_key",
+]
 
 
 @dataclass(frozen=True)
@@ -27,12 +37,13 @@ class EndpointConfig:
         backoff: Seconds before the second attempt; doubled for every further one.
         longest_wait: Longest pause in seconds; a request is given up where the server demands a longer one.
         stream: Whether replies are streamed. Turn it on for servers that close silent connections.
-        json: How JSON is requested: by its schema, as any object, or by the prompt's words only.
-        token_parameter: The server's name for the limit of a reply.
+        json: How JSON is requested: by its schema, as any object, or by the prompt's words only (none or null).
+        token_parameter: The server's name for the limit of a reply; null sends no limit.
         send_seed: Whether requests carry their seed; turn it off for a server that refuses the parameter.
         input_price: Money per million tokens that are read.
         output_price: Money per million tokens that are written.
-        extra: More parameters of each request, under the server's names.
+        extra: More parameters of each request, under the server's names; one that is sent anyway (temperature, top_p,
+            seed, response_format) is replaced, and null leaves it out.
         licence: Terms of the model's output, for the data card.
     """
 
@@ -45,8 +56,8 @@ class EndpointConfig:
     backoff: float = 1.0
     longest_wait: float = 120.0
     stream: bool = False
-    json: Literal["schema", "object", "none"] = "schema"
-    token_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    json: Literal["schema", "object", "none", None] = "schema"
+    token_parameter: Literal["max_tokens", "max_completion_tokens", None] = "max_tokens"
     send_seed: bool = True
     input_price: float = 0.0
     output_price: float = 0.0
@@ -69,11 +80,10 @@ class BudgetConfig:
     money: float | None = None
 
 
-RESERVED_PARAMETERS = frozenset(
-    {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "seed", "n"}
-    | {"stream", "stream_options", "response_format"}
-)
-"""Parameters of a request that other options set, so that `extra` may not."""
+LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
+"""The server's names for the limit of a reply."""
+RESERVED_PARAMETERS = frozenset({"model", "messages", "n", "stream", "stream_options"} | LIMITS)
+"""Parameters that costs and the reading of replies depend on, so that `extra` may not set them."""
 
 
 def check_budget(caps: BudgetConfig, *endpoints: EndpointConfig) -> None:
@@ -95,21 +105,43 @@ def check_endpoint(name: str, endpoint: EndpointConfig) -> None:
     check_at_least(endpoint, ("backoff", "longest_wait", "input_price", "output_price"), 0, f"{name}.")
     if not endpoint.model:
         raise ValueError("endpoint.model is missing; it is the server's name for the model")
-    url = urlsplit(endpoint.base_url)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    try:
+        url = urlsplit(endpoint.base_url)
+        reachable = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:  # a port that is none
+        reachable = False
+    if not reachable or not endpoint.base_url.isprintable():
         raise ValueError(f"{name}.base_url must be an address like http://127.0.0.1:8000/v1")
     if url.username or url.password or url.query:
         raise ValueError(f"{name}.base_url holds a password or parameters; give a key in an environment variable")
-    if endpoint.timeout <= 0:
-        raise ValueError(f"{name}.timeout is {endpoint.timeout}; it must be above 0 seconds")
-    if reserved := RESERVED_PARAMETERS & endpoint.extra.keys():
+    if not 0 < endpoint.timeout < math.inf:
+        raise ValueError(f"{name}.timeout is {endpoint.timeout}; it must be above 0 seconds, and finite")
+    left_out = {key for key in LIMITS if endpoint.extra.get(key, "") is None}
+    if reserved := RESERVED_PARAMETERS & endpoint.extra.keys() - left_out:
         raise ValueError(f"{name}.extra sets {', '.join(sorted(reserved))}, which other options are for")
+
+
+def check_top_p(top_p: float | None, inside: str = "") -> None:
+    """Raises ValueError for a share that is none. `inside`: what stands before `top_p` in the error."""
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"{inside}top_p is {top_p}; it must be above 0 and at most 1")
+
+
+def endpoint_key(endpoint: EndpointConfig) -> str:
+    """Returns an endpoint's key from the environment, without the white space around it; "" if there is none."""
+    return os.environ.get(endpoint.api_key_env, "").strip() if endpoint.api_key_env else ""
 
 
 def require_key(name: str, endpoint: EndpointConfig) -> None:
     """Raises ValueError if an endpoint's key is not in the environment. `name`: as in `check_endpoint`."""
-    if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env):
+    key = endpoint_key(endpoint)
+    if endpoint.api_key_env and not key:
         raise ValueError(
             f"{name}.api_key_env names {endpoint.api_key_env}, which is not set in the environment; "
             "set it, or give '' for a server without keys"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(
+            f"{name}.api_key_env names {endpoint.api_key_env}, whose value holds characters that no key has; "
+            "set it to plain ASCII text in one line"
         )

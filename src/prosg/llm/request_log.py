@@ -15,6 +15,7 @@ from prosg.llm.budget import Budget, Cost
 from prosg.llm.client import EndpointClient, Shortfall
 from prosg.llm.completion import ChatRequest, ReplyRecord
 from prosg.llm.config import BudgetConfig, EndpointConfig
+from prosg.llm.recorded import recorded_replies
 from prosg.utils.progress import progress_bar
 from prosg.utils.store import Log
 
@@ -33,10 +34,14 @@ class RequestLog:
     """
 
     def __init__(self, folder: Path, stages: Sequence[str], caps: BudgetConfig) -> None:
-        """Opens the files in `folder`, created if missing, and closes the bookings that a killed process left open."""
+        """Opens the files in `folder`, created if missing, and closes the bookings that a killed process left open.
+
+        Raises:
+            ValueError: for a damaged record, naming file and line.
+        """
         self.logs = {stage: Log(folder / f"{stage}.jsonl") for stage in stages}
         self.replies: dict[str, dict[str, ReplyRecord]] = {
-            stage: {record["id"]: record for record in log.records} for stage, log in self.logs.items()
+            stage: recorded_replies(log.path, log.records) for stage, log in self.logs.items()
         }
         self.budget = Budget(caps, folder / "ledger.jsonl")
         records = [record for log in self.logs.values() for record in log.records]
@@ -45,6 +50,7 @@ class RequestLog:
             print(f"{lost} requests were under way when this was stopped; they are asked again", file=sys.stderr)
         # A client is created with the first request: not every command sends one.
         self.clients: dict[str, EndpointClient] = {}
+        self.reached: set[str] = set()
         self.shortfall = Shortfall()
 
     async def request_all(
@@ -85,7 +91,9 @@ class RequestLog:
     def _client(self, stage: str, endpoint: EndpointConfig) -> EndpointClient:
         if stage not in self.clients:
             answered = any(record["finish"] != "error" for record in self.replies[stage].values())
-            self.clients[stage] = EndpointClient(endpoint, self.budget, stage, self.logs[stage], answered=answered)
+            self.clients[stage] = EndpointClient(
+                endpoint, self.budget, stage, self.logs[stage], answered=answered, reached=self.reached
+            )
         return self.clients[stage]
 
     def print_summary(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prosg.llm.config import EndpointConfig
+from prosg.utils.outside import parse_json, whole_text
 from prosg.utils.store import record_id
 
 __all__ = ["find_json", "refuses", "request_body", "request_seed", "strict_object"]
@@ -44,9 +45,12 @@ def find_json(text: str) -> Any:
     if not starts:
         raise ValueError("a refusal" if refuses(text) else "not JSON")
     try:
-        return json.JSONDecoder().raw_decode(text, min(starts))[0]
+        end = json.JSONDecoder(parse_int=str).raw_decode(text, min(starts))[1]
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg})") from None
+    except RecursionError:
+        raise ValueError("not JSON (too many brackets)") from None
+    return parse_json(text[min(starts) : end], "not JSON that is read")
 
 
 def request_seed(*parts: object) -> int:
@@ -57,27 +61,33 @@ def request_seed(*parts: object) -> int:
 def request_body(
     endpoint: EndpointConfig,
     messages: Sequence[Mapping[str, str]],
-    temperature: float,
-    max_tokens: int,
+    temperature: float | None,
+    max_tokens: int | None,
     seed: int,
     json_schema: Mapping[str, Any] | None = None,
+    *,
+    top_p: float | None = None,
 ) -> dict[str, Any]:
     """Returns the body of a request for a chat completion.
 
     Args:
         endpoint: Options that decide the names of parameters.
         messages: The conversation: {"role", "content"} each.
-        temperature: Of sampling; 0 for greedy decoding.
-        max_tokens: Longest reply in tokens.
+        temperature: Of sampling; 0 for greedy decoding, None to leave it to the server.
+        max_tokens: Longest reply in tokens; None to leave it to the server.
         seed: Of sampling.
         json_schema: {"name", "schema"} of the JSON that the reply shall hold, if any.
+        top_p: Of sampling; None to leave it to the server.
+
+    Returns:
+        The body. What the endpoint's `extra` says comes last, and what is None there is left out.
     """
-    body: dict[str, Any] = {"model": endpoint.model, "messages": [*messages], "temperature": temperature}
-    body[endpoint.token_parameter] = max_tokens
-    if endpoint.send_seed:
-        body["seed"] = seed
+    told = [{name: whole_text(text) for name, text in message.items()} for message in messages]
+    body: dict[str, Any] = {"model": endpoint.model, "messages": told, "temperature": temperature}
+    body |= {endpoint.token_parameter or "max_tokens": max_tokens if endpoint.token_parameter else None}
+    body |= {"seed": seed if endpoint.send_seed else None, "top_p": top_p}
     if json_schema is not None and endpoint.json == "schema":
         body["response_format"] = {"type": "json_schema", "json_schema": {**json_schema, "strict": True}}
     elif json_schema is not None and endpoint.json == "object":
         body["response_format"] = {"type": "json_object"}
-    return body | endpoint.extra
+    return {name: value for name, value in (body | endpoint.extra).items() if value is not None}

@@ -40,5 +40,6 @@ def _request(config: BuildConfig, prompt: str, sample: int) -> ChatRequest:
         config.answers.temperature,
         config.answers.max_tokens,
         seed,
+        top_p=config.answers.top_p,
     )
     return ChatRequest(record_id(stage="answers", body=body, seed=seed), body)

@@ -16,7 +16,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -32,18 +32,19 @@ from prosg.musi.estimate import estimate_table
 from prosg.musi.export import export
 from prosg.musi.filter import evaluation_texts, filter_instructions
 from prosg.musi.prompts import PromptRequest, drafted_instructions, request_rounds
+from prosg.musi.reasons import kind_of, reasons_text, rejection_reasons
 from prosg.musi.text import plain
 from prosg.musi.verify import RejectedPair, judge_attempts, verify_pair, visible_fault
 from prosg.utils.io import write_lines
 from prosg.utils.progress import progress_bar
-from prosg.utils.store import Log, locked, read_log
+from prosg.utils.store import Log, locked
 
 __all__ = ["STAGES", "build"]
 
 STAGES = ("prompts", "filter", "answers", "verify", "export")
 REQUESTING_STAGES = ("prompts", "answers", "verify")
 PACKAGES = {"filter": ("rapidfuzz",), "export": ("rapidfuzz", "pyarrow")} | dict.fromkeys(
-    REQUESTING_STAGES, ("openai", "tenacity")
+    REQUESTING_STAGES, ("httpx", "tenacity")
 )
 
 
@@ -126,9 +127,13 @@ class _Build:
         self.log = RequestLog(folder, REQUESTING_STAGES, config.budget)
         self.replies = self.log.replies
         self.decisions = Log(folder / "filter.jsonl")
+        self.judges_later = False
 
     async def run(self, stages: Sequence[str]) -> int:
-        """Runs stages. A cap ends the requests, but what is verified by then is exported. Returns the exit status."""
+        """Runs stages. A cap ends the requests, but what is verified by then is exported. Returns the exit status.
+
+        Where replies are missing and nothing is verified, it is they that the summary reports, not that no pair passed.
+        """
         run_stage = {
             "prompts": self._prompts,
             "filter": self._filter,
@@ -136,8 +141,10 @@ class _Build:
             "verify": self._verify,
             "export": self._export,
         }
+        self.judges_later = self.config.verify.judge and "verify" in stages
         for stage in stages:
-            if not self.log.shortfall.cap or (stage == "export" and self._anything_verified()):
+            wanting = self.log.shortfall if stage == "export" else self.log.shortfall.cap
+            if not wanting or (stage == "export" and self._anything_verified()):
                 await run_stage[stage]()
         return self.log.print_summary()
 
@@ -155,7 +162,7 @@ class _Build:
                 break
         instructions = drafted_instructions(requested, self.replies["prompts"])
         different = {plain(item.draft.prompt) for item in instructions if item.draft}
-        print(f"prompts: {len(different)} instructions{_reasons(i.fault for i in instructions if not i.draft)}")
+        print(f"prompts: {len(different)} instructions{reasons_text(i.fault for i in instructions if not i.draft)}")
         if len(different) < self.config.prompts.count and not self.log.shortfall:
             print(f"fewer than the {self.config.prompts.count} wanted; prompts.rounds allows no more", file=sys.stderr)
 
@@ -177,26 +184,43 @@ class _Build:
     async def _filter(self) -> None:
         decisions = self._filtered()
         dropped = [decision["reason"] for decision in decisions if not decision["kept"]]
-        print(f"filter: {len(decisions) - len(dropped)} of {len(decisions)} kept{_reasons(dropped)}")
+        print(f"filter: {len(decisions) - len(dropped)} of {len(decisions)} kept{reasons_text(dropped)}")
 
     async def _answers(self) -> None:
         requests = answer_requests(self.config, self._filtered())
-        await self._request_all("answers", [item.request for item in requests], "answers")
+        if self.judges_later:
+            await self._judge_one(requests)
+        if not self.log.shortfall.cap:
+            await self._request_all("answers", [item.request for item in requests], "answers")
         print(f"answers: {sum(item.request.id in self.replies['answers'] for item in requests)} of {len(requests)}")
+
+    async def _judge_one(self, requests: Sequence[AnswerRequest]) -> None:
+        """Has one answer judged, so that a judge that cannot be used is found out before the others are paid for."""
+        for item in requests:
+            await self._request_all("answers", [item.request], "the first answer")
+            reply = self.replies["answers"].get(item.request.id)
+            if reply is None:
+                return
+            if not visible_fault(item, reply):
+                await self._request_verdicts([item])
+                return
+
+    async def _request_verdicts(self, answered: Sequence[AnswerRequest]) -> None:
+        await self.log.request_all("verify", "verify", self.config.judge, answered, self._next_judge_request)
 
     async def _verify(self) -> None:
         answers = self.replies["answers"]
         answered = [r for r in answer_requests(self.config, self._filtered()) if r.request.id in answers]
         if self.config.verify.judge:
             flawless = [item for item in answered if not visible_fault(item, answers[item.request.id])]
-            await self.log.request_all("verify", "verify", self.config.judge, flawless, self._next_judge_request)
+            await self._request_verdicts(flawless)
         results = [self._verdict(item) for item in answered]
         rows = [result for result in results if isinstance(result, Row)]
         rejected = [result for result in results if isinstance(result, RejectedPair)]
         write_rows(self.verified, rows)
         write_lines(self.rejected, (json.dumps(pair.to_dict(), ensure_ascii=False) for pair in rejected))
         staged = sum(bool(row.stages) for row in rows)
-        reasons = _reasons(pair.reasons[0] for pair in rejected)
+        reasons = reasons_text(pair.reasons[0] for pair in rejected)
         print(f"verify: {len(rows)} of {len(answered)} pairs passed, {staged} with stages{reasons}")
 
     def _next_judge_request(self, request: AnswerRequest) -> ChatRequest | None:
@@ -223,20 +247,9 @@ class _Build:
             raise ValueError(f"{self.verified}: no pair passed; rejected.jsonl and filter.jsonl beside it say why")
         rows = read_rows(self.verified)
         dropped = [decision for decision in self._filtered() if not decision["kept"]]
-        reasons = Counter(f"instruction: {_kind(decision['reason'])}" for decision in dropped)
-        reasons += Counter(f"answer: {_kind(pair['reasons'][0])}" for pair in read_log(self.rejected))
+        reasons = Counter(f"instruction: {kind_of(decision['reason'])}" for decision in dropped)
+        reasons += Counter(f"answer: {kind_of(reason)}" for reason in rejection_reasons(self.rejected))
         with progress_bar("export", len(rows), "row") as bar:
             sizes = export(self.config, rows, self.log.costs(), reasons, on_progress=bar.update)
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         print(f"export: {self.config.folder / 'export'}: {listed}")
-
-
-def _kind(reason: str) -> str:
-    """A reason without its details, so that equal ones can be counted."""
-    return "step not followed" if reason.endswith("not followed") else reason.partition(":")[0].partition(" (")[0]
-
-
-def _reasons(reasons: Iterable[str]) -> str:
-    """Counts of reasons, to be printed behind a stage's result."""
-    counts = Counter(_kind(reason) for reason in reasons)
-    return "".join(f"; {number} {reason}" for reason, number in counts.most_common())

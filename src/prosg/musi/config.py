@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint
+from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint, check_top_p
 from prosg.utils.options import build, check_at_least, option, read_yaml
 
 __all__ = [
@@ -33,8 +33,9 @@ class PromptsConfig:
         category_files: YAML files of more categories, in the form of the package's own.
         examples: A jsonl file of more examples: {"category", "prompt", "sub_instructions"}.
         shots: Examples that a request shows.
-        temperature: Of sampling.
-        max_tokens: Longest reply in tokens.
+        temperature: Of sampling; null leaves it to the server.
+        top_p: Of sampling, likewise.
+        max_tokens: Longest reply in tokens, likewise.
     """
 
     count: int = 500
@@ -44,8 +45,9 @@ class PromptsConfig:
     category_files: list[str] = field(default_factory=list)
     examples: str = ""
     shots: int = 2
-    temperature: float = 1.0
-    max_tokens: int = 3000
+    temperature: float | None = 1.0
+    top_p: float | None = None
+    max_tokens: int | None = 3000
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,16 @@ class AnswersConfig:
     Attributes:
         samples: Answers per instruction.
         system: A system message; none by default.
-        temperature: Of sampling.
-        max_tokens: Longest answer in tokens; one that is truncated there is rejected.
+        temperature: Of sampling; null leaves it to the server.
+        top_p: Of sampling, likewise.
+        max_tokens: Longest answer in tokens, likewise; one that is truncated there is rejected.
     """
 
     samples: int = 1
     system: str = ""
-    temperature: float = 0.7
-    max_tokens: int = 2000
+    temperature: float | None = 0.7
+    top_p: float | None = None
+    max_tokens: int | None = 2000
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,17 @@ class VerifyConfig:
             stages.
         endpoint: Options that differ from the build's endpoint, if another model judges.
         tries: How often the judge is asked, each time with another seed, until its verdict is usable.
-        max_tokens: Longest verdict in tokens.
+        temperature: Of sampling; null leaves it to the server, for models that refuse 0.
+        top_p: Of sampling, likewise.
+        max_tokens: Longest verdict in tokens, likewise.
     """
 
     judge: bool = True
     endpoint: dict[str, Any] = field(default_factory=dict)
     tries: int = 3
-    max_tokens: int = 1500
+    temperature: float | None = 0.0
+    top_p: float | None = None
+    max_tokens: int | None = 1500
 
 
 @dataclass(frozen=True)
@@ -187,6 +195,7 @@ NOT_NEGATIVE = [
     "prompts.shots",
     "prompts.temperature",
     "answers.temperature",
+    "verify.temperature",
     "filter.knowledge",
 ]
 
@@ -196,8 +205,10 @@ def _check(config: BuildConfig) -> None:
         raise ValueError("out is missing; it names the folder of the build")
     if config.folder.exists() and not config.folder.is_dir():
         raise ValueError(f"out is {config.out!r}, which is a file; it names a folder")
-    check_at_least(config, AT_LEAST_ONE, 1)
-    check_at_least(config, NOT_NEGATIVE, 0)
+    check_at_least(config, [name for name in AT_LEAST_ONE if option(config, name) is not None], 1)
+    check_at_least(config, [name for name in NOT_NEGATIVE if option(config, name) is not None], 0)
+    for name in ("prompts", "answers", "verify"):
+        check_top_p(getattr(config, name).top_p, f"{name}.")
     if config.filter.stages < 2:
         raise ValueError(f"filter.stages is {config.filter.stages}; an instruction in stages has at least 2")
     if config.filter.longest < config.filter.shortest:

@@ -14,9 +14,9 @@ from prosg.data.checks import CHECKS, validate_check
 from prosg.llm.structured import find_json, strict_object
 from prosg.musi.text import plain
 
-__all__ = ["Draft", "check_types", "draft_from_dict", "drafts_schema", "parse_drafts"]
+__all__ = ["DRAFT_FIELDS", "Draft", "check_types", "draft_from_dict", "drafts_schema", "parse_drafts"]
 
-FIELDS = ("prompt", "sub_instructions", "domain_knowledge", "checks")
+DRAFT_FIELDS = ("prompt", "sub_instructions", "domain_knowledge", "checks")
 WRITABLE = ("contains", "ends_with", "sentences", "words")
 """Checks that a model may write: those that need no markers in the text."""
 
@@ -74,8 +74,8 @@ def draft_from_dict(data: object) -> Draft:
     """Checks and converts one decoded object. Raises ValueError for the first field that does not fit the schema."""
     if not isinstance(data, Mapping):
         raise ValueError(f"an instruction is an object, not {type(data).__name__}")
-    if unknown := [str(key) for key in data if key not in FIELDS]:
-        raise ValueError(f"unknown field {unknown[0]}; allowed: {', '.join(FIELDS)}")
+    if unknown := [str(key) for key in data if key not in DRAFT_FIELDS]:
+        raise ValueError(f"unknown field {unknown[0]}; allowed: {', '.join(DRAFT_FIELDS)}")
     prompt, steps = data.get("prompt"), data.get("sub_instructions")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("prompt is missing, empty or no text")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from prosg.llm.budget import Cost, Totals, highest_cost
+from prosg.llm.budget import UNLIMITED_TOKENS, Cost, Totals, highest_cost
 from prosg.llm.config import EndpointConfig
+from prosg.llm.recorded import read_replies
 from prosg.musi.answers import answer_requests
 from prosg.musi.categories import Category
 from prosg.musi.config import BuildConfig
+from prosg.musi.filter import decisions_by_id
 from prosg.musi.prompts import PromptRequest, drafted_instructions, prompt_requests, request_rounds
 from prosg.musi.text import plain, words
 from prosg.musi.verify import judge_request
@@ -44,8 +46,11 @@ def _likely(endpoint: EndpointConfig, records: Sequence[Mapping[str, Any]], toke
 
 
 def _estimates(config: BuildConfig, categories: Sequence[Category]) -> dict[str, _StageEstimate]:
-    logs = {name: read_log(config.folder / f"{name}.jsonl") for name in ("prompts", "filter", "answers", "verify")}
-    prompt_replies = {record["id"]: record for record in logs["prompts"]}
+    replies = {name: read_replies(config.folder / f"{name}.jsonl") for name in ("prompts", "answers", "verify")}
+    logs = {name: list(by_id.values()) for name, by_id in replies.items()}
+    filter_file = config.folder / "filter.jsonl"
+    decisions = decisions_by_id(filter_file, read_log(filter_file)).values()
+    prompt_replies = replies["prompts"]
     requested: list[PromptRequest] = []
     left = []
     for new in request_rounds(config, categories, prompt_replies):
@@ -54,13 +59,13 @@ def _estimates(config: BuildConfig, categories: Sequence[Category]) -> dict[str,
         if left:
             break  # what follows depends on these replies
     body = left[0].body if left else prompt_requests(config, categories, 0, 1)[0].request.body
-    guess = min(config.prompts.max_tokens, PER_PROMPT * config.prompts.per_request)
+    guess = min(config.prompts.max_tokens or UNLIMITED_TOKENS, PER_PROMPT * config.prompts.per_request)
     likely = _likely(config.endpoint, logs["prompts"], _tokens(body), guess)
     estimates = {"prompts": _StageEstimate(len(left), likely, highest_cost(config.endpoint, body))}
 
     drafts = [item.draft for item in drafted_instructions(requested, prompt_replies) if item.draft]
     expected = max(len({plain(draft.prompt) for draft in drafts}), config.prompts.count)
-    share = sum(record["kept"] for record in logs["filter"]) / len(logs["filter"]) if logs["filter"] else 1.0
+    share = sum(decision["kept"] for decision in decisions) / len(decisions) if decisions else 1.0
     wanted = round(expected * share) * config.answers.samples
     steps = round(sum(len(draft.sub_instructions) for draft in drafts) / len(drafts)) if drafts else 3
     decision = {"prompt": EXAMPLE, "sub_instructions": [EXAMPLE] * steps, "category": "", "kept": True}
@@ -68,15 +73,15 @@ def _estimates(config: BuildConfig, categories: Sequence[Category]) -> dict[str,
     longest = Cost.of(config.endpoint, 6 * config.filter.longest, 0)  # a word or a Chinese character is 6 bytes at most
     highest = highest_cost(config.endpoint, example.request.body)
     highest = Cost.of(config.endpoint, highest.tokens_in + longest.tokens_in, highest.tokens_out)
-    guess = min(config.answers.max_tokens, PER_ANSWER)
+    guess = min(config.answers.max_tokens or UNLIMITED_TOKENS, PER_ANSWER)
     likely = _likely(config.endpoint, logs["answers"], _tokens(example.request.body), guess)
     estimates["answers"] = _StageEstimate(max(0, wanted - len(logs["answers"])), likely, highest)
 
     if config.verify.judge:
         body = judge_request(config, example, "word " * (likely.tokens_out * 3 // 4), 0).body
-        guess = min(config.verify.max_tokens, PER_STEP * steps)
+        guess = min(config.verify.max_tokens or UNLIMITED_TOKENS, PER_STEP * steps)
         likely = _likely(config.judge, logs["verify"], _tokens(body), guess)
-        body = judge_request(config, example, "x" * 4 * config.answers.max_tokens, 0).body
+        body = judge_request(config, example, "x" * 4 * (config.answers.max_tokens or UNLIMITED_TOKENS), 0).body
         highest = highest_cost(config.judge, body)
         highest = Cost.of(config.judge, highest.tokens_in + longest.tokens_in, highest.tokens_out)
         estimates["verify"] = _StageEstimate(max(0, wanted - len(logs["verify"])), likely, highest)

@@ -16,7 +16,7 @@ from prosg.data.row import Row, row_to_dict, write_rows
 from prosg.data.synthetic import SPLITS
 from prosg.llm.config import EndpointConfig
 from prosg.musi.config import BuildConfig
-from prosg.musi.review import apply_decisions, read_decisions
+from prosg.musi.review import BUILD_DECISIONS, apply_decisions, read_decisions
 from prosg.musi.similar import splits_by_cluster
 from prosg.musi.stats import count_rows, statistics_text
 from prosg.utils.io import written_whole
@@ -77,7 +77,7 @@ def export(
     Returns:
         The number of rows by split.
     """
-    decisions = read_decisions(config.folder / "verified.review.jsonl")
+    decisions = read_decisions(config.folder / BUILD_DECISIONS)
     reviewed = apply_decisions(rows, decisions)
     if not reviewed:
         raise ValueError(f"{config.folder}: no row passed; rejected.jsonl and filter.jsonl say why")
@@ -94,7 +94,7 @@ def export(
         actions = Counter(decision.action for decision in decisions.values())
         card = _card(config, placed, sizes, costs, rejected, actions, hashes)
         (folder / "README.md").write_text(card, "utf-8")
-        content = {"rows": sizes, "sha256": hashes, "decisions": "../verified.review.jsonl", "rejected": dict(rejected)}
+        content = {"rows": sizes, "sha256": hashes, "decisions": f"../{BUILD_DECISIONS}", "rejected": dict(rejected)}
         (folder / MANIFEST).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return sizes
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,14 +16,17 @@ from typing import Any
 
 from prosg.musi.categories import Category, domain_words
 from prosg.musi.config import BuildConfig, FilterConfig
+from prosg.musi.draft import DRAFT_FIELDS, draft_from_dict
 from prosg.musi.prompts import DraftedInstruction
 from prosg.musi.similar import SimilarText, first_similar
 from prosg.musi.text import language, ngrams, words
+from prosg.utils.fields import check_fields
 from prosg.utils.io import iter_jsonl
+from prosg.utils.outside import parse_json
 from prosg.utils.progress import OnProgress, no_progress
 from prosg.utils.store import Log, record_id
 
-__all__ = ["evaluation_texts", "filter_instructions"]
+__all__ = ["decisions_by_id", "evaluation_texts", "filter_instructions"]
 
 EVALUATION_FIELDS = ("prompt", "instruction", "question", "turns", "text", "input", "query", "problem")
 CHUNK = 2048
@@ -38,13 +40,13 @@ def evaluation_texts(file: str) -> list[str]:
         if path.suffix == ".txt":
             candidates = [line.strip() for line in path.read_text("utf-8").splitlines()]
         elif path.suffix == ".json":
-            candidates = list(_fields(json.loads(path.read_text("utf-8"))))
+            candidates = list(_fields(parse_json(path.read_bytes(), file)))
         else:
             candidates = [text for _, data in iter_jsonl(file) for text in _fields(data)]
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text ({error.reason})") from None
     texts = list(dict.fromkeys(text for text in candidates if words(text)))
     if not texts:
         raise ValueError(f"{file}: holds no texts; fields that are read: {', '.join(EVALUATION_FIELDS)}")
@@ -144,6 +146,27 @@ def _file_hashes(config: FilterConfig) -> list[str]:
     return [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
 
 
+def decisions_by_id(path: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns recorded decisions by id.
+
+    Args:
+        path: The log that they are from.
+        records: All its records.
+
+    Raises:
+        ValueError: for a record that is no decision, naming file and line.
+    """
+    for number, record in enumerate(records, 1):
+        where = f"{path}:{number}"
+        check_fields(record, {"id": str, "category": str, "kept": bool, "reason": str}, where)
+        if record["kept"]:
+            try:
+                draft_from_dict({name: record.get(name) for name in DRAFT_FIELDS})
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}; delete the line to have it made again") from None
+    return {record["id"]: dict(record) for record in records}
+
+
 def filter_instructions(
     config: BuildConfig,
     categories: Sequence[Category],
@@ -157,8 +180,12 @@ def filter_instructions(
     instruction's fields.
     """
     options = dataclasses.asdict(config.filter) | {"contents": _file_hashes(config.filter)}
-    decisions = {record["id"]: record for record in log.records}
     ids = [_decision_id(item, options) for item in instructions]
+    decisions = decisions_by_id(log.path, log.records)
+    for name, item in zip(ids, instructions, strict=True):
+        # A decision about another text, which an earlier version found in the reply's reasoning, does not count.
+        if name in decisions and decisions[name].get("prompt") != (item.draft.prompt if item.draft else None):
+            del decisions[name]
     new_ids = [name for name in ids if name not in decisions]
     new = [item for item, name in zip(instructions, ids, strict=True) if name not in decisions]
     on_progress(len(instructions) - len(new))

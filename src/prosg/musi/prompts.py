@@ -65,6 +65,7 @@ def _request(config: BuildConfig, category: Category, number: int) -> ChatReques
         config.prompts.max_tokens,
         seed,
         {"name": "musi_prompts", "schema": drafts_schema(config.prompts.per_request)},
+        top_p=config.prompts.top_p,
     )
     return ChatRequest(record_id(stage="prompts", body=body, seed=seed), body)
 

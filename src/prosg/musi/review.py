@@ -7,7 +7,6 @@ undo cancels the last one of all. The rows' file itself is not changed: decision
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -22,12 +21,17 @@ from typing import Any, NamedTuple
 from prosg.data.checks import check_stages, find_stages
 from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict, write_rows
 from prosg.musi.stages import words_before
+from prosg.utils.inside import inside
+from prosg.utils.outside import parse_json
 from prosg.utils.store import Log, read_log
 
-__all__ = ["Decision", "apply_decisions", "decisions_file", "edit_texts", "read_decisions", "review"]
+__all__ = ["BUILD_DECISIONS", "Decision", "apply_decisions", "decisions_file", "edit_texts", "read_decisions", "review"]
 
 ACTIONS = ("keep", "drop", "edit")
 KEYS = {"k": "keep", "d": "drop", "e": "edit", "u": "undo", "s": "skip", "q": "quit"}
+ENDING = ".review.jsonl"
+BUILD_DECISIONS = f"verified{ENDING}"
+"""The decisions about a build's rows, in the folder above its export."""
 PROMPT_LINE, ANSWER_LINE = "=== prompt ===", "=== answer ==="
 
 
@@ -39,16 +43,32 @@ class Decision(NamedTuple):
 
 
 def decisions_file(file: Path) -> Path:
-    """Returns the file of the decisions about some rows: NAME.review.jsonl, or what a data set's manifest names."""
+    """Returns the file of the decisions about some rows: NAME.review.jsonl, or what a data set's manifest names.
+
+    Raises:
+        ValueError: for a manifest that names anything but a file of decisions, in its own folder or, if that is the
+            export of a build, in the build's.
+    """
     manifest = file.parent / "manifest.json"
     if manifest.is_file():
         try:
-            named = json.loads(manifest.read_text("utf-8")).get("decisions")
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-            named = None
-        if isinstance(named, str):
-            return Path(os.path.normpath(file.parent / named))
-    return file.with_name(f"{file.stem}.review.jsonl")
+            content = parse_json(manifest.read_bytes(), str(manifest))
+        except ValueError:  # somebody else's
+            content = None
+        named = content.get("decisions") if isinstance(content, dict) else None
+        if named == f"../{BUILD_DECISIONS}":
+            exported = Path(os.path.abspath(file)).parent.name == "export"
+            return Path(os.path.normpath(file.parent / named)) if exported else _beside(file)
+        if named is not None:
+            path = inside(file.parent, named, f"{manifest}: decisions")
+            if not path.name.endswith(ENDING):
+                raise ValueError(f"{manifest}: decisions is {named!r}; a file of decisions is called NAME{ENDING}")
+            return path
+    return _beside(file)
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(f"{file.stem}{ENDING}")
 
 
 def _current(records: Sequence[Mapping[str, Any]]) -> dict[str, Decision]:

@@ -6,16 +6,19 @@ Models quote carelessly, so case, the kind of quotation marks and the amount of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from unicodedata import category, east_asian_width
 
 from prosg.data.checks import Check
 from prosg.data.row import Stage
 from prosg.musi.text import language, words
 
-__all__ = ["can_pass", "find_quote", "leaks", "place_stages", "required_texts", "words_before"]
+__all__ = ["can_pass", "find_quote", "is_evidence", "leaks", "place_stages", "required_texts", "words_before"]
 
 LOOSE = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-"})
 LONGEST_MARKER = 120
 """Characters."""
+LEAST_LETTERS = 3
+"""Letters and digits of a quote that shows anything; a wide character, like a Chinese one, is worth two."""
 
 
 def _loosened(text: str) -> tuple[str, list[int]]:
@@ -44,6 +47,15 @@ def find_quote(quote: str, text: str, position: int = 0) -> int:
     while start >= 0 and places[start] < position:
         start = loose.find(wanted, start + 1)
     return places[start] if start >= 0 else -1
+
+
+def is_evidence(quote: str, text: str) -> bool:
+    """Whether a quote stands in the text and is of some substance: a few letters, or a line that is no punctuation."""
+    if find_quote(quote, text) < 0:
+        return False
+    letters = sum(1 + (east_asian_width(char) in "WF") for char in quote if char.isalnum())
+    whole_line = quote.strip() in {line.strip() for line in text.splitlines()}
+    return letters >= LEAST_LETTERS or (whole_line and any(category(char)[0] not in "PZC" for char in quote))
 
 
 def _marker(answer: str, start: int, end: int, after: int) -> str:

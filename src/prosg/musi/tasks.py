@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.utils.io import iter_jsonl
+from prosg.utils.outside import parse_json
 
 __all__ = ["LAYOUTS", "Task", "TaskFile", "read_tasks"]
 
@@ -130,10 +130,7 @@ def _records(file: str) -> Iterator[tuple[str, Any]]:
     if not start.startswith(b"["):
         yield from ((f"{file}:{number}", data) for number, data in iter_jsonl(file))
         return
-    try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
+    content = parse_json(path.read_bytes(), file)
     yield from ((f"{file}: record {number}", data) for number, data in enumerate(content, 1))
 
 

@@ -1,23 +1,35 @@
 """Requests to a judge about the steps of an instruction that an answer follows, and the parsing of its replies.
 
-For each step the judge says whether the answer follows it, and quotes where. A quote that is not in the answer makes
-the verdict unusable. What is wrong with a reply becomes the recorded reason of a rejection.
+For each step the judge says whether the answer follows it, and quotes where. A quote that is not in the answer, or is
+next to nothing, makes the verdict unusable. What is wrong with a reply becomes the recorded reason of a rejection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from prosg.llm.completion import ChatRequest, ReplyRecord
 from prosg.llm.config import EndpointConfig
 from prosg.llm.structured import find_json, request_body, strict_object
 from prosg.musi.packaged import packaged_yaml
-from prosg.musi.stages import find_quote
+from prosg.musi.stages import is_evidence
 from prosg.musi.text import language
 from prosg.utils.store import record_id
 
-__all__ = ["Verdict", "json_request", "read_json_reply", "read_verdicts", "verdict_request"]
+__all__ = ["Sampled", "Verdict", "json_request", "read_json_reply", "read_verdicts", "verdict_request"]
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """Options of whoever judges; None leaves a parameter to the server."""
+
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def top_p(self) -> float | None: ...
+    @property
+    def max_tokens(self) -> int | None: ...
 
 
 class Verdict(NamedTuple):
@@ -36,9 +48,9 @@ def json_request(
     *,
     stage: str,
     seed: int,
-    max_tokens: int,
+    sampling: Sampled,
 ) -> ChatRequest:
-    """Returns a request for JSON with greedy decoding, worded in the language of the prompt.
+    """Returns a request for JSON, worded in the language of the prompt.
 
     Args:
         endpoint: The judge.
@@ -48,17 +60,25 @@ def json_request(
         schema: JSON schema of the reply.
         stage: Part of the request's id, beside body and seed.
         seed: Of sampling; distinguishes attempts.
-        max_tokens: Longest reply in tokens.
+        sampling: The options of the judge that have `temperature`, `top_p` and `max_tokens`.
     """
     template = packaged_yaml("requests.yaml")[kind]["zh" if language(prompt) == "zh" else "en"]
     messages = [{"role": "user", "content": template.format(prompt=prompt, **fields)}]
-    body = request_body(endpoint, messages, 0.0, max_tokens, seed, {"name": f"musi_{kind}", "schema": schema})
+    body = request_body(
+        endpoint,
+        messages,
+        sampling.temperature,
+        sampling.max_tokens,
+        seed,
+        {"name": f"musi_{kind}", "schema": schema},
+        top_p=sampling.top_p,
+    )
     return ChatRequest(record_id(stage=stage, body=body, seed=seed), body)
 
 
 def read_json_reply(reply: ReplyRecord) -> Any:
     """Returns the JSON value of a judge's reply. Raises ValueError, with the reason, if there is none."""
-    if reply["refusal"] or reply["finish"] in ("length", "malformed", "error"):
+    if reply["refusal"] or reply["finish"] in ("length", "error"):
         raise ValueError("the judge gave no verdict")
     try:
         return find_json(reply["reply"])
@@ -76,7 +96,7 @@ def _schema(steps: int) -> dict[str, Any]:
 
 
 def verdict_request(
-    endpoint: EndpointConfig, prompt: str, steps: Sequence[str], answer: str, *, seed: int, max_tokens: int
+    endpoint: EndpointConfig, prompt: str, steps: Sequence[str], answer: str, *, seed: int, sampling: Sampled
 ) -> ChatRequest:
     """Returns a request for verdicts on all steps of an answer.
 
@@ -86,12 +106,12 @@ def verdict_request(
         steps: Its steps.
         answer: The answer to be judged.
         seed: Of sampling; distinguishes attempts.
-        max_tokens: Longest reply in tokens.
+        sampling: As for `json_request`.
     """
     listed = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
     fields = {"answer": answer, "steps": listed}
     return json_request(
-        endpoint, "verdicts", prompt, fields, _schema(len(steps)), stage="verify", seed=seed, max_tokens=max_tokens
+        endpoint, "verdicts", prompt, fields, _schema(len(steps)), stage="verify", seed=seed, sampling=sampling
     )
 
 
@@ -120,8 +140,8 @@ def read_verdicts(reply: ReplyRecord, steps: int, answer: str) -> list[Verdict |
             followed = {"yes": True, "no": False}.get(followed.strip().lower())
         if item.get("step", number) != number or not isinstance(followed, bool) or not isinstance(quote, str):
             raise ValueError("the judge's reply is not as its schema has it")
-        if followed and find_quote(quote, answer) < 0:
-            verdicts.append(f"step {number}: what the judge quotes does not stand in the answer")
+        if followed and not is_evidence(quote, answer):
+            verdicts.append(f"step {number}: what the judge quotes does not stand in the answer, or shows nothing")
         else:
             verdicts.append(Verdict(followed, quote))
     return verdicts

@@ -17,7 +17,7 @@ from prosg.llm.completion import ChatRequest, ReplyRecord
 from prosg.llm.structured import refuses, request_seed
 from prosg.musi.answers import AnswerRequest
 from prosg.musi.config import BuildConfig
-from prosg.musi.draft import Draft, draft_from_dict
+from prosg.musi.draft import DRAFT_FIELDS, Draft, draft_from_dict
 from prosg.musi.stages import can_pass, leaks, place_stages, words_before
 from prosg.musi.text import language
 from prosg.musi.verdicts import Verdict, read_verdicts, verdict_request
@@ -50,7 +50,7 @@ class RejectedPair(NamedTuple):
 def visible_fault(request: AnswerRequest, reply: ReplyRecord) -> str:
     """Returns what is wrong with an answer, as far as a program can tell without a judge; "" if nothing is."""
     answer = reply["reply"]
-    if reply["finish"] in ("malformed", "error"):
+    if reply["finish"] == "error":
         return f"no answer: {reply['refusal']}"
     if reply["refusal"] or reply["finish"] == "content_filter" or refuses(answer):
         return "a refusal"
@@ -65,8 +65,7 @@ def visible_fault(request: AnswerRequest, reply: ReplyRecord) -> str:
 
 
 def _draft(request: AnswerRequest) -> Draft:
-    fields = ("prompt", "sub_instructions", "domain_knowledge", "checks")
-    return draft_from_dict({field: request.decision[field] for field in fields})
+    return draft_from_dict({field: request.decision[field] for field in DRAFT_FIELDS})
 
 
 def judge_request(config: BuildConfig, request: AnswerRequest, answer: str, attempt: int) -> ChatRequest:
@@ -78,7 +77,7 @@ def judge_request(config: BuildConfig, request: AnswerRequest, answer: str, atte
         request.decision["sub_instructions"],
         answer,
         seed=request_seed(config.seed, "verify", prompt, answer, attempt),
-        max_tokens=config.verify.max_tokens,
+        sampling=config.verify,
     )
 
 

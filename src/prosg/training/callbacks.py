@@ -30,12 +30,12 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
             return
         lines = []
         if self.path.exists():
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_text("utf-8", errors="replace").split("\n"):
                 try:
                     if json.loads(line)["step"] <= state.global_step:
                         lines.append(line)
-                except json.JSONDecodeError:  # cut by a kill
-                    break
+                except (ValueError, LookupError, TypeError):  # cut by a kill, or damaged: the other lines stay
+                    continue
         write_lines(self.path, lines)
         self.file = self.path.open("a", buffering=1)
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from tqdm import tqdm
 
-__all__ = ["OnProgress", "Progress", "no_progress", "part_of", "progress_bar"]
+__all__ = ["OnProgress", "Progress", "no_progress", "part_of", "progress_bar", "say"]
 
 OnProgress = Callable[[int], object]
 """Called with the number of items done since the last call."""
@@ -40,3 +40,8 @@ def no_progress(count: int) -> None:
 def progress_bar(description: str, total: int, unit: str) -> Any:
     """Returns a tqdm bar, which shows nothing unless stderr is a terminal."""
     return tqdm(total=total, desc=description, unit=unit, disable=not sys.stderr.isatty(), leave=False)
+
+
+def say(text: str) -> None:
+    """Prints a line on stderr, above any bar."""
+    tqdm.write(text, file=sys.stderr)

@@ -1,7 +1,8 @@
 """Append-only logs of JSON records, hashes to name records by, and locks on folders.
 
 A log is a file of one JSON object per line, which is on the disk before work continues. A process that is killed can
-leave the last line cut short. Opening the log again removes such a line, so that what it recorded is done again.
+leave the last line cut short. The next record takes its place, so that what it recorded is done again. A last
+line that is a whole object is a record like any other, also where only the newline after it is missing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["Log", "hash_json", "locked", "read_log", "record_id"]
+
+
+RECORD_START = b'{"'
+"""What every record begins with."""
 
 
 def hash_json(value: Any) -> str:
@@ -42,16 +47,30 @@ def _read_whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Returns the records, and the bytes that they take: less than the file's if its last line is cut short."""
     content = path.read_bytes() if path.exists() else b""
     size = content.rfind(b"\n") + 1
-    records = []
-    for number, line in enumerate(content[:size].splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error}); delete the line to have it made again") from None
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}:{number}: holds a {type(record).__name__}, not an object; delete the line")
-        records.append(record)
+    records = [_record(path, number, line) for number, line in enumerate(content[:size].splitlines(), 1)]
+    last = content[size:]
+    if _is_json(last):  # no beginning of a JSON object is one itself, so nothing is missing but the newline
+        records.append(_record(path, len(records) + 1, last))
+        size = len(content)
     return records, size
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}:{number}: not JSON ({error}); delete the line to have it made again") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}:{number}: holds a {type(record).__name__}, not an object; delete the line")
+    return record
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class Log:
@@ -63,13 +82,20 @@ class Log:
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file. Raises ValueError for a damaged line."""
+        """Opens or creates the file.
+
+        Raises:
+            ValueError: for a damaged line, and for a file without a record whose only line is not the beginning of one:
+                it is somebody else's, and is not cut.
+        """
         self.path = path
         self.records, size = _read_whole_lines(path)
+        cut_short = path.read_bytes()[size:] if path.exists() and not self.records else b""
+        if not cut_short.startswith(RECORD_START[: len(cut_short)]):
+            raise ValueError(f"{path}:1: not the beginning of a record; the file is left as it is, so name another one")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        if os.fstat(self.handle).st_size > size:
-            os.ftruncate(self.handle, size)
+        self._whole, self._size = size, os.fstat(self.handle).st_size
 
     def append(self, *records: Mapping[str, Any], wait: bool = True) -> None:
         """Writes records and waits until they are on the disk.
@@ -77,14 +103,29 @@ class Log:
         wait=False does not wait: for records that could be computed again from others that are on the disk.
         """
         data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+        self._mend_last_line()
         while data:
             data = data[os.write(self.handle, data) :]
         if wait:
             os.fsync(self.handle)
         self.records += map(dict, records)
 
+    def _mend_last_line(self) -> None:
+        """Removes a line cut short, or ends one without its newline, once: only now, when there is something to write.
+
+        A file that has grown since it was opened was mended by whoever wrote there.
+        """
+        if self._size and os.fstat(self.handle).st_size == self._size:
+            if self._size > self._whole:
+                os.ftruncate(self.handle, self._whole)
+            elif not self.path.read_bytes().endswith(b"\n"):
+                os.write(self.handle, b"\n")
+        self._size = 0
+
     def close(self) -> None:
+        """Closes the file. Nothing can be written after that, not even into another file with the same handle."""
         os.close(self.handle)
+        self.handle = -1
 
 
 @contextmanager

@@ -119,16 +119,43 @@ def test_a_server_that_does_not_listen(tmp_path: Path, capsys: Any) -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
     config = make_config(tmp_path, url, endpoint={"attempts": 2, "concurrency": 1})
-    few = make_run(tmp_path / "few", {"a": GOOD})
-    assert main(["judge", str(few), "--config", config]) == 1
-    error = capsys.readouterr().err
-    assert "3 requests" in error and "no connection" in error
-    assert results(few, "a") == {}
-    many = make_run(tmp_path / "many", {name: [f"{name} sea.", "", f"{name} red."] for name in ("a", "b", "c")})
-    assert main(["judge", str(many), "--config", config]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and url in last and "no connection" in last
-    assert not (many / "judge").exists()
+    run = make_run(tmp_path / "run", {"a": GOOD})
+    assert main(["judge", str(run), "--config", config]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and url in line and "no connection" in line
+    assert not (run / "judge").exists()
+    assert sum(one["event"] == "booked" for one in read_log(tmp_path / "judge" / "ledger.jsonl")) == 1
+
+
+def test_a_page_after_the_first_reply_is_asked_again_also_in_the_next_stage(tmp_path: Path, servers: Any) -> None:
+    class Late(JudgeServer):
+        def plan_faults(self, body: dict[str, Any]) -> list[str]:
+            return ["page"] if body["response_format"]["json_schema"]["name"] == "musi_verdicts" else []
+
+    run = make_run(tmp_path / "run", {"good": GOOD})
+    with Late() as server:
+        assert main(["judge", str(run), "--config", make_config(tmp_path, server.start().url)]) == 0
+        server.shutdown()
+    assert results(run, "good")["plain"] == ["pass"] * 3
+    assert server.outcomes == {"page": 3, "reply": 4}
+
+
+def test_sampling_of_the_judge_can_be_left_to_the_server(tmp_path: Path, servers: Any) -> None:
+    sent = []
+
+    class Keeping(JudgeServer):
+        def write_reply(self, body: dict[str, Any], rng: Any) -> tuple[str, str]:
+            sent.append(body)
+            return super().write_reply(body, rng)
+
+    for number, changes in enumerate(({}, {"temperature": None, "top_p": 0.5, "max_tokens": None, "seed": 1})):
+        run = make_run(tmp_path / f"run{number}", {"a": GOOD})
+        with Keeping() as server:
+            assert main(["judge", str(run), "--config", make_config(tmp_path, server.start().url, **changes)]) == 0
+            server.shutdown()
+    assert all(body["temperature"] == 0 and body["max_tokens"] == 1500 and "top_p" not in body for body in sent[:4])
+    assert all(body["top_p"] == 0.5 and not {"temperature", "max_tokens"} & body.keys() for body in sent[4:])
+    assert len(sent) == 8
 
 
 def test_caps_hold_and_may_be_raised(tmp_path: Path, servers: Any, capsys: Any) -> None:

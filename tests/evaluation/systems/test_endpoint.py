@@ -133,7 +133,8 @@ def test_a_dead_server_leaves_the_others_results(
     systems = {"far": remote(url, attempts=2), "near": LOCAL}
     assert evaluate(tmp_path, systems) == 1
     error = capsys.readouterr().err
-    assert "6 requests" in error and "no connection" in error and "far: accuracy" in error
+    assert url in error and "no connection" in error and "far: accuracy" in error
+    assert sum(line["event"] == "booked" for line in ledger(out)) == 1
     assert "far: accuracy" in (out / "report.md").read_text()
     assert (out / "report.html").exists() and results(out, system="near")[0]["n"] == 6
     # The server comes up at the same address: the local system is not measured again.
@@ -160,6 +161,16 @@ def test_tokens_are_capped_before_a_request_is_sent(tmp_path: Path, servers: Any
     server = servers()
     assert evaluate(tmp_path, {"far": remote(server.url, tokens=30)}) == 1
     assert server.bodies == []
+
+
+def test_parameters_of_an_endpoint_can_be_left_out_and_reasoning_is_no_answer(tmp_path: Path, servers: Any) -> None:
+    server, out = servers(), tmp_path / "out"
+    server.right = {prompt: f"<think>{{}} or not</think>\n{answer}" for prompt, answer in server.right.items()}
+    extra = {"temperature": None, "seed": None, "top_p": 0.5}
+    assert evaluate(tmp_path, {"far": remote(server.url, extra=extra)}, measures=["accuracy"]) == 0
+    assert all(body["top_p"] == 0.5 and not {"temperature", "seed"} & body.keys() for body in server.bodies)
+    assert [answer["text"] for answer in answers(out, "far").values()] == [row.answer.strip() for row in ROWS]
+    assert results(out, system="far")[0]["accuracy"] == 1.0
 
 
 def test_a_refused_prompt_has_no_answer(tmp_path: Path, servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint
+from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint, check_top_p
 from prosg.utils.options import build, read_yaml
 
 __all__ = ["JudgeConfig", "load_judge"]
@@ -23,7 +23,9 @@ class JudgeConfig:
         budget: Hard caps. The most that a request can cost is booked before it is sent.
         pairs: Pairs of systems to compare, by the names of their files of answers, like [[plus, phase1]].
         tries: Attempts per question, each with another seed, until a reply holds a usable verdict.
-        max_tokens: Longest reply, in tokens.
+        temperature: Of sampling; null leaves it to the server, for models that refuse 0.
+        top_p: Of sampling, likewise.
+        max_tokens: Longest reply in tokens, likewise.
     """
 
     out: str = ""
@@ -32,7 +34,9 @@ class JudgeConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     pairs: list[list[str]] = field(default_factory=list)
     tries: int = 3
-    max_tokens: int = 1500
+    temperature: float | None = 0.0
+    top_p: float | None = None
+    max_tokens: int | None = 1500
 
 
 def load_judge(path: str | Path) -> JudgeConfig:
@@ -49,8 +53,9 @@ def load_judge(path: str | Path) -> JudgeConfig:
             raise ValueError("out is missing; it names the folder for the judge's replies and the ledger")
         if Path(config.out).exists() and not Path(config.out).is_dir():
             raise ValueError(f"out is {config.out!r}, which is a file; it names a folder")
-        for name, least in (("seed", 0), ("tries", 1), ("max_tokens", 1)):
-            if getattr(config, name) < least:
+        check_top_p(config.top_p)
+        for name, least in (("seed", 0), ("tries", 1), ("max_tokens", 1), ("temperature", 0)):
+            if getattr(config, name) is not None and not getattr(config, name) >= least:
                 raise ValueError(f"{name} is {getattr(config, name)}; it must be at least {least}")
         for index, pair in enumerate(config.pairs):
             if len(set(pair)) != 2 or len(pair) != 2:

@@ -81,9 +81,7 @@ def steps_request(config: JudgeConfig, prompt: str, attempt: int) -> ChatRequest
     """Asks the judge to split an instruction into its steps."""
     schema = strict_object(sub_instructions={"type": "array", "minItems": 1, "items": {"type": "string"}})
     seed = request_seed(config.seed, "steps", prompt, attempt)
-    return json_request(
-        config.endpoint, "steps", prompt, {}, schema, stage="steps", seed=seed, max_tokens=config.max_tokens
-    )
+    return json_request(config.endpoint, "steps", prompt, {}, schema, stage="steps", seed=seed, sampling=config)
 
 
 def read_steps(reply: Mapping[str, Any]) -> list[InstructionStep] | str:
@@ -104,7 +102,7 @@ def verdicts_request(
     """Asks which steps an answer follows, all in one request."""
     texts = [step.instruction for step in steps]
     seed = request_seed(config.seed, "verdicts", prompt, texts, answer, attempt)
-    return verdict_request(config.endpoint, prompt, texts, answer, seed=seed, max_tokens=config.max_tokens)
+    return verdict_request(config.endpoint, prompt, texts, answer, seed=seed, sampling=config)
 
 
 def read_step_verdicts(reply: Mapping[str, Any], steps: Sequence[InstructionStep], answer: str) -> list[Verdict | str]:
@@ -160,7 +158,7 @@ def comparison_request(config: JudgeConfig, prompt: str, first: str, second: str
         schema,
         stage="comparison",
         seed=request_seed(config.seed, "comparison", prompt, first, second, attempt),
-        max_tokens=config.max_tokens,
+        sampling=config,
     )
 
 

@@ -26,7 +26,7 @@ from prosg.utils.store import record_id
 __all__ = ["check_endpoint_system", "evaluate_endpoint"]
 
 LEFT_OUT = "an endpoint gives texts, not probabilities or states"
-NO_ANSWER = ("error", "malformed")
+NO_ANSWER = ("error",)
 """Finish reasons of replies without an answer of the model."""
 
 
@@ -112,7 +112,6 @@ def _request(config: EvalConfig, name: str, endpoint: EndpointConfig, row: Row) 
         as_messages(row.turns, "")[:-1] if row.turns else [{"role": "user", "content": row.prompt}]
     )
     seed = request_seed(generation.seed, "eval", row.prompt, 0)
-    body = request_body(endpoint, messages, generation.temperature, generation.max_tokens, seed)
-    if generation.top_p < 1 and "top_p" not in body:
-        body["top_p"] = generation.top_p
+    top_p = generation.top_p if generation.top_p < 1 else None
+    body = request_body(endpoint, messages, generation.temperature, generation.max_tokens, seed, top_p=top_p)
     return ChatRequest(record_id(stage="eval", body=body, seed=seed), body)
