@@ -27,7 +27,7 @@ from prosg.tokenizers.files import WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 from prosg.utils.io import CheckpointError, read_json, written_whole
 
-__all__ = ["CONFIG_NAME", "is_adapter", "load_adapter", "save_adapter"]
+__all__ = ["CONFIG_NAME", "adapter_base", "is_adapter", "load_adapter", "save_adapter"]
 
 CONFIG_NAME, WEIGHTS_NAME = "prosg_config.json", "prosg_model.safetensors"
 
@@ -35,6 +35,16 @@ CONFIG_NAME, WEIGHTS_NAME = "prosg_config.json", "prosg_model.safetensors"
 def is_adapter(path: str | Path) -> bool:
     """Returns whether a path is an adapter folder."""
     return (Path(path) / CONFIG_NAME).is_file()
+
+
+def adapter_base(folder: str | Path) -> Path:
+    """Returns the path of an adapter's backbone, where the adapter says.
+
+    Raises:
+        CheckpointError: for a damaged configuration.
+        FileNotFoundError: if the backbone is not there.
+    """
+    return _find_base(Path(folder), str(read_json(Path(folder) / CONFIG_NAME).get("base", "")))
 
 
 def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = None, overwrite: bool = False) -> None:

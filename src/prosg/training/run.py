@@ -28,6 +28,7 @@ from prosg.model.prosg import ProSG
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import WORLD, tokenizer_beside, tokenizer_file
 from prosg.training.config import Phase, TrainConfig
+from prosg.training.inputs import NAMED_INPUTS, check_inputs, record_inputs
 from prosg.training.lora import add_lora, remove_lora
 from prosg.training.recipes import check_recipe
 from prosg.utils import distributed
@@ -43,9 +44,9 @@ CONFIG = "config.json"
 def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     """Runs one phase.
 
-    The folder `config.out` gets the trained backbone (phase 1), adapter or initial state, and config.json,
+    The folder `config.out` gets the trained backbone (phase 1), adapter or initial state, and config.json, inputs.json,
     checkpoint-STEP/, steps.jsonl, TensorBoard's logs, progress.json and result.json. A finished run is not run again;
-    an unfinished one goes on from its newest checkpoint.
+    an unfinished one goes on from its newest whole checkpoint, also in a folder that was renamed.
 
     Args:
         phase: What is trained.
@@ -57,7 +58,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
 
     Raises:
         ValueError: for files that do not fit together, options that the phase or the model cannot have, and a folder
-            that holds a run with other options.
+            that holds a run with other options, or of files with another content.
     """
     check_recipe(phase, config.recipe)
     out = Path(config.out)
@@ -164,14 +165,16 @@ def _save_lora(backbone: Any, factors: Update, folder: Path, base: Path) -> None
 
 
 def _check_config(config: TrainConfig, out: Path) -> None:
-    """Refuses to go on with another configuration: the result would be neither's."""
-    passing = ("progress", "threads", "log_steps", "report_to")
+    """Refuses to go on with another configuration or from other files: the result would be neither's."""
+    passing = ["progress", "threads", "log_steps", "report_to", "out"]
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; --out names a folder")
     path = out / CONFIG
     if path.exists():
         before = _with_defaults(read_json(path))
+        if check_inputs(config):  # else all that is known of the files is their names
+            passing += NAMED_INPUTS
         changed = [key for key in now if key not in passing and now[key] != before.get(key)]
         if changed:
             raise ValueError(
@@ -193,6 +196,7 @@ def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
 def _write_config(config: TrainConfig, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if not (out / CONFIG).exists():
+        record_inputs(config)
         write_json(out / CONFIG, dataclasses.asdict(config))
 
 
