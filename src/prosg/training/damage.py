@@ -1,0 +1,74 @@
+"""Checkpoints that are not what was written: a file missing, cut or changed.
+
+A resumed run repeats an uninterrupted one only from a whole checkpoint, and nothing else would notice a missing
+optimiser's state. So each has the hashes of its files; a damaged one is set aside, and the one before it is taken.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Size
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+
+from prosg.checkpoints.tensors import read_tensors
+from prosg.checkpoints.weights import check_finite
+from prosg.utils import distributed
+from prosg.utils.file_hashes import hash_file
+from prosg.utils.io import read_json, write_json
+
+__all__ = ["WEIGHTS", "record_contents", "set_damaged_aside"]
+
+WEIGHTS = "weights.safetensors"
+CONTENTS = "contents.json"
+NEEDED = (WEIGHTS, "counters.json", "bank.safetensors", OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME)
+"""Files of every checkpoint, also of one without a record."""
+ASIDE = "damaged-"
+
+
+def record_contents(checkpoint: Path) -> None:
+    """Writes the hash of each file of a checkpoint beside them."""
+    files = sorted(file for file in checkpoint.rglob("*") if file.is_file())
+    write_json(checkpoint / CONTENTS, {str(file.relative_to(checkpoint)): hash_file(file) for file in files})
+
+
+def set_damaged_aside(checkpoints: Sequence[Path], shapes: Mapping[str, Size]) -> None:
+    """Renames damaged checkpoints, from the newest to the first whole one, and says so on stderr.
+
+    Args:
+        checkpoints: Of a run, oldest first.
+        shapes: Those of the parameters that train, by name.
+    """
+    for number, checkpoint in reversed(list(enumerate(checkpoints))):
+        damage = _damage(checkpoint, shapes)
+        if not damage:
+            return
+        aside = checkpoint.with_name(ASIDE + checkpoint.name)
+        if aside.exists():
+            shutil.rmtree(aside)
+        checkpoint.rename(aside)
+        on = f"goes on from {checkpoints[number - 1].name}" if number else "begins again"
+        distributed.print_once(f"{checkpoint}: damaged ({damage}); set aside as {aside.name}, the run {on}")
+
+
+def _damage(checkpoint: Path, shapes: Mapping[str, Size]) -> str:
+    """What is wrong with a checkpoint; "" for a whole one."""
+    try:
+        recorded = read_json(checkpoint / CONTENTS) if (checkpoint / CONTENTS).exists() else {}
+        if missing := [name for name in (*NEEDED, *recorded) if not (checkpoint / name).is_file()]:
+            return f"{missing[0]} is missing"
+        if changed := [name for name, hashed in recorded.items() if hash_file(checkpoint / name) != hashed]:
+            return f"{changed[0]} is not what was written"
+        step, number = read_json(checkpoint / TRAINER_STATE_NAME).get("global_step"), checkpoint.name.rpartition("-")[2]
+        if step != int(number):
+            return f"{TRAINER_STATE_NAME} is of step {step}"
+        if not recorded:  # written by a version without records
+            tensors = read_tensors(checkpoint / WEIGHTS)
+            if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+                return f"{WEIGHTS} has other tensors than what trains"
+            check_finite(WEIGHTS, tensors)
+    except (ValueError, OSError) as error:
+        return str(error).partition("; ")[0]
+    return ""
