@@ -66,7 +66,7 @@ class FileHashes:
         return [self.of(path) for path in paths if path.is_file()]
 
     def save(self) -> None:
-        """Writes the file of kept hashes, if there is one and something new to keep."""
-        if self.kept is not None and self.added:
+        """Writes the file of kept hashes, if there is one, where it is missing or there is something new to keep."""
+        if self.kept is not None and (self.added or not self.kept.exists()):
             write_json(self.kept, self.known)
             self.added = False
