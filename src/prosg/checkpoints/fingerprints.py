@@ -47,7 +47,7 @@ def backbone_fingerprint(backbone: BackboneModule) -> str:
     """
     if isinstance(backbone, HFBackbone):
         return _hash_model(_hf_options(backbone.model), backbone.model.state_dict())
-    return _hash_model(dataclasses.asdict(backbone.config), backbone.state_dict())
+    return _hash_model(_native_options(backbone.config), backbone.state_dict())
 
 
 fingerprint = backbone_fingerprint
@@ -60,7 +60,7 @@ def checkpoint_fingerprint(path: str | Path) -> str:
         model = load_hf_model(path)
         return _hash_model(_hf_options(model), model.state_dict())
     checkpoint = read_checkpoint(path)
-    return _hash_model(dataclasses.asdict(checkpoint.config), checkpoint.tensors)
+    return _hash_model(_native_options(checkpoint.config), checkpoint.tensors)
 
 
 def model_fingerprint(model: ProSG) -> str:
@@ -101,6 +101,11 @@ def hash_weights(digest: Any, module: nn.Module) -> None:
     """Adds all names, shapes and values of a module to a hash of hashlib."""
     for name, tensor in sorted(module.state_dict().items()):
         _add_tensor(digest, name, tensor)
+
+
+def _native_options(config: Any) -> dict[str, Any]:
+    """Sizes and options of a native backbone, a dataclass of its own kind."""
+    return dataclasses.asdict(config)
 
 
 def _hf_options(model: TransformersModel) -> dict[str, Any]:

@@ -16,22 +16,15 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from prosg.checkpoints.tensors import read_tensors
 from prosg.checkpoints.weights import check_finite
 from prosg.utils import distributed
-from prosg.utils.file_hashes import hash_file
-from prosg.utils.io import read_json, write_json
+from prosg.utils.contents import CONTENTS, damage
+from prosg.utils.io import read_json
 
-__all__ = ["WEIGHTS", "record_contents", "set_damaged_aside"]
+__all__ = ["WEIGHTS", "set_damaged_aside"]
 
 WEIGHTS = "weights.safetensors"
-CONTENTS = "contents.json"
 NEEDED = (WEIGHTS, "counters.json", "bank.safetensors", OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME)
 """Files of every checkpoint, also of one without a record."""
 ASIDE = "damaged-"
-
-
-def record_contents(checkpoint: Path) -> None:
-    """Writes the hash of each file of a checkpoint beside them."""
-    files = sorted(file for file in checkpoint.rglob("*") if file.is_file())
-    write_json(checkpoint / CONTENTS, {str(file.relative_to(checkpoint)): hash_file(file) for file in files})
 
 
 def set_damaged_aside(checkpoints: Sequence[Path], shapes: Mapping[str, Size]) -> None:
@@ -42,29 +35,28 @@ def set_damaged_aside(checkpoints: Sequence[Path], shapes: Mapping[str, Size]) -
         shapes: Those of the parameters that train, by name.
     """
     for number, checkpoint in reversed(list(enumerate(checkpoints))):
-        damage = _damage(checkpoint, shapes)
-        if not damage:
+        wrong = _damage(checkpoint, shapes)
+        if not wrong:
             return
         aside = checkpoint.with_name(ASIDE + checkpoint.name)
         if aside.exists():
             shutil.rmtree(aside)
         checkpoint.rename(aside)
         on = f"goes on from {checkpoints[number - 1].name}" if number else "begins again"
-        distributed.print_once(f"{checkpoint}: damaged ({damage}); set aside as {aside.name}, the run {on}")
+        distributed.print_once(f"{checkpoint}: damaged ({wrong}); set aside as {aside.name}, the run {on}")
 
 
 def _damage(checkpoint: Path, shapes: Mapping[str, Size]) -> str:
     """What is wrong with a checkpoint; "" for a whole one."""
+    if missing := [name for name in NEEDED if not (checkpoint / name).is_file()]:
+        return f"{missing[0]} is missing"
+    if changed := damage(checkpoint):
+        return changed
     try:
-        recorded = read_json(checkpoint / CONTENTS) if (checkpoint / CONTENTS).exists() else {}
-        if missing := [name for name in (*NEEDED, *recorded) if not (checkpoint / name).is_file()]:
-            return f"{missing[0]} is missing"
-        if changed := [name for name, hashed in recorded.items() if hash_file(checkpoint / name) != hashed]:
-            return f"{changed[0]} is not what was written"
-        step, number = read_json(checkpoint / TRAINER_STATE_NAME).get("global_step"), checkpoint.name.rpartition("-")[2]
-        if step != int(number):
+        step = read_json(checkpoint / TRAINER_STATE_NAME).get("global_step")
+        if step != int(checkpoint.name.rpartition("-")[2]):
             return f"{TRAINER_STATE_NAME} is of step {step}"
-        if not recorded:  # written by a version without records
+        if not (checkpoint / CONTENTS).exists():  # written by a version without records
             tensors = read_tensors(checkpoint / WEIGHTS)
             if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
                 return f"{WEIGHTS} has other tensors than what trains"

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from prosg.training.damage import WEIGHTS, record_contents
+from prosg.training.damage import WEIGHTS
 from prosg.training.sharding import (
     is_sharded,
     load_optimizer,
@@ -32,6 +32,7 @@ from prosg.training.sharding import (
     trained_weights,
 )
 from prosg.utils import distributed
+from prosg.utils.contents import record_contents
 
 __all__ = ["CheckpointingTrainer", "complete_checkpoints", "remove_staging"]
 

@@ -1,6 +1,6 @@
 """A record of a folder's files, by which one that was cut, changed or lost later is noticed.
 
-    contents.json     {name: sha256}, written when all files are
+contents.json     {name: sha256}, written when all files are
 """
 
 from __future__ import annotations
