@@ -78,6 +78,13 @@ def test_rows_that_were_cut_are_named(run: Path, capsys: pytest.CaptureFixture[s
     assert said.count("\n") == 1 and "rows.jsonl" in said
 
 
+def test_a_system_that_one_file_lacks_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "systems.json").write_text("{}")
+    assert main(["report", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "systems.json" in said
+
+
 @pytest.mark.parametrize("change", [lambda file: cut(file, 1), Path.unlink], ids=["cut", "lost"])
 def test_verdicts_that_were_cut_are_named(
     run: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None]

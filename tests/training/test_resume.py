@@ -146,7 +146,14 @@ WITHOUT_A_RECORD: dict[str, Callable[[Path], object]] = {
     "other tensors than what trains": lambda newest: without_a_tensor(newest / "weights.safetensors"),
     "NaN or infinite": lambda newest: not_a_number(newest / "weights.safetensors"),
     "of step 1000": lambda newest: absurd_step(newest),
+    "counters.json lacks": lambda newest: (newest / "counters.json").write_text("{}"),
+    "optimizer.pt is truncated": lambda newest: truncate(newest / "optimizer.pt"),
+    "bank.safetensors is truncated": lambda newest: truncate(newest / "bank.safetensors"),
 }
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
 
 
 def without_a_tensor(file: Path) -> None:
@@ -221,6 +228,36 @@ def test_a_checkpoint_without_a_record_is_taken_where_it_is_whole(
     folder.run("synthesize", out, "--recipe", "plus")
     assert "set aside" not in capsys.readouterr().err
     assert_same_run(out, whole_run("synthesize", "--recipe", "plus"))
+
+
+@pytest.mark.parametrize("lost", ["adapter", "result.json"])
+def test_a_finished_run_that_lost_its_result_makes_it_again(
+    folder: TrainingFolder, whole_run: WholeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: str
+) -> None:
+    out, whole = tmp_path / "run", whole_run("synthesize", "--recipe", "plus")
+    shutil.copytree(whole, out)
+    if lost == "adapter":
+        shutil.rmtree(out / lost)
+    else:
+        truncate(out / lost)
+    capsys.readouterr()
+    folder.run("synthesize", out, "--recipe", "plus")
+    assert f"{out / lost}: " in capsys.readouterr().err.splitlines()[0]
+    assert json.loads((out / "result.json").read_text())["steps"] == 8
+    weights = "adapter/prosg_model.safetensors"
+    assert (out / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_a_log_of_steps_that_was_cut_is_said(
+    folder: TrainingFolder, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(stopped, out)
+    lines = (out / "steps.jsonl").read_text().splitlines()
+    (out / "steps.jsonl").write_text("\n".join(lines[:2] + lines[5:]))  # the last line without its newline
+    folder.run("synthesize", out, "--recipe", "plus")
+    assert "steps.jsonl: lacks 3 of the first 8 steps" in capsys.readouterr().err
+    assert [line["step"] for line in step_lines(out)] == [1, 2, 6, 7, 8]
 
 
 def test_a_run_resumes_under_a_version_with_more_options(folder: TrainingFolder, tmp_path: Path) -> None:

@@ -154,12 +154,15 @@ def read_results(path: str | Path) -> Run:
         raise ValueError(f"{folder / 'rows.jsonl'}: {NOT_WRITTEN}; prosg eval writes it again")
     if wrong := damage(folder / "judge"):
         raise ValueError(f"{folder / 'judge'}: {wrong}; prosg judge writes it again")
+    described = read_json(folder / "systems.json")
+    if described.keys() != plan.keys():
+        raise ValueError(f"{folder / 'systems.json'}: has other systems than plan.json; prosg eval writes both again")
     systems, missing = [], []
-    for name, options in read_json(folder / "systems.json").items():
+    for name, options in described.items():
         parts: dict[str, dict[str, Any] | None] = {}
         for measure in wanted:
             try:
-                parts[measure], why = _part(folder, name, measure, plan[name][measure]), ""
+                parts[measure], why = _part(folder, name, measure, plan[name].get(measure, {})), ""
             except ValueError as error:
                 parts[measure], why = None, f" ({error})"
             missing += [f"{name}: {measure}{why}"] if parts[measure] is None else []

@@ -9,7 +9,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zipfile import is_zipfile
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Size
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
@@ -22,7 +25,9 @@ from prosg.utils.io import read_json
 __all__ = ["WEIGHTS", "set_damaged_aside"]
 
 WEIGHTS = "weights.safetensors"
-NEEDED = (WEIGHTS, "counters.json", "bank.safetensors", OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME)
+COUNTERS, COUNTED = "counters.json", {"tick", "norms", "skipped", "seconds"}
+BANK = "bank.safetensors"
+NEEDED = (WEIGHTS, COUNTERS, BANK, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME)
 """Files of every checkpoint, also of one without a record."""
 ASIDE = "damaged-"
 
@@ -61,6 +66,13 @@ def _damage(checkpoint: Path, shapes: Mapping[str, Size]) -> str:
             if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
                 return f"{WEIGHTS} has other tensors than what trains"
             check_finite(WEIGHTS, tensors)
+            if not is_zipfile(checkpoint / OPTIMIZER_NAME):
+                return f"{OPTIMIZER_NAME} is truncated"
+            if absent := COUNTED - read_json(checkpoint / COUNTERS).keys():
+                return f"{COUNTERS} lacks {min(absent)}"
+            load_file(checkpoint / BANK)
+    except SafetensorError as error:
+        return f"{BANK} is truncated ({error})"
     except (ValueError, OSError) as error:
         return str(error).partition("; ")[0]
     return ""

@@ -38,7 +38,7 @@ from prosg.utils.jobs import write_progress
 
 __all__ = ["train"]
 
-CONFIG = "config.json"
+CONFIG, RESULT = "config.json", "result.json"
 
 
 def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
@@ -63,9 +63,12 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     check_recipe(phase, config.recipe)
     out = Path(config.out)
     _check_config(config, out)
-    if (out / "result.json").exists() and not dry_run:
-        distributed.print_once(f"{out}: already trained")
-        return 0
+    if (out / RESULT).exists() and not dry_run:
+        lost = _lost(phase, out)
+        if not lost:
+            distributed.print_once(f"{out}: already trained")
+            return 0
+        distributed.print_once(f"{lost}; it is made again, from the newest checkpoint if there is one")
     device = distributed.join(resolve_device(config.device))
     model = load_model(
         config.model,
@@ -127,7 +130,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     result = fit(model, phase, config, rows, validation, report_progress)
     if distributed.is_first():
         trained = _save(model, phase, config, base)
-        write_json(out / "result.json", dataclasses.asdict(result))
+        write_json(out / RESULT, dataclasses.asdict(result))
         distributed.print_once(f"{trained}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
     distributed.barrier()
     distributed.leave()
@@ -137,7 +140,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
 def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
     """Writes what was trained, and the anchor that it was trained under; returns the path of the first."""
     out = Path(config.out)
-    trained = out / {"finetune": "model", "state": STATE_FILE, "anchor": ANCHOR_FILE}.get(phase, "adapter")
+    trained = _trained(phase, out)
     if model.anchor is not None:
         save_anchor(model.anchor, out / ANCHOR_FILE, overwrite=True)
     if phase == "finetune":
@@ -153,6 +156,22 @@ def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
     elif model.synthesizer is not None:
         save_adapter(model, trained, base=os.path.relpath(base, trained), overwrite=True)
     return trained
+
+
+def _trained(phase: Phase, out: Path) -> Path:
+    """What a phase leaves in its folder."""
+    return out / {"finetune": "model", "state": STATE_FILE, "anchor": ANCHOR_FILE}.get(phase, "adapter")
+
+
+def _lost(phase: Phase, out: Path) -> str:
+    """What a finished run's folder lacks of what it has to hold; "" where nothing is missing."""
+    if not _trained(phase, out).exists():
+        return f"{_trained(phase, out)}: is missing, though the run is finished"
+    try:
+        read_json(out / RESULT)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _save_lora(backbone: Any, factors: Update, folder: Path, base: Path) -> None:
