@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from prosg.checkpoints.adapter import is_adapter, load_adapter, save_adapter
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.encoded import save_encoded
-from prosg.checkpoints.fingerprints import model_fingerprint
+from prosg.checkpoints.fingerprints import model_fingerprint, sampled_fingerprint
 from prosg.model.prosg import ProSG
 from support.checkpoints import assert_refused, save_with_base
 from support.models import MODULES, live_backbone, live_model, same_encoded, tokens
@@ -50,6 +50,28 @@ def test_an_adapter_comes_back_bit_for_bit(module: str, changes: dict[str, Any],
     assert loaded.prosg_config.preset == trained.prosg_config.preset
     assert not loaded.training
     assert model_fingerprint(loaded) == model_fingerprint(trained)
+
+
+def test_a_base_of_which_only_some_rows_have_changed_is_refused(tmp_path: Path) -> None:
+    folder = save_with_base(model(), tmp_path / "adapter")
+    base = torch.load(tmp_path / "base.pth", weights_only=True)
+    base["emb.weight"][1::2] = 0.0
+    torch.save(base, tmp_path / "base.pth")
+    assert_refused(lambda: load_adapter(folder), "another backbone than .*base.pth")
+
+
+def test_an_adapter_of_version_0_1_still_finds_its_base(tmp_path: Path) -> None:
+    """Its fingerprint was of a sample of the weights."""
+    trained = model()
+    folder = save_with_base(trained, tmp_path / "adapter")
+    config = json.loads((folder / "prosg_config.json").read_text())
+    assert config.pop("fingerprint_version") == 2
+    config["base_fingerprint"] = sampled_fingerprint(trained.backbone)
+    (folder / "prosg_config.json").write_text(json.dumps(config))
+    assert model_fingerprint(load_adapter(folder)[0]) == model_fingerprint(trained)
+    assert model_fingerprint(load_adapter(folder, dtype=torch.float64)[0]) == model_fingerprint(trained)
+    (folder / "prosg_config.json").write_text(json.dumps(config | {"base_fingerprint": "0" * 64}))
+    assert_refused(lambda: load_adapter(folder), "another backbone")
 
 
 def test_a_loaded_adapter_trains_on(tmp_path: Path) -> None:

@@ -163,6 +163,22 @@ def test_what_cannot_be_done_is_said_before_anything_begins(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_ablation_does_not_go_on_from_other_rows(
+    shop: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prosg.demo.ablation.run_jobs", stopped)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(shop.train.read_bytes())
+    ablation = command(shop, tmp_path / "out", "--train", str(rows))
+    assert main(ablation) == main(ablation) == 130
+    rows.write_bytes(b"".join(rows.read_bytes().splitlines(keepends=True)[1:]))
+    assert main(ablation) == 2
+    assert "training rows" in capsys.readouterr().err
+
+
 def test_a_folder_keeps_its_plan(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     check_plan(path, {"rows": 3, "kinds": ("a", "b")}, "--out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import prosg.training.run
 import prosg.training.run_checkpoints
@@ -124,6 +127,137 @@ def test_a_run_stopped_early_takes_no_further_step(folder: TrainingFolder, tmp_p
     result = json.loads((tmp_path / "killed" / "result.json").read_text())
     assert result["reached"] is True and result["steps"] == 4
     assert_same_run(tmp_path / "killed", whole_run("synthesize", *options))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "optimizer.pt is missing": lambda newest: (newest / "optimizer.pt").unlink(),
+    "scheduler.pt is missing": lambda newest: (newest / "scheduler.pt").unlink(),
+    "rng_state.pth is missing": lambda newest: (newest / "rng_state.pth").unlink(),
+    "bank.safetensors is missing": lambda newest: (newest / "bank.safetensors").unlink(),
+    "weights.safetensors is missing": lambda newest: (newest / "weights.safetensors").unlink(),
+    "counters.json is not": lambda newest: (newest / "counters.json").write_text("{}"),
+    "weights.safetensors is not": lambda newest: without_a_tensor(newest / "weights.safetensors"),
+    "bank.safetensors is not": lambda newest: without_a_tensor(newest / "bank.safetensors"),
+    "contents.json: not JSON": lambda newest: (newest / "contents.json").write_text("{"),
+    "trainer_state.json is not": lambda newest: absurd_step(newest),
+}
+WITHOUT_A_RECORD: dict[str, Callable[[Path], object]] = {
+    "optimizer.pt is missing": lambda newest: (newest / "optimizer.pt").unlink(),
+    "other tensors than what trains": lambda newest: without_a_tensor(newest / "weights.safetensors"),
+    "NaN or infinite": lambda newest: not_a_number(newest / "weights.safetensors"),
+    "of step 1000": lambda newest: absurd_step(newest),
+    "counters.json lacks": lambda newest: (newest / "counters.json").write_text("{}"),
+    "optimizer.pt is truncated": lambda newest: truncate(newest / "optimizer.pt"),
+    "bank.safetensors is truncated": lambda newest: truncate(newest / "bank.safetensors"),
+}
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def without_a_tensor(file: Path) -> None:
+    tensors = load_file(file)
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, file)
+
+
+def not_a_number(file: Path) -> None:
+    tensors = load_file(file)
+    save_file({name: torch.full_like(tensor, float("nan")) for name, tensor in tensors.items()}, file)
+
+
+def absurd_step(checkpoint: Path) -> None:
+    file = checkpoint / "trainer_state.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"global_step": 1000}))
+
+
+@pytest.fixture(scope="module")
+def stopped(folder: TrainingFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ended after its last checkpoint, before its result was written; not to be changed."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    run_killed(folder.command("synthesize", out, "--recipe", "plus"), Moment(prosg.training.run, "save_adapter"))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("recorded", "damage"), [*((True, name) for name in DAMAGES), *((False, name) for name in WITHOUT_A_RECORD)]
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(
+    folder: TrainingFolder,
+    stopped: Path,
+    whole_run: WholeRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    recorded: bool,
+    damage: str,
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(stopped, out)
+    newest = complete_checkpoints(out)[-1]
+    if not recorded:
+        (newest / "contents.json").unlink()
+    (DAMAGES if recorded else WITHOUT_A_RECORD)[damage](newest)
+    capsys.readouterr()
+    folder.run("synthesize", out, "--recipe", "plus")
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "set aside" in line]
+    assert damage in said and "checkpoint-8: " in said and "checkpoint-6" in said
+    assert_same_run(out, whole_run("synthesize", "--recipe", "plus"))
+    assert [path.name for path in complete_checkpoints(out)] == ["checkpoint-6", "checkpoint-8"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_begins_again(
+    folder: TrainingFolder, stopped: Path, whole_run: WholeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(stopped, out)
+    for checkpoint in complete_checkpoints(out):
+        (checkpoint / "optimizer.pt").unlink()
+    folder.run("synthesize", out, "--recipe", "plus")
+    assert "begins again" in capsys.readouterr().err
+    assert_same_run(out, whole_run("synthesize", "--recipe", "plus"))
+
+
+def test_a_checkpoint_without_a_record_is_taken_where_it_is_whole(
+    folder: TrainingFolder, stopped: Path, whole_run: WholeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(stopped, out)
+    for checkpoint in complete_checkpoints(out):
+        (checkpoint / "contents.json").unlink()
+    folder.run("synthesize", out, "--recipe", "plus")
+    assert "set aside" not in capsys.readouterr().err
+    assert_same_run(out, whole_run("synthesize", "--recipe", "plus"))
+
+
+@pytest.mark.parametrize("lost", ["adapter", "result.json"])
+def test_a_finished_run_that_lost_its_result_makes_it_again(
+    folder: TrainingFolder, whole_run: WholeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: str
+) -> None:
+    out, whole = tmp_path / "run", whole_run("synthesize", "--recipe", "plus")
+    shutil.copytree(whole, out)
+    if lost == "adapter":
+        shutil.rmtree(out / lost)
+    else:
+        truncate(out / lost)
+    capsys.readouterr()
+    folder.run("synthesize", out, "--recipe", "plus")
+    assert f"{out / lost}: " in capsys.readouterr().err.splitlines()[0]
+    assert json.loads((out / "result.json").read_text())["steps"] == 8
+    weights = "adapter/prosg_model.safetensors"
+    assert (out / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_a_log_of_steps_that_was_cut_is_said(
+    folder: TrainingFolder, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(stopped, out)
+    lines = (out / "steps.jsonl").read_text().splitlines()
+    (out / "steps.jsonl").write_text("\n".join(lines[:2] + lines[5:]))  # the last line without its newline
+    folder.run("synthesize", out, "--recipe", "plus")
+    assert "steps.jsonl: lacks 3 of the first 8 steps" in capsys.readouterr().err
+    assert [line["step"] for line in step_lines(out)] == [1, 2, 6, 7, 8]
 
 
 def test_a_run_resumes_under_a_version_with_more_options(folder: TrainingFolder, tmp_path: Path) -> None:

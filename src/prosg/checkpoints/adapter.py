@@ -17,7 +17,7 @@ from safetensors.torch import load_model as load_tensors
 from safetensors.torch import save_model as save_tensors
 
 from prosg.checkpoints.backbone import load_backbone
-from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint
+from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint, sampled_fingerprint
 from prosg.checkpoints.hub import local_path
 from prosg.checkpoints.special import special_to_dict
 from prosg.checkpoints.weights import check_finite
@@ -28,14 +28,26 @@ from prosg.tokenizers.files import WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 from prosg.utils.io import CheckpointError, read_json, written_whole
 
-__all__ = ["CONFIG_NAME", "is_adapter", "load_adapter", "save_adapter"]
+__all__ = ["CONFIG_NAME", "adapter_base", "is_adapter", "load_adapter", "save_adapter"]
 
 CONFIG_NAME, WEIGHTS_NAME = "prosg_config.json", "prosg_model.safetensors"
+VERSION = 2
+"""Of the fingerprints in an adapter; the first were of samples of the weights."""
 
 
 def is_adapter(path: str | Path) -> bool:
     """Returns whether a path is an adapter folder."""
     return (Path(path) / CONFIG_NAME).is_file()
+
+
+def adapter_base(folder: str | Path) -> Path:
+    """Returns the path of an adapter's backbone, where the adapter says.
+
+    Raises:
+        CheckpointError: for a damaged configuration.
+        FileNotFoundError: if the backbone is not there.
+    """
+    return _find_base(Path(folder), str(read_json(Path(folder) / CONFIG_NAME).get("base", "")))
 
 
 def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = None, overwrite: bool = False) -> None:
@@ -59,6 +71,7 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
         **model.synthesizer.config.to_dict(),
         "base": str(base) if base is not None else model.base,
         "base_fingerprint": backbone_fingerprint(model.backbone),
+        "fingerprint_version": VERSION,
         "tokenizer": WORLD if is_world else "",
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer is not None else "",
         **special_to_dict(model.special),
@@ -100,6 +113,9 @@ def load_adapter(
         raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG_NAME}")
     values = read_json(folder / CONFIG_NAME)
     stored_base, base_fingerprint = (str(values.pop(key, "")) for key in ("base", "base_fingerprint"))
+    version = values.pop("fingerprint_version", 1)
+    if version not in range(1, VERSION + 1):
+        raise CheckpointError(f"{folder / CONFIG_NAME}: fingerprint_version is {version!r}; known are 1 to {VERSION}")
     for key in ("tokenizer", "tokenizer_fingerprint", "end_token", "begin_token"):  # for load_model
         values.pop(key, None)
     try:
@@ -109,7 +125,10 @@ def load_adapter(
     where = local_path(base) if base is not None else _find_base(folder, stored_base)
     backbone = load_backbone(where, dtype=dtype, device=device, kernel=kernel, target_modules=config.target_modules)
     # Weights that were narrowed while loading have another fingerprint than their file.
-    fingerprint = backbone_fingerprint(backbone) if dtype is None else checkpoint_fingerprint(where)
+    if version < VERSION:
+        fingerprint = sampled_fingerprint(backbone if dtype is None else where)
+    else:
+        fingerprint = backbone_fingerprint(backbone) if dtype is None else checkpoint_fingerprint(where)
     if base_fingerprint and fingerprint != base_fingerprint:
         raise CheckpointError(
             f"{folder}: made for another backbone than {where} (fingerprint {base_fingerprint[:12]}, here "

@@ -1,29 +1,51 @@
-"""Fingerprints: hashes that tell which weights a file or a result was made with."""
+"""Fingerprints: hashes that tell which weights a file or a result was made with.
+
+Every value counts, so that equal fingerprints mean equal weights. What `prosg info`, an adapter, an encoded prompt, an
+evaluation's parts and its report call the fingerprint of a model is one and the same.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from prosg.backbones import BackboneModule
+from prosg.backbones.hf.cache import TransformersModel
 from prosg.backbones.hf.files import load_hf_model
 from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.backbone import is_for_transformers
 from prosg.checkpoints.native_reader import read_checkpoint
+from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
+from prosg.utils.store import hash_json
 
-__all__ = ["backbone_fingerprint", "checkpoint_fingerprint", "hash_weights", "model_fingerprint"]
+__all__ = [
+    "backbone_fingerprint",
+    "checkpoint_fingerprint",
+    "fingerprint",
+    "hash_weights",
+    "model_fingerprint",
+    "sampled_fingerprint",
+]
 
+CHUNK = 1 << 22
+"""Values hashed at once."""
+PASSING = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+"""Options of transformers' models that change no value that a model computes, or stand in its tensors."""
 SAMPLES = 256
-"""Values hashed per tensor at most: each costs a page of a mapped file."""
+"""Values of a tensor that the fingerprints of version 0.1 were made of, at most."""
 
 
 def backbone_fingerprint(backbone: BackboneModule) -> str:
-    """Hashes the names, the shapes and a strided sample of the values, as fp32, of a backbone's tensors.
+    """Hashes a backbone's sizes and options, and the names, the shapes and all values, as fp32, of its tensors.
 
     It is the same for a `.pth`, its folder, the backbone loaded from either, and a copy in a wider type. A copy in a
     narrower type has other values, and so another fingerprint.
@@ -31,41 +53,99 @@ def backbone_fingerprint(backbone: BackboneModule) -> str:
     Returns:
         A sha256 as hex.
     """
-    return _hash_sample((backbone.model if isinstance(backbone, HFBackbone) else backbone).state_dict())
-
-
-fingerprint = backbone_fingerprint
-"""`prosg.fingerprint`"""
+    if isinstance(backbone, HFBackbone):
+        return _hash_model(_hf_options(backbone.model), backbone.model.state_dict())
+    return _hash_model(_native_options(backbone.config), backbone.state_dict())
 
 
 def checkpoint_fingerprint(path: str | Path) -> str:
     """Returns the `backbone_fingerprint` of the backbone in a file or folder, without building a native one."""
     if is_for_transformers(path, ("any",)):
-        return _hash_sample(load_hf_model(path).state_dict())
-    return _hash_sample(read_checkpoint(path).tensors)
+        model = load_hf_model(path)
+        return _hash_model(_hf_options(model), model.state_dict())
+    checkpoint = read_checkpoint(path)
+    return _hash_model(_native_options(checkpoint.config), checkpoint.tensors)
 
 
 def model_fingerprint(model: ProSG) -> str:
-    """Hashes the backbone's fingerprint and all weights of the synthesizer: what an encoded prompt depends on."""
-    digest = hashlib.sha256(backbone_fingerprint(model.backbone).encode())
-    if model.synthesizer is not None:
-        hash_weights(digest, model.synthesizer)
+    """Hashes the backbone's fingerprint, and the synthesizer's options and weights: what an encoded prompt depends on.
+
+    Without a synthesizer it is the backbone's own fingerprint, so that one model has one.
+    """
+    own = backbone_fingerprint(model.backbone)
+    if model.synthesizer is None:
+        return own
+    options, defaults = model.synthesizer.config.to_dict(), ProSGConfig().to_dict()
+    # Options at their defaults are left out, so that one that a later version has changes no fingerprint.
+    changed = {name: value for name, value in options.items() if value != defaults[name]}
+    digest = hashlib.sha256((own + hash_json(changed)).encode())
+    hash_weights(digest, model.synthesizer)
+    return digest.hexdigest()
+
+
+def fingerprint(model: ProSG | BackboneModule) -> str:
+    """Returns the fingerprint of a model, or of a backbone alone, as `prosg info` prints it."""
+    return model_fingerprint(model) if isinstance(model, ProSG) else backbone_fingerprint(model)
+
+
+def sampled_fingerprint(backbone: BackboneModule | str | Path) -> str:
+    """The fingerprint that version 0.1 wrote into adapters, of a strided sample of each tensor's values."""
+    digest = hashlib.sha256()
+    tensors: Mapping[str, Tensor]
+    if not isinstance(backbone, str | Path):
+        tensors = (backbone.model if isinstance(backbone, HFBackbone) else backbone).state_dict()
+    elif is_for_transformers(backbone, ("any",)):
+        tensors = load_hf_model(backbone).state_dict()
+    else:
+        tensors = read_checkpoint(backbone).tensors
+    for name in sorted(tensors):
+        flat = tensors[name].detach().reshape(-1)
+        sample = flat[:: -(-flat.numel() // SAMPLES)].float().cpu().numpy().astype("<f4")
+        digest.update(f"{name}{list(tensors[name].shape)}\n".encode())
+        digest.update(sample.tobytes())
     return digest.hexdigest()
 
 
 def hash_weights(digest: Any, module: nn.Module) -> None:
-    """Adds all names and values of a module to a hash of hashlib."""
+    """Adds all names, shapes and values of a module to a hash of hashlib."""
     for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        _add_tensor(digest, name, tensor)
 
 
-def _hash_sample(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        flat = tensor.reshape(-1)
-        sample = flat[:: -(-flat.numel() // SAMPLES)].float().cpu().numpy().astype("<f4")
-        digest.update(f"{name}{list(tensor.shape)}\n".encode())
-        digest.update(sample.tobytes())
+def _native_options(config: Any) -> dict[str, Any]:
+    """Sizes and options of a native backbone, a dataclass of its own kind."""
+    return dataclasses.asdict(config)
+
+
+def _hf_options(model: TransformersModel) -> dict[str, Any]:
+    """The configuration of a model of transformers, without what says how and by whom it was loaded."""
+
+    def computing(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(k): computing(v) for k, v in value.items() if not str(k).startswith("_") and k not in PASSING}
+        return [computing(one) for one in value] if isinstance(value, list | tuple) else value
+
+    options: dict[str, Any] = computing(model.config.to_dict())
+    return options
+
+
+def _hash_model(options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    def hashed(name: str) -> bytes:
+        own = hashlib.sha256()
+        _add_tensor(own, name, tensors[name])
+        return own.digest()
+
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode())
+    with ThreadPoolExecutor() as pool:  # half a gigabyte a second and core
+        for one in pool.map(hashed, sorted(tensors)):
+            digest.update(one)
     return digest.hexdigest()
+
+
+def _add_tensor(digest: Any, name: str, tensor: Tensor) -> None:
+    """Adds a tensor as fp32; as fp64 where its values are no numbers of fp32."""
+    digest.update(f"{name}{list(tensor.shape)}\n".encode())
+    for values in tensor.detach().reshape(-1).split(CHUNK):
+        narrow = values.float()
+        exact = narrow if values.dtype != torch.float64 or torch.equal(narrow.double(), values) else values
+        digest.update(exact.cpu().numpy().astype(f"<f{exact.element_size()}", copy=False).tobytes())

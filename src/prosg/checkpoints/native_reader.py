@@ -24,7 +24,7 @@ from prosg.checkpoints.tensors import read_tensors
 from prosg.tokenizers.files import tokenizer_beside
 from prosg.utils.io import CheckpointError, read_json
 
-__all__ = ["Checkpoint", "native_layouts", "read_checkpoint"]
+__all__ = ["Checkpoint", "native_layouts", "read_checkpoint", "weight_files"]
 
 
 class Checkpoint(NamedTuple):
@@ -57,7 +57,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         if (path / "config.json").is_file():
             hf_config = _read_hf_config(path / "config.json")
-        files = _weight_files(path)
+        files = weight_files(path)
     else:
         files = [path]
     tensors: dict[str, Tensor] = {}
@@ -71,7 +71,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(config, _fitted(path, tensors, kind, config), tokenizer_beside(path))
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """Finds a folder's files of weights in the order in which transformers looks for them, then a single .pth."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():

@@ -23,6 +23,7 @@ from prosg.demo.measuring import measure, module_systems, system
 from prosg.demo.trainings import training_notes
 from prosg.evaluation.report.curves import late_table
 from prosg.training.config import Perturbation, TrainConfig
+from prosg.training.inputs import check_inputs, record_inputs
 from prosg.training.recipes import check_recipe
 from prosg.utils.jobs import Job, check_plan, run_jobs
 from prosg.utils.tables import to_text
@@ -123,7 +124,10 @@ def ablate(
     passing = ("progress", "threads", "log_steps", "out")
     kept = {key: value for key, value in dataclasses.asdict(config).items() if key not in passing}
     measuring = {"curve": dict(curve), "kinds": list(kinds), "split": split}
+    recorded = check_inputs(config)
     check_plan(out / "plan.json", {"training": kept, "measuring": measuring}, "--out")
+    if not recorded:
+        record_inputs(config)
     try:
         run_jobs([_training(name, variant) for name, variant in todo.items()], jobs, live)
     except ChildProcessError as error:

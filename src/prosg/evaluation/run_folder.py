@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.data.row import Row, read_rows
+from prosg.utils.file_hashes import hash_file
+from prosg.utils.io import read_json
 from prosg.utils.store import read_log
 
-__all__ = ["AnswerSet", "RunFolder", "read_run"]
+__all__ = ["NOT_WRITTEN", "AnswerSet", "RunFolder", "check_answers", "read_run"]
+
+NOT_WRITTEN = "is not what was written"
 
 
 class AnswerSet(NamedTuple):
@@ -64,8 +68,23 @@ def read_run(path: str | Path) -> RunFolder:
         description = descriptions.get(file.stem, {})
         if not isinstance(description, Mapping) or not isinstance(description.get("label", ""), str):
             raise ValueError(f"{folder / 'systems.json'}: {file.stem} must be an object with the text 'label'")
+        check_answers(folder, file.stem)
         systems[file.stem] = AnswerSet(description.get("label") or file.stem, _read_answers(file, rows))
     return RunFolder(folder, rows, systems)
+
+
+def check_answers(folder: Path, name: str) -> None:
+    """Raises ValueError where a system's answers are not those that `prosg eval` recorded, if it recorded any."""
+    file, path = folder / "answers" / f"{name}.jsonl", folder / "parts" / name / "accuracy.json"
+    part = read_json(path) if path.exists() else {}
+    if "answers" in part:
+        whole = file.exists() and hash_file(file) == part["answers"]
+    else:  # of a version that recorded their number alone
+        result = part.get("result")
+        count = result.get("answers") if isinstance(result, dict) else None
+        whole = count is None or len(read_log(file)) == count
+    if not whole:
+        raise ValueError(f"{file}: {NOT_WRITTEN}; prosg eval writes it again")
 
 
 def _read_systems(path: Path) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from prosg.evaluation.config import EvalConfig, SystemConfig
 from prosg.evaluation.config_file import load_config
 from prosg.evaluation.controls import LEAST_PROMPTS
 from prosg.evaluation.rows import asked_rows, kinds_of, training_rows
+from prosg.evaluation.settings import kept_hashes
 from prosg.evaluation.store import stale_measures, write_answers, write_part, write_plan
 from prosg.utils.environment import commit, processor, versions
 from prosg.utils.io import write_json
@@ -60,7 +61,8 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
         _check_kinds(config)
         rows = asked_rows(config)
         _check_updates(config, rows)
-        stale = {name: names for name in config.systems if (names := stale_measures(config, name, rows))}
+        hashes = kept_hashes(config)
+        stale = {name: names for name in config.systems if (names := stale_measures(config, name, rows, hashes))}
         for name in stale:
             if config.system(name).endpoint:
                 check_endpoint_system(config, name)
@@ -69,7 +71,7 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
         raise ValueError(f"{file}: {error}") from None
     start = time.perf_counter()
     with locked(config.folder):
-        write_plan(config, rows)
+        write_plan(config, rows, hashes)
         work = [
             _job(config, file, names, sum(len(stale[name]) for name in names)) for names in _by_model(config, stale)
         ]
@@ -140,12 +142,13 @@ def evaluate_systems(file: str, names: Sequence[str], *, out: str | None = None)
         write_progress(folder / "progress.json", share, note)
 
     errors = []
+    hashes = kept_hashes(config)
     for number, name in enumerate(names):
-        stale = stale_measures(config, name, rows)
+        stale = stale_measures(config, name, rows, hashes)
         if config.system(name).endpoint:
             from prosg.evaluation.systems.endpoint import evaluate_endpoint
 
-            status = max(status, evaluate_endpoint(config, name, rows, stale))
+            status = max(status, evaluate_endpoint(config, name, rows, list(stale)))
             continue
 
         try:
@@ -177,9 +180,14 @@ class _Models:
 
 
 def _evaluate_local(
-    config: EvalConfig, name: str, rows: Sequence[Row], stale: Sequence[str], models: _Models, tell: Progress
+    config: EvalConfig,
+    name: str,
+    rows: Sequence[Row],
+    stale: Mapping[str, Mapping[str, Any]],
+    models: _Models,
+    tell: Progress,
 ) -> None:
-    """Measures what one system lacks."""
+    """Measures what one system lacks; `stale` has what each part is made of, as it was before the model was opened."""
     if not stale:
         return
     from prosg.checkpoints.fingerprints import model_fingerprint
@@ -191,10 +199,10 @@ def _evaluate_local(
     about = {"backbone": model.backbone.config.model_type, "fingerprint": model_fingerprint(model)}
     about["memory"] = memory_of(system, model)
     cache = AnswerCache(config.cache_file)
-    for one in run_measures(config, system, model, rows, stale, cache, tell):
+    for one in run_measures(config, system, model, rows, list(stale), cache, tell):
         if one.answers:
             write_answers(config, name, one.answers)
-        write_part(config, name, one.measure, rows, one.result, one.seconds, about)
+        write_part(config, name, one.measure, rows, one.result, one.seconds, about, stale[one.measure])
     cache.close()
 
 

@@ -5,7 +5,9 @@ rows.jsonl               the rows that are asked
 systems.json             {NAME: {"label", "seed", ...}}
 plan.json                {NAME: {MEASURE: settings}}: what each part has to be made of; other parts are old ones
 answers/NAME.jsonl       what a system wrote
-parts/NAME/MEASURE.json  {"settings", "seconds", "result"}; made again where what it follows from has changed
+parts/NAME/MEASURE.json  {"settings", "seconds", "result", "sha256" of the result, "answers": that of their file}; made
+                         again where what it follows from has changed, and where a hash says that it is damaged
+hashes.json              hashes of models' files, which are read once
 cache.sqlite             answers by all that they follow from: a stopped run goes on where it was
 about.json, notes.json   how it was made; sections that whoever ran it adds to the report
 judge/, ratings/         what `prosg judge` and `prosg rate` add
@@ -20,33 +22,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prosg.checkpoints.load import trained_model
-from prosg.data.row import Row, read_rows, row_to_dict, write_rows
+from prosg.data.row import Row, read_rows, write_rows
 from prosg.evaluation.answer_cache import Answer
 from prosg.evaluation.config import MEASURES, EvalConfig, SystemConfig
 from prosg.evaluation.results import Run
-from prosg.evaluation.rows import kinds_of
+from prosg.evaluation.run_folder import NOT_WRITTEN, check_answers
+from prosg.evaluation.settings import hash_rows, kept_hashes, settings_of
 from prosg.evaluation.system_result import system_result
+from prosg.utils.contents import damage
+from prosg.utils.file_hashes import FileHashes, hash_file
 from prosg.utils.io import read_json, write_json, write_lines
 from prosg.utils.options import build
 from prosg.utils.store import hash_json, read_log
 
-__all__ = ["read_results", "settings_of", "stale_measures", "write_answers", "write_part", "write_plan"]
+__all__ = ["read_results", "stale_measures", "write_answers", "write_part", "write_plan"]
 
 
-def write_plan(config: EvalConfig, rows: Sequence[Row]) -> None:
+def write_plan(config: EvalConfig, rows: Sequence[Row], hashes: FileHashes | None = None) -> None:
     """Writes what is asked, of whom, and what each part has to be made of."""
+    hashes = hashes or kept_hashes(config)
     folder = config.folder
     write_json(folder / "config.json", dataclasses.asdict(config))
     write_rows(folder / "rows.jsonl", rows)
     systems = {name: dataclasses.asdict(config.system(name)) for name in config.systems}
     write_json(folder / "systems.json", systems)
-    hashed = _hash_rows(rows)
+    hashed = hash_rows(rows)
     plan = {
-        name: {measure: settings_of(config, name, measure, hashed) for measure in config.measures}
+        name: {measure: settings_of(config, name, measure, hashed, hashes) for measure in config.measures}
         for name in config.systems
     }
     write_json(folder / "plan.json", plan)
+    hashes.save()
 
 
 def write_part(
@@ -57,6 +63,7 @@ def write_part(
     result: Any,
     seconds: float,
     about: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes what a measure gave for a system.
 
@@ -68,66 +75,65 @@ def write_part(
         result: JSON values; {"left_out": why} for what this system cannot be measured by.
         seconds: That it took.
         about: Backbone, fingerprint and memory of the system.
+        settings: What the part follows from, as it was before measuring; as it is now by default.
     """
-    settings = settings_of(config, name, measure, _hash_rows(rows))
+    if settings is None:
+        settings = settings_of(config, name, measure, hash_rows(rows), kept_hashes(config))
     content = {"settings": settings, **about, "seconds": round(seconds, 2), "result": result}
+    content["sha256"] = _hash_result(result)
+    answers = config.folder / "answers" / f"{name}.jsonl"
+    if measure == "accuracy" and answers.exists():
+        content["answers"] = hash_file(answers)
     write_json(config.folder / "parts" / name / f"{measure}.json", content)
 
 
 def write_answers(config: EvalConfig, name: str, answers: Sequence[Answer]) -> None:
-    """Writes answers/NAME.jsonl, whole."""
+    """Writes answers/NAME.jsonl, whole, and removes the part that was about other answers."""
+    (config.folder / "parts" / name / "accuracy.json").unlink(missing_ok=True)
     lines = (json.dumps(answer._asdict(), ensure_ascii=False) for answer in answers)
     write_lines(config.folder / "answers" / f"{name}.jsonl", lines)
 
 
-def stale_measures(config: EvalConfig, name: str, rows: Sequence[Row]) -> list[str]:
-    """The measures of a system that are missing, or were made under other settings."""
-    stale, hashed = [], _hash_rows(rows)
-    for measure in config.measures:
-        path = config.folder / "parts" / name / f"{measure}.json"
-        made = measure != "accuracy" or (config.folder / "answers" / f"{name}.jsonl").exists()
-        if not (made and path.exists() and _made_of(path, settings_of(config, name, measure, hashed))):
-            stale.append(measure)
+def stale_measures(
+    config: EvalConfig, name: str, rows: Sequence[Row], hashes: FileHashes | None = None
+) -> dict[str, dict[str, Any]]:
+    """The measures of a system that are missing, damaged or were made under other settings -> the settings of now."""
+    hashes, hashed = hashes or kept_hashes(config), hash_rows(rows)
+    settings = {measure: settings_of(config, name, measure, hashed, hashes) for measure in config.measures}
+    stale = {}
+    for measure, now in settings.items():
+        try:
+            part = _part(config.folder, name, measure, json.loads(json.dumps(now)))
+        except ValueError:  # made again
+            part = None
+        if part is None or (measure == "accuracy" and not (config.folder / "answers" / f"{name}.jsonl").exists()):
+            stale[measure] = now
     return stale
 
 
-def _made_of(path: Path, settings: Mapping[str, Any]) -> bool:
-    try:
-        return bool(json.loads(path.read_text("utf-8"))["settings"] == json.loads(json.dumps(settings)))
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return False
+def _part(folder: Path, name: str, measure: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A part, if it is there and was made under these settings: what is left of others counts as missing.
 
-
-def settings_of(config: EvalConfig, name: str, measure: str, rows: str) -> dict[str, Any]:
-    """All that a part follows from: `rows` is a hash of them, files stand by their sizes and times of change."""
-    system = dataclasses.asdict(config.system(name))
-    for label in ("label", "seed"):
-        system.pop(label)
-    own: dict[str, Any] = {}
+    Raises:
+        ValueError: for a file that is not what was written: the part's own, or that of its answers.
+    """
+    path = folder / "parts" / name / f"{measure}.json"
+    part = read_json(path) if path.exists() else None
+    if part is None or part.get("settings") != settings:
+        return None
+    if (
+        "result" not in part
+        or "seconds" not in part
+        or part.get("sha256", "") not in ("", _hash_result(part["result"]))
+    ):
+        raise ValueError(f"{path}: {NOT_WRITTEN}")
     if measure == "accuracy":
-        own = {"generation": dataclasses.asdict(config.generation), "rows": rows}
-    elif measure == "perplexity":
-        own = {"rows": rows}
-    else:
-        own = {measure: dataclasses.asdict(getattr(config, measure))}
-    data: dict[str, Any] = {"seed": config.data.seed, "split": config.data.split, "train": config.data.train}
-    if measure == "curve":
-        data["kinds"] = kinds_of(config)
-    return {"system": system, "files": _stamps(config.system(name)), "data": data, **own}
+        check_answers(folder, name)
+    return part
 
 
-def _stamps(system: SystemConfig) -> list[list[Any]]:
-    """Path, size and time of change of every file of a system."""
-    stamps = []
-    for name in filter(None, (system.model, system.base, system.initial, system.anchor, system.tokenizer)):
-        path = trained_model(name)
-        files = sorted(file for file in path.glob("*") if file.is_file()) if path.is_dir() else [path]
-        stamps += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]
-    return stamps
-
-
-def _hash_rows(rows: Sequence[Row]) -> str:
-    return hash_json({"rows": [row_to_dict(row) for row in rows]})
+def _hash_result(result: Any) -> str:
+    return hash_json(json.loads(json.dumps(result)))
 
 
 def read_results(path: str | Path) -> Run:
@@ -141,20 +147,27 @@ def read_results(path: str | Path) -> Run:
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: has no {name}; name the folder of an evaluation (prosg eval)")
     config, plan = read_json(folder / "config.json"), read_json(folder / "plan.json")
-    rows = {row.id: row for row in read_rows(folder / "rows.jsonl", need_answers=False)}
+    asked = read_rows(folder / "rows.jsonl", need_answers=False)
+    rows = {row.id: row for row in asked}
+    wanted = [measure for measure in MEASURES if measure in config["measures"]]
+    if {part["rows"] for parts in plan.values() for part in parts.values() if "rows" in part} - {hash_rows(asked)}:
+        raise ValueError(f"{folder / 'rows.jsonl'}: {NOT_WRITTEN}; prosg eval writes it again")
+    if wrong := damage(folder / "judge"):
+        raise ValueError(f"{folder / 'judge'}: {wrong}; prosg judge writes it again")
+    described = read_json(folder / "systems.json")
+    if described.keys() != plan.keys():
+        raise ValueError(f"{folder / 'systems.json'}: has other systems than plan.json; prosg eval writes both again")
     systems, missing = [], []
-    for name, options in read_json(folder / "systems.json").items():
-        wanted = [measure for measure in MEASURES if measure in config["measures"]]
-        parts = {measure: _part(folder / "parts" / name / f"{measure}.json", plan[name][measure]) for measure in wanted}
-        missing += [f"{name}: {measure}" for measure, part in parts.items() if part is None]
+    for name, options in described.items():
+        parts: dict[str, dict[str, Any] | None] = {}
+        for measure in wanted:
+            try:
+                parts[measure], why = _part(folder, name, measure, plan[name].get(measure, {})), ""
+            except ValueError as error:
+                parts[measure], why = None, f" ({error})"
+            missing += [f"{name}: {measure}{why}"] if parts[measure] is None else []
         answers = [Answer(**line) for line in read_log(folder / "answers" / f"{name}.jsonl")]
         judged = {line["id"]: line for line in read_log(folder / "judge" / f"{name}.jsonl")}
         systems.append(system_result(folder, name, build(SystemConfig, options), rows, parts, answers, judged))
     notes = json.loads((folder / "notes.json").read_text("utf-8")) if (folder / "notes.json").exists() else []
     return Run(folder, config, rows, systems, missing, notes)
-
-
-def _part(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A part, if it is there and was made under these settings: what is left of others counts as missing."""
-    part = read_json(path) if path.exists() else None
-    return part if part is not None and part.get("settings") == settings else None

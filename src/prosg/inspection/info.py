@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prosg.backbones import BackboneModule
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.native import NativeBackbone
-from prosg.checkpoints.fingerprints import backbone_fingerprint
+from prosg.checkpoints.fingerprints import backbone_fingerprint, model_fingerprint
 from prosg.model.anchor import StateAnchor
 from prosg.model.config import PRESETS, ProSGConfig
 from prosg.model.memory import ADAMW_BYTES, activation_bytes
@@ -34,7 +34,9 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
     for name, value in _sizes(backbone).items():
         yield name, str(value)
     yield "parameters", f"{total:,} ({next(backbone.parameters()).dtype})"
-    yield "fingerprint", backbone_fingerprint(backbone)
+    yield "fingerprint", model_fingerprint(model)
+    if model.synthesizer is not None:
+        yield "backbone's fingerprint", backbone_fingerprint(backbone)
     yield "sites", f"{len(backbone.sites)}: " + ", ".join(dict.fromkeys(site.name for site in backbone.sites))
     for name, (out, inp) in {site.name: shape for site, shape in backbone.sites.items()}.items():
         yield f"  {name}", f"{inp} -> {out}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,14 +29,19 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not is_first():
             return
-        lines = []
+        lines: list[str] = []
+        missing = set(range(1, state.global_step + 1))
         if self.path.exists():
             for line in self.path.read_text("utf-8", errors="replace").split("\n"):
                 try:
-                    if json.loads(line)["step"] <= state.global_step:
+                    step = json.loads(line)["step"]
+                    if step <= state.global_step:
                         lines.append(line)
+                        missing.discard(step)
                 except (ValueError, LookupError, TypeError):  # cut by a kill, or damaged: the other lines stay
                     continue
+        if missing:
+            print(f"{self.path}: lacks {len(missing)} of the first {state.global_step} steps", file=sys.stderr)
         write_lines(self.path, lines)
         self.file = self.path.open("a", buffering=1)
 

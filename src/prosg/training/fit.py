@@ -14,6 +14,7 @@ from prosg.data.encode import EncodedRow
 from prosg.model.prosg import ProSG
 from prosg.training.callbacks import EarlyStopping, ProgressReporter, StepLog
 from prosg.training.config import Phase, TrainConfig
+from prosg.training.damage import set_damaged_aside
 from prosg.training.precision import resolve_dtype
 from prosg.training.run_checkpoints import complete_checkpoints, remove_staging
 from prosg.training.setup import check, prepare, training_arguments
@@ -53,7 +54,7 @@ def fit(
     validation: list[EncodedRow],
     report: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> TrainResult:
-    """Trains a model in place, resuming from the newest complete checkpoint in `config.out`, if there is one.
+    """Trains a model in place, resuming from the newest whole checkpoint in `config.out`, if there is one.
 
     Args:
         model: With a module for synthesize and static, with an initial state for state, else the bare backbone.
@@ -97,7 +98,11 @@ def fit(
 
 
 def _train_or_resume(trainer: ProSGTrainer, folder: Path, stopping: EarlyStopping) -> None:
-    """Trains from the newest checkpoint or from the start; a run that was stopped early takes no further step."""
+    """Trains from the newest whole checkpoint or from the start; a run that was stopped early takes no further step."""
+    if distributed.is_first():
+        trained = {name: p.shape for name, p in trainer.model.named_parameters() if p.requires_grad}
+        set_damaged_aside(complete_checkpoints(folder), trained)
+    distributed.barrier()
     checkpoints = complete_checkpoints(folder)
     if not checkpoints:
         trainer.train()

@@ -28,6 +28,7 @@ from prosg.model.prosg import ProSG
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import WORLD, tokenizer_beside, tokenizer_file
 from prosg.training.config import Phase, TrainConfig
+from prosg.training.inputs import NAMED_INPUTS, check_inputs, record_inputs
 from prosg.training.lora import add_lora, remove_lora
 from prosg.training.recipes import check_recipe
 from prosg.utils import distributed
@@ -37,15 +38,15 @@ from prosg.utils.jobs import write_progress
 
 __all__ = ["train"]
 
-CONFIG = "config.json"
+CONFIG, RESULT = "config.json", "result.json"
 
 
 def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     """Runs one phase.
 
-    The folder `config.out` gets the trained backbone (phase 1), adapter or initial state, and config.json,
+    The folder `config.out` gets the trained backbone (phase 1), adapter or initial state, and config.json, inputs.json,
     checkpoint-STEP/, steps.jsonl, TensorBoard's logs, progress.json and result.json. A finished run is not run again;
-    an unfinished one goes on from its newest checkpoint.
+    an unfinished one goes on from its newest whole checkpoint, also in a folder that was renamed.
 
     Args:
         phase: What is trained.
@@ -57,14 +58,17 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
 
     Raises:
         ValueError: for files that do not fit together, options that the phase or the model cannot have, and a folder
-            that holds a run with other options.
+            that holds a run with other options, or of files with another content.
     """
     check_recipe(phase, config.recipe)
     out = Path(config.out)
     _check_config(config, out)
-    if (out / "result.json").exists() and not dry_run:
-        distributed.print_once(f"{out}: already trained")
-        return 0
+    if (out / RESULT).exists() and not dry_run:
+        lost = _lost(phase, out)
+        if not lost:
+            distributed.print_once(f"{out}: already trained")
+            return 0
+        distributed.print_once(f"{lost}; it is made again, from the newest checkpoint if there is one")
     device = distributed.join(resolve_device(config.device))
     model = load_model(
         config.model,
@@ -129,7 +133,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     result = fit(model, phase, config, rows, validation, report_progress)
     if distributed.is_first():
         trained = _save(model, phase, config, base)
-        write_json(out / "result.json", dataclasses.asdict(result))
+        write_json(out / RESULT, dataclasses.asdict(result))
         distributed.print_once(f"{trained}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
     distributed.barrier()
     distributed.leave()
@@ -139,7 +143,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
 def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
     """Writes what was trained, and the anchor that it was trained under; returns the path of the first."""
     out = Path(config.out)
-    trained = out / {"finetune": "model", "state": STATE_FILE, "anchor": ANCHOR_FILE}.get(phase, "adapter")
+    trained = _trained(phase, out)
     if model.anchor is not None:
         save_anchor(model.anchor, out / ANCHOR_FILE, overwrite=True)
     if phase == "finetune":
@@ -157,6 +161,22 @@ def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
     return trained
 
 
+def _trained(phase: Phase, out: Path) -> Path:
+    """What a phase leaves in its folder."""
+    return out / {"finetune": "model", "state": STATE_FILE, "anchor": ANCHOR_FILE}.get(phase, "adapter")
+
+
+def _lost(phase: Phase, out: Path) -> str:
+    """What a finished run's folder lacks of what it has to hold; "" where nothing is missing."""
+    if not _trained(phase, out).exists():
+        return f"{_trained(phase, out)}: is missing, though the run is finished"
+    try:
+        read_json(out / RESULT)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def _save_lora(backbone: Any, factors: Update, folder: Path, base: Path) -> None:
     """Writes PEFT's folder of the LoRA, where PEFT has a model to put it on."""
     try:
@@ -167,14 +187,16 @@ def _save_lora(backbone: Any, factors: Update, folder: Path, base: Path) -> None
 
 
 def _check_config(config: TrainConfig, out: Path) -> None:
-    """Refuses to go on with another configuration: the result would be neither's."""
-    passing = ("progress", "threads", "log_steps", "report_to")
+    """Refuses to go on with another configuration or from other files: the result would be neither's."""
+    passing = ["progress", "threads", "log_steps", "report_to", "out"]
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; --out names a folder")
     path = out / CONFIG
     if path.exists():
         before = _with_defaults(read_json(path))
+        if check_inputs(config):  # else all that is known of the files is their names
+            passing += NAMED_INPUTS
         changed = [key for key in now if key not in passing and now[key] != before.get(key)]
         if changed:
             raise ValueError(
@@ -198,6 +220,7 @@ def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
 def _write_config(config: TrainConfig, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if not (out / CONFIG).exists():
+        record_inputs(config)
         write_json(out / CONFIG, dataclasses.asdict(config))
 
 

@@ -3,8 +3,10 @@
     checkpoint-N/weights.safetensors                      the parameters that train
     checkpoint-N/counters.json, bank*.safetensors         written by `ProSGTrainer`
     checkpoint-N/optimizer.pt, scheduler.pt, ...          written by transformers' Trainer
+    checkpoint-N/contents.json                            the hash of each file, written last
 
-A checkpoint is written into a staging folder and renamed, so that a kill at any moment leaves only complete ones.
+A checkpoint is written into a staging folder and renamed, so that a kill at any moment leaves only complete ones. What
+happens to one later shows in its hashes (`prosg.training.damage`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
+from prosg.training.damage import WEIGHTS
 from prosg.training.sharding import (
     is_sharded,
     load_optimizer,
@@ -29,11 +32,11 @@ from prosg.training.sharding import (
     trained_weights,
 )
 from prosg.utils import distributed
+from prosg.utils.contents import record_contents
 
 __all__ = ["CheckpointingTrainer", "complete_checkpoints", "remove_staging"]
 
 STAGING = ".writing"
-WEIGHTS = "weights.safetensors"
 NEWEST = 2
 """Complete checkpoints that are kept."""
 
@@ -66,6 +69,7 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
         distributed.barrier()
         if distributed.is_first():
+            record_contents(folder / STAGING / name)
             (folder / STAGING / name).rename(folder / name)
             for old in complete_checkpoints(folder)[:-NEWEST]:
                 shutil.rmtree(old)

@@ -2,6 +2,7 @@
 
     RUN/judge/NAME.jsonl         one system's answers: {"id", "answer": a hash of prompt and answer, "result", "stages":
                                  [{"stage", "instruction", "result", "quote", "why"}], "replies"}
+    RUN/judge/contents.json      the hashes of these files
     RUN/judge/pairs/A--B.jsonl   two systems: {"id", "preferred": "first" (A) | "second" (B) | "tie" | "unparsed",
                                  "orders": the replies with A first, and with B first, "replies"}
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.data.row import Row, derived_id
@@ -35,6 +35,7 @@ from prosg.evaluation.judge.protocol import (
 from prosg.evaluation.run_folder import RunFolder
 from prosg.llm.attempts import Attempts, replay_attempts
 from prosg.musi.verdicts import Verdict
+from prosg.utils.contents import CONTENTS, record_contents
 from prosg.utils.io import write_lines
 
 __all__ = ["AnswerComparison", "AnswerPair", "AnswerToJudge", "JudgeRecords", "iter_answers"]
@@ -149,13 +150,15 @@ class JudgeRecords:
         systems: dict[str, list[dict[str, Any]]] = {name: [] for name in folder.systems}
         for name, row, text in iter_answers(folder):
             systems[name] += self._answer_lines(row, text)
-        for name, lines in systems.items():
-            _write_jsonl(judge_folder / f"{name}.jsonl", lines)
+        files = {judge_folder / f"{name}.jsonl": lines for name, lines in systems.items()}
         pairs: dict[str, list[dict[str, Any]]] = {}
         for pair in self.pairs(folder):
             pairs.setdefault(pair.name, []).extend(self._pair_lines(pair))
-        for name, lines in pairs.items():
-            _write_jsonl(judge_folder / "pairs" / f"{name}.jsonl", lines)
+        files |= {judge_folder / "pairs" / f"{name}.jsonl": lines for name, lines in pairs.items()}
+        (judge_folder / CONTENTS).unlink(missing_ok=True)  # a kill in between leaves no record, not one of other files
+        for path, lines in files.items():
+            write_lines(path, (json.dumps(line, ensure_ascii=False) for line in lines))
+        record_contents(judge_folder, files)
 
     def _answer_lines(self, row: Row, text: str) -> list[dict[str, Any]]:
         answer = self.answer_to_judge(row, text)
@@ -197,7 +200,3 @@ def iter_answers(folder: RunFolder) -> Iterator[tuple[str, Row, str]]:
 
 def _without_costs(replies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{field: reply[field] for field in REPLY_FIELDS} for reply in replies]
-
-
-def _write_jsonl(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    write_lines(path, (json.dumps(line, ensure_ascii=False) for line in lines))

@@ -115,7 +115,7 @@ def made(run: Run) -> Iterator[Block]:
     for system in run.systems:
         what = system.config.model or str(system.config.endpoint.get("model", "endpoint"))
         seed, seconds = str(system.config.seed), f"{system.seconds:.0f}"
-        models.append([system.label, what, system.backbone or "-", system.fingerprint[:16] or "-", seed, seconds])
+        models.append([system.label, what, system.backbone or "-", system.fingerprint or "-", seed, seconds])
     yield TableBlock(models, "Models, by a hash of their weights; seconds of measuring.")
     if left := [f'"{s.label}" {measure}: {why}' for s in run.systems for measure, why in s.left_out.items()]:
         yield f"Left out: {'; '.join(left)}."
