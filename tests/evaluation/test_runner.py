@@ -228,7 +228,7 @@ def test_a_system_that_fails_first_does_not_stop_the_others(tmp_path: Path, caps
 
 
 def test_an_evaluation_of_the_same_folder_waits(again: Path, capsys: Any) -> None:
-    from prosg.utils.store import locked
+    from prosg.utils.locks import locked
 
     with locked(again / "out"):
         assert main(["eval", write_config(again, TWO, measures=QUICK)]) == 2

@@ -23,13 +23,15 @@ from prosg.checkpoints.weights import check_finite
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.model.synthesizer import Synthesizer
-from prosg.tokenizers.files import WORLD
+from prosg.tokenizers.files import TOKENIZER_FILES, WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 from prosg.utils.io import CheckpointError, read_json, written_whole
+from prosg.utils.replaceable import FolderKind
 
 __all__ = ["CONFIG_NAME", "is_adapter", "load_adapter", "save_adapter"]
 
 CONFIG_NAME, WEIGHTS_NAME = "prosg_config.json", "prosg_model.safetensors"
+ADAPTER_FOLDER = FolderKind("an adapter", CONFIG_NAME, ("base",), (WEIGHTS_NAME, *TOKENIZER_FILES))
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -61,7 +63,7 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
         "tokenizer": WORLD if is_world else "",
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer is not None else "",
     }
-    with written_whole(Path(folder), overwrite=overwrite, marker=CONFIG_NAME) as temporary:
+    with written_whole(Path(folder), overwrite=overwrite, kind=ADAPTER_FOLDER) as temporary:
         temporary.mkdir()
         save_tensors(model.synthesizer, str(temporary / WEIGHTS_NAME), metadata={"format": "pt"})  # a shared stack once
         if tokenizer is not None and not is_world:

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 from prosg.utils.io import CheckpointError
+from prosg.utils.paths import user_path
 
 __all__ = ["HUB", "local_path", "push"]
 
@@ -32,7 +33,7 @@ def local_path(name: str | Path) -> Path:
     Raises:
         CheckpointError: if a name of the hub cannot be fetched, with the reason.
     """
-    text = str(name)
+    text = user_path(name)
     hub_name = text.removeprefix(HUB)
     if not text.startswith(HUB):
         path = Path(text)

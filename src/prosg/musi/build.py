@@ -35,8 +35,9 @@ from prosg.musi.prompts import PromptRequest, drafted_instructions, request_roun
 from prosg.musi.text import plain
 from prosg.musi.verify import RejectedPair, judge_attempts, verify_pair, visible_fault
 from prosg.utils.io import write_lines
+from prosg.utils.locks import locked
 from prosg.utils.progress import progress_bar
-from prosg.utils.store import Log, locked, read_log
+from prosg.utils.store import Log, read_log
 
 __all__ = ["STAGES", "build"]
 

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from prosg.training.config import StopRule
 from prosg.utils.distributed import is_first
 from prosg.utils.io import write_lines
+from prosg.utils.write_errors import write_errors
 
 __all__ = ["EarlyStopping", "ProgressReporter", "StepLog"]
 
@@ -30,19 +31,20 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
             return
         lines = []
         if self.path.exists():
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_text("utf-8").splitlines():
                 try:
                     if json.loads(line)["step"] <= state.global_step:
                         lines.append(line)
                 except json.JSONDecodeError:  # cut by a kill
                     break
         write_lines(self.path, lines)
-        self.file = self.path.open("a", buffering=1)
+        self.file = self.path.open("a", buffering=1, encoding="utf-8")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         line = {"step": state.global_step, **self.measure()}
         if self.file is not None:
-            self.file.write(json.dumps(line) + "\n")
+            with write_errors(self.path):
+                self.file.write(json.dumps(line) + "\n")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.file is not None:

@@ -100,7 +100,6 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         chosen &= np.array([row.has_stages for row in rows])
         rows = [replay_prompt(row) if again else row for row, again in zip(rows, chosen, strict=True)]
 
-    from prosg.training.fit import fit
     from prosg.training.setup import check  # transformers takes seconds to import; errors above come at once
 
     check(model, phase, config, rows, validation)
@@ -111,10 +110,31 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         distributed.leave()
         return 0
     # Only now: what was refused above leaves nothing that would stand in the corrected command's way.
+    with distributed.locked_once(out):
+        _check_config(config, out)  # another command may have been at work there until now
+        if (out / "result.json").exists():
+            distributed.print_once(f"{out}: already trained")
+        else:
+            _train(model, phase, config, rows, validation, base)
+    distributed.leave()
+    return 0
+
+
+def _train(
+    model: ProSG,
+    phase: Phase,
+    config: TrainConfig,
+    rows: list[EncodedRow],
+    validation: list[EncodedRow],
+    base: Path,
+) -> None:
+    """Trains, and writes what was trained into the run's folder."""
+    from prosg.training.fit import fit
+
+    out = Path(config.out)
     if distributed.is_first():
         _write_config(config, out)
     distributed.barrier()
-
     note = ""
 
     def report_progress(step: int, metrics: dict[str, Any]) -> None:
@@ -129,8 +149,6 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         write_json(out / "result.json", dataclasses.asdict(result))
         distributed.print_once(f"{trained}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
     distributed.barrier()
-    distributed.leave()
-    return 0
 
 
 def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:

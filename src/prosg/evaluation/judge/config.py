@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint
 from prosg.utils.options import build, read_yaml
+from prosg.utils.paths import UserPath, expand_paths
 
 __all__ = ["JudgeConfig", "load_judge"]
 
@@ -26,13 +27,16 @@ class JudgeConfig:
         max_tokens: Longest reply, in tokens.
     """
 
-    out: str = ""
+    out: UserPath = ""
     seed: int = 0
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     pairs: list[list[str]] = field(default_factory=list)
     tries: int = 3
     max_tokens: int = 1500
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
 
 def load_judge(path: str | Path) -> JudgeConfig:
