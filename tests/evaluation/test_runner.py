@@ -235,6 +235,22 @@ def test_an_evaluation_of_the_same_folder_waits(again: Path, capsys: Any) -> Non
     assert "another command is at work there" in capsys.readouterr().err
 
 
+def test_the_folder_of_another_command_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(monkeypatch)
+    file = write_config(tmp_path, {"base": {"model": DEMO_BASE}}, measures=["perplexity"])
+    (tmp_path / "out").mkdir()
+    for name, content in (("config.json", '{"model": "start", "out": "run"}'), ("plan.json", "{}"), ("rows.jsonl", "")):
+        (tmp_path / "out" / name).write_text(content)
+        assert main(["eval", file]) == 2
+        assert f"holds {name}" in capsys.readouterr().err
+        assert (tmp_path / "out" / name).read_text() == content
+        (tmp_path / "out" / name).unlink()
+    for _ in range(2):
+        assert main(["eval", file]) == 0
+
+
 def test_rows_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_here(monkeypatch)
     rows = make_rows(["names"], 5, 0, "test", sentences=(1, 1))

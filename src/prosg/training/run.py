@@ -34,6 +34,7 @@ from prosg.utils import distributed
 from prosg.utils.device import resolve_device
 from prosg.utils.io import read_json, write_json
 from prosg.utils.jobs import write_progress
+from prosg.utils.leftovers import sweep
 
 __all__ = ["train"]
 
@@ -63,6 +64,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     out = Path(config.out)
     _check_config(config, out)
     if (out / "result.json").exists() and not dry_run:
+        sweep(out)
         distributed.print_once(f"{out}: already trained")
         return 0
     device = distributed.join(resolve_device(config.device))
@@ -168,7 +170,9 @@ def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
     elif model.initial is not None:
         save_initial(model.initial, trained, overwrite=True)
     elif model.synthesizer is not None:
-        save_adapter(model, trained, base=os.path.relpath(base, trained), overwrite=True)
+        # Where they lie in fact: `..` in a path goes on from there, not from a link to it.
+        place = Path(os.path.realpath(base.parent), base.name)
+        save_adapter(model, trained, base=os.path.relpath(place, os.path.realpath(trained)), overwrite=True)
     return trained
 
 
