@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,63 @@ def test_no_command_replaces_a_file_unasked(
     if command[0] == "lm-eval":
         pytest.importorskip("lm_eval")
     refused(command, *words)
+
+
+OTHER_KINDS = [
+    case("convert other run --overwrite", "run", "not replaced"),
+    case("convert other plus --overwrite", "plus", "not of a model"),
+    case("convert other marked --overwrite", "marked", "note.txt"),
+    case("convert other rows.jsonl --overwrite", "rows.jsonl", "is a file"),
+    case("merge run --prompt x --out run --overwrite", "run", "not replaced"),
+    case("merge run --prompt x --out start.pth --overwrite", "start.pth", "is a folder"),
+    case("export run --prompt x --peft run --overwrite", "run", "not of an adapter of PEFT"),
+    case("export run --prompt x --peft start --overwrite", "start", "not of an adapter of PEFT"),
+    case("data compose tasks.json --out run --overwrite", "run", "not of composed tasks"),
+    case("data compose tasks.json --out start --overwrite", "start", "not of composed tasks"),
+    case("data make start --overwrite", "start", "is a folder"),
+    case("encode plus --prompt x --out run --overwrite", "run", "is a folder"),
+    case("curve plus --out start --overwrite", "start", "is a folder"),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), OTHER_KINDS)
+def test_what_is_of_another_kind_is_not_replaced_even_when_asked(
+    here: Path, refused: Callable[..., None], command: list[str], words: tuple[str, ...]
+) -> None:
+    (here / "start.pth").mkdir(exist_ok=True)
+    if not (here / "marked").exists():
+        shutil.copytree(here / "start", here / "marked")
+        (here / "marked" / "note.txt").write_text("mine")
+    refused(command, *words)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "data make",
+        "data stats rows.jsonl --out",
+        "data review rows.jsonl --apply",
+        "encode plus --prompt x --out",
+        "inspect plus --prompt x --png",
+        "merge plus --prompt x --out",
+        "convert start",
+        "curve plus --out",
+    ],
+)
+def test_devices_and_pipes_are_not_replaced(here: Path, refused: Callable[..., None], command: str) -> None:
+    for ending in (".pth", ".png"):  # by which some commands choose what they write
+        if not (here / f"pipe{ending}").exists():
+            os.mkfifo(here / f"pipe{ending}")
+    pipe = "pipe.png" if "--png" in command or "stats" in command else "pipe.pth"
+    refused([*command.split(), pipe, "--overwrite"], pipe, "a device or a pipe")
+
+
+def test_a_picture_beside_results_is_not_replaced_unasked(here: Path, refused: Callable[..., None]) -> None:
+    (here / "curve.png").write_text("mine")
+    refused(["curve", "plus", "--out", "curve.json"], "curve.png", "--overwrite")
+    (here / "report.json").write_text("mine")
+    (here / "set.report.json").write_text("mine")
+    refused(["data", "compose", "tasks.json", "--out", "set.jsonl"], "set.report.json", "--overwrite")
 
 
 BAD_MODELS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -129,3 +130,90 @@ def test_ctrl_c_while_training_says_how_to_go_on(shop: TrainingFolder, tmp_path:
     assert process.wait(60) == 130
     words = process.stderr.read().decode().split()
     assert words[0].startswith("stopped") and "command" in words
+
+
+def ran(command: list[str], closed: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a command by a shell, with redirections."""
+    line = shlex.join([sys.executable, "-m", "prosg", *command])
+    return subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, text=True, timeout=200, **options)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--version", "eval --example", "data options", "info demo"])
+def test_output_that_cannot_be_written_is_one_line(command: str, unbuffered: str) -> None:
+    for redirection in ("> /dev/full", ">&-"):
+        found = ran(command.split(), redirection, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+        assert found.returncode == 2
+        assert found.stderr.startswith("error: standard output") and found.stderr.count("\n") == 1
+
+
+def test_an_error_stays_the_error_where_output_cannot_be_written_either() -> None:
+    found = ran(["data", "check", "no-such-file"], "> /dev/full")
+    assert found.returncode == 2 and found.stderr.startswith("error: no-such-file") and found.stderr.count("\n") == 1
+
+
+def test_closed_input_and_errors_are_no_reason_to_fail(tmp_path: Path) -> None:
+    found = ran(["data", "make", str(tmp_path / "rows.jsonl"), "--size", "2"], "<&- 2>&-")
+    assert found.returncode == 0 and len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+    assert ran(["data", "check", "no-such-file"], "2>&-").returncode == 2
+    found = ran(["data", "review", str(tmp_path / "rows.jsonl")], "<&-")
+    assert found.returncode == 0 and found.stderr == ""
+
+
+def test_what_a_terminal_cannot_show_is_escaped() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    found = ran(["generate", "demo", "--encoded", "Zürich"], env=environment)
+    assert found.returncode == 2 and r"Z\xfcrich" in found.stderr
+    found = ran(["inspect", "demo", "--prompt", "Zürich ☃"], env=environment)
+    assert found.returncode == 0 and r"Z\xfcrich \u2603" in found.stdout
+
+
+class PanicException(BaseException):
+    """As libraries written in Rust raise it."""
+
+
+def broken_by(error: BaseException) -> Callable[..., int]:
+    def run(_: Any) -> int:
+        raise error
+
+    return run
+
+
+def interrupted() -> BaseException:
+    error = RuntimeError("a library's")
+    error.__context__ = KeyboardInterrupt()
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "words"),
+    [
+        (PanicException("index out of bounds"), 2, "index out of bounds"),
+        (interrupted(), 130, "stopped"),
+        (EOFError("EOF when reading a line"), 2, "standard input"),
+        (OSError(28, "No space left on device", "here/model"), 2, "here/model: No space left"),
+        (FileExistsError("here: exists"), 2, "here: exists"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_of_libraries_are_one_line(
+    error: BaseException,
+    expected: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = COMMANDS["info"]
+    assert not isinstance(command, Group)
+    monkeypatch.setitem(COMMANDS, "info", command._replace(run=broken_by(error)))
+    assert status(["info", "demo"]) == expected
+    err = capsys.readouterr().err.strip()
+    assert words in err and "\n" not in err
+
+
+def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = COMMANDS["info"]
+    assert not isinstance(command, Group)
+    monkeypatch.setitem(COMMANDS, "info", command._replace(run=broken_by(RuntimeError("a fault"))))
+    with pytest.raises(RuntimeError, match="a fault"):
+        status(["info", "demo"])

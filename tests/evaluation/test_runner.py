@@ -228,11 +228,27 @@ def test_a_system_that_fails_first_does_not_stop_the_others(tmp_path: Path, caps
 
 
 def test_an_evaluation_of_the_same_folder_waits(again: Path, capsys: Any) -> None:
-    from prosg.utils.store import locked
+    from prosg.utils.locks import locked
 
     with locked(again / "out"):
         assert main(["eval", write_config(again, TWO, measures=QUICK)]) == 2
     assert "another command is at work there" in capsys.readouterr().err
+
+
+def test_the_folder_of_another_command_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(monkeypatch)
+    file = write_config(tmp_path, {"base": {"model": DEMO_BASE}}, measures=["perplexity"])
+    (tmp_path / "out").mkdir()
+    for name, content in (("config.json", '{"model": "start", "out": "run"}'), ("plan.json", "{}"), ("rows.jsonl", "")):
+        (tmp_path / "out" / name).write_text(content)
+        assert main(["eval", file]) == 2
+        assert f"holds {name}" in capsys.readouterr().err
+        assert (tmp_path / "out" / name).read_text() == content
+        (tmp_path / "out" / name).unlink()
+    for _ in range(2):
+        assert main(["eval", file]) == 0
 
 
 def test_rows_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,8 @@ from prosg.data.checks import check_stages
 from prosg.data.row import read_rows
 from prosg.musi.build import build
 from prosg.musi.similar import rouge_l
-from prosg.utils.store import locked, read_log
+from prosg.utils.locks import locked
+from prosg.utils.store import read_log
 from support.chat_server import ChatServer
 
 FULL = os.environ.get("PROSG_FULL") == "1"

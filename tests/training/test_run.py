@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prosg.checkpoints.fingerprints import checkpoint_fingerprint
 from prosg.checkpoints.load import load_model
+from prosg.cli import main
 from prosg.training.config import Optimisation, TrainConfig
 from prosg.training.run import train
+from prosg.training.trainer import ProSGTrainer
 from support.training_folder import TrainingFolder, make_training_folder
 
 
@@ -64,3 +70,61 @@ def test_a_recipe_of_another_phase_is_refused(shop: TrainingFolder, tmp_path: Pa
     with pytest.raises(ValueError, match="allowed"):
         train(phase, config(shop, tmp_path / "run", recipe=recipe))
     assert not (tmp_path / "run").exists()
+
+
+HELD = "import sys; from pathlib import Path; from prosg.utils.locks import locked\n"
+HELD += "with locked(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.readline()"
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    folder: TrainingFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = folder.command("synthesize", tmp_path / "run")
+    first = subprocess.Popen(
+        [sys.executable, "-c", HELD, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert first.stdout is not None and first.stdout.readline() == b"locked\n"
+    (tmp_path / "run" / ".lock").unlink()
+    assert main(command) == 2
+    assert str(tmp_path / "run") in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    first.communicate(b"\n")
+    assert main(command) == 0
+
+
+def test_a_training_whose_folder_is_deleted_ends_and_writes_nothing_more(
+    folder: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+
+    clip = ProSGTrainer._clip_grad_norm
+
+    def deleting(*arguments: Any, **options: Any) -> Any:
+        shutil.rmtree(out, ignore_errors=True)
+        return clip(*arguments, **options)
+
+    monkeypatch.setattr(ProSGTrainer, "_clip_grad_norm", deleting)
+    assert main(folder.command("synthesize", out)) == 2
+    assert "was deleted" in capsys.readouterr().err and not list(out.rglob("*.safetensors"))
+
+
+def test_a_run_under_the_home_folder_is_one_run(
+    folder: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.yaml").write_text("out: ~/run\n")
+    command = folder.command("synthesize", "unused")
+    place = command.index("--output")
+    command[place : place + 2] = ["--config", "~/more.yaml"]
+    assert main(command) == 0
+    assert (tmp_path / "run" / "result.json").exists() and (tmp_path / "run" / "checkpoint-8").exists()
+    assert not (tmp_path / "~").exists()
+
+
+def test_an_adapter_finds_its_backbone_from_behind_a_link(folder: TrainingFolder, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "run").symlink_to(tmp_path / "elsewhere" / "deep")
+    folder.run("synthesize", tmp_path / "run")
+    assert load_model(tmp_path / "run").synthesizer is not None
+    assert load_model(tmp_path / "elsewhere" / "deep" / "adapter").synthesizer is not None

@@ -1,4 +1,4 @@
-"""Append-only logs and locks: what a kill, damage and a second process do."""
+"""Append-only logs: what a kill and damage do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prosg.utils.store import Log, locked, read_log, record_id
+from prosg.utils.store import Log, read_log, record_id
 
 
 def test_a_line_cut_short_is_forgotten_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
@@ -37,13 +37,6 @@ def test_reading_leaves_a_log_as_it_is(tmp_path: Path) -> None:
 def test_an_id_depends_on_every_input_and_not_on_their_order() -> None:
     assert record_id(a=1, b="x") == record_id(b="x", a=1) != record_id(a=1, b="y")
     assert len(record_id(a=1)) == 24
-
-
-def test_a_folder_is_locked_for_one_at_a_time(tmp_path: Path) -> None:
-    with locked(tmp_path / "run"), pytest.raises(ValueError, match="run: "), locked(tmp_path / "run"):
-        pass
-    with locked(tmp_path / "run"):
-        pass
 
 
 @pytest.mark.parametrize("last", [b'{"id": "c"}', b'{"id": "\xc3\xa9"} '])

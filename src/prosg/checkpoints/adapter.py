@@ -24,15 +24,17 @@ from prosg.checkpoints.weights import check_finite
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.model.synthesizer import Synthesizer
-from prosg.tokenizers.files import WORLD
+from prosg.tokenizers.files import TOKENIZER_FILES, WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 from prosg.utils.io import CheckpointError, read_json, written_whole
+from prosg.utils.replaceable import FolderKind
 
 __all__ = ["CONFIG_NAME", "adapter_base", "is_adapter", "load_adapter", "save_adapter"]
 
 CONFIG_NAME, WEIGHTS_NAME = "prosg_config.json", "prosg_model.safetensors"
 VERSION = 2
 """Of the fingerprints in an adapter; the first were of samples of the weights."""
+ADAPTER_FOLDER = FolderKind("an adapter", CONFIG_NAME, ("base",), (WEIGHTS_NAME, *TOKENIZER_FILES))
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -76,7 +78,7 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer is not None else "",
         **special_to_dict(model.special),
     }
-    with written_whole(Path(folder), overwrite=overwrite, marker=CONFIG_NAME) as temporary:
+    with written_whole(Path(folder), overwrite=overwrite, kind=ADAPTER_FOLDER) as temporary:
         temporary.mkdir()
         save_tensors(model.synthesizer, str(temporary / WEIGHTS_NAME), metadata={"format": "pt"})  # a shared stack once
         if tokenizer is not None and not is_world:

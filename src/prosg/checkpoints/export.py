@@ -26,12 +26,14 @@ from prosg.backbones.layouts import to_hf
 from prosg.core.tensors import wide
 from prosg.core.update import Site, Update, batch_size, check_update
 from prosg.utils.io import written_whole
+from prosg.utils.replaceable import FolderKind
 
 __all__ = ["PEFT_CONFIG", "PEFT_WEIGHTS", "export_peft", "merge", "peft_names", "site_module"]
 
 PEFT_REFUSES_OUT_PROJ = ("mamba", "mamba2", "falcon_mamba")
 """Types of models whose kernels go round a wrapped out_proj, so that PEFT refuses it."""
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PEFT_FOLDER = FolderKind("an adapter of PEFT", PEFT_CONFIG, ("peft_type",), (PEFT_WEIGHTS,))
 
 
 def merge(backbone: BackboneModule, update: Update) -> BackboneModule:
@@ -102,7 +104,7 @@ def export_peft(
         a, b = (factor[0].detach().to("cpu", torch.float32).contiguous() for factor in delta.rows())
         tensors[f"base_model.model.{names[site]}.lora_A.weight"] = a
         tensors[f"base_model.model.{names[site]}.lora_B.weight"] = b
-    with written_whole(Path(folder), overwrite=overwrite, marker=PEFT_CONFIG) as temporary:
+    with written_whole(Path(folder), overwrite=overwrite, kind=PEFT_FOLDER) as temporary:
         temporary.mkdir()
         save_file(tensors, temporary / PEFT_WEIGHTS, metadata={"format": "pt"})
         (temporary / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -14,6 +14,8 @@ import re
 from pathlib import Path
 
 from prosg.utils.io import CheckpointError
+from prosg.utils.leftovers import remove_leftovers
+from prosg.utils.paths import user_path
 
 __all__ = ["HUB", "local_path", "push"]
 
@@ -32,10 +34,12 @@ def local_path(name: str | Path) -> Path:
     Raises:
         CheckpointError: if a name of the hub cannot be fetched, with the reason.
     """
-    text = str(name)
+    text = user_path(name)
     hub_name = text.removeprefix(HUB)
     if not text.startswith(HUB):
         path = Path(text)
+        if not path.exists():
+            remove_leftovers(path)  # a command that was killed while it replaced the model may have left the old one
         if path.exists() or not NAME.fullmatch(text) or Path(path.parts[0]).is_dir():
             return path
     elif not NAME.fullmatch(hub_name):

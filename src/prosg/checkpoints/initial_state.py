@@ -13,6 +13,7 @@ import torch
 
 from prosg.backbones.base import Backbone
 from prosg.checkpoints.tensors import read_tensors
+from prosg.checkpoints.torch_file import save_torch
 from prosg.model.initial_state import InitialState
 from prosg.utils.io import CheckpointError, written_whole
 
@@ -25,8 +26,8 @@ STATE_FILE = "state.pth"
 def save_initial(initial: InitialState, path: str | Path, *, overwrite: bool = False) -> None:
     """Writes a learned initial state, in fp32."""
     tensors = {_name(i): learned.detach().cpu().float() for i, learned in enumerate(initial.layers)}
-    with written_whole(Path(path), overwrite=overwrite) as temporary, temporary.open("wb") as file:
-        torch.save(tensors, file)
+    with written_whole(Path(path), overwrite=overwrite) as temporary:
+        save_torch(tensors, temporary)
 
 
 def load_initial(path: str | Path, backbone: Backbone) -> InitialState:

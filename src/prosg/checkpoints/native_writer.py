@@ -6,14 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from prosg.backbones import BACKBONES
+from prosg.backbones.hf.files import MODEL_FOLDER
 from prosg.backbones.layouts import Layout, read_sizes, to_hf
 from prosg.checkpoints.native_reader import Checkpoint
 from prosg.checkpoints.special import write_special
+from prosg.checkpoints.torch_file import save_torch
 from prosg.tokenizers.files import stored_name, tokenizer_beside
 from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
 from prosg.utils.device import dtype_name
@@ -55,8 +56,8 @@ def _write_pth(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
     beside = tokenizer_beside(path)
     if tokenizer and beside and beside.read_bytes() != tokenizer.read_bytes():
         raise FileExistsError(f"{beside}: exists and differs from {tokenizer}; choose another folder")
-    with written_whole(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
-        torch.save(tensors, file)
+    with written_whole(path, overwrite=overwrite) as temporary:
+        save_torch(tensors, temporary)
     if tokenizer and not beside:
         with written_whole(path.parent / stored_name(tokenizer)) as temporary:
             shutil.copyfile(tokenizer, temporary)
@@ -67,7 +68,7 @@ def _write_folder(checkpoint: Checkpoint, path: Path, overwrite: bool, special: 
     layout = BACKBONES[config.model_type].layout
     sizes = {field: getattr(config, name) for field, name in layout.hf_sizes.items()}
     hf_config = {**layout.hf_config, **sizes, "dtype": dtype_name(tensors["emb.weight"].dtype)}
-    with written_whole(path, overwrite=overwrite, marker="config.json") as temporary:
+    with written_whole(path, overwrite=overwrite, kind=MODEL_FOLDER) as temporary:
         temporary.mkdir()
         renamed = {to_hf(name, layout.names) or name: _as_hf(name, t, layout) for name, t in tensors.items()}
         save_file(renamed, temporary / "model.safetensors", metadata={"format": "pt"})

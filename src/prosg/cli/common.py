@@ -7,7 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosg.cli.parser import Parser
+from prosg.cli.parser import Parser, path_text
+from prosg.utils.replaceable import check_replaceable
 
 if TYPE_CHECKING:
     from prosg.core.encoded import EncodedPrompt
@@ -39,12 +40,14 @@ def add_model(parser: Parser) -> None:
     """Adds the model, and how to load it."""
     parser.add_argument(
         "model",
+        type=path_text,
         help="a backbone (.pth file or folder), an adapter folder, a training's output folder, owner/name or "
         "owner/name/FILE on the Hugging Face hub, or: demo",
     )
-    parser.add_argument("--base", help="an adapter's backbone, where it has moved")
+    parser.add_argument("--base", type=path_text, help="an adapter's backbone, where it has moved")
     parser.add_argument(
         "--tokenizer",
+        type=path_text,
         help="world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default what lies beside the "
         "weights, else world for a vocabulary of 65536",
     )
@@ -67,7 +70,9 @@ def add_template(parser: Parser, default: str, more: str = "") -> None:
 def add_state(parser: Parser) -> None:
     """Adds --state."""
     parser.add_argument(
-        "--state", help="a learned initial state to begin prompts from: a .pth, or the output of train state"
+        "--state",
+        type=path_text,
+        help="a learned initial state to begin prompts from: a .pth, or the output of train state",
     )
 
 
@@ -85,7 +90,9 @@ def add_memory(parser: Parser) -> None:
 
 def add_tau(parser: Parser) -> None:
     """Adds --tau and --anchor."""
-    parser.add_argument("--anchor", help="learned windows of an anchor: a file, or the output of train anchor")
+    parser.add_argument(
+        "--anchor", type=path_text, help="learned windows of an anchor: a file, or the output of train anchor"
+    )
     parser.add_argument(
         "--tau", type=float, help="window of the anchor, tokens: what was written longer ago than that fades sooner"
     )
@@ -111,7 +118,7 @@ def add_overwrite(parser: Parser) -> None:
 def add_prompt(parser: Parser, more: str = "") -> None:
     """Adds a prompt or an encoded one, and how it is read; `more` is said of --template."""
     parser.add_argument("--prompt", help="the prompt")
-    parser.add_argument("--encoded", help="a file made by: prosg encode")
+    parser.add_argument("--encoded", type=path_text, help="a file made by: prosg encode")
     add_template(parser, "none", "; the prompt is the user's turn" + more)
     add_window(parser)
 
@@ -185,15 +192,14 @@ def check_text(option: str, text: str) -> None:
         raise ValueError(f"{option} is not UTF-8 text") from None
 
 
-def check_new_file(option: str, path: str, overwrite: bool) -> Path:
+def check_new_file(option: str, path: str | Path, overwrite: bool) -> Path:
     """Returns the path of a file to write.
 
     Raises:
-        ValueError: for a folder, and for a file that may not be replaced.
+        ValueError: for what is no file, and for a file that may not be replaced.
     """
-    file = Path(path)
-    if file.is_dir():
-        raise ValueError(f"{option} {file}: is a folder; name a file in it")
-    if file.exists() and not overwrite:
-        raise ValueError(f"{option} {file}: exists; --overwrite replaces it")
-    return file
+    try:
+        check_replaceable(path, overwrite=overwrite)
+    except FileExistsError as error:
+        raise ValueError(f"{option} {error}") from None
+    return Path(path)

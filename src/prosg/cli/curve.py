@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 from prosg.cli.common import (
     MEMORIES,
@@ -16,7 +17,7 @@ from prosg.cli.common import (
     check_new_file,
     load_from,
 )
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
 
@@ -32,6 +33,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--out",
         required=True,
+        type=path_text,
         help="the .json file to write: rows of results, and answers; beside it a .png: the curves",
     )
     add_overwrite(parser)
@@ -61,7 +63,10 @@ def _parser() -> Parser:
     )
     parser.add_list("--items", int, default=[], help="so many digits, names or pairs in a prompt; or several")
     parser.add_argument(
-        "--filler", default="", help="a text file that stories are read from, sentence by sentence, instead of sampled"
+        "--filler",
+        type=path_text,
+        default="",
+        help="a text file that stories are read from, sentence by sentence, instead of sampled",
     )
     add_window(parser)
     return parser
@@ -73,7 +78,8 @@ def _run(options: Namespace) -> int:
     from prosg.evaluation.config import CurveConfig
     from prosg.evaluation.curve_file import measure_curve
 
-    check_new_file("--out", options.out, options.overwrite)
+    for file in (options.out, Path(options.out).with_suffix(".png")):
+        check_new_file("--out", file, options.overwrite)
     known_template(options.template)
     if unknown := [name for name in options.memory or [] if name not in MEMORIES]:
         raise ValueError(f"--memory has {', '.join(unknown)}; allowed: {', '.join(MEMORIES)}")
@@ -81,6 +87,7 @@ def _run(options: Namespace) -> int:
     return measure_curve(
         model,
         options.out,
+        overwrite=options.overwrite,
         system=options.system or options.model,
         seed=options.seed,
         memories=options.memory or [],

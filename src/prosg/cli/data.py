@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prosg.cli.common import add_kinds, add_overwrite, check_new_file
-from prosg.cli.parser import Command, Group, Parser
+from prosg.cli.parser import Command, Group, Parser, path_text
 
 if TYPE_CHECKING:
     from prosg.data.row import Row
@@ -19,7 +19,7 @@ __all__ = ["COMMANDS"]
 
 def _make_parser() -> Parser:
     parser = Parser("Make rows from the grammars of the kinds.")
-    parser.add_argument("file", help="the jsonl file to write")
+    parser.add_argument("file", type=path_text, help="the jsonl file to write")
     parser.add_argument("--size", type=int, default=1000, help="rows")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other rows")
     add_kinds(parser)
@@ -32,6 +32,7 @@ def _make_parser() -> Parser:
     )
     parser.add_argument(
         "--filler",
+        type=path_text,
         help="a text file whose sentences stand for the story; each split has paragraphs of its own, and no sentence "
         "with a word of the row's contents is taken",
     )
@@ -76,15 +77,15 @@ def _make(options: Namespace) -> int:
         sentences=ranges["sentences"] or SENTENCES,
         difficulty=difficulty,
     )
-    count = write_rows(options.file, _row_progress(rows, options.size, "making"))
+    count = write_rows(options.file, _row_progress(rows, options.size, "making"), overwrite=options.overwrite)
     print(f"{options.file}: {count} rows of {', '.join(kinds)}, split {options.split}, seed {options.seed}")
     return 0
 
 
 def _check_parser() -> Parser:
     parser = Parser("Validate rows; with answers, score them. Status 0 all right, 1 some failed, 2 bad input.")
-    parser.add_argument("file", help="jsonl rows")
-    parser.add_argument("--answers", help='jsonl lines of {"id", "answer"}')
+    parser.add_argument("file", type=path_text, help="jsonl rows")
+    parser.add_argument("--answers", type=path_text, help='jsonl lines of {"id", "answer"}')
     return parser
 
 
@@ -112,10 +113,10 @@ def _build_parser() -> Parser:
         "Ask a chat model for multi-stage instructions and answers, filter and verify them, and export a data set. "
         "Stopped anywhere and started again, a build goes on. Every key of FILE: prosg data options."
     )
-    parser.add_argument("config", metavar="FILE", help="the YAML file of the build")
+    parser.add_argument("config", metavar="FILE", type=path_text, help="the YAML file of the build")
     parser.add_list("--stages", help="prompts, filter, answers, verify, export; all by default")
     parser.add_argument("--dry-run", action="store_true", help="estimate requests, tokens and money, and ask nothing")
-    parser.add_argument("--out", help="another folder than the file's")
+    parser.add_argument("--out", type=path_text, help="another folder than the file's")
     parser.add_example("musi.yaml")
     return parser
 
@@ -140,10 +141,12 @@ def _options(_: Namespace) -> int:
 
 def _compose_parser() -> Parser:
     parser = Parser("Put single tasks of other data sets together to multi-stage instructions; no model.")
-    parser.add_argument("files", nargs="+", help="alpaca, dolly, self-instruct, sharegpt or messages layout")
+    parser.add_argument(
+        "files", nargs="+", type=path_text, help="alpaca, dolly, self-instruct, sharegpt or messages layout"
+    )
     parser.add_argument("--size", type=int, default=1000, help="rows, 80 / 10 / 10 over the splits")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other rows; the tasks' splits stay")
-    parser.add_argument("--out", required=True, help="folder with a file per split, or one .jsonl file")
+    parser.add_argument("--out", required=True, type=path_text, help="folder with a file per split, or one .jsonl file")
     parser.add_argument("--longest", type=int, default=0, help="leave out tasks of more words; 0: none")
     parser.add_argument("--licence", default="", help="of the tasks, for the data card")
     add_overwrite(parser)
@@ -166,10 +169,10 @@ def _compose(options: Namespace) -> int:
 
 def _review_parser() -> Parser:
     parser = Parser("Look through rows and decide: keep, drop, edit, undo. Decisions stand beside the file.")
-    parser.add_argument("file", help="jsonl rows")
+    parser.add_argument("file", type=path_text, help="jsonl rows")
     parser.add_argument("--sample", type=int, default=0, help="look at this many rows, drawn by seed; 0: at all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--apply", help="ask nothing, and write the rows as decided to this file")
+    parser.add_argument("--apply", type=path_text, help="ask nothing, and write the rows as decided to this file")
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --apply")
     return parser
 
@@ -179,13 +182,15 @@ def _review(options: Namespace) -> int:
 
     if options.apply is not None:
         check_new_file("--apply", options.apply, options.overwrite)
-    return review(options.file, sample=options.sample, seed=options.seed, apply_to=options.apply)
+    return review(
+        options.file, sample=options.sample, seed=options.seed, apply_to=options.apply, overwrite=options.overwrite
+    )
 
 
 def _stats_parser() -> Parser:
     parser = Parser("Lengths, kinds, stages, distances and duplicates, as text and as a plot.")
-    parser.add_argument("file", help="jsonl rows")
-    parser.add_argument("--out", help="the .png file to write; beside the rows by default")
+    parser.add_argument("file", type=path_text, help="jsonl rows")
+    parser.add_argument("--out", type=path_text, help="the .png file to write; beside the rows by default")
     parser.add_argument("--similar-above", type=float, default=0.7, help="ROUGE-L F1 above which prompts are alike")
     add_overwrite(parser)
     return parser
@@ -196,7 +201,7 @@ def _stats(options: Namespace) -> int:
 
     out = options.out or str(Path(options.file).with_suffix(".png"))
     check_new_file("--out", out, options.overwrite)
-    return stats(options.file, out=out, above=options.similar_above)
+    return stats(options.file, out=out, above=options.similar_above, overwrite=options.overwrite)
 
 
 COMMANDS = Group(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
 
@@ -16,7 +16,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--backbone", default="rwkv4", help="rwkv4, rwkv7, retnet or mamba, each small")
     parser.add_list("--seeds", int, default=[1], help="one run each, like 1,2,3")
-    parser.add_argument("--out", help="folder to go on in; by default runs/demo-NAME, with --full full-NAME")
+    parser.add_argument(
+        "--out", type=path_text, help="folder to go on in; by default runs/demo-NAME, with --full full-NAME"
+    )
     parser.add_list("--rates", float, default=[1e-3, 3e-3, 1e-2], help="learning rates that rivals choose from")
     parser.add_list("--rivals", str, default=[], help="with --full, of the rivals these alone; by default all")
     parser.add_argument("--rows", type=int, help="prompts a cell; 64, with --full 192")

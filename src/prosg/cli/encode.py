@@ -15,7 +15,7 @@ from prosg.cli.common import (
     encode_prompt,
     load_from,
 )
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
 
@@ -26,7 +26,7 @@ def _parser() -> Parser:
     add_state(parser)
     parser.add_argument("--prompt", required=True, help="the prompt")
     add_template(parser, "none", "; the prompt is the user's turn")
-    parser.add_argument("--out", required=True, help="the .safetensors file to write")
+    parser.add_argument("--out", required=True, type=path_text, help="the .safetensors file to write")
     add_overwrite(parser)
     add_window(parser)
     add_memory(parser)
@@ -41,7 +41,7 @@ def _run(options: Namespace) -> int:
         raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
     model = load_from(options)
     encoded = encode_prompt(options, model)
-    save_encoded(encoded, model, out)
+    save_encoded(encoded, model, out, overwrite=options.overwrite)
     parts = ["state", *(["update"] if encoded.update else []), *(["anchor"] if encoded.anchor else [])]
     content = " and ".join(parts) + ("" if model.synthesizer else " (this model has no module)")
     print(f"{out}: {content}, {out.stat().st_size:,} bytes")

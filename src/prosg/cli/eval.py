@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
 
@@ -15,8 +15,8 @@ def _parser() -> Parser:
         "update the reason? Writes report.html, report.md and results.json. Killed and started again, it goes on; what "
         "was made under the same options is not made again. Every key of FILE: prosg eval --options."
     )
-    parser.add_argument("config", nargs="?", metavar="FILE", help="the YAML file of the evaluation")
-    parser.add_argument("--out", help="another folder than the file's")
+    parser.add_argument("config", nargs="?", metavar="FILE", type=path_text, help="the YAML file of the evaluation")
+    parser.add_argument("--out", type=path_text, help="another folder than the file's")
     parser.add_argument("--jobs", type=int, default=2, help="systems side by side, each on one thread")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live display")
     parser.add_list("--system", help="measure these only, here, and write no report")

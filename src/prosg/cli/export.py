@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prosg.cli.common import add_model, add_overwrite, add_prompt
 from prosg.cli.merge import LOST, model_and_update
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
 
@@ -20,7 +20,7 @@ def _parser() -> Parser:
     )
     add_model(parser)
     add_prompt(parser)
-    parser.add_argument("--peft", required=True, help="the folder to write, in PEFT's layout")
+    parser.add_argument("--peft", required=True, type=path_text, help="the folder to write, in PEFT's layout")
     add_overwrite(parser)
     return parser
 

@@ -13,7 +13,7 @@ from prosg.cli.common import (
     frame_prompt,
     load_from,
 )
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
 
@@ -36,7 +36,7 @@ def _parser() -> Parser:
     parser.add_argument("--prompt", action="append", required=True, help="a prompt; give several to compare")
     add_template(parser, "none", "; each prompt is the user's turn")
     parser.add_argument("--tokens", type=int, default=40, help="tokens of a prompt that are shown at most; 0: all")
-    parser.add_argument("--png", help="also draw the heat map of the reads to this .png file")
+    parser.add_argument("--png", type=path_text, help="also draw the heat map of the reads to this .png file")
     add_overwrite(parser)
     return parser
 

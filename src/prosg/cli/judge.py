@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND", "RUNS_HELP"]
 
@@ -17,10 +17,12 @@ def _parser() -> Parser:
         "a quote, and which of two systems' answers is better, in both orders. Stopped and started again, it goes on "
         "and asks nothing twice. What it said is written to RUN/judge/."
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help=RUNS_HELP)
-    parser.add_argument("--config", required=True, metavar="FILE", help="the YAML file of the judge")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=path_text, help=RUNS_HELP)
+    parser.add_argument("--config", required=True, metavar="FILE", type=path_text, help="the YAML file of the judge")
     parser.add_argument(
-        "--labels", help='people\'s labels, lines of {"id", "system", "stage", "label"}: prints Cohen\'s kappa'
+        "--labels",
+        type=path_text,
+        help='people\'s labels, lines of {"id", "system", "stage", "label"}: prints Cohen\'s kappa',
     )
     parser.add_example("judge.yaml")
     return parser

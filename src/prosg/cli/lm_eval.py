@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from prosg.cli.common import add_memory, add_model, add_overwrite, add_state, add_template, check_new_file, load_from
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
+from prosg.utils.paths import user_path
 
 __all__ = ["COMMAND"]
 
@@ -22,12 +23,12 @@ def _parser() -> Parser:
     )
     add_model(parser)
     add_state(parser)
-    parser.add_list("--tasks", required=True, help="names, patterns or .yaml files of tasks")
+    parser.add_list("--tasks", user_path, required=True, help="names, patterns or .yaml files of tasks")
     add_memory(parser)
-    parser.add_argument("--out", help="the .json file to write: results and configuration")
+    parser.add_argument("--out", type=path_text, help="the .json file to write: results and configuration")
     add_overwrite(parser)
     add_template(parser, "none", "; for --apply-chat-template")
-    parser.add_argument("--include-path", help="a folder with task files of one's own")
+    parser.add_argument("--include-path", type=path_text, help="a folder with task files of one's own")
     parser.add_argument("--limit", type=float, help="examples per task; below 1 a share of them")
     parser.add_argument("--batch-size", type=int, default=16, help="requests at once")
     parser.add_argument("--num-fewshot", type=int, help="examples in front of each question; the task's by default")
@@ -88,8 +89,7 @@ def _run(options: Namespace) -> int:
     )
     assert results is not None  # None is for processes beside the first
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, json.loads(json.dumps(results, default=handle_non_serializable)))
+        write_json(out, json.loads(json.dumps(results, default=handle_non_serializable)), overwrite=options.overwrite)
     print(make_table(results))
     return 0
 

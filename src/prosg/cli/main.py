@@ -35,6 +35,8 @@ from prosg.cli import (
     train,
 )
 from prosg.cli.parser import Command, Group, Parser, complain
+from prosg.cli.streams import OUTPUT, close_output, flush_or_close, prepare_streams
+from prosg.utils.errors import causes
 
 __all__ = ["COMMANDS", "main"]
 
@@ -67,26 +69,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when it is imported: advice is not for a screen
     arguments = list(sys.argv[1:] if argv is None else argv)
     command: Command | None = None
+    if refusal := prepare_streams():
+        return complain(refusal)
     try:
-        command, options = _parsed(arguments)
-        if command is None:
-            return 2
-        status = command.run(options)
+        try:
+            command, options = _parsed(arguments)
+            status = 2 if command is None else command.run(options)
+        except SystemExit:  # of --help, --version, --example
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()  # so that a pipe that was closed shows here, not in the interpreter's last moments
         return status
-    except KeyboardInterrupt:
-        goes_on = command is not None and command.resumes
-        print("\nstopped" + "; the same command goes on from here" * goes_on, file=sys.stderr)
-        return 130
     except BrokenPipeError:
-        # Whoever read has enough (`| head`). What is still buffered must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()  # whoever read has enough (`| head`)
         return 128 + signal.SIGPIPE
-    except OSError as error:
-        known = error.filename is not None and error.strerror is not None
-        return complain(f"{error.filename}: {error.strerror}" if known else str(error))
-    except ValueError as error:
-        return complain(str(error))
+    except BaseException as error:
+        flush_or_close()
+        if any(isinstance(one, KeyboardInterrupt) for one in causes(error)):  # a library may raise another on top
+            goes_on = command is not None and command.resumes
+            print("\nstopped" + "; the same command goes on from here" * goes_on, file=sys.stderr)
+            return 130
+        if (message := _message(error)) is None:
+            raise
+        return complain(message)
+
+
+def _message(error: BaseException) -> str | None:
+    """What a user is told of an error that can be mended; None for any other."""
+    if isinstance(error, OSError):
+        if error.filename == OUTPUT:
+            return f"{OUTPUT} cannot be written ({error.strerror}); send it to another place"
+        if error.filename is not None and error.strerror is not None:
+            return f"{error.filename}: {error.strerror}"
+        return str(error)
+    if isinstance(error, ValueError):
+        return str(error)
+    if isinstance(error, EOFError):
+        return "standard input ended; this command asks questions there"
+    if type(error).__name__ == "PanicException":  # of libraries written in Rust; no class of theirs can be imported
+        return f"a tokenizer failed on what it was given, its file or a text ({error}); give another with --tokenizer"
+    return None
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[Command | None, Namespace]:

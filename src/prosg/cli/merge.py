@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from argparse import Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prosg.cli.common import add_model, add_overwrite, add_prompt, encode_prompt, load_from, one_prompt_source
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
 
 if TYPE_CHECKING:
     from prosg.core.update import Update
@@ -28,7 +29,9 @@ def _parser() -> Parser:
     )
     add_model(parser)
     add_prompt(parser)
-    parser.add_argument("--out", required=True, help="a .pth file (BlinkDL's layout), or a folder to write")
+    parser.add_argument(
+        "--out", required=True, type=path_text, help="a .pth file (BlinkDL's layout), or a folder to write"
+    )
     add_overwrite(parser)
     return parser
 
@@ -55,10 +58,12 @@ def _run(options: Namespace) -> int:
     from prosg.checkpoints.backbone import save_backbone
     from prosg.checkpoints.export import merge
     from prosg.utils.device import dtype_name
+    from prosg.utils.staging import staging_folder
 
     model, update = model_and_update(options)
     merged = merge(model.backbone, update)
-    with tempfile.TemporaryDirectory() as folder:
+    out = Path(os.path.realpath(options.out))
+    with staging_folder(out.with_name(f"{out.name}.tokenizer")) as folder:
         tokenizer = model.tokenizer.save(folder) if model.tokenizer is not None else None
         save_backbone(merged, options.out, tokenizer=tokenizer, special=model.special, overwrite=options.overwrite)
     dtype = dtype_name(next(merged.parameters()).dtype)

@@ -15,8 +15,9 @@ from importlib import resources
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from prosg.utils.options import REQUIRED, Option, iter_options, summary
+from prosg.utils.paths import user_path
 
-__all__ = ["Command", "Group", "Parser", "add_dataclass", "complain", "example_text"]
+__all__ = ["Command", "Group", "Parser", "add_dataclass", "complain", "example_text", "path_text"]
 
 
 class Command(NamedTuple):
@@ -176,6 +177,14 @@ class _Example(argparse.Action):
     def __call__(self, *_: Any) -> None:
         print(example_text(self.file), end="")
         raise SystemExit(0)
+
+
+def path_text(text: str) -> str:
+    """Reads an option that is a path, with `~`."""
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def example_text(name: str) -> str:

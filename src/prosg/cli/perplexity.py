@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 
 from prosg.cli.common import add_memory, add_model, add_state, add_template, load_from
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
 
@@ -15,7 +15,7 @@ def _parser() -> Parser:
     parser = Parser("Perplexity of answers under their prompts, end tokens included.")
     add_model(parser)
     add_state(parser)
-    parser.add_argument("file", help="jsonl rows of prompt and answer, messages, or text")
+    parser.add_argument("file", type=path_text, help="jsonl rows of prompt and answer, messages, or text")
     add_template(parser, "", "; by default as the rows are, world for chat rows and World's tokenizer")
     add_memory(parser)
     parser.add_argument("--batch-size", type=int, default=32, help="rows scored at once")

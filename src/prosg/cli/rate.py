@@ -6,7 +6,7 @@ import getpass
 from argparse import Namespace
 
 from prosg.cli.judge import RUNS_HELP
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
 
@@ -17,7 +17,7 @@ def _parser() -> Parser:
         "to this machine only, to one person at a time; every rating is written at once, to "
         "RUN/ratings/ANNOTATOR.jsonl, and the same command goes on where that person stopped."
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help=RUNS_HELP)
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=path_text, help=RUNS_HELP)
     parser.add_argument("--port", type=int, default=8765, help="of the page; 0 takes a free one")
     parser.add_argument("--annotator", help="who rates; the login name by default")
     parser.add_argument("--rows", type=int, help="rate this many prompts, drawn by seed, the same for everybody; all")

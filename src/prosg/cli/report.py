@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 
 from prosg.cli.common import add_overwrite, check_new_file
-from prosg.cli.parser import Command, Parser
+from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
 
@@ -17,8 +17,8 @@ def _parser() -> Parser:
         "Write the report of an evaluation anew, or of several of the same rows side by side. A run's own report is "
         "replaced; one in another folder only with --overwrite."
     )
-    parser.add_argument("runs", nargs="+", metavar="DIR", help="folders of prosg eval")
-    parser.add_argument("--out", help="folder to write it in; of a single run its own by default")
+    parser.add_argument("runs", nargs="+", metavar="DIR", type=path_text, help="folders of prosg eval")
+    parser.add_argument("--out", type=path_text, help="folder to write it in; of a single run its own by default")
     add_overwrite(parser)
     return parser
 
@@ -30,9 +30,9 @@ def _run(options: Namespace) -> int:
         raise ValueError("--out is missing: a report of several runs needs a folder of its own")
     out = options.out or options.runs[0]
     report = os.path.join(out, "report.html")
-    if len(options.runs) > 1 or os.path.abspath(out) != os.path.abspath(options.runs[0]):
-        check_new_file("--out", report, options.overwrite)
-    missing = write_reports(options.runs, out)
+    own = len(options.runs) == 1 and os.path.realpath(out) == os.path.realpath(options.runs[0])
+    check_new_file("--out", report, own or options.overwrite)
+    missing = write_reports(options.runs, out, overwrite=own or options.overwrite)
     print(report)
     if missing:
         print(f"missing: {', '.join(missing)}; prosg eval goes on", file=sys.stderr)

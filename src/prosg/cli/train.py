@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from prosg.cli.parser import Command, Group, Parser, add_dataclass
+from prosg.cli.parser import Command, Group, Parser, add_dataclass, path_text
 from prosg.utils.options import REQUIRED, construct, iter_options, merge, parse, read_options
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ def training_parser(phase: Phase, description: str) -> Parser:
         renamed={f"--{old}": f"--{name}" for old, name in RENAMED.items()},
         usage="%(prog)s [FILE] [options]",
     )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="YAML with any of these options, like --config FILE")
-    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="as FILE; may be repeated")
+    text = "YAML with any of these options, like --config FILE"
+    parser.add_argument("file", nargs="?", metavar="FILE", type=path_text, help=text)
+    text = "as FILE; may be repeated"
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", type=path_text, help=text)
     parser.add_example(EXAMPLE)
     add_dataclass(parser, TrainConfig, dict(_dotted(_recipe_values(phase, recipe))), NOT_OF[phase])
     return parser

@@ -221,6 +221,6 @@ def read_rows(path: str | os.PathLike[str], *, need_answers: bool = True) -> lis
     return rows
 
 
-def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> int:
+def write_rows(path: str | os.PathLike[str], rows: Iterable[Row], *, overwrite: bool = True) -> int:
     """Writes rows to a JSON lines file, atomically; returns how many."""
-    return write_lines(path, (json.dumps(row_to_dict(row), ensure_ascii=False) for row in rows))
+    return write_lines(path, (json.dumps(row_to_dict(row), ensure_ascii=False) for row in rows), overwrite=overwrite)

@@ -25,7 +25,9 @@ from prosg.evaluation.report.curves import late_table
 from prosg.training.config import Perturbation, TrainConfig
 from prosg.training.inputs import check_inputs, record_inputs
 from prosg.training.recipes import check_recipe
+from prosg.utils.io import written_whole
 from prosg.utils.jobs import Job, check_plan, run_jobs
+from prosg.utils.locks import locked
 from prosg.utils.tables import to_text
 
 __all__ = ["PARTS", "ablate", "variants"]
@@ -119,11 +121,17 @@ def ablate(
     todo = variants(config, parts)
     if idle := [name for name in parts if name not in todo]:
         print(f"{', '.join(idle)}: nothing that this configuration has, not trained", file=sys.stderr)
+    with locked(Path(config.out)):
+        return _run(config, todo, {"curve": dict(curve), "kinds": list(kinds), "split": split}, jobs, live)
+
+
+def _run(
+    config: TrainConfig, todo: Mapping[str, TrainConfig], measuring: Mapping[str, Any], jobs: int, live: bool
+) -> int:
+    """Trains and measures in a folder that is this command's alone."""
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
     passing = ("progress", "threads", "log_steps", "out")
     kept = {key: value for key, value in dataclasses.asdict(config).items() if key not in passing}
-    measuring = {"curve": dict(curve), "kinds": list(kinds), "split": split}
     recorded = check_inputs(config)
     check_plan(out / "plan.json", {"training": kept, "measuring": measuring}, "--out")
     if not recorded:
@@ -140,10 +148,8 @@ def ablate(
     status, run = measure(
         out / "evaluation",
         systems,
-        curve=curve,
+        **measuring,
         seed=config.seed,
-        split=split,
-        kinds=kinds,
         free=False,
         reference=f"{FULL}, own update",
         title="What each part is worth",
@@ -180,7 +186,8 @@ def _training(name: str, config: TrainConfig) -> Job:
     # Groups of options always: their defaults depend on the recipe.
     changed = {key: value for key, value in values.items() if isinstance(value, dict) or value != defaults[key]}
     content = json.loads(json.dumps(changed))  # tuples become lists
-    path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+    with written_whole(path, overwrite=True) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
     return Job(
         name,
         ("train", "synthesize", "--config", str(path)),

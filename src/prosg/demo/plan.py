@@ -25,7 +25,10 @@ from prosg.demo.trainings import common_options, length, phase1_jobs, prepare, t
 from prosg.evaluation.config import CurveConfig
 from prosg.evaluation.controls import CONDITIONS
 from prosg.evaluation.report.terminal import to_terminal
+from prosg.utils.io import written_whole
 from prosg.utils.jobs import Job, check_plan, run_jobs
+from prosg.utils.locks import locked
+from prosg.utils.paths import user_path
 
 __all__ = ["Plan", "run_demo"]
 
@@ -112,8 +115,12 @@ def run_demo(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan:
     Returns:
         The exit status.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = Path(user_path(out))
+    with locked(out):
+        return _run(out, seeds, full, jobs, plan, live)
+
+
+def _run(out: Path, seeds: Sequence[int], full: bool, jobs: int, plan: Plan, live: bool) -> int:
     check_plan(out / "plan.json", dataclasses.asdict(plan), "--out")
     dtype = _dtype(out, plan)
     folders = {seed: out / f"seed-{seed}" for seed in seeds}
@@ -228,6 +235,7 @@ def _dtype(out: Path, plan: Plan) -> str:
     if not path.exists():
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        path.write_text(probe_dtype(plan.model.fresh(0)))
+        with written_whole(path) as temporary:
+            temporary.write_text(probe_dtype(plan.model.fresh(0)), "utf-8")
         torch.set_num_threads(threads)
-    return path.read_text()
+    return path.read_text("utf-8")

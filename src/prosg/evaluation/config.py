@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from prosg.llm.config import BudgetConfig, EndpointConfig
 from prosg.utils.options import build
+from prosg.utils.paths import UserPath, expand_paths
 
 __all__ = [
     "MEASURES",
@@ -59,15 +60,15 @@ class SystemConfig:
         seed: Of its training, to tell such systems apart.
     """
 
-    model: str = ""
-    base: str = ""
-    tokenizer: str = ""
+    model: UserPath = ""
+    base: UserPath = ""
+    tokenizer: UserPath = ""
     dtype: str = ""
     end_token: list[int] = field(default_factory=list)
     begin_token: str = ""
-    initial: str = ""
+    initial: UserPath = ""
     memory: Literal["", "none", "anchor", "update", "both"] = ""
-    anchor: str = ""
+    anchor: UserPath = ""
     tau: float = 0.0
     age: float = -1.0
     update: Literal["own", "other", "mean", "none"] = "own"
@@ -83,6 +84,9 @@ class SystemConfig:
     endpoint: dict[str, Any] = field(default_factory=dict)
     label: str = ""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
     @property
     def remote(self) -> tuple[EndpointConfig, BudgetConfig] | None:
@@ -113,14 +117,17 @@ class DataConfig:
         seed: Of made rows, of stories and of whose update is another's.
     """
 
-    file: str = ""
+    file: UserPath = ""
     suite: Literal["", "ifeval"] = ""
-    train: str = ""
+    train: UserPath = ""
     kinds: list[str] = field(default_factory=list)
     rows: int = 64
     sentences: list[int] = field(default_factory=lambda: [1, 5])
     split: Literal["train", "validation", "test"] = "test"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,10 @@ class CurveConfig:
     prompt_tokens: list[int] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
     items: list[int] = field(default_factory=list)
-    filler: str = ""
+    filler: UserPath = ""
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
 
 @dataclass(frozen=True)
@@ -216,19 +226,22 @@ class EvalConfig:
         title: What the report is called.
     """
 
-    out: str = ""
+    out: UserPath = ""
     systems: dict[str, Any] = field(default_factory=dict)
     measures: list[str] = field(default_factory=lambda: list(MEASURES))
     reference: str = ""
     batch_size: int = 64
     device: str = "auto"
-    cache: str = ""
+    cache: UserPath = ""
     title: str = "Evaluation"
     data: DataConfig = field(default_factory=DataConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     curve: CurveConfig = field(default_factory=CurveConfig)
     capacity: CapacityConfig = field(default_factory=CapacityConfig)
     overhead: OverheadConfig = field(default_factory=OverheadConfig)
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
     @property
     def folder(self) -> Path:

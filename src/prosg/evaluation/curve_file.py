@@ -25,6 +25,7 @@ from prosg.model.prosg import ProSG
 from prosg.utils.io import write_json, written_whole
 from prosg.utils.jobs import write_progress
 from prosg.utils.progress import Progress, part_of, progress_bar
+from prosg.utils.replaceable import check_replaceable
 
 __all__ = ["FREE_TOKENS", "measure_curve"]
 
@@ -48,6 +49,7 @@ def measure_curve(
     window: int | None,
     curve: CurveConfig,
     template: str = "none",
+    overwrite: bool = False,
 ) -> int:
     """Measures a model and writes {"rows", "answers"}, and beside it a picture; prints a line for each place.
 
@@ -68,6 +70,7 @@ def measure_curve(
         window: Show the module the prompt in windows of this many tokens.
         curve: Lengths, rows and what makes prompts harder.
         template: How prompts are written.
+        overwrite: Replace the file and its picture.
 
     Raises:
         ValueError: for unknown names, and for conditions that the model cannot have.
@@ -77,9 +80,8 @@ def measure_curve(
     if not memories and model.memory == "none" and any(name != "none" for name in updates):
         raise ValueError("this model has no module, so no update; --memory anchor needs none")
     path = Path(out)
-    if path.is_dir():
-        raise ValueError(f"--out {path}: is a folder; name a file in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for file in (path, path.with_suffix(".png")):
+        check_replaceable(file, overwrite=overwrite)
     if not curve.sentences or min(curve.sentences) < 1:
         raise ValueError(f"--sentences {curve.sentences}: each story has at least one")
     first = curve.sentences[0]
@@ -125,8 +127,12 @@ def measure_curve(
     named = {"filler": Path(curve.filler).name, "window": window, "replay": replay}
     how = {name: value for name, value in named.items() if value}
     rows = [row.to_dict() | how for row in result_rows(run)]
-    write_json(path, {"rows": rows, "answers": [answer for result in run.systems for answer in _answers(result)]})
-    _draw(run, path.with_suffix(".png"))
+    write_json(
+        path,
+        {"rows": rows, "answers": [answer for result in run.systems for answer in _answers(result)]},
+        overwrite=overwrite,
+    )
+    _draw(run, path.with_suffix(".png"), overwrite)
     progress.unlink(missing_ok=True)
     _print(rows)
     return 0
@@ -177,7 +183,7 @@ def _answers(result: SystemResult) -> list[dict[str, Any]]:
     return answers
 
 
-def _draw(run: Run, path: Path) -> None:
+def _draw(run: Run, path: Path, overwrite: bool) -> None:
     """The curves, a line for each memory and condition; none where other things than the length were varied."""
 
     def label(result: SystemResult) -> str:
@@ -189,7 +195,7 @@ def _draw(run: Run, path: Path) -> None:
     named = [replace(one, config=replace(one.config, label=label(one))) for one in run.systems]
     if panels := forgetting_panels(replace(run, systems=named)):
         picture = draw_png(panels[-1:], "tokens written before the late stage (log scale)", LATE, log=True)
-        with written_whole(path, overwrite=True) as temporary:
+        with written_whole(path, overwrite=overwrite) as temporary:
             temporary.write_bytes(picture)
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from prosg.data.row import Row
@@ -22,12 +23,12 @@ from prosg.evaluation.config_file import load_config
 from prosg.evaluation.controls import LEAST_PROMPTS
 from prosg.evaluation.rows import asked_rows, kinds_of, training_rows
 from prosg.evaluation.settings import kept_hashes
-from prosg.evaluation.store import stale_measures, write_answers, write_part, write_plan
+from prosg.evaluation.store import check_folder, stale_measures, write_answers, write_part, write_plan
 from prosg.utils.environment import commit, processor, versions
 from prosg.utils.io import write_json
 from prosg.utils.jobs import Job, run_jobs, write_progress
+from prosg.utils.locks import locked
 from prosg.utils.progress import Progress, part_of
-from prosg.utils.store import locked
 
 if TYPE_CHECKING:
     from prosg.model.prosg import ProSG
@@ -71,6 +72,7 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
         raise ValueError(f"{file}: {error}") from None
     start = time.perf_counter()
     with locked(config.folder):
+        check_folder(config.folder)
         write_plan(config, rows, hashes)
         work = [
             _job(config, file, names, sum(len(stale[name]) for name in names)) for names in _by_model(config, stale)
@@ -134,8 +136,16 @@ def evaluate_systems(file: str, names: Sequence[str], *, out: str | None = None)
     config = load_config(file, out)
     settle_threads()
     rows = asked_rows(config)
+    for name in names:
+        config.system(name)  # raises for a name that is none
+    with ExitStack() as held:
+        for name in sorted(names):
+            held.enter_context(locked(config.folder / "parts" / name))
+        return _evaluate_here(config, names, rows)
+
+
+def _evaluate_here(config: EvalConfig, names: Sequence[str], rows: Sequence[Row]) -> int:
     folder = config.folder / "parts" / names[0]
-    folder.mkdir(parents=True, exist_ok=True)
     status, models = 0, _Models(config)
 
     def tell(share: float, note: str = "") -> None:

@@ -33,9 +33,21 @@ from prosg.utils.contents import damage
 from prosg.utils.file_hashes import FileHashes, hash_file
 from prosg.utils.io import read_json, write_json, write_lines
 from prosg.utils.options import build
+from prosg.utils.replaceable import FolderKind
 from prosg.utils.store import hash_json, read_log
 
-__all__ = ["read_results", "stale_measures", "write_answers", "write_part", "write_plan"]
+__all__ = ["check_folder", "read_results", "stale_measures", "write_answers", "write_part", "write_plan"]
+
+OWN = FolderKind("an evaluation", "config.json", ("systems", "measures"), ("plan.json", "systems.json", "rows.jsonl"))
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ValueError for a folder with files of another command that an evaluation would replace."""
+    if OWN.is_marked(folder):
+        return
+    for name in (OWN.marker, *OWN.parts):
+        if (folder / name).exists():
+            raise ValueError(f"{folder}: holds {name}, but no evaluation; not replaced. Name another folder (--out)")
 
 
 def write_plan(config: EvalConfig, rows: Sequence[Row], hashes: FileHashes | None = None) -> None:

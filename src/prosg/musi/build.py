@@ -36,8 +36,9 @@ from prosg.musi.reasons import kind_of, reasons_text, rejection_reasons
 from prosg.musi.text import plain
 from prosg.musi.verify import RejectedPair, judge_attempts, verify_pair, visible_fault
 from prosg.utils.io import write_lines
+from prosg.utils.locks import locked
 from prosg.utils.progress import progress_bar
-from prosg.utils.store import Log, locked
+from prosg.utils.store import Log
 
 __all__ = ["STAGES", "build"]
 

@@ -15,10 +15,14 @@ from prosg.musi.stats import count_rows, statistics_text
 from prosg.musi.tasks import TaskFile, read_tasks
 from prosg.utils.io import write_lines, written_whole
 from prosg.utils.progress import progress_bar
+from prosg.utils.replaceable import FolderKind, check_replaceable
 
 __all__ = ["REPORT", "compose"]
 
 REPORT = "report.json"
+COMPOSED_FOLDER = FolderKind(
+    "composed tasks", REPORT, ("sources", "splits"), ("README.md", *(f"{name}.jsonl" for name in SPLITS))
+)
 
 
 def compose(
@@ -47,23 +51,20 @@ def compose(
     """
     path = Path(out)
     single = path.suffix == ".jsonl"
-    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"--out {path}: exists; pass --overwrite to replace it")
-    if path.is_dir() and single:
-        raise ValueError(f"--out {path}: is a folder; name a file in it, or a folder without .jsonl")
-    if path.is_file() and not single:
-        raise ValueError(f"--out {path}: is a file; name a folder, or a file that ends with .jsonl")
+    report_file = path.with_suffix(".report.json") if single else path / REPORT
+    for file in (path, report_file) if single else (path,):
+        check_replaceable(file, overwrite=overwrite, kind=None if single else COMPOSED_FOLDER)
     tasks, task_files = read_tasks(files, longest)
     with progress_bar("composing", size, "row") as bar:
         rows, uses = compose_rows(tasks, size, seed, on_progress=bar.update)
     report = _report(rows, task_files, uses, size=size, seed=seed, licence=licence)
     if single:
-        write_rows(path, rows)
-        write_lines(path.with_suffix(".report.json"), [json.dumps(report, indent=2, ensure_ascii=False)])
+        write_rows(path, rows, overwrite=overwrite)
+        write_lines(report_file, [json.dumps(report, indent=2, ensure_ascii=False)], overwrite=overwrite)
     else:
-        _write_folder(path, rows, report)
+        _write_folder(path, rows, report, overwrite)
     _print_summary(task_files, report)
-    print(f"{path}: {len(rows)} rows" + ("" if single else f"; reuse per task in {path / REPORT}"))
+    print(f"{path}: {len(rows)} rows" + ("" if single else f"; reuse per task in {report_file}"))
     return 0
 
 
@@ -93,8 +94,8 @@ def _report(
     }
 
 
-def _write_folder(path: Path, rows: Sequence[Row], report: Mapping[str, Any]) -> None:
-    with written_whole(path, overwrite=True, marker=REPORT) as folder:
+def _write_folder(path: Path, rows: Sequence[Row], report: Mapping[str, Any], overwrite: bool) -> None:
+    with written_whole(path, overwrite=overwrite, kind=COMPOSED_FOLDER) as folder:
         folder.mkdir()
         for name in SPLITS:
             if chosen := [row for row in rows if row.extra["split"] == name]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint, check_top_p
 from prosg.utils.options import build, check_at_least, option, read_yaml
+from prosg.utils.paths import UserPath, UserPaths, expand_paths
 
 __all__ = [
     "AnswersConfig",
@@ -42,12 +43,15 @@ class PromptsConfig:
     per_request: int = 5
     rounds: int = 8
     categories: list[str] = field(default_factory=list)
-    category_files: list[str] = field(default_factory=list)
-    examples: str = ""
+    category_files: UserPaths = field(default_factory=list)
+    examples: UserPath = ""
     shots: int = 2
     temperature: float | None = 1.0
     top_p: float | None = None
     max_tokens: int | None = 3000
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,13 @@ class FilterConfig:
     longest: int = 250
     stages: int = 2
     knowledge: int = 1
-    domain_words: str = ""
+    domain_words: UserPath = ""
     similar_above: float = 0.7
-    decontaminate: list[str] = field(default_factory=list)
+    decontaminate: UserPaths = field(default_factory=list)
     ngram: int = 13
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ class BuildConfig:
         seed: Of requests and random draws; another seed gives other instructions.
     """
 
-    out: str = ""
+    out: UserPath = ""
     seed: int = 0
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
@@ -151,6 +158,9 @@ class BuildConfig:
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
     @property
     def folder(self) -> Path:

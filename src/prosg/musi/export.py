@@ -21,10 +21,17 @@ from prosg.musi.similar import splits_by_cluster
 from prosg.musi.stats import count_rows, statistics_text
 from prosg.utils.io import written_whole
 from prosg.utils.progress import OnProgress, no_progress
+from prosg.utils.replaceable import FolderKind
 
 __all__ = ["MANIFEST", "export", "split_rows", "write_parquet"]
 
 MANIFEST = "manifest.json"
+EXPORT_FOLDER = FolderKind(
+    "a build's data set",
+    MANIFEST,
+    ("rows", "sha256"),
+    ("README.md", *(f"{name}.{ending}" for name in SPLITS for ending in ("jsonl", "parquet"))),
+)
 
 
 def split_rows(rows: Sequence[Row], above: float, *, on_progress: OnProgress = no_progress) -> list[Row]:
@@ -83,7 +90,7 @@ def export(
         raise ValueError(f"{config.folder}: no row passed; rejected.jsonl and filter.jsonl say why")
     placed = split_rows(reviewed, config.export.cluster_above, on_progress=on_progress)
     sizes = {}
-    with written_whole(config.folder / "export", overwrite=True, marker=MANIFEST) as folder:
+    with written_whole(config.folder / "export", overwrite=True, kind=EXPORT_FOLDER) as folder:
         folder.mkdir()
         for name in SPLITS:
             chosen = [row for row in placed if row.extra["split"] == name]

@@ -22,6 +22,7 @@ from prosg.data.checks import check_stages, find_stages
 from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict, write_rows
 from prosg.musi.stages import words_before
 from prosg.utils.inside import inside
+from prosg.utils.locks import lock_file
 from prosg.utils.outside import parse_json
 from prosg.utils.store import Log, read_log
 
@@ -179,7 +180,7 @@ def _show(row: Row, place: int, total: int, decision: Decision | None) -> None:
         print(f"{piece}\n")
 
 
-def review(file: str, *, sample: int = 0, seed: int = 0, apply_to: str | None = None) -> int:
+def review(file: str, *, sample: int = 0, seed: int = 0, apply_to: str | None = None, overwrite: bool = False) -> int:
     """Shows rows and records the decisions about them that are typed in; or writes the rows as decided.
 
     Args:
@@ -187,6 +188,7 @@ def review(file: str, *, sample: int = 0, seed: int = 0, apply_to: str | None = 
         sample: Number of rows to show, drawn at random; 0 for all.
         seed: Of the draw.
         apply_to: Where to write the rows as decided; then none are shown.
+        overwrite: Replace that file.
 
     Returns:
         0, the exit status.
@@ -195,7 +197,7 @@ def review(file: str, *, sample: int = 0, seed: int = 0, apply_to: str | None = 
     path = decisions_file(Path(file))
     decisions = read_decisions(path)
     if apply_to is not None:
-        count = write_rows(apply_to, apply_decisions(rows, decisions))
+        count = write_rows(apply_to, apply_decisions(rows, decisions), overwrite=overwrite)
         print(f"{apply_to}: {count} of {len(rows)} rows, {len(decisions)} decisions")
         return 0
     if sample < 0:
@@ -203,6 +205,7 @@ def review(file: str, *, sample: int = 0, seed: int = 0, apply_to: str | None = 
     if sample:
         rows = [rows[place] for place in sorted(Random(seed).sample(range(len(rows)), min(sample, len(rows))))]
     log = Log(path)
+    lock_file(log.handle, path)
     try:
         _decide(rows, log)
         return 0

@@ -12,6 +12,7 @@ import numpy as np
 from prosg.data.row import Row, read_rows
 from prosg.musi.similar import similar_pairs
 from prosg.musi.text import language, plain, words
+from prosg.utils.io import written_whole
 from prosg.utils.progress import OnProgress, no_progress, progress_bar
 
 __all__ = ["RowStatistics", "count_rows", "plot", "statistics_text", "stats"]
@@ -96,7 +97,7 @@ def statistics_text(statistics: RowStatistics) -> str:
     return "\n".join(lines)
 
 
-def plot(statistics: RowStatistics, file: Path) -> None:
+def plot(statistics: RowStatistics, file: Path, *, overwrite: bool = True) -> None:
     """Writes a .png file with histograms of lengths, and bars of kinds, stages and checks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -115,16 +116,18 @@ def plot(statistics: RowStatistics, file: Path) -> None:
         axis.barh([str(key) for key, _ in common], [number for _, number in common], color="#f26419")
         axis.set(title=name, xlabel="rows" if name != "checks" else "stages")
     # Without the version of the program, equal rows give equal files.
-    figure.savefig(file, dpi=110, metadata={"Software": None})
+    with written_whole(file, overwrite=overwrite) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 
 
-def stats(file: str, *, out: str | None = None, above: float = 0.7) -> int:
+def stats(file: str, *, out: str | None = None, above: float = 0.7, overwrite: bool = False) -> int:
     """`prosg data stats`: prints the statistics of a file and writes the plot.
 
     Args:
         file: The jsonl file.
         out: The plot's .png file; by default beside the rows.
         above: ROUGE-L F1 above which prompts are near-duplicates.
+        overwrite: Replace the plot.
 
     Returns:
         0, the exit status.
@@ -135,7 +138,7 @@ def stats(file: str, *, out: str | None = None, above: float = 0.7) -> int:
         raise ValueError(f"--out is {path}; the plot is a .png file")
     with progress_bar("comparing", len(rows), "row") as bar:
         statistics = count_rows(rows, above=above, on_progress=bar.update)
-    plot(statistics, path)
+    plot(statistics, path, overwrite=overwrite)
     print(statistics_text(statistics))
     print(f"\nplot: {path}")
     return 0

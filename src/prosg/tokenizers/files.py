@@ -16,10 +16,21 @@ import tokenizers
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.json_file import JSON_NAME, JsonTokenizer
 from prosg.tokenizers.world import VOCABULARY_NAME, read_vocabulary, world_file
+from prosg.utils.paths import user_path
 
-__all__ = ["BY_VOCABULARY_SIZE", "WORLD", "load_tokenizer", "stored_name", "tokenizer_beside", "tokenizer_file"]
+__all__ = [
+    "BY_VOCABULARY_SIZE",
+    "TOKENIZER_FILES",
+    "WORLD",
+    "load_tokenizer",
+    "stored_name",
+    "tokenizer_beside",
+    "tokenizer_file",
+]
 
 WORLD = "world"
+TOKENIZER_FILES = (JSON_NAME, VOCABULARY_NAME)
+"""Names under which tokenizers are stored in folders of models."""
 BY_VOCABULARY_SIZE = {65536: WORLD, 50277: "20B_tokenizer.json"}
 """Tokenizers of published RWKV models by vocabulary size. Only World comes with the package; the other is a file."""
 
@@ -46,6 +57,7 @@ def tokenizer_file(path: str | os.PathLike[str]) -> Path:
     """Returns the file meant by "world", a file or its folder. Raises ValueError if there is none."""
     if str(path) == WORLD:
         return world_file()
+    path = user_path(path)
     file = tokenizer_beside(path) if Path(path).is_dir() else Path(path)
     if file is None or not file.is_file():
         raise ValueError(
@@ -58,7 +70,7 @@ def tokenizer_beside(model: str | os.PathLike[str]) -> Path | None:
     """Returns the tokenizer's file in a model's folder, or beside a model's file; None if there is none."""
     path = Path(model)
     folder = path if path.is_dir() else path.parent
-    return next((folder / name for name in (JSON_NAME, VOCABULARY_NAME) if (folder / name).is_file()), None)
+    return next((folder / name for name in TOKENIZER_FILES if (folder / name).is_file()), None)
 
 
 def stored_name(file: Path) -> str:

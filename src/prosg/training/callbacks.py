@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from prosg.training.config import StopRule
 from prosg.utils.distributed import is_first
 from prosg.utils.io import write_lines
+from prosg.utils.write_errors import write_errors
 
 __all__ = ["EarlyStopping", "ProgressReporter", "StepLog"]
 
@@ -43,12 +44,13 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         if missing:
             print(f"{self.path}: lacks {len(missing)} of the first {state.global_step} steps", file=sys.stderr)
         write_lines(self.path, lines)
-        self.file = self.path.open("a", buffering=1)
+        self.file = self.path.open("a", buffering=1, encoding="utf-8")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         line = {"step": state.global_step, **self.measure()}
         if self.file is not None:
-            self.file.write(json.dumps(line) + "\n")
+            with write_errors(self.path):
+                self.file.write(json.dumps(line) + "\n")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.file is not None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from prosg.data.templates import known_template
 from prosg.model.config import ProSGConfig
+from prosg.utils.paths import PATH, UserPath, expand_paths
 
 __all__ = ["Anchoring", "Optimisation", "Perturbation", "Phase", "StopRule", "TrainConfig"]
 
@@ -236,12 +237,12 @@ class TrainConfig:
         lora_modules: Projections that get a LoRA, by name, like key; by default all that an update may act on.
     """
 
-    model: str
-    train: list[str] | str
-    out: str
+    model: UserPath
+    train: Annotated[list[str] | str, PATH]
+    out: UserPath
     recipe: str = ""
-    validation: list[str] | str = field(default_factory=list)
-    tokenizer: str = ""
+    validation: Annotated[list[str] | str, PATH] = field(default_factory=list)
+    tokenizer: UserPath = ""
     module: ProSGConfig = field(default_factory=ProSGConfig)
     perturbation: Perturbation = field(default_factory=Perturbation)
     anchor: Anchoring = field(default_factory=Anchoring)
@@ -267,6 +268,7 @@ class TrainConfig:
     lora_modules: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         _check_range(self, "", ["eval_steps", "save_steps", "log_steps"], 1, math.inf, "be at least 1")
         _check_range(self, "", ["max_tokens", "threads", "lora", "lora_alpha"], 0, math.inf, "not be negative")
         _check_range(self, "", ["seed"], 0, 2**32 - 1, "be 0 to 2^32 - 1")

@@ -35,6 +35,7 @@ from prosg.utils import distributed
 from prosg.utils.device import resolve_device
 from prosg.utils.io import read_json, write_json
 from prosg.utils.jobs import write_progress
+from prosg.utils.leftovers import sweep
 
 __all__ = ["train"]
 
@@ -66,6 +67,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     if (out / RESULT).exists() and not dry_run:
         lost = _lost(phase, out)
         if not lost:
+            sweep(out)
             distributed.print_once(f"{out}: already trained")
             return 0
         distributed.print_once(f"{lost}; it is made again, from the newest checkpoint if there is one")
@@ -107,7 +109,6 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         chosen &= np.array([row.has_stages for row in rows])
         rows = [replay_prompt(row) if again else row for row, again in zip(rows, chosen, strict=True)]
 
-    from prosg.training.fit import fit
     from prosg.training.setup import check  # transformers takes seconds to import; errors above come at once
 
     check(model, phase, config, rows, validation)
@@ -118,10 +119,31 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         distributed.leave()
         return 0
     # Only now: what was refused above leaves nothing that would stand in the corrected command's way.
+    with distributed.locked_once(out):
+        _check_config(config, out)  # another command may have been at work there until now
+        if (out / "result.json").exists():
+            distributed.print_once(f"{out}: already trained")
+        else:
+            _train(model, phase, config, rows, validation, base)
+    distributed.leave()
+    return 0
+
+
+def _train(
+    model: ProSG,
+    phase: Phase,
+    config: TrainConfig,
+    rows: list[EncodedRow],
+    validation: list[EncodedRow],
+    base: Path,
+) -> None:
+    """Trains, and writes what was trained into the run's folder."""
+    from prosg.training.fit import fit
+
+    out = Path(config.out)
     if distributed.is_first():
         _write_config(config, out)
     distributed.barrier()
-
     note = ""
 
     def report_progress(step: int, metrics: dict[str, Any]) -> None:
@@ -136,8 +158,6 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         write_json(out / RESULT, dataclasses.asdict(result))
         distributed.print_once(f"{trained}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
     distributed.barrier()
-    distributed.leave()
-    return 0
 
 
 def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
@@ -157,7 +177,9 @@ def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
     elif model.initial is not None:
         save_initial(model.initial, trained, overwrite=True)
     elif model.synthesizer is not None:
-        save_adapter(model, trained, base=os.path.relpath(base, trained), overwrite=True)
+        # Where they lie in fact: `..` in a path goes on from there, not from a link to it.
+        place = Path(os.path.realpath(base.parent), base.name)
+        save_adapter(model, trained, base=os.path.relpath(place, os.path.realpath(trained)), overwrite=True)
     return trained
 
 

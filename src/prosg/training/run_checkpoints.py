@@ -33,6 +33,9 @@ from prosg.training.sharding import (
 )
 from prosg.utils import distributed
 from prosg.utils.contents import record_contents
+from prosg.utils.locks import check_locks
+from prosg.utils.staging import sync, sync_names
+from prosg.utils.write_errors import write_errors
 
 __all__ = ["CheckpointingTrainer", "complete_checkpoints", "remove_staging"]
 
@@ -64,15 +67,21 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
         if (folder / name).exists():  # an early stop saves at a step that may have been saved already
             return
         if distributed.is_first():
+            check_locks()
             remove_staging(folder)
         distributed.barrier()
-        super()._save_checkpoint(model, trial)
+        with write_errors(folder):
+            super()._save_checkpoint(model, trial)
         distributed.barrier()
         if distributed.is_first():
             record_contents(folder / STAGING / name)
+            check_locks()
+            sync(folder / STAGING / name)
             (folder / STAGING / name).rename(folder / name)
+            sync_names(folder)
             for old in complete_checkpoints(folder)[:-NEWEST]:
-                shutil.rmtree(old)
+                old.rename(folder / STAGING / old.name)  # so that a kill leaves none that lacks files
+            remove_staging(folder)
         distributed.barrier()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from prosg.utils.locks import locked
 
 __all__ = [
     "barrier",
@@ -21,6 +25,7 @@ __all__ = [
     "join",
     "leave",
     "local_rank",
+    "locked_once",
     "print_once",
     "rank",
     "run_on_first",
@@ -85,6 +90,23 @@ def run_on_first(run: Callable[[], T]) -> T:
     dist.broadcast_object_list(box)
     value: T = box[0]
     return value
+
+
+@contextmanager
+def locked_once(folder: Path) -> Iterator[None]:
+    """Holds the lock on a folder that all processes write into, in the first. Raises ValueError in all of them."""
+    with ExitStack() as held:
+
+        def lock() -> str:
+            try:
+                held.enter_context(locked(folder))
+            except (ValueError, OSError) as error:
+                return str(error)
+            return ""
+
+        if refusal := run_on_first(lock):
+            raise ValueError(refusal)
+        yield
 
 
 def sum_over_processes(value: float, device: torch.device) -> float:

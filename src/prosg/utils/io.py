@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from prosg.utils.locks import check_locks
+from prosg.utils.paths import user_path
+from prosg.utils.replaceable import FolderKind, check_replaceable
+from prosg.utils.staging import exchange, staging_folder, sync, sync_names
+from prosg.utils.write_errors import write_errors
 
 __all__ = ["CheckpointError", "iter_jsonl", "read_json", "write_json", "write_lines", "written_whole"]
 
@@ -21,74 +25,74 @@ class CheckpointError(ValueError):
 
 @contextmanager
 def written_whole(
-    path: str | os.PathLike[str], *, overwrite: bool = False, marker: str | None = None
+    path: str | os.PathLike[str], *, overwrite: bool = False, kind: FolderKind | None = None, durable: bool = True
 ) -> Iterator[Path]:
-    """Writes a file or folder under a temporary name, and renames it to `path` if the block succeeds.
+    """Writes a file or folder beside its place, and puts it there if the block succeeds, in one step.
 
     Args:
-        path: The final name; its parent folders are created.
-        overwrite: Replace a file, or a folder that holds a file called `marker`.
-        marker: Identifies folders that may be replaced, so that a mistyped path cannot destroy any other folder.
+        path: The final name; its parent folders are created. A symbolic link stays, and what it names is written.
+        overwrite: Replace a file, or a folder of this kind. Modes and owners stay.
+        kind: Of a folder; None for a file.
+        durable: Wait until it is on the disk, so that a power cut leaves the old or the new, too.
 
     Yields:
-        The temporary path, beside the final one. Nothing is left of it if the block fails.
+        The path to write to. Nothing is left of it if the block fails.
 
     Raises:
         FileExistsError: if `path` exists and may not be replaced. An empty folder always may.
         OSError: if it cannot be written.
+        ValueError: if a folder that this process has locked was deleted meanwhile.
     """
-    path = Path(os.path.abspath(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise FileExistsError(f"{path}: exists; pass overwrite=True (--overwrite) to replace it")
-        if marker is None or not (path / marker).is_file():
-            raise FileExistsError(f"{path}: a folder without {marker or 'a checkpoint'}; not replaced")
-    elif path.is_file() and not overwrite:
-        raise FileExistsError(f"{path}: exists; pass overwrite=True (--overwrite) to replace it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
-        _set_default_modes(temporary)
-        if path.is_dir():
-            path.rename(replaced)
-        temporary.replace(path)
-    except SafetensorError as error:
-        raise OSError(f"{path}: cannot be written ({error})") from None
-    except OSError as error:
-        if error.filename is None or os.fspath(error.filename) != str(temporary):
-            raise
-        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from None
-    finally:
-        if replaced.exists() and not path.exists():
-            replaced.rename(path)
-        for leftover in (temporary, replaced):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink(missing_ok=True)
+    path = Path(os.path.realpath(user_path(path)))
+    check_replaceable(path, overwrite=overwrite, kind=kind)
+    check_locks()
+    with write_errors(path), staging_folder(path) as folder:
+        written = folder / path.name
+        yield written
+        _set_modes(written, path)
+        if durable:
+            sync(written)
+        check_locks()
+        check_replaceable(path, overwrite=overwrite, kind=kind)
+        exchange(written, path, overwrite and path.exists())
+        if durable:
+            sync_names(path.parent)
 
 
-def _set_default_modes(written: Path) -> None:
-    """Gives files the mode that the umask asks for: safetensors makes them readable by the owner only."""
+def _set_modes(written: Path, path: Path) -> None:
+    """Gives files the mode and owner of those they replace, new ones the mode that the umask asks for.
+
+    safetensors makes them readable by the owner only.
+    """
     umask = os.umask(0o022)
     os.umask(umask)
-    for file in written.rglob("*") if written.is_dir() else [written]:
-        if file.is_file():
-            file.chmod(0o666 & ~umask)
+    for new in (written, *written.rglob("*")):
+        old = path / new.relative_to(written)
+        try:
+            before = old.stat()
+        except OSError:
+            if new.is_file():
+                new.chmod(0o666 & ~umask)
+            continue
+        if stat.S_IFMT(before.st_mode) == stat.S_IFMT(new.stat().st_mode):
+            with suppress(OSError):  # not everybody may give files away
+                os.chown(new, before.st_uid, before.st_gid)
+            new.chmod(stat.S_IMODE(before.st_mode))
 
 
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Writes a value as indented JSON, replacing the file."""
-    with written_whole(path, overwrite=True) as temporary:
+def write_json(path: str | os.PathLike[str], content: Any, *, overwrite: bool = True) -> None:
+    """Writes a value as indented JSON, replacing the file unless told not to."""
+    with written_whole(path, overwrite=overwrite) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
-    """Writes strings as the lines of a file, replacing it. Returns their number."""
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str], *, overwrite: bool = True) -> int:
+    """Writes strings as the lines of a file, replacing it unless told not to. Returns their number."""
     count = 0
-    with written_whole(path, overwrite=True) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with (
+        written_whole(path, overwrite=overwrite) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
         for line in lines:
             file.write(line + "\n")
             count += 1

@@ -25,6 +25,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from prosg.utils.io import write_json, written_whole
+from prosg.utils.locks import check_locks
 
 __all__ = ["Job", "check_plan", "read_progress", "run_jobs", "write_progress"]
 
@@ -56,7 +57,7 @@ class Job:
 
 def write_progress(path: Path, share: float, note: str = "") -> None:
     """Writes which share of a job, 0 to 1, is done, with a note for the display."""
-    with written_whole(path, overwrite=True) as temporary:
+    with written_whole(path, overwrite=True, durable=False) as temporary:
         temporary.write_text(json.dumps({"share": share, "note": note}), "utf-8")
 
 
@@ -119,6 +120,7 @@ def run_jobs(jobs: Sequence[Job], width: int, live: bool = True, *, keep_going: 
     display = _Display(jobs, done, width, live)
     try:
         while True:
+            check_locks()
             for name, process in list(running.items()):
                 if process.poll() is None:
                     continue

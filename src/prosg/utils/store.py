@@ -1,4 +1,4 @@
-"""Append-only logs of JSON records, hashes to name records by, and locks on folders.
+"""Append-only logs of JSON records, and hashes to name records by.
 
 A log is a file of one JSON object per line, which is on the disk before work continues. A process that is killed can
 leave the last line cut short. The next record takes its place, so that what it recorded is done again. A last
@@ -7,16 +7,17 @@ line that is a whole object is a record like any other, also where only the newl
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Log", "hash_json", "locked", "read_log", "record_id"]
+from prosg.utils.locks import check_locks
+from prosg.utils.write_errors import write_errors
+
+__all__ = ["Log", "hash_json", "read_log", "record_id"]
 
 
 RECORD_START = b'{"'
@@ -102,12 +103,14 @@ class Log:
 
         wait=False does not wait: for records that could be computed again from others that are on the disk.
         """
+        check_locks()
         data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-        self._mend_last_line()
-        while data:
-            data = data[os.write(self.handle, data) :]
-        if wait:
-            os.fsync(self.handle)
+        with write_errors(self.path):
+            self._mend_last_line()
+            while data:
+                data = data[os.write(self.handle, data) :]
+            if wait:
+                os.fsync(self.handle)
         self.records += map(dict, records)
 
     def _mend_last_line(self) -> None:
@@ -126,19 +129,3 @@ class Log:
         """Closes the file. Nothing can be written after that, not even into another file with the same handle."""
         os.close(self.handle)
         self.handle = -1
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a lock on a folder, created if missing. The lock ends with the process at the latest.
-
-    Raises:
-        ValueError: if another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder}: another command is at work there; wait until it is done") from None
-        yield

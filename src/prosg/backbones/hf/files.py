@@ -16,10 +16,19 @@ from prosg.backbones.hf.cache import TransformersModel
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.scan import KERNEL_NAMES
 from prosg.backbones.hf.sites import HF_SITES
-from prosg.tokenizers.files import stored_name
+from prosg.tokenizers.files import TOKENIZER_FILES, stored_name
 from prosg.utils.io import CheckpointError, read_json, written_whole
+from prosg.utils.replaceable import FolderKind
 
-__all__ = ["hf_type", "load_hf", "load_hf_model", "save_hf"]
+__all__ = ["MODEL_FOLDER", "hf_type", "load_hf", "load_hf_model", "save_hf"]
+
+MODEL_FOLDER = FolderKind(
+    "a model",
+    "config.json",
+    ("model_type",),
+    ("model*.safetensors", "model.safetensors.index.json", "generation_config.json", *TOKENIZER_FILES),
+)
+"""A folder of a model in transformers' layout, native or not."""
 
 
 def hf_type(path: str | Path, names: Sequence[str] = ()) -> str:
@@ -108,7 +117,7 @@ def save_hf(
             f"{path}: a model of type {backbone.model_type} is a folder of transformers; its tensors have no other "
             "layout here"
         )
-    with written_whole(path, overwrite=overwrite, marker="config.json") as temporary, _quiet():
+    with written_whole(path, overwrite=overwrite, kind=MODEL_FOLDER) as temporary, _quiet():
         backbone.model.save_pretrained(temporary)
         if tokenizer:
             shutil.copyfile(tokenizer, temporary / stored_name(tokenizer))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint, check_top_p
 from prosg.utils.options import build, read_yaml
+from prosg.utils.paths import UserPath, expand_paths
 
 __all__ = ["JudgeConfig", "load_judge"]
 
@@ -28,7 +29,7 @@ class JudgeConfig:
         max_tokens: Longest reply in tokens, likewise.
     """
 
-    out: str = ""
+    out: UserPath = ""
     seed: int = 0
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
@@ -37,6 +38,9 @@ class JudgeConfig:
     temperature: float | None = 0.0
     top_p: float | None = None
     max_tokens: int | None = 1500
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
 
 def load_judge(path: str | Path) -> JudgeConfig:

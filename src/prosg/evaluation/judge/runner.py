@@ -21,7 +21,7 @@ from prosg.evaluation.judge.summary import agreement_text, judge_summary_text, r
 from prosg.evaluation.run_folder import RunFolder, read_run
 from prosg.llm.config import require_key
 from prosg.llm.request_log import RequestLog
-from prosg.utils.store import locked
+from prosg.utils.locks import locked
 
 __all__ = ["judge_runs"]
 

@@ -15,16 +15,18 @@ from prosg.evaluation.results import Run
 from prosg.evaluation.store import read_results
 from prosg.evaluation.system_result import ifeval_of
 from prosg.utils.io import written_whole
+from prosg.utils.replaceable import check_replaceable
 
 __all__ = ["write_reports"]
 
 
-def write_reports(folders: Sequence[str | Path], out: str | Path) -> list[str]:
+def write_reports(folders: Sequence[str | Path], out: str | Path, *, overwrite: bool = True) -> list[str]:
     """Writes the reports of one run, or of several side by side.
 
     Args:
         folders: Of the evaluations.
         out: Folder to write in.
+        overwrite: Replace files that are there; else nothing is written where one is.
 
     Returns:
         What is missing in the runs: "SYSTEM: MEASURE" each.
@@ -36,7 +38,6 @@ def write_reports(folders: Sequence[str | Path], out: str | Path) -> list[str]:
     out = Path(out)
     if len(folders) > 1 and out.resolve() in {Path(folder).resolve() for folder in folders}:
         raise ValueError(f"--out is {out}, one of the runs; a report of several needs a folder of its own")
-    out.mkdir(parents=True, exist_ok=True)
     title, sections = str(run.config["title"]), report_sections(run)
     rows = [*_ifeval_rows(run), *(row.to_dict() for row in result_rows(run))]
     text, pictures = to_report_markdown(title, sections)
@@ -46,8 +47,10 @@ def write_reports(folders: Sequence[str | Path], out: str | Path) -> list[str]:
         "report.md": text,
         "report.html": to_report_html(title, sections),
     }
+    for name in files:
+        check_replaceable(out / name, overwrite=overwrite)
     for name, content in files.items():
-        with written_whole(out / name, overwrite=True) as temporary:
+        with written_whole(out / name, overwrite=overwrite) as temporary:
             temporary.write_text(content, "utf-8")
     return list(run.missing)
 
