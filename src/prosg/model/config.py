@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from prosg.utils.values import check_fields
+
 __all__ = ["PRESETS", "ProSGConfig", "Reads"]
 
 Reads = Literal["nothing", "last_input", "last_position", "all_positions"]
@@ -18,6 +20,10 @@ FACTORS: dict[Reads, tuple[str, ...]] = {
     "all_positions": ("a", "both"),
 }
 """What a module reads -> which factors of the update it can synthesize from that."""
+
+
+SIZES = {"rank": (1, 1 << 16), "blocks": (0, 1000), "bottleneck": (0, 1 << 20), "hidden": (0, 1 << 20)}
+"""Least and greatest of a size; more is a slip that would fill the memory before anything is said."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,12 @@ class ProSGConfig:
     target_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self, "module.")
         # A site's name is part of tensors' names, which dots would cut.
         object.__setattr__(self, "target_modules", tuple(name.replace(".", "_") for name in self.target_modules))
-        for name, least in (("rank", 1), ("blocks", 0), ("bottleneck", 0), ("hidden", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"module.{name} is {getattr(self, name)}, must be at least {least}")
+        for name, (least, most) in SIZES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"module.{name} is {getattr(self, name)}, must be {least} to {most}")
         if self.reference_length <= 1:
             raise ValueError(f"module.reference_length is {self.reference_length}, must be above 1")
         if self.reads not in FACTORS:
@@ -112,7 +119,7 @@ class ProSGConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise ValueError(f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
-        if "target_modules" in values:  # JSON has lists only
+        if isinstance(values.get("target_modules"), list):  # JSON has lists only
             values["target_modules"] = tuple(values["target_modules"])
         return cls(**values)
 
