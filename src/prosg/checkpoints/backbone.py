@@ -19,6 +19,7 @@ from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.layouts import Layout
 from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_checkpoint
 from prosg.checkpoints.native_writer import write_checkpoint
+from prosg.checkpoints.tensors import check_files
 from prosg.checkpoints.weights import cast_checked, check_finite
 from prosg.tokenizers.files import tokenizer_beside
 
@@ -53,6 +54,7 @@ def load_backbone(
         ValueError: for a kernel that does not exist.
     """
     if is_for_transformers(path, target_modules):
+        check_files(Path(path))
         hf_backbone = load_hf(path, target_modules, dtype=dtype, device=device, kernel=kernel)
         check_finite(path, hf_backbone.model.state_dict())
         return hf_backbone
@@ -96,6 +98,7 @@ def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, 
     Without `dtype` it is bit-exact. Models that transformers runs have one layout only, and are copied.
     """
     if is_for_transformers(src):
+        check_files(Path(src))
         save_hf(load_hf(src, dtype=dtype), Path(dst), tokenizer=tokenizer_beside(src), overwrite=overwrite)
         return
     checkpoint = read_checkpoint(src)

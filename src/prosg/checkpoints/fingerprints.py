@@ -14,6 +14,7 @@ from prosg.backbones.hf.files import load_hf_model
 from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.backbone import is_for_transformers
 from prosg.checkpoints.native_reader import read_checkpoint
+from prosg.checkpoints.tensors import check_files
 from prosg.model.prosg import ProSG
 
 __all__ = ["backbone_fingerprint", "checkpoint_fingerprint", "hash_weights", "model_fingerprint"]
@@ -41,6 +42,7 @@ fingerprint = backbone_fingerprint
 def checkpoint_fingerprint(path: str | Path) -> str:
     """Returns the `backbone_fingerprint` of the backbone in a file or folder, without building a native one."""
     if is_for_transformers(path, ("any",)):
+        check_files(Path(path))
         return _hash_sample(load_hf_model(path).state_dict())
     return _hash_sample(read_checkpoint(path).tensors)
 

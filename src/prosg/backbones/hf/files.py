@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
+from prosg.backbones.config_json import read_config
 from prosg.backbones.hf.cache import TransformersModel
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.scan import KERNEL_NAMES
 from prosg.backbones.hf.sites import HF_SITES
 from prosg.tokenizers.files import stored_name
-from prosg.utils.io import CheckpointError, read_json, written_whole
+from prosg.utils.io import CheckpointError, written_whole
 
 __all__ = ["hf_type", "load_hf", "load_hf_model", "save_hf"]
 
@@ -30,7 +31,7 @@ def hf_type(path: str | Path, names: Sequence[str] = ()) -> str:
         names: Projections that updates act on. Without them only the types of `HF_SITES` are for transformers.
     """
     config = Path(path) / "config.json"
-    model_type = str(read_json(config).get("model_type", "")) if config.is_file() else ""
+    model_type = str(read_config(config).get("model_type", "")) if config.is_file() else ""
     return model_type if model_type in HF_SITES or names else ""
 
 
