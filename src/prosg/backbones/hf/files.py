@@ -19,6 +19,7 @@ from prosg.backbones.hf.scan import KERNEL_NAMES
 from prosg.backbones.hf.sites import HF_SITES
 from prosg.tokenizers.files import stored_name
 from prosg.utils.io import CheckpointError, written_whole
+from prosg.utils.outside import plain_reason
 
 __all__ = ["hf_type", "load_hf", "load_hf_model", "save_hf"]
 
@@ -76,8 +77,8 @@ def load_hf_model(path: str | Path, dtype: torch.dtype | None = None) -> Transfo
                 path, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
         except Exception as error:  # transformers raises errors of many types
-            reason = (str(error).splitlines() or [""])[0]
-            raise CheckpointError(f"{path}: transformers cannot load it: {type(error).__name__}: {reason}") from None
+            reason = f"{type(error).__name__}: {plain_reason(error)}"
+            raise CheckpointError(f"{path}: transformers cannot load it: {reason}") from None
     for what in ("missing_keys", "mismatched_keys"):
         if names := sorted(map(str, loading[what])):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
