@@ -129,3 +129,23 @@ def test_ctrl_c_while_training_says_how_to_go_on(shop: TrainingFolder, tmp_path:
     assert process.wait(60) == 130
     words = process.stderr.read().decode().split()
     assert words[0].startswith("stopped") and "command" in words
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["generate", "demo", "--prompt", "x", "--temperature", "nan"], ("--temperature", "finite")),
+        (["generate", "demo", "--prompt", "x", "--temperature", "1e308"], ("--temperature", "at most")),
+        (["generate", "demo", "--prompt", "x", "--max-tokens", "9" * 5000], ("--max-tokens", "at most")),
+        (["train", "x.yaml"], ("a command comes first", "synthesize", "'x.yaml'")),
+        (["train", "--model", "x"], ("a command comes first", "synthesize", "'--model'")),
+        (["train", "synthesize"], ("prosg train synthesize: ", "--model, --train, --out", "--help")),
+    ],
+)
+def test_bad_numbers_and_missing_words_are_one_line(
+    command: list[str], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(command) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 400
+    assert all(word in err for word in words)

@@ -44,3 +44,11 @@ def test_a_folder_is_locked_for_one_at_a_time(tmp_path: Path) -> None:
         pass
     with locked(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("line", ["[" * 5000, '{"n": ' + "1" * 5000 + "}", "\\xff"])
+def test_a_line_that_breaks_a_parser_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "log.jsonl").write_text('{"a": 1}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"log.jsonl:2: .*delete the line") as error:
+        read_log(tmp_path / "log.jsonl")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300

@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from prosg.utils.options import REQUIRED, Option, iter_options, summary
-from prosg.utils.values import check_number, check_whole, shown
+from prosg.utils.values import GREATEST, check_number, check_whole, shown
 from prosg.utils.yaml_text import parse_yaml
 
 __all__ = ["Command", "Group", "Parser", "add_dataclass", "complain", "example_text"]
@@ -238,7 +238,8 @@ def _number(text: str) -> float:
     try:
         return check_number("it", float(text), infinite=True)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{shown(text)} must be a number (float)") from None
+        allowed = f"a finite number (float), at most {GREATEST:g}"
+        raise argparse.ArgumentTypeError(f"{shown(text)} must be {allowed}") from None
 
 
 def _boolean(text: str) -> bool:

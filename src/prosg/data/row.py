@@ -19,13 +19,15 @@ from prosg.data.chat import as_messages, from_messages, from_text
 from prosg.data.checks import Check, validate_check
 from prosg.data.templates import Turn
 from prosg.utils.io import iter_jsonl, write_lines
-from prosg.utils.values import shown
+from prosg.utils.values import shortened, shown
 
 __all__ = ["Row", "Stage", "derived_id", "read_rows", "row_from_dict", "row_to_dict", "write_rows"]
 
 FIELDS = ("id", "kind", "prompt", "answer", "stages", "distance_words", "leaks")
 STAGE_FIELDS = ("instruction", "check", "start", "marker")
 MOST_WORDS = 10**9
+LONGEST_REASON = 300
+"""Characters of an error that quotes a row."""
 T = TypeVar("T")
 
 
@@ -221,10 +223,11 @@ def read_rows(path: str | os.PathLike[str], *, need_answers: bool = True) -> lis
         try:
             row = row_from_dict(data, need_answer=need_answers)
         except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
+            raise ValueError(f"{path}:{number}: {shortened(str(error), LONGEST_REASON)}") from error
         if row.id in lines:
             if "id" in data:
-                raise ValueError(f"{path}:{number}: id {row.id!r} is taken by line {lines[row.id]}; ids are unique")
+                taken = f"id {shown(row.id)} is taken by line {lines[row.id]}; ids are unique"
+                raise ValueError(f"{path}:{number}: {taken}")
             # Repeating a pair is a legitimate way to weight it; the line number makes its id unique.
             row = replace(row, id=f"{row.id}-{number}")
         lines[row.id] = number

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prosg.utils.outside import parse_json
+
 __all__ = ["Log", "hash_json", "locked", "read_log", "record_id"]
 
 
@@ -45,9 +47,9 @@ def _read_whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     records = []
     for number, line in enumerate(content[:size].splitlines(), 1):
         try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error}); delete the line to have it made again") from None
+            record = parse_json(line, f"{path}:{number}", finite=False)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete the line to have it made again") from None
         if not isinstance(record, dict):
             raise ValueError(f"{path}:{number}: holds a {type(record).__name__}, not an object; delete the line")
         records.append(record)

@@ -33,10 +33,10 @@ def shown(value: Any) -> str:
     return shortened(text)
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, most: int = LONGEST_SHOWN) -> str:
     """Returns a text as one line, without what is too much of it for an error."""
     text = " ".join(text.splitlines())
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def check_number(name: str, value: Any, *, infinite: bool = False) -> float:
