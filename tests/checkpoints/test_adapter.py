@@ -18,7 +18,9 @@ from prosg.checkpoints.adapter import is_adapter, load_adapter, save_adapter
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.encoded import save_encoded
 from prosg.checkpoints.fingerprints import model_fingerprint, sampled_fingerprint
+from prosg.checkpoints.load import load_model
 from prosg.model.prosg import ProSG
+from prosg.utils.io import CheckpointError
 from support.checkpoints import assert_refused, save_with_base
 from support.models import MODULES, live_backbone, live_model, same_encoded, tokens
 
@@ -196,3 +198,51 @@ def test_adapters_are_replaced_only_when_asked(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "todo.txt").write_text("mine")
     assert_refused(lambda: save_adapter(model(), tmp_path / "notes", overwrite=True), "not replaced", FileExistsError)
+
+
+SLIPS: list[tuple[str, Any]] = [
+    ("alpha", float("nan")),
+    ("alpha", 1e39),
+    ("alpha", 1e20),
+    ("alpha", True),
+    ("alpha", "1"),
+    ("rank", None),
+    ("rank", 1e9),
+    ("rank", 10**9),
+    ("rank", 10**400),
+    ("memory_tap", 1),
+    ("reads", None),
+    ("reads", ["nothing"]),
+    ("target_modules", "key"),
+    ("target_modules", [1]),
+    ("target_modules", None),
+    ("reference_length", float("inf")),
+    ("blocks", -1),
+    ("base", None),
+    ("base", 3),
+    ("tokenizer", []),
+    ("base_fingerprint", {}),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), SLIPS)
+def test_a_configuration_has_values_of_the_right_type_and_size(key: str, value: Any, tmp_path: Path) -> None:
+    folder = save_with_base(live_model("rwkv4", "plus", torch.float32), tmp_path / "adapter")
+    file = folder / "prosg_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=r"prosg_config.json: ") as error:
+        load_model(folder)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    file.write_text("[" * 5000)
+    with pytest.raises(CheckpointError, match=r"prosg_config.json: brackets deeper"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("damage", [torch.Tensor.bool, torch.Tensor.long, lambda t: t.double() * 1e300])
+def test_weights_are_finite_floating_point_numbers(damage: Any, tmp_path: Path) -> None:
+    folder = save_with_base(live_model("rwkv4", "plus", torch.float32), tmp_path / "adapter")
+    file = folder / "prosg_model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    save_file({**tensors, "layers.0.queries": damage(tensors["layers.0.queries"] + 1)}, file)
+    with pytest.raises(CheckpointError, match=r"prosg_model.safetensors: layers.0.queries"):
+        load_model(folder)

@@ -12,8 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from prosg.checkpoints.encoded import load_encoded, save_encoded
 from prosg.checkpoints.fingerprints import model_fingerprint
+from prosg.checkpoints.tensors import read_safetensors
 from prosg.model.prosg import ProSG
+from prosg.utils.io import CheckpointError
 from support.checkpoints import assert_refused
+from support.generated import draws, refusal
 from support.models import MODULES, TINY, live_model, same_encoded, tokens
 
 PROMPT, LENGTHS = tokens(2, 6), torch.tensor([6, 4])
@@ -84,3 +87,58 @@ def test_a_file_holds_the_anchor(name: str, memory: Any, tmp_path: Path) -> None
     ):
         save_file({key: tensor.clone() for key, tensor in tensors.items()}, path, metadata=metadata)
         assert_refused(lambda: load_encoded(path, trained), f"prompt.safetensors: .*{message}")
+
+
+DAMAGE = [
+    lambda t: torch.full_like(t, float("nan")),
+    lambda t: t.index_fill(0, torch.tensor([0]), float("inf")),
+    lambda t: torch.full_like(t, 1e30),
+    lambda t: t.bool(),
+    lambda t: t.long(),
+    lambda t: torch.cat([t, t]),
+    lambda t: t[:0],
+    lambda t: t[..., :-1],
+    lambda t: torch.cat([t, t], -1),
+    lambda t: t.unsqueeze(0),
+    lambda t: None,
+]
+
+
+@pytest.mark.parametrize("kind", ["rwkv4", "rwkv7", "retnet"])
+def test_a_file_is_accepted_only_if_finite_and_consistent(kind: str, tmp_path: Path) -> None:
+    trained, path = live_model(kind, "plus", torch.float32), tmp_path / "prompt.safetensors"
+    save_encoded(trained.encode(PROMPT, LENGTHS, memory="both"), trained, path)
+    whole = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    metadata = {"format": "prosg-encoded-2", "model": model_fingerprint(trained)}
+    for draw in draws(21):
+        name, damage = draw.choice(sorted(whole)), draw.choice(DAMAGE)
+        if name.endswith("top") and damage is DAMAGE[2]:
+            continue  # a logarithm, of which only the greatest counts
+        changed = damage(whole[name])
+        tensors = {**whole, name: changed}
+        if changed is None:
+            del tensors[name]
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata=metadata)
+        assert refusal(lambda: load_encoded(path, trained), f"{path}: "), (name, DAMAGE.index(damage))
+    for unknown in ("update.0.key.c", "update.x.key.a", "update.00.key.a", "update.0.none.a", "more"):
+        save_file({**whole, unknown: whole["logits"].clone()}, path, metadata=metadata)
+        assert refusal(lambda: load_encoded(path, trained), f"{path}: ")
+
+
+def test_what_has_overflowed_is_not_written(tmp_path: Path) -> None:
+    trained = model()
+    encoded = trained.encode(PROMPT)
+    bad = encoded._replace(logits=encoded.logits * float("nan"))
+    with pytest.raises(ValueError, match=r"x.safetensors: not written: logits .*overflowed"):
+        save_encoded(bad, trained, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path: Path) -> None:
+    trained = model()
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises((OSError, CheckpointError)) as error:
+        read_safetensors(tmp_path / "folder.safetensors")
+    assert "directory" in str(error.value) and "No such" not in str(error.value)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_encoded(tmp_path / "none", trained)

@@ -79,7 +79,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     refused(good | {"blocks.2.att.time_state": torch.zeros(2, 6, 6)}, "blocks.2.*2 layers")
     refused(good | {"blocks.0.att.ts_state": torch.zeros(12)}, "blocks.0.att.ts_state")
     refused({"blocks.0.att.time_state": torch.zeros(2, 6, 6)}, "blocks.1.att.time_state")
-    refused(good | {"blocks.0.att.time_state": torch.full((2, 6, 6), torch.nan)}, "blocks.0.*not finite")
+    refused(good | {"blocks.0.att.time_state": torch.full((2, 6, 6), torch.nan)}, "blocks.0.*NaN or infinite")
     refused({"emb.weight": torch.zeros(2, 2)}, "x.pth: .*blocks.0.att.time_state")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_initial(tmp_path / "nowhere", backbone)

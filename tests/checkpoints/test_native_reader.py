@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -153,6 +155,17 @@ def test_damaged_files(model: RWKV4, weights: dict[str, Tensor], tmp_path: Path)
 
 CONFIGS = {
     "rwkv6": ({"model_type": "rwkv6"}, "model_type is 'rwkv6'.*rwkv4"),
+    "no layers": ({"num_hidden_layers": None}, "num_hidden_layers is None"),
+    "layers beyond all models": ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; .* at most 1000"),
+    "other layers": ({"num_hidden_layers": 7}, "num_hidden_layers is 7, but the tensors"),
+    "width": ({"hidden_size": True}, "hidden_size is True"),
+    "no vocabulary": ({"vocab_size": 0}, "vocab_size is 0"),
+    "a fraction": ({"vocab_size": 40.0}, "vocab_size is 40.0"),
+    "no number": ({"hidden_size": float("nan")}, "not JSON .NaN"),
+    "inner": ({"inner": {"num_layers": 10**9}}, "inner.num_layers is 1000000000"),
+    "a size beyond all models": ({"intermediate_size": 10**12}, "intermediate_size is 1000000000000"),
+    "digits": ({"other": 10**400}, "an integer of 401 digits"),
+    "type": ({"model_type": ["rwkv"]}, "model_type is ..rwkv"),
     "epsilon": ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06.*1e-05"),
 }
 
@@ -177,3 +190,50 @@ def test_ambiguous_folders(model: RWKV4, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config.json: not JSON"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {}, "x", {"emb.weight": None}, {"emb.weight": ["a"]}, 3])
+def test_an_index_names_files(weight_map: object, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=r"index.json: weight_map must be an object"):
+        load_backbone(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"a":' * 5000)
+    with pytest.raises(CheckpointError, match=r"index.json: brackets deeper"):
+        load_backbone(tmp_path)
+
+
+def test_a_zip_that_is_larger_inside_is_refused(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(weights, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth") as whole, zipfile.ZipFile(tmp_path / "bomb.pth", "w") as bomb:
+        for name in whole.namelist():
+            bomb.writestr(name, whole.read(name), zipfile.ZIP_DEFLATED)
+        bomb.writestr("x/data/99", bytes(10_000_000), zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match=r"bomb.pth: has compressed or overlapping entries"):
+        load_backbone(tmp_path / "bomb.pth")
+
+
+def test_a_tensor_is_not_larger_than_what_is_stored(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(weights | {"emb.weight": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x.pth: emb.weight has shape \(1000000, 1000000\), which takes more"):
+        load_backbone(tmp_path / "x.pth")
+
+
+def test_a_training_that_has_not_ended_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint-3" / "trainer_state.json").write_text("{}")
+    torch.save({"python": Malice()}, tmp_path / "run" / "checkpoint-3" / "rng_state.pth")
+    for folder in (tmp_path / "run" / "checkpoint-3", tmp_path / "run"):
+        with pytest.raises(CheckpointError, match="of a training that has not ended"):
+            load_backbone(folder)
+
+
+def test_memory_that_is_short_is_no_damage(weights: dict[str, Tensor], tmp_path: Path, monkeypatch: Any) -> None:
+    torch.save(weights, tmp_path / "x.pth")
+
+    def load(*_: Any, **__: Any) -> None:
+        raise RuntimeError("unable to mmap 3 bytes from file <x.pth>: Cannot allocate memory (12)\nmore")
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(CheckpointError, match=r"x.pth: there is not enough memory .*mmap") as error:
+        load_backbone(tmp_path / "x.pth")
+    assert "truncated" not in str(error.value) and "\n" not in str(error.value)

@@ -11,6 +11,7 @@ from torch import Tensor
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.backbone import convert, load_backbone
 from prosg.checkpoints.weights import check_finite, check_memory
+from prosg.core.checks import GREATEST
 from prosg.utils.io import CheckpointError
 
 
@@ -28,10 +29,16 @@ def test_values_that_are_not_finite_are_refused(
     assert not (tmp_path / "made").exists()
 
 
-def test_the_largest_numbers_are_finite(weights: dict[str, Tensor], tmp_path: Path) -> None:
-    weights["head.weight"].fill_(torch.finfo(torch.float32).max)  # their sum is not
+def test_numbers_with_which_nothing_can_be_computed_are_refused(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    weights["head.weight"].fill_(GREATEST)
     torch.save(weights, tmp_path / "large.pth")
-    assert load_backbone(tmp_path / "large.pth").head.weight.max() == torch.finfo(torch.float32).max
+    assert load_backbone(tmp_path / "large.pth").head.weight.max() == GREATEST
+    with pytest.raises(CheckpointError, match="large.pth: head.weight has values up to 1e.10, beyond 65504; .*bf16"):
+        load_backbone(tmp_path / "large.pth", dtype=torch.float16)
+    weights["head.weight"][0, 0] = -torch.finfo(torch.float32).max
+    torch.save(weights, tmp_path / "large.pth")
+    with pytest.raises(CheckpointError, match="large.pth: head.weight has values up to 3.4e.38"):
+        load_backbone(tmp_path / "large.pth")
 
 
 def test_what_was_cast_is_let_go_of_unharmed(tmp_path: Path) -> None:

@@ -217,3 +217,23 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMMANDS, "info", command._replace(run=broken_by(RuntimeError("a fault"))))
     with pytest.raises(RuntimeError, match="a fault"):
         status(["info", "demo"])
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["generate", "demo", "--prompt", "x", "--temperature", "nan"], ("--temperature", "finite")),
+        (["generate", "demo", "--prompt", "x", "--temperature", "1e308"], ("--temperature", "at most")),
+        (["generate", "demo", "--prompt", "x", "--max-tokens", "9" * 5000], ("--max-tokens", "at most")),
+        (["train", "x.yaml"], ("a command comes first", "synthesize", "'x.yaml'")),
+        (["train", "--model", "x"], ("a command comes first", "synthesize", "'--model'")),
+        (["train", "synthesize"], ("prosg train synthesize: ", "--model, --train, --out", "--help")),
+    ],
+)
+def test_bad_numbers_and_missing_words_are_one_line(
+    command: list[str], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(command) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 400
+    assert all(word in err for word in words)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prosg.data.chat import _cue_spans
+from prosg.data.checks import split_items
 from prosg.data.encode import encode_rows, frame_row
 from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict
 from prosg.data.templates import TEMPLATES, Turn, frame, known_template
 from prosg.tokenizers.files import load_tokenizer
+from support.generated import draws
 from support.tokenizers import CharacterTokenizer
 
 USER, ASSISTANT = {"role": "user", "content": "Hi there."}, {"role": "assistant", "content": "Hello."}
@@ -154,3 +158,24 @@ def test_a_file_may_hold_all_kinds(tmp_path: Path) -> None:
     kept, _ = encode_rows(read_rows(file), load_tokenizer("world"))
     decode = load_tokenizer("world").decode
     assert [decode(row.prompt) for row in kept] == ["p", "User: Hi there.\n\nAssistant:", "Question: q\n\nAnswer:"]
+
+
+def test_cues_are_found_as_a_pattern_would_find_them() -> None:
+    for draw in draws(31):
+        parts = ["U:", "\n", "\n", " ", "\t", "x", "\r\n", "\x0b"]
+        text = "".join(draw.choice(parts) for _ in range(draw.randrange(30)))
+        assert _cue_spans("U:", text) == [m.span() for m in re.finditer(r"(?:\A|\n[ \t]*\n\s*)U:", text)]
+
+
+@pytest.mark.parametrize("gap", ["\n" * 200_000, " \n" * 200_000, "\n" + " " * 200_000, "\r\n" * 200_000])
+def test_long_runs_of_line_breaks_are_read_in_one_pass(gap: str) -> None:
+    row = row_from_dict({"text": f"User: a{gap}b\n\nAssistant: c{gap}d"})
+    framed = frame_row(row, "world", CharacterTokenizer())
+    assert "\n\n" not in framed.answer
+    assert split_items(f"a{gap}b, c{gap}and d") == [f"a{gap}b", "c", "d"]
+
+
+def test_many_turns_are_encoded_in_one_pass() -> None:
+    turns = [{"role": role, "content": "a\nb"} for _ in range(3) for role in ("user", "assistant")]
+    (encoded,), _ = encode_rows([row_from_dict({"messages": turns})], CharacterTokenizer(), template="world")
+    assert CharacterTokenizer().decode(encoded.answer[:-1]) == " a\nb"

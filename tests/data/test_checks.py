@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from prosg.data.checks import CHECKS, check_stages, find_stages, run_check, split_items, validate_check
 from prosg.data.row import Row, Stage, row_from_dict
 from prosg.data.synthetic import make_row
+from support.generated import draws
 
 ITEMS = {"items": ["Anna", "Bob"], "after": "Names:"}
 
@@ -155,3 +157,11 @@ def test_what_the_answer_chose_has_to_be_repeated(text: str, right: bool) -> Non
     )
     row = Row("x", "The code is 4711.", answer, "choose", stages=stages)
     assert check_stages(row, text)[-1] == right
+
+
+def test_items_are_split_as_a_pattern_of_every_blank_would_split_them() -> None:
+    every_blank = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|[\uff0c\u3001]")
+    for draw in draws(32):
+        text = "".join(draw.choice([",", " ", "\n", "and", "and ", "a", "b", "、"]) for _ in range(draw.randrange(14)))
+        inner = text.strip().removesuffix(".").removesuffix("。")
+        assert split_items(text) == [item for item in every_blank.split(inner) if item], repr(text)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from prosg.data.encode import encode_row, encode_rows, row_number, truncate_row
+from prosg.data.encode import LONGEST_TOKEN, encode_row, encode_rows, row_number, truncate_row
 from prosg.data.row import Row, row_from_dict
 from prosg.data.synthetic import KINDS, make_rows
 from prosg.tokenizers.bpe import train_bpe
@@ -100,3 +100,39 @@ def test_long_rows_are_counted_and_cut_only_where_it_is_asked_for() -> None:
     assert ([row.id for row in encoded], too_long) == (["short"], ["0", "1"])
     encoded, too_long = encode_rows(rows, CharacterTokenizer(), max_tokens=8, truncate=True)
     assert ([row.tokens for row in encoded], too_long) == ([8, 8, 3], ["0", "1"])
+
+
+class Counted(CharacterTokenizer):
+    """Says how many characters it was given."""
+
+    longest = 0
+
+    def encode(self, text: str) -> list[int]:
+        self.longest = max(self.longest, len(text))
+        return super().encode(text)
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        self.longest = max(self.longest, len(text))
+        return super().encode_offsets(text)
+
+
+def test_what_is_cut_off_is_not_tokenized() -> None:
+    tokenizer = Counted()
+    long = "x" * 100 * LONGEST_TOKEN
+    rows = [Row("a", long + "end", "short"), Row("b", "short", "begin" + long), Row("c", "short", "short")]
+    kept, too_long = encode_rows(rows, tokenizer, max_tokens=20)
+    assert [row.id for row in kept] == ["c"] and too_long == ["a", "b"]
+    assert tokenizer.longest == 5
+    kept, too_long = encode_rows(rows, tokenizer, max_tokens=20, truncate=True)
+    assert too_long == ["a", "b"] and tokenizer.longest == 20 * LONGEST_TOKEN
+    whole = [truncate_row(encode_row(row, tokenizer), 20) for row in rows[:2]]
+    assert kept[:2] == whole
+
+
+def test_a_stage_beyond_the_cut_is_none() -> None:
+    stage = {"check": {"type": "words"}, "instruction": ""}
+    data = {"prompt": "p", "answer": "a" * 10_000 + "Late: b", "stages": [{**stage, "start": 0, "marker": ""}]}
+    data["stages"].append({**stage, "start": 10_000, "marker": "Late:"})
+    row = row_from_dict(data)
+    (kept,), _ = encode_rows([row], CharacterTokenizer(), max_tokens=20, truncate=True)
+    assert kept == truncate_row(encode_row(row, CharacterTokenizer()), 20) and not kept.has_stages

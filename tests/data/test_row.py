@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prosg.data.row import Row, derived_id, read_rows, row_from_dict, row_to_dict, write_rows
 from prosg.data.synthetic import KINDS, make_rows
 from prosg.utils.io import write_lines
+from support.generated import damaged, draws, refusal, value
 
 STAGES = [
     {"instruction": "tell", "check": {"type": "sentences", "min": 1}, "start": 0, "marker": ""},
@@ -107,3 +110,41 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: 
         write_lines(file, lines())
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_check_repeats_is_an_earlier_stage(tmp_path: Path) -> None:
+    def stages(stage: Any, inside: bool = False) -> list[dict[str, Any]]:
+        check = {"type": "repeats", "items": ["a"], "stage": stage, "after": ""}
+        check = {"type": "all_of", "checks": [check]} if inside else check
+        first = {"instruction": "", "check": {"type": "words"}, "start": 0, "marker": ""}
+        return [first, {"instruction": "", "check": check, "start": 2, "marker": "Late"}]
+
+    row = {"prompt": "p", "answer": "a Late b"}
+    assert row_from_dict({**row, "stages": stages(0)})
+    for stage, inside in ((1, False), (9, False), (-1, False), (1, True), (10**300, False)):
+        with pytest.raises(ValueError, match=r"stage"):
+            row_from_dict({**row, "stages": stages(stage, inside)})
+
+
+def test_rows_with_halves_of_letters_can_be_written_again(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(r'{"prompt": "a\ud83d", "answer": "b\udc00", "more": {"\ud83d": ["\ud83d\ude00"]}}' + "\n")
+    rows = read_rows(file)
+    assert rows[0].prompt == "a\ufffd" and rows[0].extra == {"more": {"\ufffd": ["😀"]}}
+    write_rows(tmp_path / "again.jsonl", rows)
+    assert read_rows(tmp_path / "again.jsonl") == rows
+
+
+def test_generated_rows_are_read_or_refused_with_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    good = {"id": "x", "prompt": "p", "answer": "a Late b", "kind": "k", "distance_words": 3, "leaks": False}
+    good["stages"] = [{"instruction": "", "check": {"type": "words", "min": 1}, "start": 0, "marker": ""}]
+    for draw in draws(33):
+        changed = {**good, draw.choice([*good, "messages", "text", "more"]): value(draw)}
+        if draw.random() < 0.3:
+            del changed["prompt"], changed["answer"]
+        written = json.dumps(changed)
+        file.write_text(damaged(draw, written) if draw.random() < 0.5 else written, "utf-8", "surrogatepass")
+        if not refusal(partial(read_rows, file), f"{file}:"):
+            write_rows(tmp_path / "again.jsonl", read_rows(file))
+            assert read_rows(tmp_path / "again.jsonl") == read_rows(file)

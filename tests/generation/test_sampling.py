@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 
-from prosg.generation.sampling import pick
+from prosg.generation.sampling import Sampling, pick
 
 LOGITS = torch.log(torch.tensor([[0.1, 0.4, 0.05, 0.3, 0.15]]))
 
@@ -55,3 +56,18 @@ def test_a_token_that_is_ruled_out_is_never_drawn() -> None:
     many = torch.randn(4, 5000)
     many[:, 4000:] = -torch.inf
     assert int(pick(many, torch.ones(4), edges).max()) < 4000
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", 1e308),
+        ("temperature", math.nan),
+        ("late_temperature", 1001.0),
+        ("late_temperature", math.inf),
+        ("top_p", math.nan),
+    ],
+)
+def test_options_are_finite_and_in_range(option: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{option} is "):
+        Sampling(**{option: value})

@@ -129,7 +129,7 @@ def test_texts_are_encoded_as_their_ids() -> None:
     assert torch.equal(model.encode(texts).logits, expected.logits)
     assert torch.equal(model.encode(texts[0]).logits, model.encode(ids[:1]).logits)
     for empty in ("", [], ["Tom", ""]):
-        with pytest.raises(ValueError, match="a prompt is empty"):
+        with pytest.raises(ValueError, match="is empty"):
             model.encode(empty)
 
 
@@ -348,3 +348,25 @@ def test_a_model_knows_its_modules_configuration() -> None:
     assert model.prosg_config is not None
     assert model.prosg_config.bottleneck == 3
     assert ProSG(model.backbone).prosg_config is None
+
+
+def test_lengths_and_ids_are_checked_where_prompts_and_answers_come_in() -> None:
+    model = live_model("rwkv4", "plus", torch.float32)
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    encoded = model.encode(ids)
+    for lengths in ([3, 4], [3, -1]):
+        with pytest.raises(ValueError, match="lengths"):
+            model.encode(ids, torch.tensor(lengths))
+        with pytest.raises(ValueError, match="lengths"):
+            model.score(encoded, ids, torch.tensor(lengths))
+    for bad in (ids + 100_000, -ids):
+        with pytest.raises(ValueError, match="the model's vocabulary has the ids 0 to"):
+            model.encode(bad)
+        with pytest.raises(ValueError, match="the model's vocabulary has the ids 0 to"):
+            model.score(encoded, bad, torch.tensor([3, 3]))
+    with pytest.raises(ValueError, match="answer has 1 rows for 2 prompts"):
+        model.score(encoded, ids[:1], torch.tensor([3]))
+    with pytest.raises(ValueError, match="the batch is empty"):
+        model.encode(ids[:0])
+    with pytest.raises(ValueError, match="at least one prompt"):
+        model.score(encoded.take(torch.zeros(0).long()), ids, torch.tensor([3, 3]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -12,7 +13,7 @@ from prosg.data.synthetic import make_rows
 from prosg.tokenizers.base import END_OF_TEXT, Tokenizer
 from prosg.tokenizers.bpe import train_bpe
 from prosg.tokenizers.files import load_tokenizer
-from prosg.tokenizers.json_file import JsonTokenizer
+from prosg.tokenizers.json_file import JsonTokenizer, _WindowDecoder
 
 TEXTS = ["Names: Anna, Bob.\n\nCode: 482913", "Grüße 🙂 你好\r\n\tx  y", "", " ", f"a{END_OF_TEXT}b", "\ufffd!"]
 
@@ -87,3 +88,26 @@ def test_streaming_knows_decoders_that_treat_the_first_token_specially() -> None
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     inner.decoder = decoders.Metaspace()
     assert streamed(JsonTokenizer(inner), [0, 1, 2, 1]) == ["one", " two", "s", " two", ""]
+
+
+def test_streaming_bytes_that_are_no_characters_takes_a_bounded_window() -> None:
+    """Decoding all of them anew at every id would take quadratic time."""
+    tokenizer = train_bpe(["abc"], 300)
+    lead = tokenizer.encode("é")[0]
+    seen: list[int] = []
+
+    class Counting(JsonTokenizer):
+        def decode(self, ids: Sequence[int]) -> str:
+            seen.append(len(ids))
+            return super().decode(ids)
+
+    draw = Random(0)
+    for ids in (
+        [lead] * 600,
+        [*[lead] * 300, *tokenizer.encode("é你"), *[lead] * 300],
+        [draw.choice([lead, *tokenizer.encode("你😀")]) for _ in range(600)],
+    ):
+        decoder = _WindowDecoder(Counting(tokenizer._inner))
+        pieces = [decoder.push(token) for token in ids]
+        assert "".join([*pieces, decoder.flush()]) == tokenizer.decode(ids)
+    assert max(seen) < 300

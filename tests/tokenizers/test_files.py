@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -55,3 +57,46 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
 def test_importing_it_does_not_import_transformers() -> None:
     code = "import sys, prosg.tokenizers.files; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+PLAIN: dict[str, Any] = dict.fromkeys(
+    ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+) | {"version": "1.0", "added_tokens": []}
+WORDS = {"type": "WordLevel", "vocab": {"a": 7}, "unk_token": "[UNK]"}
+
+
+def write(folder: Path, **parts: Any) -> Path:
+    (folder / JSON_NAME).write_text(json.dumps({**PLAIN, "model": WORDS, **parts}))
+    return folder / JSON_NAME
+
+
+def test_a_panic_of_the_library_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})
+    with pytest.raises(ValueError, match=f"{JSON_NAME}: not a tokenizer.json .*Precompiled") as error:
+        load_tokenizer(file)
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, '{"a":' * 5000, "null", "[]", '"\\ud83d"'])
+def test_json_that_is_no_tokenizer_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / JSON_NAME).write_text(text)
+    with pytest.raises(ValueError, match=f"{JSON_NAME}: not a tokenizer.json") as error:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_the_size_of_a_vocabulary_is_its_greatest_id_plus_one(tmp_path: Path) -> None:
+    assert load_tokenizer(write(tmp_path)).vocab_size == 8
+    special = {"id": 30, "content": "<x>", "special": True}
+    special |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = load_tokenizer(write(tmp_path, added_tokens=[special]))
+    assert (added.token_id("<x>") or 0) < added.vocab_size == 8
+
+
+def test_what_a_tokenizer_cannot_do_is_a_value_error(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(write(tmp_path))
+    assert tokenizer.encode("a") == [7]
+    for call in (lambda: tokenizer.encode("b"), lambda: tokenizer.encode_offsets("b"), lambda: tokenizer.decode([-1])):
+        with pytest.raises(ValueError, match="the tokenizer cannot"):
+            call()

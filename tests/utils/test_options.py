@@ -72,7 +72,7 @@ def test_values_of_every_type() -> None:
         "flag": True,
         "numbers": [1, 2],
         "anything": {"k": [1]},
-        "inner": {"rate": "1e-3", "mode": "b", "names": ["p"]},
+        "inner": {"rate": 1e-3, "mode": "b", "names": ["p"]},
     }
     made = build(Outer, content)
     assert made == Outer("x", 3, ["a", "b"], 2.0, True, [1, 2], {"k": [1]}, Inner(0.001, "b", ("p",)))
@@ -91,6 +91,14 @@ def test_values_of_every_type() -> None:
         ({"flag": 1}, ("flag", "bool")),
         ({"name": 1}, ("name", "str")),
         ({"limit": "far"}, ("limit", "far", "float")),
+        ({"limit": float("nan")}, ("limit", "nan", "finite")),
+        ({"limit": float("inf")}, ("limit", "inf", "finite")),
+        ({"inner": {"rate": "1e-3"}}, ("inner.rate", "'1e-3'", "float")),
+        ({"inner": {"rate": 1e39}}, ("inner.rate", "1e+39", "finite")),
+        ({"inner": {"rate": True}}, ("inner.rate", "True", "float")),
+        ({"count": 2**63}, ("count", "2^63")),
+        ({"count": 10**5000}, ("count", "thousands of digits")),
+        ({"anything": {"k": [float("nan")]}}, ("anything.k[0]", "nan", "finite")),
         ({"numbers": [1, "x"]}, ("numbers[1]", "'x'", "int")),
         ({"numbers": 1}, ("numbers", "list")),
         ({"inner": {"mode": "c"}}, ("inner.mode", "'c'", "a, b")),

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prosg.utils.outside import DEEPEST, MOST_DIGITS, parse_json, whole_text
+from prosg.utils.outside import DEEPEST, MOST_DIGITS, parse_json, plain_reason, read_text, whole_text
+from support.generated import damaged, draws, refusal, value
+from support.generated import text as letters
 
 
 @pytest.mark.parametrize(
@@ -73,3 +78,37 @@ def test_half_a_letter_is_replaced(text: str, whole: Any) -> None:
 def test_text_that_is_whole_stays() -> None:
     for text in ("", "a\x00b\r\n", "ä😀\u2028"):
         assert whole_text(text) == text
+
+
+def test_generated_json_is_read_or_refused_in_one_line() -> None:
+    for draw in draws(4):
+        good = json.dumps(value(draw)) if draw.random() < 0.9 else letters(draw)
+        for written in (good, damaged(draw, good)):
+            if not refusal(partial(parse_json, written, "x"), "x: "):
+                json.dumps(parse_json(written, "x"), allow_nan=False, ensure_ascii=False).encode()
+
+
+def test_files_of_own_results_may_hold_what_is_no_number() -> None:
+    assert parse_json("[Infinity, -Infinity]", "x", finite=False) == [math.inf, -math.inf]
+
+
+def test_a_file_has_a_greatest_size(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("abcd")
+    assert read_text(tmp_path / "x", 4) == "abcd"
+    with pytest.raises(ValueError, match="x: has more than 3 bytes"):
+        read_text(tmp_path / "x", 3)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_text(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("\n first\nsecond", "first"),
+        ("Load failed. Re-running with `weights_only=False` will likely succeed", "Load failed."),
+        ("", "RuntimeError"),
+        ("x" * 1000, "x" * 200 + "..."),
+    ],
+)  # fmt: skip
+def test_a_librarys_reason_is_one_line_without_its_advice(said: str, reason: str) -> None:
+    assert plain_reason(RuntimeError(said)) == reason

@@ -94,3 +94,11 @@ def test_a_closed_log_writes_nothing(tmp_path: Path) -> None:
     with (tmp_path / "other").open("wb"), pytest.raises(OSError):  # noqa: PT011 - has the log's number
         log.append({"id": "a"})
     assert not (tmp_path / "other").read_bytes()
+
+
+@pytest.mark.parametrize("line", ["[" * 5000, '{"n": ' + "1" * 5000 + "}", "\\xff"])
+def test_a_line_that_breaks_a_parser_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "log.jsonl").write_text('{"a": 1}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"log.jsonl:2: .*delete the line") as error:
+        read_log(tmp_path / "log.jsonl")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300

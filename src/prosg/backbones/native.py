@@ -19,6 +19,7 @@ from prosg.backbones.layers import MetaAwareEmbedding, MetaAwareLinear, last_val
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, Site, Update, check_update
 from prosg.ops.operation import Operation
+from prosg.utils.values import check_fields
 
 __all__ = [
     "Block",
@@ -45,7 +46,8 @@ class NativeConfig(Protocol):
 
 
 def check_positive(config: NativeConfig, *names: str) -> None:
-    """Raises ValueError for a field of these names that is below 1."""
+    """Raises ValueError for a field of the wrong type, or one of these names that is below 1."""
+    check_fields(config, f"{type(config).__name__}.")
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{type(config).__name__}.{name} is {getattr(config, name)}, must be at least 1")

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_model as load_tensors
 from safetensors.torch import save_model as save_tensors
 
@@ -20,7 +20,9 @@ from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint, sampled_fingerprint
 from prosg.checkpoints.hub import local_path
 from prosg.checkpoints.special import special_to_dict
+from prosg.checkpoints.tensors import read_tensors
 from prosg.checkpoints.weights import check_finite
+from prosg.core.checks import GREATEST
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.model.synthesizer import Synthesizer
@@ -28,13 +30,16 @@ from prosg.tokenizers.files import TOKENIZER_FILES, WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 from prosg.utils.io import CheckpointError, read_json, written_whole
 from prosg.utils.replaceable import FolderKind
+from prosg.utils.values import shown
 
-__all__ = ["CONFIG_NAME", "adapter_base", "is_adapter", "load_adapter", "save_adapter"]
+__all__ = ["CONFIG_NAME", "adapter_base", "adapter_config", "is_adapter", "load_adapter", "save_adapter"]
 
 CONFIG_NAME, WEIGHTS_NAME = "prosg_config.json", "prosg_model.safetensors"
 VERSION = 2
 """Of the fingerprints in an adapter; the first were of samples of the weights."""
 ADAPTER_FOLDER = FolderKind("an adapter", CONFIG_NAME, ("base",), (WEIGHTS_NAME, *TOKENIZER_FILES))
+ABOUT = ("base", "base_fingerprint", "tokenizer", "tokenizer_fingerprint")
+"""Keys of the configuration that are not the module's and are texts."""
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -49,7 +54,20 @@ def adapter_base(folder: str | Path) -> Path:
         CheckpointError: for a damaged configuration.
         FileNotFoundError: if the backbone is not there.
     """
-    return _find_base(Path(folder), str(read_json(Path(folder) / CONFIG_NAME).get("base", "")))
+    return _find_base(Path(folder), adapter_config(Path(folder))["base"])
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """Reads an adapter's configuration; the keys of `ABOUT` are there, "" where the file has none.
+
+    Raises:
+        CheckpointError: for what is no JSON object of finite numbers, and for one of these keys that is no text.
+    """
+    values = dict.fromkeys(ABOUT, "") | read_json(folder / CONFIG_NAME, finite=True)
+    for key in ABOUT:
+        if not isinstance(values[key], str):
+            raise CheckpointError(f"{folder / CONFIG_NAME}: {key} is {shown(values[key])}; it must be text")
+    return values
 
 
 def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = None, overwrite: bool = False) -> None:
@@ -113,12 +131,14 @@ def load_adapter(
     folder = Path(folder)
     if not is_adapter(folder):
         raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG_NAME}")
-    values = read_json(folder / CONFIG_NAME)
-    stored_base, base_fingerprint = (str(values.pop(key, "")) for key in ("base", "base_fingerprint"))
+    values = adapter_config(folder)
+    stored_base, base_fingerprint, *_ = (str(values.pop(key)) for key in ABOUT)  # the tokenizer is for load_model
     version = values.pop("fingerprint_version", 1)
     if version not in range(1, VERSION + 1):
-        raise CheckpointError(f"{folder / CONFIG_NAME}: fingerprint_version is {version!r}; known are 1 to {VERSION}")
-    for key in ("tokenizer", "tokenizer_fingerprint", "end_token", "begin_token"):  # for load_model
+        raise CheckpointError(
+            f"{folder / CONFIG_NAME}: fingerprint_version is {shown(version)}; known are 1 to {VERSION}"
+        )
+    for key in ("end_token", "begin_token"):  # for load_model, too
         values.pop(key, None)
     try:
         config = ProSGConfig.from_dict(values)
@@ -144,15 +164,12 @@ def load_adapter(
 
 
 def _load_weights(synthesizer: Synthesizer, file: Path) -> None:
+    read_tensors(file)  # for its errors: only floating-point numbers, in a file that can be read
     try:
         load_tensors(synthesizer, file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such file") from None
-    except SafetensorError as error:
-        raise CheckpointError(f"{file}: truncated, or not a safetensors file ({error})") from None
     except RuntimeError as error:
         raise CheckpointError(f"{file}: does not fit {CONFIG_NAME}: {str(error).splitlines()[-1].strip()}") from None
-    check_finite(file, synthesizer.state_dict())
+    check_finite(file, synthesizer.state_dict(), GREATEST)
 
 
 def _find_base(folder: Path, base: str) -> Path:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from prosg.backbones import BackboneModule
+from prosg.checkpoints.tensors import read_safetensors
 from prosg.checkpoints.weights import check_finite
 from prosg.model.anchor import StateAnchor
+from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError, written_whole
 
 __all__ = ["ANCHOR_FILE", "load_anchor", "save_anchor"]
@@ -24,6 +25,8 @@ __all__ = ["ANCHOR_FILE", "load_anchor", "save_anchor"]
 ANCHOR_FILE = "anchor.safetensors"
 """The file's name in the output folder of a training."""
 FORMAT = "prosg-anchor-1"
+STRONGEST = 50.0
+"""Greatest logarithm of a strength: e^50 is far beyond any, and still a number."""
 
 
 def save_anchor(anchor: StateAnchor, path: str | Path, *, overwrite: bool = False) -> None:
@@ -47,12 +50,7 @@ def load_anchor(path: str | Path, backbone: BackboneModule) -> StateAnchor:
     path = Path(path) / ANCHOR_FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; an anchor is written by trainings that have one")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: truncated, or not a safetensors file ({error})") from None
+    metadata, tensors = read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not an anchor; prosg train anchor writes one")
     try:
@@ -64,8 +62,10 @@ def load_anchor(path: str | Path, backbone: BackboneModule) -> StateAnchor:
         shapes = [tuple(some[name].shape) if name in some else "nothing" for some in (tensors, expected)]
         if shapes[0] != shapes[1]:
             raise CheckpointError(f"{path}: {name} has {shapes[0]}, expected {shapes[1]} for this backbone")
-    check_finite(path, {name: tensor for name, tensor in tensors.items() if not name.startswith("log_tau")})
+    check_finite(path, {name: tensor for name, tensor in tensors.items() if not name.startswith("log_tau")}, STRONGEST)
     for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{path}: {name} is {dtype_name(tensor.dtype)}; windows and strengths are numbers")
         if name.startswith("log_tau") and bool((tensor.isnan() | (tensor < 0)).any()):
             raise CheckpointError(f"{path}: {name} has windows below 1 token")
     with torch.no_grad():

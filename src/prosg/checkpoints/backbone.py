@@ -20,6 +20,7 @@ from prosg.backbones.layouts import Layout
 from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_checkpoint
 from prosg.checkpoints.native_writer import write_checkpoint
 from prosg.checkpoints.special import TOKENIZER_CONFIG, read_special, write_special
+from prosg.checkpoints.tensors import check_files
 from prosg.checkpoints.weights import cast_checked, check_finite
 from prosg.tokenizers.files import load_tokenizer, tokenizer_beside
 from prosg.tokenizers.special import SpecialTokens
@@ -55,6 +56,7 @@ def load_backbone(
         ValueError: for a kernel that does not exist.
     """
     if is_for_transformers(path, target_modules):
+        check_files(Path(path))
         hf_backbone = load_hf(path, target_modules, dtype=dtype, device=device, kernel=kernel)
         check_finite(path, hf_backbone.model.state_dict())
         return hf_backbone
@@ -110,6 +112,7 @@ def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, 
     named = beside is not None and (Path(src) / TOKENIZER_CONFIG).is_file()
     tokenizer = load_tokenizer(beside) if beside is not None and named else None  # to look up what that file names
     if is_for_transformers(src):
+        check_files(Path(src))
         model = load_hf(src, dtype=dtype)
         special = read_special(Path(src), tokenizer, model.config.vocab_size)
         save_backbone(model, dst, tokenizer=beside, special=special, overwrite=overwrite)

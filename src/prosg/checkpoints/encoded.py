@@ -10,16 +10,18 @@ The metadata holds the format's version and the fingerprint of the model that en
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from prosg.backbones.base import Backbone
 from prosg.checkpoints.fingerprints import model_fingerprint
+from prosg.checkpoints.tensors import read_safetensors
+from prosg.core.checks import check_encoded, check_layers
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, Site, Update, check_update
@@ -30,6 +32,9 @@ __all__ = ["flatten", "load_encoded", "save_encoded", "unflatten", "unflatten_an
 
 FORMATS = "prosg-encoded-1", "prosg-encoded-2"
 """Without an anchor, and with one, which the first version would lose silently."""
+
+
+FACTOR = re.compile(r"(?P<site>update\.(?P<layer>0|[1-9][0-9]{0,5})\.(?P<name>[^.]+))\.[ab]")
 
 
 def flatten(state: State, update: Update | None, anchor: Anchor | None = None) -> dict[str, Tensor]:
@@ -48,9 +53,12 @@ def unflatten(flat: Mapping[str, Tensor], backbone: Backbone) -> tuple[State, Up
     state = _layers(flat, "state", backbone.init_state(1))
     update: dict[Site, LowRank] = {}
     for key in flat:
-        if key.startswith("update.") and key.endswith(".a"):
-            layer_index, name = key.split(".")[1:3]
-            update[Site(int(layer_index), name)] = LowRank(_tensor(flat, key), _tensor(flat, key[:-1] + "b"))
+        if key.startswith("update."):
+            match = FACTOR.fullmatch(key)
+            if match is None:
+                raise ValueError(f"tensor {key!r} is unknown; factors are named update.LAYER.SITE.a and .b")
+            names = (f"{match['site']}.{factor}" for factor in "ab")
+            update[Site(int(match["layer"]), match["name"])] = LowRank(*(_tensor(flat, name) for name in names))
     return state, update or None
 
 
@@ -68,14 +76,7 @@ def _layers(flat: Mapping[str, Tensor], part: str, empty: State) -> State:
         type(layer)(**{name: _tensor(flat, f"{part}.{i}.{name}") for name in layer._fields})
         for i, layer in enumerate(empty)
     )
-    for layer, blank in zip(layers, empty, strict=True):
-        for name, leaf, like in zip(layer._fields, layer, blank, strict=True):
-            # An axis that is empty before the first token grows with the text.
-            fits = leaf.dim() == like.dim() and all(
-                expected in (0, size) for size, expected in zip(leaf.shape[1:], like.shape[1:], strict=True)
-            )
-            if not fits:
-                raise ValueError(f"{name} has shape {tuple(leaf.shape)}, expected (B, {tuple(like.shape[1:])})")
+    check_layers(part, layers, empty)
     return layers
 
 
@@ -86,7 +87,15 @@ def _tensor(flat: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def save_encoded(encoded: EncodedPrompt, model: ProSG, path: str | Path, *, overwrite: bool = True) -> None:
-    """Writes encoded prompts of a model as one safetensors file."""
+    """Writes encoded prompts of a model as one safetensors file.
+
+    Raises:
+        ValueError: for numbers that are not finite, which `load_encoded` would refuse: weights or memory overflowed.
+    """
+    try:
+        check_encoded(encoded, encoded.logits.shape[-1])
+    except ValueError as error:
+        raise ValueError(f"{path}: not written: {error}; the model's weights or its memory have overflowed") from None
     tensors = flatten(encoded.state, encoded.update, encoded.anchor) | {"logits": encoded.logits.contiguous()}
     metadata = {"format": FORMATS[encoded.anchor is not None], "model": model_fingerprint(model)}
     with written_whole(Path(path), overwrite=overwrite) as temporary:
@@ -98,17 +107,13 @@ def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: for a file of another kind, a damaged one, and one that another model wrote.
+        CheckpointError: for a file of another kind, a damaged one, one that another model wrote, and for numbers that
+            are not finite.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: truncated, or not a safetensors file ({error})") from None
+    metadata, tensors = read_safetensors(path)
     if metadata.get("format") not in FORMATS:
         raise CheckpointError(
             f"{path}: not an encoded prompt; make one with: prosg encode MODEL --prompt ... --out FILE"
@@ -119,11 +124,15 @@ def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
     try:
         if "logits" not in tensors:
             raise ValueError("tensor 'logits' is missing")
-        logits = tensors.pop("logits")
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        logits = tensors.pop("logits")
         state, update = unflatten(tensors, model.backbone)
         anchor = unflatten_anchor(tensors, model.backbone)
-        check_update(update or {}, model.backbone.sites, logits.shape[0])
+        encoded = EncodedPrompt(state, update, logits, anchor)
+        check_encoded(encoded, model.backbone.config.vocab_size)
+        check_update(update or {}, model.backbone.sites, encoded.batch)
+        if unknown := tensors.keys() - flatten(state, update, anchor).keys():
+            raise ValueError(f"tensor {min(unknown)!r} is unknown")
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return EncodedPrompt(state, update, logits.to(device), anchor)
+    return encoded

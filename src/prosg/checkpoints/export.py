@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from prosg.backbones import BACKBONES, BackboneModule
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.layouts import to_hf
+from prosg.core.checks import check_update_values, check_values
 from prosg.core.tensors import wide
 from prosg.core.update import Site, Update, batch_size, check_update
 from prosg.utils.io import written_whole
@@ -42,7 +43,8 @@ def merge(backbone: BackboneModule, update: Update) -> BackboneModule:
     The sum is computed in fp32 and cast to the weights' type.
 
     Raises:
-        ValueError: for an update of several prompts, and for one that does not fit the backbone.
+        ValueError: for an update of several prompts, one that does not fit the backbone, and for numbers that are not
+            finite in it or in the sum.
     """
     _check_single_prompt(backbone, update)
     tensors = itertools.chain(backbone.parameters(), backbone.buffers())
@@ -53,7 +55,9 @@ def merge(backbone: BackboneModule, update: Update) -> BackboneModule:
         dense = delta.dense()[0].to(weight.device)
         if _is_transposed(module):
             dense = dense.mT
-        module.weight = nn.Parameter((wide(weight.detach()) + dense).to(weight.dtype), weight.requires_grad)
+        total = (wide(weight.detach()) + dense).to(weight.dtype)
+        check_values(f"W + dW of site {site}", total, torch.finfo(weight.dtype).max)
+        module.weight = nn.Parameter(total, weight.requires_grad)
     return merged
 
 
@@ -137,6 +141,7 @@ def _check_single_prompt(backbone: BackboneModule, update: Update) -> None:
     if rows != 1:
         raise ValueError(f"the update is that of {rows} prompts; weights hold one prompt's: encode them one by one")
     check_update(update, backbone.sites, 1)
+    check_update_values(update)
 
 
 def site_module(backbone: BackboneModule, site: Site) -> nn.Module:

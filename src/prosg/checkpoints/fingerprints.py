@@ -23,6 +23,7 @@ from prosg.backbones.hf.files import load_hf_model
 from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.backbone import is_for_transformers
 from prosg.checkpoints.native_reader import read_checkpoint
+from prosg.checkpoints.tensors import check_files
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.utils.store import hash_json
@@ -61,6 +62,7 @@ def backbone_fingerprint(backbone: BackboneModule) -> str:
 def checkpoint_fingerprint(path: str | Path) -> str:
     """Returns the `backbone_fingerprint` of the backbone in a file or folder, without building a native one."""
     if is_for_transformers(path, ("any",)):
+        check_files(Path(path))
         model = load_hf_model(path)
         return _hash_model(_hf_options(model), model.state_dict())
     checkpoint = read_checkpoint(path)

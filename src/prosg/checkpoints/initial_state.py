@@ -14,6 +14,8 @@ import torch
 from prosg.backbones.base import Backbone
 from prosg.checkpoints.tensors import read_tensors
 from prosg.checkpoints.torch_file import save_torch
+from prosg.checkpoints.weights import check_finite
+from prosg.core.checks import GREATEST
 from prosg.model.initial_state import InitialState
 from prosg.utils.io import CheckpointError, written_whole
 
@@ -60,8 +62,7 @@ def load_initial(path: str | Path, backbone: Backbone) -> InitialState:
             raise CheckpointError(
                 f"{path}: {name} has shape {tuple(stored.shape)}, expected {tuple(learned.shape)} for this {model_type}"
             )
-        if not bool(torch.isfinite(stored).all()):
-            raise CheckpointError(f"{path}: {name} has values that are not finite")
+        check_finite(path, {name: stored}, GREATEST)
         with torch.no_grad():
             learned.copy_(stored)
     return initial

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from prosg.checkpoints.adapter import CONFIG_NAME, is_adapter, load_adapter
+from prosg.checkpoints.adapter import CONFIG_NAME, adapter_config, is_adapter, load_adapter
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.hub import local_path
 from prosg.checkpoints.special import read_special, special_from_dict
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
-from prosg.utils.io import CheckpointError, read_json
+from prosg.utils.io import CheckpointError
 
 __all__ = ["demo_model", "load_model", "require_tokenizer", "trained_model"]
 
@@ -56,7 +56,7 @@ def load_model(
         ValueError: for a tokenizer that does not fit the model or its training, and for a base without an adapter.
     """
     path = demo_model() if str(model) == "demo" else trained_model(local_path(model))
-    adapter = read_json(path / CONFIG_NAME) if is_adapter(path) else {}
+    adapter = adapter_config(path) if is_adapter(path) else {}
     if is_adapter(path):
         loaded, where = load_adapter(path, base=base, dtype=dtype, device=device, kernel=kernel)
     else:
@@ -102,7 +102,7 @@ def _check_vocabulary(model: ProSG, tokenizer: Tokenizer, source: str | Path) ->
     size = model.backbone.config.vocab_size
     if tokenizer.vocab_size > size:
         raise ValueError(
-            f"{source}: {tokenizer.vocab_size} tokens, but the model's vocabulary has {size}; they must fit"
+            f"{source}: {tokenizer.vocab_size} ids, by the greatest, but the model's vocabulary has {size}"
         )
 
 

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from prosg.backbones import BACKBONES, BackboneKind
+from prosg.backbones.config_json import read_config
 from prosg.backbones.hf.sites import HF_SITES
 from prosg.backbones.layouts import Layout, detect, from_hf, read_sizes
 from prosg.backbones.native import NativeConfig
 from prosg.checkpoints.tensors import read_tensors
 from prosg.tokenizers.files import tokenizer_beside
 from prosg.utils.io import CheckpointError, read_json
+from prosg.utils.values import check_number, shown
 
 __all__ = ["Checkpoint", "native_layouts", "read_checkpoint", "weight_files"]
 
@@ -78,13 +80,22 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+            weight_map = read_json(index, finite=True).get("weight_map")
+            named = isinstance(weight_map, dict) and all(isinstance(shard, str) for shard in weight_map.values())
+            if not weight_map or not named:
+                raise CheckpointError(f"{index}: weight_map must be an object, of tensors' names and their files")
+            shards = sorted(set(weight_map.values()))
             for shard in shards:
                 if Path(shard).name != shard:
                     raise CheckpointError(f"{index}: shard {shard!r} is not a plain file name")
                 if not (folder / shard).is_file():
                     raise FileNotFoundError(f"{folder / shard}: no such file, but {index.name} lists it")
             return [folder / shard for shard in shards]
+    if (folder / "trainer_state.json").is_file() or any(folder.glob("checkpoint-*")):
+        raise CheckpointError(
+            f"{folder}: of a training that has not ended; its command, started again, goes on, and its output folder "
+            "is then the model"
+        )
     files = sorted(folder.glob("*.pth"))
     if len(files) == 1:
         return files
@@ -94,7 +105,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _read_hf_config(path: Path) -> dict[str, Any]:
     """Reads config.json, and checks that the backbone computes what it describes."""
-    config = read_json(path)
+    config = read_config(path)
     layouts = native_layouts()
     model_type = str(config.get("model_type"))
     if model_type not in layouts:
@@ -105,7 +116,10 @@ def _read_hf_config(path: Path) -> dict[str, Any]:
         )
     for field, value in layouts[model_type].hf_required.items():
         if config.get(field, value) != value:
-            raise CheckpointError(f"{path}: {field} is {config[field]!r}; supported: {value!r}")
+            raise CheckpointError(f"{path}: {field} is {shown(config[field])}; supported: {value!r}")
+    for field in layouts[model_type].hf_sizes:
+        if config.get(field, 0) is None:  # the default, as in transformers
+            del config[field]
     return config
 
 
@@ -135,14 +149,24 @@ def _canonical(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
 
 def _read_config(path: Path, tensors: dict[str, Tensor], kind: BackboneKind, hf_config: dict[str, Any]) -> NativeConfig:
     """Reads the sizes from the tensors' shapes, and what no shape tells from config.json."""
-    extra = kind.layout.hf_only(hf_config) if hf_config else {}
+    try:
+        extra = kind.layout.hf_only(hf_config) if hf_config else {}
+        for name, value in extra.items():
+            if not check_number(name, value) > 0:
+                raise ValueError(f"{name} is {value}; it must be above 0")
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path / 'config.json'}: {error}") from None
     try:
         config: NativeConfig = kind.config(**read_sizes(tensors, kind.layout), **extra)
-        return config
     except KeyError as error:
         raise CheckpointError(f"{path}: tensor {error} is missing") from None
     except (IndexError, ValueError) as error:
         raise CheckpointError(f"{path}: a tensor has an impossible shape ({error})") from None
+    for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_layers"):
+        size = getattr(config, kind.layout.hf_sizes.get(field, ""), None)
+        if size is not None and hf_config.get(field, size) != size:
+            raise CheckpointError(f"{path / 'config.json'}: {field} is {hf_config[field]}, but the tensors' is {size}")
+    return config
 
 
 def _fitted(path: Path, tensors: dict[str, Tensor], kind: BackboneKind, config: NativeConfig) -> dict[str, Tensor]:

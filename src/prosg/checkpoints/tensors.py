@@ -1,21 +1,23 @@
-"""Reading files of tensors, without executing them."""
+"""Reading files of tensors, without executing them, and in memory that their size bounds."""
 
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError
+from prosg.utils.outside import plain_reason
 
-__all__ = ["read_tensors"]
+__all__ = ["check_files", "read_safetensors", "read_tensors"]
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -24,41 +26,106 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Reads a .safetensors file or one of torch.save, mapped copy-on-write if its format allows it.
 
     Raises:
-        CheckpointError: for a damaged file, for objects other than tensors, and for tensors of integers.
+        CheckpointError: for a damaged file, for objects other than tensors, for tensors of integers, and for tensors
+            that are larger than the file.
+        OSError: for a file that cannot be opened.
     """
-    try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: truncated, or not a safetensors file ({error})") from None
+    tensors = read_safetensors(path)[1] if path.suffix == ".safetensors" else _unpickle(path)
     for name, tensor in tensors.items():
         if not (isinstance(name, str) and isinstance(tensor, Tensor)):
-            raise CheckpointError(f"{path}: {name} is a {type(tensor).__name__}; only tensors are allowed")
-        if tensor.dtype not in FLOATS:
+            raise CheckpointError(f"{path}: {str(name)[:80]} is a {type(tensor).__name__}; only tensors are allowed")
+        if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta:
             kinds = ", ".join(dtype_name(dtype) for dtype in FLOATS)
             raise CheckpointError(f"{path}: {name} is {dtype_name(tensor.dtype)}; supported: {kinds}")
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, which takes more than the values that are stored"
+            )
     return tensors
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Reads the metadata and the tensors, of any type, of a .safetensors file.
+
+    Raises:
+        CheckpointError: for a damaged file, and where there is not enough memory.
+        OSError: for a file that is not there or cannot be opened.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    with path.open("rb"):  # safetensors calls every file that it cannot open missing
+        pass
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return metadata, load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: truncated, or not a safetensors file ({error})") from None
+    except (MemoryError, OSError, RuntimeError, ValueError) as error:
+        raise _cannot_read(path, error, "truncated, or not a safetensors file") from None
+
+
+def check_files(folder: Path) -> None:
+    """Checks a folder's files of weights before another library reads them.
+
+    Raises:
+        CheckpointError: for a zip that is larger inside than outside.
+        OSError: for a file that cannot be opened.
+    """
+    for file in sorted([*folder.glob("*.bin"), *folder.glob("*.safetensors")]):
+        with file.open("rb"):
+            pass
+        if file.suffix == ".bin" and zipfile.is_zipfile(file):
+            _check_entries(file)
 
 
 def _unpickle(path: Path) -> dict[Any, Any]:
     with path.open("rb") as file:
         start = file.read(2)
-    is_zip = zipfile.is_zipfile(path)
     if not start:
         raise CheckpointError(f"{path}: empty")
+    is_zip = zipfile.is_zipfile(path)
     if start == b"PK" and not is_zip:
         raise CheckpointError(f"{path}: truncated")
     if not (is_zip or start[0] == 0x80):
         raise CheckpointError(f"{path}: not a PyTorch checkpoint")
+    if is_zip:
+        _check_entries(path)
     try:
         content = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:class|operand|type) ([\w.]+)", str(error))
+        what = f" ({found[1] or found[2]})" if found else ""
         damaged = "" if is_zip else ", or is damaged"
         raise CheckpointError(
-            f"{path}: contains code or pickled objects other than tensors{damaged}; refused"
+            f"{path}: contains code or pickled objects other than tensors{what}{damaged}; refused"
         ) from None
-    except (RuntimeError, EOFError, LookupError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise CheckpointError(f"{path}: truncated, or not a PyTorch checkpoint ({reason})") from None
+    except Exception as error:  # a damaged pickle can raise any
+        raise _cannot_read(path, error, "truncated, or not a PyTorch checkpoint") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; needs a dict of tensors")
     return content
+
+
+def _check_entries(path: Path) -> None:
+    """Raises CheckpointError for a zip whose entries are compressed, or together larger than the file."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            entries = file.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise _cannot_read(path, error, "truncated, or not a PyTorch checkpoint") from None
+    size = path.stat().st_size
+    unpacked = sum(entry.file_size for entry in entries)
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or unpacked > size:
+        raise CheckpointError(
+            f"{path}: has compressed or overlapping entries, {unpacked:,} bytes in a file of {size:,}; torch.save "
+            "writes them as they are"
+        )
+
+
+def _cannot_read(path: Path, error: BaseException, otherwise: str) -> CheckpointError:
+    """What is said of an error of a library: whether memory is short, or what it is otherwise."""
+    reason = plain_reason(error)
+    if isinstance(error, MemoryError) or re.search(r"memory|mmap|ENOMEM|Errno 12\b", str(error), re.IGNORECASE):
+        return CheckpointError(f"{path}: there is not enough memory to read it ({reason})")
+    return CheckpointError(f"{path}: {otherwise} ({reason})")

@@ -7,6 +7,7 @@ released as soon as it is cast, and a cast for which there is not enough memory 
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from prosg.core.checks import GREATEST
 from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError
 
@@ -41,16 +43,17 @@ def cast_checked(
     check_memory(path, tensors, dtypes, _available_memory())
     cast: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        check_finite(path, {name: tensor})
+        check_finite(path, {name: tensor}, min(GREATEST, torch.finfo(dtypes[name]).max))
         cast[name] = tensor.to(dtypes[name])
         if cast[name] is not tensor:
             _release_pages(tensor)
     return cast
 
 
-def check_finite(path: str | Path, tensors: Mapping[str, Tensor], chunk: int = CHUNK) -> None:
+def check_finite(path: str | Path, tensors: Mapping[str, Tensor], most: float = math.inf, chunk: int = CHUNK) -> None:
     """Raises CheckpointError for the first tensor with NaN or infinite values, naming it. Reads each value once.
 
+    most: Greatest value, and least but for its sign, that is allowed.
     chunk: Number of values checked at once.
     """
     for name, tensor in tensors.items():
@@ -64,6 +67,9 @@ def check_finite(path: str | Path, tensors: Mapping[str, Tensor], chunk: int = C
                     f"{path}: {name} has {wrong} of {tensor.numel()} values that are NaN or infinite; the file is "
                     "damaged, or its training had diverged"
                 )
+            if (greatest := max(-float(low), float(high))) > most:
+                cure = "load it as bf16 or fp32" if most < GREATEST else "its training had diverged"
+                raise CheckpointError(f"{path}: {name} has values up to {greatest:.3g}, beyond {most:.5g}; {cure}")
 
 
 def check_memory(

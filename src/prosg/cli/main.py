@@ -135,6 +135,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[Command | None, Namespace]:
             overview.add_example(command.example)
         if not rest:
             overview.error(f"a command is missing, one of {', '.join(command.commands)}")
+        if rest[0] not in command.commands and not rest[0].startswith(("-h", "--help", "--example")):
+            overview.error(f"a command comes first, one of {', '.join(command.commands)}; not {rest[0]!r}")
         overview.parse(rest[:1])
         name, command, rest = f"{name} {rest[0]}", command.commands[rest[0]], rest[1:]
     parser = command.parser()

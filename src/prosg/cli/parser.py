@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 from prosg.utils.options import REQUIRED, Option, iter_options, summary
 from prosg.utils.paths import user_path
+from prosg.utils.values import GREATEST, check_number, check_whole, shown
+from prosg.utils.yaml_text import parse_yaml
 
 __all__ = ["Command", "Group", "Parser", "add_dataclass", "complain", "example_text", "path_text"]
 
@@ -85,6 +87,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str, *, renamed: Mapping[str, str] | None = None, **options: Any) -> None:
         super().__init__(description=description, allow_abbrev=False, formatter_class=_Help, **options)
         self.renamed = renamed or {}
+        self.register("type", int, _whole)
+        self.register("type", float, _number)
 
     def parse(self, arguments: Sequence[str]) -> Namespace:
         """Parses the arguments, with every option in its own spelling."""
@@ -138,8 +142,9 @@ class _List(argparse.Action):
         else:
             parts = [part for value in values for part in value.split(",") if part]
         try:
-            items = [self.item(part) for part in parts]
-        except ValueError:
+            convert = {int: _whole, float: _number}.get(self.item, self.item)  # type: ignore[call-overload]
+            items = [convert(part) for part in parts]
+        except (ValueError, argparse.ArgumentTypeError):
             kind = {int: "whole numbers", float: "numbers"}.get(self.item, "values")  # type: ignore[call-overload]
             raise argparse.ArgumentError(
                 self, f"{text!r} is not a list of {kind}; give them apart by spaces or commas"
@@ -150,11 +155,9 @@ class _List(argparse.Action):
         setattr(namespace, self.dest, items[0] if alone else items)
 
     def _yaml_list(self, text: str) -> list[str]:
-        import yaml
-
         try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError:
+            content = parse_yaml(text, self.option_strings[0])
+        except ValueError:
             content = None
         if not isinstance(content, list):
             raise argparse.ArgumentError(self, f"{text!r} is not a list like [a, b]")
@@ -229,6 +232,23 @@ def _kind(hint: Any) -> dict[str, Any]:
     if hint is bool:
         return {"type": _boolean, "metavar": "true|false"}
     return {"type": hint, "metavar": "TEXT" if hint is str else hint.__name__.upper()}
+
+
+def _whole(text: str) -> Any:
+    """A whole number of the command line."""
+    try:
+        return check_whole("it", int(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} must be a whole number (int), at most 2^63 - 1") from None
+
+
+def _number(text: str) -> float:
+    """A number of the command line. Infinity is left to the option to refuse."""
+    try:
+        return check_number("it", float(text), infinite=True)
+    except ValueError:
+        allowed = f"a finite number (float), at most {GREATEST:g}"
+        raise argparse.ArgumentTypeError(f"{shown(text)} must be {allowed}") from None
 
 
 def _boolean(text: str) -> bool:

@@ -83,7 +83,10 @@ def training_config(phase: Phase, options: Namespace) -> TrainConfig:
     values = merge(_recipe_values(phase, recipe), given)
     required = [option.name for option in next(iter_options(TrainConfig))[1] if option.default is REQUIRED]
     if missing := [f"--{name}" for name in required if name not in values]:
-        raise ValueError(f"the following options are required: {', '.join(missing)}; name them here or in FILE")
+        raise ValueError(
+            f"prosg train {phase}: the following options are required: {', '.join(missing)}; give them here or in FILE "
+            f"(see prosg train {phase} --help)"
+        )
     return construct(TrainConfig, values)
 
 

@@ -48,6 +48,18 @@ class EncodedPrompt(NamedTuple):
         """Number of prompts."""
         return self.logits.shape[0]
 
+    def check_rows(self) -> None:
+        """Raises ValueError unless there is a prompt, and every part has as many rows as the logits."""
+        if self.logits.dim() != 2 or not self.batch:
+            raise ValueError(f"logits has shape {tuple(self.logits.shape)}; must be (B, V) of at least one prompt")
+        rows = {f"update.{site}": delta.a.shape[:1] for site, delta in (self.update or {}).items()}
+        for part, layers in (("state", self.state), ("anchor", self.anchor or ())):
+            for number, layer in enumerate(layers):
+                rows |= {f"{part}.{number}.{name}": leaf.shape[:1] for name, leaf in layer._asdict().items()}
+        for name, found in rows.items():
+            if found != (self.batch,):
+                raise ValueError(f"{name} has {', '.join(map(str, found)) or 'no'} rows, the logits have {self.batch}")
+
     def take(self, rows: Tensor) -> EncodedPrompt:
         """Returns the prompts at the indices `rows` (N,)."""
         update = None if self.update is None else take_update_rows(self.update, rows)

@@ -107,6 +107,9 @@ def check_update(update: Update, sites: Mapping[Site, tuple[int, int]], batch: i
         if site not in sites:
             raise ValueError(f"update for unknown site {site}; sites are {', '.join(map(str, sites))}")
         out, inp = sites[site]
+        for name, factor in zip(("a", "b"), delta, strict=True):
+            if not factor.is_floating_point():
+                raise ValueError(f"site {site}: {name} is {factor.dtype}; it must be of a floating-point type")
         rank = delta.a.shape[1] if delta.a.dim() == 3 else None
         if delta.a.shape != (batch, rank, inp):
             raise ValueError(f"site {site}: a has shape {tuple(delta.a.shape)}, expected ({batch}, r, {inp})")

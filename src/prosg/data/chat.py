@@ -73,7 +73,10 @@ def as_messages(turns: Sequence[Turn], answer: str) -> list[dict[str, str]]:
 
 def _cue_spans(cue: str, text: str) -> list[tuple[int, int]]:
     """Spans of a cue at the beginning of a turn, including the blank lines before it."""
-    return [match.span() for match in re.finditer(rf"(?:\A|\n[ \t]*\n\s*){re.escape(cue)}", text)]
+    first = [(0, len(cue))] if text.startswith(cue) else []
+    # A pattern with the cue at its end would try every line break of a run of them, and every end: quadratic time.
+    gaps = [match.span() for match in re.finditer(r"\n[ \t]*\n\s*", text)]
+    return first + [(start, end + len(cue)) for start, end in gaps if text.startswith(cue, end)]
 
 
 def _valid_turns(turns: Sequence[Turn], what: str) -> tuple[Turn, ...]:

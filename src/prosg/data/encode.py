@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import accumulate
 from typing import NamedTuple
 
 from prosg.data.row import Row, Stage
@@ -61,7 +63,13 @@ def row_number(row_id: str) -> int:
     return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big") >> 1
 
 
-def encode_row(row: Row, tokenizer: Tokenizer, special: SpecialTokens = RWKV_SPECIAL) -> EncodedRow:
+LONGEST_TOKEN = 256
+"""Characters of a token at most. The longest of published vocabularies, runs of blanks, have half as many."""
+
+
+def encode_row(
+    row: Row, tokenizer: Tokenizer, special: SpecialTokens = RWKV_SPECIAL, *, most: int | None = None
+) -> EncodedRow:
     """Tokenizes prompt and answer separately and appends the end token to the answer.
 
     A token across the boundary of two stages belongs to the later one.
@@ -70,11 +78,16 @@ def encode_row(row: Row, tokenizer: Tokenizer, special: SpecialTokens = RWKV_SPE
         row: A row without conversation turns (see `frame_row`).
         tokenizer: The model's tokenizer.
         special: What stands before the prompt, and what ends the answer.
+        most: Tokens of which no more than the last of the prompt and the first of the answer are wanted: of longer
+            texts the rest is not tokenized, and an answer that is cut has no end token.
     """
-    answer, offsets = tokenizer.encode_offsets(row.answer)
+    longest = None if most is None else most * LONGEST_TOKEN
+    cut = longest is not None and len(row.answer) > longest
+    answer, offsets = tokenizer.encode_offsets(row.answer[:longest])
+    ends_at = list(accumulate((end for _, end in offsets), max))
 
     def token_at(character: int) -> int:
-        return next((index for index, (_, end) in enumerate(offsets) if end > character), len(answer))
+        return bisect_right(ends_at, character)
 
     given_spans: list[tuple[int, int]] = []
     if row.stages:
@@ -88,10 +101,10 @@ def encode_row(row: Row, tokenizer: Tokenizer, special: SpecialTokens = RWKV_SPE
     return EncodedRow(
         row_id=row_number(row.id),
         id=row.id,
-        prompt=special.prompt(tokenizer.encode(row.prompt)),
-        answer=[*answer, special.end[0]],
+        prompt=special.prompt(tokenizer.encode(row.prompt if longest is None else row.prompt[-longest:])),
+        answer=answer if cut else [*answer, special.end[0]],
         late_start=late,
-        has_stages=bool(row.stages),
+        has_stages=bool(row.stages) and not (cut and text == len(answer)),
         late_text=text,
         unscored=tuple(given_spans),
         has_turns=bool(given_spans),
@@ -130,25 +143,30 @@ def frame_row(row: Row, template: str, tokenizer: Tokenizer) -> Row:
                 f"chat rows need a template; allowed: --template {names} (with World's tokenizer, world is the default)"
             )
         return row
-    answer, stages = "", list[Stage]()
+    parts, size, stages = list[str](), 0, list[Stage]()
     starts = [stage.start for stage in row.stages] or [0]
     for index, (start, end) in enumerate(zip(starts, [*starts[1:], len(row.answer)], strict=True)):
         part = without_blank_lines(row.answer[start:end])
         if index == 0:
             part = " " + part.lstrip()
         else:
-            if part.startswith("\n"):
-                answer = answer.rstrip("\n")  # else a blank line would separate the stages
+            while part.startswith("\n") and parts and (not parts[-1] or parts[-1].endswith("\n")):
+                before = parts.pop()  # else a blank line would separate the stages
+                size -= len(before) - len(before.rstrip("\n"))
+                if before.rstrip("\n"):
+                    parts.append(before.rstrip("\n"))
             marker = without_blank_lines(row.stages[index].marker)
             if not part.startswith(marker):
                 raise ValueError(
                     f"row {row.id}: template {name!r} removes blank lines of the marker of stage {index + 1}"
                 )
-            stages.append(replace(row.stages[index], start=len(answer), marker=marker))
-        answer += part
+            stages.append(replace(row.stages[index], start=size, marker=marker))
+        parts.append(part)
+        size += len(part)
     if row.stages:
         stages.insert(0, row.stages[0])
-    return replace(row, prompt=frame(turns, name), answer=answer.rstrip(), stages=tuple(stages), turns=(), framing="")
+    answer = "".join(parts).rstrip()
+    return replace(row, prompt=frame(turns, name), answer=answer, stages=tuple(stages), turns=(), framing="")
 
 
 def replay_prompt(row: EncodedRow) -> EncodedRow:
@@ -175,7 +193,8 @@ def encode_rows(
         rows: Rows of any form.
         tokenizer: The model's tokenizer.
         special: What stands before prompts, and what ends answers.
-        max_tokens: Most tokens of a row, prompt and answer together; None: no limit.
+        max_tokens: Most tokens of a row, prompt and answer together; None: no limit. A text of more than
+            `LONGEST_TOKEN` characters for each of them is too long before it is tokenized.
         template: As in `frame_row`.
         truncate: Truncate rows that are too long (see `truncate_row`) instead of leaving them out.
 
@@ -187,12 +206,15 @@ def encode_rows(
     """
     encoded_rows, too_long = [], []
     for row in rows:
-        encoded = encode_row(frame_row(row, template, tokenizer), tokenizer, special)
-        if max_tokens is not None and encoded.tokens > max_tokens:
+        framed = frame_row(row, template, tokenizer)
+        beyond = max_tokens is not None and len(framed.prompt) + len(framed.answer) > max_tokens * LONGEST_TOKEN
+        encoded = None if beyond and not truncate else encode_row(framed, tokenizer, special, most=max_tokens)
+        if max_tokens is not None and (beyond or encoded is None or encoded.tokens > max_tokens):
             too_long.append(row.id)
-            if not truncate:
+            if encoded is None or not truncate:
                 continue
             encoded = truncate_row(encoded, max_tokens, special)
+        assert encoded is not None
         encoded_rows.append(encoded)
     return encoded_rows, too_long
 

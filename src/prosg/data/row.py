@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -19,11 +19,15 @@ from prosg.data.chat import as_messages, from_messages, from_text
 from prosg.data.checks import Check, validate_check
 from prosg.data.templates import Turn
 from prosg.utils.io import iter_jsonl, write_lines
+from prosg.utils.values import shortened, shown
 
 __all__ = ["Row", "Stage", "derived_id", "read_rows", "row_from_dict", "row_to_dict", "write_rows"]
 
 FIELDS = ("id", "kind", "prompt", "answer", "stages", "distance_words", "leaks")
 STAGE_FIELDS = ("instruction", "check", "start", "marker")
+MOST_WORDS = 10**9
+LONGEST_REASON = 300
+"""Characters of an error that quotes a row."""
 T = TypeVar("T")
 
 
@@ -90,7 +94,7 @@ def _typed(data: Mapping[str, Any], key: str, default: T) -> T:
     return value
 
 
-def _stage(data: object, answer: str, previous: Stage | None) -> Stage:
+def _stage(data: object, answer: str, previous: Stage | None, number: int) -> Stage:
     if not isinstance(data, Mapping):
         raise ValueError(f"a stage is an object, not {type(data).__name__}")
     if set(data) - {"given"} != set(STAGE_FIELDS):
@@ -99,6 +103,9 @@ def _stage(data: object, answer: str, previous: Stage | None) -> Stage:
             f"a stage has exactly the fields {', '.join(STAGE_FIELDS)} and optionally given; wrong: {', '.join(wrong)}"
         )
     validate_check(data["check"])
+    for repeated in _repeated_stages(data["check"]):
+        if repeated >= number:
+            raise ValueError(f"a check 'repeats' stage {repeated}; it must be before its own, which is {number}")
     stage = Stage(
         _typed(data, "instruction", ""),
         data["check"],
@@ -117,6 +124,14 @@ def _stage(data: object, answer: str, previous: Stage | None) -> Stage:
     if not answer.startswith(stage.marker, stage.start):
         raise ValueError(f"the answer does not have the marker {stage.marker!r} at {stage.start}")
     return stage
+
+
+def _repeated_stages(check: Check) -> Iterator[int]:
+    """The stages that a check, or one within it, compares with."""
+    if check["type"] == "repeats":
+        yield check["stage"]
+    for part in check.get("checks", ()) if check["type"] == "all_of" else ():
+        yield from _repeated_stages(part)
 
 
 def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
@@ -148,10 +163,10 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
         raise ValueError("'id' is empty; leave it out to have one derived")
     stages: list[Stage] = []
     for stage in _typed(data, "stages", list[object]()):
-        stages.append(_stage(stage, answer, stages[-1] if stages else None))
+        stages.append(_stage(stage, answer, stages[-1] if stages else None, len(stages)))
     distance = _typed(data, "distance_words", 0)
-    if distance < 0:
-        raise ValueError(f"'distance_words' is {distance}; it must be 0 or more")
+    if not 0 <= distance <= MOST_WORDS:
+        raise ValueError(f"'distance_words' is {shown(distance)}; it must be 0 or more, at most {MOST_WORDS}")
     return Row(
         id=row_id,
         prompt=prompt,
@@ -208,10 +223,11 @@ def read_rows(path: str | os.PathLike[str], *, need_answers: bool = True) -> lis
         try:
             row = row_from_dict(data, need_answer=need_answers)
         except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
+            raise ValueError(f"{path}:{number}: {shortened(str(error), LONGEST_REASON)}") from error
         if row.id in lines:
             if "id" in data:
-                raise ValueError(f"{path}:{number}: id {row.id!r} is taken by line {lines[row.id]}; ids are unique")
+                taken = f"id {shown(row.id)} is taken by line {lines[row.id]}; ids are unique"
+                raise ValueError(f"{path}:{number}: {taken}")
             # Repeating a pair is a legitimate way to weight it; the line number makes its id unique.
             row = replace(row, id=f"{row.id}-{number}")
         lines[row.id] = number

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from prosg.data.checks import check_stages
 from prosg.data.row import Row
 from prosg.utils.io import iter_jsonl
+from prosg.utils.values import shown
 
 __all__ = ["KindScore", "format_scores", "read_answers", "score_rows"]
 
@@ -37,9 +38,9 @@ def read_answers(path: str | os.PathLike[str], rows: Sequence[Row]) -> dict[str,
         if not isinstance(data, Mapping) or not all(isinstance(data.get(key), str) for key in ("id", "answer")):
             raise ValueError(f"{path}:{number}: a line is an object with the strings 'id' and 'answer'")
         if data["id"] not in known:
-            raise ValueError(f"{path}:{number}: no row has the id {data['id']!r}; allowed: ids of the data file")
+            raise ValueError(f"{path}:{number}: no row has the id {shown(data['id'])}; allowed: ids of the data file")
         if data["id"] in answers:
-            raise ValueError(f"{path}:{number}: a second answer for {data['id']!r}; each row has one")
+            raise ValueError(f"{path}:{number}: a second answer for {shown(data['id'])}; each row has one")
         answers[data["id"]] = data["answer"]
     missing = [row.id for row in rows if row.id not in answers]
     if missing:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from prosg.llm.config import BudgetConfig, EndpointConfig
 from prosg.utils.options import build
 from prosg.utils.paths import UserPath, expand_paths
+from prosg.utils.values import INFINITE
 
 __all__ = [
     "MEASURES",
@@ -69,7 +70,7 @@ class SystemConfig:
     initial: UserPath = ""
     memory: Literal["", "none", "anchor", "update", "both"] = ""
     anchor: UserPath = ""
-    tau: float = 0.0
+    tau: float = field(default=0.0, metadata=INFINITE)
     age: float = -1.0
     update: Literal["own", "other", "mean", "none"] = "own"
     state: Literal["kept", "wiped"] = "kept"
@@ -227,7 +228,7 @@ class EvalConfig:
     """
 
     out: UserPath = ""
-    systems: dict[str, Any] = field(default_factory=dict)
+    systems: dict[str, Any] = field(default_factory=dict, metadata=INFINITE)
     measures: list[str] = field(default_factory=lambda: list(MEASURES))
     reference: str = ""
     batch_size: int = 64

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prosg.data.templates import known_template
 from prosg.evaluation.config import MEASURES, EvalConfig, SystemConfig
+from prosg.generation.sampling import Sampling
 from prosg.llm.config import check_endpoint
 from prosg.utils.options import build, check_at_least, option, read_yaml
 
@@ -61,8 +62,10 @@ def _check(config: EvalConfig) -> None:
     _among("measures", config.measures, MEASURES)
     check_at_least(config, AT_LEAST_ONE, 1)
     check_at_least(config, NEVER_NEGATIVE, 0)
-    if not 0 < config.generation.top_p <= 1:
-        raise ValueError(f"generation.top_p is {config.generation.top_p}; it must be above 0 and at most 1")
+    try:
+        Sampling(**dataclasses.asdict(config.generation))
+    except ValueError as error:
+        raise ValueError(f"generation.{error}") from None
     if config.data.suite and not config.data.file:
         raise ValueError(f"data.suite is {config.data.suite!r}, but data.file is missing: name the suite's file")
     if not config.data.file and config.data.rows < 1:

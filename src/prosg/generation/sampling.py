@@ -9,7 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prosg.utils.values import check_fields
+
 __all__ = ["Sampling", "pick"]
+
+
+HOTTEST = 1000.0
+"""Greatest temperature; under it every token is about as likely as any other."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,13 @@ class Sampling:
     refresh_keep: int = 50
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("max_tokens", "tokens_per_sentence"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        for name in ("temperature", "late_temperature"):
+            if getattr(self, name) > HOTTEST:
+                raise ValueError(f"{name} is {getattr(self, name):g}, must be at most {HOTTEST:g}")
         for name in ("temperature", "late_temperature", "top_k", "hold_until", "refresh_every", "refresh_keep"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")

@@ -110,8 +110,9 @@ class _Writer:
             self.reason = "end"
             return
         self.ids.append(token)
+        before = len(self.text)
         self.text += self.decoder.push(token)
-        if any(stop in self.text for stop in self.stops):
+        if any(self.text.find(stop, max(before - len(stop) + 1, 0)) >= 0 for stop in self.stops):
             self.reason = "stop"
 
     def finish(self) -> Generation:

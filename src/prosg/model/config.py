@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from prosg.utils.options import build
+from prosg.utils.values import check_fields
+
 __all__ = ["PRESETS", "ProSGConfig", "Reads"]
 
 Reads = Literal["nothing", "last_input", "last_position", "all_positions"]
@@ -18,6 +21,12 @@ FACTORS: dict[Reads, tuple[str, ...]] = {
     "all_positions": ("a", "both"),
 }
 """What a module reads -> which factors of the update it can synthesize from that."""
+
+
+SIZES = {"rank": (1, 1 << 16), "blocks": (0, 1000), "bottleneck": (0, 1 << 20), "hidden": (0, 1 << 20)}
+"""Least and greatest of a size; more is a slip that would fill the memory before anything is said."""
+
+LONGEST_REFERENCE, GREATEST_ALPHA = 1e9, 1e6
 
 
 @dataclass(frozen=True)
@@ -62,13 +71,18 @@ class ProSGConfig:
     target_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self, "module.")
         # A site's name is part of tensors' names, which dots would cut.
         object.__setattr__(self, "target_modules", tuple(name.replace(".", "_") for name in self.target_modules))
-        for name, least in (("rank", 1), ("blocks", 0), ("bottleneck", 0), ("hidden", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"module.{name} is {getattr(self, name)}, must be at least {least}")
-        if self.reference_length <= 1:
-            raise ValueError(f"module.reference_length is {self.reference_length}, must be above 1")
+        for name, (least, most) in SIZES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"module.{name} is {getattr(self, name)}, must be {least} to {most}")
+        if not 1 < self.reference_length <= LONGEST_REFERENCE:
+            raise ValueError(
+                f"module.reference_length is {self.reference_length}, must be above 1, at most {LONGEST_REFERENCE:g}"
+            )
+        if abs(self.alpha) > GREATEST_ALPHA:
+            raise ValueError(f"module.alpha is {self.alpha}, must be at most {GREATEST_ALPHA:g}")
         if self.reads not in FACTORS:
             raise ValueError(f"module.reads is {self.reads!r}; allowed: {', '.join(FACTORS)}")
         if self.synthesize not in FACTORS[self.reads]:
@@ -108,13 +122,7 @@ class ProSGConfig:
         Raises:
             ValueError: for unknown keys, naming them and what is allowed, and for values out of range.
         """
-        values = _from_first_version(values)
-        known = [field.name for field in dataclasses.fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise ValueError(f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
-        if "target_modules" in values:  # JSON has lists only
-            values["target_modules"] = tuple(values["target_modules"])
-        return cls(**values)
+        return build(cls, _from_first_version(values), "module.")
 
     @classmethod
     def from_preset(cls, preset: str, **changes: Any) -> ProSGConfig:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from prosg.backbones import BackboneModule
 from prosg.backbones.base import Output
+from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
 from prosg.core.state import State
 from prosg.core.tensors import CHUNK, pad
@@ -136,17 +137,20 @@ class ProSG(nn.Module):
                 overfill the state. The state is that of the whole prompt, which is then read twice.
 
         Raises:
-            ValueError: for an empty prompt, windows where the module does not read every position, an update where
-                there is no module, and an anchor where the backbone cannot have one.
+            ValueError: for no prompt or an empty one, ids and lengths out of range, windows where the module does not
+                read every position, an update where there is no module, and an anchor where the backbone cannot have
+                one.
         """
         memory = self.check_memory(memory, tau)
         if not isinstance(prompt, Tensor):
             prompt, lengths = self.tokenise([prompt] if isinstance(prompt, str) else prompt)
+        check_tokens(prompt, self.backbone.config.vocab_size, "prompt")
         batch, time = prompt.shape
         if lengths is None:
             lengths = torch.full((batch,), time, device=prompt.device)
-        if time == 0 or bool((lengths < 1).any()):
+        if time == 0 or bool((lengths == 0).any()):
             raise ValueError("a prompt is empty; every prompt needs at least one token")
+        check_lengths(lengths, batch, time)
         synthesizer = self.synthesizer if with_update(memory) else None
         reads = Reads(lengths, ()) if synthesizer is None else synthesizer.init(lengths)
         chunk = (self.chunk if chunk is None else chunk) if self.backbone.continues else time
@@ -280,6 +284,7 @@ class ProSG(nn.Module):
     ) -> EncodedPrompt:
         if not isinstance(prompt, EncodedPrompt):
             return self.encode(prompt, memory=memory, tau=tau)
+        prompt.check_rows()
         return prompt if memory is None else self.held_by(prompt, memory, tau)
 
     def generate(

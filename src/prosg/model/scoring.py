@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prosg.backbones.base import Backbone
+from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
 from prosg.core.tensors import join_texts, valid_mask, wide
@@ -57,7 +58,12 @@ def score_answer(
         lengths: Tokens of each answer, at least 1.
         chunk: Tokens per call of the backbone; None reads the whole answer in one call, as gradients need it.
         interruption: A change of the state on the way (training).
+
+    Raises:
+        ValueError: for rows, ids or lengths that do not fit each other, the prompts or the vocabulary.
     """
+    encoded.check_rows()
+    check_answer(answer, lengths, encoded.batch, encoded.logits.shape[1])
     steps = lengths - 1  # tokens that are read to predict the next
     longest = max(int(steps.max()), 1)
     if interruption is not None:
@@ -100,6 +106,8 @@ def score_in_one_call(
     Returns:
         The scores, and the logits (B, V) that predicted each answer's first token in this call.
     """
+    check_answer(answer, lengths, prompt.shape[0], backbone.config.vocab_size)
+    check_lengths(prompt_lengths, prompt.shape[0], prompt.shape[1], least=0, name="prompt_lengths")
     read = prompt_lengths + lengths - 1
     rows = join_texts(prompt, prompt_lengths, answer, max(int(read.max()), 1))
     update = None if encoded is None else encoded.update
@@ -111,6 +119,14 @@ def score_in_one_call(
     later = token_scores(logits[:, 1:], answer[:, 1:], valid_mask(lengths - 1, answer.shape[1] - 1))
     first = logits[:, 0] if encoded is None else encoded.logits
     return _with_first_token(first, answer, later), logits[:, 0]
+
+
+def check_answer(answer: Tensor, lengths: Tensor, batch: int, vocab_size: int) -> None:
+    """Raises ValueError unless answers are `batch` rows of ids of the vocabulary, with lengths that they have."""
+    check_tokens(answer, vocab_size, "answer")
+    if answer.shape[0] != batch:
+        raise ValueError(f"answer has {answer.shape[0]} rows for {batch} prompts")
+    check_lengths(lengths, batch, answer.shape[1])
 
 
 def token_scores(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"], valid: Tensor) -> AnswerScores:

@@ -14,6 +14,7 @@ from pathlib import Path
 import tokenizers
 
 from prosg.tokenizers.base import Tokenizer
+from prosg.tokenizers.guarded import PanicError, guarded, silenced
 from prosg.tokenizers.json_file import JSON_NAME, JsonTokenizer
 from prosg.tokenizers.world import VOCABULARY_NAME, read_vocabulary, world_file
 from prosg.utils.paths import user_path
@@ -35,6 +36,10 @@ BY_VOCABULARY_SIZE = {65536: WORLD, 50277: "20B_tokenizer.json"}
 """Tokenizers of published RWKV models by vocabulary size. Only World comes with the package; the other is a file."""
 
 
+PROBE = "Ab 1,\n\n  é你😀"
+"""A text that every tokenizer must get through without a panic."""
+
+
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """Loads a tokenizer.
 
@@ -47,10 +52,15 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     file = tokenizer_file(path)
     if not _is_json(file):
         return read_vocabulary(file)
-    try:
-        return JsonTokenizer(tokenizers.Tokenizer.from_file(str(file)))
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{file}: not a tokenizer.json of the tokenizers library ({error})") from error
+    with silenced(), guarded(f"{file}: not a tokenizer.json of the tokenizers library"):
+        tokenizer = JsonTokenizer(tokenizers.Tokenizer.from_file(str(file)))
+        try:
+            tokenizer.decode(tokenizer.encode(PROBE))
+        except PanicError:
+            raise
+        except ValueError:
+            pass  # it has no tokens for some letters, which is another matter
+    return tokenizer
 
 
 def tokenizer_file(path: str | os.PathLike[str]) -> Path:

@@ -12,12 +12,17 @@ from pathlib import Path
 import tokenizers
 
 from prosg.tokenizers.base import StreamDecoder, encode_utf8
+from prosg.tokenizers.guarded import guarded
 from prosg.utils.io import written_whole
 
 __all__ = ["JSON_NAME", "JsonTokenizer"]
 
 JSON_NAME = "tokenizer.json"
 _REPLACEMENT = "\ufffd"
+CHARACTER = 4
+"""Bytes of a character at most, and so ids that may hold one."""
+LONGEST_WINDOW = 64
+"""Ids without a whole character after which a decoder of single ids looks for a place to cut."""
 
 
 class JsonTokenizer:
@@ -30,10 +35,10 @@ class JsonTokenizer:
         inner.encode_special_tokens = True
         self._inner = inner
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens, special ones included."""
-        return self._inner.get_vocab_size(with_added_tokens=True)
+        """The greatest id plus one, special tokens included: ids may have gaps."""
+        return max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
     def fingerprint(self) -> str:
@@ -57,10 +62,12 @@ class JsonTokenizer:
 
     def _encoding(self, text: str) -> tokenizers.Encoding:
         encode_utf8(text)  # for its error; the bytes are not needed
-        return self._inner.encode(text, add_special_tokens=False)
+        with guarded("the tokenizer cannot encode the text"):
+            return self._inner.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._inner.decode(list(ids), skip_special_tokens=False)
+        with guarded("the tokenizer cannot decode the ids"):
+            return self._inner.decode(list(ids), skip_special_tokens=False)
 
     def stream(self) -> StreamDecoder:
         return _WindowDecoder(self)
@@ -75,7 +82,8 @@ class JsonTokenizer:
 class _WindowDecoder:
     """Decodes a window of recent ids: those of the last returned piece, as context, and those after it.
 
-    The context is there because some decoders treat a text's first token differently.
+    The context is there because some decoders treat a text's first token differently. Where no id completes a character
+    for long, as in bytes that are none, the window is cut, so that its work does not grow with the text.
     """
 
     def __init__(self, tokenizer: JsonTokenizer) -> None:
@@ -89,11 +97,28 @@ class _WindowDecoder:
         text = self._tokenizer.decode(self._window)
         # A broken character at the end may be completed by the next id.
         if text.endswith(_REPLACEMENT) or len(text) <= len(self._returned):
-            return ""
+            return self._cut(text) if len(self._window) - self._context >= LONGEST_WINDOW else ""
         piece = text[len(self._returned) :]
         del self._window[: self._context]
         self._context = len(self._window)
         self._returned = self._tokenizer.decode(self._window)
+        return piece
+
+    def _cut(self, text: str) -> str:
+        """Returns what no later id can change, and keeps the last few ids; nothing where that cannot be told."""
+        for kept in range(CHARACTER, 2 * CHARACTER):
+            front, context = self._window[:-kept], self._window[-2 * kept : -kept]
+            returned, tail = self._tokenizer.decode(front), self._tokenizer.decode(self._window[-kept:])
+            before = self._tokenizer.decode(context)
+            whole = self._tokenizer.decode([*context, *self._window[-kept:]])
+            if returned + tail == text and before + tail == whole and len(returned) >= len(self._returned):
+                piece = returned[len(self._returned) :]
+                self._window, self._context = self._window[-2 * kept :], kept
+                self._returned = before
+                return piece
+        if len(self._window) < 4 * LONGEST_WINDOW:
+            return ""
+        piece, self._window, self._context, self._returned = text[len(self._returned) :], [], 0, ""
         return piece
 
     def flush(self) -> str:

@@ -187,7 +187,7 @@ def _parse_literal(literal: str) -> bytes:
     try:
         value = ast.literal_eval(literal) if literal[:1] in ("'", '"', "b") else None
         token = value.encode() if isinstance(value, str) else value
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         token = None
     if not isinstance(token, bytes):
         raise ValueError(f"{literal[:40]} is not text or bytes as Python spells them")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from prosg.data.templates import known_template
 from prosg.model.config import ProSGConfig
 from prosg.utils.paths import PATH, UserPath, expand_paths
+from prosg.utils.values import INFINITE, check_fields
 
 __all__ = ["Anchoring", "Optimisation", "Perturbation", "Phase", "StopRule", "TrainConfig"]
 
@@ -81,6 +82,7 @@ class Perturbation:
     """Kind of perturbation (as in `Backbone.perturbations`) -> the options with its probabilities."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "perturbation.")
         probabilities = [name for names in self.KINDS.values() for name in names]
         _check_range(self, "perturbation.", [*probabilities, "bank_restart"], 0, 1, "be a probability, 0 to 1")
         _check_range(self, "perturbation.", ["age_steps", "cut_steps", "load_weight"], 0, math.inf, "not be negative")
@@ -111,10 +113,11 @@ class Anchoring:
     """
 
     enabled: bool = False
-    tau: float = 0.0
+    tau: float = field(default=0.0, metadata=INFINITE)
     age: float = -1.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "anchor.")
         if self.tau and not self.tau >= 1:
             raise ValueError(f"anchor.tau is {self.tau}, must be at least 1 token, or 0 for the backbone's default")
 
@@ -136,6 +139,7 @@ class StopRule:
     patience: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self, "stop.")
         _check_range(self, "stop.", ["times", "patience"], 0, math.inf, "not be negative")
 
     @property
@@ -181,6 +185,7 @@ class Optimisation:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self, "optim.")
         _check_range(self, "optim.", ["steps", "batch_size", "accumulation"], 1, math.inf, "be at least 1")
         if self.batch_size % self.accumulation:
             raise ValueError(f"optim.batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
@@ -269,6 +274,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         expand_paths(self)
+        check_fields(self)
         _check_range(self, "", ["eval_steps", "save_steps", "log_steps"], 1, math.inf, "be at least 1")
         _check_range(self, "", ["max_tokens", "threads", "lora", "lora_alpha"], 0, math.inf, "not be negative")
         _check_range(self, "", ["seed"], 0, 2**32 - 1, "be 0 to 2^32 - 1")

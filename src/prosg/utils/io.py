@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prosg.utils.locks import check_locks
+from prosg.utils.outside import MOST_BYTES, parse_json, read_text
 from prosg.utils.paths import user_path
 from prosg.utils.replaceable import FolderKind, check_replaceable
 from prosg.utils.staging import exchange, staging_folder, sync, sync_names
@@ -99,12 +100,15 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str], *, overwrite
     return count
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises CheckpointError for anything else."""
+def read_json(path: Path, *, finite: bool = False) -> dict[str, Any]:
+    """Reads a JSON object. Raises CheckpointError for anything else.
+
+    finite: Refuse NaN and Infinity, which files of this package's own results may hold.
+    """
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from None
+        content = parse_json(read_text(path), str(path), finite=finite)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not an object")
     return content
@@ -114,19 +118,17 @@ def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
     """Yields line numbers (from 1) and decoded values of a JSON lines file, skipping blank lines.
 
     Raises:
-        ValueError: for a file that cannot be read, and for a line that is not JSON or not UTF-8: "FILE:LINE: ...".
+        ValueError: for a file that cannot be read, a line that is too long, and as `parse_json`: "FILE:LINE: ...".
     """
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below; only the opening is guarded here
+        number, line = 1, file.readline(MOST_BYTES + 1)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     with file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}:{number}: not UTF-8 text ({error.reason})") from error
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON ({error.msg}); each line is one object") from error
+        while line:
+            if len(line) > MOST_BYTES:
+                raise ValueError(f"{path}:{number}: a line of more than {MOST_BYTES} bytes; each line is one object")
+            if line.strip():
+                yield number, parse_json(line, f"{path}:{number}")
+            number, line = number + 1, file.readline(MOST_BYTES + 1)

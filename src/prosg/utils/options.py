@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import yaml
+from prosg.utils.values import shortened, typed
+from prosg.utils.yaml_text import read_yaml
 
 __all__ = [
     "REQUIRED",
@@ -32,37 +32,6 @@ __all__ = [
 T = TypeVar("T")
 REQUIRED = dataclasses.MISSING
 """The default of an option that has none."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML with one change: a key that stands twice is an error, where the first would be lost unseen."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: str | Path) -> Any:
-    """Reads a YAML file.
-
-    Raises:
-        ValueError: for a file that cannot be read, is not YAML or has a key twice; the message names file and line.
-    """
-    try:
-        return yaml.load(Path(path).read_text("utf-8"), _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f":{mark.line + 1}" if mark is not None else ""
-        raise ValueError(f"{path}{where}: not YAML ({error.problem})") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
 
 
 def read_options(
@@ -117,18 +86,19 @@ def parse(
         raise ValueError(f"{where} is a {type(content).__name__}; it must hold options and their values")
     hints = typing.get_type_hints(kind)
     known = [field.name for field in dataclasses.fields(kind) if field.name not in without]
+    infinite = [field.name for field in dataclasses.fields(kind) if field.metadata.get("infinite")]
     values: dict[str, Any] = {}
     for key, value in content.items():
         name, dot, rest = str(key).partition(".")
         name = (renamed or {}).get(name, name)
         group = name in known and dataclasses.is_dataclass(hints[name])
         if name not in known or (dot and not group):
-            raise ValueError(f"unknown key {inside}{key}; known are {', '.join(known)}")
+            raise ValueError(f"unknown key {inside}{shortened(str(key))}; known are {', '.join(known)}")
         if group:
             nested = parse(hints[name], {rest: value} if dot else value, f"{inside}{name}.")
             values[name] = merge(values.get(name, {}), nested)
         else:
-            values[name] = _typed(f"{inside}{key}", value, hints[name])
+            values[name] = typed(f"{inside}{key}", value, hints[name], infinite=name in infinite)
     return values
 
 
@@ -155,33 +125,6 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
         merged[name] = merge(merged[name], value) if both else value
     return merged
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in inner:
-            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(str, inner))}")
-        return value
-    if origin is types.UnionType:  # an optional number, or one string or several
-        if value is None and type(None) in inner:
-            return None
-        return _typed(name, value, next((h for h in inner if isinstance(value, typing.get_origin(h) or h)), inner[0]))
-    if origin in (list, tuple) and isinstance(value, (list, tuple)):
-        return origin(_typed(f"{name}[{place}]", item, inner[0]) for place, item in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        checked = {str(key): item for key, item in value.items()}
-        return checked if inner[1] is Any else {k: _typed(f"{name}.{k}", item, inner[1]) for k, item in checked.items()}
-    if hint is float and not isinstance(value, bool):
-        try:  # YAML 1.1 takes 1e-3 for text
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-    wanted = list if origin is tuple else origin or hint
-    # bool is an int in Python, but `count: true` is a mistake.
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        raise ValueError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
-    return value
 
 
 def option(config: Any, name: str) -> Any:

@@ -8,24 +8,51 @@ JSON.
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import Any, NoReturn
 
-__all__ = ["DEEPEST", "MOST_DIGITS", "decode_text", "parse_json", "whole_text"]
+__all__ = [
+    "DEEPEST",
+    "MOST_BYTES",
+    "MOST_DIGITS",
+    "decode_text",
+    "parse_json",
+    "plain_reason",
+    "read_text",
+    "whole_text",
+]
 
 DEEPEST = 64
 """Levels of brackets that a value may have."""
 MOST_DIGITS = 300
 """Digits that an integer may have; as many as the greatest floating-point number has."""
+MOST_BYTES = 1 << 28
+"""Bytes of a file, or of a line of a file of rows, that are read."""
+LONGEST_REASON = 200
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
+def read_text(path: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
+    """Reads a file as UTF-8 text. Raises ValueError, naming it, if it cannot be read or has more than `most` bytes."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise ValueError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from None
+    if len(content) > most:
+        raise ValueError(f"{os.fspath(path)}: has more than {most} bytes, the most that are read of such a file")
+    return decode_text(content, os.fspath(path))
+
+
+def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
     """Parses JSON from outside.
 
     Args:
         text: One value; bytes are UTF-8, with or without a byte order mark.
         where: What the error names, like "rows.jsonl:7".
+        finite: Whether NaN and Infinity, which are no JSON, are refused. Python writes them, so that a file of this
+            package's own results may hold them.
 
     Returns:
         The value. Halves of surrogate pairs in its strings are replaced by U+FFFD.
@@ -36,7 +63,9 @@ def parse_json(text: str | bytes, where: str) -> Any:
     """
     text = decode_text(text, where)
     try:
-        value = json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
+        value = json.loads(
+            text.removeprefix("\ufeff"), parse_int=_parse_int, parse_constant=_refuse_constant if finite else float
+        )
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg})") from None
     except RecursionError:
@@ -63,6 +92,14 @@ def whole_text(text: str) -> str:
     if not SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def plain_reason(error: BaseException) -> str:
+    """Returns why a library failed: the first line of its error, without advice that does not hold here."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    # torch goes on to advise weights_only=False, which would run what the file says.
+    text = re.split(r"\s*(?:\([0-9]\) )?In PyTorch 2\.6|[^.]*weights_only", text)[0].strip() or type(error).__name__
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
 
 
 class _RefusedError(Exception):

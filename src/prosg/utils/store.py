@@ -58,9 +58,9 @@ def _read_whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}:{number}: not JSON ({error}); delete the line to have it made again") from None
+        record = parse_json(line, f"{path}:{number}", finite=False)
+    except ValueError as error:
+        raise ValueError(f"{error}; delete the line to have it made again") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path}:{number}: holds a {type(record).__name__}, not an object; delete the line")
     return record

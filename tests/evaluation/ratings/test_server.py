@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
+from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,47 @@ def test_invalid_ratings_are_not_written(run: Path, change: dict[str, Any], stat
     browser = open_browser(run)
     rating = {"token": page_token(browser.get("/prompt/1").text), "letter": "A", "scale": "fluency", "value": 3}
     assert browser.post("/rate", json=rating | change).status_code == status
+    assert not rating_lines(run)
+
+
+BODIES = [
+    (b"x" * 300_000, 413),
+    (b"[" * 4000, 422),
+    (b"[" * 5000, 413),
+    (b'{"token": "\\ud83d", "letter": "\\ud83d", "scale": "fluency", "value": 3}', 409),
+    (b'{"token": "TOKEN", "letter": "\\ud83d", "scale": "fluency", "value": 3}', 422),
+    (b'{"token": "TOKEN", "\\ud83d": 1, "letter": "A", "scale": "fluency", "value": 3}', 422),
+    (b'{"token": "TOKEN", "letter": "A", "scale": "fluency", "value": ' + b"1" * 2000 + b"}", 422),
+    (b'{"token": "TOKEN", "letter": "A", "scale": "fluency", "value": NaN}', 422),
+    (b"\xff", 422),
+    (b"", 422),
+    (b"null", 422),
+]
+
+
+@pytest.mark.parametrize(("body", "status"), BODIES)
+def test_bodies_that_are_no_ratings_are_refused_in_one_line(run: Path, body: bytes, status: int) -> None:
+    browser = open_browser(run)
+    body = body.replace(b"TOKEN", page_token(browser.get("/prompt/1").text).encode())
+    reply = browser.post("/rate", content=body, headers={"content-type": "application/json"})
+    assert reply.status_code == status and "\n" not in reply.json()["detail"] and len(reply.json()["detail"]) < 300
+    assert not rating_lines(run)
+
+
+def test_a_body_without_an_end_is_not_kept(run: Path) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(10_000):
+            yield b"x" * 1000
+
+    reply = open_browser(run).post("/rate", content=endless(), headers={"content-type": "application/json"})
+    assert reply.status_code == 413 and not rating_lines(run)
+
+
+def test_forms_of_other_sites_are_refused(run: Path) -> None:
+    browser = open_browser(run)
+    rating = {"token": page_token(browser.get("/prompt/1").text), "letter": "A", "scale": "fluency", "value": 3}
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        assert browser.post("/rate", content=json.dumps(rating), headers={"content-type": kind}).status_code == 415
     assert not rating_lines(run)
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import torch
 
+from prosg.backbones.config_json import read_config
 from prosg.backbones.hf.cache import TransformersModel
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.scan import KERNEL_NAMES
 from prosg.backbones.hf.sites import HF_SITES
 from prosg.tokenizers.files import TOKENIZER_FILES, stored_name
-from prosg.utils.io import CheckpointError, read_json, written_whole
+from prosg.utils.io import CheckpointError, written_whole
+from prosg.utils.outside import plain_reason
 from prosg.utils.replaceable import FolderKind
 
 __all__ = ["MODEL_FOLDER", "hf_type", "load_hf", "load_hf_model", "save_hf"]
@@ -39,7 +41,7 @@ def hf_type(path: str | Path, names: Sequence[str] = ()) -> str:
         names: Projections that updates act on. Without them only the types of `HF_SITES` are for transformers.
     """
     config = Path(path) / "config.json"
-    model_type = str(read_json(config).get("model_type", "")) if config.is_file() else ""
+    model_type = str(read_config(config).get("model_type", "")) if config.is_file() else ""
     return model_type if model_type in HF_SITES or names else ""
 
 
@@ -84,8 +86,8 @@ def load_hf_model(path: str | Path, dtype: torch.dtype | None = None) -> Transfo
                 path, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
         except Exception as error:  # transformers raises errors of many types
-            reason = (str(error).splitlines() or [""])[0]
-            raise CheckpointError(f"{path}: transformers cannot load it: {type(error).__name__}: {reason}") from None
+            reason = f"{type(error).__name__}: {plain_reason(error)}"
+            raise CheckpointError(f"{path}: transformers cannot load it: {reason}") from None
     for what in ("missing_keys", "mismatched_keys"):
         if names := sorted(map(str, loading[what])):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from random import Random
 
 from prosg.data.checks import SENTENCE_ENDS
 from prosg.data.synthetic.splits import SPLITS, split_of
 from prosg.data.synthetic.story import SentenceSource
+from prosg.utils.outside import read_text
 
 __all__ = ["Filler"]
 
 WORDS = (4, 60)
 """Least and greatest number of words of a usable sentence."""
+MOST_BYTES = 1 << 32
+"""Bytes of a file; collections of running text are large."""
 CLEANING = (
     (r" @(\S+)@ ", r"\1"),  # WikiText's 1 @,@ 000
     (r"\s+", " "),
@@ -57,12 +59,7 @@ class Filler:
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Filler:
         """Reads a file. Raises ValueError if it cannot be read, is not UTF-8, or has no usable sentence."""
-        try:
-            return cls(os.fspath(path), Path(path).read_text("utf-8"))
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 text ({error.reason})") from None
+        return cls(os.fspath(path), read_text(path, MOST_BYTES))
 
     def source(self, split: str | None, without: Sequence[str]) -> SentenceSource:
         """Sentences in the text's order, each once, beginning at a drawn one.

@@ -8,19 +8,22 @@ from importlib import resources
 from typing import Annotated, Literal
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prosg.evaluation.ratings.items import VALUES, RatingItem, answer_letter
 from prosg.evaluation.ratings.page import PagePosition, done_page, rating_page
 from prosg.evaluation.ratings.store import RatingKey, append_rating, current_ratings, is_finished
+from prosg.utils.outside import parse_json
 from prosg.utils.store import record_id
 
 __all__ = ["make_app", "serve"]
 
 HOST = "127.0.0.1"
+MOST_BYTES = 4096
+"""Length of a rating's body; one has about a hundred bytes."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -39,6 +42,29 @@ class SubmittedRating(BaseModel):
     letter: str
     scale: Literal["fluency", "accuracy", "quality"]
     value: Annotated[int, Field(ge=VALUES[0], le=VALUES[-1])]
+
+
+async def submitted_rating(request: Request) -> SubmittedRating:
+    """Reads the body of a rating, no more of it than a rating has.
+
+    Raises:
+        HTTPException: 415 for another type than JSON (a page of another site can send forms, not JSON), 413 for a body
+            that is too long, 422 for what is no rating.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "a rating is sent as application/json")
+    body = b""
+    async for part in request.stream():
+        body += part[: MOST_BYTES + 1]
+        if len(body) > MOST_BYTES:
+            raise HTTPException(413, f"a rating has at most {MOST_BYTES} bytes", {"Connection": "close"})
+    try:
+        return SubmittedRating.model_validate(parse_json(body, "the rating"))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise HTTPException(422, f"{'.'.join(map(str, first['loc'])) or 'the rating'}: {first['msg']}") from None
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from None
 
 
 def _token(item: RatingItem, annotator: str, seed: int) -> str:
@@ -92,7 +118,7 @@ def make_app(items: Sequence[RatingItem], annotator: str, seed: int = 0) -> Fast
         return HTMLResponse(rating_page(item, position, values, tokens[item.id]))
 
     @app.post("/rate")
-    def rate(rating: SubmittedRating) -> dict[str, int]:
+    def rate(rating: Annotated[SubmittedRating, Depends(submitted_rating)]) -> dict[str, int]:
         item = items_by_token.get(rating.token)
         if item is None:
             raise HTTPException(409, "this page is from an earlier start of prosg rate; load it again")
