@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prosg.utils.locks import check_locks
+from prosg.utils.outside import parse_json
 from prosg.utils.write_errors import write_errors
 
 __all__ = ["Log", "hash_json", "read_log", "record_id"]
