@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prosg.utils.io import CheckpointError, read_json
-from prosg.utils.values import shown
+from prosg.utils.values import shortened, shown
 
 __all__ = ["read_config"]
 
@@ -36,11 +36,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _check_sizes(path: Path, config: dict[str, Any], inside: str) -> None:
     for key, value in config.items():
-        name = f"{inside}{key}"
+        name = f"{inside}{shortened(key)}"
+        if key in NEEDED and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise CheckpointError(f"{path}: {name} is {shown(value)}; it must be a whole number, at least 1")
         if isinstance(value, dict):
             _check_sizes(path, value, f"{name}.")
-        elif key in NEEDED and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise CheckpointError(f"{path}: {name} is {shown(value)}; it must be a whole number, at least 1")
         elif LAYERS.fullmatch(key) and _beyond(value, MOST_LAYERS):
             raise CheckpointError(f"{path}: {name} is {shown(value)}; a model has at most {MOST_LAYERS}")
         elif SIZES.fullmatch(key) and _beyond(value, MOST):
