@@ -39,7 +39,7 @@ BAD = [
     case(f"{TRAIN} --optim.clip -1", "optim.clip"),
     case(f"{TRAIN} --recipe plus", "'plus'", "plain, durable"),
     case(f"{TRAIN} --recipe nonsense", "'nonsense'", "plain, durable"),
-    case(f"{MODULE} --recipe plain", "'plain'", "paper, plus"),
+    case(f"{MODULE} --recipe plain", "'plain'", "paper, paper-perturbed, plus"),
     case(f"{TRAIN} --dtype fp8", "--dtype", "fp8", "bf16"),
     case(f"{TRAIN} --device tpu", "--device", "tpu", "cuda"),
     case(f"{TRAIN} --progress maybe", "--progress", "maybe", "true or false"),

@@ -67,7 +67,9 @@ def batch() -> dict[str, Tensor]:
 
 def draws(swap: list[bool], wipe: list[bool]) -> Draws:
     untouched = touch(BATCH)
-    return Draws(torch.tensor(swap), torch.tensor(wipe), untouched, untouched, torch.zeros(BATCH, dtype=torch.int64))
+    rows = torch.zeros(BATCH, dtype=torch.int64)
+    no = torch.zeros(BATCH, dtype=torch.bool)
+    return Draws(torch.tensor(swap), torch.tensor(wipe), untouched, untouched, rows, no, rows)
 
 
 # -- a step of training
