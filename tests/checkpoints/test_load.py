@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.adapter import save_adapter
+from prosg.checkpoints.hub import local_path
 from prosg.checkpoints.load import demo_model, load_model, require_tokenizer
 from prosg.model.config import PRESETS
 from prosg.model.prosg import ProSG
@@ -114,3 +117,11 @@ def test_an_output_folder_stands_for_what_it_holds(tmp_path: Path) -> None:
     assert model.synthesizer is not None
     assert model.tokenizer is not None
     assert model.generate("Remember the code 4821937. Now repeat the code.", temperature=0.0) == ["Code: 4821937"]
+
+
+def test_a_model_that_a_killed_process_was_replacing_comes_back(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".model.{dead.pid}.old").mkdir()
+    assert local_path(tmp_path / "model").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -16,6 +16,7 @@ from prosg.checkpoints.load import load_model
 from prosg.cli import main
 from prosg.training.config import Optimisation, TrainConfig
 from prosg.training.run import train
+from prosg.training.run_checkpoints import STAGING
 from prosg.training.trainer import ProSGTrainer
 from support.training_folder import TrainingFolder, make_training_folder
 
@@ -128,3 +129,20 @@ def test_an_adapter_finds_its_backbone_from_behind_a_link(folder: TrainingFolder
     folder.run("synthesize", tmp_path / "run")
     assert load_model(tmp_path / "run").synthesizer is not None
     assert load_model(tmp_path / "elsewhere" / "deep" / "adapter").synthesizer is not None
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing_half_written(
+    folder: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = folder.command("synthesize", tmp_path / "run")
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProSGTrainer, "_save_optimizer_and_scheduler", full)
+        assert main(command) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {tmp_path / 'run'}: cannot be written") and "make room" in err
+    assert not (tmp_path / "run" / STAGING).exists()
+    assert main(command) == 0

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from prosg.utils.errors import FULL
 
 __all__ = ["OUTPUT", "close_output", "flush_or_close", "prepare_streams"]
 
@@ -33,12 +36,21 @@ def _named() -> Iterator[None]:
         raise OSError(error.errno, error.strerror, OUTPUT) from None
 
 
+def _thread_ended(ended: threading.ExceptHookArgs) -> None:
+    """Leaves a full disk to the main thread, which writes there, too, and says so in one line."""
+    if not (isinstance(ended.exc_value, OSError) and ended.exc_value.errno in FULL):
+        threading.__excepthook__(ended)
+
+
 def prepare_streams() -> str:
     """Makes text that a terminal's encoding lacks show as escapes, and gives streams that are closed a place.
+
+    Threads of libraries say nothing of a full disk from here on.
 
     Returns:
         What is wrong with standard output: "" if it is open. A file that a command opened would take its place.
     """
+    threading.excepthook = _thread_ended
     closed = sys.stdout is None
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         stream = getattr(sys, name)

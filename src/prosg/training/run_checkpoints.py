@@ -70,8 +70,13 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
             check_locks()
             remove_staging(folder)
         distributed.barrier()
-        with write_errors(folder):
-            super()._save_checkpoint(model, trial)
+        try:
+            with write_errors(folder):
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            if distributed.is_first():
+                remove_staging(folder)
+            raise
         distributed.barrier()
         if distributed.is_first():
             record_contents(folder / STAGING / name)
@@ -80,8 +85,9 @@ class CheckpointingTrainer(Trainer):  # type: ignore[misc]
             (folder / STAGING / name).rename(folder / name)
             sync_names(folder)
             for old in complete_checkpoints(folder)[:-NEWEST]:
-                old.rename(folder / STAGING / old.name)  # so that a kill leaves none that lacks files
-            remove_staging(folder)
+                removed = folder / STAGING / old.name  # so that a kill leaves no checkpoint that lacks files
+                old.rename(removed)
+                shutil.rmtree(removed)
         distributed.barrier()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

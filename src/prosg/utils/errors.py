@@ -1,8 +1,13 @@
-"""Errors and what they came from."""
+"""Errors, what they came from, and those of a disk that is full."""
 
 from __future__ import annotations
 
-__all__ = ["causes"]
+import errno
+
+__all__ = ["FULL", "causes"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of errors that say that there is no room for a file."""
 
 
 def causes(error: BaseException | None) -> list[BaseException]:

@@ -11,13 +11,16 @@ import fcntl
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["STAGING", "is_same", "remove", "remove_leftovers", "sweep"]
+__all__ = ["STAGING", "is_same", "one_at_a_time", "remove", "remove_leftovers", "sweep"]
 
 STAGING = "prosg"
+one_at_a_time = threading.Lock()
+"""Held while a thread looks for leftovers, or makes a staging folder that another would take for one."""
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<kind>prosg|old|tmp)")
 
 
@@ -46,7 +49,7 @@ def _clear(folder: Path, only: str | None) -> None:
         if match is None or (match["kind"] != STAGING and only not in (None, match["name"])):
             continue
         leftover, original = folder / name, folder / match["name"]
-        with _abandoned(leftover, int(match["pid"])) as abandoned:
+        with one_at_a_time, _abandoned(leftover, int(match["pid"])) as abandoned:
             if abandoned and match["kind"] == "old" and not os.path.lexists(original):
                 leftover.rename(original)
             elif abandoned:

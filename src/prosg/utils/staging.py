@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from prosg.utils.leftovers import STAGING, is_same, remove, remove_leftovers
+from prosg.utils.leftovers import STAGING, one_at_a_time, remove, remove_leftovers
 
 __all__ = ["LONGEST", "exchange", "staging_folder", "sync", "sync_names"]
 
@@ -38,14 +38,11 @@ def staging_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
     folder = path.with_name(f".{path.name[:LONGEST]}.{os.getpid()}.{STAGING}")
-    while True:
+    with one_at_a_time:
         folder.mkdir(mode=0o700)
         handle = os.open(folder, os.O_RDONLY)
         with suppress(OSError):  # some file systems lock no folders; the number of the process is known all the same
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_same(handle, folder):
-            break
-        os.close(handle)  # taken for a leftover before it was locked
     try:
         yield folder
     finally:

@@ -11,12 +11,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from prosg.utils.errors import causes
+from prosg.utils.errors import FULL, causes
 from prosg.utils.staging import LONGEST
 
 __all__ = ["write_errors"]
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
