@@ -22,7 +22,8 @@ def test_logits_of_every_backbone() -> None:
     found = {name: values["values"] for name, values in logits().items()}
     assert found.keys() == RECORDED["logits"].keys()
     for name, values in found.items():
-        assert values == pytest.approx(RECORDED["logits"][name], rel=1e-7, abs=1e-9), name
+        # Sums in fp32 differ by the processor.
+        assert values == pytest.approx(RECORDED["logits"][name], rel=1e-6, abs=1e-7), name
 
 
 def test_first_losses_of_every_recipe() -> None:
