@@ -23,7 +23,7 @@ def test_logits_of_every_backbone() -> None:
     assert found.keys() == RECORDED["logits"].keys()
     for name, values in found.items():
         # Sums in fp32 differ by the processor.
-        assert values == pytest.approx(RECORDED["logits"][name], rel=1e-6, abs=1e-7), name
+        assert values == pytest.approx(RECORDED["logits"][name], rel=1e-6, abs=5e-6), name
 
 
 def test_first_losses_of_every_recipe() -> None:
