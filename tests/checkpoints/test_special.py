@@ -102,7 +102,7 @@ def test_options_say_otherwise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"end_token": [99]}, "end token is 99; the model has the ids 0 to 15"),
+        ({"end_token": [99]}, "end token is 99; the model's vocabulary has the ids 0 to 15"),
         ({"end_token": -1}, "end token is -1"),
         ({"begin_token": "16"}, "begin token is 16"),
         ({"begin_token": "<s>"}, "begin token is '<s>'; allowed: an id, or none"),
@@ -117,7 +117,7 @@ def test_ids_that_the_model_does_not_have_are_refused(tmp_path: Path, options: d
 def test_generation_refuses_them_too() -> None:
     model = live_model("rwkv4", None, vocab=len(WORDS))
     model.tokenizer = word_tokenizer()
-    with pytest.raises(ValueError, match="end_token: end token is 999999; the model has the ids 0 to 15"):
+    with pytest.raises(ValueError, match="end_token: end token is 999999; the model's vocabulary has the ids 0 to 15"):
         model.generate("Tom saw", end_token=999999)
     with pytest.raises(ValueError, match="end_token is empty"):
         Sampling(end_token=())

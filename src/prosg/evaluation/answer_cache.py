@@ -31,6 +31,7 @@ class AnswerCache:
 
     def __init__(self, path: Path | None = None) -> None:
         """Opens the file, made where it is missing. Raises ValueError for a file of another kind."""
+        self.path = path
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -45,12 +46,13 @@ class AnswerCache:
         return None if stored is None else Answer(row_id, *json.loads(stored[0]))
 
     def put(self, answers: Mapping[str, Answer]) -> None:
-        """Stores a batch of answers by key, all or none."""
-        with self.connection:
-            self.connection.executemany(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?)",
-                [(key, json.dumps(answer[1:], ensure_ascii=False)) for key, answer in answers.items()],
-            )
+        """Stores a batch of answers by key, all or none. Raises OSError where they cannot be written."""
+        rows = [(key, json.dumps(answer[1:], ensure_ascii=False)) for key, answer in answers.items()]
+        try:
+            with self.connection:
+                self.connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: cannot be written ({error}); make room, or name another place") from None
 
     def close(self) -> None:
         self.connection.close()

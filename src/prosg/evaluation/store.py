@@ -31,6 +31,7 @@ from prosg.evaluation.settings import hash_rows, kept_hashes, settings_of
 from prosg.evaluation.system_result import system_result
 from prosg.utils.contents import damage
 from prosg.utils.file_hashes import FileHashes, hash_file
+from prosg.utils.inside import inside
 from prosg.utils.io import read_json, write_json, write_lines
 from prosg.utils.options import build
 from prosg.utils.replaceable import FolderKind
@@ -171,6 +172,7 @@ def read_results(path: str | Path) -> Run:
         raise ValueError(f"{folder / 'systems.json'}: has other systems than plan.json; prosg eval writes both again")
     systems, missing = [], []
     for name, options in described.items():
+        inside(folder / "parts", name, f"{folder / 'systems.json'}: a system's name")
         parts: dict[str, dict[str, Any] | None] = {}
         for measure in wanted:
             try:

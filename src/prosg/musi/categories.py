@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prosg.musi.config import PromptsConfig
 from prosg.musi.draft import Draft, draft_from_dict
 from prosg.musi.packaged import packaged_text, packaged_yaml
 from prosg.musi.text import LANGUAGES
 from prosg.utils.io import iter_jsonl
+from prosg.utils.yaml_text import parse_yaml
 
 __all__ = ["Category", "chosen_categories", "domain_words", "package_categories", "topics"]
 
@@ -41,10 +40,7 @@ class Category:
 
 
 def _yaml(text: str, name: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}: not YAML ({error})") from None
+    return parse_yaml(text, name)
 
 
 def _category(data: object) -> Category:

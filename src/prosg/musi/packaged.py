@@ -6,7 +6,7 @@ import functools
 from importlib import resources
 from typing import Any
 
-import yaml
+from prosg.utils.yaml_text import parse_yaml
 
 __all__ = ["packaged_text", "packaged_yaml"]
 
@@ -19,4 +19,4 @@ def packaged_text(name: str) -> str:
 @functools.cache
 def packaged_yaml(name: str) -> Any:
     """Returns the content of a YAML file, which is read once."""
-    return yaml.safe_load(packaged_text(name))
+    return parse_yaml(packaged_text(name), name)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from prosg.core.checks import check_token_id
+
 __all__ = ["RWKV_SPECIAL", "SpecialTokens", "parse_begin"]
 
 
@@ -25,8 +27,7 @@ class SpecialTokens(NamedTuple):
             raise ValueError(f"{what}: there is no end token; give at least one id")
         for name, ids in (("end", self.end), ("begin", () if self.begin is None else (self.begin,))):
             for token in ids:
-                if not 0 <= token < vocab_size:
-                    raise ValueError(f"{what}: {name} token is {token}; the model has the ids 0 to {vocab_size - 1}")
+                check_token_id(f"{what}: {name} token", token, vocab_size)
         return self
 
     def prompt(self, ids: Sequence[int]) -> list[int]:

@@ -369,7 +369,7 @@ def test_a_model_cannot_have_what_it_has_no_module_for(tmp_path: Path) -> None:
     for options, said in (({"update": "mean"}, "'mean' cannot be had"), ({"window": 4}, "no module to show windows")):
         with pytest.raises(ValueError, match=said):
             open_model(SystemConfig(model=str(tmp_path / "tiny"), **options), "cpu")
-    with pytest.raises(ValueError, match=r"end token is 99; the model has the ids 0 to 15"):
+    with pytest.raises(ValueError, match=r"end token is 99; the model's vocabulary has the ids 0 to 15"):
         open_model(SystemConfig(model=str(tmp_path / "tiny"), end_token=[99]), "cpu")
 
 
