@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +118,7 @@ def add_overwrite(parser: Parser) -> None:
 
 def add_prompt(parser: Parser, more: str = "") -> None:
     """Adds a prompt or an encoded one, and how it is read; `more` is said of --template."""
-    parser.add_argument("--prompt", help="the prompt")
+    parser.add_argument("--prompt", help="the prompt; - reads it from standard input")
     parser.add_argument("--encoded", type=path_text, help="a file made by: prosg encode")
     add_template(parser, "none", "; the prompt is the user's turn" + more)
     add_window(parser)
@@ -176,6 +177,8 @@ def frame_prompt(prompt: str, template: str) -> str:
     Raises:
         ValueError: for an empty prompt, one that is not text, and an unknown template.
     """
+    if prompt == "-":
+        prompt = sys.stdin.read()
     if not prompt:
         raise ValueError("--prompt is empty; a prompt needs at least one character")
     from prosg.data.templates import Turn, frame, known_template

@@ -15,6 +15,7 @@ from typing import Any
 
 from prosg.cli import (
     ablate,
+    chat,
     convert,
     curve,
     data,
@@ -43,6 +44,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, Command | Group] = {
     "demo": demo.COMMAND,
     "generate": generate.COMMAND,
+    "chat": chat.COMMAND,
     "encode": encode.COMMAND,
     "train": train.COMMANDS,
     "ablate": ablate.COMMAND,

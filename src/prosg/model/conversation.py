@@ -1,0 +1,222 @@
+"""Conversations: several turns with a model, whose first prompt is held while they go on.
+
+The system turn, or else the first user's turn, is the prompt: its anchor and its update act from its end on. Later
+turns are read on from the state that the conversation is in, each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+
+from prosg.core.encoded import EncodedPrompt, Memory, with_anchor, with_update
+from prosg.data.templates import TEMPLATES, Turn, frame, known_template, without_blank_lines
+from prosg.generation.decode import advance
+from prosg.generation.text import stream_text
+from prosg.model.prosg import ProSG
+
+__all__ = ["Conversation", "Renewal"]
+
+Renewal = Literal["never", "turn"]
+"""When the prompt that is held is taken anew: never, or at the end of each user's turn, from the whole conversation."""
+
+
+class Conversation:
+    """Turns with a model, and the place in the text at which they are.
+
+    Attributes:
+        model: What answers; it needs a tokenizer.
+        template: How turns are written: none, world, pile or raven.
+        memory: What holds the prompt beside the state; see `ProSG.encode`.
+        tau: Window of the anchor, tokens; None for the model's own, or the backbone's default.
+        renew: When the prompt that is held is taken anew.
+        turns: What was said, as (role, text).
+    """
+
+    def __init__(
+        self,
+        model: ProSG,
+        template: str = "none",
+        *,
+        memory: Memory | None = None,
+        tau: float | None = None,
+        renew: Renewal = "never",
+        system: str = "",
+    ) -> None:
+        """Begins without a turn, but that of the system if `system` is given.
+
+        Raises:
+            ValueError: for a model without a tokenizer, an unknown template, one without a system turn if there is to
+                be one, and a memory that the model cannot have.
+        """
+        self.model = model
+        model.tokenise([])  # says what to do without a tokenizer
+        self.template = known_template(template) or "none"
+        self.memory, self.tau, self.renew = model.check_memory(memory, tau), tau, renew
+        self.turns: list[Turn] = []
+        self._read = ""  # text that has been read
+        self._place: EncodedPrompt | None = None
+        self._held: EncodedPrompt | None = None  # the prompt, with its update where the model makes one
+        self._before: tuple[str, EncodedPrompt] | None = None  # the place before the last answer
+        self.system = system
+
+    @property
+    def system(self) -> str:
+        """What the system turn says; "" without one."""
+        return self.turns[0].text if self.turns and self.turns[0].role == "system" else ""
+
+    @system.setter
+    def system(self, text: str) -> None:
+        """Begins anew under another system turn; "" for none."""
+        if text:
+            self._text([Turn("system", text), Turn("user", "")])  # says where a template has no system turn
+        self.turns = [Turn("system", text)] if text else []
+        self._read, self._place, self._held, self._before = "", None, None, None
+
+    def reset(self) -> None:
+        """Forgets all turns but the system's."""
+        self.system = self.system
+
+    def hold(self, memory: Memory, tau: float | None = None) -> None:
+        """Changes what holds the prompt from here on; the state stays as it is.
+
+        Raises:
+            ValueError: for a memory that the model cannot have.
+        """
+        self.memory, self.tau = self.model.check_memory(memory, tau), tau
+        if self._place is not None:
+            self._place = self._under_memory(self._place)
+        if self._before is not None:
+            self._before = (self._before[0], self._under_memory(self._before[1]))
+
+    def ask(self, text: str, **sampling: Any) -> Iterator[str]:
+        """Reads a user's turn and yields the pieces of the answer as they come.
+
+        An answer that is not taken to its end, as when it is interrupted, stands in the conversation as far as it came.
+
+        Args:
+            text: What the user says.
+            sampling: Options of `Sampling`. The template's stop string is added.
+
+        Raises:
+            ValueError: for an empty text.
+        """
+        if not text.strip():
+            raise ValueError("a turn is empty; it needs at least one character")
+        self.turns.append(Turn("user", text))
+        self._read_on(self._text(self.turns))
+        if self.renew == "turn" and len(self.turns) > 1:
+            self._renew()
+        yield from self._answer(sampling)
+
+    def again(self, **sampling: Any) -> Iterator[str]:
+        """Yields another answer in the last one's place; give it another seed.
+
+        Raises:
+            ValueError: where there is no answer yet.
+        """
+        if self._before is None:
+            raise ValueError("there is no answer yet to write again")
+        if self.turns[-1].role == "assistant":
+            self.turns.pop()
+        self._read, self._place = self._before
+        yield from self._answer(sampling)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values from which `resume` takes the conversation up."""
+        return {
+            "template": self.template,
+            "memory": self.memory,
+            "tau": self.tau,
+            "renew": self.renew,
+            "messages": [{"role": turn.role, "content": turn.text} for turn in self.turns],
+        }
+
+    def resume(self, turns: Sequence[Turn]) -> None:
+        """Reads turns that were said before, as if they had been said here.
+
+        Raises:
+            ValueError: for turns that do not alternate between user and assistant, after at most one of the system.
+        """
+        rest = [turn for turn in turns if turn.role != "system"]
+        wanted = ["user", "assistant"] * (len(rest) // 2 + 1)
+        if [turn.role for turn in rest] != wanted[: len(rest)] or [t.role for t in turns[1:]].count("system"):
+            raise ValueError("a conversation is at most one system turn, then user and assistant in turn")
+        if rest and rest[-1].role == "user":
+            raise ValueError("a conversation that is taken up ends with the assistant's turn")
+        self.system = turns[0].text if turns and turns[0].role == "system" else ""
+        for asked, answered in zip(rest[::2], rest[1::2], strict=True):
+            self.turns.append(asked)
+            self._read_on(self._text(self.turns))
+            self._said(answered.text)
+
+    def _answer(self, sampling: dict[str, Any]) -> Iterator[str]:
+        assert self._place is not None
+        self._before = (self._read, self._place)
+        stop = sampling.pop("stop", ())
+        stops = [*((stop,) if isinstance(stop, str) else stop), *filter(None, [TEMPLATES[self.template].stop])]
+        options = self.model.sampling(**sampling, stop=stops)
+        written: list[str] = []
+        try:
+            for piece in stream_text(self.model.backbone, self._place, self.model.tokenizer, options):
+                written.append(piece)
+                yield piece
+        finally:
+            # Read again as text: what was drawn may go beyond a stop string.
+            self._said("".join(written))
+
+    def _said(self, text: str) -> None:
+        """Takes an answer into the conversation."""
+        cue = TEMPLATES[self.template].assistant
+        answer = without_blank_lines(text).strip() if cue else text  # as the template will write it
+        self.turns.append(Turn("assistant", answer))
+        self._read_on(self._read + (f" {answer}" if cue else answer))
+
+    def _text(self, turns: Sequence[Turn]) -> str:
+        """The whole conversation as text, up to where the assistant answers."""
+        if self.template == "none":
+            if turns[0].role == "system":
+                raise ValueError("template 'none' has no system turn; allowed: world, raven")
+            text = ""
+            for turn in turns:
+                text += ("\n\n" if text and turn.role == "user" else "") + turn.text
+            return text
+        return frame(turns, self.template)
+
+    def _read_on(self, text: str) -> None:
+        """Reads what is new of a text, which begins as the one before."""
+        if self._place is None:
+            self._begin(text)
+        tokenizer = self.model.tokenizer
+        assert tokenizer is not None and self._place is not None and text.startswith(self._read)
+        if ids := tokenizer.encode(text[len(self._read) :]):
+            tokens = torch.tensor([ids], device=self._place.logits.device)
+            self._place = advance(self.model.backbone, self._place, tokens)
+        self._read = text
+
+    def _begin(self, text: str) -> None:
+        """Encodes the prompt that is held: the system's turn, or all of the text."""
+        prompt = text
+        if self.system:
+            cut = frame([self.turns[0]], self.template).removesuffix(TEMPLATES[self.template].assistant)
+            assert text.startswith(cut)
+            prompt = cut
+        self._held = self.model.encode(prompt, memory="none" if self.model.synthesizer is None else "update")
+        self._place, self._read = self._under_memory(self._held), prompt
+
+    def _renew(self) -> None:
+        """Holds the conversation as it is now instead of its first prompt."""
+        assert self._place is not None
+        held = self._place
+        if with_update(self.memory):
+            held = self.model.encode(self._read, memory="update")._replace(state=held.state, logits=held.logits)
+        self._held = held._replace(anchor=None)
+        self._place = self._under_memory(held)
+
+    def _under_memory(self, place: EncodedPrompt) -> EncodedPrompt:
+        """A place with the prompt's update and anchor, as far as `memory` has them."""
+        assert self._held is not None
+        anchor = self.model.anchored(self._held, self.tau).anchor if with_anchor(self.memory) else None
+        return place._replace(update=self._held.update if with_update(self.memory) else None, anchor=anchor)

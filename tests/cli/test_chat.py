@@ -1,0 +1,83 @@
+"""`prosg chat`: turns from a pipe, and what can be typed between them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from prosg.cli import main
+
+TURN = "Remember the code 48219. Say the code."
+
+
+@pytest.fixture
+def chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def run(*lines: str, options: tuple[str, ...] = ()) -> tuple[int, list[str], str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        status = main(["chat", "demo", "--max-tokens", "8", "--temperature", "0", *options])
+        out, err = capsys.readouterr()
+        return status, out.splitlines(), err
+
+    return run
+
+
+def test_each_line_is_a_turn_and_the_memory_can_be_changed(chat) -> None:  # type: ignore[no-untyped-def]
+    status, out, err = chat(TURN, "/memory", "/memory none", "/again", "/info", "/help")
+    assert status == 0
+    assert "memory: update" in err and "memory: none" in err
+    assert out[0] and "template none, memory none" in "\n".join(out) and "/save FILE" in "\n".join(out)
+
+
+def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "talk.json"
+    status, out, _ = chat(TURN, f"/save {file}", "/quit", "not read")
+    assert status == 0
+    messages = json.loads(file.read_text())["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+    assert messages[1]["content"] == out[0]
+    status, _, err = chat("/info", options=("--load", str(file)))
+    assert status == 0 and "2 turns" in err
+    status, _, err = chat(TURN, f"/save {file}")
+    assert status == 2 and "talk.json" in err and json.loads(file.read_text())["messages"] == messages
+    assert chat(TURN, f"/save {file}", options=("--overwrite",))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["/memry none"], "/memry is unknown; allowed: /help, /memory"),
+        (["/memory much"], "/memory much: allowed: none, anchor, update, both"),
+        (["/again"], "no answer yet"),
+        (["/system be kind"], "no system turn; allowed: world, raven"),
+        (["/save"], "/save needs the name of a file"),
+        (["/load nowhere.json"], "nowhere.json: no such file"),
+    ],
+)
+def test_what_cannot_be_is_one_line(chat, lines: list[str], words: str) -> None:  # type: ignore[no-untyped-def]
+    status, _, err = chat(*lines)
+    assert status == 2
+    assert err.strip().splitlines()[-1].startswith("error: ") and words in err
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"messages": [1]}', '{"messages": [{"role": "user", "content": "x"}]}', "[]"]
+)
+def test_a_file_that_is_no_conversation_is_refused(chat, tmp_path: Path, content: str) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "talk.json").write_text(content)
+    status, _, err = chat(options=("--load", str(tmp_path / "talk.json")))
+    if content == "{}":
+        assert status == 0  # a conversation without a turn
+    else:
+        assert status == 2 and "talk.json" in err and err.count("\n") == 1
+
+
+def test_a_prompt_comes_from_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    written = []
+    for prompt in (TURN, "-"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(TURN))
+        assert main(["generate", "demo", "--prompt", prompt, "--max-tokens", "8", "--temperature", "0"]) == 0
+        written.append(capsys.readouterr().out)
+    assert written[0] == written[1]

@@ -1,0 +1,147 @@
+"""Conversations: each turn is read once, the first prompt is held, and what was said can be taken up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from prosg.core.encoded import Memory
+from prosg.data.templates import Turn, frame
+from prosg.model.conversation import Conversation
+from prosg.model.prosg import ProSG
+from prosg.tokenizers.bpe import train_bpe
+from support.models import assert_near, live_model
+
+TEXTS = ["User: Tom saw a cat.\n\nAssistant: why?\n\nSystem: be kind", "Names: a b c d\n\nCode: 12345 67890"] * 4
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 6}
+
+
+def model(module: str | None = "plus") -> ProSG:
+    tokenizer = train_bpe(TEXTS, vocab_size=300)
+    made = live_model("rwkv4", module, torch.float64, vocab=tokenizer.vocab_size)
+    made.tokenizer = tokenizer
+    return made
+
+
+def said(talk: Conversation, text: str) -> str:
+    return "".join(talk.ask(text, **GREEDY))
+
+
+def place_of(talk: Conversation) -> Any:
+    assert talk._place is not None
+    return talk._place
+
+
+@pytest.mark.parametrize("template", ["none", "world", "pile"])
+def test_a_conversation_is_in_the_state_of_its_whole_text(template: str) -> None:
+    made = model()
+    talk = Conversation(made, template, memory="none")
+    answers = [said(talk, text) for text in ("Tom saw", "why? a cat", "Code: 1")]
+    assert [turn.role for turn in talk.turns] == ["user", "assistant"] * 3
+    assert made.tokenizer is not None
+    ids = made.tokenizer.encode(talk._read)
+    state = made.encode(torch.tensor([ids]), memory="none").state
+    for ours, theirs in zip(place_of(talk).state, state, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            # Pieces are tokenized apart, so only the texts are compared where tokens could differ.
+            if made.tokenizer.encode(talk._read) == ids and template == "none":
+                assert one.shape == other.shape
+    if template != "none":
+        assert talk._read == frame(talk.turns[:-1], template) + f" {talk.turns[-1].text}"
+    assert all(isinstance(answer, str) for answer in answers)
+
+
+@pytest.mark.parametrize("memory", ["none", "anchor", "update", "both"])
+def test_the_first_turn_is_answered_as_a_prompt(memory: Memory) -> None:
+    made = model()
+    talk = Conversation(made, "world", memory=memory, tau=30.0 if memory in ("anchor", "both") else None)
+    prompt = frame([Turn("user", "Tom saw a")], "world")
+    held = {"tau": 30.0} if memory in ("anchor", "both") else {}
+    expected = made.generate(prompt, memory=memory, stop="\n\nUser:", **held, **GREEDY)[0]
+    assert said(talk, "Tom saw a") == expected
+
+
+def test_the_system_turn_is_what_is_held() -> None:
+    made = model()
+    talk = Conversation(made, "world", memory="both", tau=20.0, system="be kind")
+    said(talk, "Tom saw")
+    first = place_of(talk)
+    held = made.encode("System: be kind\n\n", memory="both", tau=20.0)
+    assert first.update is not None and held.update is not None
+    for site, delta in held.update.items():
+        assert_near(first.update[site].dense(), delta.dense(), 1e-12)
+    said(talk, "why?")
+    assert place_of(talk).update is first.update
+    for ours, theirs in zip(place_of(talk).anchor, held.anchor or (), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert_near(one, other, 1e-12)
+
+
+def test_what_is_held_can_be_changed_and_renewed() -> None:
+    made = model()
+    talk = Conversation(made, "world", memory="none", system="be kind")
+    said(talk, "Tom saw")
+    talk.hold("update")
+    assert place_of(talk).update is not None and place_of(talk).anchor is None
+    talk.hold("anchor", 40.0)
+    assert place_of(talk).update is None and place_of(talk).anchor is not None
+    talk.hold("none")
+    assert place_of(talk).update is None and place_of(talk).anchor is None
+    fixed = Conversation(made, "world", memory="update")
+    renewed = Conversation(made, "world", memory="update", renew="turn")
+    for one in (fixed, renewed):
+        said(one, "Tom saw")
+        said(one, "why? a cat")
+    site = next(iter(place_of(fixed).update))
+    assert not torch.allclose(place_of(fixed).update[site].a, place_of(renewed).update[site].a)
+
+
+def test_an_answer_is_written_again_and_one_that_is_stopped_stands_as_far_as_it_came() -> None:
+    talk = Conversation(model(), "world")
+    first = said(talk, "Tom saw")
+    assert "".join(talk.again(**GREEDY)) == first
+    assert len(talk.turns) == 2
+    pieces = talk.ask("why?", temperature=0.0, max_tokens=50)
+    begun = next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    assert talk.turns[-1] == Turn("assistant", begun.strip())
+    assert said(talk, "Names: a b")
+
+
+def test_a_conversation_is_taken_up() -> None:
+    made = model()
+    talk = Conversation(made, "world", memory="anchor", system="be kind")
+    for text in ("Tom saw", "why?"):
+        said(talk, text)
+    other = Conversation(made, "world", memory="anchor")
+    other.resume([Turn(m["role"], m["content"]) for m in talk.to_dict()["messages"]])
+    assert other.turns == talk.turns
+    assert said(other, "Code: 1") == said(talk, "Code: 1")
+
+
+@pytest.mark.parametrize(
+    "roles", [["assistant"], ["user", "user"], ["user"], ["user", "assistant", "system"], ["system", "system"]]
+)
+def test_what_is_no_conversation_is_refused(roles: list[str]) -> None:
+    with pytest.raises(ValueError, match="conversation"):
+        Conversation(model(None), "world").resume([Turn(role, "x") for role in roles])
+
+
+def test_what_cannot_be_is_said() -> None:
+    made = model(None)
+    with pytest.raises(ValueError, match="no module"):
+        Conversation(made, memory="update")
+    with pytest.raises(ValueError, match="system turn"):
+        Conversation(made, "none", system="be kind")
+    with pytest.raises(ValueError, match="system turn"):
+        Conversation(made, "pile", system="be kind")
+    talk = Conversation(made)
+    with pytest.raises(ValueError, match="empty"):
+        next(iter(talk.ask("  ")))
+    with pytest.raises(ValueError, match="no answer yet"):
+        next(iter(talk.again()))
+    made.tokenizer = None
+    with pytest.raises(ValueError, match="tokenizer"):
+        Conversation(made)
