@@ -223,7 +223,7 @@ class ProSG(nn.Module):
         """
         read = partial(encode_with_gradients, self.backbone, self.synthesizer, self.initial, chunk=self.chunk)
         if self.backbone.continues:
-            encoded = read(prompt, prompt_lengths, None if perturber is None else perturber.at_start(self))
+            encoded = read(prompt, prompt_lengths, start=None if perturber is None else perturber.at_start(self))
             if self.anchor is not None:
                 encoded = self.anchored(encoded)
             start, interruption = encoded, None

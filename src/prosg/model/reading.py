@@ -104,8 +104,8 @@ def encode_with_gradients(
     initial: InitialState | None,
     prompt: Tensor,
     lengths: Tensor,
-    start: State | None = None,
     chunk: int = CHUNK,
+    start: State | None = None,
 ) -> EncodedPrompt:
     """Encodes prompts for training (eq. 1, 13-20).
 
@@ -118,8 +118,8 @@ def encode_with_gradients(
         initial: A learned initial state; None for the backbone's own.
         prompt: Token ids (B, T), padded on the right.
         lengths: Valid tokens of each row (B,).
-        start: The state from which prompts are read; by default the learned one, or the backbone's own.
         chunk: Tokens per call, where it is read chunk by chunk.
+        start: The state from which prompts are read; by default the learned one, or the backbone's own.
     """
     learned = [*backbone.parameters(), *([] if initial is None else initial.parameters())]
     frozen = not any(parameter.requires_grad for parameter in learned)

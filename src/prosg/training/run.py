@@ -121,7 +121,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     # Only now: what was refused above leaves nothing that would stand in the corrected command's way.
     with distributed.locked_once(out):
         _check_config(config, out)  # another command may have been at work there until now
-        if (out / "result.json").exists():
+        if (out / RESULT).exists() and not _lost(phase, out):
             distributed.print_once(f"{out}: already trained")
         else:
             _train(model, phase, config, rows, validation, base)
