@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from prosg.cli import COMMANDS
+from prosg.cli.main import GROUPS
 from prosg.cli.parser import Group
 from support.commands import case, status
 from support.training_folder import TrainingFolder
@@ -39,7 +40,7 @@ def test_help_everywhere(command: str, capsys: pytest.CaptureFixture[str]) -> No
 def test_without_a_command_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert status([]) == 2
     out = capsys.readouterr().out
-    assert all(f"\n    {name}" in out for name in COMMANDS)
+    assert all(f"\n  {name} " in out for name in COMMANDS)
     assert status(["--version"]) == 0
     assert capsys.readouterr().out.startswith("prosg ")
 
@@ -237,3 +238,29 @@ def test_bad_numbers_and_missing_words_are_one_line(
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 400
     assert all(word in err for word in words)
+
+
+def test_the_help_lists_every_command_under_one_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
+    assert status(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in COMMANDS)
+    assert all(len(line) < 80 for line in out.splitlines())
+    assert all(f"\n{heading}:\n" in out for heading in GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["genrate"], "'genrate' is unknown, did you mean generate?; allowed: demo, generate"),
+        (["xyz"], "'xyz' is unknown; allowed"),
+        (["generate", "demo", "--promt", "x"], "--promt x, did you mean --prompt?"),
+        (["generate", "demo", "--prompt", "x", "--memory", "anchr"], "'anchr' is unknown, did you mean anchor?"),
+    ],
+)
+def test_a_misspelt_word_is_told_with_the_one_that_is_near(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(arguments) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1

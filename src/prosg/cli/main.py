@@ -65,6 +65,15 @@ COMMANDS: dict[str, Command | Group] = {
 }
 """By name, in the order of `prosg --help`."""
 
+GROUPS = {
+    "start": ("generate", "chat", "encode", "info", "demo"),
+    "train": ("train", "ablate"),
+    "data": ("data",),
+    "measure": ("curve", "perplexity", "eval", "report", "inspect", "judge", "rate", "lm-eval"),
+    "other programs": ("convert", "merge", "export", "push"),
+}
+"""The commands as the help lists them."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status. SystemExit for arguments that do not parse, and for --help."""
@@ -120,11 +129,12 @@ def _parsed(arguments: Sequence[str]) -> tuple[Command | None, Namespace]:
     """
     overview = _overview(
         "prosg",
-        "A prompt becomes a low-rank update of a recurrent language model's weights.",
+        "Prompt memory for recurrent language models, measured: an anchor, an update, durable fine-tuning.",
         COMMANDS,
         "Start with: prosg generate demo --prompt 'Remember the code 4821937. Tell a story, then say the code.'",
     )
     overview.add_argument("--version", action=_Version)
+    overview.groups = GROUPS
     if not arguments:
         overview.print_help()
         return None, Namespace()

@@ -5,8 +5,11 @@ one line.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
+import textwrap
 import types
 import typing
 from argparse import Namespace
@@ -87,6 +90,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str, *, renamed: Mapping[str, str] | None = None, **options: Any) -> None:
         super().__init__(description=description, allow_abbrev=False, formatter_class=_Help, **options)
         self.renamed = renamed or {}
+        self.groups: Mapping[str, Sequence[str]] = {}
         self.register("type", int, _whole)
         self.register("type", float, _number)
 
@@ -102,8 +106,35 @@ class Parser(argparse.ArgumentParser):
         name = name.replace("_", "-")
         return self.renamed.get(name, name) + equals + value
 
+    def format_help(self) -> str:
+        """The help; commands, where there are any, under the headings of `groups`."""
+        text = super().format_help()
+        listed = next((a for a in self._actions if isinstance(a, argparse._SubParsersAction)), None)
+        if not self.groups or listed is None:
+            return text
+        helps = {action.dest: action.help or "" for action in listed._choices_actions}
+        width = max(map(len, helps)) + 4
+        blocks = []
+        for heading, names in self.groups.items():
+            lines = [f"{heading}:"]
+            for name in names:
+                first, *more = textwrap.wrap(helps[name], 79 - width)
+                lines += [f"  {name:<{width - 2}}{first}", *(" " * width + line for line in more)]
+            blocks.append("\n".join(lines))
+        before, _, after = text.partition("\ncommands:\n")
+        rest = after.partition("\n\n")[2]
+        return "\n".join([before, "\n\n".join(blocks), *([f"\n{rest.rstrip()}"] if rest.strip() else []), ""])
+
     def error(self, message: str) -> NoReturn:
-        """Prints what was wrong and stops with status 2."""
+        """Prints what was wrong and stops with status 2; for a misspelt word with the one that was probably meant."""
+        choice = re.search(r"^(.*?): invalid choice: '([^']*)' \(choose from (.*)\)$", message)
+        if choice is not None:
+            where, word, allowed = choice.groups()
+            known = re.findall(r"[\w-]+", allowed)
+            message = f"{where}: {word!r} is unknown{_meant(word, known)}; allowed: {', '.join(known)}"
+        elif (unknown := message.removeprefix("unrecognized arguments: ")) != message:
+            name = unknown.split()[0].partition("=")[0]
+            message += _meant(name, [*self._option_string_actions]) if name.startswith("-") else ""
         raise SystemExit(complain(f"{message} (see {self.prog} --help)"))
 
     def add_list(self, name: str, item: Callable[[str], Any] = str, **options: Any) -> None:
@@ -117,6 +148,12 @@ class Parser(argparse.ArgumentParser):
     def add_example(self, file: str) -> None:
         """Adds --example, which prints a configuration file of the package."""
         self.add_argument("--example", action=_Example, file=file)
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """ ", did you mean ...?" where a word is near to a known one; else ""."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 class _List(argparse.Action):
