@@ -20,16 +20,23 @@ if TYPE_CHECKING:
     from prosg.core.encoded import EncodedPrompt as EncodedPrompt
     from prosg.core.update import LowRank as LowRank
     from prosg.core.update import Site as Site
+    from prosg.generation.sampling import Sampling as Sampling
     from prosg.model.config import ProSGConfig as ProSGConfig
+    from prosg.model.conversation import Conversation as Conversation
     from prosg.model.prosg import ProSG as ProSG
     from prosg.tokenizers.files import load_tokenizer as load_tokenizer
     from prosg.training.config import TrainConfig as TrainConfig
+    from prosg.training.run import train as train
+
+    __version__: str
 
 _MODULES = {
+    "Conversation": "prosg.model.conversation",
     "EncodedPrompt": "prosg.core.encoded",
     "LowRank": "prosg.core.update",
     "ProSG": "prosg.model.prosg",
     "ProSGConfig": "prosg.model.config",
+    "Sampling": "prosg.generation.sampling",
     "Site": "prosg.core.update",
     "TrainConfig": "prosg.training.config",
     "convert": "prosg.checkpoints.backbone",
@@ -41,12 +48,17 @@ _MODULES = {
     "save_adapter": "prosg.checkpoints.adapter",
     "save_backbone": "prosg.checkpoints.backbone",
     "save_encoded": "prosg.checkpoints.encoded",
+    "train": "prosg.training.run",
 }
 
 __all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("prosg")
     if name not in _MODULES:
         raise AttributeError(f"module 'prosg' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

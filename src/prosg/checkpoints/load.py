@@ -17,6 +17,7 @@ from prosg.checkpoints.special import read_special, special_from_dict
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
+from prosg.utils.device import parse_dtype, resolve_device
 from prosg.utils.io import CheckpointError
 
 __all__ = ["demo_model", "load_model", "require_tokenizer", "trained_model"]
@@ -27,7 +28,7 @@ def load_model(
     *,
     base: str | Path | None = None,
     tokenizer: str | Path | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     kernel: str = "auto",
     target_modules: Sequence[str] = (),
@@ -43,8 +44,8 @@ def load_model(
         tokenizer: "world", a tokenizer.json, an RWKV vocabulary, or a folder with one of these. By default that of the
             adapter, then the one beside the backbone's weights, then World if the vocabulary has World's size (which is
             printed on stderr), else none.
-        dtype: Type of the backbone's weights; that of the file by default.
-        device: Where to put the model.
+        dtype: Type of the backbone's weights, also by name (fp32, bf16, fp16, fp64); that of the file by default.
+        device: Where to put the model; "auto" is a CUDA device where there is one.
         kernel: Implementation of the recurrence.
         target_modules: Projections that an update may act on, for a backbone that transformers runs. An adapter knows
             its own.
@@ -55,6 +56,8 @@ def load_model(
         CheckpointError, FileNotFoundError: naming the file and what is wrong with it.
         ValueError: for a tokenizer that does not fit the model or its training, and for a base without an adapter.
     """
+    dtype = parse_dtype(dtype) if isinstance(dtype, str) else dtype
+    device = resolve_device(device) if device == "auto" else device
     path = demo_model() if str(model) == "demo" else trained_model(local_path(model))
     adapter = adapter_config(path) if is_adapter(path) else {}
     if is_adapter(path):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from prosg.core.state import Anchor, State, join_states, take_rows
-from prosg.core.update import Update, join_updates, take_update_rows
+from prosg.core.state import Anchor, State, join_states, map_state, take_rows
+from prosg.core.update import LowRank, Update, join_updates, take_update_rows
 
 __all__ = ["MEMORIES", "EncodedPrompt", "Memory", "with_anchor", "with_update"]
 
@@ -47,6 +47,22 @@ class EncodedPrompt(NamedTuple):
     def batch(self) -> int:
         """Number of prompts."""
         return self.logits.shape[0]
+
+    def __repr__(self) -> str:
+        """Says how many prompts, of what."""
+        parts = [name for name in ("update", "anchor") if getattr(self, name) is not None]
+        held = f" with {' and '.join(parts)}" if parts else ""
+        return f"EncodedPrompt({self.batch} prompts, {len(self.state)} layers of state{held}, on {self.logits.device})"
+
+    def to(self, device: torch.device | str) -> EncodedPrompt:
+        """Returns the same prompts on another device."""
+
+        def moved(layers: tuple[Any, ...]) -> tuple[Any, ...]:
+            return map_state(lambda leaf: leaf.to(device), layers)
+
+        update = self.update and {site: LowRank(d.a.to(device), d.b.to(device)) for site, d in self.update.items()}
+        anchor = None if self.anchor is None else moved(self.anchor)
+        return EncodedPrompt(moved(self.state), update, self.logits.to(device), anchor)
 
     def check_rows(self) -> None:
         """Raises ValueError unless there is a prompt, and every part has as many rows as the logits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float
@@ -11,11 +12,29 @@ from torch import Tensor
 
 from prosg.utils.values import check_fields
 
-__all__ = ["Sampling", "pick"]
+__all__ = ["Sampling", "SamplingOptions", "pick"]
 
 
 HOTTEST = 1000.0
 """Greatest temperature; under it every token is about as likely as any other."""
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `Sampling`, for functions that take them as keywords."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    stop: Sequence[str]
+    seed: int
+    hold_until: int
+    force_marker: str | Sequence[str]
+    late_temperature: float
+    end_token: int | Sequence[int]
+    tokens_per_sentence: int
+    refresh_every: int
+    refresh_keep: int
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ turns are read on from the state that the conversation is in, each once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 
 from prosg.core.encoded import EncodedPrompt, Memory, with_anchor, with_update
 from prosg.data.templates import TEMPLATES, Turn, frame, known_template, without_blank_lines
 from prosg.generation.decode import advance
+from prosg.generation.sampling import SamplingOptions
 from prosg.generation.text import stream_text
 from prosg.model.prosg import ProSG
 
@@ -91,7 +92,7 @@ class Conversation:
         if self._before is not None:
             self._before = (self._before[0], self._under_memory(self._before[1]))
 
-    def ask(self, text: str, **sampling: Any) -> Iterator[str]:
+    def ask(self, text: str, **sampling: Unpack[SamplingOptions]) -> Iterator[str]:
         """Reads a user's turn and yields the pieces of the answer as they come.
 
         An answer that is not taken to its end, as when it is interrupted, stands in the conversation as far as it came.
@@ -111,7 +112,7 @@ class Conversation:
             self._renew()
         yield from self._answer(sampling)
 
-    def again(self, **sampling: Any) -> Iterator[str]:
+    def again(self, **sampling: Unpack[SamplingOptions]) -> Iterator[str]:
         """Yields another answer in the last one's place; give it another seed.
 
         Raises:
@@ -152,12 +153,13 @@ class Conversation:
             self._read_on(self._text(self.turns))
             self._said(answered.text)
 
-    def _answer(self, sampling: dict[str, Any]) -> Iterator[str]:
+    def _answer(self, sampling: SamplingOptions) -> Iterator[str]:
         assert self._place is not None
         self._before = (self._read, self._place)
-        stop = sampling.pop("stop", ())
+        stop = sampling.get("stop", ())
         stops = [*((stop,) if isinstance(stop, str) else stop), *filter(None, [TEMPLATES[self.template].stop])]
-        options = self.model.sampling(**sampling, stop=stops)
+        sampling["stop"] = stops
+        options = self.model.sampling(**sampling)
         written: list[str] = []
         try:
             for piece in stream_text(self.model.backbone, self._place, self.model.tokenizer, options):

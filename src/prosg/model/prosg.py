@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Unpack, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +21,7 @@ from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
 from prosg.core.state import State
 from prosg.core.tensors import CHUNK, pad
-from prosg.generation.sampling import Sampling
+from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import generate_texts, stream_text
 from prosg.model.anchor import StateAnchor
 from prosg.model.config import ProSGConfig
@@ -107,6 +107,16 @@ class ProSG(nn.Module):
         if self.anchor is None:
             return "none" if self.synthesizer is None else "update"
         return "anchor" if self.synthesizer is None else "both"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone is."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the backbone's weights."""
+        return next(self.backbone.parameters()).dtype
 
     def init_state(self, batch: int) -> State:
         """The state before the first token of a prompt: the learned one, if there is one."""
@@ -293,7 +303,7 @@ class ProSG(nn.Module):
         *,
         memory: Memory | None = None,
         tau: float | None = None,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> list[str]:
         """Writes one answer per prompt, in one batch. `memory` and `tau` as in `encode`; the others: `Sampling`."""
         encoded = self._encoded(prompt, memory, tau)
@@ -305,15 +315,16 @@ class ProSG(nn.Module):
         *,
         memory: Memory | None = None,
         tau: float | None = None,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> Iterator[str]:
         """Writes one answer and yields its pieces as they come; options as in `generate`."""
         encoded = self._encoded(prompt, memory, tau)
         yield from stream_text(self.backbone, encoded, self.tokenizer, self.sampling(**sampling))
 
-    def sampling(self, **options: Any) -> Sampling:
+    def sampling(self, **options: Unpack[SamplingOptions]) -> Sampling:
         """Options of writing, ended by the model's own end tokens unless `end_token` says otherwise."""
-        sampling = Sampling(**{"end_token": self.special.end, **options})
+        options.setdefault("end_token", self.special.end)
+        sampling = Sampling(**options)
         SpecialTokens(sampling.ends).check(self.backbone.config.vocab_size, "end_token")
         return sampling
 
