@@ -14,7 +14,7 @@ from tokenizers import processors
 from prosg.checkpoints.adapter import save_adapter
 from prosg.checkpoints.backbone import convert, save_backbone
 from prosg.checkpoints.load import load_model
-from prosg.checkpoints.special import read_special
+from prosg.checkpoints.special import read_special, unsaid
 from prosg.cli import main
 from prosg.data.encode import encode_row, truncate_row
 from prosg.data.row import row_from_dict
@@ -173,6 +173,20 @@ def test_a_folder_keeps_them_through_convert(tmp_path: Path) -> None:
     assert load_model(tmp_path / "a").special == SpecialTokens((7, 3))
     convert(tmp_path / "a", tmp_path / "b")
     assert load_model(tmp_path / "b").special == SpecialTokens((7, 3))
+
+
+@pytest.mark.parametrize("rule", ["", "ab"])
+@pytest.mark.parametrize("begin", [None, 14, 3])
+@pytest.mark.parametrize("end", [(0,), (5, 2)])
+def test_what_is_written_is_read(tmp_path: Path, rule: str, begin: int | None, end: tuple[int, ...]) -> None:
+    tokenizer = with_begin(rule) if rule else word_tokenizer()
+    special = SpecialTokens(end, begin)
+    model = live_model("rwkv4", None, vocab=len(WORDS)).backbone
+    file = tokenizer.save(tmp_path)
+    save_backbone(model, tmp_path / "m", tokenizer=file, special=unsaid(special, tokenizer))
+    assert load_model(tmp_path / "m").special == special
+    convert(tmp_path / "m", tmp_path / "n")
+    assert load_model(tmp_path / "n").special == special
 
 
 def test_rows_are_taught_to_end_with_the_first_and_to_begin(tmp_path: Path) -> None:

@@ -68,10 +68,13 @@ def test_what_cannot_be_is_one_line(chat, lines: list[str], words: str) -> None:
 def test_a_file_that_is_no_conversation_is_refused(chat, tmp_path: Path, content: str) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "talk.json").write_text(content)
     status, _, err = chat(options=("--load", str(tmp_path / "talk.json")))
-    if content == "{}":
-        assert status == 0  # a conversation without a turn
-    else:
-        assert status == 2 and "talk.json" in err and err.count("\n") == 1
+    assert status == 2 and "talk.json" in err and err.count("\n") == 1
+
+
+def test_a_conversation_in_another_template_is_refused(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "talk.json").write_text('{"template": "world", "messages": []}')
+    status, _, err = chat(options=("--load", str(tmp_path / "talk.json")))
+    assert status == 2 and "--template world" in err
 
 
 def test_a_prompt_comes_from_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

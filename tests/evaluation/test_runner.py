@@ -283,3 +283,13 @@ def test_a_model_that_has_changed_is_measured_again(tmp_path: Path, monkeypatch:
     assert main(["eval", file]) == 0
     assert measured == ["base", "base"]
     assert results(tmp_path / "out", system="base")[0]["perplexity"] > before
+
+
+def test_systems_with_other_special_tokens_do_not_share_a_model() -> None:
+    from prosg.evaluation.config import EvalConfig, SystemConfig
+    from prosg.evaluation.runner import _Models
+
+    models = _Models(EvalConfig(device="cpu"))
+    plain = models.open(SystemConfig(model="demo")).special
+    assert models.open(SystemConfig(model="demo", end_token=[7], begin_token="5")).special == ((7,), 5)
+    assert models.open(SystemConfig(model="demo")).special == plain == ((0,), None)

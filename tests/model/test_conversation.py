@@ -145,3 +145,34 @@ def test_what_cannot_be_is_said() -> None:
     made.tokenizer = None
     with pytest.raises(ValueError, match="tokenizer"):
         Conversation(made)
+
+
+class Interruption(BaseException):
+    """As Ctrl-C comes."""
+
+
+def interrupt(*_: Any, **__: Any) -> Any:
+    raise Interruption
+
+
+@pytest.mark.parametrize("where", ["options", "reading", "renewing"])
+def test_a_turn_that_fails_leaves_the_conversation_as_it_was(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Conversation(model(), "world", memory="update", renew="turn")
+    said(talk, "Tom saw")
+    before = (list(talk.turns), talk._read, place_of(talk))
+    with monkeypatch.context() as patch:
+        if where == "reading":
+            patch.setattr("prosg.model.conversation.advance", interrupt)
+        if where == "renewing":
+            patch.setattr(Conversation, "_renew", interrupt)
+        with pytest.raises((Interruption, ValueError)):
+            list(talk.ask("why?", temperature=-1.0 if where == "options" else 0.0))
+    assert talk.turns == before[0] and talk._read == before[1] and place_of(talk) is before[2]
+    assert said(talk, "why?") is not None
+    assert [turn.role for turn in talk.turns] == ["user", "assistant"] * 2
+
+
+def test_texts_that_are_cleaned_in_several_steps_are_taken_up() -> None:
+    talk = Conversation(model(), "world")
+    talk.resume([Turn("user", "a"), Turn("assistant", "x\r\r\n\n\ny")])
+    assert said(talk, "why?") is not None

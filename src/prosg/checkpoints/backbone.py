@@ -19,7 +19,7 @@ from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.layouts import Layout
 from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_checkpoint
 from prosg.checkpoints.native_writer import write_checkpoint
-from prosg.checkpoints.special import TOKENIZER_CONFIG, read_special, write_special
+from prosg.checkpoints.special import TOKENIZER_CONFIG, read_special, unsaid, write_special
 from prosg.checkpoints.tensors import check_files
 from prosg.checkpoints.weights import cast_checked, check_finite
 from prosg.tokenizers.files import load_tokenizer, tokenizer_beside
@@ -123,7 +123,7 @@ def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, 
         types = _types(checkpoint.tensors, dtype, BACKBONES[checkpoint.config.model_type].layout)
     checkpoint = checkpoint._replace(tensors=cast_checked(src, checkpoint.tensors, types))
     special = read_special(Path(src), tokenizer, checkpoint.config.vocab_size)
-    write_checkpoint(checkpoint, Path(dst), overwrite, special)
+    write_checkpoint(checkpoint, Path(dst), overwrite, special if named else unsaid(special, tokenizer))
 
 
 def is_for_transformers(path: str | Path, target_modules: Sequence[str] = ()) -> bool:

@@ -17,6 +17,7 @@ from prosg.checkpoints.special import read_special, special_from_dict
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
+from prosg.tokenizers.special import RWKV_SPECIAL
 from prosg.utils.device import parse_dtype, resolve_device
 from prosg.utils.io import CheckpointError
 
@@ -76,6 +77,8 @@ def load_model(
         if trained_with and trained_with != loaded.tokenizer.fingerprint:
             raise ValueError(f"{source}: not the tokenizer that {path} was trained with; leave out --tokenizer")
     special = special_from_dict(adapter, str(path / CONFIG_NAME))
+    if special is None and adapter:
+        special = RWKV_SPECIAL  # an adapter of version 0.1, which knew no others
     if special is None:
         special = read_special(Path(where), loaded.tokenizer, loaded.backbone.config.vocab_size)
     special = special.changed(end_token, begin_token)

@@ -7,6 +7,7 @@ from pathlib import Path
 from prosg.checkpoints.adapter import adapter_base, is_adapter
 from prosg.checkpoints.load import demo_model, trained_model
 from prosg.checkpoints.native_reader import weight_files
+from prosg.checkpoints.special import GENERATION_CONFIG, TOKENIZER_CONFIG
 from prosg.tokenizers.files import WORLD, tokenizer_beside
 from prosg.tokenizers.world import world_file
 from prosg.utils.file_hashes import FileHashes
@@ -50,13 +51,17 @@ def model_files(
     return {part: [file for file in some if file.is_file()] for part, some in files.items()}
 
 
+SAID = ("config.json", GENERATION_CONFIG, TOKENIZER_CONFIG)
+"""Files of a folder that say what its weights and special tokens are."""
+
+
 def _backbone_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     try:
-        return [path / "config.json", *weight_files(path)]
+        return [*(path / name for name in SAID), *weight_files(path)]
     except (ValueError, OSError):
-        return [path / "config.json"]
+        return [path / name for name in SAID]
 
 
 def _tokenizer_file(path: Path, backbone: Path, tokenizer: str | Path | None) -> Path:

@@ -16,7 +16,7 @@ from prosg.checkpoints.native_reader import Checkpoint
 from prosg.checkpoints.special import write_special
 from prosg.checkpoints.torch_file import save_torch
 from prosg.tokenizers.files import stored_name, tokenizer_beside
-from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
+from prosg.tokenizers.special import SpecialTokens
 from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError, written_whole
 
@@ -26,7 +26,7 @@ __all__ = ["write_checkpoint"]
 def write_checkpoint(checkpoint: Checkpoint, path: Path, overwrite: bool, special: SpecialTokens | None = None) -> None:
     """Writes a .pth file if `path` ends in .pth, else a folder; the tokenizer goes beside the file, or into the folder.
 
-    A folder has the special tokens, if they are not RWKV's; a .pth file has no place for them.
+    A folder has the special tokens, if they are given; a .pth file has no place for them.
 
     Raises:
         CheckpointError: for other suffixes of files, and for a model whose sizes a .pth cannot store.
@@ -43,7 +43,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path, overwrite: bool, specia
     if path.suffix == ".pth":
         _write_pth(checkpoint, path, overwrite)
     else:
-        _write_folder(checkpoint, path, overwrite, RWKV_SPECIAL if special is None else special)
+        _write_folder(checkpoint, path, overwrite, special)
 
 
 def _write_pth(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
@@ -63,7 +63,7 @@ def _write_pth(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
             shutil.copyfile(tokenizer, temporary)
 
 
-def _write_folder(checkpoint: Checkpoint, path: Path, overwrite: bool, special: SpecialTokens) -> None:
+def _write_folder(checkpoint: Checkpoint, path: Path, overwrite: bool, special: SpecialTokens | None) -> None:
     config, tensors, tokenizer = checkpoint
     layout = BACKBONES[config.model_type].layout
     sizes = {field: getattr(config, name) for field, name in layout.hf_sizes.items()}
@@ -75,7 +75,7 @@ def _write_folder(checkpoint: Checkpoint, path: Path, overwrite: bool, special: 
         (temporary / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
         if tokenizer:
             shutil.copyfile(tokenizer, temporary / stored_name(tokenizer))
-        if special != RWKV_SPECIAL:
+        if special is not None:
             write_special(special, temporary)
 
 

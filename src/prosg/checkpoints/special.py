@@ -18,7 +18,15 @@ from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
 from prosg.utils.io import read_json
 
-__all__ = ["TOKENIZER_CONFIG", "read_special", "special_from_dict", "special_to_dict", "write_special"]
+__all__ = [
+    "GENERATION_CONFIG",
+    "TOKENIZER_CONFIG",
+    "read_special",
+    "special_from_dict",
+    "special_to_dict",
+    "unsaid",
+    "write_special",
+]
 
 GENERATION_CONFIG, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
 
@@ -67,15 +75,16 @@ def _named_token(token: Any, tokenizer: Tokenizer | None) -> int | None:
 def _begin(
     settings: Mapping[str, Any], configs: list[Mapping[str, Any]], tokenizer: Tokenizer | None, vocab_size: int
 ) -> int | None:
-    """What a prompt begins with: what the tokenizer says, else what it puts before texts of its own accord."""
-    added = settings.get("add_bos_token")
-    if added is False or tokenizer is None:
+    """What a prompt begins with: what settings name that say that there is one; else the tokenizer's rule."""
+    added, rule = settings.get("add_bos_token"), None if tokenizer is None else tokenizer.begin_token
+    if added is False:
         return None
-    begin = tokenizer.begin_token
-    if begin is None and added is True:
-        named = [_named_token(settings.get("bos_token"), tokenizer)]
-        named += [id_ for config in configs for id_ in _ids(config.get("bos_token_id"), vocab_size)]
-        begin = next((token for token in named if token is not None), None)
+    named = []
+    if added is True:
+        generation, config = ([*_ids(c.get("bos_token_id"), vocab_size)] for c in configs)
+        spelled = _named_token(settings.get("bos_token"), tokenizer)
+        named = [*generation, *([] if spelled is None else [spelled]), *([] if rule is None else [rule]), *config]
+    begin = next(iter(named), rule)
     return begin if begin is not None and 0 <= begin < vocab_size else None
 
 
@@ -95,8 +104,17 @@ def special_from_dict(values: Mapping[str, Any], where: str) -> SpecialTokens | 
     return SpecialTokens(tuple(end), begin)
 
 
+def unsaid(special: SpecialTokens, tokenizer: Tokenizer | None) -> SpecialTokens | None:
+    """Returns the special tokens if a native model's folder has to say them: None where they follow without."""
+    rule = None if tokenizer is None else tokenizer.begin_token
+    return None if special == SpecialTokens(RWKV_SPECIAL.end, rule) else special
+
+
 def write_special(special: SpecialTokens, folder: Path) -> None:
     """Writes special tokens into a model's folder, where `read_special` and transformers find them."""
+    settings = folder / TOKENIZER_CONFIG
+    said = {**_read(settings), "add_bos_token": special.begin is not None}
+    settings.write_text(json.dumps(said, indent=2) + "\n", "utf-8")
     file = folder / GENERATION_CONFIG
     content = {**_read(file), "eos_token_id": list(special.end) if len(special.end) > 1 else special.end[0]}
     if special.begin is not None:

@@ -185,9 +185,12 @@ class _Chat:
         path = Path(user_path(name))
         if not path.is_file():
             raise ValueError(f"{path}: no such file")
-        messages = read_json(path).get("messages") or ()
+        content = read_json(path)
+        messages, template = content.get("messages"), content.get("template", self.talk.template)
+        if template != self.talk.template:
+            raise ValueError(f"{path}: was held under template {template}; start with --template {template}")
         try:
-            turns = [Turn(str(message["role"]), str(message["content"])) for message in messages]
+            turns = [Turn(str(message["role"]), str(message["content"])) for message in messages]  # type: ignore[union-attr]
         except (TypeError, KeyError):
             raise ValueError(f"{path}: no conversation: it has no messages of a role and a content") from None
         try:

@@ -178,7 +178,7 @@ def frame_prompt(prompt: str, template: str) -> str:
         ValueError: for an empty prompt, one that is not text, and an unknown template.
     """
     if prompt == "-":
-        prompt = sys.stdin.read()
+        prompt = sys.stdin.read().removesuffix("\n")
     if not prompt:
         raise ValueError("--prompt is empty; a prompt needs at least one character")
     from prosg.data.templates import Turn, frame, known_template

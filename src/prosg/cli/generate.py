@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from prosg.cli.common import (
     add_memory,
@@ -15,6 +16,9 @@ from prosg.cli.common import (
     one_prompt_source,
 )
 from prosg.cli.parser import Command, Parser
+
+if TYPE_CHECKING:
+    from prosg.core.encoded import Memory
 
 __all__ = ["COMMAND"]
 
@@ -56,7 +60,10 @@ def _run(options: Namespace) -> int:
         encoded = encode_prompt(options, model)
     else:
         encoded = load_encoded(options.encoded, model)
-        if options.memory is not None or options.tau is not None:
+        if options.anchor is not None:  # its windows instead of those in the file
+            usual: Memory = "both" if encoded.update is not None else "anchor"
+            encoded = model.held_by(encoded._replace(anchor=None), options.memory or usual)
+        elif options.memory is not None or options.tau is not None:
             encoded = model.held_by(encoded, model.check_memory(options.memory, options.tau), options.tau)
     check_text("--force-marker", options.force_marker)
     pieces = model.stream(

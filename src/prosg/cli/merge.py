@@ -57,6 +57,7 @@ def model_and_update(options: Namespace) -> tuple[ProSG, Update]:
 def _run(options: Namespace) -> int:
     from prosg.checkpoints.backbone import save_backbone
     from prosg.checkpoints.export import merge
+    from prosg.checkpoints.special import unsaid
     from prosg.utils.device import dtype_name
     from prosg.utils.staging import staging_folder
 
@@ -65,7 +66,13 @@ def _run(options: Namespace) -> int:
     out = Path(os.path.realpath(options.out))
     with staging_folder(out.with_name(f"{out.name}.tokenizer")) as folder:
         tokenizer = model.tokenizer.save(folder) if model.tokenizer is not None else None
-        save_backbone(merged, options.out, tokenizer=tokenizer, special=model.special, overwrite=options.overwrite)
+        save_backbone(
+            merged,
+            options.out,
+            tokenizer=tokenizer,
+            special=unsaid(model.special, model.tokenizer),
+            overwrite=options.overwrite,
+        )
     dtype = dtype_name(next(merged.parameters()).dtype)
     print(f"{options.out}: {merged.config.model_type}, {len(update)} projections merged, {dtype}\n{LOST}")
     return 0

@@ -23,7 +23,7 @@ from prosg.demo.measuring import measure, module_systems, system
 from prosg.demo.trainings import training_notes
 from prosg.evaluation.report.curves import late_table
 from prosg.training.config import Perturbation, TrainConfig
-from prosg.training.inputs import check_inputs, record_inputs
+from prosg.training.inputs import NAMED_INPUTS, check_inputs, record_inputs
 from prosg.training.recipes import check_recipe
 from prosg.utils.io import written_whole
 from prosg.utils.jobs import Job, check_plan, run_jobs
@@ -130,9 +130,9 @@ def _run(
 ) -> int:
     """Trains and measures in a folder that is this command's alone."""
     out = Path(config.out)
-    passing = ("progress", "threads", "log_steps", "out")
-    kept = {key: value for key, value in dataclasses.asdict(config).items() if key not in passing}
     recorded = check_inputs(config)
+    passing = {"progress", "threads", "log_steps", "report_to", "out", *NAMED_INPUTS}  # files are known by content
+    kept = {key: value for key, value in dataclasses.asdict(config).items() if key not in passing}
     check_plan(out / "plan.json", {"training": kept, "measuring": measuring}, "--out")
     if not recorded:
         record_inputs(config)

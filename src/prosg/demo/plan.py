@@ -83,6 +83,9 @@ class Plan:
         if unknown := [name for name in self.rivals if name not in possible]:
             raise ValueError(f"--rivals has {', '.join(unknown)}; {self.backbone} has {', '.join(possible)}")
         object.__setattr__(self, "rivals", self.rivals or possible)
+        for name in self.rivals:
+            if (ground := RIVALS[name].on) in RIVALS and ground not in self.rivals:
+                raise ValueError(f"--rivals has {name}, which goes on from {ground}; add that one")
 
     @property
     def model(self) -> DemoModel:

@@ -59,6 +59,7 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}; it must be at least 1")
     try:
+        check_folder(config.folder)  # before anything is written there, and again under the lock
         _check_kinds(config)
         rows = asked_rows(config)
         _check_updates(config, rows)
@@ -108,7 +109,8 @@ def _by_model(config: EvalConfig, names: Mapping[str, Any]) -> list[list[str]]:
 
 def _what_is_loaded(system: SystemConfig) -> tuple[str, ...]:
     """The options that decide which model is loaded: equal for systems that can share one."""
-    return (system.model, system.base, system.tokenizer, system.dtype, system.initial, system.anchor)
+    special = (*map(str, system.end_token), f"begin {system.begin_token}")
+    return (system.model, system.base, system.tokenizer, system.dtype, system.initial, system.anchor, *special)
 
 
 def _job(config: EvalConfig, file: str, names: Sequence[str], measures: int) -> Job:

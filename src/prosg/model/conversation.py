@@ -14,7 +14,7 @@ import torch
 from prosg.core.encoded import EncodedPrompt, Memory, with_anchor, with_update
 from prosg.data.templates import TEMPLATES, Turn, frame, known_template, without_blank_lines
 from prosg.generation.decode import advance
-from prosg.generation.sampling import SamplingOptions
+from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import stream_text
 from prosg.model.prosg import ProSG
 
@@ -106,11 +106,17 @@ class Conversation:
         """
         if not text.strip():
             raise ValueError("a turn is empty; it needs at least one character")
+        options = self._options(sampling)
+        before = self._read, self._place, self._held
+        try:
+            self._read_on(self._text([*self.turns, Turn("user", text)]))
+            if self.renew == "turn" and self.turns:
+                self._renew()
+        except BaseException:  # interrupted, too: the conversation stays as it was
+            self._read, self._place, self._held = before
+            raise
         self.turns.append(Turn("user", text))
-        self._read_on(self._text(self.turns))
-        if self.renew == "turn" and len(self.turns) > 1:
-            self._renew()
-        yield from self._answer(sampling)
+        yield from self._answer(options)
 
     def again(self, **sampling: Unpack[SamplingOptions]) -> Iterator[str]:
         """Yields another answer in the last one's place; give it another seed.
@@ -120,10 +126,10 @@ class Conversation:
         """
         if self._before is None:
             raise ValueError("there is no answer yet to write again")
-        if self.turns[-1].role == "assistant":
-            self.turns.pop()
+        options = self._options(sampling)
+        self.turns.pop()
         self._read, self._place = self._before
-        yield from self._answer(sampling)
+        yield from self._answer(options)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values from which `resume` takes the conversation up."""
@@ -151,15 +157,21 @@ class Conversation:
         for asked, answered in zip(rest[::2], rest[1::2], strict=True):
             self.turns.append(asked)
             self._read_on(self._text(self.turns))
+            assert self._place is not None
+            self._before = (self._read, self._place)
             self._said(answered.text)
 
-    def _answer(self, sampling: SamplingOptions) -> Iterator[str]:
-        assert self._place is not None
-        self._before = (self._read, self._place)
+    def _options(self, sampling: SamplingOptions) -> Sampling:
+        """Options of an answer, which ends where the user's next turn would begin."""
         stop = sampling.get("stop", ())
         stops = [*((stop,) if isinstance(stop, str) else stop), *filter(None, [TEMPLATES[self.template].stop])]
-        sampling["stop"] = stops
-        options = self.model.sampling(**sampling)
+        options = sampling.copy()
+        options["stop"] = stops
+        return self.model.sampling(**options)
+
+    def _answer(self, options: Sampling) -> Iterator[str]:
+        assert self._place is not None
+        self._before = (self._read, self._place)
         written: list[str] = []
         try:
             for piece in stream_text(self.model.backbone, self._place, self.model.tokenizer, options):
@@ -172,7 +184,9 @@ class Conversation:
     def _said(self, text: str) -> None:
         """Takes an answer into the conversation."""
         cue = TEMPLATES[self.template].assistant
-        answer = without_blank_lines(text).strip() if cue else text  # as the template will write it
+        answer = text
+        while cue and (clean := without_blank_lines(answer).strip()) != answer:  # as the template will write it
+            answer = clean
         self.turns.append(Turn("assistant", answer))
         self._read_on(self._read + (f" {answer}" if cue else answer))
 
@@ -188,11 +202,11 @@ class Conversation:
         return frame(turns, self.template)
 
     def _read_on(self, text: str) -> None:
-        """Reads what is new of a text, which begins as the one before."""
-        if self._place is None:
+        """Reads what is new of a text; all of it where it does not begin as the one before."""
+        if self._place is None or not text.startswith(self._read):
             self._begin(text)
         tokenizer = self.model.tokenizer
-        assert tokenizer is not None and self._place is not None and text.startswith(self._read)
+        assert tokenizer is not None and self._place is not None
         if ids := tokenizer.encode(text[len(self._read) :]):
             tokens = torch.tensor([ids], device=self._place.logits.device)
             self._place = advance(self.model.backbone, self._place, tokens)

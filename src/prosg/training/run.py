@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.adapter import save_adapter
 from prosg.checkpoints.anchor import ANCHOR_FILE, save_anchor
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.export import export_peft, merge, peft_names
 from prosg.checkpoints.initial_state import STATE_FILE, save_initial
 from prosg.checkpoints.load import load_model, require_tokenizer
+from prosg.checkpoints.special import unsaid
 from prosg.core.rng import uniforms
 from prosg.core.update import Update
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
@@ -173,7 +175,9 @@ def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
             factors = remove_lora(backbone)
             _save_lora(backbone, factors, out / "lora", base)
             backbone = merge(backbone, factors)
-        save_backbone(backbone, trained, tokenizer=tokenizer, special=model.special, overwrite=True)
+        native = not isinstance(backbone, HFBackbone)
+        special = unsaid(model.special, model.tokenizer) if native else model.special
+        save_backbone(backbone, trained, tokenizer=tokenizer, special=special, overwrite=True)
     elif model.initial is not None:
         save_initial(model.initial, trained, overwrite=True)
     elif model.synthesizer is not None:
@@ -230,8 +234,8 @@ def _check_config(config: TrainConfig, out: Path) -> None:
 def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
     """A run's configuration with the options that came after it, at their defaults, and those that were renamed."""
     stored = {"out" if key == "output" else key: value for key, value in stored.items()}
-    if stored.get("end_token") == 0:  # what every model once had by default
-        stored["end_token"] = []
+    if isinstance(stored.get("end_token"), int):  # version 0.1, in which 0 was every model's by default
+        stored["end_token"] = [stored["end_token"]] if stored["end_token"] else []
     if "module" in stored:
         stored["module"] = ProSGConfig.from_dict(stored["module"]).to_dict()
     stored, fresh = json.loads(json.dumps([stored, dataclasses.asdict(TrainConfig("", "-", ""))]))

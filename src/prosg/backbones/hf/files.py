@@ -28,7 +28,13 @@ MODEL_FOLDER = FolderKind(
     "a model",
     "config.json",
     ("model_type",),
-    ("model*.safetensors", "model.safetensors.index.json", "generation_config.json", *TOKENIZER_FILES),
+    (
+        "model*.safetensors",
+        "model.safetensors.index.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+        *TOKENIZER_FILES,
+    ),
 )
 """A folder of a model in transformers' layout, native or not."""
 
