@@ -14,7 +14,7 @@ from tokenizers import processors
 from prosg.checkpoints.adapter import save_adapter
 from prosg.checkpoints.backbone import convert, save_backbone
 from prosg.checkpoints.load import load_model
-from prosg.checkpoints.special import read_special, unsaid
+from prosg.checkpoints.special import read_special
 from prosg.cli import main
 from prosg.data.encode import encode_row, truncate_row
 from prosg.data.row import row_from_dict
@@ -183,7 +183,7 @@ def test_what_is_written_is_read(tmp_path: Path, rule: str, begin: int | None, e
     special = SpecialTokens(end, begin)
     model = live_model("rwkv4", None, vocab=len(WORDS)).backbone
     file = tokenizer.save(tmp_path)
-    save_backbone(model, tmp_path / "m", tokenizer=file, special=unsaid(special, tokenizer))
+    save_backbone(model, tmp_path / "m", tokenizer=file, special=special)
     assert load_model(tmp_path / "m").special == special
     convert(tmp_path / "m", tmp_path / "n")
     assert load_model(tmp_path / "n").special == special

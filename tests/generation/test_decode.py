@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from prosg.backbones.base import Output, Taps
 from prosg.core.encoded import EncodedPrompt
 from prosg.generation.decode import decode
 from prosg.generation.length_control import sentence_ends
@@ -20,78 +19,13 @@ from prosg.model.prosg import ProSG
 from prosg.tokenizers.bpe import train_bpe
 from prosg.tokenizers.json_file import JsonTokenizer
 from support.models import WORDS, live_model, tokens, word_tokenizer
+from support.scripted import Script, ids
 
 GREEDY = Sampling(temperature=0.0)
 
 
 def greedy(**options: Any) -> Sampling:
     return Sampling(temperature=0.0, **options)
-
-
-class Place(NamedTuple):
-    row: Tensor
-    at: Tensor
-
-
-class Script:
-    """A backbone that wants to write given tokens, whatever it is fed; it notes what it was fed."""
-
-    config: Any = None
-    sites: Any = {}  # noqa: RUF012
-    continues = True
-    perturbations = ("wipe", "swap")
-    tap_widths: Any = ()
-    anchor_units: Any = ()
-    log_decay = None
-    checkpoint_every = 0
-
-    def __init__(self, rows: Sequence[Sequence[int]], vocab: int) -> None:
-        self.rows, self.vocab = rows, vocab
-        self.fed: list[list[int]] = []
-
-    def wish(self, place: Place) -> Tensor:
-        """The scripted token 5, its follower in the vocabulary 3 (the choice where the first is banned), others 0."""
-        logits = torch.zeros(len(place.row), self.vocab)
-        for i, (row, at) in enumerate(zip(place.row.tolist(), place.at.tolist(), strict=True)):
-            token = self.rows[row][min(at, len(self.rows[row]) - 1)]
-            logits[i, token], logits[i, (token + 1) % self.vocab] = 5.0, 3.0
-        return logits
-
-    def encoded(self) -> EncodedPrompt:
-        place = self.init_state(len(self.rows))[0]
-        return EncodedPrompt((place,), None, self.wish(place))
-
-    def init_state(self, batch: int) -> tuple[Place]:
-        return (Place(torch.arange(batch), torch.zeros(batch, dtype=torch.int64)),)
-
-    def parameters(self, recurse: bool = True) -> Any:
-        return iter(())
-
-    def enable_checkpointing(self, every: int) -> None:
-        raise NotImplementedError
-
-    def age(self, state: Any, steps: Tensor, shift: Tensor) -> Any:
-        raise NotImplementedError
-
-    def load(self, state: Any, other: Any, keep: Tensor, weight: Tensor, reference: Any) -> Any:
-        raise NotImplementedError
-
-    def make_anchor(self, target: Any, log_keep: Any, share: Any) -> Any:
-        raise NotImplementedError
-
-    def anchor(self, state: Any, anchor: Any) -> Any:
-        raise NotImplementedError
-
-    def __call__(self, tokens: Tensor, state: Any = None, **options: Any) -> Output:
-        assert tokens.shape[1] == 1
-        assert options["logits"] == "last"
-        self.fed.append(tokens[:, 0].tolist())
-        place = Place(state[0].row, state[0].at + 1)
-        return Output(self.wish(place), (place,), Taps())
-
-
-def ids(text: str) -> list[int]:
-    return [WORDS.index(word) for word in text.split()]
 
 
 def write(texts: Sequence[str], sampling: Sampling) -> list[Generation]:
@@ -113,6 +47,20 @@ def real(module: str | None = "plus") -> tuple[ProSG, EncodedPrompt]:
     return model, model.encode(tokens(4, 6, vocab=len(WORDS)), torch.tensor([6, 2, 4, 5]))
 
 
+def by_hand(model: ProSG, alone: EncodedPrompt, every: int = 0, keep: int = 1) -> list[int]:
+    """Nine tokens at most, up to 15; every so often the state is begun anew, and the last `keep` tokens are read."""
+    logits, state, expected = alone.logits, alone.state, []
+    with torch.no_grad():
+        while len(expected) < 9 and (not expected or expected[-1] != 15):
+            expected.append(int(logits.argmax()))
+            read = expected[-1:]
+            if every and len(expected) % every == 0:
+                state, read = alone.state, expected[-keep:]
+            output = model.backbone(torch.tensor([read]), state, update=alone.update)
+            logits, state = output.logits[:, -1], output.state
+    return [token for token in expected if token != 15]
+
+
 def test_the_first_token_is_the_prompts_and_the_update_acts_from_the_second_on() -> None:
     model, encoded = real()
     written = generate_texts(model.backbone, encoded, model.tokenizer, greedy(max_tokens=9, end_token=15))
@@ -120,14 +68,7 @@ def test_the_first_token_is_the_prompts_and_the_update_acts_from_the_second_on()
         model.backbone, encoded._replace(update=None), model.tokenizer, greedy(max_tokens=9, end_token=15)
     )
     for row in range(4):
-        alone = encoded.take(torch.tensor([row]))
-        logits, state, expected = alone.logits, alone.state, []
-        with torch.no_grad():
-            while len(expected) < 9 and (not expected or expected[-1] != 15):
-                expected.append(int(logits.argmax()))
-                output = model.backbone(torch.tensor([expected[-1:]]), state, update=alone.update)
-                logits, state = output.logits[:, -1], output.state
-        assert written[row].ids == [token for token in expected if token != 15]
+        assert written[row].ids == by_hand(model, encoded.take(torch.tensor([row])))
         assert written[row].ids[:1] == none[row].ids[:1]
     assert [g.ids for g in written] != [g.ids for g in none]
 
@@ -404,63 +345,10 @@ def test_a_refresh_reads_the_answers_last_tokens_from_the_prompts_end(every: int
     sampling = greedy(max_tokens=9, end_token=15, refresh_every=every, refresh_keep=keep)
     written = generate_texts(model.backbone, encoded, model.tokenizer, sampling)
     for row in range(4):
-        alone = encoded.take(torch.tensor([row]))
-        logits, state, expected = alone.logits, alone.state, []
-        with torch.no_grad():
-            while len(expected) < 9 and (not expected or expected[-1] != 15):
-                expected.append(int(logits.argmax()))
-                read = expected[-1:]
-                if len(expected) % every == 0:
-                    state, read = alone.state, expected[-keep:]
-                output = model.backbone(torch.tensor([read]), state, update=alone.update)
-                logits, state = output.logits[:, -1], output.state
-        assert written[row].ids == [token for token in expected if token != 15]
+        assert written[row].ids == by_hand(model, encoded.take(torch.tensor([row])), every, keep)
 
 
 def test_a_refresh_has_to_read_at_least_the_last_token() -> None:
     with pytest.raises(ValueError, match="refresh_keep is 0"):
         Sampling(refresh_every=10, refresh_keep=0)
     assert Sampling(refresh_keep=0).refresh_every == 0
-
-
-# -- logits that are no numbers
-
-
-class Broken(Script):
-    """Its row 1 has logits of no number from the third token on."""
-
-    value = float("nan")
-
-    def wish(self, place: Place) -> Tensor:
-        return super().wish(place).masked_fill(((place.row == 1) & (place.at >= 2)).unsqueeze(1), self.value)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_a_row_ends_where_its_logits_are_not_finite(value: float, temperature: float) -> None:
-    class ByValue(Broken):
-        pass
-
-    ByValue.value = value
-    script = ByValue([ids("Tom saw a b c red."), ids("Tom saw a b c red.")], len(WORDS))
-    sampling = Sampling(max_tokens=6, temperature=temperature, top_k=1)
-    with pytest.warns(RuntimeWarning, match="not finite .* 1 of 2 answers"):
-        whole, broken = generate_texts(script, script.encoded(), word_tokenizer(), sampling)
-    assert (whole.ids, whole.reason) == (ids("Tom saw a b c red."), "length")
-    assert (broken.ids, broken.reason) == (ids("Tom saw"), "not_finite")
-
-
-def test_a_stream_ends_where_logits_are_not_finite() -> None:
-    script = Broken([ids("Tom saw a b"), ids("Tom saw a b")], len(WORDS))
-    encoded = script.encoded().take(torch.tensor([1]))
-    with pytest.warns(RuntimeWarning, match="not finite"):
-        pieces = list(stream_text(script, encoded, word_tokenizer(), greedy(max_tokens=4)))
-    assert "".join(pieces).split() == ["Tom", "saw"]
-
-
-def test_a_held_row_ends_there_too() -> None:
-    script = Broken([ids("Tom saw a b red. Tom saw red."), ids("Tom saw a b c")], len(WORDS))
-    options = {"hold_until": 1, "force_marker": "Code:", "max_tokens": 3}
-    with pytest.warns(RuntimeWarning, match="not finite"):
-        written = generate_texts(script, script.encoded(), word_tokenizer(), greedy(**options))
-    assert [answer.reason for answer in written] == ["length", "not_finite"]

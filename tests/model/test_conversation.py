@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -176,3 +177,16 @@ def test_texts_that_are_cleaned_in_several_steps_are_taken_up() -> None:
     talk = Conversation(model(), "world")
     talk.resume([Turn("user", "a"), Turn("assistant", "x\r\r\n\n\ny")])
     assert said(talk, "why?") is not None
+
+
+@pytest.mark.parametrize("template", ["none", "world", "pile", "raven"])
+def test_each_text_begins_as_the_one_before_whatever_was_said(template: str) -> None:
+    draw = random.Random(3)
+    talk = Conversation(model(None), template, system="be kind" if template in ("world", "raven") else "")
+    for _ in range(60):
+        texts = ["".join(draw.choices("a:\r\n \t\u2028\x0b", k=draw.randrange(9))) for _ in range(4)]
+        texts[0] = f"a{texts[0]}"  # a prompt is not empty
+        turns = [Turn(role, text) for role, text in zip(["user", "assistant"] * 2, texts, strict=True)]
+        system = [Turn("system", talk.system)] if talk.system else []
+        talk.resume([*system, *turns])  # asserts it
+        assert talk._read.startswith(talk._text([*system, *turns[:1]]))

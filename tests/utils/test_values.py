@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from prosg.utils.options import build
-from prosg.utils.values import GREATEST, INFINITE, check_fields, typed
+from prosg.utils.values import GREATEST_OPTION, INFINITE, check_fields, typed
 from support.generated import draws, refusal, value
 
 HINTS = {
@@ -54,7 +54,7 @@ def finite(content: Any) -> bool:
         return all(map(finite, content.values()))
     if isinstance(content, (list, tuple)):
         return all(map(finite, content))
-    return not isinstance(content, float) or abs(content) <= GREATEST
+    return not isinstance(content, float) or abs(content) <= GREATEST_OPTION
 
 
 def test_generated_values_have_their_type_or_are_refused_in_one_line() -> None:

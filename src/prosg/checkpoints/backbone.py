@@ -86,7 +86,7 @@ def save_backbone(
         model: What to write. A model that transformers runs is always a folder.
         path: The file or folder.
         tokenizer: A `tokenizer.json` or an RWKV vocabulary, copied into the folder, or beside the file.
-        special: Special tokens, written into a folder; a .pth file means RWKV's.
+        special: Special tokens, written into a folder that does not say them otherwise; a .pth file means RWKV's.
         overwrite: Replace what is there.
 
     Raises:
@@ -98,6 +98,8 @@ def save_backbone(
             if special is not None:
                 write_special(special, folder)
         return
+    if special is not None:
+        special = unsaid(special, None if tokenizer is None else load_tokenizer(tokenizer))
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     write_checkpoint(Checkpoint(model.config, tensors, tokenizer), Path(path), overwrite, special)
 

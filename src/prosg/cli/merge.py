@@ -57,7 +57,6 @@ def model_and_update(options: Namespace) -> tuple[ProSG, Update]:
 def _run(options: Namespace) -> int:
     from prosg.checkpoints.backbone import save_backbone
     from prosg.checkpoints.export import merge
-    from prosg.checkpoints.special import unsaid
     from prosg.utils.device import dtype_name
     from prosg.utils.staging import staging_folder
 
@@ -70,7 +69,7 @@ def _run(options: Namespace) -> int:
             merged,
             options.out,
             tokenizer=tokenizer,
-            special=unsaid(model.special, model.tokenizer),
+            special=model.special,
             overwrite=options.overwrite,
         )
     dtype = dtype_name(next(merged.parameters()).dtype)

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 from prosg.utils.options import REQUIRED, Option, iter_options, summary
 from prosg.utils.paths import user_path
-from prosg.utils.values import GREATEST, check_number, check_whole, shown
+from prosg.utils.values import GREATEST_OPTION, check_number, check_whole, shown
 from prosg.utils.yaml_text import parse_yaml
 
 __all__ = ["Command", "Group", "Parser", "add_dataclass", "complain", "example_text", "path_text"]
@@ -284,7 +284,7 @@ def _number(text: str) -> float:
     try:
         return check_number("it", float(text), infinite=True)
     except ValueError:
-        allowed = f"a finite number (float), at most {GREATEST:g}"
+        allowed = f"a finite number (float), at most {GREATEST_OPTION:g}"
         raise argparse.ArgumentTypeError(f"{shown(text)} must be {allowed}") from None
 
 

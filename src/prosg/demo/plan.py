@@ -198,7 +198,7 @@ def _further_modules(folder: Path, seed: int, plan: Plan, dtype: str, choice: Ch
 def _module(folder: Path, seed: int, plan: Plan, dtype: str, name: str, on: str) -> Job:
     recipe, seconds = MODULES[name]
     options = (*common_options(seed, dtype), *length(plan.module_steps), "--eval-steps", "250", *recipe)
-    if name != "plus_plain" and name.startswith("plus"):
+    if "plus" in recipe:
         options = (*options, *plan.model.plus)
     return training(name, "synthesize", folder, f"{on}/model", "train.jsonl", seconds, *options)
 

@@ -91,7 +91,7 @@ def rival_jobs(
 ) -> list[Job]:
     """The trainings of the rivals in `rates`, at these learning rates.
 
-    One that goes on from another rival goes on from each rate of it.
+    One that goes on from another rival goes on from the first of that one's rates.
     """
     jobs = []
     for name, steps in model.rivals:
@@ -99,12 +99,11 @@ def rival_jobs(
             continue
         rival = RIVALS[name]
         recipe = rival.recipe.format(durable=model.durable)
-        ground = [f"{rival.on}-{rate:g}" for rate in rates[rival.on]] if rival.on in RIVALS else [rival.on]
+        ground = f"{rival.on}-{rates[rival.on][0]:g}" if rival.on in RIVALS else rival.on
         for rate in rates[name]:
             tuned = ("--recipe", recipe, "--optim.lr", str(rate), "--optim.late-weight", "3", *rival.options)
             options = (*common_options(seed, dtype), *tuned, *length(steps), "--eval-steps", "400")
-            on = f"{ground[0]}/model"
-            jobs.append(training(f"{name}-{rate:g}", rival.phase, folder, on, rival.data, 300, *options))
+            jobs.append(training(f"{name}-{rate:g}", rival.phase, folder, f"{ground}/model", rival.data, 300, *options))
     return jobs
 
 

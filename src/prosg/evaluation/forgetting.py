@@ -100,7 +100,7 @@ class LateStages:
         place = advance(self.backbone, place, pad(forced).to(place.logits.device), lengths)
         sampling = Sampling(max_tokens=late_tokens(self.rows), temperature=0.0, end_token=self.end_token)
         late: list[list[int]] = [[] for _ in forced]
-        finite = place.logits.amax(1).isfinite()
+        finite = torch.ones(len(forced), dtype=torch.bool, device=place.logits.device)
         for step in decode(self.backbone, place, sampling):
             finite = finite & (step.finite | ~step.running)
             for ids, token, running in zip(late, step.token.tolist(), step.running.tolist(), strict=True):

@@ -169,12 +169,6 @@ class SystemResult:
         tokens = [answer.read_again for answer in self.at(place) if answer.read_again is not None]
         return sum(tokens) / len(tokens) if tokens else None
 
-    def cost_at(self, place: Place) -> float | None:
-        """Tokens read and written on the way to a place, for each one that was written."""
-        written = sum(answer.distance_tokens for answer in self.at(place))
-        again = sum(answer.read_again or 0 for answer in self.at(place))
-        return 1 + again / written if written else None
-
     @property
     def not_finite(self) -> int:
         """Answers in which the model's logits were no numbers any more."""

@@ -22,7 +22,7 @@ from prosg.evaluation.config import EvalConfig, SystemConfig
 from prosg.evaluation.config_file import load_config
 from prosg.evaluation.controls import LEAST_PROMPTS
 from prosg.evaluation.rows import asked_rows, kinds_of, training_rows
-from prosg.evaluation.settings import kept_hashes
+from prosg.evaluation.settings import hash_rows, kept_hashes
 from prosg.evaluation.store import check_folder, stale_measures, write_answers, write_part, write_plan
 from prosg.utils.environment import commit, processor, versions
 from prosg.utils.io import write_json
@@ -63,8 +63,8 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
         _check_kinds(config)
         rows = asked_rows(config)
         _check_updates(config, rows)
-        hashes = kept_hashes(config)
-        stale = {name: names for name in config.systems if (names := stale_measures(config, name, rows, hashes))}
+        hashes, hashed = kept_hashes(config), hash_rows(rows)
+        stale = {name: names for name in config.systems if (names := stale_measures(config, name, hashed, hashes))}
         for name in stale:
             if config.system(name).endpoint:
                 check_endpoint_system(config, name)
@@ -154,9 +154,9 @@ def _evaluate_here(config: EvalConfig, names: Sequence[str], rows: Sequence[Row]
         write_progress(folder / "progress.json", share, note)
 
     errors = []
-    hashes = kept_hashes(config)
+    hashes, hashed = kept_hashes(config), hash_rows(rows)
     for number, name in enumerate(names):
-        stale = stale_measures(config, name, rows, hashes)
+        stale = stale_measures(config, name, hashed, hashes)
         if config.system(name).endpoint:
             from prosg.evaluation.systems.endpoint import evaluate_endpoint
 
@@ -180,13 +180,17 @@ class _Models:
     def __init__(self, config: EvalConfig) -> None:
         self.config = config
         self.opened: tuple[tuple[str, ...], ProSG] | None = None
+        self.fingerprint = ""
 
     def open(self, system: SystemConfig) -> ProSG:
+        """The model of a system; `fingerprint` is then its own, which takes a while for a large one."""
+        from prosg.checkpoints.fingerprints import model_fingerprint
         from prosg.evaluation.systems.local import check_model, open_model
 
         key = _what_is_loaded(system)
         if self.opened is None or self.opened[0] != key:
-            self.opened = (key, open_model(system, self.config.device))
+            model = open_model(system, self.config.device)
+            self.opened, self.fingerprint = (key, model), model_fingerprint(model)
         check_model(system, self.opened[1])
         return self.opened[1]
 
@@ -202,13 +206,12 @@ def _evaluate_local(
     """Measures what one system lacks; `stale` has what each part is made of, as it was before the model was opened."""
     if not stale:
         return
-    from prosg.checkpoints.fingerprints import model_fingerprint
     from prosg.evaluation.measures import run_measures
     from prosg.evaluation.systems.local import memory_of
 
     system = config.system(name)
     model = models.open(system)
-    about = {"backbone": model.backbone.config.model_type, "fingerprint": model_fingerprint(model)}
+    about = {"backbone": model.backbone.config.model_type, "fingerprint": models.fingerprint}
     about["memory"] = memory_of(system, model)
     cache = AnswerCache(config.cache_file)
     for one in run_measures(config, system, model, rows, list(stale), cache, tell):

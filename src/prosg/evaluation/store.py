@@ -107,12 +107,12 @@ def write_answers(config: EvalConfig, name: str, answers: Sequence[Answer]) -> N
     write_lines(config.folder / "answers" / f"{name}.jsonl", lines)
 
 
-def stale_measures(
-    config: EvalConfig, name: str, rows: Sequence[Row], hashes: FileHashes | None = None
-) -> dict[str, dict[str, Any]]:
-    """The measures of a system that are missing, damaged or were made under other settings -> the settings of now."""
-    hashes, hashed = hashes or kept_hashes(config), hash_rows(rows)
-    settings = {measure: settings_of(config, name, measure, hashed, hashes) for measure in config.measures}
+def stale_measures(config: EvalConfig, name: str, rows: str, hashes: FileHashes) -> dict[str, dict[str, Any]]:
+    """The measures of a system that are missing, damaged or were made under other settings -> the settings of now.
+
+    `rows` is a hash of what is asked.
+    """
+    settings = {measure: settings_of(config, name, measure, rows, hashes) for measure in config.measures}
     stale = {}
     for measure, now in settings.items():
         try:

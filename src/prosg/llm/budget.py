@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.llm.config import BudgetConfig, EndpointConfig
-from prosg.utils.fields import COUNT, check_fields
+from prosg.utils.fields import COUNT, check_record
 from prosg.utils.store import Log
 
 __all__ = ["UNLIMITED_TOKENS", "Budget", "BudgetSpentError", "Cost", "Totals", "highest_cost"]
@@ -100,7 +100,7 @@ class Budget:
             fields = LINE_FIELDS.get(str(line.get("event")))
             if fields is None:
                 raise ValueError(f"{path}:{number}: event is {line.get('event')!r:.40}; delete the line")
-            check_fields(line, fields, f"{path}:{number}")
+            check_record(line, fields, f"{path}:{number}")
             self._last_booking = max(self._last_booking, line["booking"])
             if line["event"] == "booked":
                 self._open[line["booking"]] = line

@@ -8,7 +8,7 @@ from typing import Any
 
 from prosg.llm.completion import ReplyRecord
 from prosg.llm.reasoning import separate
-from prosg.utils.fields import COUNT, check_fields
+from prosg.utils.fields import COUNT, check_record
 from prosg.utils.outside import whole_text
 from prosg.utils.store import read_log
 
@@ -32,7 +32,7 @@ def recorded_replies(path: Path, records: Sequence[Mapping[str, Any]]) -> dict[s
     """
     replies: dict[str, ReplyRecord] = {}
     for number, record in enumerate(records, 1):
-        check_fields(record, REPLY_FIELDS, f"{path}:{number}")
+        check_record(record, REPLY_FIELDS, f"{path}:{number}")
         if record["finish"] == "malformed":
             continue
         record = {name: whole_text(value) if isinstance(value, str) else value for name, value in record.items()}

@@ -202,11 +202,11 @@ class Conversation:
         return frame(turns, self.template)
 
     def _read_on(self, text: str) -> None:
-        """Reads what is new of a text; all of it where it does not begin as the one before."""
-        if self._place is None or not text.startswith(self._read):
+        """Reads what is new of a text. It begins as the one before: answers are kept as templates write them."""
+        if self._place is None:
             self._begin(text)
         tokenizer = self.model.tokenizer
-        assert tokenizer is not None and self._place is not None
+        assert tokenizer is not None and self._place is not None and text.startswith(self._read)
         if ids := tokenizer.encode(text[len(self._read) :]):
             tokens = torch.tensor([ids], device=self._place.logits.device)
             self._place = advance(self.model.backbone, self._place, tokens)

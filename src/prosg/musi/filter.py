@@ -20,7 +20,7 @@ from prosg.musi.draft import DRAFT_FIELDS, draft_from_dict
 from prosg.musi.prompts import DraftedInstruction
 from prosg.musi.similar import SimilarText, first_similar
 from prosg.musi.text import language, ngrams, words
-from prosg.utils.fields import check_fields
+from prosg.utils.fields import check_record
 from prosg.utils.io import iter_jsonl
 from prosg.utils.outside import parse_json
 from prosg.utils.progress import OnProgress, no_progress
@@ -158,7 +158,7 @@ def decisions_by_id(path: Path, records: Sequence[Mapping[str, Any]]) -> dict[st
     """
     for number, record in enumerate(records, 1):
         where = f"{path}:{number}"
-        check_fields(record, {"id": str, "category": str, "kept": bool, "reason": str}, where)
+        check_record(record, {"id": str, "category": str, "kept": bool, "reason": str}, where)
         if record["kept"]:
             try:
                 draft_from_dict({name: record.get(name) for name in DRAFT_FIELDS})

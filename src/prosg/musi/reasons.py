@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from prosg.utils.fields import check_fields
+from prosg.utils.fields import check_record
 from prosg.utils.store import read_log
 
 __all__ = ["kind_of", "reasons_text", "rejection_reasons"]
@@ -27,6 +27,6 @@ def rejection_reasons(path: Path) -> list[str]:
     """Returns the first reason of each pair in a build's rejected.jsonl. Raises ValueError for a damaged line."""
     reasons: list[str] = []
     for number, pair in enumerate(read_log(path), 1):
-        check_fields(pair, {"reasons": list}, f"{path}:{number}")
+        check_record(pair, {"reasons": list}, f"{path}:{number}")
         reasons += map(str, pair["reasons"][:1])
     return reasons

@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.adapter import save_adapter
 from prosg.checkpoints.anchor import ANCHOR_FILE, save_anchor
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.export import export_peft, merge, peft_names
 from prosg.checkpoints.initial_state import STATE_FILE, save_initial
 from prosg.checkpoints.load import load_model, require_tokenizer
-from prosg.checkpoints.special import unsaid
 from prosg.core.rng import uniforms
 from prosg.core.update import Update
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
@@ -175,9 +173,7 @@ def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
             factors = remove_lora(backbone)
             _save_lora(backbone, factors, out / "lora", base)
             backbone = merge(backbone, factors)
-        native = not isinstance(backbone, HFBackbone)
-        special = unsaid(model.special, model.tokenizer) if native else model.special
-        save_backbone(backbone, trained, tokenizer=tokenizer, special=special, overwrite=True)
+        save_backbone(backbone, trained, tokenizer=tokenizer, special=model.special, overwrite=True)
     elif model.initial is not None:
         save_initial(model.initial, trained, overwrite=True)
     elif model.synthesizer is not None:

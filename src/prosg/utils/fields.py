@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["COUNT", "check_fields"]
+__all__ = ["COUNT", "check_record"]
 
 COUNT = int
 """An integer of 0 or more."""
@@ -14,7 +14,7 @@ NAMES = {str: "a text", COUNT: "a whole number of 0 or more", float: "a number o
 NAMES |= {bool: "true or false", list: "a list"}
 
 
-def check_fields(record: Mapping[str, Any], fields: Mapping[str, type], where: str) -> None:
+def check_record(record: Mapping[str, Any], fields: Mapping[str, type], where: str) -> None:
     """Checks a record of a log.
 
     Args:

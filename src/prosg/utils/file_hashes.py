@@ -7,13 +7,12 @@ small file, and is computed again only where one of them differs.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from prosg.utils.io import write_json
+from prosg.utils.io import read_json, write_json
 
 __all__ = ["FileHashes", "hash_file"]
 
@@ -42,9 +41,9 @@ class FileHashes:
         self.known: dict[str, str] = {}
         self.added = False
         try:
-            content = json.loads(kept.read_bytes()) if kept is not None else {}
-            self.known = {str(key): str(value) for key, value in content.items()}
-        except (OSError, ValueError, AttributeError):
+            content = read_json(kept) if kept is not None else {}
+            self.known = {key: str(value) for key, value in content.items()}
+        except ValueError:
             pass  # it saves time only
 
     def of(self, path: str | os.PathLike[str]) -> str:

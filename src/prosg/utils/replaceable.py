@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
+
+from prosg.utils.outside import parse_json, read_text
 
 __all__ = ["FolderKind", "check_replaceable"]
 
@@ -30,8 +31,8 @@ class FolderKind(NamedTuple):
     def is_marked(self, path: Path) -> bool:
         """Returns whether a folder holds the marker."""
         try:
-            content = json.loads((path / self.marker).read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
+            content = parse_json(read_text(path / self.marker), self.marker, finite=False)
+        except ValueError:
             return False
         return isinstance(content, dict) and all(key in content for key in self.keys)
 

@@ -14,9 +14,9 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
-__all__ = ["GREATEST", "INFINITE", "check_fields", "check_number", "check_whole", "shortened", "shown", "typed"]
+__all__ = ["GREATEST_OPTION", "INFINITE", "check_fields", "check_number", "check_whole", "shortened", "shown", "typed"]
 
-GREATEST = 1e30
+GREATEST_OPTION = 1e30
 """The greatest number that an option may be: its square root times itself is still a number in fp32."""
 MOST_WHOLE = 2**63 - 1
 INFINITE = {"infinite": True}
@@ -48,15 +48,15 @@ def check_number(name: str, value: Any, *, infinite: bool = False) -> float:
         infinite: Whether infinity is one, too.
 
     Raises:
-        ValueError: for what is no number (NaN, true and text are none) and for one beyond `GREATEST`.
+        ValueError: for what is no number (NaN, true and text are none) and for one beyond `GREATEST_OPTION`.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(f"{name} is {shown(value)}; it must be of type float")
     if infinite and value == math.inf:
         return math.inf
     number: Any = value
-    if not abs(number) <= GREATEST:
-        raise ValueError(f"{name} is {shown(value)}; it must be a finite number, at most {GREATEST:g}")
+    if not abs(number) <= GREATEST_OPTION:
+        raise ValueError(f"{name} is {shown(value)}; it must be a finite number, at most {GREATEST_OPTION:g}")
     return float(number)
 
 
