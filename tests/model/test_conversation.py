@@ -13,7 +13,7 @@ from prosg.data.templates import Turn, frame
 from prosg.model.conversation import Conversation
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.bpe import train_bpe
-from support.models import assert_near, live_model
+from support.models import WORDS, assert_near, assert_same_state, live_model, word_tokenizer
 
 TEXTS = ["User: Tom saw a cat.\n\nAssistant: why?\n\nSystem: be kind", "Names: a b c d\n\nCode: 12345 67890"] * 4
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 6}
@@ -35,23 +35,24 @@ def place_of(talk: Conversation) -> Any:
     return talk._place
 
 
-@pytest.mark.parametrize("template", ["none", "world", "pile"])
+@pytest.mark.parametrize("template", ["world", "pile"])
 def test_a_conversation_is_in_the_state_of_its_whole_text(template: str) -> None:
-    made = model()
+    made = live_model("rwkv4", "plus", torch.float64, vocab=len(WORDS))
+    made.tokenizer = word_tokenizer()  # its words end at blanks, where the pieces end that are read
     talk = Conversation(made, template, memory="none")
-    answers = [said(talk, text) for text in ("Tom saw", "why? a cat", "Code: 1")]
+    for text in ("Tom saw", "why? a", "Code: b"):
+        said(talk, text)
     assert [turn.role for turn in talk.turns] == ["user", "assistant"] * 3
-    assert made.tokenizer is not None
-    ids = made.tokenizer.encode(talk._read)
-    state = made.encode(torch.tensor([ids]), memory="none").state
-    for ours, theirs in zip(place_of(talk).state, state, strict=True):
-        for one, other in zip(ours, theirs, strict=True):
-            # Pieces are tokenized apart, so only the texts are compared where tokens could differ.
-            if made.tokenizer.encode(talk._read) == ids and template == "none":
-                assert one.shape == other.shape
-    if template != "none":
-        assert talk._read == frame(talk.turns[:-1], template) + f" {talk.turns[-1].text}"
-    assert all(isinstance(answer, str) for answer in answers)
+    assert talk._read == frame(talk.turns[:-1], template) + f" {talk.turns[-1].text}"
+    whole = made.encode(talk._read, memory="none")
+    assert_same_state("rwkv4", place_of(talk).state, whole.state, 1e-12)
+    assert_near(place_of(talk).logits, whole.logits, 1e-12)
+
+
+def test_turns_without_a_template_are_apart_and_answers_go_on() -> None:
+    talk = Conversation(model(), "none", memory="none")
+    first, second = said(talk, "Tom saw"), said(talk, "why?")
+    assert talk._read == f"Tom saw{first}\n\nwhy?{second}"
 
 
 @pytest.mark.parametrize("memory", ["none", "anchor", "update", "both"])
