@@ -26,10 +26,10 @@ def model(module: str | None = "plus", name: str = "rwkv7") -> ProSG:
 
 def test_memory_says_what_an_encoded_prompt_has() -> None:
     made = model()
-    assert MEMORIES == ("none", "anchor", "update", "both")
+    assert MEMORIES == ("none", "anchor", "update", "both", "auto")
     for memory in MEMORIES:
         encoded = made.encode(PROMPT, LENGTHS, memory=memory)
-        assert (encoded.update is not None) == (memory in ("update", "both"))
+        assert (encoded.update is not None) == (memory in ("update", "both", "auto"))
         assert (encoded.anchor is not None) == (memory in ("anchor", "both"))
     assert same_encoded(made.encode(PROMPT, LENGTHS), made.encode(PROMPT, LENGTHS, memory="update"))
 

@@ -24,6 +24,7 @@ from prosg.checkpoints.tensors import read_tensors
 from prosg.checkpoints.weights import check_finite
 from prosg.core.checks import GREATEST
 from prosg.model.config import ProSGConfig
+from prosg.model.familiarity import Familiarity
 from prosg.model.prosg import ProSG
 from prosg.model.synthesizer import Synthesizer
 from prosg.tokenizers.files import TOKENIZER_FILES, WORLD
@@ -164,7 +165,9 @@ def load_adapter(
 
 
 def _load_weights(synthesizer: Synthesizer, file: Path) -> None:
-    read_tensors(file)  # for its errors: only floating-point numbers, in a file that can be read
+    tensors = read_tensors(file)  # for its errors, too: only floating-point numbers, in a file that can be read
+    if any(name.startswith("familiarity.") for name in tensors):
+        synthesizer.familiarity = Familiarity(synthesizer.input_widths)
     try:
         load_tensors(synthesizer, file)
     except RuntimeError as error:

@@ -7,17 +7,18 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from prosg.cli.common import MEMORIES, add_memory, add_model, add_overwrite, add_state, check_text, load_from
 from prosg.cli.parser import Command, Parser
 
 if TYPE_CHECKING:
+    from prosg.core.encoded import Memory
     from prosg.model.conversation import Conversation
 
 __all__ = ["COMMAND"]
 
-HELP = """/memory none|anchor|update|both   what holds the prompt from here on; without a word, what does now
+HELP = """/memory WORD   what holds the prompt from here on, as --memory; without a word, what does now
 /system TEXT   begin anew under this system turn; without a text, without one
 /again         another answer in the last one's place
 /reset         forget all turns but the system's
@@ -144,10 +145,12 @@ class _Chat:
     def memory(self, word: str) -> None:
         """Changes what holds the prompt, or says what does."""
         if word:
+            from prosg.core.encoded import with_anchor
+
             if word not in MEMORIES:
                 raise ValueError(f"/memory {word}: allowed: {', '.join(MEMORIES)}")
-            chosen: Literal["none", "anchor", "update", "both"] = word  # type: ignore[assignment]
-            self.talk.hold(chosen, self.options.tau if word in ("anchor", "both") else None)
+            chosen: Memory = word  # type: ignore[assignment]
+            self.talk.hold(chosen, self.options.tau if with_anchor(chosen) else None)
         print(f"memory: {self.talk.memory}", file=sys.stderr)
 
     def system(self, text: str) -> None:

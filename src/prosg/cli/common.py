@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prosg.core.encoded import EncodedPrompt
     from prosg.model.prosg import ProSG
 
-MEMORIES = ("none", "anchor", "update", "both")
+MEMORIES = ("none", "anchor", "update", "both", "auto")
 """`prosg.core.encoded.MEMORIES`, which takes PyTorch's seconds to import."""
 
 __all__ = [
@@ -83,7 +83,8 @@ def add_memory(parser: Parser) -> None:
         "--memory",
         choices=MEMORIES,
         help="what holds the prompt beside the recurrent state: none; anchor, which pulls the state back to the "
-        "prompt's and needs no training; update, a module's; or both; by default what the model was trained for",
+        "prompt's and needs no training; update, a module's; both; or auto, the update of a prompt that the module "
+        "knows and the anchor of another; by default what the model was trained for",
     )
     parser.add_argument("--no-update", dest="memory", action="store_const", const="none", help=argparse.SUPPRESS)
     add_tau(parser)

@@ -5,27 +5,29 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from prosg.core.state import Anchor, State, join_states, map_state, take_rows
-from prosg.core.update import LowRank, Update, join_updates, take_update_rows
+from prosg.core.state import Anchor, State, join_states, map_state, no_pull, take_rows
+from prosg.core.update import LowRank, Update, acting_rows, join_updates, take_update_rows
 
 __all__ = ["MEMORIES", "EncodedPrompt", "Memory", "with_anchor", "with_update"]
 
-Memory = Literal["none", "anchor", "update", "both"]
+Memory = Literal["none", "anchor", "update", "both", "auto"]
 """What holds the prompt while the answer is written, beside the recurrent state: a pull back to the state at the
-prompt's end, a synthesized weight update, or both."""
+prompt's end, a synthesized weight update, or both; or ("auto") the update of a prompt that the module knows, and the
+anchor of one that it does not know."""
 MEMORIES: tuple[Memory, ...] = get_args(Memory)
 
 
 def with_anchor(memory: Memory) -> bool:
-    """Whether the state is pulled back to the prompt's."""
-    return memory in ("anchor", "both")
+    """Whether states are pulled back to their prompts', those of some prompts at least."""
+    return memory in ("anchor", "both", "auto")
 
 
 def with_update(memory: Memory) -> bool:
     """Whether a synthesized update acts."""
-    return memory in ("update", "both")
+    return memory in ("update", "both", "auto")
 
 
 class EncodedPrompt(NamedTuple):
@@ -47,6 +49,13 @@ class EncodedPrompt(NamedTuple):
     def batch(self) -> int:
         """Number of prompts."""
         return self.logits.shape[0]
+
+    @property
+    def known(self) -> Bool[Tensor, " B"]:
+        """Which prompts have an update: it is zero for those that its module does not know."""
+        if self.update is None:
+            return torch.zeros(self.batch, dtype=torch.bool, device=self.logits.device)
+        return acting_rows(self.update)
 
     def __repr__(self) -> str:
         """Says how many prompts, of what."""
@@ -84,12 +93,12 @@ class EncodedPrompt(NamedTuple):
 
     @staticmethod
     def join(parts: list[EncodedPrompt]) -> EncodedPrompt:
-        """Concatenates encoded prompts. Raises ValueError if only some of them have an update, or an anchor."""
+        """Concatenates encoded prompts. Raises ValueError if only some of them have an update."""
         updates = [part.update for part in parts if part.update is not None]
-        anchors = [part.anchor for part in parts if part.anchor is not None]
-        for name, some in (("an update", updates), ("an anchor", anchors)):
-            if 0 < len(some) < len(parts):
-                raise ValueError(f"encoded prompts with and without {name} cannot be joined")
+        if 0 < len(updates) < len(parts):
+            raise ValueError("encoded prompts with and without an update cannot be joined")
+        anchored = next((part.anchor for part in parts if part.anchor is not None), None)
+        anchors = [] if anchored is None else [part.anchor or no_pull(anchored, part.batch) for part in parts]
         return EncodedPrompt(
             join_states([part.state for part in parts]),
             join_updates(updates) if updates else None,

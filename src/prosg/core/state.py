@@ -12,7 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Anchor", "State", "choose_rows", "detach_state", "join_states", "map_state", "replace_rows", "take_rows"]
+__all__ = [
+    "Anchor",
+    "State",
+    "choose_rows",
+    "detach_state",
+    "join_states",
+    "map_state",
+    "no_pull",
+    "replace_rows",
+    "take_rows",
+]
 
 State = tuple[Any, ...]
 """What a recurrent model keeps of the tokens read so far: one NamedTuple of tensors (B, ...) per layer.
@@ -44,6 +54,11 @@ def take_rows(state: State, rows: Tensor) -> State:
 def join_states(states: Sequence[State]) -> State:
     """Concatenates the rows of several states."""
     return map_state(lambda *leaves: torch.cat(_padded_in_front(*leaves)), *states)
+
+
+def no_pull(anchor: Anchor, rows: int) -> Anchor:
+    """Returns an anchor of so many rows, of the same kind as `anchor`, that leaves a memory as it is."""
+    return map_state(lambda leaf: leaf.new_zeros(rows, *leaf.shape[1:]), anchor)
 
 
 def replace_rows(state: State, rows: Tensor, new: State) -> State:

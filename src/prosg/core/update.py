@@ -17,18 +17,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 __all__ = [
     "LowRank",
     "Site",
     "Update",
+    "acting_rows",
     "add_delta",
     "batch_size",
     "check_update",
     "detach_update",
     "join_updates",
+    "keep_rows",
     "mean_update",
     "project",
     "replace_update_rows",
@@ -67,6 +69,18 @@ class LowRank(NamedTuple):
 
 Update = Mapping[Site, LowRank]
 """The weight changes of all sites, for the same rows at every site. A site that is missing is left unchanged."""
+
+
+def keep_rows(update: Update, rows: Bool[Tensor, " B"]) -> Update:
+    """Returns an update that is zero in all but these rows."""
+    left_out = ~rows.view(-1, 1, 1)
+    return {site: LowRank(delta.a.masked_fill(left_out, 0.0), delta.b) for site, delta in update.items()}
+
+
+def acting_rows(update: Update) -> Bool[Tensor, " B"]:
+    """Returns in which rows an update changes anything."""
+    changed = [(delta.a != 0).flatten(1).any(1) for delta in update.values()]
+    return torch.stack(changed).any(0)
 
 
 def project(

@@ -68,7 +68,7 @@ class SystemConfig:
     end_token: list[int] = field(default_factory=list)
     begin_token: str = ""
     initial: UserPath = ""
-    memory: Literal["", "none", "anchor", "update", "both"] = ""
+    memory: Literal["", "none", "anchor", "update", "both", "auto"] = ""
     anchor: UserPath = ""
     tau: float = field(default=0.0, metadata=INFINITE)
     age: float = -1.0

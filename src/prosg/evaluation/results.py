@@ -108,7 +108,7 @@ class SystemResult:
     @property
     def held_by(self) -> str:
         """What sentences call what holds its prompts."""
-        return {"anchor": "anchor", "both": "update and anchor"}.get(self.memory, "update")
+        return {"anchor": "anchor", "both": "update and anchor", "auto": "update or anchor"}.get(self.memory, "update")
 
     @property
     def right(self) -> dict[str, float]:

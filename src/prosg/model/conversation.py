@@ -11,7 +11,7 @@ from typing import Any, Literal, Unpack
 
 import torch
 
-from prosg.core.encoded import EncodedPrompt, Memory, with_anchor, with_update
+from prosg.core.encoded import EncodedPrompt, Memory, with_update
 from prosg.data.templates import TEMPLATES, Turn, frame, known_template, without_blank_lines
 from prosg.generation.decode import advance
 from prosg.generation.sampling import Sampling, SamplingOptions
@@ -234,5 +234,5 @@ class Conversation:
     def _under_memory(self, place: EncodedPrompt) -> EncodedPrompt:
         """A place with the prompt's update and anchor, as far as `memory` has them."""
         assert self._held is not None
-        anchor = self.model.anchored(self._held, self.tau).anchor if with_anchor(self.memory) else None
-        return place._replace(update=self._held.update if with_update(self.memory) else None, anchor=anchor)
+        held = self.model.held_by(self._held._replace(anchor=None), self.memory, self.tau)
+        return place._replace(update=held.update, anchor=held.anchor)

@@ -12,14 +12,14 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, Unpack, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from prosg.backbones import BackboneModule
 from prosg.backbones.base import Output
 from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
-from prosg.core.state import State
+from prosg.core.state import State, choose_rows, no_pull
 from prosg.core.tensors import CHUNK, pad
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import generate_texts, stream_text
@@ -103,10 +103,15 @@ class ProSG(nn.Module):
 
     @property
     def memory(self) -> Memory:
-        """What holds prompts unless a call says otherwise: the update and the anchor that the model has, if any."""
-        if self.anchor is None:
-            return "none" if self.synthesizer is None else "update"
-        return "anchor" if self.synthesizer is None else "both"
+        """What holds prompts unless a call says otherwise: the update and the anchor that the model has, if any.
+
+        With a module that tells which prompts it knows, and no anchor of the model's own, "auto".
+        """
+        if self.anchor is not None:
+            return "anchor" if self.synthesizer is None else "both"
+        if self.synthesizer is None:
+            return "none"
+        return "auto" if self.synthesizer.familiarity is not None and any(self.backbone.anchor_units) else "update"
 
     @property
     def device(self) -> torch.device:
@@ -139,8 +144,8 @@ class ProSG(nn.Module):
         Args:
             prompt: A text, several texts, or token ids (B, T), padded on the right.
             lengths: Valid tokens of each row of ids; all of them by default.
-            memory: What holds the prompt beside the state: "none", "anchor", "update" or "both"; the model's own
-                (`ProSG.memory`) by default.
+            memory: What holds the prompt beside the state: "none", "anchor", "update", "both" or "auto" (see
+                `Memory`); the model's own (`ProSG.memory`) by default.
             tau: Window of the anchor, tokens; that of the model's own anchor, or the backbone's default.
             chunk: Tokens per call instead of the model's; a backbone that cannot continue has one call per prompt.
             window: Show the module windows of this many tokens, each read from the initial state: for prompts that
@@ -172,7 +177,7 @@ class ProSG(nn.Module):
             if window is not None:
                 reads = read_windows(self.backbone, prompt, lengths, start, synthesizer, reads, window, chunk=chunk)
             encoded = encoded._replace(update=synthesizer.finish(reads))
-        return self.anchored(encoded, tau) if with_anchor(memory) else encoded
+        return self.held_by(encoded, memory, tau)
 
     def check_memory(self, memory: Memory | None, tau: float | None = None, age: float | None = None) -> Memory:
         """Returns `memory`, or the model's own for None.
@@ -199,18 +204,27 @@ class ProSG(nn.Module):
             return self.anchor
         return StateAnchor(self.backbone, tau, age)
 
-    def anchored(self, encoded: EncodedPrompt, tau: float | None = None, age: float | None = None) -> EncodedPrompt:
+    def anchored(
+        self,
+        encoded: EncodedPrompt,
+        tau: float | None = None,
+        age: float | None = None,
+        rows: Bool[Tensor, " B"] | None = None,
+    ) -> EncodedPrompt:
         """Anchors prompts to the states that they are in, for what is written from here on.
 
         Args:
             encoded: The prompts; also a later place in a text, as the end of a conversation's turn.
             tau: Window, tokens; that of the model's own anchor, or the backbone's default.
             age: Empty tokens by which the state's memory is aged; likewise.
+            rows: Which prompts are anchored; all by default.
 
         Raises:
             ValueError: for values out of range, and a backbone whose states cannot be anchored.
         """
-        return encoded._replace(anchor=self._anchor(tau, age)(self.backbone, encoded.state))
+        if rows is not None and not bool(rows.any()):
+            return encoded._replace(anchor=None)
+        return encoded._replace(anchor=self._anchor(tau, age)(self.backbone, encoded.state, rows))
 
     def forward(
         self,
@@ -275,7 +289,7 @@ class ProSG(nn.Module):
 
         Args:
             encoded: The prompts, as `encode` returns them. An anchor that is there is kept, unless `tau` is given.
-            memory: "none", "anchor", "update" or "both".
+            memory: "none", "anchor", "update", "both" or "auto".
             tau: Window of the anchor, as in `encode`.
 
         Raises:
@@ -287,7 +301,13 @@ class ProSG(nn.Module):
         held = encoded if with_update(memory) else encoded._replace(update=None)
         if not with_anchor(memory):
             return held._replace(anchor=None)
-        return self.anchored(held, tau) if held.anchor is None or tau is not None else held
+        rows = ~held.known if memory == "auto" else None
+        if held.anchor is None or tau is not None:
+            return self.anchored(held, tau, rows=rows)
+        if rows is not None:
+            pulled = choose_rows(rows, held.anchor, no_pull(held.anchor, held.batch)) if bool(rows.any()) else None
+            return held._replace(anchor=pulled)
+        return held
 
     def _encoded(
         self, prompt: str | Sequence[str] | EncodedPrompt, memory: Memory | None, tau: float | None

@@ -35,8 +35,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from prosg.backbones.base import Taps
-from prosg.core.update import Site, Update
+from prosg.core.update import Site, Update, keep_rows
 from prosg.model.config import ProSGConfig
+from prosg.model.familiarity import Familiarity
 from prosg.model.layer_synthesizer import LayerReads, LayerSynthesizer, make_stack
 
 __all__ = ["Reads", "Synthesizer"]
@@ -51,6 +52,8 @@ class Reads(NamedTuple):
     lengths: Tensor
     """(B,) the whole prompt's length."""
     layers: tuple[LayerReads, ...]
+    inputs: Tensor | None = None
+    """(B, D) sum of the inputs by which prompts are told to be known; None where all are"""
 
 
 class Synthesizer(nn.Module):
@@ -96,6 +99,8 @@ class Synthesizer(nn.Module):
                         f"{tap_widths[site.layer][0]}: module.reads 'last_input' needs them equal; use preset 'plus'"
                     )
         self.config = config
+        self.input_widths = tuple(width for width, _ in tap_widths)
+        self.familiarity: Familiarity | None = None
         with torch.random.fork_rng(devices=[], enabled=generator_seed is not None):
             if generator_seed is not None:
                 torch.manual_seed(generator_seed)
@@ -121,7 +126,9 @@ class Synthesizer(nn.Module):
 
     def init(self, lengths: Int[Tensor, " B"]) -> Reads:
         """Starts reading prompts of these whole lengths (B,)."""
-        return Reads(lengths, tuple(layer.start(lengths.shape[0]) for layer in self.layers))
+        layers = tuple(layer.start(lengths.shape[0]) for layer in self.layers)
+        known = self.familiarity
+        return Reads(lengths, layers, None if known is None else known.mean.new_zeros(len(lengths), len(known.mean)))
 
     def read(self, reads: Reads, taps: Taps, valid: Bool[Tensor, "B T"]) -> Reads:
         """Takes in the taps of one chunk, of which `valid` (B, T) positions belong to the prompt."""
@@ -129,16 +136,25 @@ class Synthesizer(nn.Module):
             layer.read(so_far, taps, i, valid, reads.lengths)
             for i, (layer, so_far) in enumerate(zip(self.layers, reads.layers, strict=True))
         )
-        return reads._replace(layers=tuple(layers))
+        inputs = reads.inputs
+        if self.familiarity is not None and inputs is not None:
+            inputs = inputs + self.familiarity.sums(taps, valid)
+        return reads._replace(layers=tuple(layers), inputs=inputs)
 
     def finish(self, reads: Reads) -> Update:
-        """Makes the update: per site A (B, r, I), and B (O, r) or (B, O, r) (eq. 20)."""
+        """Makes the update: per site A (B, r, I), and B (O, r) or (B, O, r) (eq. 20).
+
+        That of a prompt which the module does not know is zero, so that it does no harm.
+        """
         batch = reads.lengths.shape[0]
-        return {
+        update = {
             Site(i, name): delta
             for i, (layer, so_far) in enumerate(zip(self.layers, reads.layers, strict=True))
             for name, delta in layer.finish(so_far, batch).items()
         }
+        if self.familiarity is None or reads.inputs is None:
+            return update
+        return keep_rows(update, self.familiarity.knows(reads.inputs / reads.lengths.unsqueeze(1)))
 
     def attention(self, taps: Taps, valid: Bool[Tensor, "B T"]) -> tuple[dict[Site, Tensor], ...]:
         """Attention weights over the positions of a prompt in one chunk, which `read` only sums up.

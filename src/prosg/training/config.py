@@ -224,6 +224,8 @@ class TrainConfig:
         dtype: Arithmetic: fp32, bf16 (autocast), or auto, the one that a one-second probe finds faster.
         device: cpu, cuda, or auto.
         seed: Seed of initial weights, order of rows and perturbations.
+        known: Share of prompts like the training's that the module is to know (synthesize only). It makes no update of
+            others, under which the model would do worse than without one; 1 makes one of every prompt.
         replay: Share of the training rows in which the prompt is read again, unscored, before the last stage: a
             baseline that spends tokens instead of a module.
         end_token: Ids of tokens that end an answer, of which rows end with the first; by default the model's own.
@@ -259,6 +261,7 @@ class TrainConfig:
     dtype: Literal["auto", "fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
+    known: float = 0.99
     replay: float = 0.0
     end_token: list[int] = field(default_factory=list)
     begin_token: str = ""
@@ -279,6 +282,7 @@ class TrainConfig:
         _check_range(self, "", ["max_tokens", "threads", "lora", "lora_alpha"], 0, math.inf, "not be negative")
         _check_range(self, "", ["seed"], 0, 2**32 - 1, "be 0 to 2^32 - 1")
         _check_range(self, "", ["replay"], 0, 1, "be a share of the rows, 0 to 1")
+        _check_range(self, "", ["known"], 0, 1, "be a share of prompts, 0 to 1")
         if (self.lora_alpha or self.lora_modules) and not self.lora:
             raise ValueError("lora_alpha and lora_modules belong to a LoRA; give its rank with --lora")
         known_template(self.template)

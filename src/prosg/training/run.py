@@ -29,6 +29,7 @@ from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import WORLD, tokenizer_beside, tokenizer_file
 from prosg.training.config import Phase, TrainConfig
 from prosg.training.inputs import NAMED_INPUTS, check_inputs, record_inputs
+from prosg.training.known_prompts import learn_prompts
 from prosg.training.lora import add_lora, remove_lora
 from prosg.training.recipes import check_recipe
 from prosg.utils import distributed
@@ -154,6 +155,8 @@ def _train(
 
     result = fit(model, phase, config, rows, validation, report_progress)
     if distributed.is_first():
+        if phase == "synthesize" and config.known < 1:
+            learn_prompts(model, rows, validation, config.known, config.seed)
         trained = _save(model, phase, config, base)
         write_json(out / RESULT, dataclasses.asdict(result))
         distributed.print_once(f"{trained}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")

@@ -167,8 +167,9 @@ class LocalSystem:
             target = join_states(states) if with_anchor(self.memory) else target
         anchor = None
         if with_anchor(self.memory):
-            held = EncodedPrompt(target, None, own.logits)
-            anchor = self.model.anchored(held, self.config.tau or None, _age(self.config)).anchor
+            held = EncodedPrompt(target, update, own.logits)
+            rows = ~held.known if self.memory == "auto" else None
+            anchor = self.model.anchored(held, self.config.tau or None, _age(self.config), rows).anchor
         state = self.model.init_state(own.batch) if self.condition.state == "wiped" else own.state
         return EncodedPrompt(state, update, own.logits, anchor)
 

@@ -1,0 +1,80 @@
+"""After a module's training: which prompts it knows (`prosg.model.familiarity`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from random import Random
+
+import torch
+from torch import Tensor
+
+from prosg.core.tensors import pad
+from prosg.data.encode import EncodedRow
+from prosg.model.familiarity import LEAST_PROMPTS, Familiarity
+from prosg.model.prosg import ProSG
+from prosg.model.reading import read_prompt
+from prosg.utils import distributed
+
+__all__ = ["learn_prompts"]
+
+MOST_PROMPTS = 4096
+BATCH = 32
+HELD_OUT = 0.2
+"""Share of the training's prompts that the threshold is taken from where there are no validation rows."""
+
+
+def learn_prompts(
+    model: ProSG, rows: Sequence[EncodedRow], validation: Sequence[EncodedRow], share: float, seed: int
+) -> None:
+    """Gives a module the prompts that it knows; says why not where it cannot.
+
+    Args:
+        model: With a trained module.
+        rows: What it was trained on.
+        validation: Rows of the same sort, whose prompts say how far known ones lie from the training's.
+        share: Share of those that is to be known.
+        seed: Of the draw of prompts.
+    """
+    synthesizer = model.synthesizer
+    assert synthesizer is not None
+    if "inputs" not in synthesizer.taps:
+        return  # it reads too little of a prompt to tell
+    synthesizer.familiarity = None
+    prompts = _distinct(rows, seed)
+    others = [prompt for prompt in _distinct(validation, seed) if prompt not in set(prompts)]
+    if len(others) < LEAST_PROMPTS:
+        held = round(HELD_OUT * len(prompts))
+        prompts, others = prompts[held:], prompts[:held]
+    if min(len(prompts), len(others)) < LEAST_PROMPTS:
+        distributed.print_once(
+            f"{len(prompts) + len(others)} distinct prompts are too few to tell which ones the module knows: "
+            "every prompt will get an update"
+        )
+        return
+    familiarity = Familiarity(synthesizer.input_widths).to(model.device)
+    synthesizer.familiarity = familiarity
+    familiarity.fit(_means(model, prompts[:MOST_PROMPTS]), torch.cat(list(_means(model, others[:MOST_PROMPTS]))), share)
+
+
+def _distinct(rows: Sequence[EncodedRow], seed: int) -> list[tuple[int, ...]]:
+    """Each prompt once, in random order."""
+    prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))
+    Random(seed).shuffle(prompts)
+    return prompts
+
+
+@torch.no_grad()
+def _means(model: ProSG, prompts: Sequence[tuple[int, ...]]) -> Iterator[Tensor]:
+    """The mean inputs (B, D) of prompts, batches of similar length."""
+    synthesizer = model.synthesizer
+    assert synthesizer is not None
+    ordered = sorted(prompts, key=len)
+    for start in range(0, len(ordered), BATCH):
+        batch = ordered[start : start + BATCH]
+        lengths = torch.tensor([len(ids) for ids in batch], device=model.device)
+        tokens = pad([list(ids) for ids in batch]).to(model.device)
+        chunk = model.chunk if model.backbone.continues else tokens.shape[1]
+        reads = synthesizer.init(lengths)
+        _, reads, _ = read_prompt(model.backbone, tokens, lengths, None, synthesizer, reads, chunk=chunk)
+        assert reads.inputs is not None
+        yield reads.inputs / lengths.unsqueeze(1)

@@ -1,0 +1,135 @@
+"""Which prompts a module knows, what it makes of the others, and what holds those."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from prosg.checkpoints.adapter import load_adapter, save_adapter
+from prosg.checkpoints.backbone import save_backbone
+from prosg.checkpoints.load import load_model
+from prosg.core.encoded import EncodedPrompt
+from prosg.data.encode import encode_rows
+from prosg.data.synthetic import DEMO_KINDS, make_rows
+from prosg.generation.decode import advance
+from prosg.model.familiarity import GREATEST_WIDTH, MARGIN, SHRINKAGE, Familiarity, familiar_layers
+from prosg.model.prosg import ProSG
+from prosg.training.known_prompts import learn_prompts
+from support.models import TINY, assert_near, assert_same_update, live_model, same_encoded, tokens
+
+PROMPT, LENGTHS = tokens(3, 6), torch.tensor([6, 4, 6])
+
+
+def model(name: str = "rwkv4") -> ProSG:
+    """One that knows the first and the last prompt, and not the second."""
+    made = live_model(name, "plus", torch.float32)
+    assert made.synthesizer is not None
+    known = Familiarity(made.synthesizer.input_widths)
+    made.synthesizer.familiarity = known
+    reads = made.synthesizer.init(LENGTHS)
+    output = made.backbone(PROMPT, lengths=LENGTHS, taps=made.synthesizer.taps)
+    reads = made.synthesizer.read(reads, output.taps, torch.arange(6) < LENGTHS.unsqueeze(1))
+    assert reads.inputs is not None
+    means = (reads.inputs / LENGTHS.unsqueeze(1)).detach()
+    known.mean.copy_(means[[0, 2]].mean(0))
+    known.whitening.copy_(torch.eye(len(known.mean)))
+    distances = known.distance(means)
+    known.threshold.fill_(float(distances[[0, 2]].max()) * 1.01)
+    assert distances[1] > known.threshold
+    return made
+
+
+def test_the_distance_is_mahalanobis_per_dimension() -> None:
+    torch.manual_seed(0)
+    mixing = torch.randn(12, 12, dtype=torch.float64)
+    draws = torch.randn(600, 12, dtype=torch.float64) @ mixing + 3.0
+    known = Familiarity((4, 4, 4)).double()
+    known.fit(draws[:400].split(64), draws[400:], 0.9)
+    mean, std = draws[:400].mean(0), draws[:400].std(0)
+    correlation = (1 - SHRINKAGE) * torch.corrcoef(draws[:400].T) + SHRINKAGE * torch.eye(12)
+    scaled = (draws - mean) / std
+    by_hand = torch.einsum("ni,ij,nj->n", scaled, torch.linalg.inv(correlation), scaled) / 12
+    assert_near(known.distance(draws), by_hand, 1e-8)
+    assert_near(known.threshold, MARGIN * by_hand[400:].quantile(0.9), 1e-8)
+    assert known.knows(draws[400:]).double().mean() >= 0.9
+    assert not known.knows(draws[400:] + 30.0).any()
+
+
+def test_directions_without_variance_do_not_make_it_infinite() -> None:
+    z = torch.cat([torch.randn(100, 3), torch.zeros(100, 3)], 1)
+    known = Familiarity((6,))
+    known.fit([z[:80]], z[80:], 1.0)
+    assert known.whitening.isfinite().all() and known.knows(z[80:]).all()
+    assert not known.knows(z + torch.tensor([0, 0, 0, 0, 0, 3.0])).any()
+
+
+def test_wide_models_are_looked_at_in_some_layers() -> None:
+    assert familiar_layers((96,) * 3) == (0, 1, 2)
+    assert familiar_layers((768,) * 12) == (0, 11) and GREATEST_WIDTH >= 2 * 768
+    assert familiar_layers((512,) * 9) == (0, 3, 5, 8)
+    assert familiar_layers((4096,) * 32) == (0,)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_update_of_an_unknown_prompt_is_zero(name: str) -> None:
+    made = model(name)
+    encoded = made.encode(PROMPT, LENGTHS, memory="update")
+    assert encoded.known.tolist() == [True, False, True]
+    assert made.synthesizer is not None
+    made.synthesizer.familiarity = None
+    whole = made.encode(PROMPT, LENGTHS, memory="update")
+    assert encoded.update is not None and whole.update is not None
+    for site, delta in encoded.update.items():
+        assert torch.equal(delta.a[[0, 2]], whole.update[site].a[[0, 2]]) and not delta.dense()[1].any()
+
+
+def test_a_prompt_is_known_however_it_is_read() -> None:
+    made = model()
+    once = made.encode(PROMPT, LENGTHS, memory="update")
+    for chunk in (1, 4):
+        assert_same_update(made.encode(PROMPT, LENGTHS, memory="update", chunk=chunk).update, once.update, 1e-5)
+    assert made.encode(PROMPT[1:2, :4], memory="update").known.tolist() == [False]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_auto_is_the_update_of_known_prompts_and_the_anchor_of_others(name: str) -> None:
+    made = model(name)
+    assert made.memory == "auto"
+    auto = made.encode(PROMPT, LENGTHS)
+    answer = tokens(3, 9, seed=5)
+    after = advance(made.backbone, auto, answer).logits
+    for memory, rows in (("update", [0, 2]), ("anchor", [1])):
+        by_itself = made.encode(PROMPT, LENGTHS, memory=memory)  # type: ignore[arg-type]
+        assert_near(after[rows], advance(made.backbone, by_itself, answer).logits[rows], 1e-5)
+    alone = [made.encode(PROMPT[i : i + 1, :length], LENGTHS[i : i + 1]) for i, length in enumerate([6, 4, 6])]
+    assert [one.anchor is None for one in alone] == [True, False, True]
+    joined = advance(made.backbone, EncodedPrompt.join(alone), answer).logits
+    assert_near(joined, after, 1e-5)
+    assert same_encoded(made.held_by(made.encode(PROMPT, LENGTHS, memory="both"), "update"), auto._replace(anchor=None))
+
+
+def test_adapters_keep_what_they_know(tmp_path: Path) -> None:
+    made = model()
+    save_backbone(made.backbone, tmp_path / "base")
+    save_adapter(made, tmp_path / "adapter", base=tmp_path / "base")
+    loaded, _ = load_adapter(tmp_path / "adapter")
+    assert loaded.memory == "auto"
+    assert same_encoded(loaded.encode(PROMPT, LENGTHS), made.encode(PROMPT, LENGTHS))
+
+
+def test_other_kinds_of_instruction_are_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    made = load_model("demo")
+    assert made.synthesizer is not None and made.tokenizer is not None
+
+    def rows(kinds: tuple[str, ...], size: int, split: str) -> list[str]:
+        return [row.prompt for row in make_rows(kinds, size, 3, split)]
+
+    train, _ = encode_rows(make_rows(DEMO_KINDS, 900, 1, "train"), made.tokenizer)
+    validation, _ = encode_rows(make_rows(DEMO_KINDS, 150, 2, "validation"), made.tokenizer)
+    learn_prompts(made, train, validation, 0.99, seed=0)
+    assert made.encode(rows(DEMO_KINDS, 150, "test")).known.float().mean() >= 0.97
+    assert made.encode(rows(("pairs", "sentence", "steps", "reverse"), 100, "test")).known.float().mean() <= 0.02
+    learn_prompts(made, train[:90], [], 0.99, seed=0)
+    assert "too few" in capsys.readouterr().err and made.memory == "update"
