@@ -2,9 +2,9 @@
 
     python experiments/unseen_kinds.py --backbone rwkv4 --seeds 1 --out runs/unseen
 
-Phase 1 learns seven kinds. A module is trained on all of them, and one on each six; each is measured on the kind that
-it did not see, as it is shipped (no update of prompts that it does not know, their anchor instead), and "ungated", with
-an update of every prompt. Killed and started again, it goes on. OUT/KIND has the report of each kind, on the test split.
+Phase 1 learns seven kinds. A module is trained on all of them, and one on each six. It is measured on the kind that it
+did not see: as it is shipped (no update of prompts that it does not know, but their anchor), and "ungated", with an
+update of every prompt. Killed and started again, it goes on. OUT/KIND has the report of each kind, on the test split.
 """
 
 from __future__ import annotations
