@@ -167,9 +167,21 @@ def one_prompt_source(options: Namespace) -> None:
 
 
 def encode_prompt(options: Namespace, model: ProSG) -> EncodedPrompt:
-    """Encodes --prompt under --template and --window, and under --memory and --tau where a command has them."""
+    """Encodes --prompt under --template and --window, and under --memory and --tau where a command has them.
+
+    Says on stderr when the module does not know such a prompt.
+    """
     held = {name: getattr(options, name, None) for name in ("memory", "tau")}
-    return model.encode(frame_prompt(options.prompt, options.template), window=options.window, **held)
+    encoded = model.encode(frame_prompt(options.prompt, options.template), window=options.window, **held)
+    _say_unknown(encoded)
+    return encoded
+
+
+def _say_unknown(encoded: EncodedPrompt) -> None:
+    """Says on stderr that prompts have no update, because their module does not know prompts of their kind."""
+    if encoded.update is not None and not bool(encoded.known.all()):
+        instead = "no update is made of it" if encoded.anchor is None else "the anchor holds it, not an update"
+        print(f"the module was trained on other prompts than this one: {instead}", file=sys.stderr)
 
 
 def frame_prompt(prompt: str, template: str) -> str:

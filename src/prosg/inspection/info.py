@@ -50,6 +50,8 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
         for key, value in config.to_dict().items():
             if key != "preset":
                 yield f"  {key}", str(value)
+        known = model.synthesizer.familiarity
+        yield "  knows", "every prompt" if known is None else "prompts like those of its training; no update of others"
         factors = sum(4 * config.rank * (out + inp) for out, inp in model.synthesizer.sites.values())
         update = f" and {bytes_text(factors)} of update"
 

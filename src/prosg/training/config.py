@@ -51,6 +51,9 @@ class Perturbation:
             empty, so that they hold stories only. Without a synthesized update nothing says which of two prompts is
             meant, so the default is prompt where there is one, else empty.
         bank_reads: What they read: story, answers before their last stage; or row, prompts and whole answers.
+        loaded_weight: Weight in the loss, times their own, of tokens before an answer's last stage that are read from a
+            loaded state. What they need of the text since the prompt is lost in such a state, and an update that makes
+            up for it misleads where nothing is lost.
         start: Probability that a prompt is read from a state of the bank instead of the initial one (state passing).
     """
 
@@ -70,6 +73,7 @@ class Perturbation:
     bank_restart: float = 0.06
     bank_start: Literal["", "prompt", "empty"] = ""
     bank_reads: Literal["story", "row"] = "story"
+    loaded_weight: float = 1.0
     start: float = 0.0
 
     KINDS: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -85,7 +89,14 @@ class Perturbation:
         check_fields(self, "perturbation.")
         probabilities = [name for names in self.KINDS.values() for name in names]
         _check_range(self, "perturbation.", [*probabilities, "bank_restart"], 0, 1, "be a probability, 0 to 1")
-        _check_range(self, "perturbation.", ["age_steps", "cut_steps", "load_weight"], 0, math.inf, "not be negative")
+        _check_range(
+            self,
+            "perturbation.",
+            ["age_steps", "cut_steps", "load_weight", "loaded_weight"],
+            0,
+            math.inf,
+            "not be negative",
+        )
         _check_range(self, "perturbation.", ["weakest"], -math.inf, 0, "be 0 or less")
         if (self.load and self.age) or (self.load_story and self.cut):
             raise ValueError("perturbation: a place is aged or loaded, not both; set load or age, load_story or cut")

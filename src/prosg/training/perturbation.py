@@ -29,7 +29,7 @@ from prosg.model.prosg import ProSG
 from prosg.model.scoring import Interruption
 from prosg.training.config import Perturbation
 
-__all__ = ["Draws", "Perturber", "StateChange", "change_state", "draw"]
+__all__ = ["Draws", "Perturber", "StateChange", "change_state", "draw", "loss_weights"]
 
 
 class StateChange(NamedTuple):
@@ -99,6 +99,22 @@ def draw(p: Perturbation, seed: int, step: int, progress: float, row_ids: Tensor
     position = 1 + (next(column) * (late_start - 1).clamp(min=1)).long()
     start, start_row = next(column) < p.start, (next(column) * p.bank_size).long()
     return Draws(swap, wipe, prompt_end, answer, position, start, start_row)
+
+
+def loss_weights(draws: Draws, weights: Tensor, late_text: Tensor, loaded: float) -> Tensor:
+    """Returns the weights of answer tokens (B, T) under `Perturbation.loaded_weight`.
+
+    Args:
+        draws: Which states were loaded.
+        weights: Of the answer tokens in the loss.
+        late_text: First token of each row (B,) behind the last stage's marker, from which on weights stay.
+        loaded: Factor of the weights of tokens that are read from a loaded state.
+    """
+    place = torch.arange(weights.shape[1], device=weights.device)
+    after_load = draws.prompt_end.load.unsqueeze(1) | (
+        draws.answer.load.unsqueeze(1) & (place > draws.position.unsqueeze(1))
+    )
+    return torch.where(after_load & (place < late_text.unsqueeze(1)), loaded * weights, weights)
 
 
 def change_state(backbone: Backbone, state: State, change: StateChange, bank: State | None, reference: State) -> State:

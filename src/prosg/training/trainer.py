@@ -35,7 +35,7 @@ from prosg.model.perplexity import perplexity
 from prosg.model.prosg import ProSG, Scored
 from prosg.training.config import TrainConfig
 from prosg.training.gradient_spikes import SpikeDetector
-from prosg.training.perturbation import Perturber, draw
+from prosg.training.perturbation import Perturber, draw, loss_weights
 from prosg.training.run_checkpoints import CheckpointingTrainer
 from prosg.training.state_bank import StateBank
 from prosg.utils import distributed
@@ -111,19 +111,22 @@ class ProSGTrainer(CheckpointingTrainer):
         """Both passes under this step's perturbations; then the bank's states read on."""
         perturbation, step = self.config.perturbation, self.state.global_step
         row_ids, story_end = inputs["row_ids"], inputs["story_end"]
-        perturber = None
+        perturber, weights = None, inputs["weights"]
         if perturbation.active:
             progress = step / max(self.config.optim.steps - 1, 1)
             draws = draw(perturbation, self.config.seed, step, progress, row_ids.cpu(), story_end.cpu())
             if perturbation.uses_bank and self.bank.state is None:
                 self._grow_bank(inputs)
-            perturber = Perturber(send_to_device(draws, story_end.device), self.bank.state)
+            draws = send_to_device(draws, story_end.device)
+            perturber = Perturber(draws, self.bank.state)
+            if perturbation.loaded_weight != 1:
+                weights = loss_weights(draws, weights, inputs["late_text"], perturbation.loaded_weight)
         scored: Scored = model(
             prompt=inputs["prompt"],
             prompt_lengths=inputs["prompt_lengths"],
             answer=inputs["answer"],
             answer_lengths=inputs["answer_lengths"],
-            weights=inputs["weights"],
+            weights=weights,
             perturber=perturber,
             count=num_items_in_batch,
         )
