@@ -17,7 +17,7 @@ from prosg.core.update import Update, take_update_rows
 from prosg.model.prosg import ProSG
 from prosg.ops.wkv4 import KERNELS, WKV4Memory
 from prosg.training.config import Perturbation
-from prosg.training.perturbation import Draws, Perturber, change_state, draw
+from prosg.training.perturbation import Draws, Perturber, change_state, draw, loss_weights
 from prosg.training.recipes import RECIPES
 from prosg.training.state_bank import StateBank
 from support.models import TINY, assert_near, assert_same_state, live_backbone, live_model, state_bits_equal, tokens
@@ -168,6 +168,24 @@ def test_only_the_rows_that_were_drawn_are_touched() -> None:
     parts = [take_rows(s, torch.tensor([row])) for row, s in enumerate((loaded, aged, state))]
     assert state_bits_equal(touched, join_states(parts))
     assert state_bits_equal(change_state(backbone, state, touch(3), None, state), state)
+
+
+def test_tokens_read_from_a_loaded_state_may_count_less() -> None:
+    draws = draw(EVERYTHING, 5, 12, 0.3, IDS, LATE)
+    yes, no = torch.tensor([True]), torch.tensor([False])
+    draws = draws._replace(
+        prompt_end=draws.prompt_end._replace(load=torch.cat([yes, no, no, no, no])),
+        answer=draws.answer._replace(load=torch.cat([no, yes, no, yes, no])),
+        position=torch.tensor([0, 2, 0, 1, 0]),
+    )
+    weights = torch.tensor([[1.0, 1, 1, 1, 3, 3]] * 5)
+    weights[3, 3:] = 0  # unscored
+    changed = loss_weights(draws, weights, torch.tensor([5] * 5), 0.5)
+    # A loaded row: all up to the marker; one that is loaded inside: what is read after that place; others: nothing.
+    assert changed[0].tolist() == [0.5, 0.5, 0.5, 0.5, 1.5, 3]
+    assert changed[1].tolist() == [1, 1, 1, 0.5, 1.5, 3]
+    assert changed[3].tolist() == [1, 1, 0.5, 0, 0, 0]
+    assert torch.equal(changed[[2, 4]], weights[[2, 4]])
 
 
 def test_recipes_are_what_the_experiments_used() -> None:

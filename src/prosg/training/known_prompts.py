@@ -20,7 +20,7 @@ __all__ = ["learn_prompts"]
 MOST_PROMPTS = 4096
 BATCH = 32
 HELD_OUT = 0.2
-"""Share of the training's prompts that the threshold is taken from where there are no validation rows."""
+"""Share of the training's prompts that the threshold is taken from, beside the validation rows'."""
 
 
 def learn_prompts(
@@ -40,11 +40,11 @@ def learn_prompts(
     if "inputs" not in synthesizer.taps:
         return  # it reads too little of a prompt to tell
     synthesizer.familiarity = None
-    prompts = _distinct(rows, seed)
-    others = [prompt for prompt in _distinct(validation, seed) if prompt not in set(prompts)]
-    if len(others) < LEAST_PROMPTS:
-        held = round(HELD_OUT * len(prompts))
-        prompts, others = prompts[held:], prompts[:held]
+    prompts = _distinct(rows, seed)[:MOST_PROMPTS]
+    held = round(HELD_OUT * len(prompts))
+    prompts, others = prompts[held:], prompts[:held]
+    # The training's too: validation rows may lack some of its sorts, as short prompts where most are long.
+    others += [prompt for prompt in _distinct(validation, seed)[:MOST_PROMPTS] if prompt not in set(prompts)]
     if min(len(prompts), len(others)) < LEAST_PROMPTS:
         distributed.print_once(
             f"{len(prompts) + len(others)} distinct prompts are too few to tell which ones the module knows: "
@@ -53,7 +53,7 @@ def learn_prompts(
         return
     familiarity = Familiarity(synthesizer.input_widths).to(model.device)
     synthesizer.familiarity = familiarity
-    familiarity.fit(_means(model, prompts[:MOST_PROMPTS]), torch.cat(list(_means(model, others[:MOST_PROMPTS]))), share)
+    familiarity.fit(_means(model, prompts), torch.cat(list(_means(model, others))), share)
 
 
 def _distinct(rows: Sequence[EncodedRow], seed: int) -> list[tuple[int, ...]]:
