@@ -40,7 +40,9 @@ def code_blocks(documents: list[Path] = DOCUMENTS) -> Iterator[CodeBlock]:
             indent, language, inner = match.groups()
             lines = [line.removeprefix(indent) for line in inner.splitlines()]
             line = text.count("\n", 0, match.start()) + 2
-            yield CodeBlock(str(document.relative_to(ROOT)), line, language.split()[0] if language else "", "\n".join(lines))
+            yield CodeBlock(
+                str(document.relative_to(ROOT)), line, language.split()[0] if language else "", "\n".join(lines)
+            )
 
 
 def shell_commands(block: CodeBlock) -> Iterator[ShellCommand]:
@@ -74,10 +76,9 @@ def _pipeline(words: list[str]) -> Iterator[list[str]]:
     part: list[str] = []
     for word in [*words, "|"]:
         if word in ("|", "&&", ";"):
-            if ">" in part:
-                part = part[: part.index(">")]
+            redirected = next((place for place, one in enumerate(part) if one in ("<", ">")), len(part))
             if part:
-                yield part
+                yield part[:redirected]
             part = []
         else:
             part.append(word)
