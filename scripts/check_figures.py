@@ -7,10 +7,10 @@ A table is checked if a comment stands above it:
 
     <!-- figures: docs/results.json late -->
 
-The words after the file are `late` (late stage exactly right), `tokens` (generated before it), `free` (answers of free
-length), `runs` (trainings), `memory` (of benchmarks/results/real_sizes.json) or `time` (of a benchmark; `of=QUANTITY` with
-underscores for spaces). Then come options: `part=NAME` takes a part of the file, `by=FIELD` says what the columns count
-(sentences). The first cell of a line is the system, as the file or reports call it; empty cells are left alone.
+The word after the file is `late` (late stage exactly right), `tokens` (generated before it), `free` (answers of free
+length), `runs` (trainings), `memory` (of benchmarks/results/real_sizes.json) or `time` (of a benchmark; `of=QUANTITY`
+with underscores for spaces). Then come options: `part=NAME` takes a part of the file, `by=FIELD` says what the columns
+count (sentences). The first cell of a line is the system, as the file or reports call it; empty cells are left alone.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ SYSTEMS: dict[str, tuple[str, str, str]] = {
     },
 }
 """What reports call a system -> its name, update and state in files of earlier runs; later files have the label."""
+
+NEAR = 0.05
+"""How far a row's length may be from the column's, relative: prompts are of 1,999 tokens where 2,000 are asked for."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -105,8 +108,7 @@ def _curve(content: Any, table: Table, line: list[str], shown: Callable[[Rows], 
         if place is None:
             yield None
             continue
-        numbers = [number for number in places if number is not None]
-        here = [row for row in rows if min(numbers, key=lambda number, row=row: abs(number - row[field])) == place]  # type: ignore[misc]
+        here = [row for row in rows if abs(row[field] - place) <= NEAR * place]
         if not here:
             raise ValueError(f"no rows of {line[0]} in column {head}")
         cell = shown(here)

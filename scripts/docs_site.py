@@ -1,7 +1,7 @@
 """What MkDocs needs beside docs/: pages of files that lie elsewhere, the commands, and links out of docs/.
 
-MkDocs calls the functions of this module (`hooks` in mkdocs.yml). Links in the documents are those of the repository, so
-that they work there, too; in the site a link to a file that is no page leads to a copy of the file.
+MkDocs calls the functions of this module (`hooks` in mkdocs.yml). Links in the documents are the repository's, so that
+they work there, too; in the site a link to a file that is no page leads to a copy of the file.
 """
 
 from __future__ import annotations

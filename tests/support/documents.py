@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(file for pattern in ("*.md", "docs/*.md", "examples/*.md") for file in ROOT.glob(pattern))
+CONTINUED = "\0"
+"""Stands for a line that ends with a backslash."""
 BLOCK = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
@@ -46,29 +48,17 @@ def code_blocks(documents: list[Path] = DOCUMENTS) -> Iterator[CodeBlock]:
 
 
 def shell_commands(block: CodeBlock) -> Iterator[ShellCommand]:
-    """The commands of a block of `sh`, or of `console`, where a command stands behind $ and the rest is output.
+    """The commands of a block of `sh`.
 
     Raises:
         ValueError: where quotes do not match.
     """
-    begun, number = "", block.line
-    for line_number, line in enumerate(block.text.splitlines(), block.line):
-        if not begun:
-            number = line_number
-            if block.language == "console":
-                if not line.startswith("$ "):
-                    continue
-                line = line[2:]
-        begun += line
-        if begun.endswith("\\"):
-            begun = begun[:-1] + " "
-            continue
-        place, words = f"{block.document}:{number}", shlex.split(begun, comments=True)
-        begun = ""
-        for part in _pipeline(words):
-            yield ShellCommand(place, part)
-    if begun:
-        raise ValueError(f"{block}: ends with a backslash")
+    text = re.sub(r"\\\n", lambda _: f" {CONTINUED}", block.text)
+    number = block.line
+    for line in text.splitlines():
+        for words in _pipeline(shlex.split(line.replace(CONTINUED, ""), comments=True)):
+            yield ShellCommand(f"{block.document}:{number}", words)
+        number += 1 + line.count(CONTINUED)
 
 
 def _pipeline(words: list[str]) -> Iterator[list[str]]:
