@@ -11,6 +11,7 @@ The word after the file is `late` (late stage exactly right), `tokens` (generate
 length), `runs` (trainings), `memory` (of benchmarks/results/real_sizes.json) or `time` (of a benchmark; `of=QUANTITY`
 with underscores for spaces). Then come options: `part=NAME` takes a part of the file, `by=FIELD` says what the columns
 count (sentences). The first cell of a line is the system, as the file or reports call it; empty cells are left alone.
+Above a paragraph or a list, `prose` checks that the file has every share and every number from 1,000 on in it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from typing import Any, NamedTuple
 from prosg.evaluation.formatting import amount
 
 ROOT = Path(__file__).resolve().parents[1]
+PROSE = re.compile(r"<!-- figures: (\S+) prose -->\n\n((?:.+\n)+)")
+FIGURE = re.compile(r"(?<![\d.,])(?:\.\d+|1\.0|\d{1,3}(?:,\d{3})+)(?![\d%])")
 TABLE = re.compile(r"<!-- figures: (\S+) (\w+)((?: [\w-]+=[^ >]+)*) -->\n\n((?:\|.*\n)+)")
 SYSTEMS: dict[str, tuple[str, str, str]] = {
     "phase 1": ("phase1", "none", "kept"),
@@ -49,6 +52,7 @@ SYSTEMS: dict[str, tuple[str, str, str]] = {
 }
 """What reports call a system -> its name, update and state in files of earlier runs; later files have the label."""
 
+PLACE = ("sentences", "prompt_tokens", "turns", "items")
 NEAR = 0.05
 """How far a row's length may be from the column's, relative: prompts are of 1,999 tokens where 2,000 are asked for."""
 
@@ -196,8 +200,28 @@ def _number(cell: str) -> int | None:
     return int(found[0].replace(",", "")) if found else None
 
 
+def strange_figures(document: Path) -> Iterator[str]:
+    """Shares and thousands in marked paragraphs that no cell of their file has: no table says what each belongs to."""
+    for file, text in PROSE.findall(document.read_text("utf-8")):
+        groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        for row in json.loads((ROOT / file).read_text("utf-8"))["rows"]:
+            key = ("system", "update", "state", "kind", "length", "measure", *PLACE)
+            groups.setdefault(tuple(row.get(name) for name in key), []).append(row)
+        known = set()
+        for rows in groups.values():
+            for quantity in ("accuracy", "late_accuracy"):
+                values = [row[quantity] for row in rows]
+                known |= {amount(value) for value in (*values, _mean(values))}
+            tokens = [row["distance_tokens"] for row in rows if row.get("distance_tokens") is not None]
+            known |= {f"{value:,.0f}" for value in (*tokens, *([_mean(tokens)] if tokens else []))}
+        for figure in dict.fromkeys(FIGURE.findall(text)):
+            if figure not in known:
+                yield f"{figure}: {file} has no such figure"
+
+
 def differences(document: Path) -> Iterator[str]:
     """What a document's tables have otherwise than their files."""
+    yield from strange_figures(document)
     for table, _ in tables_of(document):
         try:
             for line, cells in zip(table.lines, expected(table), strict=True):

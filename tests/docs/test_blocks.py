@@ -19,6 +19,7 @@ from prosg.cli import COMMANDS
 from prosg.cli.main import _parsed as parsed
 from prosg.cli.train import training_config
 from prosg.evaluation.config import EvalConfig
+from prosg.training.recipes import RECIPES
 from prosg.utils.options import build
 from support.documents import ROOT, CodeBlock, ShellCommand, code_blocks, shell_commands
 
@@ -144,3 +145,10 @@ def test_python_on_the_packaged_model_runs(block: CodeBlock, tmp_path: Path) -> 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "yaml"], ids=str)
 def test_yaml_has_known_options(block: CodeBlock) -> None:
     assert set(build(EvalConfig, {"out": "runs/eval", **yaml.safe_load(block.text)}).systems)
+
+
+def test_the_page_of_training_names_every_recipe() -> None:
+    text = (ROOT / "docs/training.md").read_text("utf-8")
+    for name, recipe in RECIPES.items():
+        (line,) = re.findall(rf"^\| `{recipe.phase}` \| (`.*) \|$", text, re.MULTILINE)
+        assert f"`{name}`" in line
