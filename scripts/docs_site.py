@@ -1,7 +1,8 @@
 """What MkDocs needs beside docs/: pages of files that lie elsewhere, the commands, and links out of docs/.
 
 MkDocs calls the functions of this module (`hooks` in mkdocs.yml). Links in the documents are the repository's, so that
-they work there, too; in the site a link to a file that is no page leads to a copy of the file.
+they work there, too; in the site a link to a file that is no page leads to a copy of the file, and a link that is
+called by a page's file has its title.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 COPIES = "repository"
 """The site's folder for files of the repository that pages link to."""
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
+NAMED_BY_FILE = re.compile(r"\[[\w./-]+\.md\]\(([^)\s#]+\.md)")
+"""A link whose text is a file's name; in the site it has the page's title."""
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -63,4 +66,8 @@ def _with_links_of_site(text: str, document: str) -> str:
             return path.removeprefix("docs/")
         return PAGES.get(path, f"{COPIES}/{path}")
 
-    return LINK.sub(of_site, text)
+    def with_title(match: re.Match[str]) -> str:
+        heading = (ROOT / _target(document, match[1])).read_text("utf-8").partition("\n")[0].removeprefix("# ")
+        return f"[{heading.partition(':')[0]}]({match[1]}"
+
+    return LINK.sub(of_site, NAMED_BY_FILE.sub(with_title, text))

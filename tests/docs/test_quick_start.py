@@ -22,6 +22,7 @@ NOT_RUN = (["--version"], ["curve", "module"])
 """The second takes minutes: a model that is not trained ends no sentence."""
 
 
+@pytest.mark.slow
 def test_every_command_does_what_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

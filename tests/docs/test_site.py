@@ -74,6 +74,9 @@ def test_links_out_of_the_documents_lead_to_pages_or_copies(monkeypatch: pytest.
         "[a](anchor.md#the-price) [b](contributing.md) [c](repository/examples/x.py) [d](https://x.org/y) [e](#limits)"
     )
     assert site._with_links_of_site("[a](../README.md) ![b](b.png)", "docs/x.md") == "[a](index.md) ![b](b.png)"
+    assert (
+        site._with_links_of_site("[anchor.md](anchor.md#the-price)", "docs/x.md") == "[The anchor](anchor.md#the-price)"
+    )
     assert "benchmarks/results/wkv4.json" in set(site._linked_files("docs/sizes.md"))
 
 
