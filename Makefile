@@ -1,7 +1,8 @@
 # Each target sets up what it needs: a virtual environment in .venv (reused if there is one) and what it runs there.
 #   make demo    train a small model and its module here, and print what the update does and the proof
 #   make test    the test suite
-#   make lint    ruff, the order of imports, mypy, and the documents' links and paths
+#   make lint    ruff, the order of imports, mypy, and the documents' links, paths and figures
+#   make docs    the documents as a site, in build/site
 #   make bench   every benchmark, one after the other
 # Another Python: make test PYTHON=python3.12; another environment: make test VENV=path.
 
@@ -13,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --e
 # An editable install is redone when what it is made of changes: dependencies, and the extensions' sources.
 MADE_OF := pyproject.toml constraints.txt $(wildcard setup.py src/prosg/ops/*.h src/prosg/ops/*/*.c)
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint docs bench
 
 demo: $(VENV)/.prosg
 	$(BIN)/prosg demo
@@ -27,6 +28,10 @@ lint: $(VENV)/.prosg-dev
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/python scripts/check_docs.py
+	$(BIN)/python scripts/check_figures.py
+
+docs: $(VENV)/.prosg-docs
+	$(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.prosg-dev
 	set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
@@ -43,3 +48,7 @@ $(VENV)/.prosg: $(MADE_OF) | $(BIN)/python
 $(VENV)/.prosg-dev: $(MADE_OF) | $(BIN)/python
 	$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.prosg
+
+$(VENV)/.prosg-docs: $(MADE_OF) | $(BIN)/python
+	$(INSTALL) '.[docs]'
+	@touch $@

@@ -239,8 +239,10 @@ class ProSG(nn.Module):
         """Both passes and the loss, sum(weights * nll) / count (eq. 22, 23).
 
         Args:
-            prompt, prompt_lengths: Token ids, padded on the right, and how many of each row are valid.
-            answer, answer_lengths: Likewise, the end token included.
+            prompt: Token ids, padded on the right.
+            prompt_lengths: How many of each row are valid.
+            answer: Token ids, padded on the right, the end token included.
+            answer_lengths: How many of each row are valid.
             weights: Of the answer tokens in the loss.
             perturber: Changes states between the calls (training).
             count: Answer tokens that the loss is divided by; those of this batch by default.

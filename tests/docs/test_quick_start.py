@@ -1,0 +1,46 @@
+"""The quick start, command by command as the page has them, on a model of random weights and with few steps."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from prosg.cli import main
+from support.documents import ROOT, code_blocks, shell_commands
+
+PAGE = ROOT / "docs/quick-start.md"
+FEWER = {
+    "curve": ["--sentences", "1", "--rows", "6", "--no-free", "--updates", "own"],
+    "data": ["--size", "8"],
+    "train": ["--optim.steps", "2", "--eval-steps", "2", "--optim.batch-size", "2"],
+    "chat": ["--max-tokens", "8"],
+}
+"""What is appended to a command, so that it takes seconds."""
+NOT_RUN = (["--version"], ["curve", "module"])
+"""The second takes minutes: a model that is not trained ends no sentence."""
+
+
+@pytest.mark.slow
+def test_every_command_does_what_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = list(code_blocks([PAGE]))
+    (model,) = [block.text for block in blocks if block.language == "python"]
+    exec(compile(model.replace("hidden_size=64", "hidden_size=32"), str(PAGE), "exec"), {})
+    done = []
+    for block in blocks:
+        for command in shell_commands(block) if block.language == "sh" else ():
+            name, *arguments = command.words
+            if name != "prosg" or arguments[:2] in NOT_RUN:
+                continue
+            monkeypatch.setattr("sys.stdin", io.StringIO("Tell a story.\n/memory none\n/again\n/info\n"))
+            assert main([*arguments, *FEWER.get(arguments[0], [])]) == 0, f"{command.place}: {capsys.readouterr().err}"
+            done.append(arguments[0])
+    assert done.count("train") == 3 and done.count("chat") == 4
+    printed = capsys.readouterr().out
+    assert "memory none" in printed
+    for name in ("forgets.json", "tuned/model", "module/adapter"):
+        assert (tmp_path / name).exists(), name
