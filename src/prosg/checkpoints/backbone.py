@@ -42,7 +42,7 @@ def load_backbone(
     value is read once to check that it is finite (4 to 8 GB a second).
 
     Args:
-        path: A `.pth` file, or a folder of a native backbone or of transformers.
+        path: A `.pth` or `.st` file, or a folder of a native backbone or of transformers.
         dtype: Type of the weights. By default the file's own, the widest if it has several; but fp16 becomes fp32, as
             RWKV's residual stream overflows fp16 in deep models. Tensors of `Layout.keep_wide` are never narrowed.
         device: Where to put it.

@@ -205,7 +205,7 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        model: Backbone to train, or to train a module on: a .pth file or a folder.
+        model: Backbone to train, or to train a module on: a .pth or .st file, or a folder.
         recipe: Name of defaults for module, perturbation and optim, each of which can still be set (command line and
             YAML). In Python take them from `RECIPES`.
         train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows; or several.
