@@ -76,7 +76,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Finds a folder's files of weights in the order in which transformers looks for them, then a single .pth or .st."""
+    """Finds a folder's weights, in the order in which transformers looks for them, then a single .pth or .st."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return [folder / name]
