@@ -104,8 +104,8 @@ def _describe(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     what = {"finetune": "backbone", "state": "initial state", "anchor": "anchor's windows"}.get(phase, "module")
-    if model.synthesizer is not None:
-        what += f" {model.synthesizer.config.preset}"
+    if model.prosg_config is not None:
+        what += f" {model.prosg_config.preset}"
     if config.lora:
         what = f"LoRA of rank {config.lora}"
     yield "model", f"{config.model}, {model.backbone.config.model_type}, {total:,} parameters with what is trained"
