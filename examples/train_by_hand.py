@@ -2,8 +2,8 @@
 
     python examples/train_by_hand.py [STEPS]
 
-The backbone is the demo's, frozen. In 400 steps, about four minutes on one core, the module carries most prompts where
-the state is wiped; the recipe `plus` adds schedules, guards against bad steps, resuming, and several processes.
+The backbone is the demo's, frozen. In 400 steps, about a minute on one core, it learns to carry a prompt whose state is
+wiped; the recipe `plus` adds stronger perturbations, guards against bad steps, resuming, and several processes.
 """
 
 from __future__ import annotations
