@@ -34,6 +34,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             that are larger than the file.
         OSError: for a file that cannot be opened.
     """
+    _check_exists(path)
     tensors = read_safetensors(path)[1] if _is_safetensors(path) else _unpickle(path)
     for name, tensor in tensors.items():
         if not (isinstance(name, str) and isinstance(tensor, Tensor)):
@@ -55,8 +56,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         CheckpointError: for a damaged file, and where there is not enough memory.
         OSError: for a file that is not there or cannot be opened.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    _check_exists(path)
     with path.open("rb"):  # safetensors calls every file that it cannot open missing
         pass
     try:
@@ -67,6 +67,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise CheckpointError(f"{path}: truncated, or not a safetensors file ({error})") from None
     except (MemoryError, OSError, RuntimeError, ValueError) as error:
         raise _cannot_read(path, error, "truncated, or not a safetensors file") from None
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
 
 
 def _is_safetensors(path: Path) -> bool:
