@@ -21,6 +21,7 @@ from prosg.demo.measuring import measure, module_systems, system
 from prosg.demo.models import DEMO_MODELS
 from prosg.demo.trainings import common_options, length, phase1_jobs, prepare, training
 from prosg.evaluation.report.curves import distance_table, late_table
+from prosg.model.synthesizer import Synthesizer
 from prosg.utils.jobs import Job, check_plan, run_jobs
 from prosg.utils.tables import to_text
 
@@ -56,7 +57,7 @@ def ungated(folder: Path) -> Path:
     path = folder / "ungated" / "adapter"
     if not path.exists():
         model = load_model(folder / "adapter")
-        assert model.synthesizer is not None
+        assert isinstance(model.synthesizer, Synthesizer)
         model.synthesizer.familiarity = None
         save_adapter(model, path, base=Path(model.base).resolve())
     return path.parent

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from prosg.backbones.rwkv4 import RWKV4
+from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint
+from prosg.checkpoints.load import load_model
 from prosg.checkpoints.native_reader import read_checkpoint
-from prosg.tokenizers.world import VOCABULARY_NAME
+from prosg.tokenizers.world import VOCABULARY_NAME, WORLD_FINGERPRINT, world_file
 from prosg.utils.io import CheckpointError
 from support.checkpoints import SMALL_RWKV4, same_weights
 
@@ -129,3 +130,18 @@ def test_the_kernel_and_the_device_are_passed_on(model: RWKV4, tmp_path: Path) -
 def test_importing_does_not_pull_in_transformers() -> None:
     code = "import sys, prosg.checkpoints.backbone; sys.exit('transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_converted_world_model_is_whole_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = RWKV4(RWKV4Config(vocab_size=65536, hidden_size=4, num_layers=1))
+    model.reset_parameters()
+    save_backbone(model, tmp_path / "x.pth")
+    convert(tmp_path / "x.pth", tmp_path / "folder")
+    convert(tmp_path / "x.pth", tmp_path / "y.pth")
+    assert {path.name for path in tmp_path.iterdir()} == {"x.pth", "y.pth", "folder"}
+    world = world_file().read_bytes()
+    monkeypatch.setitem(sys.modules, "rwkv", None)
+    moved = (tmp_path / "folder").rename(tmp_path / "moved")
+    loaded = load_model(moved)
+    assert loaded.tokenizer is not None and loaded.tokenizer.fingerprint == WORLD_FINGERPRINT
+    assert (moved / VOCABULARY_NAME).read_bytes() == world

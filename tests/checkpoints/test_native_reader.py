@@ -13,11 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prosg.backbones.layouts import RWKV4_LAYOUT, to_hf
+from prosg.backbones.layouts import RWKV4_LAYOUT, RWKV7_LAYOUT, to_hf
 from prosg.backbones.rwkv4 import RWKV4
-from prosg.checkpoints.backbone import load_backbone, save_backbone
+from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
+from prosg.checkpoints.initial_state import load_initial
+from prosg.cli import main
 from prosg.utils.io import CheckpointError
 from support.checkpoints import same_weights
+from support.models import live_backbone
 
 
 def test_other_shapes_of_folders(model: RWKV4, weights: dict[str, Tensor], tmp_path: Path) -> None:
@@ -185,7 +188,7 @@ def test_ambiguous_folders(model: RWKV4, tmp_path: Path) -> None:
     save_backbone(model, tmp_path / "a.pth")
     assert same_weights(load_backbone(tmp_path), model)
     save_backbone(model, tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match=r"2 \.pth files \(a.pth, b.pth"):
+    with pytest.raises(CheckpointError, match=r"2 \.pth or \.st files \(a.pth, b.pth"):
         load_backbone(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config.json: not JSON"):
@@ -237,3 +240,44 @@ def test_memory_that_is_short_is_no_damage(weights: dict[str, Tensor], tmp_path:
     with pytest.raises(CheckpointError, match=r"x.pth: there is not enough memory .*mmap") as error:
         load_backbone(tmp_path / "x.pth")
     assert "truncated" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["model.st", "model.pth"])
+def test_the_content_says_what_a_file_is(
+    name: str, model: RWKV4, weights: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(weights, tmp_path / name)
+    assert same_weights(load_backbone(tmp_path / name), model)
+    assert same_weights(load_backbone(tmp_path), model)  # a folder with this file alone
+    convert(tmp_path / name, tmp_path / "folder")
+    assert same_weights(load_backbone(tmp_path / "folder"), model)
+    assert main(["info", str(tmp_path / name)]) == 0
+    assert "rwkv4" in capsys.readouterr().out
+    torch.save(weights, tmp_path / "pickled.st")
+    assert same_weights(load_backbone(tmp_path / "pickled.st"), model)
+
+
+@pytest.mark.parametrize("tiny", ["rwkv7", "rwkv7, own widths"])
+def test_matrices_of_st_files_that_are_transposed(tiny: str, tmp_path: Path) -> None:
+    model = live_backbone(tiny, torch.float32)
+    turned = {n: t.mT.contiguous() if RWKV7_LAYOUT.transposed.search(n) else t for n, t in model.state_dict().items()}
+    save_file(turned, tmp_path / "x.st")
+    assert same_weights(load_backbone(tmp_path / "x.st"), model)
+    torch.save(turned, tmp_path / "x.pth")
+    assert same_weights(load_backbone(tmp_path / "x.pth"), model)
+
+
+def test_st_files_that_are_refused(model: RWKV4, weights: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "x.st"
+    save_file(weights, path)
+    path.write_bytes(path.read_bytes()[:5_000])
+    with pytest.raises(CheckpointError, match=r"x.st: truncated, or not a safetensors file") as caught:
+        load_backbone(path)
+    assert "\n" not in str(caught.value)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match=r"x.st: truncated, or not a safetensors file"):
+        load_backbone(path)
+    with pytest.raises(CheckpointError, match=r"y.st: cannot write .st; allowed: a .pth file or a folder"):
+        save_backbone(model, tmp_path / "y.st")
+    with pytest.raises(CheckpointError, match=r"x.st: a state in a .st file may be transposed"):
+        load_initial(path, model)

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from prosg.cli import COMMANDS
-from prosg.cli.parser import Group, example_text
-from prosg.cli.train import PHASES, training_config, training_parser
+from prosg.cli.parser import Group, example_text, packaged_config
+from prosg.cli.train import PACKAGED, PHASES, training_config, training_parser
 from prosg.evaluation.config_file import load_config as load_evaluation
 from prosg.evaluation.judge.config import load_judge
 from prosg.musi.config import load_config as load_build
@@ -81,6 +81,28 @@ def test_the_example_of_a_training_has_every_option(tmp_path: Path) -> None:
 def test_a_command_prints_its_example(command: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status([*command.split(), "--example"]) == 0
     assert capsys.readouterr().out == example_text(file)
+
+
+@pytest.mark.parametrize(("phase", "name"), PACKAGED.items())
+def test_a_packaged_configuration_by_its_name(
+    phase: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (["train"], ["train", phase]):
+        assert status([*command, "--example", name]) == 0
+        assert capsys.readouterr().out == example_text(f"{name}.yaml")
+    expected = trained(phase, packaged_config(f"{name}.yaml"))
+    assert trained(phase, name) == training_config(phase, training_parser(phase, "").parse(["--config", name]))
+    assert trained(phase, name) == expected
+    Path(name).write_text("model: m\ntrain: t\nout: o\n")  # one's own file goes first
+    assert trained(phase, name).model == "m"
+
+
+def test_an_unknown_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(["train", "--example", "paper"]) == 2
+    assert "'paper' is unknown, did you mean" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"^paper-0.4b: "):  # phase 2's
+        trained("finetune", "paper-0.4b")
 
 
 def test_every_command_that_reads_a_file_has_an_example() -> None:

@@ -16,6 +16,7 @@ from prosg.data.synthetic import DEMO_KINDS, make_rows
 from prosg.generation.decode import advance
 from prosg.model.familiarity import GREATEST_WIDTH, MARGIN, SHRINKAGE, Familiarity, familiar_layers
 from prosg.model.prosg import ProSG
+from prosg.model.synthesizer import Synthesizer
 from prosg.training.known_prompts import learn_prompts
 from support.models import TINY, assert_near, assert_same_update, live_model, same_encoded, tokens
 
@@ -25,7 +26,7 @@ PROMPT, LENGTHS = tokens(3, 6), torch.tensor([6, 4, 6])
 def model(name: str = "rwkv4") -> ProSG:
     """One that knows the first and the last prompt, and not the second."""
     made = live_model(name, "plus", torch.float32)
-    assert made.synthesizer is not None
+    assert isinstance(made.synthesizer, Synthesizer)
     known = Familiarity(made.synthesizer.input_widths)
     made.synthesizer.familiarity = known
     reads = made.synthesizer.init(LENGTHS)
@@ -77,7 +78,7 @@ def test_the_update_of_an_unknown_prompt_is_zero(name: str) -> None:
     made = model(name)
     encoded = made.encode(PROMPT, LENGTHS, memory="update")
     assert encoded.known.tolist() == [True, False, True]
-    assert made.synthesizer is not None
+    assert isinstance(made.synthesizer, Synthesizer)
     made.synthesizer.familiarity = None
     whole = made.encode(PROMPT, LENGTHS, memory="update")
     assert encoded.update is not None and whole.update is not None
@@ -121,7 +122,7 @@ def test_adapters_keep_what_they_know(tmp_path: Path) -> None:
 
 def test_other_kinds_of_instruction_are_not_known(capsys: pytest.CaptureFixture[str]) -> None:
     made = load_model("demo")
-    assert made.synthesizer is not None and made.tokenizer is not None
+    assert isinstance(made.synthesizer, Synthesizer) and made.tokenizer is not None
 
     def rows(kinds: tuple[str, ...], size: int, split: str) -> list[str]:
         return [row.prompt for row in make_rows(kinds, size, 3, split)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,13 @@ import pytest
 from prosg.checkpoints.fingerprints import checkpoint_fingerprint
 from prosg.checkpoints.load import load_model
 from prosg.cli import main
+from prosg.data.row import read_rows
+from prosg.tokenizers.files import load_tokenizer
 from prosg.training.config import Optimisation, TrainConfig
 from prosg.training.run import train
 from prosg.training.run_checkpoints import STAGING
 from prosg.training.trainer import ProSGTrainer
+from support.binidx import write_binidx
 from support.training_folder import TrainingFolder, make_training_folder
 
 
@@ -38,6 +42,24 @@ def test_training_leaves_all_that_tells_what_was_done(shop: TrainingFolder, tmp_
     assert not {"model"} & left
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 2 and result["skipped"] == 0 and result["dtype"] == "fp32" and result["seconds"] > 0
+
+
+def test_training_on_binidx_data(shop: TrainingFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = load_tokenizer(shop.tokenizer)
+    texts = [f"User: {row.prompt}\n\nAssistant: {row.answer}" for row in read_rows(shop.train)]
+    write_binidx(tmp_path / "data", [[[*tokenizer.encode(text), 0]] for text in texts])
+    data, run = str(tmp_path / "data"), tmp_path / "run"
+    both = config(shop, run, train=[data, str(shop.train)], validation=f"{data}.idx")
+    assert train("synthesize", both, dry_run=True) == 0
+    assert re.search(rf"rows +{2 * len(texts)}\b", capsys.readouterr().out)
+    assert train("synthesize", both) == 0
+    record = json.loads((run / "inputs.json").read_text())
+    assert len(record["train"]) == 3 and len(record["validation"]) == 2
+    with (tmp_path / "data.bin").open("ab") as file:
+        file.write(b"\0\0")
+    (run / "result.json").unlink()
+    with pytest.raises(ValueError, match="training rows .* changed since it began"):
+        train("synthesize", both)
 
 
 def test_the_adapter_finds_its_backbone_from_anywhere(

@@ -81,11 +81,14 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
         overwrite: Replace an adapter that is there.
 
     Raises:
-        ValueError: for a model without a synthesizer.
+        ValueError: for a model without a synthesizer, and for one of another class, which has no such configuration.
         FileExistsError: for a folder that may not be replaced.
     """
     if model.synthesizer is None:
         raise ValueError("this model has no synthesis module to save")
+    if not isinstance(model.synthesizer, Synthesizer):
+        name = type(model.synthesizer).__name__
+        raise ValueError(f"{name} is not the package's Synthesizer and is no adapter; save its state_dict() instead")
     tokenizer = model.tokenizer
     is_world = tokenizer is not None and tokenizer.fingerprint == WORLD_FINGERPRINT  # 1 MB that everyone has
     config = {
@@ -158,7 +161,7 @@ def load_adapter(
             f"{fingerprint[:12]}); name the right one with --base"
         )
     model = ProSG(backbone, config)
-    assert model.synthesizer is not None
+    assert isinstance(model.synthesizer, Synthesizer)
     _load_weights(model.synthesizer, folder / WEIGHTS_NAME)
     model.synthesizer.to(device)
     return model.eval(), where

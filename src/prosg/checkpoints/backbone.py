@@ -22,8 +22,9 @@ from prosg.checkpoints.native_writer import write_checkpoint
 from prosg.checkpoints.special import TOKENIZER_CONFIG, read_special, unsaid, write_special
 from prosg.checkpoints.tensors import check_files
 from prosg.checkpoints.weights import cast_checked, check_finite
-from prosg.tokenizers.files import load_tokenizer, tokenizer_beside
+from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
 from prosg.tokenizers.special import SpecialTokens
+from prosg.tokenizers.world import world_file
 
 __all__ = ["convert", "is_for_transformers", "load_backbone", "save_backbone"]
 
@@ -42,7 +43,7 @@ def load_backbone(
     value is read once to check that it is finite (4 to 8 GB a second).
 
     Args:
-        path: A `.pth` file, or a folder of a native backbone or of transformers.
+        path: A `.pth` or `.st` file, or a folder of a native backbone or of transformers.
         dtype: Type of the weights. By default the file's own, the widest if it has several; but fp16 becomes fp32, as
             RWKV's residual stream overflows fp16 in deep models. Tensors of `Layout.keep_wide` are never narrowed.
         device: Where to put it.
@@ -107,8 +108,9 @@ def save_backbone(
 def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, *, overwrite: bool = False) -> None:
     """Writes a checkpoint, with its tokenizer, in the layout that `dst` names; see `save_backbone`.
 
-    Special tokens of a folder are those of the new one. Without `dtype` it is bit-exact. Models that transformers runs
-    have one layout only, and are copied.
+    Special tokens of a folder are those of the new one. A new folder is whole by itself: a model with World's number of
+    tokens and no tokenizer beside it gets World's vocabulary. Without `dtype` it is bit-exact. Models that transformers
+    runs have one layout only, and are copied.
     """
     beside = tokenizer_beside(src)
     named = beside is not None and (Path(src) / TOKENIZER_CONFIG).is_file()
@@ -123,7 +125,9 @@ def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, 
     types = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
     if dtype is not None:
         types = _types(checkpoint.tensors, dtype, BACKBONES[checkpoint.config.model_type].layout)
-    checkpoint = checkpoint._replace(tensors=cast_checked(src, checkpoint.tensors, types))
+    if beside is None and Path(dst).suffix != ".pth":
+        beside = world_file() if BY_VOCABULARY_SIZE.get(checkpoint.config.vocab_size) == WORLD else None
+    checkpoint = checkpoint._replace(tensors=cast_checked(src, checkpoint.tensors, types), tokenizer=beside)
     special = read_special(Path(src), tokenizer, checkpoint.config.vocab_size)
     write_checkpoint(checkpoint, Path(dst), overwrite, special if named else unsaid(special, tokenizer))
 

@@ -77,9 +77,12 @@ def model_fingerprint(model: ProSG) -> str:
     own = backbone_fingerprint(model.backbone)
     if model.synthesizer is None:
         return own
-    options, defaults = model.synthesizer.config.to_dict(), ProSGConfig().to_dict()
-    # Options at their defaults are left out, so that one that a later version has changes no fingerprint.
-    changed = {name: value for name, value in options.items() if value != defaults[name]}
+    if model.prosg_config is None:  # a synthesizer of another class: its name stands for its options
+        changed = {"class": type(model.synthesizer).__qualname__}
+    else:
+        options, defaults = model.prosg_config.to_dict(), ProSGConfig().to_dict()
+        # Options at their defaults are left out, so that one that a later version has changes no fingerprint.
+        changed = {name: value for name, value in options.items() if value != defaults[name]}
     digest = hashlib.sha256((own + hash_json(changed)).encode())
     hash_weights(digest, model.synthesizer)
     return digest.hexdigest()

@@ -46,6 +46,8 @@ def load_initial(path: str | Path, backbone: Backbone) -> InitialState:
     path = Path(path) / STATE_FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    if path.suffix == ".st":  # square matrices, which some programs transpose there; nothing in the file tells
+        raise CheckpointError(f"{path}: a state in a .st file may be transposed; give the .pth that it was made of")
     tensors = read_tensors(path)
     initial = InitialState(backbone)
     model_type, layers = backbone.config.model_type, len(initial.layers)

@@ -39,8 +39,8 @@ def load_model(
     """Loads a model with its tokenizer, in evaluation mode.
 
     Args:
-        model: A backbone (a .pth or a folder), an adapter folder, the output folder of a finished training, a name on
-            the Hugging Face hub, or "demo": the small trained model that comes with the package.
+        model: A backbone (a .pth or .st file, or a folder), an adapter folder, the output folder of a finished
+            training, a name on the Hugging Face hub, or "demo": the small trained model that comes with the package.
         base: The adapter's backbone, if it is not where the adapter says.
         tokenizer: "world", a tokenizer.json, an RWKV vocabulary, or a folder with one of these. By default that of the
             adapter, then the one beside the backbone's weights, then World if the vocabulary has World's size (which is

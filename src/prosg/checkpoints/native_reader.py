@@ -1,8 +1,10 @@
 """Reading checkpoints of the native backbones, and recognising which backbone they hold.
 
-    x.pth                one file, under BlinkDL's names
+    x.pth, x.st          one file, under BlinkDL's names: torch.save's or safetensors, which its content tells
     folder/              config.json and model.safetensors or pytorch_model.bin (also sharded), under Hugging Face's
-                         names; or a single .pth
+                         names; or a single .pth or .st
+
+RWKV-7's .st files as its runtimes have them are transposed where Hugging Face's layout is, which the shapes tell.
 
 Sizes are read from the tensors' shapes. Files are mapped into memory, so that opening one is cheap.
 """
@@ -74,7 +76,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Finds a folder's files of weights in the order in which transformers looks for them, then a single .pth."""
+    """Finds a folder's weights, in the order in which transformers looks for them, then a single .pth or .st."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return [folder / name]
@@ -96,11 +98,11 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder}: of a training that has not ended; its command, started again, goes on, and its output folder "
             "is then the model"
         )
-    files = sorted(folder.glob("*.pth"))
+    files = sorted([*folder.glob("*.pth"), *folder.glob("*.st")])
     if len(files) == 1:
         return files
-    what = f"{len(files)} .pth files ({', '.join(file.name for file in files[:3])}, ...)" if files else "no weights"
-    raise CheckpointError(f"{folder}: {what}; needs model.safetensors or pytorch_model.bin, or exactly one .pth")
+    what = f"{len(files)} .pth or .st files ({', '.join(f.name for f in files[:3])}, ...)" if files else "no weights"
+    raise CheckpointError(f"{folder}: {what}; needs model.safetensors or pytorch_model.bin, or exactly one .pth or .st")
 
 
 def _read_hf_config(path: Path) -> dict[str, Any]:
@@ -140,11 +142,21 @@ def _recognise(path: Path, tensors: dict[str, Tensor]) -> BackboneKind:
 
 def _canonical(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Gives tensors BlinkDL's names and orientation, and drops those that no model reads."""
-    if "emb.weight" not in tensors:
+    is_hf = "emb.weight" not in tensors
+    if is_hf:
         tensors = {from_hf(name, layout.names) or name: tensor for name, tensor in tensors.items()}
+    if is_hf or _is_turned(tensors, layout):
         turned = [name for name in tensors if layout.transposed.search(name) and tensors[name].dim() == 2]
         tensors |= {name: tensors[name].mT.contiguous() for name in turned}
     return {name: tensor for name, tensor in tensors.items() if not layout.unused.match(name)}
+
+
+def _is_turned(tensors: dict[str, Tensor], layout: Layout) -> bool:
+    """Returns whether matrices under BlinkDL's names are transposed: those that read the residual stream tell."""
+    width = tensors["emb.weight"].shape[-1:]
+    readers = [tensor for name, tensor in tensors.items() if layout.transposed.search(name) and name.endswith("1")]
+    telling = [tensor for tensor in readers if tensor.dim() == 2 and tensor.shape[0] != tensor.shape[1]]
+    return bool(telling) and all(tensor.shape[1:] == width for tensor in telling)
 
 
 def _read_config(path: Path, tensors: dict[str, Tensor], kind: BackboneKind, hf_config: dict[str, Any]) -> NativeConfig:

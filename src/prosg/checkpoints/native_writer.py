@@ -32,7 +32,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path, overwrite: bool, specia
         CheckpointError: for other suffixes of files, and for a model whose sizes a .pth cannot store.
         FileExistsError: for a file or folder that may not be replaced, and for another tokenizer beside the file.
     """
-    if path.suffix in (".bin", ".pt", ".safetensors"):
+    if path.suffix in (".bin", ".pt", ".safetensors", ".st"):
         raise CheckpointError(f"{path}: cannot write {path.suffix}; allowed: a .pth file or a folder")
     # A tensor may be a view of a whole mapped file, all of which would be written with it.
     tensors = {

@@ -20,17 +20,22 @@ from prosg.utils.outside import plain_reason
 __all__ = ["check_files", "read_safetensors", "read_tensors"]
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+SAFETENSORS = (".safetensors", ".st")
+"""Suffixes of safetensors files; .st is that of RWKV's runtimes."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a .safetensors file or one of torch.save, mapped copy-on-write if its format allows it.
+    """Reads a safetensors file or one of torch.save, mapped copy-on-write if its format allows it.
+
+    The content says which of the two it is, whatever the file is called.
 
     Raises:
         CheckpointError: for a damaged file, for objects other than tensors, for tensors of integers, and for tensors
             that are larger than the file.
         OSError: for a file that cannot be opened.
     """
-    tensors = read_safetensors(path)[1] if path.suffix == ".safetensors" else _unpickle(path)
+    _check_exists(path)
+    tensors = read_safetensors(path)[1] if _is_safetensors(path) else _unpickle(path)
     for name, tensor in tensors.items():
         if not (isinstance(name, str) and isinstance(tensor, Tensor)):
             raise CheckpointError(f"{path}: {str(name)[:80]} is a {type(tensor).__name__}; only tensors are allowed")
@@ -45,14 +50,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Reads the metadata and the tensors, of any type, of a .safetensors file.
+    """Reads the metadata and the tensors, of any type, of a safetensors file.
 
     Raises:
         CheckpointError: for a damaged file, and where there is not enough memory.
         OSError: for a file that is not there or cannot be opened.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    _check_exists(path)
     with path.open("rb"):  # safetensors calls every file that it cannot open missing
         pass
     try:
@@ -63,6 +67,21 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise CheckpointError(f"{path}: truncated, or not a safetensors file ({error})") from None
     except (MemoryError, OSError, RuntimeError, ValueError) as error:
         raise _cannot_read(path, error, "truncated, or not a safetensors file") from None
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Returns whether a file begins with safetensors' header, or is called so and nothing else can read it."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    # The header's length in 8 bytes, then the header, a JSON object. A zip and a pickle have other bytes there.
+    if len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size - 8:
+        return True
+    return path.suffix in SAFETENSORS and not zipfile.is_zipfile(path)
 
 
 def check_files(folder: Path) -> None:

@@ -42,7 +42,7 @@ def add_model(parser: Parser) -> None:
     parser.add_argument(
         "model",
         type=path_text,
-        help="a backbone (.pth file or folder), an adapter folder, a training's output folder, owner/name or "
+        help="a backbone (.pth or .st file, or folder), an adapter folder, a training's output folder, owner/name or "
         "owner/name/FILE on the Hugging Face hub, or: demo",
     )
     parser.add_argument("--base", type=path_text, help="an adapter's backbone, where it has moved")

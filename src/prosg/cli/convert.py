@@ -12,7 +12,7 @@ __all__ = ["COMMAND"]
 
 def _parser() -> Parser:
     parser = Parser("A .pth destination gets BlinkDL's layout, any other name a Hugging Face folder.")
-    parser.add_argument("src", type=path_text, help="a .pth file or a folder")
+    parser.add_argument("src", type=path_text, help="a .pth or .st file, or a folder")
     parser.add_argument("dst", type=path_text, help="what to write")
     parser.add_argument("--dtype", help="fp32, bf16, fp16 or fp64; as it is by default")
     add_overwrite(parser)

@@ -52,9 +52,9 @@ def _run(options: Namespace) -> int:
     if options.png is not None:
         check_new_file("--png", options.png, options.overwrite)
     model = load_from(options)
-    if model.synthesizer is None:
+    if model.prosg_config is None:
         raise ValueError(f"{options.model}: has no module, so a prompt has no update; name an adapter folder")
-    reads = model.synthesizer.config.reads
+    reads = model.prosg_config.reads
     if options.png is not None and reads != "all_positions":
         raise ValueError(f"--png {options.png}: this module {READS[reads]}; there is no heat map to draw")
     ids, lengths = model.tokenise(prompts)

@@ -143,13 +143,13 @@ def _parsed(arguments: Sequence[str]) -> tuple[Command | None, Namespace]:
     command = COMMANDS[name]
     if isinstance(command, Group):
         overview = _overview(f"prosg {name}", command.description, command.commands)
-        if command.example:
-            overview.add_example(command.example)
+        if command.examples:
+            overview.add_example(*command.examples)
         if not rest:
             overview.error(f"a command is missing, one of {', '.join(command.commands)}")
         if rest[0] not in command.commands and not rest[0].startswith(("-h", "--help", "--example")):
             overview.error(f"a command comes first, one of {', '.join(command.commands)}; not {rest[0]!r}")
-        overview.parse(rest[:1])
+        overview.parse(rest[:1] if rest[0] in command.commands else rest)
         name, command, rest = f"{name} {rest[0]}", command.commands[rest[0]], rest[1:]
     parser = command.parser()
     parser.prog = f"prosg {name}"

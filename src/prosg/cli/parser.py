@@ -15,6 +15,7 @@ import typing
 from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from prosg.utils.options import REQUIRED, Option, iter_options, summary
@@ -22,7 +23,7 @@ from prosg.utils.paths import user_path
 from prosg.utils.values import GREATEST_OPTION, check_number, check_whole, shown
 from prosg.utils.yaml_text import parse_yaml
 
-__all__ = ["Command", "Group", "Parser", "add_dataclass", "complain", "example_text", "path_text"]
+__all__ = ["Command", "Group", "Parser", "add_dataclass", "complain", "example_text", "packaged_config", "path_text"]
 
 
 class Command(NamedTuple):
@@ -42,12 +43,12 @@ class Command(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Commands of two words. `example` is the configuration file that `--example` prints, "" for none."""
+    """Commands of two words. `examples` are configuration files that `--example` prints, the first one by default."""
 
     help: str
     description: str
     commands: Mapping[str, Command]
-    example: str = ""
+    examples: Sequence[str] = ()
 
 
 def complain(message: str) -> int:
@@ -145,9 +146,9 @@ class Parser(argparse.ArgumentParser):
         """Adds an option with a least and a greatest whole number."""
         self.add_argument(name, action=_List, item=int, length=2, metavar=("MIN", "MAX"), **options)
 
-    def add_example(self, file: str) -> None:
-        """Adds --example, which prints a configuration file of the package."""
-        self.add_argument("--example", action=_Example, file=file)
+    def add_example(self, *files: str) -> None:
+        """Adds --example, which prints a configuration file of the package: the first, or another by its name."""
+        self.add_argument("--example", action=_Example, files=files)
 
 
 def _meant(word: str, known: Sequence[str]) -> str:
@@ -204,18 +205,23 @@ class _List(argparse.Action):
 class _Example(argparse.Action):
     """Prints a configuration file to start from, and ends."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, file: str, **_: Any) -> None:
+    def __init__(self, option_strings: Sequence[str], dest: str, files: Sequence[str], **_: Any) -> None:
+        self.files = {file.removesuffix(".yaml"): file for file in files}
+        first, *others = self.files
         super().__init__(
             option_strings,
             argparse.SUPPRESS,
-            nargs=0,
+            nargs="?" if others else 0,
+            choices=[*self.files] if others else None,
+            const=first,
             default=argparse.SUPPRESS,
-            help="print a commented configuration file to start from",
+            metavar="NAME" if others else None,
+            help="print a commented configuration file to start from"
+            + (f", or that of a NAME: {', '.join(others)}" if others else ""),
         )
-        self.file = file
 
-    def __call__(self, *_: Any) -> None:
-        print(example_text(self.file), end="")
+    def __call__(self, parser: Any, namespace: Namespace, values: Any, option_string: str | None = None) -> None:
+        print(example_text(self.files[values or self.const]), end="")
         raise SystemExit(0)
 
 
@@ -228,8 +234,13 @@ def path_text(text: str) -> str:
 
 
 def example_text(name: str) -> str:
-    """Returns a configuration file that comes with the package."""
-    return resources.files("prosg").joinpath("configs", name).read_text("utf-8")
+    """Returns the text of a configuration file that comes with the package."""
+    return Path(packaged_config(name)).read_text("utf-8")
+
+
+def packaged_config(name: str) -> str:
+    """Returns the path of a configuration file that comes with the package."""
+    return str(resources.files("prosg").joinpath("configs", name))
 
 
 def add_dataclass(parser: Parser, kind: type, defaults: Mapping[str, Any], without: Collection[str] = ()) -> None:

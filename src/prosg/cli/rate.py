@@ -7,6 +7,7 @@ from argparse import Namespace
 
 from prosg.cli.judge import RUNS_HELP
 from prosg.cli.parser import Command, Parser, path_text
+from prosg.utils.extras import missing_extra
 
 __all__ = ["COMMAND"]
 
@@ -43,7 +44,7 @@ def _run(options: Namespace) -> int:
     try:
         from prosg.evaluation.ratings.server import serve
     except ImportError as error:
-        raise ValueError(f"rating needs the package {error.name}: pip install 'prosg[eval]'") from None
+        raise missing_extra("rating", "eval", error) from None
     return serve(shown, annotator, port=options.port, seed=options.seed)
 
 

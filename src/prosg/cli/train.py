@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prosg.cli.parser import Command, Group, Parser, add_dataclass, path_text
+from prosg.cli.parser import Command, Group, Parser, add_dataclass, packaged_config, path_text
 from prosg.utils.options import REQUIRED, construct, iter_options, merge, parse, read_options
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ NOT_OF: dict[Phase, tuple[str, ...]] = {
 RENAMED = {"output": "out"}
 """Older name of an option -> its name."""
 EXAMPLE = "train.yaml"
+PACKAGED: dict[Phase, str] = {"finetune": "paper-0.4b-phase1", "synthesize": "paper-0.4b"}
+"""Phase -> the configuration that comes with the package, which is named in place of a file."""
 
 
 def training_parser(phase: Phase, description: str) -> Parser:
@@ -53,11 +56,13 @@ def training_parser(phase: Phase, description: str) -> Parser:
         renamed={f"--{old}": f"--{name}" for old, name in RENAMED.items()},
         usage="%(prog)s [FILE] [options]",
     )
-    text = "YAML with any of these options, like --config FILE"
+    packaged = PACKAGED.get(phase, "")
+    named = f", or {packaged}, which comes with the package" if packaged else ""
+    text = f"YAML with any of these options{named}; like --config FILE"
     parser.add_argument("file", nargs="?", metavar="FILE", type=path_text, help=text)
     text = "as FILE; may be repeated"
     parser.add_argument("--config", action="append", default=[], metavar="FILE", type=path_text, help=text)
-    parser.add_example(EXAMPLE)
+    parser.add_example(EXAMPLE, *([f"{packaged}.yaml"] if packaged else []))
     add_dataclass(parser, TrainConfig, dict(_dotted(_recipe_values(phase, recipe))), NOT_OF[phase])
     return parser
 
@@ -74,6 +79,8 @@ def training_config(phase: Phase, options: Namespace) -> TrainConfig:
     files = ([options.file] if options.file is not None else []) + options.config
     given: dict[str, Any] = {}
     for file in files:
+        if file == PACKAGED.get(phase) and not Path(file).exists():
+            file = packaged_config(f"{file}.yaml")
         given = merge(given, read_options(TrainConfig, file, without=NOT_OF[phase], renamed=RENAMED))
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     command_line = {name: value for name, value in vars(options).items() if name.partition(".")[0] in known}
@@ -141,5 +148,5 @@ COMMANDS = Group(
     "fine-tune a backbone, or train a module on it",
     "Training. Killed and started again, a run goes on from its newest checkpoint.",
     {phase: _command(phase, text) for phase, (_, text) in PHASES.items()},
-    EXAMPLE,
+    (EXAMPLE, *(f"{name}.yaml" for name in PACKAGED.values())),
 )

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from prosg.data.templates import TEMPLATES, Turn
 
-__all__ = ["as_messages", "from_messages", "from_text"]
+__all__ = ["answer_offset", "as_messages", "from_messages", "from_text"]
 
 ROLES = ("system", "user", "assistant")
 
@@ -51,6 +51,24 @@ def from_text(text: object) -> tuple[str, tuple[Turn, ...]]:
     if not isinstance(text, str):
         raise ValueError(f"'text' must be of type str, not {type(text).__name__}")
     text = text.replace("\r\n", "\n").strip()
+    name, spans = _find_turns(text)
+    return name, _turns(text, spans)
+
+
+def answer_offset(text: str) -> int | None:
+    """Returns the character at which the answer of a "text" row begins, right after its cue; None for other texts."""
+    before = len(text) - len(text.lstrip())
+    text = text.strip()
+    try:
+        _, spans = _find_turns(text)
+        _turns(text, spans)
+    except ValueError:
+        return None
+    return before + spans[-1][1]
+
+
+def _find_turns(text: str) -> tuple[str, list[tuple[int, int, str]]]:
+    """The template that a stripped text is written in, and the spans and roles of its turns' cues, as `from_text`."""
     openings = {cue: name for name, template in TEMPLATES.items() for cue in (template.user, template.system) if cue}
     name = next((name for cue, name in openings.items() if text.startswith(cue)), None)
     if name is None:
@@ -61,9 +79,14 @@ def from_text(text: object) -> tuple[str, tuple[Turn, ...]]:
     spans = sorted((start, end, role) for role, cue in cues.items() for start, end in _cue_spans(cue, text))
     if not any(role == "assistant" for _, _, role in spans):
         raise ValueError(f"'text' has no {template.assistant!r} after a blank line; it must precede the answer")
+    return name, spans
+
+
+def _turns(text: str, spans: Sequence[tuple[int, int, str]]) -> tuple[Turn, ...]:
+    """The turns after their cues; ValueError unless they alternate as in a conversation."""
     ends = [start for start, _, _ in spans[1:]] + [len(text)]
     turns = [Turn(role, text[end:stop].strip()) for (_, end, role), stop in zip(spans, ends, strict=True)]
-    return name, _valid_turns(turns, "turn")
+    return _valid_turns(turns, "turn")
 
 
 def as_messages(turns: Sequence[Turn], answer: str) -> list[dict[str, str]]:

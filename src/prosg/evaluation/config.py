@@ -32,7 +32,7 @@ class SystemConfig:
     """One system under test: a model and what is done to its prompt and its memory, or a model behind an endpoint.
 
     Attributes:
-        model: An adapter, a backbone (.pth or folder), a Hugging Face folder, a training's output, or "demo".
+        model: An adapter, a backbone (.pth, .st or folder), a Hugging Face folder, a training's output, or "demo".
         base: The adapter's backbone, where it has moved.
         tokenizer: "world", a tokenizer.json, or a folder with one, where none lies beside the model.
         dtype: fp32, bf16, fp16 or fp64; the file's own by default.

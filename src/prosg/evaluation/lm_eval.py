@@ -24,11 +24,12 @@ from prosg.data.templates import TEMPLATES, Turn, frame, known_template
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
 from prosg.model.prosg import ProSG
+from prosg.utils.extras import missing_extra
 
 try:
     from lm_eval.api.model import LM
 except ImportError as error:
-    raise ValueError(f"the evaluation harness needs the package {error.name}: pip install 'prosg[harness]'") from None
+    raise missing_extra("the evaluation harness", "harness", error) from None
 
 __all__ = ["HarnessModel"]
 

@@ -44,7 +44,7 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
     yield "tokenizer", f"{model.tokenizer.vocab_size} tokens" if model.tokenizer else "none"
     yield "special tokens", _special_text(model)
     update = ""
-    if model.synthesizer is not None:
+    if isinstance(model.synthesizer, Synthesizer):
         config, size = model.synthesizer.config, _count(model.synthesizer)
         yield "module", f"{config.preset}, {size:,} parameters ({size / total:.1%})"
         for key, value in config.to_dict().items():

@@ -20,6 +20,7 @@ from prosg.checkpoints.export import site_module
 from prosg.core.tensors import valid_mask
 from prosg.core.update import LowRank, Site, Update
 from prosg.model.prosg import ProSG
+from prosg.model.synthesizer import Synthesizer
 
 __all__ = [
     "UpdateComparison",
@@ -92,10 +93,10 @@ def prompt_attention(model: ProSG, prompt: Int[Tensor, "P T"], lengths: Int[Tens
 
     Returns:
         For each site (P, n, T): the attention weights of its n reads, which sum to 1 over a prompt's tokens. None for a
-        model whose synthesizer does not attend to all positions, or that has none.
+        model whose module does not attend to all positions, is of another class, or is not there.
     """
     synthesizer = model.synthesizer
-    if synthesizer is None or synthesizer.config.reads != "all_positions":
+    if not isinstance(synthesizer, Synthesizer) or synthesizer.config.reads != "all_positions":
         return None
     state = None if model.initial is None else model.init_state(len(prompt))
     output = model.backbone(prompt, state, lengths=lengths, logits="none", taps=synthesizer.taps)

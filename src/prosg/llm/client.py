@@ -26,6 +26,7 @@ from prosg.llm.completion import (
 from prosg.llm.config import LIMITS, EndpointConfig
 from prosg.llm.failures import parameter_advice, refused_parameters
 from prosg.llm.waiting import WaitingNotes
+from prosg.utils.extras import missing_extra
 from prosg.utils.store import Log
 
 __all__ = ["EndpointClient", "GaveUpError", "Shortfall"]
@@ -78,7 +79,7 @@ class EndpointClient:
 
             self.completions = ChatCompletions(endpoint)
         except ImportError as error:
-            raise ValueError(f"asking a model needs the package {error.name}: pip install 'prosg[data]'") from None
+            raise missing_extra("asking a model", "data", error) from None
         self.endpoint, self.budget, self.stage, self.log = endpoint, budget, stage, log
         self.answered, self.reached = answered, reached
         self.failures = 0

@@ -24,11 +24,12 @@ from prosg.core.tensors import CHUNK, pad
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import generate_texts, stream_text
 from prosg.model.anchor import StateAnchor
+from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
 from prosg.model.reading import encode_with_gradients, read_prompt, read_windows
 from prosg.model.scoring import AnswerScores, Interruption, score_answer, score_in_one_call
-from prosg.model.synthesizer import Reads, Synthesizer
+from prosg.model.synthesizer import Synthesizer
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
 
@@ -73,7 +74,7 @@ class ProSG(nn.Module):
 
     Attributes:
         backbone: The recurrent language model.
-        synthesizer: The module; None for the backbone alone.
+        synthesizer: The module, of a preset or any `BaseSynthesizer`; None for the backbone alone.
         initial: What the memory holds before the first token; None for what the backbone begins with.
         anchor: The windows of the model's own anchor, learned or trained with; None for a model without.
         tokenizer: Needed for texts; token ids do without.
@@ -86,7 +87,7 @@ class ProSG(nn.Module):
         """Builds the module for a backbone; `seed` fixes its initial weights."""
         super().__init__()
         self.backbone = backbone
-        self.synthesizer: Synthesizer | None = None
+        self.synthesizer: BaseSynthesizer | None = None
         if config is not None:
             size = sum(p.numel() for p in backbone.parameters())
             self.synthesizer = Synthesizer(config, backbone.sites, backbone.tap_widths, seed, size)
@@ -98,8 +99,8 @@ class ProSG(nn.Module):
 
     @property
     def prosg_config(self) -> ProSGConfig | None:
-        """The module's configuration."""
-        return None if self.synthesizer is None else self.synthesizer.config
+        """The module's configuration; None without a module, and for a synthesizer of another class."""
+        return self.synthesizer.config if isinstance(self.synthesizer, Synthesizer) else None
 
     @property
     def memory(self) -> Memory:
@@ -111,7 +112,7 @@ class ProSG(nn.Module):
             return "anchor" if self.synthesizer is None else "both"
         if self.synthesizer is None:
             return "none"
-        return "auto" if self.synthesizer.familiarity is not None and any(self.backbone.anchor_units) else "update"
+        return "auto" if self.synthesizer.is_selective and any(self.backbone.anchor_units) else "update"
 
     @property
     def device(self) -> torch.device:
@@ -167,7 +168,7 @@ class ProSG(nn.Module):
             raise ValueError("a prompt is empty; every prompt needs at least one token")
         check_lengths(lengths, batch, time)
         synthesizer = self.synthesizer if with_update(memory) else None
-        reads = Reads(lengths, ()) if synthesizer is None else synthesizer.init(lengths)
+        reads = None if synthesizer is None else synthesizer.init(lengths)
         chunk = (self.chunk if chunk is None else chunk) if self.backbone.continues else time
         start = None if self.initial is None else self.init_state(batch)
         reader = synthesizer if window is None else None

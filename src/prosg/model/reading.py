@@ -7,6 +7,7 @@ are wanted, the backward pass reads a chunk once more (non-reentrant checkpointi
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,9 @@ from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
 from prosg.core.tensors import CHUNK, chunks, valid_mask
+from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.initial_state import InitialState
-from prosg.model.synthesizer import Reads, Synthesizer
+from prosg.model.synthesizer import Synthesizer
 
 __all__ = ["encode_with_gradients", "read_prompt", "read_windows"]
 
@@ -28,13 +30,13 @@ def read_prompt(
     prompt: Tensor,
     lengths: Tensor,
     state: State | None,
-    synthesizer: Synthesizer | None,
-    reads: Reads,
+    synthesizer: BaseSynthesizer | None,
+    reads: Any,
     *,
     chunk: int,
     frozen: bool = False,
     keep_state: bool = True,
-) -> tuple[State, Reads, Tensor]:
+) -> tuple[State, Any, Tensor]:
     """Reads prompts from a state, `chunk` tokens at a time.
 
     Args:
@@ -53,7 +55,7 @@ def read_prompt(
     """
     taps = () if synthesizer is None else synthesizer.taps
 
-    def read(tokens: Tensor, left: Tensor, state: State | None, reads: Reads) -> tuple[State, Reads, Tensor]:
+    def read(tokens: Tensor, left: Tensor, state: State | None, reads: Any) -> tuple[State, Any, Tensor]:
         with torch.no_grad() if frozen else contextlib.nullcontext():
             output = backbone(tokens, state, lengths=left, logits="last", taps=taps, keep_state=keep_state)
         assert output.logits is not None
@@ -80,18 +82,18 @@ def read_windows(
     prompt: Tensor,
     lengths: Tensor,
     state: State | None,
-    synthesizer: Synthesizer,
-    reads: Reads,
+    synthesizer: BaseSynthesizer,
+    reads: Any,
     window: int,
     *,
     chunk: int,
-) -> Reads:
+) -> Any:
     """Shows a synthesizer windows of `window` tokens, each read from `state`; arguments as in `read_prompt`.
 
     Raises:
         ValueError: for a module that reads the last token only.
     """
-    if synthesizer.config.reads.startswith("last"):
+    if isinstance(synthesizer, Synthesizer) and synthesizer.config.reads.startswith("last"):
         raise ValueError(f"window: module.reads is {synthesizer.config.reads!r}; windows are for 'all_positions'")
     for part, left in chunks(prompt, lengths, window):
         _, reads, _ = read_prompt(backbone, part, left, state, synthesizer, reads, chunk=chunk)
@@ -100,7 +102,7 @@ def read_windows(
 
 def encode_with_gradients(
     backbone: BackboneModule,
-    synthesizer: Synthesizer | None,
+    synthesizer: BaseSynthesizer | None,
     initial: InitialState | None,
     prompt: Tensor,
     lengths: Tensor,
@@ -132,7 +134,7 @@ def encode_with_gradients(
         lengths,
         start,
         synthesizer,
-        Reads(lengths, ()) if synthesizer is None else synthesizer.init(lengths),
+        None if synthesizer is None else synthesizer.init(lengths),
         chunk=chunk if in_chunks else prompt.shape[1],
         frozen=frozen,
         keep_state=backbone.continues,  # else the answer is read together with the prompt

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from prosg.backbones.base import Taps
 from prosg.core.update import Site, Update, keep_rows
+from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.config import ProSGConfig
 from prosg.model.familiarity import Familiarity
 from prosg.model.layer_synthesizer import LayerReads, LayerSynthesizer, make_stack
@@ -56,12 +57,8 @@ class Reads(NamedTuple):
     """(B, D) sum of the inputs by which prompts are told to be known; None where all are"""
 
 
-class Synthesizer(nn.Module):
-    """Turns a prompt's taps into its update; the module's docstring has the equations.
-
-    `init`, `read` (once per chunk) and `finish` make the update of a prompt of any length; `forward` is the three in
-    one.
-    """
+class Synthesizer(BaseSynthesizer):
+    """The synthesizer of the presets; the module's docstring has the equations."""
 
     def __init__(
         self,
@@ -114,6 +111,10 @@ class Synthesizer(nn.Module):
                 )
                 for i, widths in enumerate(tap_widths)
             )
+
+    @property
+    def is_selective(self) -> bool:
+        return self.familiarity is not None
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -174,10 +175,6 @@ class Synthesizer(nn.Module):
             parts = weights.split(self.config.rank, 1)
             layers.append({Site(i, name): part for name, part in zip(layer.names, parts, strict=True)})
         return tuple(layers)
-
-    def forward(self, taps: Taps, valid: Bool[Tensor, "B T"]) -> Update:
-        """Makes the update of a prompt in one chunk."""
-        return self.finish(self.read(self.init(valid.sum(1)), taps, valid))
 
 
 def _narrowed(

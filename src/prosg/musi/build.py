@@ -35,6 +35,7 @@ from prosg.musi.prompts import PromptRequest, drafted_instructions, request_roun
 from prosg.musi.reasons import kind_of, reasons_text, rejection_reasons
 from prosg.musi.text import plain
 from prosg.musi.verify import RejectedPair, judge_attempts, verify_pair, visible_fault
+from prosg.utils.extras import missing_extra
 from prosg.utils.io import write_lines
 from prosg.utils.locks import locked
 from prosg.utils.progress import progress_bar
@@ -104,7 +105,7 @@ def _check_keys(config: BuildConfig, stages: Sequence[str]) -> None:
 def _check_packages(stages: Sequence[str]) -> None:
     packages = {package for stage in stages for package in PACKAGES[stage]}
     if missing := sorted(name for name in packages if find_spec(name) is None):
-        raise ValueError(f"a build needs the packages {', '.join(missing)}: pip install 'prosg[data]'")
+        raise missing_extra("a build", "data", ", ".join(missing))
 
 
 async def _run(config: BuildConfig, categories: Sequence[Category], stages: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ from prosg.musi.config import BuildConfig
 from prosg.musi.review import BUILD_DECISIONS, apply_decisions, read_decisions
 from prosg.musi.similar import splits_by_cluster
 from prosg.musi.stats import count_rows, statistics_text
+from prosg.utils.extras import missing_extra
 from prosg.utils.io import written_whole
 from prosg.utils.progress import OnProgress, no_progress
 from prosg.utils.replaceable import FolderKind
@@ -48,8 +49,8 @@ def write_parquet(file: Path, rows: Sequence[Row]) -> None:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
-    except ImportError:
-        raise ValueError("Parquet needs the package pyarrow: pip install 'prosg[data]'") from None
+    except ImportError as error:
+        raise missing_extra("Parquet", "data", error) from None
 
     text, integer = pa.string(), pa.int64()
     stage = pa.struct([("instruction", text), ("check", text), ("start", integer), ("marker", text)])

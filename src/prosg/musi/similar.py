@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from prosg.data.synthetic import split_of
 from prosg.musi.text import words
+from prosg.utils.extras import missing_extra
 from prosg.utils.progress import OnProgress, no_progress
 
 __all__ = ["SimilarPair", "SimilarText", "clusters", "first_similar", "rouge_l", "similar_pairs", "splits_by_cluster"]
@@ -50,8 +51,8 @@ class SimilarPair(NamedTuple):
 def _lcs(one: str, other: str, at_least: int) -> int:
     try:
         from rapidfuzz.distance import LCSseq
-    except ImportError:
-        raise ValueError("near-duplicates need the package rapidfuzz: pip install 'prosg[data]'") from None
+    except ImportError as error:
+        raise missing_extra("a search for near-duplicates", "data", error) from None
     return LCSseq.similarity(one, other, score_cutoff=at_least)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prosg.utils.extras import missing_extra
 from prosg.utils.io import iter_jsonl
 from prosg.utils.outside import parse_json
 
@@ -138,8 +139,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
-    except ImportError:
-        raise ValueError(f"{path}: Parquet needs the package pyarrow: pip install 'prosg[data]'") from None
+    except ImportError as error:
+        raise missing_extra(f"{path}: Parquet", "data", error) from None
     try:
         records = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowInvalid) as error:

@@ -49,7 +49,8 @@ class CompiledLibrary:
     @cached_property
     def loaded(self) -> ctypes.CDLL | str:
         """The loaded library, or the reason why there is none."""
-        candidates = [Path(__file__).with_name(f"_{self.name}{suffix}") for suffix in EXTENSION_SUFFIXES]
+        # The last suffix is the one without a tag, as setup.py builds it; systems' packagers may add a tag.
+        candidates = [Path(__file__).with_name(f"_{self.name}{suffix}") for suffix in reversed(EXTENSION_SUFFIXES)]
         path = next((candidate for candidate in candidates if candidate.exists()), None)
         if path is None:
             return "it is not built; install the package where there is a C compiler"

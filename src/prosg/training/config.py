@@ -216,12 +216,13 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        model: Backbone to train, or to train a module on: a .pth file or a folder.
+        model: Backbone to train, or to train a module on: a .pth or .st file, or a folder.
         recipe: Name of defaults for module, perturbation and optim, each of which can still be set (command line and
             YAML). In Python take them from `RECIPES`.
-        train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows; or several.
+        train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows, or RWKV-LM's binidx data of the
+            model's token ids (data.idx beside data.bin); or several.
         out: Folder for the trained model, checkpoints and logs.
-        validation: A jsonl file of rows, or several, to evaluate on; none by default.
+        validation: As train, to evaluate on; none by default.
         tokenizer: world, a tokenizer.json, an RWKV vocabulary, or a folder with one; by default the one beside the
             model, else world for a vocabulary of 65536.
         module: The synthesis module (phase 2 and static).
@@ -300,6 +301,6 @@ class TrainConfig:
         if self.truncate and self.max_tokens < 2:
             raise ValueError(f"truncate cuts rows to max_tokens, which is {self.max_tokens}, must be at least 2")
         if not self.train:
-            raise ValueError("train is empty; name at least one jsonl file")
+            raise ValueError("train is empty; name at least one file")
         if (self.stop.times or self.stop.patience) and not self.validation:
             raise ValueError("stop judges validation rows; name a file with --validation")

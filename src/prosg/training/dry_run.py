@@ -8,13 +8,14 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from prosg.data.encode import EncodedRow
+from prosg.data.joined import row_lengths
 from prosg.model.memory import ADAMW_BYTES, activation_bytes
 from prosg.model.prosg import ProSG
 from prosg.training.config import Phase, TrainConfig
@@ -48,8 +49,8 @@ def dry_run(
     model: ProSG,
     phase: Phase,
     config: TrainConfig,
-    rows: list[EncodedRow],
-    validation: list[EncodedRow],
+    rows: Sequence[EncodedRow],
+    validation: Sequence[EncodedRow],
     too_long: int,
 ) -> None:
     """Prints what would be trained, on what, in how much memory and time. Trains `model` for a few steps.
@@ -73,7 +74,7 @@ def dry_run(
         print_table(lines)
 
 
-def rehearse(model: ProSG, config: TrainConfig, rows: list[EncodedRow]) -> tuple[str, list[float]]:
+def rehearse(model: ProSG, config: TrainConfig, rows: Sequence[EncodedRow]) -> tuple[str, list[float]]:
     """Trains a model for at most `STEPS` steps and leaves no file.
 
     Returns:
@@ -92,21 +93,27 @@ def rehearse(model: ProSG, config: TrainConfig, rows: list[EncodedRow]) -> tuple
 
 
 def _describe(
-    model: ProSG, phase: Phase, config: TrainConfig, rows: list[EncodedRow], validation: list[EncodedRow], too_long: int
+    model: ProSG,
+    phase: Phase,
+    config: TrainConfig,
+    rows: Sequence[EncodedRow],
+    validation: Sequence[EncodedRow],
+    too_long: int,
 ) -> Iterator[tuple[str, str]]:
     """Lines of the table that need no step to be taken."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     what = {"finetune": "backbone", "state": "initial state", "anchor": "anchor's windows"}.get(phase, "module")
-    if model.synthesizer is not None:
-        what += f" {model.synthesizer.config.preset}"
+    if model.prosg_config is not None:
+        what += f" {model.prosg_config.preset}"
     if config.lora:
         what = f"LoRA of rank {config.lora}"
     yield "model", f"{config.model}, {model.backbone.config.model_type}, {total:,} parameters with what is trained"
     yield "trains", f"{what}, {trained:,} parameters ({trained / total:.1%}), recipe {config.recipe or 'none'}"
     cut = f"; {too_long} of more than {config.max_tokens} tokens {'cut' if config.truncate else 'left out'}"
     yield "rows", f"{len(rows):,}" + cut * (too_long > 0)
-    tokens, longest = sum(row.tokens for row in rows), max(row.tokens for row in rows)
+    lengths = row_lengths(rows)
+    tokens, longest = sum(lengths), max(lengths)
     answers = sum(len(row.answer) for row in rows)
     yield "tokens", f"{tokens:,}, {answers:,} of them in answers; the longest row has {longest:,}"
     yield "validation", f"{len(validation):,} rows, every {config.eval_steps} steps" if validation else "none"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ def fit(
     model: ProSG,
     phase: Phase,
     config: TrainConfig,
-    rows: list[EncodedRow],
-    validation: list[EncodedRow],
+    rows: Sequence[EncodedRow],
+    validation: Sequence[EncodedRow],
     report: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> TrainResult:
     """Trains a model in place, resuming from the newest whole checkpoint in `config.out`, if there is one.

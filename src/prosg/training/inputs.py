@@ -11,6 +11,7 @@ from typing import Any
 
 from prosg.checkpoints.hub import local_path
 from prosg.checkpoints.model_files import model_hashes
+from prosg.data.binidx import binidx_files
 from prosg.training.config import TrainConfig
 from prosg.utils.file_hashes import FileHashes
 from prosg.utils.io import read_json, write_json
@@ -30,7 +31,8 @@ def input_hashes(config: TrainConfig, hashes: FileHashes) -> dict[str, list[str]
     del parts["adapter"]
     for part, files in (("train", config.train), ("validation", config.validation)):
         named = [files] if isinstance(files, str) else files
-        parts[part] = [hashes.of(file) if Path(file).is_file() else MISSING for file in named]
+        read = [path for file in named for path in binidx_files(file) or (Path(file),)]
+        parts[part] = [hashes.of(path) if path.is_file() else MISSING for path in read]
     return parts
 
 

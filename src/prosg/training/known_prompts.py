@@ -13,6 +13,7 @@ from prosg.data.encode import EncodedRow
 from prosg.model.familiarity import LEAST_PROMPTS, Familiarity
 from prosg.model.prosg import ProSG
 from prosg.model.reading import read_prompt
+from prosg.model.synthesizer import Synthesizer
 from prosg.utils import distributed
 
 __all__ = ["learn_prompts"]
@@ -36,7 +37,7 @@ def learn_prompts(
         seed: Of the draw of prompts.
     """
     synthesizer = model.synthesizer
-    assert synthesizer is not None
+    assert isinstance(synthesizer, Synthesizer)
     if "inputs" not in synthesizer.taps:
         return  # it reads too little of a prompt to tell
     synthesizer.familiarity = None

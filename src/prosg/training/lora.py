@@ -17,6 +17,7 @@ from prosg.backbones import BackboneModule
 from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.export import PEFT_REFUSES_OUT_PROJ
 from prosg.core.update import LowRank, Site, Update
+from prosg.utils.extras import missing_extra
 
 __all__ = ["add_lora", "is_lora", "remove_lora"]
 
@@ -44,8 +45,8 @@ def add_lora(backbone: BackboneModule, rank: int, alpha: float, names: Sequence[
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise ValueError("lora needs the package peft; install it, or prosg with the extra train") from None
+    except ImportError as error:
+        raise missing_extra("lora", "train", error) from None
     refused = {"out_proj"} if backbone.config.model_type in PEFT_REFUSES_OUT_PROJ else set()
     allowed = [name for name in dict.fromkeys(site.name for site in backbone.sites) if name not in refused]
     wanted = [name.replace(".", "_") for name in names] or allowed

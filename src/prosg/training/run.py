@@ -19,7 +19,9 @@ from prosg.checkpoints.initial_state import STATE_FILE, save_initial
 from prosg.checkpoints.load import load_model, require_tokenizer
 from prosg.core.rng import uniforms
 from prosg.core.update import Update
+from prosg.data.binidx import binidx_files, read_documents
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
+from prosg.data.joined import join_rows
 from prosg.data.row import read_rows
 from prosg.model.anchor import StateAnchor
 from prosg.model.config import ProSGConfig
@@ -97,7 +99,8 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     if config.anchor.enabled:
         options = config.anchor
         model.anchor = StateAnchor(backbone, options.tau or None, None if options.age < 0 else options.age)
-    encoding = {
+    encoding: dict[str, Any] = {
+        "vocab_size": model.backbone.config.vocab_size,
         "special": model.special,
         "max_tokens": config.max_tokens or None,
         "template": config.template,
@@ -134,8 +137,8 @@ def _train(
     model: ProSG,
     phase: Phase,
     config: TrainConfig,
-    rows: list[EncodedRow],
-    validation: list[EncodedRow],
+    rows: Sequence[EncodedRow],
+    validation: Sequence[EncodedRow],
     base: Path,
 ) -> None:
     """Trains, and writes what was trained into the run's folder."""
@@ -249,19 +252,34 @@ def _write_config(config: TrainConfig, out: Path) -> None:
         write_json(out / CONFIG, dataclasses.asdict(config))
 
 
-def _rows(files: Sequence[str] | str, tokenizer: Tokenizer, what: str, **encoding: Any) -> tuple[list[EncodedRow], int]:
-    """The files' rows, encoded by `encode_rows`, and how many were too long, which is printed on stderr."""
-    rows: list[EncodedRow] = []
+def _rows(
+    files: Sequence[str] | str, tokenizer: Tokenizer, what: str, vocab_size: int, **encoding: Any
+) -> tuple[Sequence[EncodedRow], int]:
+    """The files' rows, encoded by `encode_rows` or read as ids, and how many were too long, which stderr is told."""
+    parts: list[Sequence[EncodedRow]] = []
     total_long = 0
+    most, truncate = encoding["max_tokens"], encoding["truncate"]
     for file in [files] if isinstance(files, str) else files:
-        read = read_rows(file)
-        try:
-            encoded, too_long = encode_rows(read, tokenizer, **encoding)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-        rows += encoded
-        total_long += len(too_long)
+        if binidx_files(file) is not None:
+            documents, too_long = read_documents(file, tokenizer, encoding["special"], vocab_size), 0
+            if most is not None:
+                documents, too_long = documents.limited(most, truncate)
+            parts.append(documents)
+        else:
+            encoded, left_out = _encode_file(file, tokenizer, **encoding)
+            parts.append(encoded)
+            too_long = len(left_out)
+        total_long += too_long
         if too_long:
-            done = "cut to" if encoding["truncate"] else "left out, above"
-            distributed.print_once(f"{file}: {len(too_long)} {what} rows {done} {encoding['max_tokens']} tokens")
-    return rows, total_long
+            done = "cut to" if truncate else "left out, above"
+            distributed.print_once(f"{file}: {too_long} {what} rows {done} {most} tokens")
+    return join_rows(parts), total_long
+
+
+def _encode_file(file: str, tokenizer: Tokenizer, **encoding: Any) -> tuple[list[EncodedRow], list[str]]:
+    """The rows of a jsonl file, and the ids of those that are too long. ValueError names the file."""
+    read = read_rows(file)
+    try:
+        return encode_rows(read, tokenizer, **encoding)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error

@@ -53,9 +53,10 @@ def _check_parts(model: ProSG, phase: Phase) -> None:
         raise ValueError(
             f"anchor.enabled must be false: a {model.backbone.config.model_type} gives no gradients through its state"
         )
-    if model.synthesizer is not None and (model.synthesizer.config.reads == "nothing") != (phase == "static"):
+    module = model.prosg_config
+    if module is not None and (module.reads == "nothing") != (phase == "static"):
         allowed = "nothing" if phase == "static" else "last_input, last_position or all_positions"
-        raise ValueError(f"module.reads is {model.synthesizer.config.reads!r}; {phase} allows {allowed}")
+        raise ValueError(f"module.reads is {module.reads!r}; {phase} allows {allowed}")
 
 
 def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:

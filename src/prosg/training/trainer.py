@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from prosg.core.encoded import EncodedPrompt
 from prosg.core.tensors import join_texts
 from prosg.data.collate import collate
 from prosg.data.encode import EncodedRow
+from prosg.data.joined import row_lengths
 from prosg.data.sampler import StepBatches
 from prosg.model.perplexity import perplexity
 from prosg.model.prosg import ProSG, Scored
@@ -61,8 +63,8 @@ class ProSGTrainer(CheckpointingTrainer):
         model: ProSG,
         config: TrainConfig,
         arguments: TrainingArguments,
-        rows: list[EncodedRow],
-        validation: list[EncodedRow],
+        rows: Sequence[EncodedRow],
+        validation: Sequence[EncodedRow],
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=rows, eval_dataset=validation or None)
         self.remove_callback(PrinterCallback)
@@ -80,7 +82,7 @@ class ProSGTrainer(CheckpointingTrainer):
         """This process' share of the run's micro-batches."""
         optim = self.config.optim
         sampler = StepBatches(
-            [row.tokens for row in self.rows],
+            row_lengths(self.rows),
             optim.batch_size,
             optim.accumulation,
             optim.steps,

@@ -46,5 +46,5 @@ def test_without_langdetect_only_rules_on_languages_fail(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "langdetect", None)
     _detector_factory.cache_clear()
     assert instruction("punctuation:no_comma", {}).followed_by("Yes.")
-    with pytest.raises(ValueError, match=r"langdetect.*prosg"):
+    with pytest.raises(ValueError, match=r"needs the extra `eval`.*langdetect"):
         instruction("language:response_language", {"language": "de"}).followed_by("Ja.")

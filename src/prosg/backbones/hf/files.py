@@ -120,7 +120,7 @@ def save_hf(
         CheckpointError: where `path` is named like a file.
         FileExistsError: where `path` exists and may not be replaced.
     """
-    if path.suffix in (".pth", ".bin", ".pt", ".safetensors"):
+    if path.suffix in (".pth", ".bin", ".pt", ".safetensors", ".st"):
         raise CheckpointError(
             f"{path}: a model of type {backbone.model_type} is a folder of transformers; its tensors have no other "
             "layout here"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from prosg.utils.extras import missing_extra
+
 __all__ = ["detect_language"]
 
 
@@ -12,8 +14,8 @@ __all__ = ["detect_language"]
 def _detector_factory() -> Any:  # langdetect has no types
     try:
         from langdetect import PROFILES_DIRECTORY, DetectorFactory
-    except ImportError:
-        raise ValueError("rules on languages need the package langdetect; pip install 'prosg[eval]'") from None
+    except ImportError as error:
+        raise missing_extra("a rule on languages", "eval", error) from None
     factory = DetectorFactory()
     factory.seed = 0  # unseeded, it may answer differently from call to call
     factory.load_profile(PROFILES_DIRECTORY)

@@ -1,0 +1,62 @@
+"""What is built of the sources: a wheel that runs everywhere where nothing compiles, with all that commands read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+import prosg
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_version_stands_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert prosg.__version__ == metadata.version("prosg")
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == project["version"]
+    assert "version" not in (ROOT / "setup.py").read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "failures"),
+    [({"PROSG_NO_KERNELS": "1"}, 0), ({"CC": "/nonexistent/cc"}, 3)],
+    ids=["asked for", "no compiler"],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="CC means nothing there")
+def test_without_kernels_the_wheel_is_for_any_platform(
+    environment: dict[str, str], failures: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("setuptools")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(
+        ROOT / "src" / "prosg", tmp_path / "src" / "prosg", ignore=shutil.ignore_patterns("*.so", "*.py[co]")
+    )
+    built = subprocess.run(
+        [sys.executable, "setup.py", "bdist_wheel"],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = built.stdout + built.stderr
+    assert said.count("0 of 3 C kernels are built") == 1
+    assert said.count('" failed: ') == failures
+    [wheel] = (tmp_path / "dist").iterdir()
+    assert wheel.name == f"prosg-{metadata.version('prosg')}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if name.startswith("prosg/")}
+    assert not any(name.endswith(".so") for name in names)
+    sources = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*") if path.is_file()}
+    assert names == {name for name in sources if name.startswith("prosg/") and not name.endswith((".so", ".pyc"))}
