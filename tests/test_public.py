@@ -49,4 +49,4 @@ def test_a_model_says_where_and_what_it_is_and_a_prompt_is_short() -> None:
     moved = encoded.to("cpu")
     assert torch.equal(moved.logits, encoded.logits) and moved.update is not None and moved.anchor is not None
     assert moved.update.keys() == (encoded.update or {}).keys()
-    assert encoded._replace(update=None, anchor=None).to("cpu").update is None
+    assert encoded.replace(update=None, anchor=None).to("cpu").update is None

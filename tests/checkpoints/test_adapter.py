@@ -185,7 +185,7 @@ def test_nothing_half_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr("prosg.checkpoints.encoded.save_file", full)
         with pytest.raises(OSError, match="no space left"):
-            save_encoded(trained.encode(PROMPT), trained, tmp_path / "prompt.safetensors")
+            save_encoded(trained.encode(PROMPT), tmp_path / "prompt.safetensors", trained)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "base.pth"]
 

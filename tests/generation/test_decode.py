@@ -65,7 +65,7 @@ def test_the_first_token_is_the_prompts_and_the_update_acts_from_the_second_on()
     model, encoded = real()
     written = generate_texts(model.backbone, encoded, model.tokenizer, greedy(max_tokens=9, end_token=15))
     none = generate_texts(
-        model.backbone, encoded._replace(update=None), model.tokenizer, greedy(max_tokens=9, end_token=15)
+        model.backbone, encoded.replace(update=None), model.tokenizer, greedy(max_tokens=9, end_token=15)
     )
     for row in range(4):
         assert written[row].ids == by_hand(model, encoded.take(torch.tensor([row])))

@@ -185,7 +185,7 @@ def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path, offline: Non
 def test_an_encoded_prompt_is_a_file(name: str, tmp_path: Path) -> None:
     model = hf_prosg(name)
     encoded = model.encode(tokens(BATCH, 7, seed=1), PROMPT_LENGTHS)
-    save_encoded(encoded, model, tmp_path / "e.safetensors")
+    save_encoded(encoded, tmp_path / "e.safetensors", model)
     again = load_encoded(tmp_path / "e.safetensors", model)
     x = tokens(BATCH, 2, seed=4)
     with torch.no_grad():

@@ -41,7 +41,7 @@ def _run(options: Namespace) -> int:
         raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
     model = load_from(options)
     encoded = encode_prompt(options, model)
-    save_encoded(encoded, model, out, overwrite=options.overwrite)
+    save_encoded(encoded, out, model, overwrite=options.overwrite)
     parts = ["state", *(["update"] if encoded.update else []), *(["anchor"] if encoded.anchor else [])]
     content = " and ".join(parts) + ("" if model.synthesizer else " (this model has no module)")
     print(f"{out}: {content}, {out.stat().st_size:,} bytes")

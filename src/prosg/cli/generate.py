@@ -62,7 +62,7 @@ def _run(options: Namespace) -> int:
         encoded = load_encoded(options.encoded, model)
         if options.anchor is not None:  # its windows instead of those in the file
             usual: Memory = "both" if encoded.update is not None else "anchor"
-            encoded = model.held_by(encoded._replace(anchor=None), options.memory or usual)
+            encoded = model.held_by(encoded.replace(anchor=None), options.memory or usual)
         elif options.memory is not None or options.tau is not None:
             encoded = model.held_by(encoded, model.check_memory(options.memory, options.tau), options.tau)
     check_text("--force-marker", options.force_marker)

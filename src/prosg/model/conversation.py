@@ -227,12 +227,12 @@ class Conversation:
         assert self._place is not None
         held = self._place
         if with_update(self.memory):
-            held = self.model.encode(self._read, memory="update")._replace(state=held.state, logits=held.logits)
-        self._held = held._replace(anchor=None)
+            held = self.model.encode(self._read, memory="update").replace(state=held.state, logits=held.logits)
+        self._held = held.replace(anchor=None)
         self._place = self._under_memory(held)
 
     def _under_memory(self, place: EncodedPrompt) -> EncodedPrompt:
         """A place with the prompt's update and anchor, as far as `memory` has them."""
         assert self._held is not None
         anchor = self.model.anchored(self._held, self.tau).anchor if with_anchor(self.memory) else None
-        return place._replace(update=self._held.update if with_update(self.memory) else None, anchor=anchor)
+        return place.replace(update=self._held.update if with_update(self.memory) else None, anchor=anchor)

@@ -7,7 +7,7 @@ forward:   both passes and the loss                                             
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, Unpack, runtime_checkable
 
@@ -20,7 +20,7 @@ from prosg.backbones.base import Output
 from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
 from prosg.core.state import State
-from prosg.core.tensors import CHUNK, pad
+from prosg.core.tensors import CHUNK, keeping_wide, pad
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import generate_texts, stream_text
 from prosg.model.anchor import StateAnchor
@@ -118,6 +118,16 @@ class ProSG(nn.Module):
         """Type of the backbone's weights."""
         return next(self.backbone.parameters()).dtype
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Converts the weights, for `to`, `half`, `bfloat16` and the like, as loading the backbone in a type does.
+
+        What makes updates, initial states and anchors stays fp32, as these do, and the backbone keeps what it must.
+        """
+        if recurse:
+            for name, part in self.named_children():
+                part._apply(keeping_wide(fn, () if name == "backbone" else part.parameters()))
+        return super()._apply(fn, recurse=False)
+
     def init_state(self, batch: int) -> State:
         """The state before the first token of a prompt: the learned one, if there is one."""
         empty = self.backbone.init_state(batch)
@@ -171,7 +181,7 @@ class ProSG(nn.Module):
         if synthesizer is not None:
             if window is not None:
                 reads = read_windows(self.backbone, prompt, lengths, start, synthesizer, reads, window, chunk=chunk)
-            encoded = encoded._replace(update=synthesizer.finish(reads))
+            encoded = encoded.replace(update=synthesizer.finish(reads))
         return self.anchored(encoded, tau) if with_anchor(memory) else encoded
 
     def check_memory(self, memory: Memory | None, tau: float | None = None, age: float | None = None) -> Memory:
@@ -210,7 +220,7 @@ class ProSG(nn.Module):
         Raises:
             ValueError: for values out of range, and a backbone whose states cannot be anchored.
         """
-        return encoded._replace(anchor=self._anchor(tau, age)(self.backbone, encoded.state))
+        return encoded.replace(anchor=self._anchor(tau, age)(self.backbone, encoded.state))
 
     def forward(
         self,
@@ -238,7 +248,7 @@ class ProSG(nn.Module):
                 encoded = self.anchored(encoded)
             start, interruption = encoded, None
             if perturber is not None:
-                start = encoded._replace(state=perturber.at_prompt_end(self, encoded.state))
+                start = encoded.replace(state=perturber.at_prompt_end(self, encoded.state))
                 interruption = perturber.in_answer(self, answer_lengths - 1)
             scores = score_answer(self.backbone, start, answer, answer_lengths, interruption=interruption)
         else:
@@ -248,7 +258,7 @@ class ProSG(nn.Module):
             if perturber is not None or self.synthesizer is not None:
                 own = read(prompt, prompt_lengths)
             scores, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own)
-            encoded = own or EncodedPrompt((), None, logits)
+            encoded = EncodedPrompt((), None, logits) if own is None else own
         loss = (weights * scores.nll).sum() / (answer_lengths.sum() if count is None else count)
         return Scored(loss, scores.nll, scores.hits, encoded)
 
@@ -284,9 +294,9 @@ class ProSG(nn.Module):
         memory = self.check_memory(memory, tau)
         if with_update(memory) and encoded.update is None:
             raise ValueError(f"memory is {memory!r}, but the prompt was encoded without an update")
-        held = encoded if with_update(memory) else encoded._replace(update=None)
+        held = encoded if with_update(memory) else encoded.replace(update=None)
         if not with_anchor(memory):
-            return held._replace(anchor=None)
+            return held.replace(anchor=None)
         return self.anchored(held, tau) if held.anchor is None or tau is not None else held
 
     def _encoded(
