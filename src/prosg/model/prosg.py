@@ -7,30 +7,30 @@ forward:   both passes and the loss                                             
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol, Unpack, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from prosg.backbones import BackboneModule
 from prosg.backbones.base import Output
 from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
 from prosg.core.state import State
-from prosg.core.tensors import CHUNK, keeping_wide, pad
-from prosg.generation.sampling import Sampling, SamplingOptions
-from prosg.generation.text import generate_texts, stream_text
+from prosg.core.tensors import CHUNK, keeping_wide
+from prosg.data.templates import OwnTemplate
 from prosg.model.anchor import StateAnchor
 from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
+from prosg.model.prompts import Batch, Prompt, listed
 from prosg.model.reading import encode_with_gradients, read_prompt, read_windows
 from prosg.model.scoring import AnswerScores, Interruption, score_answer, score_in_one_call
 from prosg.model.synthesizer import Reads, Synthesizer
-from prosg.tokenizers.base import Tokenizer
-from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
+from prosg.model.text_model import TextModel
+from prosg.tokenizers.special import RWKV_SPECIAL
 
 __all__ = ["ProSG", "Scored", "StatePerturber"]
 
@@ -68,7 +68,7 @@ class StatePerturber(Protocol):
         ...
 
 
-class ProSG(nn.Module):
+class ProSG(TextModel):
     """A backbone, and the module that turns its prompts into updates.
 
     Attributes:
@@ -78,6 +78,7 @@ class ProSG(nn.Module):
         anchor: The windows of the model's own anchor, learned or trained with; None for a model without.
         tokenizer: Needed for texts; token ids do without.
         special: What ends answers, and what stands before prompts that are given as texts.
+        own_template: The chat templates that the model comes with.
         base: Where the backbone came from, for adapters to name.
         chunk: Tokens of a prompt or an answer per call, which bounds the memory needed.
     """
@@ -92,9 +93,30 @@ class ProSG(nn.Module):
             self.synthesizer = Synthesizer(config, backbone.sites, backbone.tap_widths, seed, size)
         self.initial: InitialState | None = None
         self.anchor: StateAnchor | None = None
-        self.tokenizer: Tokenizer | None = None
-        self.special = RWKV_SPECIAL
+        self.tokenizer = None
+        self.special, self.own_template = RWKV_SPECIAL, OwnTemplate()
         self.base, self.chunk = "", CHUNK
+
+    @classmethod
+    def from_scratch(cls, model: ProSG, preset: str | ProSGConfig = "plus", *, seed: int | None = None) -> ProSG:
+        """Gives a model a fresh module; what it had is left out.
+
+        Args:
+            model: A loaded model. The new one shares its backbone, and keeps its tokenizer, special tokens, chat
+                template, learned initial state, anchor, and where its backbone came from.
+            preset: Name of a preset, or the module's options.
+            seed: Fixes the module's initial weights.
+
+        Raises:
+            ValueError: for an unknown preset, and options that do not fit the backbone.
+        """
+        config = ProSGConfig.from_preset(preset) if isinstance(preset, str) else preset
+        made = cls(model.backbone, config, seed)
+        for name in ("initial", "anchor", "tokenizer", "special", "own_template", "base", "chunk"):
+            setattr(made, name, getattr(model, name))
+        assert made.synthesizer is not None
+        made.synthesizer.to(model.device)
+        return made.train(model.training)
 
     @property
     def prosg_config(self) -> ProSGConfig | None:
@@ -126,7 +148,7 @@ class ProSG(nn.Module):
         if recurse:
             for name, part in self.named_children():
                 part._apply(keeping_wide(fn, () if name == "backbone" else part.parameters()))
-        return super()._apply(fn, recurse=False)
+        return super()._apply(fn, recurse=False)  # type: ignore[no-untyped-call]
 
     def init_state(self, batch: int) -> State:
         """The state before the first token of a prompt: the learned one, if there is one."""
@@ -136,34 +158,40 @@ class ProSG(nn.Module):
     @torch.no_grad()
     def encode(
         self,
-        prompt: str | Sequence[str] | Tensor,
+        prompt: Prompt | Batch,
         lengths: Int[Tensor, " B"] | None = None,
         *,
         memory: Memory | None = None,
         tau: float | None = None,
+        template: str = "",
         chunk: int | None = None,
         window: int | None = None,
     ) -> EncodedPrompt:
         """Reads prompts with the unmodified backbone, then synthesizes their updates and anchors their states.
 
         Args:
-            prompt: A text, several texts, or token ids (B, T), padded on the right.
+            prompt: A text, which is read as it is; a conversation of messages {"role", "content"}, which the chat
+                template writes; several of either; or token ids (B, T), padded on the right.
             lengths: Valid tokens of each row of ids; all of them by default.
             memory: What holds the prompt beside the state: "none", "anchor", "update" or "both"; the model's own
                 (`ProSG.memory`) by default.
             tau: Window of the anchor, tokens; that of the model's own anchor, or the backbone's default.
+            template: Name of a template for messages; the model's own (`ProSG.template`) by default.
             chunk: Tokens per call instead of the model's; a backbone that cannot continue has one call per prompt.
             window: Show the module windows of this many tokens, each read from the initial state: for prompts that
                 overfill the state. The state is that of the whole prompt, which is then read twice.
 
         Raises:
-            ValueError: for no prompt or an empty one, ids and lengths out of range, windows where the module does not
+            ValueError: for no prompt or an empty one, messages that are no conversation or that the template cannot
+                write, ids and lengths out of range, windows where the module does not
                 read every position, an update where there is no module, and an anchor where the backbone cannot have
                 one.
         """
         memory = self.check_memory(memory, tau)
+        if isinstance(prompt, EncodedPrompt):
+            raise ValueError("the prompt is encoded already; `held_by` changes what holds it")
         if not isinstance(prompt, Tensor):
-            prompt, lengths = self.tokenise([prompt] if isinstance(prompt, str) else prompt)
+            prompt, lengths = self.padded(self.read(listed(prompt), template))
         check_tokens(prompt, self.backbone.config.vocab_size, "prompt")
         batch, time = prompt.shape
         if lengths is None:
@@ -271,15 +299,6 @@ class ProSG(nn.Module):
         """Calls the backbone through the module, so that FSDP gathers its weights."""
         return self.backbone(*args, **kwargs)  # type: ignore[no-any-return]
 
-    def tokenise(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids (B, T) of prompts, padded on the right, and their lengths (B,). ValueError without a tokenizer."""
-        if self.tokenizer is None:
-            raise ValueError("this model has no tokenizer: set model.tokenizer, or pass token ids")
-        ids = [self.special.prompt(self.tokenizer.encode(text)) if text else [] for text in texts]
-        lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
-        device = next(self.parameters()).device
-        return (pad(ids) if ids else torch.zeros(0, 0, dtype=torch.int64)).to(device), lengths.to(device)
-
     def held_by(self, encoded: EncodedPrompt, memory: Memory, tau: float | None = None) -> EncodedPrompt:
         """Returns encoded prompts as `memory` holds them: without what it does not name, anchored where it says so.
 
@@ -298,45 +317,6 @@ class ProSG(nn.Module):
         if not with_anchor(memory):
             return held.replace(anchor=None)
         return self.anchored(held, tau) if held.anchor is None or tau is not None else held
-
-    def _encoded(
-        self, prompt: str | Sequence[str] | EncodedPrompt, memory: Memory | None, tau: float | None
-    ) -> EncodedPrompt:
-        if not isinstance(prompt, EncodedPrompt):
-            return self.encode(prompt, memory=memory, tau=tau)
-        prompt.check_rows()
-        return prompt if memory is None else self.held_by(prompt, memory, tau)
-
-    def generate(
-        self,
-        prompt: str | Sequence[str] | EncodedPrompt,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        **sampling: Unpack[SamplingOptions],
-    ) -> list[str]:
-        """Writes one answer per prompt, in one batch. `memory` and `tau` as in `encode`; the others: `Sampling`."""
-        encoded = self._encoded(prompt, memory, tau)
-        return [a.text for a in generate_texts(self.backbone, encoded, self.tokenizer, self.sampling(**sampling))]
-
-    def stream(
-        self,
-        prompt: str | EncodedPrompt,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        **sampling: Unpack[SamplingOptions],
-    ) -> Iterator[str]:
-        """Writes one answer and yields its pieces as they come; options as in `generate`."""
-        encoded = self._encoded(prompt, memory, tau)
-        yield from stream_text(self.backbone, encoded, self.tokenizer, self.sampling(**sampling))
-
-    def sampling(self, **options: Unpack[SamplingOptions]) -> Sampling:
-        """Options of writing, ended by the model's own end tokens unless `end_token` says otherwise."""
-        options.setdefault("end_token", self.special.end)
-        sampling = Sampling(**options)
-        SpecialTokens(sampling.ends).check(self.backbone.config.vocab_size, "end_token")
-        return sampling
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, **options: Any
