@@ -32,7 +32,7 @@ from prosg.model.synthesizer import Synthesizer
 from prosg.tokenizers.files import TOKENIZER_FILES, WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 from prosg.utils.io import CheckpointError, read_json, written_whole
-from prosg.utils.replaceable import FolderKind
+from prosg.utils.replaceable import FolderKind, check_replaceable
 from prosg.utils.values import shown
 
 __all__ = ["CONFIG_NAME", "adapter_base", "adapter_config", "is_adapter", "load_adapter", "save_adapter"]
@@ -91,6 +91,7 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
     """
     if model.synthesizer is None:
         raise ValueError("this model has no synthesis module to save")
+    check_replaceable(folder, overwrite=overwrite, kind=ADAPTER_FOLDER)
     named = str(base) if base is not None else model.base
     fingerprint = _base_fingerprint(model, Path(folder), named)
     tokenizer = model.tokenizer
