@@ -64,7 +64,7 @@ def test_the_pieces_of_each_row_are_its_answer(model: ProSG, stop: list[str]) ->
         written[row] += piece
     assert written == model.generate(TEXTS, stop=stop, **DRAWN)
     assert "".join(model.stream(TEXTS[0], stop=stop, **DRAWN)) == written[0]
-    assert [row for row, _ in model.stream(model.encode(TEXTS[:1]), **DRAWN)][0] == 0
+    assert {row for row, _ in model.stream(model.encode(TEXTS[:1]), **DRAWN)} == {0}
 
 
 def test_messages_are_written_by_the_models_template(model: ProSG) -> None:
@@ -87,7 +87,6 @@ def test_messages_are_written_by_the_models_template(model: ProSG) -> None:
         ([{"role": "user"}], "message 1 .*'content'"),
         ([{"role": "tool", "content": "x"}], "message 1 has the role 'tool'"),
         ([{"role": "system", "content": "x"}, USER], "'pile' has no system turn"),
-        ([USER, "x"], "message 2 is an object"),
     ],
 )
 def test_what_is_no_prompt_is_refused(model: ProSG, messages: Any, words: str) -> None:
