@@ -208,7 +208,7 @@ def test_conversations_are_framed_by_the_template(model: ProSG) -> None:
     turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi."}]
     assert lm.apply_chat_template(turns) == "System: Be short.\n\nUser: Hi.\n\nAssistant:"
     assert lm.chat_template(True) == "world"
-    assert lm.tokenizer_name == f"{model.tokenizer.fingerprint}-world"
+    assert lm.tokenizer_name == f"{model.tokenizer.fingerprint}-{model.special}-world"
     with pytest.raises(ValueError, match="ends with the assistant's cue"):
         lm.apply_chat_template(turns, add_generation_prompt=False)
 

@@ -178,8 +178,8 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         return self.template.frame([Turn(turn["role"], turn["content"]) for turn in chat_history]).text
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """As transformers has it: the harness keeps it with the results."""
-        return self.template.jinja()
+        """Its name, or a model's own as it is: the harness keeps it with the results."""
+        return self.template.jinja() if self.template.name == OWN else self.template.name
 
     @property
     def tokenizer_name(self) -> str:
