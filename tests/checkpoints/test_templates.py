@@ -27,14 +27,14 @@ def test_a_template_is_found_in_the_models_files(form: str, tmp_path: Path) -> N
     model = load_model(folder)
     assert isinstance(model.template, JinjaTemplate) and model.own_template.trained is None
     assert model.template.place.startswith(str(folder)) and model.template.tokens["bos_token"] == "<s>"
-    (read,) = model.read([MESSAGES])
+    (read,) = model.prepare([MESSAGES])
     assert model.tokenizer is not None and model.tokenizer.decode(read.ids) == WRITTEN
     if form == "file":
         assert folder / "chat_template.jinja" in model_files(folder)["backbone"]
     for name in ("copy", "copy.pth"):
         convert(folder, tmp_path / "to" / name)
     copied = load_model(tmp_path / "to" / "copy")
-    assert copied.read([MESSAGES]) == [read] and copied.special == model.special
+    assert copied.prepare([MESSAGES]) == [read] and copied.special == model.special
     assert load_model(tmp_path / "to" / "copy.pth").template == NONE
 
 

@@ -122,9 +122,9 @@ def test_training_records_the_template_that_it_used(
         trained = load_model(out / written)
         name = {"plain": "none", "text": "pile", "messages": OWN, "named": "raven"}[kind]
         assert trained.template.name == name
-        prompt = trained.read([[USER]])[0] if kind != "plain" else None
+        prompt = trained.prepare([[USER]])[0] if kind != "plain" else None
         if kind == "messages":
-            assert prompt == load_model(chat).read([[USER]])[0]
+            assert prompt == load_model(chat).prepare([[USER]])[0]
         elif prompt is not None:
             assert trained.tokenizer is not None
             assert trained.tokenizer.decode(prompt.ids) == TEMPLATES[name].frame([Turn("user", USER["content"])]).text

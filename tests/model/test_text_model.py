@@ -120,7 +120,7 @@ def test_perplexity_is_of_texts(model: ProSG) -> None:
 def test_a_models_own_template_has_its_special_tokens(chat: ProSG) -> None:
     assert chat.tokenizer is not None
     end = chat.tokenizer.token_id("<|im_end|>")
-    (read,) = chat.read([[USER]])
+    (read,) = chat.prepare([[USER]])
     assert read.special.end[0] == end and read.special.begin is None and not read.spaced
     ids = torch.tensor([read.ids])
     assert_near(chat.encode([USER]).logits, chat.encode(ids).logits, 0.0)

@@ -13,7 +13,7 @@ from prosg.data.templates import ChatTemplate, FramedPrompt
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import SpecialTokens
 
-__all__ = ["Batch", "Prompt", "ReadPrompt", "check_answers", "is_single", "listed", "read_prompts"]
+__all__ = ["Batch", "PreparedPrompt", "Prompt", "check_answers", "is_single", "listed", "prepare_prompts"]
 
 Prompt = str | Messages | FramedPrompt
 """One prompt: a text, which is read as it is; messages, which the chat template writes; or what it has written."""
@@ -21,7 +21,7 @@ Batch = list[str] | tuple[str, ...] | Sequence[Messages] | Sequence[FramedPrompt
 """Several prompts: also token ids (B, T), and prompts that were encoded."""
 
 
-class ReadPrompt(NamedTuple):
+class PreparedPrompt(NamedTuple):
     """A prompt before it is encoded, and what its answer is like."""
 
     ids: list[int]
@@ -42,9 +42,9 @@ def listed(prompt: Prompt | Batch) -> Sequence[Prompt]:
     return [prompt] if is_single(prompt) else cast(Sequence[Prompt], prompt)
 
 
-def read_prompts(
+def prepare_prompts(
     prompts: Sequence[Prompt], tokenizer: Tokenizer, special: SpecialTokens, template: ChatTemplate
-) -> list[ReadPrompt]:
+) -> list[PreparedPrompt]:
     """Writes and tokenises prompts.
 
     Args:
@@ -56,15 +56,15 @@ def read_prompts(
     Raises:
         ValueError: for what is no conversation of a prompt, and what the template cannot write.
     """
-    return [_read(prompt, tokenizer, special, template) for prompt in prompts]
+    return [_prepare(prompt, tokenizer, special, template) for prompt in prompts]
 
 
-def _read(prompt: Prompt, tokenizer: Tokenizer, special: SpecialTokens, template: ChatTemplate) -> ReadPrompt:
+def _prepare(prompt: Prompt, tokenizer: Tokenizer, special: SpecialTokens, template: ChatTemplate) -> PreparedPrompt:
     if isinstance(prompt, str):
-        return ReadPrompt(special.prompt(tokenizer.encode(prompt)) if prompt else [], "", special, False)
+        return PreparedPrompt(special.prompt(tokenizer.encode(prompt)) if prompt else [], "", special, False)
     framed = prompt if isinstance(prompt, FramedPrompt) else template.frame(prompt_turns(prompt))
     special = template.special(special, tokenizer)
-    return ReadPrompt(framed.prompt_ids(tokenizer, special), template.stop, special, template.reshapes)
+    return PreparedPrompt(framed.prompt_ids(tokenizer, special), template.stop, special, template.reshapes)
 
 
 def check_answers(answers: Sequence[str], prompts: int) -> None:

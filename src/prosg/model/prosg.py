@@ -191,7 +191,7 @@ class ProSG(TextModel):
         if isinstance(prompt, EncodedPrompt):
             raise ValueError("the prompt is encoded already; `held_by` changes what holds it")
         if not isinstance(prompt, Tensor):
-            prompt, lengths = self.padded(self.read(listed(prompt), template))
+            prompt, lengths = self.padded(self.prepare(listed(prompt), template))
         check_tokens(prompt, self.backbone.config.vocab_size, "prompt")
         batch, time = prompt.shape
         if lengths is None:

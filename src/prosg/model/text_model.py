@@ -16,7 +16,7 @@ from prosg.core.tensors import pad
 from prosg.data.templates import ChatTemplate, OwnTemplate, without_blank_lines
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import generate_texts, stream_texts
-from prosg.model.prompts import Batch, Prompt, ReadPrompt, check_answers, is_single, listed, read_prompts
+from prosg.model.prompts import Batch, PreparedPrompt, Prompt, check_answers, is_single, listed, prepare_prompts
 from prosg.model.scoring import AnswerScores
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import SpecialTokens
@@ -73,8 +73,8 @@ class TextModel(nn.Module):
         """How conversations are written: as in the model's training here, else as its files say, World's, or none."""
         return self.own_template.choose("", self.tokenizer)
 
-    def read(self, prompts: Sequence[Prompt], template: str = "") -> list[ReadPrompt]:
-        """Writes and tokenises prompts, without reading them.
+    def prepare(self, prompts: Sequence[Prompt], template: str = "") -> list[PreparedPrompt]:
+        """Writes and tokenises prompts; the backbone does not read them.
 
         Args:
             prompts: Texts, and conversations of messages.
@@ -84,7 +84,7 @@ class TextModel(nn.Module):
             ValueError: without a tokenizer, and as `encode`.
         """
         chosen = self.own_template.choose(template, self.tokenizer)
-        return read_prompts(prompts, self._tokenizer(), self.special, chosen)
+        return prepare_prompts(prompts, self._tokenizer(), self.special, chosen)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -93,18 +93,18 @@ class TextModel(nn.Module):
 
     def tokenise(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """Token ids (B, T) of prompts, padded on the right, and their lengths (B,). ValueError without a tokenizer."""
-        return self.padded(self.read(prompts))
+        return self.padded(self.prepare(prompts))
 
-    def padded(self, prompts: Sequence[ReadPrompt]) -> tuple[Tensor, Tensor]:
+    def padded(self, prompts: Sequence[PreparedPrompt]) -> tuple[Tensor, Tensor]:
         """Token ids (B, T) of prompts, padded on the right, and their lengths (B,), on the model's device."""
         ids = [prompt.ids for prompt in prompts]
         lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
         device = next(self.parameters()).device
         return (pad(ids) if ids else torch.zeros(0, 0, dtype=torch.int64)).to(device), lengths.to(device)
 
-    def _prepared(
+    def _encoded(
         self, prompt: Prompt | Batch, memory: Memory | None, tau: float | None, template: str
-    ) -> tuple[EncodedPrompt, list[ReadPrompt]]:
+    ) -> tuple[EncodedPrompt, list[PreparedPrompt]]:
         """Encodes prompts that are not encoded; also what was read, () of what came as ids or encoded."""
         if isinstance(prompt, EncodedPrompt):
             prompt.check_rows()
@@ -112,7 +112,7 @@ class TextModel(nn.Module):
         if isinstance(prompt, Tensor):
             return self.encode(prompt, memory=memory, tau=tau), []
         self.check_memory(memory, tau)
-        read = self.read(listed(prompt), template)
+        read = self.prepare(listed(prompt), template)
         return self.encode(*self.padded(read), memory=memory, tau=tau), read
 
     def _held(self, encoded: EncodedPrompt, memory: Memory | None, tau: float | None) -> EncodedPrompt:
@@ -192,7 +192,7 @@ class TextModel(nn.Module):
         """
         if n is not None and n < 1:
             raise ValueError(f"n is {n}, must be at least 1 sample")
-        encoded, read = self._prepared(prompt, memory, tau, template)
+        encoded, read = self._encoded(prompt, memory, tau, template)
         options = self._sampling_of(read, sampling, 1 if n is None else n)
         rows, samples = np.repeat(np.arange(encoded.batch), n or 1), np.tile(np.arange(n or 1), encoded.batch)
         answers = generate_texts(
@@ -250,13 +250,13 @@ class TextModel(nn.Module):
         Raises:
             ValueError: as `generate`.
         """
-        encoded, read = self._prepared(prompt, memory, tau, template)
+        encoded, read = self._encoded(prompt, memory, tau, template)
         options = self._sampling_of(read, sampling)
         stops = [one.stop for one in read] or None
         pieces = stream_texts(self.backbone, encoded, self._tokenizer(), options, stops=stops)
         return (piece for _, piece in pieces) if is_single(prompt) else pieces
 
-    def _sampling_of(self, read: Sequence[ReadPrompt], options: SamplingOptions, n: int = 1) -> Sampling:
+    def _sampling_of(self, read: Sequence[PreparedPrompt], options: SamplingOptions, n: int = 1) -> Sampling:
         """Options of writing, ended by what ends answers under the prompts' templates; markers for n samples each."""
         given = options.copy()
         if "end_token" not in given and read:
@@ -319,7 +319,7 @@ class TextModel(nn.Module):
         single = is_single(prompt)
         if single != isinstance(answer, str):
             raise ValueError("give one answer to one prompt, or a list of answers to a list of prompts")
-        encoded, read = self._prepared(prompt, memory, tau, template)
+        encoded, read = self._encoded(prompt, memory, tau, template)
         texts = [answer] if isinstance(answer, str) else [*answer]
         check_answers(texts, encoded.batch)
         ids = []

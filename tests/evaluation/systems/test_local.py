@@ -323,7 +323,7 @@ def test_prompts_of_the_mean_are_framed_as_those_asked() -> None:
     model = tiny()
     training = {"k": [row(i, f"{WORDS[1 + i % 12]} a") for i in range(64)]}
     asked = system(model, ROWS, training, update="mean", template="world", prompt="twice")
-    assert asked.training["k"][0] == "User: Tom a\nTom a\n\nAssistant:"
+    assert asked.training["k"][0].text == "User: Tom a\nTom a\n\nAssistant:"
 
 
 def test_windows_are_the_modules() -> None:
@@ -432,7 +432,7 @@ def test_conversations_are_written_and_answered_under_the_models_own_template(tm
     row = row_from_dict({"messages": [*turns, {"role": "assistant", "content": "say"}]})
     local = LocalSystem(SystemConfig(model="x"), model, [row], {}, 0)
     end = model.tokenizer.token_id("<|im_end|>")
-    assert local.encoded_rows[0].prompt == model.read([turns])[0].ids and local.ends[0] == end
+    assert local.encoded_rows[0].prompt == model.prepare([turns])[0].ids and local.ends[0] == end
     assert local.encoded_rows[0].answer[-1] == end
     (answer,) = local.write([0], GenerationConfig(max_tokens=6, temperature=0.0))
     assert answer.text == model.generate(turns, max_tokens=6, temperature=0.0)
