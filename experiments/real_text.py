@@ -223,15 +223,15 @@ def learn(out: Path, steps: int, rows: int, price_weight: float, lr: float, tau:
     for step in range(steps):
         some = segments(ids, rows, 768, seed=step)
         start = model.encode(some.prompt, memory="none")
-        far = start._replace(anchor=detach_state(anchor(model.backbone, start.state)))
+        far = start.replace(anchor=detach_state(anchor(model.backbone, start.state)))
         far = advance(model.backbone, far, some.other[:, :-128])
-        near = advance(model.backbone, far._replace(state=start.state), some.own[:, :512])
+        near = advance(model.backbone, far.replace(state=start.state), some.own[:, :512])
         held = anchor(model.backbone, start.state)
         other = model.backbone(some.other[:, -128:], far.state, anchor=held, logits="last")
         continued = EncodedPrompt(other.state, None, other.logits, held)
         lengths = torch.full((rows,), 128)
         gain = score_answer(model.backbone, continued, some.own[:, :128], lengths).nll.mean()
-        price = score_answer(model.backbone, near._replace(anchor=held), some.own[:, 512:640], lengths).nll.mean()
+        price = score_answer(model.backbone, near.replace(anchor=held), some.own[:, 512:640], lengths).nll.mean()
         optimiser.zero_grad()
         (gain + price_weight * price).backward()
         optimiser.step()
@@ -262,9 +262,9 @@ def measure(out: Path, count: int, distances: Sequence[int], taus: Sequence[floa
     for name, anchor in anchors.items():
         began = time.perf_counter()
         held = None if anchor is None else anchor(backbone, start.state)
-        conditions = {"own": start._replace(anchor=held)}
+        conditions = {"own": start.replace(anchor=held)}
         if anchor is not None:
-            conditions["other"] = start._replace(anchor=anchor(backbone, start.take(shuffled).state))
+            conditions["other"] = start.replace(anchor=anchor(backbone, start.take(shuffled).state))
         scores = {}
         for whose, place in conditions.items():
             read = 0

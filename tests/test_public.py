@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import prosg
+from prosg.core.encoded import EncodedPrompt
 from prosg.generation.sampling import Sampling, SamplingOptions
-from support.models import live_model, tokens
+from support.models import live_model, same_encoded, tokens
 
 
 def test_every_public_name_is_there() -> None:
@@ -27,18 +28,53 @@ def test_the_options_of_generate_are_those_of_sampling() -> None:
     assert SamplingOptions.__annotations__.keys() == Sampling.__dataclass_fields__.keys()
 
 
+SCRIPT = """import prosg
+from prosg import EncodedPrompt, ProSG, Sampling
+
+model: ProSG = prosg.load_model("x", dtype="bf16", device="auto", end_token=[3])
+talk = [{"role": "system", "content": "b"}, {"role": "user", "content": "a"}]
+encoded: EncodedPrompt = model.encode(talk, memory="both", tau=20.0, template="world")
+text: str = model.generate("a", max_tokens=3, stop=["x"], memory="anchor")
+reply: str = model.generate(talk, seed=1)
+samples: list[str] = model.generate(talk, n=3, temperature=0.5)
+texts: list[str] = model.generate(["a", "b"])
+replies: list[str] = model.generate([talk, talk])
+grouped: list[list[str]] = model.generate(("a", "b"), n=2)
+again: list[str] = model.generate(encoded.to("cpu").take([0]))
+for piece in model.stream("a", max_tokens=3):
+    print(piece.upper())
+for row, part in model.stream(["a", "b"]):
+    print(row + 1, part.upper())
+number: float = model.perplexity(talk, "b")
+numbers: list[float] = model.perplexity(["a"], ["b"], memory="none")
+prosg.save_encoded(EncodedPrompt.join([encoded, encoded]), "x.safetensors", model, overwrite=True)
+print(len(prosg.load_encoded("x.safetensors", model)), model.template.name, model.half().dtype, prosg.__version__)
+fresh: ProSG = ProSG.from_scratch(model, "static", seed=1)
+prosg.save_adapter(fresh, "x", base="y")
+conversation = prosg.Conversation(model, "world", memory="update", system="b")
+print("".join(conversation.ask("a", max_tokens=3)), Sampling(top_k=3).ends)
+status: int = prosg.train("synthesize", prosg.TrainConfig("x", "y", "z"))
+# wrong from here on
+model.generate("a", max_token=3)
+model.generate("a", temperature="hot")
+model.stream("a", n=2)
+model.encode("a", memory="bothh")
+model.perplexity("a", ["b"])
+length: int = model.generate("a")
+ProSG.from_scratch(model, seed="x")
+"""
+
+
 def test_a_type_checker_finds_a_wrong_option(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(
-        "import prosg\nmodel = prosg.load_model('x', dtype='bf16')\n"
-        "print(model.generate('a', max_tokens=3))\nprint(model.generate('a', max_token=3))\n"
-        "print(model.generate('a', temperature='hot'))\n"
-    )
+    script.write_text(SCRIPT)
     root = Path(__file__).parents[1]
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "/dev/null", str(script)]
     told = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=280).stdout
     ours = [line for line in told.splitlines() if "script.py" in line and ": error: " in line]
-    assert [line.split(":")[1] for line in ours] == ["4", "5"], told
+    lines = SCRIPT.splitlines()
+    wrong = range(lines.index("# wrong from here on") + 2, len(lines) + 1)
+    assert sorted({int(line.split(":")[1]) for line in ours}) == [*wrong], told
 
 
 def test_a_model_says_where_and_what_it_is_and_a_prompt_is_short() -> None:
@@ -49,4 +85,11 @@ def test_a_model_says_where_and_what_it_is_and_a_prompt_is_short() -> None:
     moved = encoded.to("cpu")
     assert torch.equal(moved.logits, encoded.logits) and moved.update is not None and moved.anchor is not None
     assert moved.update.keys() == (encoded.update or {}).keys()
-    assert encoded._replace(update=None, anchor=None).to("cpu").update is None
+    assert len(encoded) == 2 and encoded.replace(update=None, anchor=None).to("cpu").update is None
+    one = encoded.take([1])
+    assert len(one) == 1 and repr(one).startswith("EncodedPrompt(1 prompt, ")
+    assert same_encoded(EncodedPrompt.join([encoded.take([0]), one]), encoded)
+    with pytest.raises(ValueError, match="row 2 is not there; the rows are 0 to 1"):
+        encoded.take([2])
+    with pytest.raises(ValueError, match="no encoded prompts"):
+        EncodedPrompt.join([])

@@ -19,10 +19,13 @@ from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.encoded import save_encoded
 from prosg.checkpoints.fingerprints import model_fingerprint, sampled_fingerprint
 from prosg.checkpoints.load import load_model
+from prosg.data.templates import TEMPLATES, OwnTemplate
+from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
+from prosg.tokenizers.special import SpecialTokens
 from prosg.utils.io import CheckpointError
 from support.checkpoints import assert_refused, save_with_base
-from support.models import MODULES, live_backbone, live_model, same_encoded, tokens
+from support.models import MODULES, live_backbone, live_model, same_encoded, tokens, word_tokenizer
 
 PROMPT, LENGTHS, ANSWER = tokens(2, 6), torch.tensor([6, 4]), tokens(2, 5, seed=4)
 
@@ -106,8 +109,41 @@ def test_the_base_is_found_from_the_adapter_from_here_or_as_told(tmp_path: Path,
     missing = tmp_path / "elsewhere" / "adapter"
     assert_refused(lambda: load_adapter(missing), "base.pth.*--base", FileNotFoundError)
     assert load_adapter(missing, base=away / "base.pth")[1].samefile(away / "base.pth")
-    save_adapter(trained, tmp_path / "nameless")
-    assert_refused(lambda: load_adapter(tmp_path / "nameless"), r"unnamed.*--base", FileNotFoundError)
+    nameless = edit(missing, base="")
+    assert_refused(lambda: load_adapter(nameless), r"unnamed.*--base", FileNotFoundError)
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
+    trained, folder = model(), tmp_path / "adapter"
+    assert_refused(lambda: save_adapter(trained, folder), "lies in no file.*save_backbone", ValueError)
+    assert_refused(lambda: save_adapter(trained, folder, base="nowhere.pth"), "nowhere.pth is not there", ValueError)
+    save_backbone(trained.backbone, tmp_path / "base.pth")
+    fresh = ProSG.from_scratch(load_model(tmp_path / "base.pth"), "static")
+    with torch.no_grad():
+        trained.backbone.emb.weight[3] += 1.0
+    assert_refused(lambda: save_adapter(trained, folder, base="../base.pth"), "base.pth .*were changed", ValueError)
+    assert not folder.exists()
+    for adapter in (fresh, fresh.bfloat16()):
+        save_adapter(adapter, folder, overwrite=True)
+        assert load_model(folder).prosg_config.preset == "static"
+        assert load_model(folder, dtype="bf16").dtype == torch.bfloat16
+
+
+def test_a_fresh_module_keeps_what_the_model_had(tmp_path: Path) -> None:
+    own = load_model(save_with_base(model(), tmp_path / "adapter"))
+    own.tokenizer, own.special, own.chunk = word_tokenizer(), SpecialTokens((3,), 2), 5
+    own.own_template = OwnTemplate(trained=TEMPLATES["pile"])
+    made = ProSG.from_scratch(own, ProSGConfig.from_preset("static", rank=2), seed=4)
+    assert made.backbone is own.backbone and made.prosg_config.rank == 2 and not made.training
+    for name in ("tokenizer", "special", "own_template", "base", "chunk", "initial", "anchor"):
+        assert getattr(made, name) == getattr(own, name)
+    again = ProSG.from_scratch(own, ProSGConfig.from_preset("static", rank=2), seed=4).synthesizer.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in made.synthesizer.state_dict().items())
+    save_adapter(made, tmp_path / "fresh")
+    loaded = load_model(tmp_path / "fresh")
+    assert loaded.prosg_config == made.prosg_config and loaded.template == TEMPLATES["pile"]
+    with pytest.raises(ValueError, match="paper, plus, static"):
+        ProSG.from_scratch(own, "pluss")
 
 
 def test_another_base_is_refused(tmp_path: Path) -> None:
@@ -179,13 +215,13 @@ def test_nothing_half_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with monkeypatch.context() as patch:
             patch.setattr(name, full)
             with pytest.raises(OSError, match="no space left"):
-                save_adapter(trained, folder, overwrite=True)
+                save_adapter(trained, folder, base="../base.pth", overwrite=True)
             with pytest.raises(OSError, match="no space left"):
-                save_adapter(trained, tmp_path / "new")
+                save_adapter(trained, tmp_path / "new", base="../base.pth")
     with monkeypatch.context() as patch:
         patch.setattr("prosg.checkpoints.encoded.save_file", full)
         with pytest.raises(OSError, match="no space left"):
-            save_encoded(trained.encode(PROMPT), trained, tmp_path / "prompt.safetensors")
+            save_encoded(trained.encode(PROMPT), tmp_path / "prompt.safetensors", trained)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "base.pth"]
 

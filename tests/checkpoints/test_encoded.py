@@ -30,18 +30,18 @@ def model(module: str | None = "plus", **changes: Any) -> ProSG:
 def test_an_encoded_prompt_comes_back_bit_for_bit(module: str | None, tmp_path: Path) -> None:
     trained = model(module)
     encoded = trained.encode(PROMPT, LENGTHS)
-    save_encoded(encoded, trained, tmp_path / "prompt.safetensors")
+    save_encoded(encoded, tmp_path / "prompt.safetensors", trained)
     assert same_encoded(load_encoded(tmp_path / "prompt.safetensors", trained), encoded)
     one = encoded.take(torch.tensor([1]))
-    save_encoded(one, trained, tmp_path / "prompt.safetensors")
+    save_encoded(one, tmp_path / "prompt.safetensors", trained, overwrite=True)
     assert same_encoded(load_encoded(tmp_path / "prompt.safetensors", trained), one)
     with pytest.raises(FileExistsError, match="exists"):
-        save_encoded(one, trained, tmp_path / "prompt.safetensors", overwrite=False)
+        save_encoded(one, tmp_path / "prompt.safetensors", trained)
 
 
 def test_an_encoded_prompt_belongs_to_the_model_that_made_it(tmp_path: Path) -> None:
     trained, path = model(), tmp_path / "prompt.safetensors"
-    save_encoded(trained.encode(PROMPT), trained, path)
+    save_encoded(trained.encode(PROMPT), path, trained)
     changed = model()
     with torch.no_grad():
         changed.synthesizer.layers[1].queries[0, 0] += 1e-6
@@ -54,7 +54,7 @@ def test_an_encoded_prompt_belongs_to_the_model_that_made_it(tmp_path: Path) -> 
 def test_damaged_encoded_prompts_are_refused(tmp_path: Path) -> None:
     trained, path = model(), tmp_path / "prompt.safetensors"
     assert_refused(lambda: load_encoded(path, trained), "prompt.safetensors: no such file", FileNotFoundError)
-    save_encoded(trained.encode(PROMPT), trained, path)
+    save_encoded(trained.encode(PROMPT), path, trained)
     whole = {name: tensor.clone() for name, tensor in load_file(path).items()}  # the file is mapped, and cut below
     metadata = {"format": "prosg-encoded-1", "model": model_fingerprint(trained)}
     for size in (0, 5, 3000):
@@ -76,7 +76,7 @@ def test_damaged_encoded_prompts_are_refused(tmp_path: Path) -> None:
 def test_a_file_holds_the_anchor(name: str, memory: Any, tmp_path: Path) -> None:
     trained, path = live_model(name, "plus", torch.float32), tmp_path / "prompt.safetensors"
     encoded = trained.encode(PROMPT, LENGTHS, memory=memory, tau=7.0)
-    save_encoded(encoded, trained, path)
+    save_encoded(encoded, path, trained)
     assert same_encoded(load_encoded(path, trained), encoded)
     flat = load_file(path)
     wrong = next(key for key in flat if key.startswith("anchor.1."))
@@ -107,7 +107,7 @@ DAMAGE = [
 @pytest.mark.parametrize("kind", ["rwkv4", "rwkv7", "retnet"])
 def test_a_file_is_accepted_only_if_finite_and_consistent(kind: str, tmp_path: Path) -> None:
     trained, path = live_model(kind, "plus", torch.float32), tmp_path / "prompt.safetensors"
-    save_encoded(trained.encode(PROMPT, LENGTHS, memory="both"), trained, path)
+    save_encoded(trained.encode(PROMPT, LENGTHS, memory="both"), path, trained)
     whole = {name: tensor.clone() for name, tensor in load_file(path).items()}
     metadata = {"format": "prosg-encoded-2", "model": model_fingerprint(trained)}
     for draw in draws(21):
@@ -128,9 +128,9 @@ def test_a_file_is_accepted_only_if_finite_and_consistent(kind: str, tmp_path: P
 def test_what_has_overflowed_is_not_written(tmp_path: Path) -> None:
     trained = model()
     encoded = trained.encode(PROMPT)
-    bad = encoded._replace(logits=encoded.logits * float("nan"))
+    bad = encoded.replace(logits=encoded.logits * float("nan"))
     with pytest.raises(ValueError, match=r"x.safetensors: not written: logits .*overflowed"):
-        save_encoded(bad, trained, tmp_path / "x.safetensors")
+        save_encoded(bad, tmp_path / "x.safetensors", trained)
     assert not list(tmp_path.iterdir())
 
 

@@ -26,7 +26,7 @@ BAD = [
     case("generate plus --encoded nowhere.safetensors", "no such file"),
     case("generate plus --encoded start/model.safetensors", "prosg encode"),
     case("generate plus --encoded hello.safetensors --state odd.pth", "--state", "--encoded"),
-    case(f"{GENERATE} --template alpaca", "'alpaca'", "none, world, pile, raven"),
+    case(f"{GENERATE} --template alpaca", "'alpaca'", "none, world, pile, raven, model"),
     case(f"{GENERATE} --temperature -1", "temperature is -1.0"),
     case(f"{GENERATE} --temperature hot", "--temperature", "hot", "float"),
     case(f"{GENERATE} --tem 1", "--tem"),
@@ -106,9 +106,9 @@ def test_a_reply_ends_where_the_next_turn_would_begin(
 ) -> None:
     stops: list[object] = []
 
-    def stream(self: object, encoded: object, **sampling: object) -> list[str]:
+    def stream(self: object, encoded: object, **sampling: object) -> list[tuple[int, str]]:
         stops.append(sampling["stop"])
-        return ["", " ", " Tree", "."]
+        return [(0, piece) for piece in ("", " ", " Tree", ".")]
 
     monkeypatch.setattr("prosg.model.prosg.ProSG.stream", stream)
     command = ("generate", "start", "--prompt", "Say.", "--stop", "x")

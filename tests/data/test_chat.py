@@ -13,7 +13,7 @@ from prosg.data.chat import _cue_spans
 from prosg.data.checks import split_items
 from prosg.data.encode import encode_rows, frame_row
 from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict
-from prosg.data.templates import TEMPLATES, Turn, frame, known_template
+from prosg.data.templates import TEMPLATES, Turn, known_template
 from prosg.tokenizers.files import load_tokenizer
 from support.generated import draws
 from support.tokenizers import CharacterTokenizer
@@ -60,8 +60,8 @@ def test_templates(template: str) -> None:
     assert framed(text, "world") == framed(row, "world")
     # A prompt from the command line is framed like a training row's prompt.
     question = row_from_dict({"prompt": "Hi there.", "answer": "Hello."})
-    assert framed(question, template) == (frame([Turn("user", "Hi there.")], template), " Hello.")
-    assert not frame([Turn("user", "Hi there.")], template).endswith(" ")
+    assert framed(question, template) == (TEMPLATES[template].frame([Turn("user", "Hi there.")]).text, " Hello.")
+    assert not TEMPLATES[template].frame([Turn("user", "Hi there.")]).text.endswith(" ")
     assert TEMPLATES[template].stop == "\n\n" + FRAMED[template].split()[0]
 
 
@@ -110,7 +110,7 @@ def test_chat_rows_need_a_template_unless_the_tokenizer_has_one() -> None:
         with pytest.raises(ValueError, match="template; allowed: --template world, pile, raven"):
             frame_row(row, template, CharacterTokenizer())
     with pytest.raises(ValueError, match="template .* allowed: world, pile, raven"):
-        frame(row.turns * 2, "none")
+        TEMPLATES["none"].frame(row.turns * 2)
     world = load_tokenizer("world")
     encoded = encode_rows([row], world)[0][0]
     assert world.decode(encoded.prompt) == "User: Hi there.\n\nAssistant:"

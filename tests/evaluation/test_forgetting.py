@@ -148,7 +148,7 @@ def test_a_story_whose_logits_are_not_finite_has_failed() -> None:
         type(layer)(*(leaf.masked_fill(broken.reshape(-1, *[1] * (leaf.ndim - 1)), torch.nan) for leaf in layer))
         for layer in encoded.state
     )
-    (cell,) = length_controlled(late, encoded._replace(state=state), (3,), SEED)
+    (cell,) = length_controlled(late, encoded.replace(state=state), (3,), SEED)
     assert [answer.finite for answer in cell] == [True, False, True, True]
     whole = run((3,))[0]
     assert [cell[i] for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]

@@ -104,7 +104,7 @@ def by_hand(model: ProSG, prompt: str, answer: str, update: str) -> tuple[float,
     """One prompt alone, with the core's own calls."""
     encoded = model.encode(prompt)
     if update == "none":
-        encoded = encoded._replace(update=None)
+        encoded = encoded.replace(update=None)
     ids, lengths = model.tokenise([answer])
     nll, hits = model.score(encoded, ids, lengths)
     return -float(nll.sum()), bool(hits.all())
@@ -148,7 +148,7 @@ def test_greedy_texts_are_the_generators_own_up_to_a_stop_string(
     written = []
     for question, sample in zip(QUESTIONS, evaluated("writing", update), strict=True):
         encoded = model.encode(question["question"])
-        encoded = encoded if update == "update" else encoded._replace(update=None)
+        encoded = encoded if update == "update" else encoded.replace(update=None)
         (text,) = sample["resps"][0]
         assert text == model.generate(encoded, temperature=0.0, max_tokens=12, stop=stops)[0]
         assert not any(stop in text for stop in stops)
@@ -181,7 +181,7 @@ def test_requests_without_context_or_continuation(model: ProSG) -> None:
     assert scores[0][0] == pytest.approx(by_hand(model, WORDS[0], "Tom saw a", "none")[0], abs=1e-4)
     assert scores[2][0] == pytest.approx(by_hand(model, "Tom saw", "a b", "own")[0], abs=1e-4)
     assert scores[1] == scores[3] == (0.0, True)
-    encoded = model.encode(WORDS[0])._replace(update=None)
+    encoded = model.encode(WORDS[0]).replace(update=None)
     options = {"max_gen_toks": 5}
     assert lm.generate_until([Asked(("", options))]) == model.generate(encoded, temperature=0.0, max_tokens=5)
 
@@ -208,7 +208,7 @@ def test_conversations_are_framed_by_the_template(model: ProSG) -> None:
     turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi."}]
     assert lm.apply_chat_template(turns) == "System: Be short.\n\nUser: Hi.\n\nAssistant:"
     assert lm.chat_template(True) == "world"
-    assert lm.tokenizer_name == f"{model.tokenizer.fingerprint}-world"
+    assert lm.tokenizer_name == f"{model.tokenizer.fingerprint}-{model.special}-world"
     with pytest.raises(ValueError, match="ends with the assistant's cue"):
         lm.apply_chat_template(turns, add_generation_prompt=False)
 

@@ -12,7 +12,6 @@ from prosg.checkpoints.load import load_model
 from prosg.cli import main
 from prosg.evaluation.report.findings import FAR_TOKENS, findings
 from prosg.evaluation.store import read_results
-from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
 from support.evaluations import DEMO_BASE, results, run_here, write_config
 
@@ -26,8 +25,7 @@ FAR = 80
 def adapter(folder: Path, preset: str) -> str:
     """A module on the demo's backbone that was never trained: what it makes of a prompt says nothing of it."""
     base = load_model(DEMO_BASE)
-    model = ProSG(base.backbone, ProSGConfig.from_preset(preset))
-    model.tokenizer, model.base = base.tokenizer, DEMO_BASE
+    model = ProSG.from_scratch(base, preset)
     assert model.synthesizer is not None
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

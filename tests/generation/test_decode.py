@@ -65,7 +65,7 @@ def test_the_first_token_is_the_prompts_and_the_update_acts_from_the_second_on()
     model, encoded = real()
     written = generate_texts(model.backbone, encoded, model.tokenizer, greedy(max_tokens=9, end_token=15))
     none = generate_texts(
-        model.backbone, encoded._replace(update=None), model.tokenizer, greedy(max_tokens=9, end_token=15)
+        model.backbone, encoded.replace(update=None), model.tokenizer, greedy(max_tokens=9, end_token=15)
     )
     for row in range(4):
         assert written[row].ids == by_hand(model, encoded.take(torch.tensor([row])))
@@ -116,8 +116,8 @@ def test_texts_token_ids_and_encoded_prompts_are_generated_from_alike() -> None:
     model, _ = real()
     texts = ["Tom saw a", "b c"]
     assert model.generate(texts, max_tokens=5) == model.generate(model.encode(texts), max_tokens=5)
-    assert model.generate("Tom saw a", max_tokens=5) == model.generate(texts[:1], max_tokens=5)
-    assert "".join(model.stream("Tom saw a", max_tokens=5)) == model.generate("Tom saw a", max_tokens=5)[0]
+    assert model.generate(texts[:1], max_tokens=5) == [model.generate("Tom saw a", max_tokens=5)]
+    assert "".join(model.stream("Tom saw a", max_tokens=5)) == model.generate("Tom saw a", max_tokens=5)
 
 
 # -- the end of an answer
@@ -330,8 +330,8 @@ def test_what_does_not_fit_the_prompts_is_refused() -> None:
     model, encoded = real()
     with pytest.raises(ValueError, match="force_marker has 2 texts for 4 prompts; give one, or one per prompt"):
         model.generate(encoded, force_marker=["Names:", "Code:"])
-    with pytest.raises(ValueError, match="streaming writes one answer, not 4; use generate"):
-        list(model.stream(encoded))
+    with pytest.raises(ValueError, match="there are 4 prompts"):
+        list(stream_text(model.backbone, encoded, model.tokenizer, Sampling()))
     with pytest.raises(ValueError, match="this model has no tokenizer"):
         ProSG(model.backbone).generate(encoded)
 

@@ -33,7 +33,10 @@ def test_a_world_model_is_trained_without_naming_its_tokenizer(
     flags = ("--prompt", "Grüße, 你好", "--max-tokens", "8", "--temperature", "1")
     assert main(["generate", "start.pth", *flags]) == 0
     told, said = capsys.readouterr()
-    assert said == "tokenizer: World (picked by the vocabulary size 65536; another with --tokenizer)\n"
+    assert said == (
+        "tokenizer: World (picked by the vocabulary size 65536; another with --tokenizer)\n"
+        "template: world, by its tokenizer (another with --template)\n"
+    )
     assert run(capsys, "generate", "start.pth", *flags, "--tokenizer", "world") == told != "\n"
     assert "65530 tokens" in run(capsys, "info", "start.pth")
 
@@ -42,7 +45,8 @@ def test_a_world_model_is_trained_without_naming_its_tokenizer(
     run(capsys, "train", "finetune", *few, "--model", "start.pth", "--output", "tuned")
     assert Path("tuned/model", VOCABULARY_NAME).is_file()
     run(capsys, "train", "synthesize", *few, "--model", "tuned/model", "--output", "memory")
-    assert {path.name for path in Path("memory/adapter").iterdir()} == {"prosg_config.json", "prosg_model.safetensors"}
+    parts = {"prosg_config.json", "prosg_model.safetensors", "chat_template.jinja"}
+    assert {path.name for path in Path("memory/adapter").iterdir()} == parts
     assert main(["generate", "memory/adapter", *flags]) == 0
     told, said = capsys.readouterr()
     assert told != "\n" and said == ""

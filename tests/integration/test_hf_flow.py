@@ -112,7 +112,7 @@ def test_a_step_scores_what_the_state_would(name: str) -> None:
         assert_near(scored.encoded.update[site].dense(), delta.dense(), 1e-4)
     wiped = model.backbone.init_state(1)
     for row, state in ((0, wiped), (1, encoded.take(torch.tensor([2])).state), (2, wiped)):
-        own = encoded.take(torch.tensor([row]))._replace(state=state)
+        own = encoded.take(torch.tensor([row])).replace(state=state)
         nll, _ = model.score(own, rows["answer"][row : row + 1], rows["answer_lengths"][row : row + 1])
         assert_near(scored.nll[row : row + 1, : nll.shape[1]].detach(), nll, 1e-4)
 
@@ -185,7 +185,7 @@ def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path, offline: Non
 def test_an_encoded_prompt_is_a_file(name: str, tmp_path: Path) -> None:
     model = hf_prosg(name)
     encoded = model.encode(tokens(BATCH, 7, seed=1), PROMPT_LENGTHS)
-    save_encoded(encoded, model, tmp_path / "e.safetensors")
+    save_encoded(encoded, tmp_path / "e.safetensors", model)
     again = load_encoded(tmp_path / "e.safetensors", model)
     x = tokens(BATCH, 2, seed=4)
     with torch.no_grad():

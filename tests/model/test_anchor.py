@@ -61,10 +61,10 @@ def test_generating_streaming_and_scoring_take_it() -> None:
     options: dict[str, Any] = {"max_tokens": 60, "temperature": 0.0, "end_token": len(WORDS) - 1}
     free, held = (made.generate("Tom saw a b c", memory=memory, **options) for memory in ("none", "anchor"))
     assert free != held
-    assert "".join(made.stream("Tom saw a b c", memory="anchor", **options)) == held[0]
+    assert "".join(made.stream("Tom saw a b c", memory="anchor", **options)) == held
     encoded = made.encode("Tom saw a b c")
-    assert made.generate(encoded, memory="anchor", **options) == held
-    assert made.generate(encoded, memory="anchor", tau=5.0, **options) != held
+    assert made.generate(encoded, memory="anchor", **options) == [held]
+    assert made.generate(encoded, memory="anchor", tau=5.0, **options) != [held]
     row = EncodedRow(0, "row", [1, 2, 3, 4, 5], [1, 2, 3, 4] * 12, 40, False, 40)
     scores = {memory: perplexity(made, [row], memory=memory) for memory in ("none", "anchor")}
     assert scores["none"] != scores["anchor"]

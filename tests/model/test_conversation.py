@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prosg.core.encoded import Memory
-from prosg.data.templates import Turn, frame
+from prosg.data.templates import TEMPLATES, Turn
 from prosg.model.conversation import Conversation
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.bpe import train_bpe
@@ -43,7 +43,7 @@ def test_a_conversation_is_in_the_state_of_its_whole_text(template: str) -> None
     for text in ("Tom saw", "why? a", "Code: b"):
         said(talk, text)
     assert [turn.role for turn in talk.turns] == ["user", "assistant"] * 3
-    assert talk._read == frame(talk.turns[:-1], template) + f" {talk.turns[-1].text}"
+    assert talk._read == TEMPLATES[template].frame(talk.turns[:-1]).text + f" {talk.turns[-1].text}"
     whole = made.encode(talk._read, memory="none")
     assert_same_state("rwkv4", place_of(talk).state, whole.state, 1e-12)
     assert_near(place_of(talk).logits, whole.logits, 1e-12)
@@ -59,9 +59,9 @@ def test_turns_without_a_template_are_apart_and_answers_go_on() -> None:
 def test_the_first_turn_is_answered_as_a_prompt(memory: Memory) -> None:
     made = model()
     talk = Conversation(made, "world", memory=memory, tau=30.0 if memory in ("anchor", "both") else None)
-    prompt = frame([Turn("user", "Tom saw a")], "world")
+    prompt = TEMPLATES["world"].frame([Turn("user", "Tom saw a")]).text
     held = {"tau": 30.0} if memory in ("anchor", "both") else {}
-    expected = made.generate(prompt, memory=memory, stop="\n\nUser:", **held, **GREEDY)[0]
+    expected = made.generate(prompt, memory=memory, stop="\n\nUser:", **held, **GREEDY)
     assert said(talk, "Tom saw a") == expected
 
 

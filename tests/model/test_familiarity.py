@@ -108,7 +108,7 @@ def test_auto_is_the_update_of_known_prompts_and_the_anchor_of_others(name: str)
     assert [one.anchor is None for one in alone] == [True, False, True]
     joined = advance(made.backbone, EncodedPrompt.join(alone), answer).logits
     assert_near(joined, after, 1e-5)
-    assert same_encoded(made.held_by(made.encode(PROMPT, LENGTHS, memory="both"), "update"), auto._replace(anchor=None))
+    assert same_encoded(made.held_by(made.encode(PROMPT, LENGTHS, memory="both"), "update"), auto.replace(anchor=None))
 
 
 def test_adapters_keep_what_they_know(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_rows_may_be_scored_under_anothers_update() -> None:
     model = live_model("rwkv4", "plus")
     order = [2, 3, 1, 0]
     own = [alone(model, row) for row in ROWS]
-    other = [mine._replace(update=own[i].update) for mine, i in zip(own, order, strict=True)]
+    other = [mine.replace(update=own[i].update) for mine, i in zip(own, order, strict=True)]
     nll = [by_hand(model, row, encoded)[0] for row, encoded in zip(ROWS, other, strict=True)]
 
     def encode(indices: list[int]) -> EncodedPrompt:

@@ -274,7 +274,7 @@ def test_swapped_rows_get_the_next_rows_state() -> None:
     encoded = model.encode(PROMPT, LENGTHS)
     with torch.no_grad():
         scored = model(**batch(), perturber=Perturber(draws(swap=rows(True, False, True)), None))
-    mixed = encoded._replace(state=take_rows(encoded.state, torch.tensor([1, 1, 0])))
+    mixed = encoded.replace(state=take_rows(encoded.state, torch.tensor([1, 1, 0])))
     assert_near(scored.nll, losses_by_hand(model, mixed), 1e-10)
 
 
@@ -285,7 +285,7 @@ def test_wiped_rows_start_from_the_initial_state() -> None:
     with torch.no_grad():
         scored = model(**batch(), perturber=Perturber(draws(wipe=wiped), None))
     state = choose_rows(wiped, model.backbone.init_state(3), encoded.state)
-    assert_near(scored.nll, losses_by_hand(model, encoded._replace(state=state)), 1e-10)
+    assert_near(scored.nll, losses_by_hand(model, encoded.replace(state=state)), 1e-10)
 
 
 def test_the_storys_touch_comes_after_as_many_tokens_as_were_drawn() -> None:
@@ -316,7 +316,7 @@ def test_loading_knows_how_full_a_wiped_memory_was() -> None:
         scored = model(**batch(), perturber=Perturber(draws(wipe=wipe, prompt_end=end), bank))
     state = choose_rows(wipe, model.backbone.init_state(3), encoded.state)
     loaded = model.backbone.load(state, take_rows(bank, bank_row), torch.exp(shift), weight, encoded.state)
-    assert_near(scored.nll, losses_by_hand(model, encoded._replace(state=choose_rows(load, loaded, state))), 1e-10)
+    assert_near(scored.nll, losses_by_hand(model, encoded.replace(state=choose_rows(load, loaded, state))), 1e-10)
 
 
 def test_a_batch_of_any_order_loses_the_same() -> None:
@@ -339,7 +339,7 @@ def test_updates_can_be_made_by_hand() -> None:
     model = live_model("rwkv4", "plus")
     encoded = model.encode(PROMPT, LENGTHS)
     assert encoded.update is not None
-    twice = encoded._replace(update={site: LowRank(2 * d.a, d.b) for site, d in encoded.update.items()})
+    twice = encoded.replace(update={site: LowRank(2 * d.a, d.b) for site, d in encoded.update.items()})
     assert_near(model.score(twice, ANSWER, ANSWER_LENGTHS)[0], losses_by_hand(model, twice), 1e-10)
 
 

@@ -15,11 +15,12 @@ class CharacterTokenizer:
     vocab_size = 0x110000
     fingerprint = "characters"
     begin_token = None
+    special_tokens = ()
 
     def token_id(self, token: str) -> int | None:
         return ord(token) if len(token) == 1 else None
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
         return [ord(character) for character in text]
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:

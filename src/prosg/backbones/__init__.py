@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from prosg.backbones.hf.model import HFBackbone
-from prosg.backbones.layouts import RETNET_LAYOUT, RWKV4_LAYOUT, RWKV7_LAYOUT, Layout
+from prosg.backbones.layouts import Layout
 from prosg.backbones.native import NativeBackbone, NativeConfig
 from prosg.backbones.retnet import RETNET_SIZES, RetNet, RetNetConfig
 from prosg.backbones.rwkv4 import RWKV4, RWKV4_SIZES, RWKV4Config
@@ -30,8 +30,8 @@ class BackboneKind(NamedTuple):
 
 
 BACKBONES: dict[str, BackboneKind] = {
-    "rwkv4": BackboneKind(RWKV4, RWKV4Config, RWKV4_SIZES, RWKV4_LAYOUT),
-    "rwkv7": BackboneKind(RWKV7, RWKV7Config, RWKV7_SIZES, RWKV7_LAYOUT),
-    "retnet": BackboneKind(RetNet, RetNetConfig, RETNET_SIZES, RETNET_LAYOUT),
+    "rwkv4": BackboneKind(RWKV4, RWKV4Config, RWKV4_SIZES, RWKV4.layout),
+    "rwkv7": BackboneKind(RWKV7, RWKV7Config, RWKV7_SIZES, RWKV7.layout),
+    "retnet": BackboneKind(RetNet, RetNetConfig, RETNET_SIZES, RetNet.layout),
 }
 """Native backbones by their `config.model_type`, which is also what `layouts.detect` returns."""

@@ -8,6 +8,7 @@ A subclass defines how tokens become the residual stream, what a block does, and
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from prosg.backbones.base import Logits, Output, Taps, check_taps, update_mask
 from prosg.backbones.layers import MetaAwareEmbedding, MetaAwareLinear, last_valid
+from prosg.backbones.layouts import Layout
 from prosg.core.state import Anchor, State
+from prosg.core.tensors import keeping_wide
 from prosg.core.update import LowRank, Site, Update, check_update
 from prosg.ops.operation import Operation
 from prosg.utils.values import check_fields
@@ -106,6 +109,8 @@ class NativeBackbone(nn.Module):
     """Projections of `Block.att` that an update may act on; the last is the output projection."""
     operation: ClassVar[Operation[Any]]
     """The recurrence."""
+    layout: ClassVar[Layout]
+    """How files name its tensors, and which of them are never narrowed."""
     perturbations: ClassVar[tuple[str, ...]] = ("wipe", "swap", "load", "age")
 
     continues = True
@@ -204,6 +209,12 @@ class NativeBackbone(nn.Module):
     def full(self, *shape: int, value: float = 0.0) -> Tensor:
         """Returns a constant tensor for an initial state."""
         return torch.full(shape, value, dtype=self.state_dtype, device=self.emb.weight.device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Converts the weights, for `to`, `half`, `bfloat16` and the like, as loading in a type does."""
+        named = chain(self.named_parameters(), self.named_buffers())
+        kept = [tensor for name, tensor in named if self.layout.keep_wide.search(name)]
+        return super()._apply(keeping_wide(fn, kept), recurse)  # type: ignore[no-untyped-call]
 
     def context(self, active: Tensor | None = None, lengths: Tensor | None = None) -> BlockContext:
         """Returns what a call passes to its blocks. Raises ValueError where the chosen kernel cannot run."""

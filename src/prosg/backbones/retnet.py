@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prosg.backbones.layers import MetaAwareLinear, add_memories, anchor_to_memories, pull_memories
+from prosg.backbones.layouts import RETNET_LAYOUT
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, project
@@ -178,6 +179,7 @@ class RetNet(NativeBackbone):
 
     site_names = ("query", "key", "value", "output")
     operation: ClassVar[Operation[RetentionKernel]] = RETENTION
+    layout = RETNET_LAYOUT
 
     config: RetNetConfig
     blocks: Sequence[RetNetBlock]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from prosg.backbones.layers import MetaAwareLinear, last_valid, shift_tokens
+from prosg.backbones.layouts import RWKV4_LAYOUT
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, project
@@ -174,6 +175,7 @@ class RWKV4(NativeBackbone):
 
     site_names = ("key", "value", "receptance", "output")
     operation: ClassVar[Operation[WKV4Kernel]] = WKV4
+    layout = RWKV4_LAYOUT
 
     config: RWKV4Config
     blocks: Sequence[RWKV4Block]

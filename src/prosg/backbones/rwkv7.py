@@ -39,6 +39,7 @@ from prosg.backbones.layers import (
     pull_memories,
     shift_tokens,
 )
+from prosg.backbones.layouts import RWKV7_LAYOUT
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, project
@@ -255,6 +256,7 @@ class RWKV7(NativeBackbone):
     perturbations = ("wipe", "swap", "load")
     site_names = ("receptance", "key", "value", "output")
     operation: ClassVar[Operation[WKV7Kernel]] = WKV7
+    layout = RWKV7_LAYOUT
 
     config: RWKV7Config
     blocks: Sequence[RWKV7Block]

@@ -4,11 +4,13 @@ prosg_config.json         the synthesizer's options, the path of its backbone (b
                           backbone and tokenizer, and the special tokens
 prosg_model.safetensors   the synthesizer's weights
 tokenizer.json            the tokenizer, or rwkv_vocab_v20230424.txt; neither for World, which the config names
+chat_template.jinja       the chat template that it was trained with; its special tokens are in tokenizer_config.json
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from safetensors.torch import save_model as save_tensors
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint, sampled_fingerprint
 from prosg.checkpoints.hub import local_path
-from prosg.checkpoints.special import special_to_dict
+from prosg.checkpoints.special import TOKENIZER_CONFIG, special_to_dict
+from prosg.checkpoints.templates import TEMPLATE_FILE, write_template
 from prosg.checkpoints.tensors import read_tensors
 from prosg.checkpoints.weights import check_finite
 from prosg.core.checks import GREATEST
@@ -30,7 +33,7 @@ from prosg.model.synthesizer import Synthesizer
 from prosg.tokenizers.files import TOKENIZER_FILES, WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 from prosg.utils.io import CheckpointError, read_json, written_whole
-from prosg.utils.replaceable import FolderKind
+from prosg.utils.replaceable import FolderKind, check_replaceable
 from prosg.utils.values import shown
 
 __all__ = ["CONFIG_NAME", "adapter_base", "adapter_config", "is_adapter", "load_adapter", "save_adapter"]
@@ -38,7 +41,9 @@ __all__ = ["CONFIG_NAME", "adapter_base", "adapter_config", "is_adapter", "load_
 CONFIG_NAME, WEIGHTS_NAME = "prosg_config.json", "prosg_model.safetensors"
 VERSION = 2
 """Of the fingerprints in an adapter; the first were of samples of the weights."""
-ADAPTER_FOLDER = FolderKind("an adapter", CONFIG_NAME, ("base",), (WEIGHTS_NAME, *TOKENIZER_FILES))
+ADAPTER_FOLDER = FolderKind(
+    "an adapter", CONFIG_NAME, ("base",), (WEIGHTS_NAME, TEMPLATE_FILE, TOKENIZER_CONFIG, *TOKENIZER_FILES)
+)
 ABOUT = ("base", "base_fingerprint", "tokenizer", "tokenizer_fingerprint")
 """Keys of the configuration that are not the module's and are texts."""
 
@@ -81,7 +86,8 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
         overwrite: Replace an adapter that is there.
 
     Raises:
-        ValueError: for a model without a synthesizer, and for one of another class, which has no such configuration.
+        ValueError: for a model without a synthesizer, or with one of another class, which has no such configuration;
+            and for one that could not be loaded again: the backbone is not where `base` says, or has other weights.
         FileExistsError: for a folder that may not be replaced.
     """
     if model.synthesizer is None:
@@ -89,12 +95,15 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
     if not isinstance(model.synthesizer, Synthesizer):
         name = type(model.synthesizer).__name__
         raise ValueError(f"{name} is not the package's Synthesizer and is no adapter; save its state_dict() instead")
+    check_replaceable(folder, overwrite=overwrite, kind=ADAPTER_FOLDER)
+    named = str(base) if base is not None else model.base
+    fingerprint = _base_fingerprint(model, Path(folder), named)
     tokenizer = model.tokenizer
     is_world = tokenizer is not None and tokenizer.fingerprint == WORLD_FINGERPRINT  # 1 MB that everyone has
     config = {
         **model.synthesizer.config.to_dict(),
-        "base": str(base) if base is not None else model.base,
-        "base_fingerprint": backbone_fingerprint(model.backbone),
+        "base": named,
+        "base_fingerprint": fingerprint,
         "fingerprint_version": VERSION,
         "tokenizer": WORLD if is_world else "",
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer is not None else "",
@@ -105,7 +114,38 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
         save_tensors(model.synthesizer, str(temporary / WEIGHTS_NAME), metadata={"format": "pt"})  # a shared stack once
         if tokenizer is not None and not is_world:
             tokenizer.save(temporary)
+        if model.own_template.trained is not None:
+            write_template(model.own_template.trained, temporary)
         (temporary / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _base_fingerprint(model: ProSG, folder: Path, base: str) -> str:
+    """The fingerprint of an adapter's backbone, in its file.
+
+    Raises:
+        ValueError: where it is not there, or is another than the model's: the adapter could not be loaded.
+    """
+    if not base:
+        raise ValueError(
+            "not saved: an adapter names its backbone, and this model's lies in no file (model.base is empty); write "
+            "it with save_backbone, and give its path as base"
+        )
+    places = (Path(os.path.realpath(folder / base)), Path(base))  # the folder need not be there yet
+    where = next((place for place in places if place.exists()), None)
+    if where is None:
+        raise ValueError(f"not saved: the backbone {base} is not there; write it first, or give its path as base")
+    stored, own = checkpoint_fingerprint(where), backbone_fingerprint(model.backbone)
+    config = model.prosg_config
+    if own != stored and model.dtype.itemsize < 4 and config is not None:  # in memory it may be narrower
+        sites = config.target_modules
+        narrowed = load_backbone(where, dtype=model.dtype, target_modules=sites)
+        own = stored if own == backbone_fingerprint(narrowed) else own
+    if own != stored:
+        raise ValueError(
+            f"not saved: the model's backbone is not that of {where} (its weights were changed), so the adapter could "
+            "not be loaded; write it with save_backbone, and give its path as base"
+        )
+    return stored
 
 
 def load_adapter(

@@ -20,8 +20,10 @@ from prosg.backbones.layouts import Layout
 from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_checkpoint
 from prosg.checkpoints.native_writer import write_checkpoint
 from prosg.checkpoints.special import TOKENIZER_CONFIG, read_special, unsaid, write_special
+from prosg.checkpoints.templates import read_template, write_template
 from prosg.checkpoints.tensors import check_files
 from prosg.checkpoints.weights import cast_checked, check_finite
+from prosg.data.templates import ChatTemplate
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
 from prosg.tokenizers.special import SpecialTokens
 from prosg.tokenizers.world import world_file
@@ -79,6 +81,7 @@ def save_backbone(
     *,
     tokenizer: Path | None = None,
     special: SpecialTokens | None = None,
+    template: ChatTemplate | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes a backbone as BlinkDL's file if `path` ends in .pth, else as a folder that transformers loads.
@@ -88,6 +91,7 @@ def save_backbone(
         path: The file or folder.
         tokenizer: A `tokenizer.json` or an RWKV vocabulary, copied into the folder, or beside the file.
         special: Special tokens, written into a folder that does not say them otherwise; a .pth file means RWKV's.
+        template: Chat template, written into a folder.
         overwrite: Replace what is there.
 
     Raises:
@@ -98,28 +102,31 @@ def save_backbone(
         with save_hf(model, Path(path), tokenizer=tokenizer, overwrite=overwrite) as folder:
             if special is not None:
                 write_special(special, folder)
+            if template is not None:
+                write_template(template, folder)
         return
     if special is not None:
         special = unsaid(special, None if tokenizer is None else load_tokenizer(tokenizer))
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    write_checkpoint(Checkpoint(model.config, tensors, tokenizer), Path(path), overwrite, special)
+    write_checkpoint(Checkpoint(model.config, tensors, tokenizer), Path(path), overwrite, special, template)
 
 
 def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, *, overwrite: bool = False) -> None:
     """Writes a checkpoint, with its tokenizer, in the layout that `dst` names; see `save_backbone`.
 
-    Special tokens of a folder are those of the new one. A new folder is whole by itself: a model with World's number of
-    tokens and no tokenizer beside it gets World's vocabulary. Without `dtype` it is bit-exact. Models that transformers
-    runs have one layout only, and are copied.
+    Special tokens and chat template of a folder are those of the new one. A new folder is whole by itself: a model with
+    World's number of tokens and no tokenizer beside it gets World's vocabulary. Without `dtype` it is bit-exact. Models
+    that transformers runs have one layout only, and are copied.
     """
     beside = tokenizer_beside(src)
     named = beside is not None and (Path(src) / TOKENIZER_CONFIG).is_file()
     tokenizer = load_tokenizer(beside) if beside is not None and named else None  # to look up what that file names
+    template = read_template(Path(src), tokenizer).known
     if is_for_transformers(src):
         check_files(Path(src))
         model = load_hf(src, dtype=dtype)
         special = read_special(Path(src), tokenizer, model.config.vocab_size)
-        save_backbone(model, dst, tokenizer=beside, special=special, overwrite=overwrite)
+        save_backbone(model, dst, tokenizer=beside, special=special, template=template, overwrite=overwrite)
         return
     checkpoint = read_checkpoint(src)
     types = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
@@ -129,7 +136,8 @@ def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, 
         beside = world_file() if BY_VOCABULARY_SIZE.get(checkpoint.config.vocab_size) == WORLD else None
     checkpoint = checkpoint._replace(tensors=cast_checked(src, checkpoint.tensors, types), tokenizer=beside)
     special = read_special(Path(src), tokenizer, checkpoint.config.vocab_size)
-    write_checkpoint(checkpoint, Path(dst), overwrite, special if named else unsaid(special, tokenizer))
+    special_said = special if named else unsaid(special, tokenizer)
+    write_checkpoint(checkpoint, Path(dst), overwrite, special_said, template)
 
 
 def is_for_transformers(path: str | Path, target_modules: Sequence[str] = ()) -> bool:

@@ -86,10 +86,17 @@ def _tensor(flat: Mapping[str, Tensor], name: str) -> Tensor:
     return flat[name]
 
 
-def save_encoded(encoded: EncodedPrompt, model: ProSG, path: str | Path, *, overwrite: bool = True) -> None:
+def save_encoded(encoded: EncodedPrompt, path: str | Path, model: ProSG, *, overwrite: bool = False) -> None:
     """Writes encoded prompts of a model as one safetensors file.
 
+    Args:
+        encoded: The prompts.
+        path: The file.
+        model: What encoded them; the file says so by its fingerprint.
+        overwrite: Replace a file that is there.
+
     Raises:
+        FileExistsError: for what may not be replaced.
         ValueError: for numbers that are not finite, which `load_encoded` would refuse: weights or memory overflowed.
     """
     try:
@@ -104,6 +111,10 @@ def save_encoded(encoded: EncodedPrompt, model: ProSG, path: str | Path, *, over
 
 def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
     """Reads encoded prompts, on the model's device.
+
+    Args:
+        path: The file.
+        model: What encoded them.
 
     Raises:
         FileNotFoundError: if there is no such file.

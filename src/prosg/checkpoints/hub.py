@@ -20,7 +20,7 @@ from prosg.utils.paths import user_path
 __all__ = ["HUB", "local_path", "push"]
 
 HUB = "hf://"
-FETCHED = ("*.json", "*.safetensors", "*.txt", "*.md")
+FETCHED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.md")
 """Files fetched of a repository. BlinkDL's hold many .pth files, of which one has to be named."""
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[^/]+)*")
 

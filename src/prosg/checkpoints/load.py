@@ -14,6 +14,7 @@ from prosg.checkpoints.adapter import CONFIG_NAME, adapter_config, is_adapter, l
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.hub import local_path
 from prosg.checkpoints.special import read_special, special_from_dict
+from prosg.checkpoints.templates import read_template
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
@@ -36,7 +37,7 @@ def load_model(
     end_token: Sequence[int] | int = (),
     begin_token: str = "",
 ) -> ProSG:
-    """Loads a model with its tokenizer, in evaluation mode.
+    """Loads a model with its tokenizer, special tokens and chat template, in evaluation mode.
 
     Args:
         model: A backbone (a .pth or .st file, or a folder), an adapter folder, the output folder of a finished
@@ -83,6 +84,9 @@ def load_model(
         special = read_special(Path(where), loaded.tokenizer, loaded.backbone.config.vocab_size)
     special = special.changed(end_token, begin_token)
     loaded.special = special.check(loaded.backbone.config.vocab_size, str(path))
+    loaded.own_template = read_template(Path(where), loaded.tokenizer)
+    if adapter and (trained := read_template(path, loaded.tokenizer, tokens_in=Path(where)).known) is not None:
+        loaded.own_template = loaded.own_template._replace(trained=trained)
     loaded.eval()
     return loaded
 

@@ -8,6 +8,7 @@ from prosg.checkpoints.adapter import adapter_base, is_adapter
 from prosg.checkpoints.load import demo_model, trained_model
 from prosg.checkpoints.native_reader import weight_files
 from prosg.checkpoints.special import GENERATION_CONFIG, TOKENIZER_CONFIG
+from prosg.checkpoints.templates import TEMPLATE_FILE
 from prosg.tokenizers.files import WORLD, tokenizer_beside
 from prosg.tokenizers.world import world_file
 from prosg.utils.file_hashes import FileHashes
@@ -36,7 +37,8 @@ def model_files(
         "backbone", "adapter" and "tokenizer" -> files, in a fixed order.
     """
     path = demo_model() if str(model) == "demo" else trained_model(model)
-    adapter = sorted(path.glob("prosg_*")) if is_adapter(path) else []
+    own = (*path.glob("prosg_*"), path / TEMPLATE_FILE, path / TOKENIZER_CONFIG)
+    adapter = sorted(file for file in own if file.is_file()) if is_adapter(path) else []
     backbone = path
     if adapter:
         try:
@@ -51,8 +53,8 @@ def model_files(
     return {part: [file for file in some if file.is_file()] for part, some in files.items()}
 
 
-SAID = ("config.json", GENERATION_CONFIG, TOKENIZER_CONFIG)
-"""Files of a folder that say what its weights and special tokens are."""
+SAID = ("config.json", GENERATION_CONFIG, TOKENIZER_CONFIG, TEMPLATE_FILE)
+"""Files of a folder that say what its weights, special tokens and chat template are."""
 
 
 def _backbone_files(path: Path) -> list[Path]:

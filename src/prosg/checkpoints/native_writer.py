@@ -14,7 +14,9 @@ from prosg.backbones.hf.files import MODEL_FOLDER
 from prosg.backbones.layouts import Layout, read_sizes, to_hf
 from prosg.checkpoints.native_reader import Checkpoint
 from prosg.checkpoints.special import write_special
+from prosg.checkpoints.templates import write_template
 from prosg.checkpoints.torch_file import save_torch
+from prosg.data.templates import ChatTemplate
 from prosg.tokenizers.files import stored_name, tokenizer_beside
 from prosg.tokenizers.special import SpecialTokens
 from prosg.utils.device import dtype_name
@@ -23,10 +25,16 @@ from prosg.utils.io import CheckpointError, written_whole
 __all__ = ["write_checkpoint"]
 
 
-def write_checkpoint(checkpoint: Checkpoint, path: Path, overwrite: bool, special: SpecialTokens | None = None) -> None:
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    path: Path,
+    overwrite: bool,
+    special: SpecialTokens | None = None,
+    template: ChatTemplate | None = None,
+) -> None:
     """Writes a .pth file if `path` ends in .pth, else a folder; the tokenizer goes beside the file, or into the folder.
 
-    A folder has the special tokens, if they are given; a .pth file has no place for them.
+    A folder has the special tokens and the chat template, if they are given; a .pth file has no place for them.
 
     Raises:
         CheckpointError: for other suffixes of files, and for a model whose sizes a .pth cannot store.
@@ -43,7 +51,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path, overwrite: bool, specia
     if path.suffix == ".pth":
         _write_pth(checkpoint, path, overwrite)
     else:
-        _write_folder(checkpoint, path, overwrite, special)
+        _write_folder(checkpoint, path, overwrite, special, template)
 
 
 def _write_pth(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
@@ -63,7 +71,9 @@ def _write_pth(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
             shutil.copyfile(tokenizer, temporary)
 
 
-def _write_folder(checkpoint: Checkpoint, path: Path, overwrite: bool, special: SpecialTokens | None) -> None:
+def _write_folder(
+    checkpoint: Checkpoint, path: Path, overwrite: bool, special: SpecialTokens | None, template: ChatTemplate | None
+) -> None:
     config, tensors, tokenizer = checkpoint
     layout = BACKBONES[config.model_type].layout
     sizes = {field: getattr(config, name) for field, name in layout.hf_sizes.items()}
@@ -77,6 +87,8 @@ def _write_folder(checkpoint: Checkpoint, path: Path, overwrite: bool, special: 
             shutil.copyfile(tokenizer, temporary / stored_name(tokenizer))
         if special is not None:
             write_special(special, temporary)
+        if template is not None:
+            write_template(template, temporary)
 
 
 def _as_hf(name: str, tensor: Tensor, layout: Layout) -> Tensor:

@@ -9,7 +9,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prosg.cli.common import MEMORIES, add_memory, add_model, add_overwrite, add_state, check_text, load_from
+from prosg.cli.common import (
+    MEMORIES,
+    add_memory,
+    add_model,
+    add_overwrite,
+    add_state,
+    add_template,
+    check_text,
+    load_from,
+    say_template,
+)
 from prosg.cli.parser import Command, Parser
 
 if TYPE_CHECKING:
@@ -37,11 +47,7 @@ def _parser() -> Parser:
     add_model(parser)
     add_state(parser)
     add_memory(parser)
-    parser.add_argument(
-        "--template",
-        default="",
-        help="how turns are written: none, world, pile or raven; by default the tokenizer's",
-    )
+    add_template(parser, "")
     parser.add_argument("--system", default="", help="the system turn")
     parser.add_argument("--load", help="a conversation that /save wrote, to take up")
     parser.add_argument(
@@ -62,22 +68,20 @@ def _parser() -> Parser:
 def _run(options: Namespace) -> int:
     from prosg.data.templates import known_template
     from prosg.model.conversation import Conversation
-    from prosg.tokenizers.world import WORLD_FINGERPRINT
 
     check_text("--system", options.system)
     known_template(options.template)
     model = load_from(options)
-    assert model.tokenizer is not None
-    template = options.template or ("world" if model.tokenizer.fingerprint == WORLD_FINGERPRINT else "none")
     talk = Conversation(
-        model, template, memory=options.memory, tau=options.tau, renew=options.renew, system=options.system
+        model, options.template, memory=options.memory, tau=options.tau, renew=options.renew, system=options.system
     )
+    say_template(options, model)
     chat = _Chat(talk, options)
     if options.load:
         chat.load(options.load)
     if sys.stdin.isatty():
         print(
-            f"{options.model}: template {template}, memory {talk.memory}. /help lists what can be typed.",
+            f"{options.model}: template {talk.template.name}, memory {talk.memory}. /help lists what can be typed.",
             file=sys.stderr,
         )
     for line in _lines():
@@ -129,7 +133,7 @@ class _Chat:
 
     def show(self, pieces: Iterator[str]) -> None:
         """Prints an answer as it comes; Ctrl-C ends it."""
-        begun = self.talk.template == "none"
+        begun = not self.talk.template.reshapes
         try:
             for piece in pieces:
                 shown = piece if begun else piece.lstrip(" ")
@@ -163,7 +167,7 @@ class _Chat:
         assert tokenizer is not None
         tokens = sum(len(tokenizer.encode(turn.text)) for turn in self.talk.turns)
         print(
-            f"{self.options.model}: {self.talk.model.backbone.config.model_type}, template {self.talk.template}, "
+            f"{self.options.model}: {self.talk.model.backbone.config.model_type}, template {self.talk.template.name}, "
             f"memory {self.talk.memory}, renewed {self.talk.renew}; {len(self.talk.turns)} turns, {tokens} tokens"
         )
 
@@ -189,8 +193,8 @@ class _Chat:
         if not path.is_file():
             raise ValueError(f"{path}: no such file")
         content = read_json(path)
-        messages, template = content.get("messages"), content.get("template", self.talk.template)
-        if template != self.talk.template:
+        messages, template = content.get("messages"), content.get("template", self.talk.template.name)
+        if template != self.talk.template.name:
             raise ValueError(f"{path}: was held under template {template}; start with --template {template}")
         try:
             turns = [Turn(str(message["role"]), str(message["content"])) for message in messages]  # type: ignore[union-attr]

@@ -13,6 +13,7 @@ from prosg.utils.replaceable import check_replaceable
 
 if TYPE_CHECKING:
     from prosg.core.encoded import EncodedPrompt
+    from prosg.data.templates import FramedPrompt
     from prosg.model.prosg import ProSG
 
 MEMORIES = ("none", "anchor", "update", "both", "auto")
@@ -24,6 +25,7 @@ __all__ = [
     "add_model",
     "add_overwrite",
     "add_prompt",
+    "add_prompt_file",
     "add_state",
     "add_tau",
     "add_template",
@@ -31,9 +33,11 @@ __all__ = [
     "check_new_file",
     "check_text",
     "encode_prompt",
-    "frame_prompt",
+    "framed",
     "load_from",
     "one_prompt_source",
+    "prompt_text",
+    "say_template",
 ]
 
 
@@ -61,10 +65,13 @@ def add_model(parser: Parser) -> None:
     parser.add_argument("--kernel", default="auto", help="what runs the recurrence; auto picks the fastest")
 
 
-def add_template(parser: Parser, default: str, more: str = "") -> None:
+def add_template(parser: Parser, more: str = "; a prompt is the user's turn") -> None:
     """Adds --template."""
     parser.add_argument(
-        "--template", default=default, help="how a conversation is written: none, world, pile or raven" + more
+        "--template",
+        default="",
+        help="how prompts and conversations are written: none, world, pile, raven, or model: as its files say; by "
+        "default as it was trained, else as its files say, else world for World's tokenizer" + more,
     )
 
 
@@ -121,8 +128,18 @@ def add_prompt(parser: Parser, more: str = "") -> None:
     """Adds a prompt or an encoded one, and how it is read; `more` is said of --template."""
     parser.add_argument("--prompt", help="the prompt; - reads it from standard input")
     parser.add_argument("--encoded", type=path_text, help="a file made by: prosg encode")
-    add_template(parser, "none", "; the prompt is the user's turn" + more)
+    add_template(parser, "; a prompt is the user's turn" + more)
     add_window(parser)
+
+
+def add_prompt_file(parser: Parser, more: str) -> None:
+    """Adds --prompt-file; `more` says what comes of it."""
+    parser.add_argument(
+        "--prompt-file",
+        type=path_text,
+        help='several prompts: a jsonl file of {"prompt"} or {"messages"}, without answers or with, which are left '
+        "out; " + more,
+    )
 
 
 def load_from(options: Namespace, needs_tokenizer: bool = True) -> ProSG:
@@ -160,19 +177,25 @@ def load_from(options: Namespace, needs_tokenizer: bool = True) -> ProSG:
     return model
 
 
+SOURCES = {"prompt": "--prompt TEXT", "prompt_file": "--prompt-file FILE", "encoded": "--encoded FILE"}
+
+
 def one_prompt_source(options: Namespace) -> None:
-    """Raises ValueError unless there is either --prompt or --encoded."""
-    if (options.prompt is None) == (options.encoded is None):
-        raise ValueError("give either --prompt TEXT or --encoded FILE")
+    """Raises ValueError unless there is exactly one of the options of a command that say where its prompt is."""
+    had = {name: words for name, words in SOURCES.items() if hasattr(options, name)}
+    if sum(getattr(options, name) is not None for name in had) != 1:
+        raise ValueError(f"give either {' or '.join(had.values())}")
 
 
 def encode_prompt(options: Namespace, model: ProSG) -> EncodedPrompt:
     """Encodes --prompt under --template and --window, and under --memory and --tau where a command has them.
 
-    Says on stderr when the module does not know such a prompt.
+    Says on stderr which template is used, and when the module does not know such a prompt.
     """
-    held = {name: getattr(options, name, None) for name in ("memory", "tau")}
-    encoded = model.encode(frame_prompt(options.prompt, options.template), window=options.window, **held)
+    memory, tau = getattr(options, "memory", None), getattr(options, "tau", None)
+    prompt = framed(prompt_text(options.prompt), options, model)
+    encoded = model.encode(prompt, memory=memory, tau=tau, window=options.window)
+    say_template(options, model)
     _say_unknown(encoded)
     return encoded
 
@@ -184,20 +207,34 @@ def _say_unknown(encoded: EncodedPrompt) -> None:
         print(f"the module was trained on other prompts than this one: {instead}", file=sys.stderr)
 
 
-def frame_prompt(prompt: str, template: str) -> str:
-    """Writes a prompt as its model expects it.
+def framed(text: str, options: Namespace, model: ProSG) -> FramedPrompt:
+    """Writes a prompt, as the user's turn, under --template."""
+    from prosg.data.templates import Turn
+
+    return model.own_template.choose(options.template, model.tokenizer).frame([Turn("user", text)])
+
+
+def say_template(options: Namespace, model: ProSG) -> None:
+    """Says on stderr which template is used where no option says so."""
+    from prosg.data.templates import NONE
+
+    reason = model.own_template.reason(model.tokenizer)
+    if not options.template and reason and model.template != NONE:
+        print(f"template: {model.template.name}, {reason} (another with --template)", file=sys.stderr)
+
+
+def prompt_text(prompt: str) -> str:
+    """A prompt, read from standard input where it is "-".
 
     Raises:
-        ValueError: for an empty prompt, one that is not text, and an unknown template.
+        ValueError: for an empty prompt, and one that is not text.
     """
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
     if not prompt:
         raise ValueError("--prompt is empty; a prompt needs at least one character")
-    from prosg.data.templates import Turn, frame, known_template
-
     check_text("--prompt", prompt)
-    return frame([Turn("user", prompt)], known_template(template) or "none")
+    return prompt
 
 
 def check_text(option: str, text: str) -> None:

@@ -43,7 +43,7 @@ def _parser() -> Parser:
     parser.add_list("--updates", help="whose update and anchor: own, other, mean, none, wiped; all but none by default")
     parser.add_argument("--rows", type=int, default=64, help="prompts per cell")
     add_kinds(parser)
-    add_template(parser, "none", "; the model's own, for a pretrained one")
+    add_template(parser, "")
     parser.add_list("--sentences", int, help="lengths of the story; the first is in range")
     parser.add_argument("--seed", type=int, default=0, help="of prompts, stories and the derangement")
     parser.add_argument("--split", default="test", help="train, validation or test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
@@ -9,16 +10,21 @@ from prosg.cli.common import (
     add_memory,
     add_model,
     add_prompt,
+    add_prompt_file,
     add_state,
     check_text,
     encode_prompt,
     load_from,
     one_prompt_source,
+    say_template,
 )
 from prosg.cli.parser import Command, Parser
 
 if TYPE_CHECKING:
     from prosg.core.encoded import Memory
+    from prosg.data.row import Row
+    from prosg.generation.sampling import Sampling, SamplingOptions
+    from prosg.model.prosg import ProSG
 
 __all__ = ["COMMAND"]
 
@@ -28,6 +34,7 @@ def _parser() -> Parser:
     add_model(parser)
     add_state(parser)
     add_prompt(parser, ", and the answer ends where the next would begin")
+    add_prompt_file(parser, "each answer is a line of JSON")
     add_memory(parser)
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
@@ -49,43 +56,70 @@ def _parser() -> Parser:
 
 def _run(options: Namespace) -> int:
     from prosg.checkpoints.encoded import load_encoded
-    from prosg.data.templates import TEMPLATES, known_template
+    from prosg.data.row import read_rows
+    from prosg.data.templates import known_template
+    from prosg.model.answering import reply
 
-    template = TEMPLATES[known_template(options.template) or "none"]
+    known_template(options.template)
     one_prompt_source(options)
     if options.encoded is not None and options.state is not None:
         raise ValueError("--state begins a prompt, but --encoded holds the state after one: encode it with --state")
+    check_text("--force-marker", options.force_marker)
+    rows = [] if options.prompt_file is None else read_rows(options.prompt_file, need_answers=False)
     model = load_from(options)
+    assert model.tokenizer is not None
+    template = model.own_template.choose(options.template, model.tokenizer)
+    texts = [text.replace("\\n", "\n") for text in options.stop or ()]
+    sampling: SamplingOptions = {
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "stop": texts,
+        "seed": options.seed,
+        "hold_until": options.hold_until,
+        "force_marker": options.force_marker.replace("\\n", "\n"),
+        "late_temperature": options.late_temperature,
+        "refresh_every": options.refresh_every,
+        "refresh_keep": options.refresh_keep,
+    }
+    if options.prompt_file is not None:
+        return _answer_file(options, model, rows, model.sampling(**sampling))
+    sampling["stop"] = [*texts, *([template.stop] if template.stop else [])]
+    sampling["end_token"] = template.special(model.special, model.tokenizer).end
+    model.sampling(**sampling)  # what is wrong with it is told before the prompt is read
     if options.encoded is None:
         encoded = encode_prompt(options, model)
     else:
         encoded = load_encoded(options.encoded, model)
         if options.anchor is not None:  # its windows instead of those in the file
             usual: Memory = "both" if encoded.update is not None else "anchor"
-            encoded = model.held_by(encoded._replace(anchor=None), options.memory or usual)
+            encoded = model.held_by(encoded.replace(anchor=None), options.memory or usual)
         elif options.memory is not None or options.tau is not None:
             encoded = model.held_by(encoded, model.check_memory(options.memory, options.tau), options.tau)
-    check_text("--force-marker", options.force_marker)
-    pieces = model.stream(
-        encoded,
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        stop=[*(text.replace("\\n", "\n") for text in options.stop or ()), *([template.stop] if template.stop else [])],
-        seed=options.seed,
-        hold_until=options.hold_until,
-        force_marker=options.force_marker.replace("\\n", "\n"),
-        late_temperature=options.late_temperature,
-        refresh_every=options.refresh_every,
-        refresh_keep=options.refresh_keep,
-    )
-    begun = not template.assistant
-    for piece in pieces:
-        shown = piece if begun else piece.removeprefix(" ")  # it stands between the cue and the reply
+    if len(encoded) > 1:
+        for row, answer in enumerate(model.generate(encoded, **sampling)):
+            print(json.dumps({"row": row, "answer": reply(answer, template)}, ensure_ascii=False))
+        return 0
+    begun = not template.reshapes
+    for _, piece in model.stream(encoded, **sampling):
+        shown = piece if begun else reply(piece, template)
         begun = begun or piece != ""
         print(shown, end="", flush=True)
     print()
+    return 0
+
+
+def _answer_file(options: Namespace, model: ProSG, rows: list[Row], sampling: Sampling) -> int:
+    """Prints a line of JSON for each row: its id, the answer, and why it ended."""
+    from prosg.model.answering import answer_rows, frame_rows
+
+    prompts = frame_rows(rows, model, options.template)
+    say_template(options, model)
+    held = {"memory": options.memory, "tau": options.tau, "window": options.window}
+    for row, answer in zip(rows, answer_rows(model, prompts, sampling, **held), strict=True):
+        line = {"id": row.id, "answer": answer.text, "reason": answer.reason}
+        print(json.dumps(line, ensure_ascii=False), flush=True)
     return 0
 
 

@@ -10,8 +10,10 @@ from prosg.cli.common import (
     add_state,
     add_template,
     check_new_file,
-    frame_prompt,
+    framed,
     load_from,
+    prompt_text,
+    say_template,
 )
 from prosg.cli.parser import Command, Parser, path_text
 
@@ -34,7 +36,7 @@ def _parser() -> Parser:
     add_model(parser)
     add_state(parser)
     parser.add_argument("--prompt", action="append", required=True, help="a prompt; give several to compare")
-    add_template(parser, "none", "; each prompt is the user's turn")
+    add_template(parser)
     parser.add_argument("--tokens", type=int, default=40, help="tokens of a prompt that are shown at most; 0: all")
     parser.add_argument("--png", type=path_text, help="also draw the heat map of the reads to this .png file")
     add_overwrite(parser)
@@ -42,11 +44,13 @@ def _parser() -> Parser:
 
 
 def _run(options: Namespace) -> int:
+    from prosg.data.templates import known_template
     from prosg.inspection.render import attention_heat_map, comparison_table, plot_attention, prompt_labels
     from prosg.inspection.updates import compare_updates, prompt_attention
 
     names = prompt_labels(len(options.prompt))
-    prompts = [frame_prompt(prompt, options.template) for prompt in options.prompt]
+    known_template(options.template)
+    texts = [prompt_text(prompt) for prompt in options.prompt]
     if options.tokens < 0:
         raise ValueError(f"--tokens is {options.tokens}, must not be negative; 0 shows all")
     if options.png is not None:
@@ -57,6 +61,8 @@ def _run(options: Namespace) -> int:
     reads = model.prosg_config.reads
     if options.png is not None and reads != "all_positions":
         raise ValueError(f"--png {options.png}: this module {READS[reads]}; there is no heat map to draw")
+    prompts = [framed(text, options, model) for text in texts]
+    say_template(options, model)
     ids, lengths = model.tokenise(prompts)
     update = model.encode(ids, lengths).update
     weights = prompt_attention(model, ids, lengths)
@@ -67,7 +73,7 @@ def _run(options: Namespace) -> int:
         # Before anything is printed: it may be refused.
         plot_attention(options.png, weights, tokens, overwrite=options.overwrite)
     for name, prompt in zip(names, prompts, strict=True):
-        print(f"{name}  {prompt!r}")
+        print(f"{name}  {prompt.text!r}")
     print("", *comparison_table(compare_updates(model.backbone, update)), sep="\n")
     if weights is None:
         print(f"\nThis module {READS[reads]}: there are no reads to look at.")

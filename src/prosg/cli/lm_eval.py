@@ -27,7 +27,7 @@ def _parser() -> Parser:
     add_memory(parser)
     parser.add_argument("--out", type=path_text, help="the .json file to write: results and configuration")
     add_overwrite(parser)
-    add_template(parser, "none", "; for --apply-chat-template")
+    add_template(parser, "; for --apply-chat-template")
     parser.add_argument("--include-path", type=path_text, help="a folder with task files of one's own")
     parser.add_argument("--limit", type=float, help="examples per task; below 1 a share of them")
     parser.add_argument("--batch-size", type=int, default=16, help="requests at once")
@@ -46,6 +46,7 @@ def _parser() -> Parser:
 
 
 def _run(options: Namespace) -> int:
+    from prosg.data.templates import NONE
     from prosg.evaluation.lm_eval import HarnessModel
     from prosg.utils.io import write_json
 
@@ -55,8 +56,9 @@ def _run(options: Namespace) -> int:
         raise ValueError("--log-samples needs --out FILE to keep them in")
     if options.predict_only and not options.log_samples:
         raise ValueError("--predict-only needs --log-samples: there is nothing else to keep")
+    needed = "--apply-chat-template needs --template: world, pile or raven"
     if options.apply_chat_template and options.template == "none":
-        raise ValueError("--apply-chat-template needs --template: world, pile or raven")
+        raise ValueError(needed)
     manager, tasks = _tasks(options.tasks, options.include_path)
     model = load_from(options)
     lm = HarnessModel(
@@ -64,9 +66,11 @@ def _run(options: Namespace) -> int:
         memory=options.memory,
         tau=options.tau,
         batch_size=options.batch_size,
-        template=options.template,
+        template=options.template or ("" if options.apply_chat_template else "none"),
         seed=options.seed or 0,
     )
+    if options.apply_chat_template and lm.template == NONE:
+        raise ValueError(f"{needed}; the model has none of its own")
 
     from lm_eval import simple_evaluate
     from lm_eval.utils import handle_non_serializable, make_table

@@ -70,6 +70,7 @@ def _run(options: Namespace) -> int:
             options.out,
             tokenizer=tokenizer,
             special=model.special,
+            template=model.own_template.known,
             overwrite=options.overwrite,
         )
     dtype = dtype_name(next(merged.parameters()).dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from prosg.cli.common import add_memory, add_model, add_state, add_template, load_from
+from prosg.cli.common import add_memory, add_model, add_state, add_template, load_from, say_template
 from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
@@ -16,7 +16,7 @@ def _parser() -> Parser:
     add_model(parser)
     add_state(parser)
     parser.add_argument("file", type=path_text, help="jsonl rows of prompt and answer, messages, or text")
-    add_template(parser, "", "; by default as the rows are, world for chat rows and World's tokenizer")
+    add_template(parser, "; of a model that was not trained here, plain prompts have none")
     add_memory(parser)
     parser.add_argument("--batch-size", type=int, default=32, help="rows scored at once")
     return parser
@@ -35,10 +35,16 @@ def _run(options: Namespace) -> int:
     read = read_rows(options.file)
     try:
         rows, _ = encode_rows(
-            read, require_tokenizer(model, options.model), model.special, template=known_template(options.template)
+            read,
+            require_tokenizer(model, options.model),
+            model.special,
+            template=known_template(options.template),
+            own=model.own_template,
         )
     except ValueError as error:
         raise ValueError(f"{options.file}: {error}") from error
+    if any(row.turns for row in read) or model.own_template.trained is not None:
+        say_template(options, model)
     scores = perplexity(model, rows, options.batch_size, memory=options.memory, tau=options.tau)
     print(json.dumps(scores.to_dict(), indent=2))
     return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool
@@ -30,10 +32,12 @@ def with_update(memory: Memory) -> bool:
     return memory in ("update", "both", "auto")
 
 
-class EncodedPrompt(NamedTuple):
-    """State, update and last logits of B prompts.
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
+class EncodedPrompt:
+    """State, update and last logits of B prompts; `len` is B.
 
-    It is a value: rows can be taken, joined and stored, and an update can be combined with any state of its model.
+    It is a value: rows can be taken, joined and stored (`prosg.save_encoded`, `prosg.load_encoded`), and an update can
+    be combined with any state of its model.
     """
 
     state: State
@@ -50,6 +54,9 @@ class EncodedPrompt(NamedTuple):
         """Number of prompts."""
         return self.logits.shape[0]
 
+    def __len__(self) -> int:
+        return self.batch
+
     @property
     def known(self) -> Bool[Tensor, " B"]:
         """Which prompts have an update: it is zero for those that its module does not know."""
@@ -61,7 +68,12 @@ class EncodedPrompt(NamedTuple):
         """Says how many prompts, of what."""
         parts = [name for name in ("update", "anchor") if getattr(self, name) is not None]
         held = f" with {' and '.join(parts)}" if parts else ""
-        return f"EncodedPrompt({self.batch} prompts, {len(self.state)} layers of state{held}, on {self.logits.device})"
+        count = f"{self.batch} prompt{'' if self.batch == 1 else 's'}"
+        return f"EncodedPrompt({count}, {len(self.state)} layers of state{held}, on {self.logits.device})"
+
+    def replace(self, **changes: Any) -> EncodedPrompt:
+        """Returns the same prompts with other values of some fields."""
+        return replace(self, **changes)
 
     def to(self, device: torch.device | str) -> EncodedPrompt:
         """Returns the same prompts on another device."""
@@ -85,15 +97,29 @@ class EncodedPrompt(NamedTuple):
             if found != (self.batch,):
                 raise ValueError(f"{name} has {', '.join(map(str, found)) or 'no'} rows, the logits have {self.batch}")
 
-    def take(self, rows: Tensor) -> EncodedPrompt:
-        """Returns the prompts at the indices `rows` (N,)."""
+    def take(self, rows: Tensor | Sequence[int]) -> EncodedPrompt:
+        """Returns the prompts at the indices `rows` (N,).
+
+        Raises:
+            ValueError: for a number that is no row; IndexError where `rows` is a tensor.
+        """
+        if not isinstance(rows, Tensor):
+            if wrong := [row for row in rows if not -self.batch <= row < self.batch]:
+                raise ValueError(f"row {wrong[0]} is not there; the rows are 0 to {self.batch - 1}")
+            rows = torch.tensor(rows, dtype=torch.int64, device=self.logits.device)
         update = None if self.update is None else take_update_rows(self.update, rows)
         anchor = None if self.anchor is None else take_rows(self.anchor, rows)
         return EncodedPrompt(take_rows(self.state, rows), update, self.logits[rows], anchor)
 
     @staticmethod
-    def join(parts: list[EncodedPrompt]) -> EncodedPrompt:
-        """Concatenates encoded prompts. Raises ValueError if only some of them have an update."""
+    def join(parts: Sequence[EncodedPrompt]) -> EncodedPrompt:
+        """Concatenates encoded prompts of one model.
+
+        Raises:
+            ValueError: for no parts, and if only some of them have an update.
+        """
+        if not parts:
+            raise ValueError("there are no encoded prompts to join; give at least one")
         updates = [part.update for part in parts if part.update is not None]
         if 0 < len(updates) < len(parts):
             raise ValueError("encoded prompts with and without an update cannot be joined")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import overload
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-__all__ = ["CHUNK", "chunks", "pad", "valid_mask", "wide"]
+__all__ = ["CHUNK", "chunks", "join_texts", "keeping_wide", "pad", "valid_mask", "wide"]
 
 CHUNK = 512
 """Tokens of a given text that a backbone reads in one call, unless it is told otherwise."""
@@ -50,6 +50,23 @@ def chunks(tokens: Tensor, lengths: Tensor | None, size: int) -> Iterator[tuple[
 def wide(x: Tensor) -> Tensor:
     """Casts to fp32 if x is narrower: the type in which factors, sums and losses are kept. fp64 stays fp64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def keeping_wide(convert: Callable[[Tensor], Tensor], kept: Iterable[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Returns a conversion as `nn.Module._apply` takes it that narrows none of some tensors to less than fp32.
+
+    Args:
+        convert: The conversion of a tensor: to a device, a type, or both.
+        kept: Tensors that have to keep their range and precision; they are told by identity.
+    """
+    identities = {id(tensor) for tensor in kept}
+
+    def converted(tensor: Tensor) -> Tensor:
+        result = convert(tensor)
+        narrowed = result.is_floating_point() and result.itemsize < min(tensor.itemsize, 4)
+        return tensor.to(result.device, torch.float32) if narrowed and id(tensor) in identities else result
+
+    return converted
 
 
 def join_texts(front: Tensor, lengths: Tensor, answer: Tensor, width: int) -> Tensor:

@@ -3,7 +3,8 @@
     {"messages": [{"role": "system" | "user" | "assistant", "content": ...}, ...]}
     {"text": "User: ...\\n\\nAssistant: ..."}
 
-The last turn must be the assistant's and becomes the row's answer; the turns before it become the prompt.
+The last turn must be the assistant's and becomes the row's answer; the turns before it become the prompt. Where no
+answer is needed, messages may also end with the user's turn.
 """
 
 from __future__ import annotations
@@ -13,13 +14,20 @@ from collections.abc import Mapping, Sequence
 
 from prosg.data.templates import TEMPLATES, Turn
 
-__all__ = ["answer_offset", "as_messages", "from_messages", "from_text"]
+__all__ = ["Messages", "answer_offset", "as_messages", "from_messages", "from_text", "is_messages", "prompt_turns"]
+
+Messages = Sequence[Mapping[str, str]]
+"""A conversation: {"role", "content"} of each turn; role: system (first, if at all), user or assistant."""
 
 ROLES = ("system", "user", "assistant")
 
 
-def from_messages(messages: object) -> tuple[Turn, ...]:
+def from_messages(messages: object, need_answer: bool = True) -> tuple[Turn, ...]:
     """Turns of a chat row's "messages"; the last one is the answer.
+
+    Args:
+        messages: A list of objects with role and content.
+        need_answer: Whether the last turn must be the assistant's; else it may be the user's, too.
 
     Raises:
         ValueError: Naming the invalid message and what is allowed.
@@ -36,7 +44,24 @@ def from_messages(messages: object) -> tuple[Turn, ...]:
         if not isinstance(content, str):
             raise ValueError(f"message {number} ({role}): 'content' must be text, not {type(content).__name__}")
         turns.append(Turn(str(role), content))
-    return _valid_turns(turns, "message")
+    return _valid_turns(turns, "message", need_answer)
+
+
+def is_messages(value: object) -> bool:
+    """Whether a value is meant as one conversation: a list of objects."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(one, Mapping) for one in value)
+
+
+def prompt_turns(messages: Messages) -> tuple[Turn, ...]:
+    """Turns of a prompt that is given as messages.
+
+    Raises:
+        ValueError: naming the invalid message and what is allowed; also where the last one is not the user's.
+    """
+    turns = from_messages([*messages], need_answer=False)
+    if turns[-1].role != "user":
+        raise ValueError(f"the last message is the {turns[-1].role}'s; that of a prompt has to be the user's")
+    return turns
 
 
 def from_text(text: object) -> tuple[str, tuple[Turn, ...]]:
@@ -102,13 +127,15 @@ def _cue_spans(cue: str, text: str) -> list[tuple[int, int]]:
     return first + [(start, end + len(cue)) for start, end in gaps if text.startswith(cue, end)]
 
 
-def _valid_turns(turns: Sequence[Turn], what: str) -> tuple[Turn, ...]:
+def _valid_turns(turns: Sequence[Turn], what: str, need_answer: bool = True) -> tuple[Turn, ...]:
     """The turns; ValueError unless they are an optional system turn, then user and assistant in turn."""
     for number, turn in enumerate(turns, 1):
         if not turn.text.strip():
             raise ValueError(f"{what} {number} ({turn.role}) is empty; it must hold some text")
-    if not any(turn.role == "assistant" for turn in turns):
+    if need_answer and not any(turn.role == "assistant" for turn in turns):
         raise ValueError(f"no {what} is the assistant's; the last one has to be, as the answer to learn")
+    if not turns:
+        raise ValueError(f"there is no {what}; at least one is needed")
     begin = 1 if turns[0].role == "system" else 0
     for index, turn in enumerate(turns[begin:]):
         expected = ROLES[1 + index % 2]
@@ -117,6 +144,8 @@ def _valid_turns(turns: Sequence[Turn], what: str) -> tuple[Turn, ...]:
                 f"{what} {begin + index + 1} is the {turn.role}'s where the {expected}'s is expected; allowed: one "
                 "system turn first, then user and assistant in turn"
             )
-    if turns[-1].role != "assistant":
+    if turns[-1].role == "system":
+        raise ValueError(f"the last {what} is the system's; the user's has to follow")
+    if need_answer and turns[-1].role != "assistant":
         raise ValueError(f"the last {what} is the {turns[-1].role}'s; it has to be the assistant's, as the answer")
     return tuple(turns)

@@ -10,10 +10,18 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from prosg.data.row import Row, Stage
-from prosg.data.templates import TEMPLATES, Turn, frame, without_blank_lines
+from prosg.data.templates import (
+    NONE,
+    OWN,
+    TEMPLATES,
+    ChatTemplate,
+    FramedPrompt,
+    OwnTemplate,
+    Turn,
+    without_blank_lines,
+)
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
-from prosg.tokenizers.world import WORLD_FINGERPRINT
 
 __all__ = [
     "EncodedRow",
@@ -40,6 +48,7 @@ class EncodedRow(NamedTuple):
         late_text: First answer token after the last stage's marker, from which the model must know the contents.
         unscored: Spans [first, last) of answer tokens without weight: other turns' words, a replayed prompt.
         has_turns: Whether the answer contains other turns.
+        template: Name of the template that the row was written in.
     """
 
     row_id: int
@@ -51,11 +60,16 @@ class EncodedRow(NamedTuple):
     late_text: int
     unscored: tuple[tuple[int, int], ...] = ()
     has_turns: bool = False
+    template: str = NONE.name
 
     @property
     def tokens(self) -> int:
         """Number of tokens, prompt and answer together."""
         return len(self.prompt) + len(self.answer)
+
+
+UNKNOWN = OwnTemplate()
+"""Of a model whose files and training name no template."""
 
 
 def row_number(row_id: str) -> int:
@@ -77,12 +91,13 @@ def encode_row(
     Args:
         row: A row without conversation turns (see `frame_row`).
         tokenizer: The model's tokenizer.
-        special: What stands before the prompt, and what ends the answer.
+        special: What stands before the prompt, and what ends the answer, under the row's template.
         most: Tokens of which no more than the last of the prompt and the first of the answer are wanted: of longer
             texts the rest is not tokenized, and an answer that is cut has no end token.
     """
     longest = None if most is None else most * LONGEST_TOKEN
     cut = longest is not None and len(row.answer) > longest
+    framed = FramedPrompt(row.prompt, row.cuts).after(0 if longest is None else max(len(row.prompt) - longest, 0))
     answer, offsets = tokenizer.encode_offsets(row.answer[:longest])
     ends_at = list(accumulate((end for _, end in offsets), max))
 
@@ -101,7 +116,7 @@ def encode_row(
     return EncodedRow(
         row_id=row_number(row.id),
         id=row.id,
-        prompt=special.prompt(tokenizer.encode(row.prompt if longest is None else row.prompt[-longest:])),
+        prompt=framed.prompt_ids(tokenizer, special),
         answer=answer if cut else [*answer, special.end[0]],
         late_start=late,
         has_stages=bool(row.stages) and not (cut and text == len(answer)),
@@ -111,38 +126,54 @@ def encode_row(
     )
 
 
-def template_of(row: Row, template: str, tokenizer: Tokenizer) -> str:
-    """Name of the template that `frame_row` applies to a row; "" for none."""
-    name = template or row.framing
-    if not name and row.turns and tokenizer.fingerprint == WORLD_FINGERPRINT:
-        name = "world"
-    return name
-
-
-def frame_row(row: Row, template: str, tokenizer: Tokenizer) -> Row:
-    """Applies a chat template: adds cues to the prompt, removes blank lines, and relocates the stages.
+def template_of(row: Row, template: str, tokenizer: Tokenizer, own: OwnTemplate = UNKNOWN) -> ChatTemplate:
+    """The template that `frame_row` applies to a row.
 
     Args:
         row: A row of any form.
-        template: A name in `TEMPLATES`. "" chooses by row: the template of a {"text"} row; "world" for a {"messages"}
-            row if `tokenizer` is RWKV World's; none for a plain prompt and answer.
+        template: A name in `TEMPLATES`, or `OWN`. "" chooses by row: the template of a {"text"} row; the model's own
+            for {"messages"}; and for a plain prompt the one that the model was trained with, or none.
+        tokenizer: The model's tokenizer, by which World's models are known.
+        own: The model's own template.
+
+    Raises:
+        ValueError: for an unknown name, and for a model without a template where its own is wanted.
+    """
+    if not template and row.framing:
+        return TEMPLATES[row.framing]
+    if template or row.turns or own.trained is not None:
+        return own.choose(template, tokenizer)
+    return NONE
+
+
+def frame_row(row: Row, template: str, tokenizer: Tokenizer, own: OwnTemplate = UNKNOWN) -> Row:
+    """Applies a chat template: writes the prompt and the answer as it does, and relocates the stages.
+
+    Args:
+        row: A row of any form.
+        template: As in `template_of`.
         tokenizer: The model's tokenizer.
+        own: The model's own template.
 
     Returns:
         A row without turns; the row itself where no template applies.
 
     Raises:
-        ValueError: For a conversation without a template, and if removing blank lines destroys a stage's marker.
+        ValueError: For a conversation that the template cannot write, and if removing blank lines destroys a stage's
+            marker.
     """
-    name = template_of(row, template, tokenizer)
+    chosen = template_of(row, template, tokenizer, own)
     turns = row.turns or (Turn("user", row.prompt),)
-    if name in ("", "none"):
-        if row.turns:
-            names = ", ".join(list(TEMPLATES)[1:])
+    if chosen == NONE:
+        if len(row.turns) > 1 or (row.turns and own.trained is None):
+            names = ", ".join([*(name for name in TEMPLATES if name != NONE.name), OWN])
             raise ValueError(
                 f"chat rows need a template; allowed: --template {names} (with World's tokenizer, world is the default)"
             )
-        return row
+        return replace(row, turns=(), framing="") if row.turns else row
+    prompt = chosen.frame(turns)
+    if not chosen.reshapes:
+        return replace(row, prompt=prompt.text, cuts=prompt.cuts, turns=(), framing="")
     parts, size, stages = list[str](), 0, list[Stage]()
     starts = [stage.start for stage in row.stages] or [0]
     for index, (start, end) in enumerate(zip(starts, [*starts[1:], len(row.answer)], strict=True)):
@@ -158,7 +189,7 @@ def frame_row(row: Row, template: str, tokenizer: Tokenizer) -> Row:
             marker = without_blank_lines(row.stages[index].marker)
             if not part.startswith(marker):
                 raise ValueError(
-                    f"row {row.id}: template {name!r} removes blank lines of the marker of stage {index + 1}"
+                    f"row {row.id}: template {chosen.name!r} removes blank lines of the marker of stage {index + 1}"
                 )
             stages.append(replace(row.stages[index], start=size, marker=marker))
         parts.append(part)
@@ -166,7 +197,7 @@ def frame_row(row: Row, template: str, tokenizer: Tokenizer) -> Row:
     if row.stages:
         stages.insert(0, row.stages[0])
     answer = "".join(parts).rstrip()
-    return replace(row, prompt=frame(turns, name), answer=answer, stages=tuple(stages), turns=(), framing="")
+    return replace(row, prompt=prompt.text, answer=answer, stages=tuple(stages), turns=(), framing="")
 
 
 def replay_prompt(row: EncodedRow) -> EncodedRow:
@@ -185,6 +216,7 @@ def encode_rows(
     *,
     max_tokens: int | None = None,
     template: str = "",
+    own: OwnTemplate = UNKNOWN,
     truncate: bool = False,
 ) -> tuple[list[EncodedRow], list[str]]:
     """Frames and tokenizes rows.
@@ -195,27 +227,30 @@ def encode_rows(
         special: What stands before prompts, and what ends answers.
         max_tokens: Most tokens of a row, prompt and answer together; None: no limit. A text of more than
             `LONGEST_TOKEN` characters for each of them is too long before it is tokenized.
-        template: As in `frame_row`.
+        template: As in `template_of`.
+        own: The model's own template.
         truncate: Truncate rows that are too long (see `truncate_row`) instead of leaving them out.
 
     Returns:
         The encoded rows, and the ids of those that were too long.
 
     Raises:
-        ValueError: As `frame_row`.
+        ValueError: As `template_of` and `frame_row`.
     """
     encoded_rows, too_long = [], []
     for row in rows:
-        framed = frame_row(row, template, tokenizer)
+        chosen = template_of(row, template, tokenizer, own)
+        framed = frame_row(row, template, tokenizer, own)
+        ends = chosen.special(special, tokenizer)
         beyond = max_tokens is not None and len(framed.prompt) + len(framed.answer) > max_tokens * LONGEST_TOKEN
-        encoded = None if beyond and not truncate else encode_row(framed, tokenizer, special, most=max_tokens)
+        encoded = None if beyond and not truncate else encode_row(framed, tokenizer, ends, most=max_tokens)
         if max_tokens is not None and (beyond or encoded is None or encoded.tokens > max_tokens):
             too_long.append(row.id)
             if encoded is None or not truncate:
                 continue
-            encoded = truncate_row(encoded, max_tokens, special)
+            encoded = truncate_row(encoded, max_tokens, ends)
         assert encoded is not None
-        encoded_rows.append(encoded)
+        encoded_rows.append(encoded._replace(template=chosen.name))
     return encoded_rows, too_long
 
 

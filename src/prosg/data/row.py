@@ -66,6 +66,7 @@ class Row:
         extra: Unknown fields of the file.
         turns: Turns before the answer, where the row is a conversation.
         framing: Name of the template that a {"text"} row was written in; else "".
+        cuts: Of a prompt that a chat template wrote; see `templates.FramedPrompt`.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
     framing: str = ""
+    cuts: tuple[int, ...] | None = None
 
 
 def derived_id(prompt: str, answer: str) -> str:
@@ -139,7 +141,7 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
 
     Args:
         data: The object, with {"prompt", "answer"}, {"messages"} or {"text"}.
-        need_answer: Whether a {"prompt"} row must have an answer; else a missing answer is "".
+        need_answer: Whether a row must have an answer; else a missing one is "", and messages may end with the user's.
 
     Raises:
         ValueError: Naming the field, what is wrong with it and what is allowed.
@@ -150,11 +152,13 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
     if "prompt" not in data and "answer" not in data:
         source = next((key for key in ("messages", "text") if key in data), "")
     if source == "messages":
-        turns = from_messages(data[source])
+        turns = from_messages(data[source], need_answer)
     elif source == "text":
         framing, turns = from_text(data[source])
     if turns:
-        prompt, answer = "\n\n".join(turn.text for turn in turns[:-1]), turns[-1].text
+        answer = turns[-1].text if turns[-1].role == "assistant" else ""
+        turns = turns[:-1] if answer else turns
+        prompt = "\n\n".join(turn.text for turn in turns)
     else:
         has_answer = need_answer or data.get("answer")
         prompt, answer = _text(data, "prompt"), _text(data, "answer") if has_answer else ""
@@ -176,7 +180,7 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
         distance_words=distance,
         leaks=_typed(data, "leaks", False),
         extra={key: value for key, value in data.items() if key not in (*FIELDS, source)},
-        turns=turns[:-1],
+        turns=turns,
         framing=framing,
     )
 
@@ -212,7 +216,7 @@ def read_rows(path: str | os.PathLike[str], *, need_answers: bool = True) -> lis
 
     Args:
         path: The file.
-        need_answers: Whether {"prompt"} rows must have an answer (see `row_from_dict`).
+        need_answers: Whether rows must have an answer (see `row_from_dict`).
 
     Raises:
         ValueError: `FILE:LINE: what is wrong`, for invalid rows, duplicate ids and a file without rows.

@@ -54,7 +54,8 @@ class SystemConfig:
         late_refresh: In curves, begin it anew before the late stage.
         refresh_keep: Tokens at the answer's end that are then read once more.
         window: Show the module the prompt in windows of this many tokens; 0: all at once.
-        template: How a prompt is written for this model: none, world, pile or raven; "" as the rows are.
+        template: How a prompt is written for this model: none, world, pile, raven, or model, its own; "" as the rows
+            are, and as it was trained.
         endpoint: Options of a server that speaks the OpenAI API, instead of `model`; `requests` and `tokens` cap what
             is asked.
         label: What reports call it; systems of the same label and other seeds are one line. Its name by default.

@@ -48,7 +48,7 @@ def measure_curve(
     replay: bool,
     window: int | None,
     curve: CurveConfig,
-    template: str = "none",
+    template: str = "",
     overwrite: bool = False,
 ) -> int:
     """Measures a model and writes {"rows", "answers"}, and beside it a picture; prints a line for each place.
@@ -106,7 +106,7 @@ def measure_curve(
             update=CONDITIONS[name].update,
             state=CONDITIONS[name].state,
             late_replay=replay,
-            template="" if template == "none" else template,
+            template=template,
             window=(window or 0) if with_update(memory) else 0,
             label=system,
             seed=seed,

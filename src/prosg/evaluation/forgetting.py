@@ -186,7 +186,7 @@ def length_controlled(
 def _fork(fork: EncodedPrompt, place: EncodedPrompt, rows: Tensor) -> EncodedPrompt:
     """The fork with `rows` (N,) as they are at this place; updates are the same everywhere."""
     state = replace_rows(fork.state, rows, take_rows(place.state, rows))
-    return fork._replace(state=state, logits=fork.logits.index_copy(0, rows, place.logits[rows]))
+    return fork.replace(state=state, logits=fork.logits.index_copy(0, rows, place.logits[rows]))
 
 
 def read_stories(

@@ -20,11 +20,12 @@ import torch
 from prosg.checkpoints.load import require_tokenizer
 from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.core.tensors import pad, valid_mask
-from prosg.data.templates import TEMPLATES, Turn, frame, known_template
+from prosg.data.templates import OWN, FramedPrompt, Turn
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
 from prosg.model.prosg import ProSG
 from prosg.utils.extras import missing_extra
+from prosg.utils.store import hash_json
 
 try:
     from lm_eval.api.model import LM
@@ -90,8 +91,8 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         """`template` frames the turns of --apply-chat-template; `seed` is that of texts that are sampled.
 
         Raises:
-            ValueError: for a model without a tokenizer, a memory that it cannot have, a batch size below 1 and an
-                unknown template.
+            ValueError: for a model without a tokenizer, a memory that it cannot have, a batch size below 1 and a
+                template that is unknown or that the model does not have.
         """
         super().__init__()
         if model.tokenizer is None:
@@ -103,7 +104,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         self._tokenizer = require_tokenizer(model, "model")
         self.tau = tau
         self.batch_size = batch_size
-        self.template = known_template(template) or "none"
+        self.template = model.own_template.choose(template, model.tokenizer)
         self.seed = seed
         self._device = next(model.parameters()).device
 
@@ -139,7 +140,9 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
 
     def _prompt(self, text: str) -> list[int]:
         """A context's token ids; none for an empty one."""
-        return self.model.special.prompt(self._tokenizer.encode(text)) if text else []
+        # What the model's own template wrote spells special tokens.
+        framed = FramedPrompt(text, () if self.template.name == OWN else None)
+        return framed.prompt_ids(self._tokenizer, self.model.special) if text else []
 
     def _sampling(self, options: dict[str, Any]) -> Sampling:
         given = {name: value for name, value in options.items() if value is not None}
@@ -153,8 +156,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
                 raise ValueError(f"generation option {name} is {value!r}, which is not done here; allowed: {allowed}")
         until = given.get("until", [])
         stops = [until] if isinstance(until, str) else list(until)
-        if self.template != "none":
-            stops.append(TEMPLATES[self.template].stop)
+        stops.append(self.template.stop)
         # As in the harness: without do_sample it is the temperature that says whether to draw.
         temperature = float(given.get("temperature", 1.0 if given.get("do_sample") else 0.0))
         if not given.get("do_sample", temperature > 0):
@@ -167,23 +169,24 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
             top_p=float(given.get("top_p", 1.0)) if temperature else 1.0,
             stop=[stop for stop in stops if stop],
             seed=self.seed,
-            end_token=self.model.special.end,
+            end_token=self.template.special(self.model.special, self._tokenizer).end,
         )
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt that a conversation makes; ValueError where the template cannot write it."""
         if not add_generation_prompt:
             raise ValueError("a template's prompt ends with the assistant's cue: an answer cannot be begun for it")
-        return frame([Turn(turn["role"], turn["content"]) for turn in chat_history], self.template)
+        return self.template.frame([Turn(turn["role"], turn["content"]) for turn in chat_history]).text
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """Its name: the harness keeps it with the results."""
-        return self.template
+        """Its name, or a model's own as it is: the harness keeps it with the results."""
+        return self.template.jinja() if self.template.name == OWN else self.template.name
 
     @property
     def tokenizer_name(self) -> str:
         """Of the tokenizer, its special tokens and the template, for caches of requests."""
-        return f"{self._tokenizer.fingerprint}-{self.model.special}-{self.template}"
+        template = self.template.name if self.template.name != OWN else hash_json(self.template.jinja())
+        return f"{self._tokenizer.fingerprint}-{self.model.special}-{template}"
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness puts beside the results."""
@@ -191,7 +194,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
             "model_type": self.model.backbone.config.model_type,
             "memory": self.memory,
             "tau": self.tau,
-            "template": self.template,
+            "template": self.template.name,
             "model_num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
         }
 

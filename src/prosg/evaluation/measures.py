@@ -179,7 +179,7 @@ def _late_answers(
         else (),
         replay=system.late_replay,
         refresh=system.refresh_keep if system.late_refresh else None,
-        end_token=measurement.model.special.end,
+        end_token=local.ends,
     )
     if difficulty.filler is None:
         replay = local.replay(range(len(rows)))

@@ -74,7 +74,7 @@ def advance(backbone: Backbone, encoded: EncodedPrompt, tokens: Tensor, lengths:
         assert output.logits is not None
         state = output.state
         logits = output.logits if left is None else torch.where((left > 0).unsqueeze(1), output.logits, logits)
-    return encoded._replace(state=state, logits=logits)
+    return encoded.replace(state=state, logits=logits)
 
 
 def decode(

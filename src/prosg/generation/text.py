@@ -16,7 +16,7 @@ from prosg.generation.length_control import sentence_ends
 from prosg.generation.sampling import Sampling
 from prosg.tokenizers.base import Tokenizer
 
-__all__ = ["NOT_FINITE", "Generation", "generate_texts", "stream_text"]
+__all__ = ["NOT_FINITE", "Generation", "generate_texts", "stream_text", "stream_texts"]
 
 NOT_FINITE = "not_finite"
 NOT_FINITE_WORDS = "the model's logits are not finite (its memory or its weights have overflowed)"
@@ -126,37 +126,78 @@ def _first_stop(text: str, stops: Sequence[str]) -> int:
     return min((text.index(stop) for stop in stops if stop in text), default=len(text))
 
 
+def stream_texts(
+    backbone: Backbone,
+    encoded: EncodedPrompt,
+    tokenizer: Tokenizer | None,
+    sampling: Sampling,
+    *,
+    stops: Sequence[str] | None = None,
+) -> Iterator[tuple[int, str]]:
+    """Writes answers in one batch, and yields (row, piece); text that may begin a stop string is held back.
+
+    Args:
+        backbone, encoded, tokenizer, sampling, stops: As in `generate_texts`.
+
+    Raises:
+        ValueError: without a tokenizer, and for markers that do not fit the prompts.
+    """
+    tokenizer = _need(tokenizer)
+    rows = [_Stream(tokenizer, [*sampling.stop, *filter(None, [stop])]) for stop in stops or [""] * encoded.batch]
+    markers, ends = _Control.of(sampling, tokenizer, encoded)
+    for step in decode(backbone, encoded, sampling, markers=markers, ends_sentence=ends):
+        for number, (row, token, finite) in enumerate(
+            zip(rows, step.token.tolist(), step.finite.tolist(), strict=True)
+        ):
+            if row.ended:
+                continue
+            if not finite:
+                warnings.warn(f"{NOT_FINITE_WORDS}; the answer ends there", RuntimeWarning, stacklevel=2)
+            if piece := row.end() if token in sampling.ends or not finite else row.push(token):
+                yield number, piece
+        if all(row.ended for row in rows):
+            return
+    for number, row in enumerate(rows):
+        if not row.ended and (piece := row.end()):
+            yield number, piece
+
+
 def stream_text(
     backbone: Backbone, encoded: EncodedPrompt, tokenizer: Tokenizer | None, sampling: Sampling
 ) -> Iterator[str]:
-    """Writes one answer and yields its pieces; text that may begin a stop string is held back.
+    """Writes the answer to one prompt, and yields its pieces; as `stream_texts`.
 
     Raises:
-        ValueError: for several prompts, and without a tokenizer.
+        ValueError: also for several prompts.
     """
     if encoded.batch != 1:
-        raise ValueError(f"streaming writes one answer, not {encoded.batch}; use generate")
-    tokenizer = _need(tokenizer)
-    decoder, pending = tokenizer.stream(), ""
-    longest = max((len(stop) for stop in sampling.stop), default=0)
-    markers, ends = _Control.of(sampling, tokenizer, encoded)
-    for step in decode(backbone, encoded, sampling, markers=markers, ends_sentence=ends):
-        token = int(step.token)
-        if not bool(step.finite):
-            warnings.warn(f"{NOT_FINITE_WORDS}; the answer ends there", RuntimeWarning, stacklevel=2)
-        if token in sampling.ends:
-            break
-        pending += decoder.push(token)
-        if (cut := _first_stop(pending, sampling.stop)) < len(pending):
-            yield pending[:cut]
-            return
-        ready = len(pending) - max(longest - 1, 0)
-        if ready > 0:
-            yield pending[:ready]
-            pending = pending[ready:]
-    pending += decoder.flush()
-    if rest := pending[: _first_stop(pending, sampling.stop)]:
-        yield rest
+        raise ValueError(f"there are {encoded.batch} prompts; stream_texts writes several answers")
+    return (piece for _, piece in stream_texts(backbone, encoded, tokenizer, sampling))
+
+
+class _Stream:
+    """One row's text that has not been yielded yet."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self.decoder, self.stops = tokenizer.stream(), stops
+        self.held = max((len(stop) for stop in stops), default=0) - 1  # characters that may begin a stop string
+        self.pending, self.ended = "", False
+
+    def push(self, token: int) -> str:
+        """Takes a token in; the text that no later one can take back, maybe ""."""
+        self.pending += self.decoder.push(token)
+        if (cut := _first_stop(self.pending, self.stops)) < len(self.pending):
+            self.ended = True
+            return self.pending[:cut]
+        ready = max(len(self.pending) - max(self.held, 0), 0)
+        piece, self.pending = self.pending[:ready], self.pending[ready:]
+        return piece
+
+    def end(self) -> str:
+        """The rest of the answer."""
+        self.ended = True
+        rest = self.pending + self.decoder.flush()
+        return rest[: _first_stop(rest, self.stops)]
 
 
 def _need(tokenizer: Tokenizer | None) -> Tokenizer:

@@ -43,6 +43,8 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
     yield "kernel", backbone.kernel_in_use
     yield "tokenizer", f"{model.tokenizer.vocab_size} tokens" if model.tokenizer else "none"
     yield "special tokens", _special_text(model)
+    reason = model.own_template.reason(model.tokenizer)
+    yield "chat template", f"{model.template.name}, {reason}" if reason else model.template.name
     update = ""
     if isinstance(model.synthesizer, Synthesizer):
         config, size = model.synthesizer.config, _count(model.synthesizer)

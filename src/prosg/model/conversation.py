@@ -12,7 +12,8 @@ from typing import Any, Literal, Unpack
 import torch
 
 from prosg.core.encoded import EncodedPrompt, Memory, with_update
-from prosg.data.templates import TEMPLATES, Turn, frame, known_template, without_blank_lines
+from prosg.data.chat import Messages
+from prosg.data.templates import NONE, ChatTemplate, FramedPrompt, Turn, without_blank_lines
 from prosg.generation.decode import advance
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import stream_text
@@ -29,7 +30,7 @@ class Conversation:
 
     Attributes:
         model: What answers; it needs a tokenizer.
-        template: How turns are written: none, world, pile or raven.
+        template: How turns are written.
         memory: What holds the prompt beside the state; see `ProSG.encode`.
         tau: Window of the anchor, tokens; None for the model's own, or the backbone's default.
         renew: When the prompt that is held is taken anew.
@@ -39,7 +40,7 @@ class Conversation:
     def __init__(
         self,
         model: ProSG,
-        template: str = "none",
+        template: str = "",
         *,
         memory: Memory | None = None,
         tau: float | None = None,
@@ -48,16 +49,22 @@ class Conversation:
     ) -> None:
         """Begins without a turn, but that of the system if `system` is given.
 
+        Args:
+            model: As attribute.
+            template: Name of a template; the model's own (`ProSG.template`) by default.
+            memory, tau, renew: As attributes.
+            system: What the system turn says.
+
         Raises:
             ValueError: for a model without a tokenizer, an unknown template, one without a system turn if there is to
                 be one, and a memory that the model cannot have.
         """
         self.model = model
         model.tokenise([])  # says what to do without a tokenizer
-        self.template = known_template(template) or "none"
+        self.template: ChatTemplate = model.own_template.choose(template, model.tokenizer)
         self.memory, self.tau, self.renew = model.check_memory(memory, tau), tau, renew
         self.turns: list[Turn] = []
-        self._read = ""  # text that has been read
+        self._read, self._held_text = "", ""  # text that has been read, and that of the prompt that is held
         self._place: EncodedPrompt | None = None
         self._held: EncodedPrompt | None = None  # the prompt, with its update where the model makes one
         self._before: tuple[str, EncodedPrompt] | None = None  # the place before the last answer
@@ -74,7 +81,7 @@ class Conversation:
         if text:
             self._text([Turn("system", text), Turn("user", "")])  # says where a template has no system turn
         self.turns = [Turn("system", text)] if text else []
-        self._read, self._place, self._held, self._before = "", None, None, None
+        self._read, self._held_text, self._place, self._held, self._before = "", "", None, None, None
 
     def reset(self) -> None:
         """Forgets all turns but the system's."""
@@ -107,13 +114,14 @@ class Conversation:
         if not text.strip():
             raise ValueError("a turn is empty; it needs at least one character")
         options = self._options(sampling)
-        before = self._read, self._place, self._held
+        before = self._read, self._held_text, self._place, self._held
         try:
-            self._read_on(self._text([*self.turns, Turn("user", text)]))
+            whole = self._text([*self.turns, Turn("user", text)])
+            self._read_on(whole)
             if self.renew == "turn" and self.turns:
-                self._renew()
+                self._renew(whole)
         except BaseException:  # interrupted, too: the conversation stays as it was
-            self._read, self._place, self._held = before
+            self._read, self._held_text, self._place, self._held = before
             raise
         self.turns.append(Turn("user", text))
         yield from self._answer(options)
@@ -134,19 +142,23 @@ class Conversation:
     def to_dict(self) -> dict[str, Any]:
         """JSON values from which `resume` takes the conversation up."""
         return {
-            "template": self.template,
+            "template": self.template.name,
             "memory": self.memory,
             "tau": self.tau,
             "renew": self.renew,
             "messages": [{"role": turn.role, "content": turn.text} for turn in self.turns],
         }
 
-    def resume(self, turns: Sequence[Turn]) -> None:
+    def resume(self, said: Sequence[Turn] | Messages) -> None:
         """Reads turns that were said before, as if they had been said here.
+
+        Args:
+            said: The turns, also as messages of role and content.
 
         Raises:
             ValueError: for turns that do not alternate between user and assistant, after at most one of the system.
         """
+        turns = [turn if isinstance(turn, Turn) else Turn(turn["role"], turn["content"]) for turn in said]
         rest = [turn for turn in turns if turn.role != "system"]
         wanted = ["user", "assistant"] * (len(rest) // 2 + 1)
         if [turn.role for turn in rest] != wanted[: len(rest)] or [t.role for t in turns[1:]].count("system"):
@@ -164,9 +176,11 @@ class Conversation:
     def _options(self, sampling: SamplingOptions) -> Sampling:
         """Options of an answer, which ends where the user's next turn would begin."""
         stop = sampling.get("stop", ())
-        stops = [*((stop,) if isinstance(stop, str) else stop), *filter(None, [TEMPLATES[self.template].stop])]
+        stops = [*((stop,) if isinstance(stop, str) else stop), *filter(None, [self.template.stop])]
         options = sampling.copy()
         options["stop"] = stops
+        assert self.model.tokenizer is not None
+        options.setdefault("end_token", self.template.special(self.model.special, self.model.tokenizer).end)
         return self.model.sampling(**options)
 
     def _answer(self, options: Sampling) -> Iterator[str]:
@@ -183,56 +197,63 @@ class Conversation:
 
     def _said(self, text: str) -> None:
         """Takes an answer into the conversation."""
-        cue = TEMPLATES[self.template].assistant
         answer = text
-        while cue and (clean := without_blank_lines(answer).strip()) != answer:  # as the template will write it
-            answer = clean
+        while self.template.reshapes and (clean := without_blank_lines(answer).strip()) != answer:
+            answer = clean  # as the template will write it
         self.turns.append(Turn("assistant", answer))
-        self._read_on(self._read + (f" {answer}" if cue else answer))
+        self._read_on(FramedPrompt(self._read + (f" {answer}" if self.template.reshapes else answer)))
 
-    def _text(self, turns: Sequence[Turn]) -> str:
+    def _text(self, turns: Sequence[Turn]) -> FramedPrompt:
         """The whole conversation as text, up to where the assistant answers."""
-        if self.template == "none":
+        if self.template == NONE:
             if turns[0].role == "system":
                 raise ValueError("template 'none' has no system turn; allowed: world, raven")
             text = ""
             for turn in turns:
                 text += ("\n\n" if text and turn.role == "user" else "") + turn.text
-            return text
-        return frame(turns, self.template)
+            return FramedPrompt(text)
+        return self.template.frame(turns)
 
-    def _read_on(self, text: str) -> None:
-        """Reads what is new of a text. It begins as the one before: answers are kept as templates write them."""
+    def _read_on(self, whole: FramedPrompt) -> None:
+        """Reads what is new of a text.
+
+        Most begin as the one before. A model's own template may write what was said otherwise later on, the date or an
+        answer's reasoning: then all that comes after the prompt that is held is read anew.
+        """
+        if self._place is not None and not whole.text.startswith(self._read):
+            assert self._held is not None
+            kept = whole.text.startswith(self._held_text)
+            self._place, self._read = (self._under_memory(self._held), self._held_text) if kept else (None, "")
         if self._place is None:
-            self._begin(text)
+            self._begin(whole)
         tokenizer = self.model.tokenizer
-        assert tokenizer is not None and self._place is not None and text.startswith(self._read)
-        if ids := tokenizer.encode(text[len(self._read) :]):
+        assert tokenizer is not None and self._place is not None
+        if ids := whole.after(len(self._read)).ids(tokenizer):
             tokens = torch.tensor([ids], device=self._place.logits.device)
             self._place = advance(self.model.backbone, self._place, tokens)
-        self._read = text
+        self._read = whole.text
 
-    def _begin(self, text: str) -> None:
+    def _begin(self, whole: FramedPrompt) -> None:
         """Encodes the prompt that is held: the system's turn, or all of the text."""
-        prompt = text
-        if self.system:
-            cut = frame([self.turns[0]], self.template).removesuffix(TEMPLATES[self.template].assistant)
-            assert text.startswith(cut)
-            prompt = cut
-        self._held = self.model.encode(prompt, memory="none" if self.model.synthesizer is None else "update")
-        self._place, self._read = self._under_memory(self._held), prompt
+        opening = self.template.opening(self.turns[0]) if self.system else None
+        prompt = whole.before(len(opening)) if opening and whole.text.startswith(opening) else whole
+        memory: Memory = "none" if self.model.synthesizer is None else "update"
+        self._held = self.model.encode(prompt, memory=memory, template=self.template.name)
+        self._held_text = self._read = prompt.text
+        self._place = self._under_memory(self._held)
 
-    def _renew(self) -> None:
+    def _renew(self, whole: FramedPrompt) -> None:
         """Holds the conversation as it is now instead of its first prompt."""
         assert self._place is not None
         held = self._place
         if with_update(self.memory):
-            held = self.model.encode(self._read, memory="update")._replace(state=held.state, logits=held.logits)
-        self._held = held._replace(anchor=None)
+            read = self.model.encode(whole, memory="update", template=self.template.name)
+            held = read.replace(state=held.state, logits=held.logits)
+        self._held, self._held_text = held.replace(anchor=None), whole.text
         self._place = self._under_memory(held)
 
     def _under_memory(self, place: EncodedPrompt) -> EncodedPrompt:
         """A place with the prompt's update and anchor, as far as `memory` has them."""
         assert self._held is not None
-        held = self.model.held_by(self._held._replace(anchor=None), self.memory, self.tau)
-        return place._replace(update=held.update, anchor=held.anchor)
+        held = self.model.held_by(self._held.replace(anchor=None), self.memory, self.tau)
+        return place.replace(update=held.update, anchor=held.anchor)

@@ -7,31 +7,31 @@ forward:   both passes and the loss                                             
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol, Unpack, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from prosg.backbones import BackboneModule
 from prosg.backbones.base import Output
 from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
 from prosg.core.state import State, choose_rows, no_pull
-from prosg.core.tensors import CHUNK, pad
-from prosg.generation.sampling import Sampling, SamplingOptions
-from prosg.generation.text import generate_texts, stream_text
+from prosg.core.tensors import CHUNK, keeping_wide
+from prosg.data.templates import OwnTemplate
 from prosg.model.anchor import StateAnchor
 from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
+from prosg.model.prompts import Batch, Prompt, listed
 from prosg.model.reading import encode_with_gradients, read_prompt, read_windows
 from prosg.model.scoring import AnswerScores, Interruption, score_answer, score_in_one_call
 from prosg.model.synthesizer import Synthesizer
-from prosg.tokenizers.base import Tokenizer
-from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
+from prosg.model.text_model import TextModel
+from prosg.tokenizers.special import RWKV_SPECIAL
 
 __all__ = ["ProSG", "Scored", "StatePerturber"]
 
@@ -69,7 +69,7 @@ class StatePerturber(Protocol):
         ...
 
 
-class ProSG(nn.Module):
+class ProSG(TextModel):
     """A backbone, and the module that turns its prompts into updates.
 
     Attributes:
@@ -79,6 +79,7 @@ class ProSG(nn.Module):
         anchor: The windows of the model's own anchor, learned or trained with; None for a model without.
         tokenizer: Needed for texts; token ids do without.
         special: What ends answers, and what stands before prompts that are given as texts.
+        own_template: The chat templates that the model comes with.
         base: Where the backbone came from, for adapters to name.
         chunk: Tokens of a prompt or an answer per call, which bounds the memory needed.
     """
@@ -93,9 +94,30 @@ class ProSG(nn.Module):
             self.synthesizer = Synthesizer(config, backbone.sites, backbone.tap_widths, seed, size)
         self.initial: InitialState | None = None
         self.anchor: StateAnchor | None = None
-        self.tokenizer: Tokenizer | None = None
-        self.special = RWKV_SPECIAL
+        self.tokenizer = None
+        self.special, self.own_template = RWKV_SPECIAL, OwnTemplate()
         self.base, self.chunk = "", CHUNK
+
+    @classmethod
+    def from_scratch(cls, model: ProSG, preset: str | ProSGConfig = "plus", *, seed: int | None = None) -> ProSG:
+        """Gives a model a fresh module; what it had is left out.
+
+        Args:
+            model: A loaded model. The new one shares its backbone, and keeps its tokenizer, special tokens, chat
+                template, learned initial state, anchor, and where its backbone came from.
+            preset: Name of a preset, or the module's options.
+            seed: Fixes the module's initial weights.
+
+        Raises:
+            ValueError: for an unknown preset, and options that do not fit the backbone.
+        """
+        config = ProSGConfig.from_preset(preset) if isinstance(preset, str) else preset
+        made = cls(model.backbone, config, seed)
+        for name in ("initial", "anchor", "tokenizer", "special", "own_template", "base", "chunk"):
+            setattr(made, name, getattr(model, name))
+        assert made.synthesizer is not None
+        made.synthesizer.to(model.device)
+        return made.train(model.training)
 
     @property
     def prosg_config(self) -> ProSGConfig | None:
@@ -124,6 +146,17 @@ class ProSG(nn.Module):
         """Type of the backbone's weights."""
         return next(self.backbone.parameters()).dtype
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Converts the weights, for `to`, `half`, `bfloat16` and the like, as loading the backbone in a type does.
+
+        What makes updates, initial states and anchors stays fp32, as these do, and the backbone keeps what it must.
+        """
+        if recurse:
+            for name, part in self.named_children():
+                kept = () if name == "backbone" else (*part.parameters(), *part.buffers())
+                part._apply(keeping_wide(fn, kept))
+        return super()._apply(fn, recurse=False)  # type: ignore[no-untyped-call]
+
     def init_state(self, batch: int) -> State:
         """The state before the first token of a prompt: the learned one, if there is one."""
         empty = self.backbone.init_state(batch)
@@ -132,34 +165,40 @@ class ProSG(nn.Module):
     @torch.no_grad()
     def encode(
         self,
-        prompt: str | Sequence[str] | Tensor,
+        prompt: Prompt | Batch,
         lengths: Int[Tensor, " B"] | None = None,
         *,
         memory: Memory | None = None,
         tau: float | None = None,
+        template: str = "",
         chunk: int | None = None,
         window: int | None = None,
     ) -> EncodedPrompt:
         """Reads prompts with the unmodified backbone, then synthesizes their updates and anchors their states.
 
         Args:
-            prompt: A text, several texts, or token ids (B, T), padded on the right.
+            prompt: A text, which is read as it is; a conversation of messages {"role", "content"}, which the chat
+                template writes; several of either; or token ids (B, T), padded on the right.
             lengths: Valid tokens of each row of ids; all of them by default.
             memory: What holds the prompt beside the state: "none", "anchor", "update", "both" or "auto" (see
                 `Memory`); the model's own (`ProSG.memory`) by default.
             tau: Window of the anchor, tokens; that of the model's own anchor, or the backbone's default.
+            template: Name of a template for messages; the model's own (`ProSG.template`) by default.
             chunk: Tokens per call instead of the model's; a backbone that cannot continue has one call per prompt.
             window: Show the module windows of this many tokens, each read from the initial state: for prompts that
                 overfill the state. The state is that of the whole prompt, which is then read twice.
 
         Raises:
-            ValueError: for no prompt or an empty one, ids and lengths out of range, windows where the module does not
+            ValueError: for no prompt or an empty one, messages that are no conversation or that the template cannot
+                write, ids and lengths out of range, windows where the module does not
                 read every position, an update where there is no module, and an anchor where the backbone cannot have
                 one.
         """
         memory = self.check_memory(memory, tau)
+        if isinstance(prompt, EncodedPrompt):
+            raise ValueError("the prompt is encoded already; `held_by` changes what holds it")
         if not isinstance(prompt, Tensor):
-            prompt, lengths = self.tokenise([prompt] if isinstance(prompt, str) else prompt)
+            prompt, lengths = self.padded(self.prepare(listed(prompt), template))
         check_tokens(prompt, self.backbone.config.vocab_size, "prompt")
         batch, time = prompt.shape
         if lengths is None:
@@ -177,7 +216,7 @@ class ProSG(nn.Module):
         if synthesizer is not None:
             if window is not None:
                 reads = read_windows(self.backbone, prompt, lengths, start, synthesizer, reads, window, chunk=chunk)
-            encoded = encoded._replace(update=synthesizer.finish(reads))
+            encoded = encoded.replace(update=synthesizer.finish(reads))
         return self.held_by(encoded, memory, tau)
 
     def check_memory(self, memory: Memory | None, tau: float | None = None, age: float | None = None) -> Memory:
@@ -224,8 +263,8 @@ class ProSG(nn.Module):
             ValueError: for values out of range, and a backbone whose states cannot be anchored.
         """
         if rows is not None and not bool(rows.any()):
-            return encoded._replace(anchor=None)
-        return encoded._replace(anchor=self._anchor(tau, age)(self.backbone, encoded.state, rows))
+            return encoded.replace(anchor=None)
+        return encoded.replace(anchor=self._anchor(tau, age)(self.backbone, encoded.state, rows))
 
     def forward(
         self,
@@ -255,7 +294,7 @@ class ProSG(nn.Module):
                 encoded = self.anchored(encoded)
             start, interruption = encoded, None
             if perturber is not None:
-                start = encoded._replace(state=perturber.at_prompt_end(self, encoded.state))
+                start = encoded.replace(state=perturber.at_prompt_end(self, encoded.state))
                 interruption = perturber.in_answer(self, answer_lengths - 1)
             scores = score_answer(self.backbone, start, answer, answer_lengths, interruption=interruption)
         else:
@@ -265,7 +304,7 @@ class ProSG(nn.Module):
             if perturber is not None or self.synthesizer is not None:
                 own = read(prompt, prompt_lengths)
             scores, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own)
-            encoded = own or EncodedPrompt((), None, logits)
+            encoded = EncodedPrompt((), None, logits) if own is None else own
         loss = (weights * scores.nll).sum() / (answer_lengths.sum() if count is None else count)
         return Scored(loss, scores.nll, scores.hits, encoded)
 
@@ -277,15 +316,6 @@ class ProSG(nn.Module):
     def run_backbone(self, *args: Any, **kwargs: Any) -> Output:
         """Calls the backbone through the module, so that FSDP gathers its weights."""
         return self.backbone(*args, **kwargs)  # type: ignore[no-any-return]
-
-    def tokenise(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids (B, T) of prompts, padded on the right, and their lengths (B,). ValueError without a tokenizer."""
-        if self.tokenizer is None:
-            raise ValueError("this model has no tokenizer: set model.tokenizer, or pass token ids")
-        ids = [self.special.prompt(self.tokenizer.encode(text)) if text else [] for text in texts]
-        lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
-        device = next(self.parameters()).device
-        return (pad(ids) if ids else torch.zeros(0, 0, dtype=torch.int64)).to(device), lengths.to(device)
 
     def held_by(self, encoded: EncodedPrompt, memory: Memory, tau: float | None = None) -> EncodedPrompt:
         """Returns encoded prompts as `memory` holds them: without what it does not name, anchored where it says so.
@@ -301,55 +331,16 @@ class ProSG(nn.Module):
         memory = self.check_memory(memory, tau)
         if with_update(memory) and encoded.update is None:
             raise ValueError(f"memory is {memory!r}, but the prompt was encoded without an update")
-        held = encoded if with_update(memory) else encoded._replace(update=None)
+        held = encoded if with_update(memory) else encoded.replace(update=None)
         if not with_anchor(memory):
-            return held._replace(anchor=None)
+            return held.replace(anchor=None)
         rows = ~held.known if memory == "auto" else None
         if held.anchor is None or tau is not None:
             return self.anchored(held, tau, rows=rows)
         if rows is not None:
             pulled = choose_rows(rows, held.anchor, no_pull(held.anchor, held.batch)) if bool(rows.any()) else None
-            return held._replace(anchor=pulled)
+            return held.replace(anchor=pulled)
         return held
-
-    def _encoded(
-        self, prompt: str | Sequence[str] | EncodedPrompt, memory: Memory | None, tau: float | None
-    ) -> EncodedPrompt:
-        if not isinstance(prompt, EncodedPrompt):
-            return self.encode(prompt, memory=memory, tau=tau)
-        prompt.check_rows()
-        return prompt if memory is None else self.held_by(prompt, memory, tau)
-
-    def generate(
-        self,
-        prompt: str | Sequence[str] | EncodedPrompt,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        **sampling: Unpack[SamplingOptions],
-    ) -> list[str]:
-        """Writes one answer per prompt, in one batch. `memory` and `tau` as in `encode`; the others: `Sampling`."""
-        encoded = self._encoded(prompt, memory, tau)
-        return [a.text for a in generate_texts(self.backbone, encoded, self.tokenizer, self.sampling(**sampling))]
-
-    def stream(
-        self,
-        prompt: str | EncodedPrompt,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        **sampling: Unpack[SamplingOptions],
-    ) -> Iterator[str]:
-        """Writes one answer and yields its pieces as they come; options as in `generate`."""
-        encoded = self._encoded(prompt, memory, tau)
-        yield from stream_text(self.backbone, encoded, self.tokenizer, self.sampling(**sampling))
-
-    def sampling(self, **options: Unpack[SamplingOptions]) -> Sampling:
-        """Options of writing, ended by the model's own end tokens unless `end_token` says otherwise."""
-        options.setdefault("end_token", self.special.end)
-        sampling = Sampling(**options)
-        SpecialTokens(sampling.ends).check(self.backbone.config.vocab_size, "end_token")
-        return sampling
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, **options: Any

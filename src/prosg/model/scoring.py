@@ -80,7 +80,7 @@ def score_answer(
     for number, (start, count) in enumerate(spans):
         if number and interruption is not None:
             state = interruption.change(state)
-        state, scores = _score_span(backbone, encoded._replace(state=state), answer, start, count)
+        state, scores = _score_span(backbone, encoded.replace(state=state), answer, start, count)
         nll, hits = (scores.nll, scores.hits) if number == 0 else (nll + scores.nll, hits | scores.hits)
     return _with_first_token(encoded.logits, answer, AnswerScores(nll, hits))
 

@@ -30,7 +30,8 @@ class StreamDecoder(Protocol):
 class Tokenizer(Protocol):
     """Converts text to token ids and back. Nothing is added, cut or padded.
 
-    Special tokens cannot be typed: "<|endoftext|>" within a text is encoded as plain text.
+    Special tokens cannot be typed: "<|endoftext|>" within a text is encoded as plain text, unless `encode` is told that
+    the text is a program's (a chat template's), not a user's.
     """
 
     @property
@@ -48,12 +49,25 @@ class Tokenizer(Protocol):
         """Id that the tokenizer's own rules put before a text, which `encode` does not; None for none."""
         ...
 
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """How the special tokens are spelled."""
+        ...
+
     def token_id(self, token: str) -> int | None:
         """Returns the id of a token spelled as in the vocabulary, or None if there is no such token."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text. Raises ValueError if it contains a lone surrogate."""
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Returns the ids of a text.
+
+        Args:
+            text: Any text.
+            special: Whether special tokens that it spells are tokens, instead of plain text.
+
+        Raises:
+            ValueError: if it contains a lone surrogate.
+        """
         ...
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:

@@ -53,17 +53,29 @@ class JsonTokenizer:
     def token_id(self, token: str) -> int | None:
         return self._inner.token_to_id(token)
 
-    def encode(self, text: str) -> list[int]:
-        return self._encoding(text).ids
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        added = self._inner.get_added_tokens_decoder()
+        return tuple(token.content for _, token in sorted(added.items()) if token.special)
+
+    @cached_property
+    def _with_special(self) -> tokenizers.Tokenizer:
+        """A copy for texts that spell special tokens: a setting, not an argument, tells whether they count."""
+        copy = tokenizers.Tokenizer.from_str(self._inner.to_str())
+        copy.encode_special_tokens = False
+        return copy
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        return self._encoding(text, special).ids
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoding = self._encoding(text)
         return encoding.ids, encoding.offsets
 
-    def _encoding(self, text: str) -> tokenizers.Encoding:
+    def _encoding(self, text: str, special: bool = False) -> tokenizers.Encoding:
         encode_utf8(text)  # for its error; the bytes are not needed
         with guarded("the tokenizer cannot encode the text"):
-            return self._inner.encode(text, add_special_tokens=False)
+            return (self._with_special if special else self._inner).encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         with guarded("the tokenizer cannot decode the ids"):

@@ -34,6 +34,9 @@ WORLD_FINGERPRINT = "2df0627f02263a61cf2606e02941969c3037394752d1d0b1f463838ca48
 LINE = re.compile(r"""(?P<id>[0-9]+) (?:(['"])(?P<plain>[^\\'"]+)\2|(?P<any>.*)) (?P<length>[0-9]+)\n?""")
 """A line. Nearly all literals are plain text between quotes; parsing those as Python takes five times as long."""
 END = 0
+SPELLINGS = (END_OF_TEXT, "<|rwkv_tokenizer_end_of_text|>")
+"""How END is spelled: by this package, and in the folders of transformers' models."""
+_SPELLED = re.compile("|".join(map(re.escape, SPELLINGS)))
 UNKNOWN = "\ufffd".encode()
 COMPILED_AFTER = 1 << 20
 """Bytes encoded in Python before the compiled tokenizer is loaded."""
@@ -74,11 +77,18 @@ class WorldTokenizer:
     def begin_token(self) -> None:
         return None
 
-    def token_id(self, token: str) -> int | None:
-        return END if token == END_OF_TEXT else self._ids.get(token.encode())
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        return SPELLINGS
 
-    def encode(self, text: str) -> list[int]:
-        return self._match(text, encode_utf8(text))
+    def token_id(self, token: str) -> int | None:
+        return END if token in SPELLINGS else self._ids.get(token.encode())
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        if not special:
+            return self._match(text, encode_utf8(text))
+        first, *others = (self.encode(piece) for piece in _SPELLED.split(text))
+        return [*first, *(token for ids in others for token in (END, *ids))]
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         source = encode_utf8(text)

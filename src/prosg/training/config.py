@@ -242,8 +242,9 @@ class TrainConfig:
             baseline that spends tokens instead of a module.
         end_token: Ids of tokens that end an answer, of which rows end with the first; by default the model's own.
         begin_token: Id of a token that stands before every prompt, or none; by default the model's own.
-        template: Chat template: none, world, pile or raven. By default the one that a text row is written in, world
-            for chat rows under World's tokenizer, and none for rows of a prompt and an answer.
+        template: Chat template: none, world, pile, raven, or model: the model's own. By default the one that a text row
+            is written in, the model's own for chat rows (world under World's tokenizer), and none for rows of a prompt
+            and an answer. It is recorded with what is trained.
         max_tokens: Longest row, prompt and answer together; longer ones are left out and counted. 0 keeps all.
         truncate: Cut longer rows instead: the prompt's beginning, and the end of an answer that is too long by itself.
         threads: CPU threads; 0 takes all cores where a probe finds that faster right now, else one.

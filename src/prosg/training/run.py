@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from prosg.data.binidx import binidx_files, read_documents
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
 from prosg.data.joined import join_rows
 from prosg.data.row import read_rows
+from prosg.data.templates import NONE, OwnTemplate
 from prosg.model.anchor import StateAnchor
 from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
@@ -89,9 +91,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     backbone, base = model.backbone, Path(model.base)
     backbone.float()  # master weights; bf16 is autocast
     if phase in ("synthesize", "static"):
-        special = model.special
-        model = ProSG(backbone, config.module, seed=config.seed).to(device)
-        model.tokenizer, model.special = tokenizer, special
+        model = ProSG.from_scratch(model, config.module, seed=config.seed)
     elif phase == "state":
         model.initial = InitialState(backbone)
     elif config.lora:
@@ -104,10 +104,12 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         "special": model.special,
         "max_tokens": config.max_tokens or None,
         "template": config.template,
+        "own": model.own_template,
         "truncate": config.truncate,
     }
     rows, too_long = _rows(config.train, tokenizer, "train", **encoding)
     validation, _ = _rows(config.validation, tokenizer, "validation", **encoding)
+    model.own_template = _template_used(rows, config, model)
     if config.replay:
         chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
         chosen &= np.array([row.has_stages for row in rows])
@@ -179,7 +181,14 @@ def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
             factors = remove_lora(backbone)
             _save_lora(backbone, factors, out / "lora", base)
             backbone = merge(backbone, factors)
-        save_backbone(backbone, trained, tokenizer=tokenizer, special=model.special, overwrite=True)
+        save_backbone(
+            backbone,
+            trained,
+            tokenizer=tokenizer,
+            special=model.special,
+            template=model.own_template.known,
+            overwrite=True,
+        )
     elif model.initial is not None:
         save_initial(model.initial, trained, overwrite=True)
     elif model.synthesizer is not None:
@@ -250,6 +259,21 @@ def _write_config(config: TrainConfig, out: Path) -> None:
     if not (out / CONFIG).exists():
         record_inputs(config)
         write_json(out / CONFIG, dataclasses.asdict(config))
+
+
+def _template_used(rows: Sequence[EncodedRow], config: TrainConfig, model: ProSG) -> OwnTemplate:
+    """The template that most rows are written in, which is the trained model's own from here on; said on stderr."""
+    counts = Counter(row.template for row in rows)
+    if not counts:
+        return model.own_template
+    name = counts.most_common(1)[0][0]
+    template = model.own_template.choose(name, model.tokenizer)
+    if len(counts) > 1:
+        parts = ", ".join(f"{other} {count}" for other, count in counts.most_common())
+        distributed.print_once(f"template: {name}, that of most rows ({parts}); one for all with --template")
+    elif template != NONE and not config.template:
+        distributed.print_once(f"template: {name} (another with --template)")
+    return model.own_template._replace(trained=template)
 
 
 def _rows(

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.initial_state import save_initial
+from prosg.checkpoints.load import load_model
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.tensors import pad
 from prosg.core.update import mean_update
-from prosg.data.row import Row, Stage
+from prosg.data.row import Row, Stage, row_from_dict
 from prosg.data.synthetic import make_rows
 from prosg.data.templates import Turn
 from prosg.evaluation.answer_cache import Answer, AnswerCache, batched
@@ -32,6 +33,7 @@ from prosg.generation.text import generate_texts
 from prosg.model.initial_state import InitialState
 from prosg.model.prosg import ProSG
 from prosg.utils.store import hash_json
+from support.chat_models import chat_model
 from support.models import WORDS, assert_same_update, live_model, state_bits_equal, word_tokenizer
 
 GREEDY = GenerationConfig(max_tokens=24, temperature=0.0)
@@ -321,7 +323,7 @@ def test_prompts_of_the_mean_are_framed_as_those_asked() -> None:
     model = tiny()
     training = {"k": [row(i, f"{WORDS[1 + i % 12]} a") for i in range(64)]}
     asked = system(model, ROWS, training, update="mean", template="world", prompt="twice")
-    assert asked.training["k"][0] == "User: Tom a\nTom a\n\nAssistant:"
+    assert asked.training["k"][0].text == "User: Tom a\nTom a\n\nAssistant:"
 
 
 def test_windows_are_the_modules() -> None:
@@ -421,3 +423,18 @@ def test_curves_read_the_prompt_again_before_the_late_stage() -> None:
     assert [one["text"] for one in found] == [one.text for one in again] != [one.text for one in once]
     assert [one["distance_tokens"] for one in found] == [one.distance_tokens for one in again]
     assert [one["read_again"] for one in found] == [len(one.prompt) for one in late.encoded_rows]
+
+
+def test_conversations_are_written_and_answered_under_the_models_own_template(tmp_path: Path) -> None:
+    model = load_model(chat_model(tmp_path / "model"))
+    assert model.tokenizer is not None
+    turns = [{"role": "user", "content": "Tom saw a cat."}]
+    row = row_from_dict({"messages": [*turns, {"role": "assistant", "content": "say"}]})
+    local = LocalSystem(SystemConfig(model="x"), model, [row], {}, 0)
+    end = model.tokenizer.token_id("<|im_end|>")
+    assert local.encoded_rows[0].prompt == model.prepare([turns])[0].ids and local.ends[0] == end
+    assert local.encoded_rows[0].answer[-1] == end
+    (answer,) = local.write([0], GenerationConfig(max_tokens=6, temperature=0.0))
+    assert answer.text == model.generate(turns, max_tokens=6, temperature=0.0)
+    raw = LocalSystem(SystemConfig(model="x", template="world"), model, [row], {}, 0)
+    assert model.tokenizer.decode(raw.encoded_rows[0].prompt) == "User: Tom saw a cat.\n\nAssistant:"

@@ -33,6 +33,7 @@ MODEL_FOLDER = FolderKind(
         "model.safetensors.index.json",
         "generation_config.json",
         "tokenizer_config.json",
+        "chat_template.jinja",
         *TOKENIZER_FILES,
     ),
 )

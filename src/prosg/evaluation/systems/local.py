@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from prosg.core.tensors import pad
 from prosg.core.update import Update, join_updates, mean_update
 from prosg.data.encode import EncodedRow, encode_row, frame_row, template_of
 from prosg.data.row import Row
-from prosg.data.templates import TEMPLATES
+from prosg.data.templates import NONE, ChatTemplate, FramedPrompt
 from prosg.evaluation.answer_cache import Answer
 from prosg.evaluation.config import GenerationConfig, SystemConfig
 from prosg.evaluation.controls import Condition, derangement, encode_training
@@ -65,6 +66,9 @@ def open_model(config: SystemConfig, device: str) -> ProSG:
     if config.anchor:
         model.anchor = load_anchor(config.anchor, model.backbone)
     check_model(config, model)
+    trained = model.own_template.trained
+    if not config.template and trained is not None and trained != NONE:
+        print(f"{config.model}: template: {trained.name}, as it was trained (another with `template`)", file=sys.stderr)
     return model
 
 
@@ -100,6 +104,7 @@ class LocalSystem:
         memory: Which of them do.
         rows: The rows as the model sees them.
         encoded_rows: The same as token ids.
+        ends: Ids of the tokens that end their answers.
     """
 
     def __init__(
@@ -124,14 +129,25 @@ class LocalSystem:
         self.memory = memory_of(config, model)
         self.condition = Condition("none" if self.memory == "none" else config.update, config.state)
         self.kinds = [row.kind for row in rows]
-        self.templates = [template_of(row, config.template, self.tokenizer) or "none" for row in rows]
+        self.templates = [self._template(row) for row in rows]
         self.rows = [self._framed(row) for row in rows]
-        self.encoded_rows: list[EncodedRow] = [encode_row(row, self.tokenizer, model.special) for row in self.rows]
-        self.training = {kind: [self._framed(row).prompt for row in some] for kind, some in training.items()}
+        special = [template.special(model.special, self.tokenizer) for template in self.templates]
+        self.ends = tuple(dict.fromkeys(token for row in special for token in row.end)) or model.special.end
+        self.encoded_rows: list[EncodedRow] = [
+            encode_row(row, self.tokenizer, own) for row, own in zip(self.rows, special, strict=True)
+        ]
+        self.training = {kind: [self._prompt(row) for row in some] for kind, some in training.items()}
+
+    def _template(self, row: Row) -> ChatTemplate:
+        return template_of(row, self.config.template, self.tokenizer, self.model.own_template)
 
     def _framed(self, row: Row) -> Row:
         row = read_twice(row) if self.config.prompt == "twice" else row
-        return frame_row(row, self.config.template, self.tokenizer)
+        return frame_row(row, self.config.template, self.tokenizer, self.model.own_template)
+
+    def _prompt(self, row: Row) -> FramedPrompt:
+        framed = self._framed(row)
+        return FramedPrompt(framed.prompt, framed.cuts)
 
     @functools.cached_property
     def partners(self) -> list[int]:
@@ -145,7 +161,8 @@ class LocalSystem:
         """The mean update and the mean state of each kind, over training prompts, as far as the memory needs them."""
         means = {}
         for kind in sorted(set(self.kinds)):
-            prompts = [self.model.special.prompt(self.tokenizer.encode(text)) for text in self.training.get(kind, ())]
+            framed = self.training.get(kind, [])
+            prompts = [prompt.prompt_ids(self.tokenizer, self.model.special) for prompt in framed]
             read = list(encode_training(self.model, kind, prompts, "update" if with_update(self.memory) else "none"))
             updates = [one.update for one in read if one.update is not None]
             means[kind] = (
@@ -192,14 +209,15 @@ class LocalSystem:
             "model": model_fingerprint(self.model),
             "initial": _hash_of(self.model.initial),
             "tokenizer": self.tokenizer.fingerprint,
-            "special": list(self.model.special),
+            "special": list(self.model.special._replace(end=self.ends)),
             "system": {name: getattr(self.config, name) for name in ANSWER_OPTIONS},
             "condition": list(self.condition),
             "memory": [self.memory, self.config.tau, self.config.age, _hash_of(self.model.anchor)],
             "generation": dataclasses.asdict(generation),
         }
         if self.condition.update == "mean":
-            common["training"] = {kind: self.training.get(kind, []) for kind in sorted(set(self.kinds))}
+            kinds = sorted(set(self.kinds))
+            common["training"] = {kind: [prompt.text for prompt in self.training.get(kind, [])] for kind in kinds}
         return [
             {
                 **common,
@@ -218,7 +236,7 @@ class LocalSystem:
 
     def _stop(self, index: int) -> str:
         """Where an answer ends that goes on with the user's next turn."""
-        return TEMPLATES[self.templates[index]].stop
+        return self.templates[index].stop
 
     def read_again(self, index: int, written: int, late: bool = False) -> int:
         """Tokens of a row's prompt and answer that are read once more while `written` tokens are written.
@@ -253,7 +271,7 @@ class LocalSystem:
         sampling = Sampling(
             **dataclasses.asdict(generation),
             force_marker=[self._marker(i) for i in indices],
-            end_token=self.model.special.end,
+            end_token=self.ends,
             refresh_every=self.config.refresh_every,
             refresh_keep=self.config.refresh_keep,
         )

@@ -1,0 +1,151 @@
+"""Texts and conversations in, texts out: one or several, sampled, streamed and scored."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prosg.checkpoints.load import load_model
+from prosg.data.templates import TEMPLATES, OwnTemplate, Turn
+from prosg.model.conversation import Conversation
+from prosg.model.prosg import ProSG
+from support.chat_models import CHATML, chat_model
+from support.models import WORDS, assert_near, live_model, word_tokenizer
+
+TEXTS = ["Tom saw a", "b c"]
+USER, ANSWER = {"role": "user", "content": "Tom saw a"}, {"role": "assistant", "content": "why? b"}
+DRAWN: dict[str, Any] = {"max_tokens": 8, "temperature": 1.5, "end_token": len(WORDS) - 1}
+
+
+@pytest.fixture(scope="module")
+def model() -> ProSG:
+    made = live_model("rwkv4", "plus", torch.float64, vocab=len(WORDS))
+    made.tokenizer = word_tokenizer()
+    made.own_template = OwnTemplate(trained=TEMPLATES["pile"])
+    return made
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> ProSG:
+    return load_model(chat_model(tmp_path_factory.mktemp("chat") / "model"), dtype="fp64")
+
+
+def test_a_text_for_a_text_and_a_list_for_a_list(model: ProSG) -> None:
+    one = model.generate(TEXTS[0], **DRAWN)
+    assert isinstance(one, str)
+    both = model.generate(TEXTS, **DRAWN)
+    assert both[0] == one and model.generate(tuple(TEXTS), **DRAWN) == both
+    assert model.generate(model.encode(TEXTS), **DRAWN) == both
+    assert model.generate(model.tokenise(TEXTS[:1])[0], **DRAWN) == [one]
+
+
+def test_a_sample_depends_on_its_number_and_its_row_alone(model: ProSG) -> None:
+    few, many = (model.generate(TEXTS, n, **DRAWN) for n in (2, 4))
+    assert [len(some) for some in many] == [4, 4] and few == [some[:2] for some in many]
+    assert len({*many[0]}) > 1
+    assert [some[0] for some in many] == model.generate(TEXTS, **DRAWN)
+    assert model.generate(TEXTS[0], 4, **DRAWN) == many[0]
+    assert model.generate(TEXTS[0], 1, **DRAWN) == many[0][:1]
+    marked = model.generate(TEXTS, 2, hold_until=1, force_marker=["Names:", "Code:"], **DRAWN)
+    assert all("Names:" in text for text in marked[0]) and all("Code:" in text for text in marked[1])
+    with pytest.raises(ValueError, match="n is 0"):
+        model.generate(TEXTS, 0)
+
+
+@pytest.mark.parametrize("stop", [[], ["c", "saw a"]])
+def test_the_pieces_of_each_row_are_its_answer(model: ProSG, stop: list[str]) -> None:
+    written = ["", ""]
+    for row, piece in model.stream(TEXTS, stop=stop, **DRAWN):
+        assert piece
+        written[row] += piece
+    assert written == model.generate(TEXTS, stop=stop, **DRAWN)
+    assert "".join(model.stream(TEXTS[0], stop=stop, **DRAWN)) == written[0]
+    assert {row for row, _ in model.stream(model.encode(TEXTS[:1]), **DRAWN)} == {0}
+
+
+def test_messages_are_written_by_the_models_template(model: ProSG) -> None:
+    written = "Question: Tom saw a\n\nAnswer:"
+    assert model.template == TEMPLATES["pile"]
+    assert_near(model.encode([USER]).logits, model.encode(written).logits, 0.0)
+    assert_near(
+        model.encode([USER], template="world").logits, model.encode("User: Tom saw a\n\nAssistant:").logits, 0.0
+    )
+    assert model.generate([USER], **DRAWN) == model.generate(written, stop="\n\nQuestion:", **DRAWN)
+    mixed = model.generate([[USER], [USER, ANSWER, USER]], **DRAWN)
+    assert len(mixed) == 2 and mixed[0] == model.generate([USER], **DRAWN)
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([USER, ANSWER], "the last message is the assistant's"),
+        ([USER, USER], "message 2 is the user's"),
+        ([{"role": "user"}], "message 1 .*'content'"),
+        ([{"role": "tool", "content": "x"}], "message 1 has the role 'tool'"),
+        ([{"role": "system", "content": "x"}, USER], "'pile' has no system turn"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(model: ProSG, messages: Any, words: str) -> None:
+    for use in (model.encode, model.generate, model.stream, lambda prompt: model.perplexity(prompt, "a")):
+        with pytest.raises(ValueError, match=words):
+            use(messages)
+
+
+def by_hand(model: ProSG, prompt: Any, ids: list[int]) -> float:
+    encoded = model.encode(prompt)
+    nll = model.score(encoded, torch.tensor([ids]), torch.tensor([len(ids)])).nll
+    return math.exp(float(nll.sum()) / len(ids))
+
+
+def test_perplexity_is_of_texts(model: ProSG) -> None:
+    assert model.tokenizer is not None
+    end = model.special.end[0]
+    values = [by_hand(model, text, [*model.tokenizer.encode("saw a big!"), end]) for text in TEXTS]
+    assert model.perplexity(TEXTS[0], "saw a big!") == pytest.approx(values[0], rel=1e-9)
+    assert model.perplexity(TEXTS, ["saw a big!"] * 2) == pytest.approx(values, rel=1e-9)
+    assert model.perplexity(model.encode(TEXTS), ["saw a big!"] * 2) == pytest.approx(values, rel=1e-9)
+    assert model.perplexity(TEXTS[0], "a", memory="none") != model.perplexity(TEXTS[0], "a")
+    with pytest.raises(ValueError, match="1 answers to 2 prompts"):
+        model.perplexity(TEXTS, ["a"])
+    with pytest.raises(ValueError, match="answer 2 is empty"):
+        model.perplexity(TEXTS, ["a", ""])
+    with pytest.raises(ValueError, match="one answer to one prompt"):
+        model.perplexity(TEXTS, "a")
+
+
+def test_a_models_own_template_has_its_special_tokens(chat: ProSG) -> None:
+    assert chat.tokenizer is not None
+    end = chat.tokenizer.token_id("<|im_end|>")
+    (read,) = chat.prepare([[USER]])
+    assert read.special.end[0] == end and read.special.begin is None and not read.spaced
+    ids = torch.tensor([read.ids])
+    assert_near(chat.encode([USER]).logits, chat.encode(ids).logits, 0.0)
+    expected = by_hand(chat, ids, [*chat.tokenizer.encode("say"), end])
+    assert chat.perplexity([USER], "say") == pytest.approx(expected, rel=1e-9)
+    assert chat.encode(chat.tokenizer.decode(read.ids)).logits.shape == (1, chat.backbone.config.vocab_size)
+    assert chat.encode("<|im_end|>").state[0].den.sum() != chat.encode(torch.tensor([[end]])).state[0].den.sum()
+
+
+@pytest.mark.parametrize("system", ["", "be kind"])
+@pytest.mark.parametrize("source", [CHATML, "{{ messages | length }}" + CHATML], ids=["grows", "changes"])
+def test_a_conversation_is_in_the_state_of_what_its_template_writes(source: str, system: str, tmp_path: Path) -> None:
+    model = load_model(chat_model(tmp_path / "model", source), dtype="fp64")
+    talk = Conversation(model, memory="anchor", system=system)
+    for text in ("Tom saw", "why?", "say"):
+        "".join(talk.ask(text, max_tokens=5, temperature=0.0))
+        assert talk._place is not None and talk._before is not None
+        asked = talk.turns[:-1]
+        assert talk._before[0] == model.template.frame(asked).text
+    whole = model.encode(model.template.frame(asked), memory="none")
+    plain = Conversation(model, memory="none", system=system)
+    plain.resume([*asked, Turn("assistant", "a")])
+    assert plain._before is not None
+    assert_near(plain._before[1].logits, whole.logits, 1e-10)
+    other = Conversation(model, memory="anchor", system=system)
+    other.resume(talk.to_dict()["messages"])
+    assert other._place is not None
+    assert_near(other._place.logits, talk._place.logits, 1e-10)
