@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prosg.cli.common import MEMORIES, add_memory, add_model, add_overwrite, add_state, check_text, load_from
 from prosg.cli.parser import Command, Parser
+from prosg.utils.spelling import meant
 
 if TYPE_CHECKING:
     from prosg.model.conversation import Conversation
@@ -115,7 +116,9 @@ class _Chat:
         if word in self.commands:
             self.commands[word](rest.strip())
         elif word.startswith("/") and word[1:].isalpha():
-            raise ValueError(f"{word} is unknown; allowed: {', '.join(self.commands)}, /quit")
+            raise ValueError(
+                f"{word} is unknown{meant(word, self.commands)}; allowed: {', '.join(self.commands)}, /quit"
+            )
         elif line.strip():
             self.show(self.talk.ask(line, **self.sampling()))
         return True
@@ -145,7 +148,7 @@ class _Chat:
         """Changes what holds the prompt, or says what does."""
         if word:
             if word not in MEMORIES:
-                raise ValueError(f"/memory {word}: allowed: {', '.join(MEMORIES)}")
+                raise ValueError(f"/memory {word}{meant(word, MEMORIES)}; allowed: {', '.join(MEMORIES)}")
             chosen: Literal["none", "anchor", "update", "both"] = word  # type: ignore[assignment]
             self.talk.hold(chosen, self.options.tau if word in ("anchor", "both") else None)
         print(f"memory: {self.talk.memory}", file=sys.stderr)

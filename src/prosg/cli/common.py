@@ -106,8 +106,12 @@ def add_window(parser: Parser) -> None:
 
 def add_kinds(parser: Parser) -> None:
     """Adds --kinds."""
+    from prosg.data.synthetic import DEMO_KINDS, KINDS, NATURAL_KINDS
+
     parser.add_list(
-        "--kinds", help="kinds of instruction; natural stands for those of everyday language; the demo's by default"
+        "--kinds",
+        help=f"kinds of instruction, of {', '.join(KINDS)}; natural stands for {', '.join(NATURAL_KINDS)} "
+        f"(default: {','.join(DEMO_KINDS)})",
     )
 
 

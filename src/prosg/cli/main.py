@@ -38,6 +38,7 @@ from prosg.cli import (
 from prosg.cli.parser import Command, Group, Parser, complain
 from prosg.cli.streams import OUTPUT, close_output, flush_or_close, prepare_streams
 from prosg.utils.errors import causes
+from prosg.utils.spelling import meant
 
 __all__ = ["COMMANDS", "main"]
 
@@ -148,7 +149,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[Command | None, Namespace]:
         if not rest:
             overview.error(f"a command is missing, one of {', '.join(command.commands)}")
         if rest[0] not in command.commands and not rest[0].startswith(("-h", "--help", "--example")):
-            overview.error(f"a command comes first, one of {', '.join(command.commands)}; not {rest[0]!r}")
+            known = ", ".join(command.commands)
+            overview.error(f"a command comes first, one of {known}; not {rest[0]!r}{meant(rest[0], command.commands)}")
         overview.parse(rest[:1])
         name, command, rest = f"{name} {rest[0]}", command.commands[rest[0]], rest[1:]
     parser = command.parser()

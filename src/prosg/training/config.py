@@ -206,8 +206,8 @@ class TrainConfig:
 
     Attributes:
         model: Backbone to train, or to train a module on: a .pth file or a folder.
-        recipe: Name of defaults for module, perturbation and optim, each of which can still be set (command line and
-            YAML). In Python take them from `RECIPES`.
+        recipe: Name of defaults for module, perturbation, anchor and optim, each of which can still be set (command
+            line and YAML). In Python take them from `RECIPES`.
         train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows; or several.
         out: Folder for the trained model, checkpoints and logs.
         validation: A jsonl file of rows, or several, to evaluate on; none by default.
