@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from prosg.cli.common import MEMORIES, add_memory, add_model, add_overwrite, add_state, check_text, load_from
+from prosg.cli.common import (
+    MEMORIES,
+    add_memory,
+    add_model,
+    add_overwrite,
+    add_state,
+    check_text,
+    load_from,
+    note_off_topic,
+)
 from prosg.cli.parser import Command, Parser
 from prosg.cli.typed_lines import typed_lines
 from prosg.utils.io import read_json, written_whole
@@ -106,6 +115,7 @@ class _Chat:
     def __init__(self, talk: Conversation, options: Namespace) -> None:
         self.talk, self.options = talk, options
         self.seed = options.seed
+        self.noted = False  # whether it was said what the demo model knows
         self.files: set[Path] = set()  # that the conversation is in already, so that it may be saved there again
         self.commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: print(HELP),
@@ -130,6 +140,7 @@ class _Chat:
                 f"{word} is unknown{meant(word, self.commands)}; allowed: {', '.join(self.commands)}, /quit"
             )
         elif line.strip():
+            self.noted = self.noted or note_off_topic(self.options.model, line)
             self.show(self.talk.ask(line, **self.sampling()))
         return True
 

@@ -33,6 +33,7 @@ __all__ = [
     "encode_prompt",
     "frame_prompt",
     "load_from",
+    "note_off_topic",
     "one_prompt_source",
 ]
 
@@ -172,7 +173,20 @@ def one_prompt_source(options: Namespace) -> None:
 def encode_prompt(options: Namespace, model: ProSG) -> EncodedPrompt:
     """Encodes --prompt under --template and --window, and under --memory and --tau where a command has them."""
     held = {name: getattr(options, name, None) for name in ("memory", "tau")}
-    return model.encode(frame_prompt(options.prompt, options.template), window=options.window, **held)
+    prompt = frame_prompt(options.prompt, options.template)
+    note_off_topic(options.model, prompt)
+    return model.encode(prompt, window=options.window, **held)
+
+
+def note_off_topic(model: str, prompt: str) -> bool:
+    """Says on stderr what the demo model knows, if that is the model, and the prompt is no such; returns whether."""
+    if model != "demo":
+        return False
+    from prosg.demo.topics import TOPICS, is_off_topic
+
+    if off_topic := is_off_topic(prompt):
+        print(f"note: {TOPICS}", file=sys.stderr)
+    return off_topic
 
 
 def frame_prompt(prompt: str, template: str) -> str:
