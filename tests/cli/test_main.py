@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -212,11 +213,27 @@ def test_errors_of_libraries_are_one_line(
     assert words in err and "\n" not in err
 
 
-def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_one_line_and_their_traceback_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = COMMANDS["info"]
     assert not isinstance(command, Group)
     monkeypatch.setitem(COMMANDS, "info", command._replace(run=broken_by(RuntimeError("a fault"))))
-    with pytest.raises(RuntimeError, match="a fault"):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert status(["info", "demo"]) == 1
+    err = capsys.readouterr().err
+    (kept,) = tmp_path.iterdir()
+    assert err.startswith("error: RuntimeError: a fault; ") and err.endswith(f"{kept}\n") and err.count("\n") == 1
+    assert "raise error" in kept.read_text() and "RuntimeError: a fault" in kept.read_text()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), ValueError("a mistake")])
+def test_with_debug_set_errors_show_where(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = COMMANDS["info"]
+    assert not isinstance(command, Group)
+    monkeypatch.setitem(COMMANDS, "info", command._replace(run=broken_by(error)))
+    monkeypatch.setenv("PROSG_DEBUG", "1")
+    with pytest.raises(type(error), match=str(error)):
         status(["info", "demo"])
 
 
