@@ -28,7 +28,11 @@ def test_each_line_is_a_turn_and_the_memory_can_be_changed(chat) -> None:  # typ
     status, out, err = chat(TURN, "/memory", "/memory none", "/again", "/info", "/help")
     assert status == 0
     assert "memory: update" in err and "memory: none" in err
-    assert out[0] and "template none, memory none" in "\n".join(out) and "/save FILE" in "\n".join(out)
+    assert out[0] and "/save FILE" in "\n".join(out)
+    info = dict(line.split(None, 1) for line in out if line.split(" ")[0] in ("model", "template", "memory", "holds"))
+    assert info["model"].startswith("demo: rwkv4, ") and "a module of " in info["model"]
+    assert info["template"] == "none" and info["memory"] == "none; renewed: never"
+    assert info["holds"] == "nothing: memory is none"
 
 
 def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -38,8 +42,9 @@ def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # 
     messages = json.loads(file.read_text())["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"]
     assert messages[1]["content"] == out[0]
-    status, _, err = chat("/info", options=("--load", str(file)))
-    assert status == 0 and "2 turns" in err
+    status, loaded, err = chat("/info", "/again", f"/save {file}", options=("--load", str(file)))
+    assert status == 0 and "2 turns, memory update" in err
+    assert any(line.startswith("so far") and " 2 turns, " in line for line in loaded) and loaded[-1] == out[0]
     status, _, err = chat(TURN, f"/save {file}")
     assert status == 2 and "talk.json" in err and json.loads(file.read_text())["messages"] == messages
     assert chat(TURN, f"/save {file}", options=("--overwrite",))[0] == 0
@@ -48,8 +53,8 @@ def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # 
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (["/memry none"], "/memry is unknown; allowed: /help, /memory"),
-        (["/memory much"], "/memory much: allowed: none, anchor, update, both"),
+        (["/memry none"], "/memry is unknown, did you mean /memory?; allowed: /help, /memory"),
+        (["/memory much"], "/memory much; allowed: none, anchor, update, both"),
         (["/again"], "no answer yet"),
         (["/system be kind"], "no system turn; allowed: world, raven"),
         (["/save"], "/save needs the name of a file"),
@@ -84,3 +89,18 @@ def test_a_prompt_comes_from_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         assert main(["generate", "demo", "--prompt", prompt, "--max-tokens", "8", "--temperature", "0"]) == 0
         written.append(capsys.readouterr().out)
     assert written[0] == written[1]
+
+
+def test_a_conversation_is_held_as_it_was_unless_the_command_line_says_how(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "talk.json"
+    chat(TURN, f"/save {file}", options=("--memory", "anchor", "--tau", "30", "--renew", "turn"))
+    _, out, _ = chat("/info", options=("--load", str(file)))
+    assert any(line.split(None, 1) == ["memory", "anchor, tau 30; renewed: turn"] for line in out)
+    _, out, _ = chat("/info", options=("--load", str(file), "--memory", "update", "--renew", "never"))
+    assert any(line.split(None, 1) == ["memory", "update; renewed: never"] for line in out)
+
+
+def test_what_begins_anew_says_so(chat) -> None:  # type: ignore[no-untyped-def]
+    _, out, err = chat(TURN, "/reset", "/info")
+    assert "begun anew: 2 turns forgotten" in err
+    assert any(line.startswith("holds") and "nothing yet" in line for line in out)

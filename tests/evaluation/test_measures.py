@@ -60,7 +60,7 @@ def test_accuracy_is_counted_by_stage(tmp_path: Path) -> None:
     assert table(config, "Stages and late stages")[1] == [
         "bare", "-", ".50 [0, 1.0]", ".50 [0, 1.0]", ".50 [0, 1.0]",
     ]  # fmt: skip
-    assert table(config, "Perplexity, accuracy, people's ratings")[1][:3] == ["bare", "-", ".25 [0, .75]"]
+    assert table(config, "Perplexity and accuracy")[1][:3] == ["bare", "-", ".25 [0, .75]"]
 
 
 def test_a_single_stage_is_no_late_one(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_perplexities_are_of_all_tokens_of_samples_and_of_late_ones(tmp_path: Pa
     assert row.late_perplexity == pytest.approx(math.exp(1.5 / 3))
     assert row.n == 2 and row.accuracy is None
     assert read(config).systems[0].nats == {"row-1": 0.5, "row-2": 3.0}
-    assert table(config, "Perplexity, accuracy, people's ratings")[1][1] == f"{math.exp(8 / 6):.3f}"
+    assert table(config, "Perplexity and accuracy")[1][1] == f"{math.exp(8 / 6):.3f}"
 
 
 # -- cells
@@ -163,7 +163,7 @@ def test_better_only_where_every_seed_is(tmp_path: Path) -> None:
     assert claims["good", "accuracy"][2:] == ["+1.000 [+1.000, +1.000] / +0.500 [+0.125, +0.875]", "better"]
     assert claims["mixed", "accuracy"][3] == "no clear difference"
     # Seeds stand apart, their mean before them.
-    assert table(config, "Perplexity, accuracy, people's ratings")[2][:3] == ["good", "-", ".75 (1.0/.50)"]
+    assert table(config, "Perplexity and accuracy")[2][:3] == ["good", "-", ".75 (1.0/.50)"]
     assert "One seed" not in words_of(config)
     assert [row.seed for row in result_rows(read(config))] == [0, 1, 2, 1, 2]
 

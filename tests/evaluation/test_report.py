@@ -15,6 +15,8 @@ import pytest
 from prosg.cli import main
 from prosg.data.row import Row, Stage, derived_id
 from prosg.evaluation.config import EvalConfig
+from prosg.evaluation.report.blocks import Section, TableBlock
+from prosg.evaluation.report.html import to_report_html
 from prosg.evaluation.report.writer import write_reports
 from support.evaluations import NO_CODE, RIGHT, code_row, finished, read, results
 
@@ -309,3 +311,12 @@ def test_controls_of_one_model_in_any_combination(tmp_path: Path) -> None:
     write_reports([config.folder], config.folder)
     said = (config.folder / "report.md").read_text()
     assert "| another prompt's, state wiped | the mean update, state wiped |" in said
+
+
+def test_tables_of_a_page_scroll_and_numbers_stand_to_the_right() -> None:
+    table = [["system", "late stage", "claim", "note"], ["a", ".98 [.9, 1.0]", "better", "x" * 60], ["b", "-", "-", ""]]
+    page = Page(to_report_html("Title", [Section("One", [TableBlock(table, "What it is.")])]))
+    cells = [attributes.get("class") for tag, attributes in page.elements if tag == "td"]
+    assert cells == ["number", None, "long"] * 2
+    (frame,) = [attributes for _, attributes in page.elements if attributes.get("class") == "table"]
+    assert (frame["tabindex"], frame["role"], frame["aria-label"]) == ("0", "region", "What it is.")

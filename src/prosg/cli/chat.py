@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,19 @@ from prosg.cli.common import (
     add_template,
     check_text,
     load_from,
+    note_off_topic,
     say_template,
 )
 from prosg.cli.parser import Command, Parser
+from prosg.cli.typed_lines import typed_lines
+from prosg.utils.io import read_json, written_whole
+from prosg.utils.paths import user_path
+from prosg.utils.spelling import meant
+from prosg.utils.tables import print_table
 
 if TYPE_CHECKING:
     from prosg.core.encoded import Memory
+    from prosg.data.templates import Turn
     from prosg.model.conversation import Conversation
 
 __all__ = ["COMMAND"]
@@ -39,6 +46,10 @@ HELP = """/memory WORD   what holds the prompt from here on, as --memory; withou
 anything else is your turn; a line that ends with \\ goes on in the next"""
 
 
+RENEWALS = ("never", "turn")
+"""`prosg.model.conversation.Renewal`."""
+
+
 def _parser() -> Parser:
     parser = Parser(
         "Talk with a model, streamed. The system turn, or else your first, is held by --memory while the conversation "
@@ -52,9 +63,9 @@ def _parser() -> Parser:
     parser.add_argument("--load", help="a conversation that /save wrote, to take up")
     parser.add_argument(
         "--renew",
-        choices=("never", "turn"),
-        default="never",
-        help="hold the conversation as it is at the end of each of your turns, instead of its first prompt",
+        choices=RENEWALS,
+        help="turn: hold all of the conversation anew at the end of each of your turns, which keeps less of its first "
+        "prompt; by default never, or as in the file of --load",
     )
     add_overwrite(parser)
     parser.add_argument("--max-tokens", type=int, default=512, help="longest answer")
@@ -73,7 +84,12 @@ def _run(options: Namespace) -> int:
     known_template(options.template)
     model = load_from(options)
     talk = Conversation(
-        model, options.template, memory=options.memory, tau=options.tau, renew=options.renew, system=options.system
+        model,
+        options.template,
+        memory=options.memory,
+        tau=options.tau,
+        renew=options.renew or "never",
+        system=options.system,
     )
     say_template(options, model)
     chat = _Chat(talk, options)
@@ -84,7 +100,7 @@ def _run(options: Namespace) -> int:
             f"{options.model}: template {talk.template.name}, memory {talk.memory}. /help lists what can be typed.",
             file=sys.stderr,
         )
-    for line in _lines():
+    for line in typed_lines([*chat.commands, "/quit"]):
         try:
             if not chat.take(line):
                 break
@@ -101,12 +117,14 @@ class _Chat:
     def __init__(self, talk: Conversation, options: Namespace) -> None:
         self.talk, self.options = talk, options
         self.seed = options.seed
+        self.noted = False  # whether it was said what the demo model knows
+        self.files: set[Path] = set()  # that the conversation is in already, so that it may be saved there again
         self.commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: print(HELP),
             "/memory": self.memory,
             "/system": self.system,
             "/again": lambda _: self.show(self.talk.again(**self.sampling())),
-            "/reset": lambda _: self.talk.reset(),
+            "/reset": self.reset,
             "/save": self.save,
             "/load": self.load,
             "/info": self.info,
@@ -120,8 +138,11 @@ class _Chat:
         if word in self.commands:
             self.commands[word](rest.strip())
         elif word.startswith("/") and word[1:].isalpha():
-            raise ValueError(f"{word} is unknown; allowed: {', '.join(self.commands)}, /quit")
+            raise ValueError(
+                f"{word} is unknown{meant(word, self.commands)}; allowed: {', '.join(self.commands)}, /quit"
+            )
         elif line.strip():
+            self.noted = self.noted or note_off_topic(self.options.model, line)
             self.show(self.talk.ask(line, **self.sampling()))
         return True
 
@@ -152,7 +173,7 @@ class _Chat:
             from prosg.core.encoded import with_anchor
 
             if word not in MEMORIES:
-                raise ValueError(f"/memory {word}: allowed: {', '.join(MEMORIES)}")
+                raise ValueError(f"/memory {word}{meant(word, MEMORIES)}; allowed: {', '.join(MEMORIES)}")
             chosen: Memory = word  # type: ignore[assignment]
             self.talk.hold(chosen, self.options.tau if with_anchor(chosen) else None)
         print(f"memory: {self.talk.memory}", file=sys.stderr)
@@ -160,73 +181,85 @@ class _Chat:
     def system(self, text: str) -> None:
         """Begins anew under another system turn."""
         self.talk.system = text
+        print("begun anew, " + ("under this system turn" if text else "without a system turn"), file=sys.stderr)
+
+    def reset(self, _: str) -> None:
+        """Forgets all turns but the system's."""
+        before = len(self.talk.turns)
+        self.talk.reset()
+        print(f"begun anew: {_counted(before - len(self.talk.turns), 'turn')} forgotten", file=sys.stderr)
 
     def info(self, _: str) -> None:
-        """Says what talks, and how far it is."""
-        tokenizer = self.talk.model.tokenizer
-        assert tokenizer is not None
-        tokens = sum(len(tokenizer.encode(turn.text)) for turn in self.talk.turns)
-        print(
-            f"{self.options.model}: {self.talk.model.backbone.config.model_type}, template {self.talk.template.name}, "
-            f"memory {self.talk.memory}, renewed {self.talk.renew}; {len(self.talk.turns)} turns, {tokens} tokens"
+        """Says what talks, how it holds what, and how far it is."""
+        talk, model = self.talk, self.talk.model
+        assert model.tokenizer is not None
+        tokens = [len(model.tokenizer.encode(turn.text)) for turn in talk.turns]
+        count = f"{sum(p.numel() for p in model.backbone.parameters()):,} parameters"
+        if model.synthesizer is not None:
+            count += f", a module of {sum(p.numel() for p in model.synthesizer.parameters()):,}"
+        held = f"{'the system' if talk.system else 'your first'} turn, {tokens[0]} tokens" if tokens else "nothing yet"
+        if talk.renew == "turn" and len(tokens) > 1:
+            held = "the conversation up to your last turn"
+        window = f", tau {talk.tau:g}" if talk.tau is not None else ""
+        print_table(
+            [
+                ("model", f"{self.options.model}: {model.backbone.config.model_type}, {count}, on {model.device}"),
+                ("template", talk.template.name),
+                ("memory", f"{talk.memory}{window}; renewed: {talk.renew}"),
+                ("holds", "nothing: memory is none" if talk.memory == "none" else held),
+                ("so far", f"{_counted(len(tokens), 'turn')}, {_counted(sum(tokens), 'token')}"),
+            ]
         )
 
     def save(self, name: str) -> None:
         """Writes the conversation."""
-        from prosg.utils.io import written_whole
-
         if not name:
             raise ValueError("/save needs the name of a file")
-        with written_whole(name, overwrite=self.options.overwrite) as temporary:
+        path = Path(user_path(name))
+        if path.exists() and not self.options.overwrite and path.resolve() not in self.files:
+            raise ValueError(f"{path}: exists; save under another name, or start with --overwrite")
+        with written_whole(path, overwrite=True) as temporary:
             temporary.write_text(json.dumps(self.talk.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-        print(f"{name}: {len(self.talk.turns)} turns", file=sys.stderr)
+        self.files.add(path.resolve())
+        print(f"{path}: {_counted(len(self.talk.turns), 'turn')}", file=sys.stderr)
 
     def load(self, name: str) -> None:
-        """Takes up a conversation that was written."""
-        from prosg.data.templates import Turn
-        from prosg.utils.io import read_json
-        from prosg.utils.paths import user_path
-
+        """Takes up a conversation that was written, held as it was where the command line does not say how."""
         if not name:
             raise ValueError("/load needs the name of a file")
         path = Path(user_path(name))
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
-        content = read_json(path)
-        messages, template = content.get("messages"), content.get("template", self.talk.template.name)
-        if template != self.talk.template.name:
-            raise ValueError(f"{path}: was held under template {template}; start with --template {template}")
+        content, turns = _read_conversation(path, self.talk.template.name)
         try:
-            turns = [Turn(str(message["role"]), str(message["content"])) for message in messages]  # type: ignore[union-attr]
-        except (TypeError, KeyError):
-            raise ValueError(f"{path}: no conversation: it has no messages of a role and a content") from None
-        try:
+            if self.options.memory is None and self.options.tau is None and content.get("memory") in MEMORIES:
+                self.talk.hold(content["memory"], content.get("tau"))
+            if self.options.renew is None and content.get("renew") in RENEWALS:
+                self.talk.renew = content["renew"]
             self.talk.resume(turns)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
-        print(f"{path}: {len(self.talk.turns)} turns", file=sys.stderr)
+        self.seed += sum(turn.role == "assistant" for turn in turns)  # else /again would draw the same answer
+        self.files.add(path.resolve())
+        print(f"{path}: {_counted(len(self.talk.turns), 'turn')}, memory {self.talk.memory}", file=sys.stderr)
 
 
-def _lines() -> Iterator[str]:
-    """Turns as they are typed, with history and editing in a terminal; of a pipe its lines."""
-    if not sys.stdin.isatty():
-        yield from (line.rstrip("\n") for line in sys.stdin)
-        return
-    from prompt_toolkit import PromptSession
+def _read_conversation(path: Path, template: str) -> tuple[Mapping[str, Any], list[Turn]]:
+    """What a file holds that `/save` wrote, and its turns. ValueError for any other, and for another template."""
+    from prosg.data.templates import Turn
 
-    session: PromptSession[str] = PromptSession()
-    while True:
-        lines = []
-        try:
-            lines.append(session.prompt("> "))
-            while lines[-1].endswith("\\"):
-                lines[-1] = lines[-1][:-1]
-                lines.append(session.prompt("  "))
-        except KeyboardInterrupt:
-            continue
-        except EOFError:
-            return
-        yield "\n".join(lines)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    content = read_json(path)
+    messages, used = content.get("messages"), content.get("template", template)
+    if used != template:
+        raise ValueError(f"{path}: was held under template {used}; start with --template {used}")
+    try:
+        return content, [Turn(str(message["role"]), str(message["content"])) for message in messages]  # type: ignore[union-attr]
+    except (TypeError, KeyError):
+        raise ValueError(f"{path}: no conversation: it has no messages of a role and a content") from None
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 COMMAND = Command("talk with a model, its first prompt held", _parser, _run)

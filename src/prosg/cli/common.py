@@ -35,6 +35,7 @@ __all__ = [
     "encode_prompt",
     "framed",
     "load_from",
+    "note_off_topic",
     "one_prompt_source",
     "prompt_text",
     "say_template",
@@ -114,8 +115,12 @@ def add_window(parser: Parser) -> None:
 
 def add_kinds(parser: Parser) -> None:
     """Adds --kinds."""
+    from prosg.data.synthetic import DEMO_KINDS, KINDS, NATURAL_KINDS
+
     parser.add_list(
-        "--kinds", help="kinds of instruction; natural stands for those of everyday language; the demo's by default"
+        "--kinds",
+        help=f"kinds of instruction, of {', '.join(KINDS)}; natural stands for {', '.join(NATURAL_KINDS)} "
+        f"(default: {','.join(DEMO_KINDS)})",
     )
 
 
@@ -190,14 +195,26 @@ def one_prompt_source(options: Namespace) -> None:
 def encode_prompt(options: Namespace, model: ProSG) -> EncodedPrompt:
     """Encodes --prompt under --template and --window, and under --memory and --tau where a command has them.
 
-    Says on stderr which template is used, and when the module does not know such a prompt.
+    Says on stderr which template is used, and when the model does not know such a prompt.
     """
     memory, tau = getattr(options, "memory", None), getattr(options, "tau", None)
-    prompt = framed(prompt_text(options.prompt), options, model)
-    encoded = model.encode(prompt, memory=memory, tau=tau, window=options.window)
+    text = prompt_text(options.prompt)
+    encoded = model.encode(framed(text, options, model), memory=memory, tau=tau, window=options.window)
     say_template(options, model)
-    _say_unknown(encoded)
+    if not note_off_topic(options.model, text):
+        _say_unknown(encoded)
     return encoded
+
+
+def note_off_topic(model: str, prompt: str) -> bool:
+    """Says on stderr what the demo model knows, if that is the model, and the prompt is no such; returns whether."""
+    if model != "demo":
+        return False
+    from prosg.demo.topics import TOPICS, is_off_topic
+
+    if off_topic := is_off_topic(prompt):
+        print(f"note: {TOPICS}", file=sys.stderr)
+    return off_topic
 
 
 def _say_unknown(encoded: EncodedPrompt) -> None:

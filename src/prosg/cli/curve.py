@@ -18,6 +18,7 @@ from prosg.cli.common import (
     load_from,
 )
 from prosg.cli.parser import Command, Parser, path_text
+from prosg.utils.spelling import check_known
 
 __all__ = ["COMMAND"]
 
@@ -81,8 +82,7 @@ def _run(options: Namespace) -> int:
     for file in (options.out, Path(options.out).with_suffix(".png")):
         check_new_file("--out", file, options.overwrite)
     known_template(options.template)
-    if unknown := [name for name in options.memory or [] if name not in MEMORIES]:
-        raise ValueError(f"--memory has {', '.join(unknown)}; allowed: {', '.join(MEMORIES)}")
+    check_known("--memory", options.memory or [], MEMORIES)
     model = load_from(options)
     return measure_curve(
         model,

@@ -1,6 +1,7 @@
 """The command line: the registry of commands, and running the one that is named.
 
-Errors that a user can mend are one line on stderr, exit status 2, without a traceback.
+Errors are one line on stderr: exit status 2 for those that a user can mend, 1 for any other, whose traceback is kept in
+a file that the line names. With PROSG_DEBUG set every error shows its traceback instead.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import argparse
 import os
 import signal
 import sys
+import tempfile
+import traceback
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +41,7 @@ from prosg.cli import (
 from prosg.cli.parser import Command, Group, Parser, complain
 from prosg.cli.streams import OUTPUT, close_output, flush_or_close, prepare_streams
 from prosg.utils.errors import causes
+from prosg.utils.spelling import meant
 
 __all__ = ["COMMANDS", "main"]
 
@@ -100,9 +104,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             goes_on = command is not None and command.resumes
             print("\nstopped" + "; the same command goes on from here" * goes_on, file=sys.stderr)
             return 130
-        if (message := _message(error)) is None:
+        message = _message(error)
+        if os.environ.get("PROSG_DEBUG") or (message is None and not isinstance(error, Exception)):
             raise
-        return complain(message)
+        if message is not None:
+            return complain(message)
+        complain(f"{type(error).__name__}: {error}{_kept(error)}")
+        return 1
+
+
+def _kept(error: BaseException) -> str:
+    """Writes the traceback of an error that nobody expected into a file; says where."""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="prosg-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError:
+        return "; PROSG_DEBUG=1 shows where"
+    return f"; this should not happen, its traceback is in {file.name}"
 
 
 def _message(error: BaseException) -> str | None:
@@ -148,7 +166,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[Command | None, Namespace]:
         if not rest:
             overview.error(f"a command is missing, one of {', '.join(command.commands)}")
         if rest[0] not in command.commands and not rest[0].startswith(("-h", "--help", "--example")):
-            overview.error(f"a command comes first, one of {', '.join(command.commands)}; not {rest[0]!r}")
+            known = ", ".join(command.commands)
+            overview.error(f"a command comes first, one of {known}; not {rest[0]!r}{meant(rest[0], command.commands)}")
         overview.parse(rest[:1] if rest[0] in command.commands else rest)
         name, command, rest = f"{name} {rest[0]}", command.commands[rest[0]], rest[1:]
     parser = command.parser()

@@ -5,11 +5,9 @@ one line.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import sys
-import textwrap
 import types
 import typing
 from argparse import Namespace
@@ -18,8 +16,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from prosg.utils.options import REQUIRED, Option, iter_options, summary
+from prosg.cli.help_format import HelpFormatter, default_note, listing, short_usage
+from prosg.utils.options import Option, iter_options, summary
 from prosg.utils.paths import user_path
+from prosg.utils.spelling import meant
 from prosg.utils.values import GREATEST_OPTION, check_number, check_whole, shown
 from prosg.utils.yaml_text import parse_yaml
 
@@ -61,26 +61,6 @@ def complain(message: str) -> int:
     return 2
 
 
-class _Help(argparse.HelpFormatter):
-    """argparse's help with the defaults in it."""
-
-    def __init__(self, prog: str, **options: Any) -> None:
-        super().__init__(prog, max_help_position=28, **options)
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        return (action.help or "") + ("" if isinstance(action.default, bool) else _default_note(action.default))
-
-
-def _default_note(default: Any) -> str:
-    """What help says of a default, with argparse's escapes."""
-    if default is REQUIRED:
-        return " Required."
-    if default in (None, argparse.SUPPRESS, "", [], ()):
-        return ""
-    shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
-    return f" (default: {shown.lower() if isinstance(default, bool) else shown})".replace("%", "%%")
-
-
 class Parser(argparse.ArgumentParser):
     """argparse's parser with one spelling of options, and errors on one line.
 
@@ -89,9 +69,10 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str, *, renamed: Mapping[str, str] | None = None, **options: Any) -> None:
-        super().__init__(description=description, allow_abbrev=False, formatter_class=_Help, **options)
+        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter, **options)
         self.renamed = renamed or {}
         self.groups: Mapping[str, Sequence[str]] = {}
+        self.sections: list[str] = []  # of the help, after the options
         self.register("type", int, _whole)
         self.register("type", float, _number)
 
@@ -108,23 +89,19 @@ class Parser(argparse.ArgumentParser):
         return self.renamed.get(name, name) + equals + value
 
     def format_help(self) -> str:
-        """The help; commands, where there are any, under the headings of `groups`."""
+        """The help: a short usage, commands under the headings of `groups`, and the `sections` after the options."""
+        if self.usage is None:
+            self.usage = short_usage(self)
         text = super().format_help()
-        listed = next((a for a in self._actions if isinstance(a, argparse._SubParsersAction)), None)
-        if not self.groups or listed is None:
-            return text
-        helps = {action.dest: action.help or "" for action in listed._choices_actions}
-        width = max(map(len, helps)) + 4
-        blocks = []
-        for heading, names in self.groups.items():
-            lines = [f"{heading}:"]
-            for name in names:
-                first, *more = textwrap.wrap(helps[name], 79 - width)
-                lines += [f"  {name:<{width - 2}}{first}", *(" " * width + line for line in more)]
-            blocks.append("\n".join(lines))
-        before, _, after = text.partition("\ncommands:\n")
-        rest = after.partition("\n\n")[2]
-        return "\n".join([before, "\n\n".join(blocks), *([f"\n{rest.rstrip()}"] if rest.strip() else []), ""])
+        commands = next((a for a in self._actions if isinstance(a, argparse._SubParsersAction)), None)
+        if commands is not None:
+            helps = {action.dest: action.help or "" for action in commands._choices_actions}
+            groups = self.groups or {"commands": [*helps]}
+            blocks = [listing(heading, {name: helps[name] for name in names}) for heading, names in groups.items()]
+            before, _, after = text.partition("\ncommands:\n")
+            rest = after.partition("\n\n")[2]
+            text = "\n".join([before, "\n\n".join(blocks), *([f"\n{rest.rstrip()}"] if rest.strip() else []), ""])
+        return "\n".join([text, *(f"{section}\n" for section in self.sections)]).rstrip() + "\n"
 
     def error(self, message: str) -> NoReturn:
         """Prints what was wrong and stops with status 2; for a misspelt word with the one that was probably meant."""
@@ -132,10 +109,10 @@ class Parser(argparse.ArgumentParser):
         if choice is not None:
             where, word, allowed = choice.groups()
             known = re.findall(r"[\w-]+", allowed)
-            message = f"{where}: {word!r} is unknown{_meant(word, known)}; allowed: {', '.join(known)}"
+            message = f"{where}: {word!r} is unknown{meant(word, known)}; allowed: {', '.join(known)}"
         elif (unknown := message.removeprefix("unrecognized arguments: ")) != message:
             name = unknown.split()[0].partition("=")[0]
-            message += _meant(name, [*self._option_string_actions]) if name.startswith("-") else ""
+            message += meant(name, [*self._option_string_actions]) if name.startswith("-") else ""
         raise SystemExit(complain(f"{message} (see {self.prog} --help)"))
 
     def add_list(self, name: str, item: Callable[[str], Any] = str, **options: Any) -> None:
@@ -146,15 +123,13 @@ class Parser(argparse.ArgumentParser):
         """Adds an option with a least and a greatest whole number."""
         self.add_argument(name, action=_List, item=int, length=2, metavar=("MIN", "MAX"), **options)
 
+    def add_section(self, heading: str, entries: Mapping[str, str]) -> None:
+        """Adds names with what each is, shown after the options."""
+        self.sections.append(listing(heading, entries))
+
     def add_example(self, *files: str) -> None:
         """Adds --example, which prints a configuration file of the package: the first, or another by its name."""
         self.add_argument("--example", action=_Example, files=files)
-
-
-def _meant(word: str, known: Sequence[str]) -> str:
-    """ ", did you mean ...?" where a word is near to a known one; else ""."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
-    return f", did you mean {near[0]}?" if near else ""
 
 
 class _List(argparse.Action):
@@ -243,7 +218,13 @@ def packaged_config(name: str) -> str:
     return str(resources.files("prosg").joinpath("configs", name))
 
 
-def add_dataclass(parser: Parser, kind: type, defaults: Mapping[str, Any], without: Collection[str] = ()) -> None:
+def add_dataclass(
+    parser: Parser,
+    kind: type,
+    defaults: Mapping[str, Any],
+    without: Collection[str] = (),
+    allowed: Mapping[str, Collection[str]] | None = None,
+) -> None:
     """Adds the options of a dataclass, dotted names for those in groups. Only those that are given are set.
 
     Args:
@@ -251,20 +232,23 @@ def add_dataclass(parser: Parser, kind: type, defaults: Mapping[str, Any], witho
         kind: The dataclass; its docstring is the help.
         defaults: By dotted name what help says instead of a field's own default.
         without: Fields and groups that are left out.
+        allowed: By dotted name the values that help says are allowed; whoever reads the option checks them.
     """
     for group, options in iter_options(kind):
         if options[0].name.partition(".")[0] in without and "." in options[0].name:
             continue
-        section = parser if group is kind else parser.add_argument_group(summary(group).rstrip("."))
+        name = options[0].name.rpartition(".")[0]
+        section = parser if group is kind else parser.add_argument_group(name, summary(group))
         for option in options:
             if option.name not in without:
-                default = defaults.get(option.name, option.default)
-                _add_field(section, option._replace(default=default))
+                names = (allowed or {}).get(option.name)
+                text = f"{option.help} One of {', '.join(names)}." if names else option.help
+                _add_field(section, option._replace(default=defaults.get(option.name, option.default), help=text))
 
 
 def _add_field(section: Any, option: Option) -> None:
     name = "--" + option.name.replace("_", "-")
-    text = option.help.replace("%", "%%") + _default_note(option.default)
+    text = option.help.replace("%", "%%") + default_note(option.default)
     section.add_argument(name, default=argparse.SUPPRESS, help=text, **_kind(option.hint))
 
 
@@ -274,12 +258,12 @@ def _kind(hint: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"choices": list(inner)}
     if origin is types.UnionType:  # several values, or one
-        return {"action": _List, "item": str, "single": True, "metavar": "TEXT"}
+        return {"action": _List, "item": str, "single": True}
     if origin in (list, tuple):
-        return {"action": _List, "item": inner[0], "metavar": "TEXT" if inner[0] is str else inner[0].__name__.upper()}
+        return {"action": _List, "item": inner[0]}
     if hint is bool:
         return {"type": _boolean, "metavar": "true|false"}
-    return {"type": hint, "metavar": "TEXT" if hint is str else hint.__name__.upper()}
+    return {"type": hint}
 
 
 def _whole(text: str) -> Any:

@@ -46,7 +46,8 @@ def _run(options: Namespace) -> int:
     if any(row.turns for row in read) or model.own_template.trained is not None:
         say_template(options, model)
     scores = perplexity(model, rows, options.batch_size, memory=options.memory, tau=options.tau)
-    print(json.dumps(scores.to_dict(), indent=2))
+    digits = {name: float(f"{v:.6g}") if isinstance(v, float) else v for name, v in scores.to_dict().items()}
+    print(json.dumps(digits, indent=2))
     return 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prosg.cli.help_format import value_text
 from prosg.cli.parser import Command, Group, Parser, add_dataclass, packaged_config, path_text
 from prosg.utils.options import REQUIRED, construct, iter_options, merge, parse, read_options
 
@@ -49,10 +50,10 @@ def training_parser(phase: Phase, description: str) -> Parser:
     """
     from prosg.training.config import TrainConfig
 
-    recipe = PHASES[phase][0]
+    recipe, recipes = PHASES[phase][0], _recipes(phase)
     parser = Parser(
         f"{description} An option goes over the configuration files, a later file over an earlier one, and files over "
-        f"the recipe. Defaults are the recipe {recipe}'s. {' '.join(_other_recipes(phase))}",
+        f"the recipe. Defaults are those of the recipe {recipe}.",
         renamed={f"--{old}": f"--{name}" for old, name in RENAMED.items()},
         usage="%(prog)s [FILE] [options]",
     )
@@ -63,7 +64,9 @@ def training_parser(phase: Phase, description: str) -> Parser:
     text = "as FILE; may be repeated"
     parser.add_argument("--config", action="append", default=[], metavar="FILE", type=path_text, help=text)
     parser.add_example(EXAMPLE, *([f"{packaged}.yaml"] if packaged else []))
-    add_dataclass(parser, TrainConfig, dict(_dotted(_recipe_values(phase, recipe))), NOT_OF[phase])
+    usual = dict(_dotted(_recipe_values(phase, recipe)))
+    add_dataclass(parser, TrainConfig, usual, NOT_OF[phase], {"recipe": [*recipes]})
+    parser.add_section("recipes (--recipe), and where they differ", recipes)
     return parser
 
 
@@ -116,16 +119,19 @@ def _dotted(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, 
             yield f"{inside}{name}", value
 
 
-def _other_recipes(phase: Phase) -> Iterator[str]:
-    """What each other recipe of a phase has that the default one has not."""
+def _recipes(phase: Phase) -> dict[str, str]:
+    """Each recipe of a phase, the default first, with what it has that the default has not."""
     from prosg.training.recipes import RECIPES
 
-    first = dict(_dotted(_recipe_values(phase, PHASES[phase][0])))
+    usual = PHASES[phase][0]
+    first = dict(_dotted(_recipe_values(phase, usual)))
+    recipes = {usual: "the default"}
     for name, recipe in RECIPES.items():
-        if recipe.phase == phase and name != PHASES[phase][0]:
+        if recipe.phase == phase and name != usual:
             values = _dotted(_recipe_values(phase, name))
-            changes = [f"{key} {value}" for key, value in values if key != "recipe" and value != first[key]]
-            yield f"Recipe {name}: {', '.join(changes)}."
+            changes = [f"{key} {value_text(value)}" for key, value in values if key != "recipe" and value != first[key]]
+            recipes[name] = ", ".join(changes)
+    return recipes
 
 
 def _command(phase: Phase, text: str) -> Command:

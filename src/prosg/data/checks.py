@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from prosg.data.readable import reads_as_text
+
 __all__ = [
     "CHECKS",
     "SENTENCE_ENDS",
@@ -114,7 +116,7 @@ def _sentences(check: Check, text: str) -> bool:
     # A lone full stop is no sentence: a word has to come before it. The text is split first, because a single pattern
     # for both takes cubic time on a text that never ends a sentence.
     count = sum(re.search(r"\w", sentence) is not None for sentence in re.split(f"[{SENTENCE_ENDS}]", text)[:-1])
-    return bool(check.get("min", 1) <= count <= check.get("max", count))
+    return bool(check.get("min", 1) <= count <= check.get("max", count)) and (count == 0 or reads_as_text(text))
 
 
 def _words(check: Check, text: str) -> bool:

@@ -28,6 +28,7 @@ from prosg.training.recipes import check_recipe
 from prosg.utils.io import written_whole
 from prosg.utils.jobs import Job, check_plan, run_jobs
 from prosg.utils.locks import locked
+from prosg.utils.spelling import check_known
 from prosg.utils.tables import to_text
 
 __all__ = ["PARTS", "ablate", "variants"]
@@ -78,8 +79,7 @@ def variants(config: TrainConfig, parts: Sequence[str] = ()) -> dict[str, TrainC
     Raises:
         ValueError: for a part that does not exist.
     """
-    if unknown := [name for name in parts if name not in PARTS]:
-        raise ValueError(f"--parts has {', '.join(unknown)}; allowed: {', '.join(PARTS)}")
+    check_known("--parts", parts, PARTS)
     changed = {FULL: config} | {name: PARTS[name](config) for name in parts or PARTS}
     return {
         name: replace(variant, out=str(Path(config.out) / name))

@@ -29,6 +29,7 @@ from prosg.utils.io import written_whole
 from prosg.utils.jobs import Job, check_plan, run_jobs
 from prosg.utils.locks import locked
 from prosg.utils.paths import user_path
+from prosg.utils.spelling import check_known, meant
 
 __all__ = ["Plan", "run_demo"]
 
@@ -75,13 +76,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.backbone not in DEMO_MODELS:
-            raise ValueError(f"--backbone is {self.backbone!r}; allowed: {', '.join(DEMO_MODELS)}")
+            raise ValueError(
+                f"--backbone is {self.backbone!r}{meant(self.backbone, DEMO_MODELS)}; allowed: {', '.join(DEMO_MODELS)}"
+            )
         if not self.rates or min(self.rates) <= 0:
             raise ValueError(f"--rates is {', '.join(map(str, self.rates)) or 'empty'}; give numbers above 0")
         object.__setattr__(self, "phase1_steps", self.phase1_steps or self.model.phase1_steps)
         possible = tuple(name for name, _ in self.model.rivals)
-        if unknown := [name for name in self.rivals if name not in possible]:
-            raise ValueError(f"--rivals has {', '.join(unknown)}; {self.backbone} has {', '.join(possible)}")
+        check_known(f"--rivals with {self.backbone}", self.rivals, possible)
         object.__setattr__(self, "rivals", self.rivals or possible)
         for name in self.rivals:
             if (ground := RIVALS[name].on) in RIVALS and ground not in self.rivals:

@@ -12,6 +12,7 @@ from prosg.evaluation.config import MEASURES, EvalConfig, SystemConfig
 from prosg.generation.sampling import Sampling
 from prosg.llm.config import check_endpoint
 from prosg.utils.options import build, check_at_least, option, read_yaml
+from prosg.utils.spelling import check_known
 
 __all__ = ["load_config"]
 
@@ -126,7 +127,6 @@ def _check_system(name: str, system: SystemConfig) -> None:
 
 
 def _among(name: str, given: Sequence[str], allowed: Sequence[str]) -> None:
-    if unknown := [one for one in given if one not in allowed]:
-        raise ValueError(f"{name} has {', '.join(unknown)}; allowed: {', '.join(allowed)}")
+    check_known(name, given, allowed)
     if not given:
         raise ValueError(f"{name} is empty; allowed: {', '.join(allowed)}")

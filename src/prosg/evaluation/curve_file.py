@@ -26,6 +26,8 @@ from prosg.utils.io import write_json, written_whole
 from prosg.utils.jobs import write_progress
 from prosg.utils.progress import Progress, part_of, progress_bar
 from prosg.utils.replaceable import check_replaceable
+from prosg.utils.spelling import check_known
+from prosg.utils.tables import perplexity_text
 
 __all__ = ["FREE_TOKENS", "measure_curve"]
 
@@ -75,8 +77,7 @@ def measure_curve(
     Raises:
         ValueError: for unknown names, and for conditions that the model cannot have.
     """
-    if unknown := [name for name in updates if name not in CONDITIONS]:
-        raise ValueError(f"--updates has {', '.join(unknown)}; allowed: {', '.join(CONDITIONS)}")
+    check_known("--updates", updates, CONDITIONS)
     if not memories and model.memory == "none" and any(name != "none" for name in updates):
         raise ValueError("this model has no module, so no update; --memory anchor needs none")
     path = Path(out)
@@ -209,6 +210,6 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
             low, high = row["late_interval"]
             text += f"  late {row['late_accuracy']:.3f} [{low:.3f}, {high:.3f}]  all stages {row['accuracy']:.3f}"
         if "perplexity" in row:
-            text += f"  perplexity {row['perplexity']:.3f}"
+            text += f"  perplexity {perplexity_text(row['perplexity'])}"
         named = [f"{name} {row[name]}" for name in ("sentences", "prompt_tokens", "turns", "items") if name in row]
         print("  ".join([text, *named]))

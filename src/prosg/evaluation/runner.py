@@ -29,6 +29,7 @@ from prosg.utils.io import write_json
 from prosg.utils.jobs import Job, run_jobs, write_progress
 from prosg.utils.locks import locked
 from prosg.utils.progress import Progress, part_of
+from prosg.utils.spelling import check_known, meant
 
 if TYPE_CHECKING:
     from prosg.model.prosg import ProSG
@@ -222,15 +223,15 @@ def _evaluate_local(
 
 
 def _check_kinds(config: EvalConfig) -> None:
-    for kind in kinds_of(config):
-        if kind not in KINDS:
-            raise ValueError(f"data.kinds has {kind}; allowed: {', '.join(KINDS)}")
+    check_known("data.kinds", kinds_of(config), KINDS)
     if len(set(config.data.kinds)) < len(config.data.kinds):
         raise ValueError(f"data.kinds is {config.data.kinds}; name each kind once")
     if "capacity" in config.measures:
         capacity = config.capacity
         if capacity.kind not in KINDS:
-            raise ValueError(f"capacity.kind is {capacity.kind!r}; allowed: {', '.join(KINDS)}")
+            raise ValueError(
+                f"capacity.kind is {capacity.kind!r}{meant(capacity.kind, KINDS)}; allowed: {', '.join(KINDS)}"
+            )
         for number in capacity.items:
             try:
                 Difficulty(items=(number, number)).check(KINDS[capacity.kind])

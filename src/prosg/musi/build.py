@@ -39,6 +39,7 @@ from prosg.utils.extras import missing_extra
 from prosg.utils.io import write_lines
 from prosg.utils.locks import locked
 from prosg.utils.progress import progress_bar
+from prosg.utils.spelling import check_known
 from prosg.utils.store import Log
 
 __all__ = ["STAGES", "build"]
@@ -69,8 +70,7 @@ def build(file: str, *, stages: Sequence[str] = STAGES, dry_run: bool = False, o
     config = load_config(file)
     if out:
         config = replace(config, out=out)
-    if unknown := [name for name in stages if name not in STAGES]:
-        raise ValueError(f"--stages has {', '.join(unknown)}; allowed: {', '.join(STAGES)}")
+    check_known("--stages", stages, STAGES)
     chosen = [name for name in STAGES if name in stages]
     try:
         categories = _check_files(config)

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from prosg.training.config import StopRule
 from prosg.utils.distributed import is_first
 from prosg.utils.io import write_lines
+from prosg.utils.progress import say
 from prosg.utils.write_errors import write_errors
 
 __all__ = ["EarlyStopping", "ProgressReporter", "StepLog"]
@@ -84,8 +85,18 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         evaluations_since_best = len(values) - 1 - values.index(max(values)) if values else 0
         return self.has_reached(history) or 0 < self.rule.patience <= evaluations_since_best
 
+    def _reason(self, history: Sequence[Mapping[str, Any]]) -> str:
+        """Why training stops after a history."""
+        rule = self.rule
+        if not self.has_reached(history):
+            return f"no better {rule.metric} in {rule.patience} evaluations"
+        limit = "at most" if rule.falling else "at least"
+        return f"{rule.metric} is {limit} {rule.value:g}" + f", {rule.times} times in a row" * (rule.times > 1)
+
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if self.has_ended(state.log_history):
+            if is_first() and state.global_step < state.max_steps:
+                say(f"step {state.global_step}/{state.max_steps}  stops here: {self._reason(state.log_history)}")
             control.should_training_stop = True
             control.should_save = True
         return control

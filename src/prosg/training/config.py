@@ -217,8 +217,8 @@ class TrainConfig:
 
     Attributes:
         model: Backbone to train, or to train a module on: a .pth or .st file, or a folder.
-        recipe: Name of defaults for module, perturbation and optim, each of which can still be set (command line and
-            YAML). In Python take them from `RECIPES`.
+        recipe: Name of defaults for module, perturbation, anchor and optim, each of which can still be set (command
+            line and YAML). In Python take them from `RECIPES`.
         train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows, or RWKV-LM's binidx data of the
             model's token ids (data.idx beside data.bin); or several.
         out: Folder for the trained model, checkpoints and logs.
@@ -248,7 +248,7 @@ class TrainConfig:
         max_tokens: Longest row, prompt and answer together; longer ones are left out and counted. 0 keeps all.
         truncate: Cut longer rows instead: the prompt's beginning, and the end of an answer that is too long by itself.
         threads: CPU threads; 0 takes all cores where a probe finds that faster right now, else one.
-        progress: Show a progress bar.
+        progress: Show a bar on a terminal; false prints a line every `log_steps` there, too, as in a file or a pipe.
         report_to: Loggers for the lines of `log_steps`: any of transformers' integrations, one or several,
             or none.
         lora: Rank of a LoRA trained instead of the backbone's own weights (finetune only) and merged into them at the

@@ -24,7 +24,7 @@ from prosg.training.run_checkpoints import complete_checkpoints
 from prosg.training.setup import prepare, training_arguments
 from prosg.training.trainer import ProSGTrainer
 from prosg.utils import distributed
-from prosg.utils.tables import bytes_text, print_table
+from prosg.utils.tables import bytes_text, duration_text, print_table
 
 __all__ = ["dry_run", "rehearse"]
 
@@ -67,7 +67,7 @@ def dry_run(
     lines = list(_describe(model, phase, config, rows, validation, too_long))
     dtype, seconds = rehearse(model, config, rows)
     typical = statistics.median(seconds[1:] or seconds)  # the first step sets up what all others reuse
-    total = _duration_text(typical * config.optim.steps)
+    total = duration_text(typical * config.optim.steps)
     measured = f"{typical:.3g} s a step in {dtype} here, of {len(seconds)} taken"
     lines.append(("time", f"about {total} without evaluations: {measured}"))
     if distributed.is_first():
@@ -137,11 +137,3 @@ def _describe(
     )
     if checkpoints := complete_checkpoints(Path(config.out)):
         yield "goes on", f"from {checkpoints[-1]}"
-
-
-def _duration_text(seconds: float) -> str:
-    """Seconds in a unit that fits."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ from prosg.model.prosg import ProSG
 from prosg.training.callbacks import EarlyStopping, ProgressReporter, StepLog
 from prosg.training.config import Phase, TrainConfig
 from prosg.training.damage import set_damaged_aside
+from prosg.training.display import TrainingDisplay
 from prosg.training.precision import resolve_dtype
 from prosg.training.run_checkpoints import complete_checkpoints, remove_staging
 from prosg.training.setup import check, prepare, training_arguments
 from prosg.training.sharding import gather_weights
 from prosg.training.trainer import ProSGTrainer
 from prosg.utils import distributed
+from prosg.utils.progress import say
 
 __all__ = ["TrainResult", "fit"]
 
@@ -75,6 +78,9 @@ def fit(
     arguments = training_arguments(config, model, dtype, evaluate=bool(validation))
     trainer = ProSGTrainer(model, config, arguments, rows, validation)
     stopping = EarlyStopping(config.stop)
+    if distributed.is_first():
+        say(_begins(model, config, dtype))
+        trainer.add_callback(TrainingDisplay(trainer.count_tokens, bar=config.progress and sys.stderr.isatty()))
     trainer.add_callback(StepLog(folder / "steps.jsonl", trainer.step_metrics))
     trainer.add_callback(stopping)
     if report is not None and distributed.is_first():
@@ -97,6 +103,15 @@ def fit(
     )
 
 
+def _begins(model: ProSG, config: TrainConfig, dtype: str) -> str:
+    """What a run's first line says."""
+    trained, total = (sum(p.numel() for p in model.parameters() if p.requires_grad or whole) for whole in (False, True))
+    return (
+        f"training {trained:,} of {total:,} parameters on {model.device}, {dtype}: {config.optim.steps:,} steps of "
+        f"{config.optim.batch_size} rows"
+    )
+
+
 def _train_or_resume(trainer: ProSGTrainer, folder: Path, stopping: EarlyStopping) -> None:
     """Trains from the newest whole checkpoint or from the start; a run that was stopped early takes no further step."""
     if distributed.is_first():
@@ -108,6 +123,7 @@ def _train_or_resume(trainer: ProSGTrainer, folder: Path, stopping: EarlyStoppin
         trainer.train()
         return
     state = TrainerState.load_from_json(str(checkpoints[-1] / TRAINER_STATE_NAME))
+    distributed.print_once(f"{checkpoints[-1]}: goes on from here, step {state.global_step}")
     if stopping.has_ended(state.log_history):
         trainer._load_from_checkpoint(str(checkpoints[-1]))
         trainer.state = state

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from prosg.model.config import PRESETS, ProSGConfig
 from prosg.training.config import Anchoring, Optimisation, Perturbation, Phase
+from prosg.utils.spelling import meant
 
 __all__ = ["RECIPES", "Recipe", "check_recipe"]
 
@@ -59,4 +60,4 @@ def check_recipe(phase: Phase, recipe: str) -> None:
     """
     allowed = [name for name, known in RECIPES.items() if known.phase == phase]
     if recipe and recipe not in allowed:
-        raise ValueError(f"recipe is {recipe!r}; for {phase} allowed: {', '.join(allowed)}")
+        raise ValueError(f"recipe is {recipe!r}{meant(recipe, allowed)}; for {phase} allowed: {', '.join(allowed)}")

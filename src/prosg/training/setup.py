@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -160,7 +159,7 @@ def training_arguments(
         max_grad_norm=optim.clip or 1e9,
         bf16=dtype == "bf16",
         activation_checkpointing=optim.checkpointing,
-        logging_steps=config.log_steps,
+        logging_steps=min(config.log_steps, optim.steps),
         eval_strategy="steps" if evaluate else "no",
         eval_steps=config.eval_steps,
         save_strategy="steps" if save else "no",
@@ -169,7 +168,7 @@ def training_arguments(
         seed=config.seed,
         use_cpu=use_cpu,
         remove_unused_columns=False,
-        disable_tqdm=not config.progress or not sys.stderr.isatty(),
+        disable_tqdm=True,  # `prosg.training.display` shows how far it is
         log_level="error",
         # Models of transformers may have parameters that a batch does not touch; the native ones have none.
         ddp_find_unused_parameters=not isinstance(model.backbone, NativeBackbone),

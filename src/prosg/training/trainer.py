@@ -75,6 +75,7 @@ class ProSGTrainer(CheckpointingTrainer):
         self.bank = StateBank(replace(config.perturbation, bank_start=start), config.seed, distributed.rank())
         self.spikes = SpikeDetector(config.optim.skip_above)
         self._micro_batches = 0
+        self._tokens = 0  # of prompts and answers, this process', since it began
         self._step_loss = 0.0
         self._began = time.perf_counter()  # moved back by the time that earlier starts of the run took
 
@@ -99,7 +100,8 @@ class ProSGTrainer(CheckpointingTrainer):
         return DataLoader(self.rows, batch_sampler=sampler, collate_fn=collate_weighted, pin_memory=pinned)  # type: ignore[arg-type]
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        """Answer tokens of the whole step, over its micro-batches and all processes."""
+        """Answer tokens of the whole step, over its micro-batches and all processes; counts the rows' tokens, too."""
+        self._tokens += sum(int((b["prompt_lengths"] + b["answer_lengths"]).sum()) for b in batch_samples)
         own = sum(float((batch["weights"] > 0).sum()) for batch in batch_samples)
         return torch.tensor(round(distributed.sum_over_processes(own, device)), device=device)
 
@@ -186,6 +188,10 @@ class ProSGTrainer(CheckpointingTrainer):
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def count_tokens(self) -> int:
+        """Tokens of prompts and answers in this start's steps, over all processes, whose shares are alike."""
+        return self._tokens * distributed.size()
 
     @property
     def seconds(self) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from prosg.utils.spelling import meant
+
 __all__ = ["dtype_name", "parse_dtype", "resolve_device"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
@@ -17,7 +19,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def parse_dtype(name: str | None) -> torch.dtype | None:
     """Returns the type named by --dtype; None for None. Raises ValueError for an unknown name."""
     if name is not None and name not in DTYPES:
-        raise ValueError(f"--dtype is {name!r}, allowed: {', '.join(DTYPES)}")
+        raise ValueError(f"--dtype is {name!r}{meant(name, DTYPES)}; allowed: {', '.join(DTYPES)}")
     return None if name is None else DTYPES[name]
 
 

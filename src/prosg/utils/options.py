@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from prosg.utils.spelling import meant
 from prosg.utils.values import shortened, typed
 from prosg.utils.yaml_text import read_yaml
 
@@ -93,7 +94,9 @@ def parse(
         name = (renamed or {}).get(name, name)
         group = name in known and dataclasses.is_dataclass(hints[name])
         if name not in known or (dot and not group):
-            raise ValueError(f"unknown key {inside}{shortened(str(key))}; known are {', '.join(known)}")
+            raise ValueError(
+                f"unknown key {inside}{shortened(str(key))}{meant(str(key), known)}; known are {', '.join(known)}"
+            )
         if group:
             nested = parse(hints[name], {rest: value} if dot else value, f"{inside}{name}.")
             values[name] = merge(values.get(name, {}), nested)

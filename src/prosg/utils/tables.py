@@ -1,10 +1,18 @@
-"""Tables of strings, as Markdown and as text; numbers of bytes as text."""
+"""Tables of strings, as Markdown and as text; bytes, durations and perplexities as text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["Table", "bytes_text", "print_table", "to_markdown", "to_text"]
+__all__ = [
+    "Table",
+    "bytes_text",
+    "duration_text",
+    "perplexity_text",
+    "print_table",
+    "to_markdown",
+    "to_text",
+]
 
 Table = list[list[str]]
 """Rows of equally many cells; the first row is the header."""
@@ -41,3 +49,18 @@ def bytes_text(count: int | float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
+
+
+def duration_text(seconds: float) -> str:
+    """Returns a duration in a unit that fits: "45 s", "12 min", "3 h 5 min"."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def perplexity_text(value: float) -> str:
+    """Returns a perplexity to four digits, as "1.043", "52.30" or "12,345"; from a million on as "1.2e+06"."""
+    if value >= 1e6:
+        return f"{value:.1e}"
+    return f"{value:,.{3 if value < 10 else 2 if value < 100 else 1 if value < 1000 else 0}f}"

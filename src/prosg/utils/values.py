@@ -14,6 +14,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from prosg.utils.spelling import meant
+
 __all__ = ["GREATEST_OPTION", "INFINITE", "check_fields", "check_number", "check_whole", "shortened", "shown", "typed"]
 
 GREATEST_OPTION = 1e30
@@ -94,7 +96,8 @@ def typed(name: str, value: Any, hint: Any, *, infinite: bool = False) -> Any:
         return value
     if origin is Literal:
         if not isinstance(value, (str, int)) or value not in inner:
-            raise ValueError(f"{name} is {shown(value)}; allowed: {', '.join(map(str, inner))}")
+            allowed = [*map(str, inner)]
+            raise ValueError(f"{name} is {shown(value)}{meant(str(value), allowed)}; allowed: {', '.join(allowed)}")
         return value
     if origin is types.UnionType:  # an optional number, or one string or several
         if value is None and type(None) in inner:

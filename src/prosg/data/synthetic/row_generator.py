@@ -25,6 +25,7 @@ from prosg.data.synthetic.grammar import AnswerPart, Contents, Grammar, row_from
 from prosg.data.synthetic.registry import DEMO_KINDS, KINDS
 from prosg.data.synthetic.splits import SPLITS, split_of
 from prosg.data.synthetic.story import SentenceSource, Story, made_sentences, story_of_sentences, story_of_words
+from prosg.utils.spelling import meant
 
 __all__ = ["SENTENCES", "iter_rows", "make_row", "make_rows"]
 
@@ -36,13 +37,13 @@ TURN_DRAWS = 5_000
 
 def _grammar(name: str) -> Grammar:
     if name not in KINDS:
-        raise ValueError(f"unknown kind {name!r}; allowed: {', '.join(KINDS)}")
+        raise ValueError(f"unknown kind {name!r}{meant(name, KINDS)}; allowed: {', '.join(KINDS)}")
     return KINDS[name]
 
 
 def _draw(grammar: Grammar, rng: Random, split: str | None, items: Range | None) -> Contents:
     if split is not None and split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
+        raise ValueError(f"unknown split {split!r}{meant(split, SPLITS)}; allowed: {', '.join(SPLITS)}")
     while True:
         if items is None or grammar.items is None:
             contents = grammar.draw(rng)

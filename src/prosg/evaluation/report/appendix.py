@@ -9,7 +9,7 @@ from prosg.data.checks import find_stages
 from prosg.data.row import Row
 from prosg.evaluation.formatting import amount
 from prosg.evaluation.report.blocks import Block, Case, CaseAnswer, Section, TableBlock
-from prosg.evaluation.report.cells import numbers
+from prosg.evaluation.report.cells import numbers, whole
 from prosg.evaluation.results import Run
 from prosg.evaluation.text_statistics import compute_text_statistics
 from prosg.utils.io import read_json
@@ -35,7 +35,7 @@ def texts(run: Run) -> Iterator[Block]:
         tokens = sum(answer.tokens for answer in answers) / len(answers)
         ended = sum(answer.reason in ("end", "stop") for answer in answers) / len(answers)
         shares = ["-" if value is None else amount(value) for value in (said.rep_4, said.distinct_2)]
-        more = [numbers(run.of(label), lambda s: s.read_again, 0)] * again
+        more = [numbers(run.of(label), lambda s: s.read_again, whole)] * again
         table.append([label, f"{tokens:.0f}", f"{said.words:.0f}", *shares, amount(ended), *more])
     if len(table) > 1:
         yield TableBlock(table, "Answers of free length, means over answers.")

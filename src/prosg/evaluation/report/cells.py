@@ -8,6 +8,7 @@ from prosg.evaluation.formatting import amount
 from prosg.evaluation.results import Run, SystemResult
 from prosg.evaluation.statistics import Mean
 from prosg.model.perplexity import summarize
+from prosg.utils.tables import perplexity_text
 
 __all__ = [
     "late_perplexity_of",
@@ -18,6 +19,7 @@ __all__ = [
     "share",
     "signed",
     "verdict",
+    "whole",
 ]
 
 
@@ -37,15 +39,23 @@ def of_seeds(systems: Sequence[SystemResult], value: Callable[[SystemResult], Me
     return text if brief else f"{text} ({'/'.join(amount(mean.mean) for mean in means)})"
 
 
+def whole(number: float) -> str:
+    """A number of tokens."""
+    return f"{number:,.0f}"
+
+
 def numbers(
-    systems: Sequence[SystemResult], value: Callable[[SystemResult], float | None], digits: int = 3, brief: bool = False
+    systems: Sequence[SystemResult],
+    value: Callable[[SystemResult], float | None],
+    text: Callable[[float], str] = perplexity_text,
+    brief: bool = False,
 ) -> str:
-    """The mean over systems, and each where there are several."""
+    """The mean over systems, and each where there are several, as `text` writes them."""
     values = [number for system in systems if (number := value(system)) is not None]
     if not values:
         return "-"
-    mean = f"{sum(values) / len(values):,.{digits}f}"
-    return mean if brief or len(values) == 1 else f"{mean} ({'/'.join(f'{number:,.{digits}f}' for number in values)})"
+    mean = text(sum(values) / len(values))
+    return mean if brief or len(values) == 1 else f"{mean} ({'/'.join(map(text, values))})"
 
 
 def signed(mean: Mean | None) -> str:

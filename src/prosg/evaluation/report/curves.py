@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from prosg.evaluation.places import Place, column_heads
 from prosg.evaluation.report.blocks import Block, Figure, TableBlock
-from prosg.evaluation.report.cells import numbers, of_seeds
+from prosg.evaluation.report.cells import numbers, of_seeds, whole
 from prosg.evaluation.report.figures import Curve, Panel, draw
 from prosg.evaluation.report.grouping import by_model
 from prosg.evaluation.results import Run, SystemResult
@@ -37,7 +37,7 @@ def forgetting(run: Run) -> Iterator[Block]:
     if any(system.read_again_at(place) is not None for system in measured for place in system.places):
         table: Table = [["system", *column_heads(run.places)]]
         for label in run.labels:
-            cells = [numbers(run.of(label), lambda s, p=place: s.read_again_at(p), 0) for place in run.places]  # type: ignore[misc]
+            cells = [numbers(run.of(label), lambda s, p=place: s.read_again_at(p), whole) for place in run.places]  # type: ignore[misc]
             if set(cells) != {"-"}:
                 table.append([label, *cells])
         yield TableBlock(
@@ -64,7 +64,7 @@ def distance_table(run: Run) -> Table:
     table: Table = [["tokens before it", *column_heads(run.places)]]
     for label in run.labels:
         if systems := [system for system in run.of(label) if system.curve]:
-            cells = [numbers(systems, lambda s, p=place: s.distance(p), 0, brief=True) for place in run.places]  # type: ignore[misc]
+            cells = [numbers(systems, lambda s, p=place: s.distance(p), whole, brief=True) for place in run.places]  # type: ignore[misc]
             table.append([label, *cells])
     return table
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import html
 import os
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 
 from prosg.evaluation.report.blocks import MARKS, Case, CaseAnswer, Figure, Section, TableBlock, step_of
 
 __all__ = ["to_report_html"]
+
+NUMBER = re.compile(r"[-+]?\.?\d|-$")
+"""How a cell with a number begins; a dash stands for none."""
+LONG = 40
+"""Characters of a cell from which on it may be broken on narrow screens."""
 
 
 def to_report_html(title: str, sections: Sequence[Section]) -> str:
@@ -44,14 +50,23 @@ def _block(block: str | TableBlock | Figure | Case) -> str:
 
 def _table(block: TableBlock) -> str:
     head, *rows = block.table
-    top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-    lines = "".join(
-        f'<tr><th scope="row">{html.escape(row[0])}</th>{"".join(f"<td>{html.escape(c)}</td>" for c in row[1:])}</tr>'
-        for row in rows
-    )
+    marks = [_mark([row[i] for row in rows]) for i in range(len(head))]
+    top = "".join(f'<th scope="col"{mark}>{html.escape(cell)}</th>' for cell, mark in zip(head, marks, strict=True))
+    lines = ""
+    for row in rows:
+        cells = zip(row[1:], marks[1:], strict=True)
+        values = "".join(f"<td{mark}>{html.escape(cell)}</td>" for cell, mark in cells)
+        lines += f'<tr><th scope="row"{marks[0]}>{html.escape(row[0])}</th>{values}</tr>'
     head_row = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
     table = f"<table><caption>{html.escape(block.caption)}</caption>{head_row}<tbody>{lines}</tbody></table>"
     return f'<div class="table" tabindex="0" role="region" aria-label="{html.escape(block.caption)}">{table}</div>'
+
+
+def _mark(cells: Sequence[str]) -> str:
+    """The attribute of a column's cells: numbers stand to the right, long texts may be broken."""
+    if all(NUMBER.match(cell) for cell in cells if cell) and any(map(NUMBER.match, cells)):
+        return ' class="number"'
+    return ' class="long"' if max(map(len, cells), default=0) > LONG else ""
 
 
 def _answer(case: Case, answer: CaseAnswer) -> str:

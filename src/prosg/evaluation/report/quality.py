@@ -18,7 +18,7 @@ from prosg.evaluation.statistics import Mean, mean_of
 from prosg.evaluation.system_result import ifeval_of
 from prosg.utils.tables import Table
 
-__all__ = ["ifeval", "judge", "main_table", "rated_in", "ratings", "stages"]
+__all__ = ["has_ratings", "ifeval", "judge", "main_table", "rated_in", "ratings", "stages"]
 
 
 def main_table(run: Run) -> Iterator[Block]:
@@ -50,9 +50,14 @@ def main_table(run: Run) -> Iterator[Block]:
         yield f"Prompts to which a server gave an error or no reply at all, not counted: {join(refused)}."
 
 
+def has_ratings(folder: Path) -> bool:
+    """Whether people rated answers of a run, whatever became of them."""
+    return any((folder / "ratings").glob("*.jsonl"))
+
+
 def rated_in(folder: Path) -> Mapping[str, Any]:
     """What people rated, by scale; {} where none of it counts: answers may be others by now."""
-    if not list((folder / "ratings").glob("*.jsonl")):
+    if not has_ratings(folder):
         return {}
     try:
         scales: Mapping[str, Any] = merge_ratings([folder])["scales"]
