@@ -45,6 +45,12 @@ def test_the_late_stage_begins_with_its_marker(rows: list[Row], tokenizer: JsonT
             assert last.marker + text == row.answer[last.start :]
         else:
             assert encoded.late_start == encoded.late_text == (len(encoded.answer) - 1) * 4 // 5
+        if len(row.stages) > 1:
+            second = row.stages[1]
+            after = tokenizer.decode(encoded.answer[encoded.first_end : -1])
+            assert second.marker + after == row.answer[second.start :]
+        else:
+            assert encoded.first_end == 0
 
 
 def test_a_token_across_the_boundary_belongs_to_the_late_stage() -> None:

@@ -170,22 +170,28 @@ def test_only_the_rows_that_were_drawn_are_touched() -> None:
     assert state_bits_equal(change_state(backbone, state, touch(3), None, state), state)
 
 
-def test_tokens_read_from_a_loaded_state_may_count_less() -> None:
+def test_a_first_stage_that_is_read_from_a_perturbed_state_may_count_less() -> None:
+    off = torch.zeros(5, dtype=torch.bool)
+
+    def rows(*which: int) -> Tensor:
+        return torch.tensor([row in which for row in range(5)])
+
     draws = draw(EVERYTHING, 5, 12, 0.3, IDS, LATE)
-    yes, no = torch.tensor([True]), torch.tensor([False])
     draws = draws._replace(
-        prompt_end=draws.prompt_end._replace(load=torch.cat([yes, no, no, no, no])),
-        answer=draws.answer._replace(load=torch.cat([no, yes, no, yes, no])),
+        swap=off,
+        wipe=rows(4),
+        prompt_end=draws.prompt_end._replace(load=rows(0), age=off),
+        answer=draws.answer._replace(load=rows(1, 3), age=off),
         position=torch.tensor([0, 2, 0, 1, 0]),
     )
     weights = torch.tensor([[1.0, 1, 1, 1, 3, 3]] * 5)
     weights[3, 3:] = 0  # unscored
-    changed = loss_weights(draws, weights, torch.tensor([5] * 5), 0.5)
-    # A loaded row: all up to the marker; one that is loaded inside: what is read after that place; others: nothing.
-    assert changed[0].tolist() == [0.5, 0.5, 0.5, 0.5, 1.5, 3]
-    assert changed[1].tolist() == [1, 1, 1, 0.5, 1.5, 3]
+    changed = loss_weights(draws, weights, torch.tensor([5, 5, 5, 5, 0]), 0.5)
+    assert changed[0].tolist() == [0.5, 0.5, 0.5, 0.5, 1.5, 3]  # up to the second stage's text
+    assert changed[1].tolist() == [1, 1, 1, 0.5, 1.5, 3]  # what is read behind the place of the change
+    assert torch.equal(changed[2], weights[2])  # no perturbation
     assert changed[3].tolist() == [1, 1, 0.5, 0, 0, 0]
-    assert torch.equal(changed[[2, 4]], weights[[2, 4]])
+    assert torch.equal(changed[4], weights[4])  # no second stage
 
 
 def test_recipes_are_what_the_experiments_used() -> None:
@@ -193,6 +199,7 @@ def test_recipes_are_what_the_experiments_used() -> None:
     assert (plus.wipe_first, plus.wipe_last, plus.load, plus.load_story) == (0.9, 0.05, 0.5, 0.5)
     assert (plus.bank_size, plus.bank_rows, plus.bank_restart) == (64, 16, 0.06)
     assert (plus.age, plus.cut, plus.swap) == (0, 0, 0)
+    assert (plus.first_weight, durable.first_weight) == (0, 1)
     assert (plus.weakest, plus.load_weight) == (-6.0, 2.0)
     assert (durable.age, durable.age_steps, durable.cut) == (0.4, 150, 0.4)
     assert (durable.wipe_first, durable.wipe_last, durable.swap, durable.load) == (0, 0, 0, 0)

@@ -26,7 +26,7 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
             answer: (B, Ta) int64, token ids.
             weights: (B, Ta) float32, weight of each answer token in the loss: 1, `late_weight`, or 0 if unscored.
             prompt_lengths, answer_lengths: (B,) int64, valid tokens.
-            late_start, late_text: (B,) int64, as in `EncodedRow`.
+            late_start, late_text, first_end: (B,) int64, as in `EncodedRow`.
             story_end: (B,) int64, the answer token before which the state may be perturbed: the start of the last
                 stage, or 0 where the answer has turns, since perturbing the state inside a turn harms that turn's
                 own answer.
@@ -56,6 +56,7 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
         "weights": weights.to(torch.float32),
         "late_start": late,
         "late_text": torch.tensor([row.late_text for row in rows]),
+        "first_end": torch.tensor([row.first_end for row in rows]),
         "story_end": torch.tensor([0 if row.has_turns else row.late_start for row in rows]),
         "row_ids": torch.tensor([row.row_id for row in rows]),
     }

@@ -46,6 +46,7 @@ class EncodedRow(NamedTuple):
         late_start: Answer token at which the last stage begins; without stages 80 % of the answer.
         has_stages: Whether the row has stages.
         late_text: First answer token after the last stage's marker, from which the model must know the contents.
+        first_end: First answer token after the second stage's marker; 0 where there is no second stage or are turns.
         unscored: Spans [first, last) of answer tokens without weight: other turns' words, a replayed prompt.
         has_turns: Whether the answer contains other turns.
         template: Name of the template that the row was written in.
@@ -58,6 +59,7 @@ class EncodedRow(NamedTuple):
     late_start: int
     has_stages: bool
     late_text: int
+    first_end: int = 0
     unscored: tuple[tuple[int, int], ...] = ()
     has_turns: bool = False
     template: str = NONE.name
@@ -105,12 +107,15 @@ def encode_row(
         return bisect_right(ends_at, character)
 
     given_spans: list[tuple[int, int]] = []
+    first_end = 0
     if row.stages:
         last = row.stages[-1]
         late, text = token_at(last.start), token_at(last.start + len(last.marker))
         ends = [stage.start for stage in row.stages[1:]] + [len(row.answer)]
         spans = [(stage.start, end) for stage, end in zip(row.stages, ends, strict=True) if stage.given]
         given_spans = [(token_at(start), token_at(end)) for start, end in spans]
+        if len(row.stages) > 1 and not given_spans:
+            first_end = token_at(row.stages[1].start + len(row.stages[1].marker))
     else:
         late = text = len(answer) * 4 // 5
     return EncodedRow(
@@ -121,6 +126,7 @@ def encode_row(
         late_start=late,
         has_stages=bool(row.stages) and not (cut and text == len(answer)),
         late_text=text,
+        first_end=first_end,
         unscored=tuple(given_spans),
         has_turns=bool(given_spans),
     )
@@ -206,7 +212,10 @@ def replay_prompt(row: EncodedRow) -> EncodedRow:
     answer = [*row.answer[:start], *row.prompt, *row.answer[start:]]
     end = start + size
     unscored = (*row.unscored, (start, end))
-    return row._replace(answer=answer, late_start=end, late_text=row.late_text + size, unscored=unscored)
+    first_end = row.first_end + size * (row.first_end > start)
+    return row._replace(
+        answer=answer, late_start=end, late_text=row.late_text + size, first_end=first_end, unscored=unscored
+    )
 
 
 def encode_rows(
@@ -269,7 +278,7 @@ def truncate_row(row: EncodedRow, max_tokens: int, special: SpecialTokens = RWKV
     if row.late_text < len(answer):
         return row._replace(prompt=prompt, answer=answer)
     late = len(answer) * 4 // 5
-    return row._replace(prompt=prompt, answer=answer, late_start=late, late_text=late, has_stages=False)
+    return row._replace(prompt=prompt, answer=answer, late_start=late, late_text=late, first_end=0, has_stages=False)
 
 
 def _end_of(prompt: list[int], tokens: int, special: SpecialTokens) -> list[int]:

@@ -51,9 +51,9 @@ class Perturbation:
             empty, so that they hold stories only. Without a synthesized update nothing says which of two prompts is
             meant, so the default is prompt where there is one, else empty.
         bank_reads: What they read: story, answers before their last stage; or row, prompts and whole answers.
-        loaded_weight: Weight in the loss, times their own, of tokens before an answer's last stage that are read from a
-            loaded state. What they need of the text since the prompt is lost in such a state, and an update that makes
-            up for it misleads where nothing is lost.
+        first_weight: Weight in the loss, times their own, of tokens of an answer's first stage (with the second one's
+            marker) that are read from a perturbed state. The first stage follows upon the prompt, in a state that is
+            intact: an update that carries it, too, misleads there, as about how much is to be written.
         start: Probability that a prompt is read from a state of the bank instead of the initial one (state passing).
     """
 
@@ -73,7 +73,7 @@ class Perturbation:
     bank_restart: float = 0.06
     bank_start: Literal["", "prompt", "empty"] = ""
     bank_reads: Literal["story", "row"] = "story"
-    loaded_weight: float = 1.0
+    first_weight: float = 1.0
     start: float = 0.0
 
     KINDS: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -92,7 +92,7 @@ class Perturbation:
         _check_range(
             self,
             "perturbation.",
-            ["age_steps", "cut_steps", "load_weight", "loaded_weight"],
+            ["age_steps", "cut_steps", "load_weight", "first_weight"],
             0,
             math.inf,
             "not be negative",

@@ -101,20 +101,20 @@ def draw(p: Perturbation, seed: int, step: int, progress: float, row_ids: Tensor
     return Draws(swap, wipe, prompt_end, answer, position, start, start_row)
 
 
-def loss_weights(draws: Draws, weights: Tensor, late_text: Tensor, loaded: float) -> Tensor:
-    """Returns the weights of answer tokens (B, T) under `Perturbation.loaded_weight`.
+def loss_weights(draws: Draws, weights: Tensor, first_end: Tensor, factor: float) -> Tensor:
+    """Returns the weights of answer tokens (B, T) under `Perturbation.first_weight`.
 
     Args:
-        draws: Which states were loaded.
+        draws: Which states are perturbed, and where.
         weights: Of the answer tokens in the loss.
-        late_text: First token of each row (B,) behind the last stage's marker, from which on weights stay.
-        loaded: Factor of the weights of tokens that are read from a loaded state.
+        first_end: Where the first stages end (B,).
+        factor: Of the weights of tokens before that are read from a perturbed state.
     """
     place = torch.arange(weights.shape[1], device=weights.device)
-    after_load = draws.prompt_end.load.unsqueeze(1) | (
-        draws.answer.load.unsqueeze(1) & (place > draws.position.unsqueeze(1))
-    )
-    return torch.where(after_load & (place < late_text.unsqueeze(1)), loaded * weights, weights)
+    whole = draws.swap | draws.wipe | draws.prompt_end.load | draws.prompt_end.age
+    rest = (draws.answer.load | draws.answer.age).unsqueeze(1) & (place > draws.position.unsqueeze(1))
+    first = place < first_end.unsqueeze(1)
+    return torch.where((whole.unsqueeze(1) | rest) & first, factor * weights, weights)
 
 
 def change_state(backbone: Backbone, state: State, change: StateChange, bank: State | None, reference: State) -> State:

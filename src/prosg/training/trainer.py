@@ -123,8 +123,8 @@ class ProSGTrainer(CheckpointingTrainer):
                 self._grow_bank(inputs)
             draws = send_to_device(draws, story_end.device)
             perturber = Perturber(draws, self.bank.state)
-            if perturbation.loaded_weight != 1:
-                weights = loss_weights(draws, weights, inputs["late_text"], perturbation.loaded_weight)
+            if perturbation.first_weight != 1:
+                weights = loss_weights(draws, weights, inputs["first_end"], perturbation.first_weight)
         scored: Scored = model(
             prompt=inputs["prompt"],
             prompt_lengths=inputs["prompt_lengths"],
