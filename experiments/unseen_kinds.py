@@ -3,8 +3,9 @@
     python experiments/unseen_kinds.py --backbone rwkv4 --seeds 1 --out runs/unseen
 
 Phase 1 learns seven kinds. A module is trained on all of them, and one on each six. It is measured on the kind that it
-did not see: as it is shipped (no update of prompts that it does not know, but their anchor), and "ungated", with an
-update of every prompt. Killed and started again, it goes on. OUT/KIND has the report of each kind, on the test split.
+did not see: as it is used by default (memory auto: the anchor of a prompt that the module does not know), and
+"ungated", with an update of every prompt. Killed and started again, it goes on. OUT/KIND has the report of each kind,
+on the test split.
 """
 
 from __future__ import annotations
@@ -14,14 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prosg.checkpoints.adapter import save_adapter
-from prosg.checkpoints.load import load_model
 from prosg.data.row import read_rows, write_rows
 from prosg.demo.measuring import measure, module_systems, system
 from prosg.demo.models import DEMO_MODELS
 from prosg.demo.trainings import common_options, length, phase1_jobs, prepare, training
 from prosg.evaluation.report.curves import distance_table, late_table
-from prosg.model.synthesizer import Synthesizer
 from prosg.utils.jobs import Job, check_plan, run_jobs
 from prosg.utils.tables import to_text
 
@@ -52,17 +50,6 @@ def name_of(kind: str) -> str:
     return f"plus-without-{kind}" if kind else "plus-all"
 
 
-def ungated(folder: Path) -> Path:
-    """A copy of a module that makes an update of every prompt."""
-    path = folder / "ungated" / "adapter"
-    if not path.exists():
-        model = load_model(folder / "adapter")
-        assert isinstance(model.synthesizer, Synthesizer)
-        model.synthesizer.familiarity = None
-        save_adapter(model, path, base=Path(model.base).resolve())
-    return path.parent
-
-
 def systems_of(folder: Path, seed: int, kind: str) -> dict[str, dict[str, Any]]:
     """What is measured on the prompts of a kind."""
     phase1 = folder / "phase1"
@@ -70,10 +57,10 @@ def systems_of(folder: Path, seed: int, kind: str) -> dict[str, dict[str, Any]]:
     for whose in CONDITIONS:
         anchored = {"memory": "anchor", "update": whose}
         systems[f"anchor-{whose}-{seed}"] = system(phase1, seed, f"phase 1, anchored, {whose}", **anchored)
-    without = folder / name_of(kind)
-    systems |= module_systems(folder / name_of(""), seed, "seen", (*CONDITIONS, "wiped"), "plus that saw the kind")
-    systems |= module_systems(without, seed, "unseen", (*CONDITIONS, "wiped"), "plus that did not")
-    systems |= module_systems(ungated(without), seed, "ungated", ("own", "wiped"), "the same, ungated")
+    conditions, without = (*CONDITIONS, "wiped"), folder / name_of(kind)
+    systems |= module_systems(folder / name_of(""), seed, "seen", conditions, "plus that saw the kind", "auto")
+    systems |= module_systems(without, seed, "unseen", conditions, "plus that did not", "auto")
+    systems |= module_systems(without, seed, "ungated", ("own", "wiped"), "the same, ungated")
     return systems
 
 

@@ -9,16 +9,19 @@ import torch
 
 from prosg.checkpoints.adapter import load_adapter, save_adapter
 from prosg.checkpoints.backbone import save_backbone
+from prosg.checkpoints.encoded import load_encoded, save_encoded
 from prosg.checkpoints.load import load_model
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.update import acting_rows
 from prosg.data.encode import encode_rows
 from prosg.data.synthetic import DEMO_KINDS, make_rows
 from prosg.generation.decode import advance
+from prosg.model.conversation import Conversation
 from prosg.model.familiarity import GREATEST_WIDTH, MARGIN, SHRINKAGE, Familiarity, familiar_layers
 from prosg.model.prosg import ProSG
 from prosg.model.synthesizer import Synthesizer
 from prosg.training.known_prompts import learn_prompts
-from support.models import TINY, assert_near, assert_same_update, live_model, same_encoded, tokens
+from support.models import TINY, WORDS, assert_near, live_model, same_encoded, tokens, word_tokenizer
 
 PROMPT, LENGTHS = tokens(3, 6), torch.tensor([6, 4, 6])
 
@@ -74,24 +77,21 @@ def test_wide_models_are_looked_at_in_some_layers() -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_the_update_of_an_unknown_prompt_is_zero(name: str) -> None:
+def test_the_update_of_an_unknown_prompt_is_zero_under_auto_alone(name: str) -> None:
     made = model(name)
-    encoded = made.encode(PROMPT, LENGTHS, memory="update")
-    assert encoded.known.tolist() == [True, False, True]
-    assert isinstance(made.synthesizer, Synthesizer)
-    made.synthesizer.familiarity = None
     whole = made.encode(PROMPT, LENGTHS, memory="update")
+    encoded = made.encode(PROMPT, LENGTHS)
+    assert encoded.known is not None and encoded.known.tolist() == [True, False, True]
     assert encoded.update is not None and whole.update is not None
+    assert acting_rows(whole.update).all() and acting_rows(encoded.update).tolist() == [True, False, True]
     for site, delta in encoded.update.items():
         assert torch.equal(delta.a[[0, 2]], whole.update[site].a[[0, 2]]) and not delta.dense()[1].any()
 
 
-def test_a_prompt_is_known_however_it_is_read() -> None:
-    made = model()
-    once = made.encode(PROMPT, LENGTHS, memory="update")
-    for chunk in (1, 4):
-        assert_same_update(made.encode(PROMPT, LENGTHS, memory="update", chunk=chunk).update, once.update, 1e-5)
-    assert made.encode(PROMPT[1:2, :4], memory="update").known.tolist() == [False]
+@pytest.mark.parametrize("options", [{"chunk": 1}, {"chunk": 4}, {"window": 2}])
+def test_a_prompt_is_known_however_it_is_read(options: dict[str, int]) -> None:
+    encoded = model().encode(PROMPT, LENGTHS, memory="update", **options)
+    assert encoded.known is not None and encoded.known.tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -108,7 +108,42 @@ def test_auto_is_the_update_of_known_prompts_and_the_anchor_of_others(name: str)
     assert [one.anchor is None for one in alone] == [True, False, True]
     joined = advance(made.backbone, EncodedPrompt.join(alone), answer).logits
     assert_near(joined, after, 1e-5)
-    assert same_encoded(made.held_by(made.encode(PROMPT, LENGTHS, memory="both"), "update"), auto.replace(anchor=None))
+
+
+def test_what_was_encoded_for_one_memory_is_held_by_another() -> None:
+    made = model()
+    whole, auto = made.encode(PROMPT, LENGTHS, memory="both"), made.encode(PROMPT, LENGTHS)
+    assert same_encoded(made.held_by(whole, "auto"), auto)
+    for memory in ("anchor", "none"):
+        fresh = made.encode(PROMPT, LENGTHS, memory=memory)  # type: ignore[arg-type]
+        assert same_encoded(made.held_by(auto, memory), fresh)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="encoded without an update"):
+        made.held_by(auto, "update")
+    assert same_encoded(made.held_by(auto.take([0]), "update"), made.encode(PROMPT, LENGTHS, memory="update").take([0]))
+
+
+def test_a_file_says_what_is_known(tmp_path: Path) -> None:
+    made = model()
+    encoded = made.encode(PROMPT, LENGTHS)
+    save_encoded(encoded, tmp_path / "prompts.safetensors", made)
+    loaded = load_encoded(tmp_path / "prompts.safetensors", made)
+    assert same_encoded(loaded, encoded) and loaded.known is not None and loaded.known.tolist() == [True, False, True]
+
+
+def test_a_conversation_of_an_unknown_prompt_is_held_by_its_anchor() -> None:
+    made = live_model("rwkv4", "plus", torch.float32, vocab=len(WORDS))
+    made.tokenizer = word_tokenizer()
+    assert isinstance(made.synthesizer, Synthesizer)
+    made.synthesizer.familiarity = Familiarity(made.synthesizer.input_widths)  # that knows nothing
+    made.synthesizer.familiarity.whitening.fill_diagonal_(1.0)
+    talk = Conversation(made, "none")
+    list(talk.ask("the cat", max_tokens=3))
+    place = talk._place
+    assert talk.memory == "auto" and place is not None and place.anchor is not None and place.update is not None
+    assert not acting_rows(place.update).any()
+    talk.hold("update")
+    assert talk._place is not None and talk._place.update is not None and talk._place.anchor is None
+    assert acting_rows(talk._place.update).all()
 
 
 def test_adapters_keep_what_they_know(tmp_path: Path) -> None:
@@ -130,7 +165,13 @@ def test_other_kinds_of_instruction_are_not_known(capsys: pytest.CaptureFixture[
     train, _ = encode_rows(make_rows(DEMO_KINDS, 900, 1, "train"), made.tokenizer)
     validation, _ = encode_rows(make_rows(DEMO_KINDS, 150, 2, "validation"), made.tokenizer)
     learn_prompts(made, train, validation, 0.99, seed=0)
-    assert made.encode(rows(DEMO_KINDS, 150, "test")).known.float().mean() >= 0.97
-    assert made.encode(rows(("pairs", "sentence", "steps", "reverse"), 100, "test")).known.float().mean() <= 0.02
+
+    def known(kinds: tuple[str, ...], size: int) -> float:
+        encoded = made.encode(rows(kinds, size, "test"), memory="update")
+        assert encoded.known is not None
+        return float(encoded.known.float().mean())
+
+    assert known(DEMO_KINDS, 150) >= 0.97
+    assert known(("pairs", "sentence", "steps", "reverse"), 100) <= 0.02
     learn_prompts(made, train[:90], [], 0.99, seed=0)
     assert "too few" in capsys.readouterr().err and made.memory == "update"

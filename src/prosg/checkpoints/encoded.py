@@ -104,6 +104,8 @@ def save_encoded(encoded: EncodedPrompt, path: str | Path, model: ProSG, *, over
     except ValueError as error:
         raise ValueError(f"{path}: not written: {error}; the model's weights or its memory have overflowed") from None
     tensors = flatten(encoded.state, encoded.update, encoded.anchor) | {"logits": encoded.logits.contiguous()}
+    if encoded.known is not None:
+        tensors["known"] = encoded.known.to(encoded.logits.dtype)
     metadata = {"format": FORMATS[encoded.anchor is not None], "model": model_fingerprint(model)}
     with written_whole(Path(path), overwrite=overwrite) as temporary:
         save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary, metadata=metadata)
@@ -136,10 +138,10 @@ def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
         if "logits" not in tensors:
             raise ValueError("tensor 'logits' is missing")
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        logits = tensors.pop("logits")
+        logits, known = tensors.pop("logits"), tensors.pop("known", None)
         state, update = unflatten(tensors, model.backbone)
         anchor = unflatten_anchor(tensors, model.backbone)
-        encoded = EncodedPrompt(state, update, logits, anchor)
+        encoded = EncodedPrompt(state, update, logits, anchor, None if known is None else known != 0)
         check_encoded(encoded, model.backbone.config.vocab_size)
         check_update(update or {}, model.backbone.sites, encoded.batch)
         if unknown := tensors.keys() - flatten(state, update, anchor).keys():

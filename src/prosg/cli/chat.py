@@ -230,7 +230,8 @@ class _Chat:
         path = Path(user_path(name))
         content, turns = _read_conversation(path, self.talk.template.name)
         try:
-            if self.options.memory is None and self.options.tau is None and content.get("memory") in MEMORIES:
+            said = (self.options.memory, self.options.tau, self.options.anchor)
+            if said == (None, None, None) and content.get("memory") in MEMORIES:
                 self.talk.hold(content["memory"], content.get("tau"))
             if self.options.renew is None and content.get("renew") in RENEWALS:
                 self.talk.renew = content["renew"]

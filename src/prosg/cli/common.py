@@ -12,7 +12,7 @@ from prosg.cli.parser import Parser, path_text
 from prosg.utils.replaceable import check_replaceable
 
 if TYPE_CHECKING:
-    from prosg.core.encoded import EncodedPrompt
+    from prosg.core.encoded import EncodedPrompt, Memory
     from prosg.data.templates import FramedPrompt
     from prosg.model.prosg import ProSG
 
@@ -192,12 +192,12 @@ def one_prompt_source(options: Namespace) -> None:
         raise ValueError(f"give either {' or '.join(had.values())}")
 
 
-def encode_prompt(options: Namespace, model: ProSG) -> EncodedPrompt:
-    """Encodes --prompt under --template and --window, and under --memory and --tau where a command has them.
+def encode_prompt(options: Namespace, model: ProSG, memory: Memory | None = None) -> EncodedPrompt:
+    """Encodes --prompt under --template and --window, and under --memory (or `memory`) and --tau where there are such.
 
     Says on stderr which template is used, and when the model does not know such a prompt.
     """
-    memory, tau = getattr(options, "memory", None), getattr(options, "tau", None)
+    memory, tau = memory or getattr(options, "memory", None), getattr(options, "tau", None)
     text = prompt_text(options.prompt)
     encoded = model.encode(framed(text, options, model), memory=memory, tau=tau, window=options.window)
     say_template(options, model)
@@ -218,10 +218,15 @@ def note_off_topic(model: str, prompt: str) -> bool:
 
 
 def _say_unknown(encoded: EncodedPrompt) -> None:
-    """Says on stderr that prompts have no update, because their module does not know prompts of their kind."""
-    if encoded.update is not None and not bool(encoded.known.all()):
-        instead = "no update is made of it" if encoded.anchor is None else "the anchor holds it, not an update"
-        print(f"the module was trained on other prompts than this one: {instead}", file=sys.stderr)
+    """Says on stderr that a module was trained on other prompts than this one, and what that means."""
+    if encoded.known is None or bool(encoded.known.all()):
+        return
+    from prosg.core.update import acting_rows
+
+    assert encoded.update is not None
+    acts = bool(acting_rows(encoded.update).all())
+    meaning = "its update may do harm (see --memory auto)" if acts else "its anchor holds it, and no update"
+    print(f"note: the module was trained on other prompts than this one: {meaning}", file=sys.stderr)
 
 
 def framed(text: str, options: Namespace, model: ProSG) -> FramedPrompt:

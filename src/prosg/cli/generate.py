@@ -93,7 +93,7 @@ def _run(options: Namespace) -> int:
     else:
         encoded = load_encoded(options.encoded, model)
         if options.anchor is not None:  # its windows instead of those in the file
-            usual: Memory = "both" if encoded.update is not None else "anchor"
+            usual: Memory = "anchor" if encoded.update is None else ("both" if encoded.known is None else "auto")
             encoded = model.held_by(encoded.replace(anchor=None), options.memory or usual)
         elif options.memory is not None or options.tau is not None:
             encoded = model.held_by(encoded, model.check_memory(options.memory, options.tau), options.tau)

@@ -64,7 +64,7 @@ def _run(options: Namespace) -> int:
     prompts = [framed(text, options, model) for text in texts]
     say_template(options, model)
     ids, lengths = model.tokenise(prompts)
-    update = model.encode(ids, lengths).update
+    update = model.encode(ids, lengths, memory="update").update
     weights = prompt_attention(model, ids, lengths)
     assert update is not None and model.tokenizer is not None
     decode = model.tokenizer.decode

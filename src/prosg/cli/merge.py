@@ -44,11 +44,17 @@ def model_and_update(options: Namespace) -> tuple[ProSG, Update]:
     """
     one_prompt_source(options)
     from prosg.checkpoints.encoded import load_encoded
+    from prosg.core.update import acting_rows
 
     model = load_from(options, needs_tokenizer=options.encoded is None)
-    encoded = encode_prompt(options, model) if options.encoded is None else load_encoded(options.encoded, model)
-    if encoded.update is None:
+    if options.encoded is not None:
+        encoded = load_encoded(options.encoded, model)
+    elif model.synthesizer is not None:
+        encoded = encode_prompt(options, model, memory="update")
+    if model.synthesizer is None:
         raise ValueError(f"{options.model}: has no module, so a prompt has no update; name an adapter folder")
+    if encoded.update is None or (encoded.known is not None and not bool(acting_rows(encoded.update).all())):
+        raise ValueError(f"{options.encoded}: was encoded without an update; encode it with --memory update")
     if encoded.batch != 1:
         raise ValueError(f"{options.encoded}: holds {encoded.batch} prompts; weights hold one prompt's update")
     return model, encoded.update

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from prosg.core.state import Anchor, State, join_states, map_state, no_pull, take_rows
-from prosg.core.update import LowRank, Update, acting_rows, join_updates, take_update_rows
+from prosg.core.update import LowRank, Update, join_updates, take_update_rows
 
 __all__ = ["MEMORIES", "EncodedPrompt", "Memory", "with_anchor", "with_update"]
 
@@ -48,6 +48,8 @@ class EncodedPrompt:
     """(B, V) at the prompt's last token, computed with unmodified weights: they give the first answer token"""
     anchor: Anchor | None = None
     """what pulls the state back after every token of the answer; None for nothing"""
+    known: Bool[Tensor, " B"] | None = None
+    """which prompts are like those that the module was trained on; None where it does not tell"""
 
     @property
     def batch(self) -> int:
@@ -56,13 +58,6 @@ class EncodedPrompt:
 
     def __len__(self) -> int:
         return self.batch
-
-    @property
-    def known(self) -> Bool[Tensor, " B"]:
-        """Which prompts have an update: it is zero for those that its module does not know."""
-        if self.update is None:
-            return torch.zeros(self.batch, dtype=torch.bool, device=self.logits.device)
-        return acting_rows(self.update)
 
     def __repr__(self) -> str:
         """Says how many prompts, of what."""
@@ -83,13 +78,16 @@ class EncodedPrompt:
 
         update = self.update and {site: LowRank(d.a.to(device), d.b.to(device)) for site, d in self.update.items()}
         anchor = None if self.anchor is None else moved(self.anchor)
-        return EncodedPrompt(moved(self.state), update, self.logits.to(device), anchor)
+        known = None if self.known is None else self.known.to(device)
+        return EncodedPrompt(moved(self.state), update, self.logits.to(device), anchor, known)
 
     def check_rows(self) -> None:
         """Raises ValueError unless there is a prompt, and every part has as many rows as the logits."""
         if self.logits.dim() != 2 or not self.batch:
             raise ValueError(f"logits has shape {tuple(self.logits.shape)}; must be (B, V) of at least one prompt")
         rows = {f"update.{site}": delta.a.shape[:1] for site, delta in (self.update or {}).items()}
+        if self.known is not None:
+            rows["known"] = self.known.shape
         for part, layers in (("state", self.state), ("anchor", self.anchor or ())):
             for number, layer in enumerate(layers):
                 rows |= {f"{part}.{number}.{name}": leaf.shape[:1] for name, leaf in layer._asdict().items()}
@@ -109,7 +107,8 @@ class EncodedPrompt:
             rows = torch.tensor(rows, dtype=torch.int64, device=self.logits.device)
         update = None if self.update is None else take_update_rows(self.update, rows)
         anchor = None if self.anchor is None else take_rows(self.anchor, rows)
-        return EncodedPrompt(take_rows(self.state, rows), update, self.logits[rows], anchor)
+        known = None if self.known is None else self.known[rows]
+        return EncodedPrompt(take_rows(self.state, rows), update, self.logits[rows], anchor, known)
 
     @staticmethod
     def join(parts: Sequence[EncodedPrompt]) -> EncodedPrompt:
@@ -125,9 +124,11 @@ class EncodedPrompt:
             raise ValueError("encoded prompts with and without an update cannot be joined")
         anchored = next((part.anchor for part in parts if part.anchor is not None), None)
         anchors = [] if anchored is None else [part.anchor or no_pull(anchored, part.batch) for part in parts]
+        known = [part.known for part in parts if part.known is not None]
         return EncodedPrompt(
             join_states([part.state for part in parts]),
             join_updates(updates) if updates else None,
             torch.cat([part.logits for part in parts]),
             join_states(anchors) if anchors else None,
+            torch.cat(known) if len(known) == len(parts) else None,
         )

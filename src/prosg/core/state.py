@@ -20,6 +20,7 @@ __all__ = [
     "join_states",
     "map_state",
     "no_pull",
+    "pulling_rows",
     "replace_rows",
     "take_rows",
 ]
@@ -59,6 +60,12 @@ def join_states(states: Sequence[State]) -> State:
 def no_pull(anchor: Anchor, rows: int) -> Anchor:
     """Returns an anchor of so many rows, of the same kind as `anchor`, that leaves a memory as it is."""
     return map_state(lambda leaf: leaf.new_zeros(rows, *leaf.shape[1:]), anchor)
+
+
+def pulling_rows(anchor: Anchor) -> Tensor:
+    """Returns in which rows (B,) an anchor changes a memory at all."""
+    leaves = [leaf for layer in anchor for leaf in layer]
+    return torch.stack([(leaf != 0).flatten(1).any(1) for leaf in leaves]).any(0)
 
 
 def replace_rows(state: State, rows: Tensor, new: State) -> State:

@@ -79,8 +79,8 @@ def keep_rows(update: Update, rows: Bool[Tensor, " B"]) -> Update:
 
 def acting_rows(update: Update) -> Bool[Tensor, " B"]:
     """Returns in which rows an update changes anything."""
-    changed = [(delta.a != 0).flatten(1).any(1) for delta in update.values()]
-    return torch.stack(changed).any(0)
+    acts = [(delta.a != 0).flatten(1).any(1) & (delta.rows().b != 0).flatten(1).any(1) for delta in update.values()]
+    return torch.stack(acts).any(0)
 
 
 def project(

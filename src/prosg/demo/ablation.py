@@ -19,6 +19,7 @@ import yaml
 
 from prosg.checkpoints.adapter import is_adapter
 from prosg.checkpoints.load import demo_model, trained_model
+from prosg.data.binidx import binidx_files
 from prosg.demo.measuring import measure, module_systems, system
 from prosg.demo.trainings import training_notes
 from prosg.evaluation.report.curves import late_table
@@ -167,8 +168,8 @@ def _check_files(config: TrainConfig) -> None:
     """Before any process begins: what a job would say in its log is said here."""
     for files in (config.train, config.validation):
         for file in [files] if isinstance(files, str) else files:
-            if not Path(file).is_file():
-                raise ValueError(f"{file}: no such file; --train and --validation name jsonl files")
+            if not Path(file).is_file() and binidx_files(file) is None:
+                raise ValueError(f"{file}: no such file; --train and --validation name files of rows")
     model = demo_model() if config.model == "demo" else Path(config.model)
     if not model.exists():
         raise ValueError(f"{config.model}: no such file or folder; --model names a backbone")

@@ -28,15 +28,30 @@ def system(training: Path, seed: int, label: str, **options: Any) -> dict[str, A
 
 
 def module_systems(
-    training: Path, seed: int, name: str, conditions: Sequence[str] = tuple(CONDITIONS), label: str = ""
+    training: Path,
+    seed: int,
+    name: str,
+    conditions: Sequence[str] = tuple(CONDITIONS),
+    label: str = "",
+    memory: str = "update",
 ) -> dict[str, dict[str, Any]]:
     """The systems of a module under its own update and under controls, by their names.
 
-    `label` is what reports call the module; its name by default.
+    Args:
+        training: The training that left it.
+        seed: Of the training.
+        name: Of the systems.
+        conditions: Names in `CONDITIONS`.
+        label: What reports call the module; its name by default.
+        memory: What holds prompts.
     """
     return {
         f"{name}-{condition}-{seed}": system(
-            training, seed, f"{label or name}, {CONDITIONS[condition].label}", **CONDITIONS[condition]._asdict()
+            training,
+            seed,
+            f"{label or name}, {CONDITIONS[condition].label}",
+            memory=memory,
+            **CONDITIONS[condition]._asdict(),
         )
         for condition in conditions
     }

@@ -235,4 +235,4 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
             prompts = [[special.end[0] if special.begin is None else special.begin]] * len(prompts)
         memory: Memory = "none" if bare else self.memory
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
-        return self.model.encode(pad(prompts).to(self._device), lengths, memory=memory, tau=self.tau)
+        return self.model.encode(pad(prompts).to(self._device), lengths, memory=memory, tau=None if bare else self.tau)

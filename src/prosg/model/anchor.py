@@ -24,7 +24,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor, nn
 
 from prosg.backbones import BackboneModule
@@ -97,8 +96,8 @@ class StateAnchor(nn.Module):
         self.log_tau, self.log_strength = units(math.log(tau)), units(0.0)
         self.requires_grad_(False)
 
-    def forward(self, backbone: Backbone, prompt: State, rows: Bool[Tensor, " B"] | None = None) -> Anchor:
-        """Returns the anchor to the state at a prompt's end (B rows); in other rows than `rows` it pulls nothing."""
+    def forward(self, backbone: Backbone, prompt: State) -> Anchor:
+        """Returns the anchor to the state at a prompt's end (B rows)."""
         if self.age:
             steps = torch.full((prompt[0][0].shape[0],), self.age, device=prompt[0][0].device)
             prompt = backbone.age(prompt, steps, torch.zeros_like(steps))
@@ -110,8 +109,6 @@ class StateAnchor(nn.Module):
             lost = [torch.where(keep < 0, share, -torch.expm1(decay)) for keep, share, decay in pairs]
         strengths: Iterable[Tensor] = self.log_strength
         share = [share * strength.exp() for share, strength in zip(lost, strengths, strict=True)]
-        if rows is not None:
-            log_keep, share = ([values * rows.unsqueeze(1) for values in some] for some in (log_keep, share))
         return backbone.make_anchor(prompt, log_keep, share)
 
 

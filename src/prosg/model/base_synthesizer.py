@@ -27,8 +27,12 @@ class BaseSynthesizer(nn.Module):
 
     @property
     def is_selective(self) -> bool:
-        """Whether it makes no update (one that is zero) of prompts that it does not know."""
+        """Whether it tells prompts like those of its training from others."""
         return False
+
+    def knows(self, reads: Any) -> Bool[Tensor, " B"] | None:
+        """Returns which prompts are like those of its training, once they are read; None where it cannot tell."""
+        return None
 
     def init(self, lengths: Int[Tensor, " B"]) -> Any:
         """Starts reading prompts of these whole lengths (B,)."""

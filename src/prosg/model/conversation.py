@@ -6,12 +6,12 @@ turns are read on from the state that the conversation is in, each once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 import torch
 
-from prosg.core.encoded import EncodedPrompt, Memory, with_update
+from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.data.chat import Messages
 from prosg.data.templates import NONE, ChatTemplate, FramedPrompt, Turn, without_blank_lines
 from prosg.generation.decode import advance
@@ -93,11 +93,15 @@ class Conversation:
         Raises:
             ValueError: for a memory that the model cannot have.
         """
+        before = self.memory, self.tau
         self.memory, self.tau = self.model.check_memory(memory, tau), tau
-        if self._place is not None:
-            self._place = self._under_memory(self._place)
-        if self._before is not None:
-            self._before = (self._before[0], self._under_memory(self._before[1]))
+        try:
+            place = None if self._place is None else self._under_memory(self._place)
+            earlier = None if self._before is None else (self._before[0], self._under_memory(self._before[1]))
+        except ValueError:  # it is held as before
+            self.memory, self.tau = before
+            raise
+        self._place, self._before = place, earlier
 
     def ask(self, text: str, **sampling: Unpack[SamplingOptions]) -> Iterator[str]:
         """Reads a user's turn and yields the pieces of the answer as they come.
@@ -158,7 +162,14 @@ class Conversation:
         Raises:
             ValueError: for turns that do not alternate between user and assistant, after at most one of the system.
         """
-        turns = [turn if isinstance(turn, Turn) else Turn(turn["role"], turn["content"]) for turn in said]
+        turns = []
+        for number, turn in enumerate(said, 1):
+            if not isinstance(turn, Turn):
+                role, content = (turn.get(key) if isinstance(turn, Mapping) else None for key in ("role", "content"))
+                if not isinstance(role, str) or not isinstance(content, str):
+                    raise ValueError(f"message {number} has no role and content that are texts")
+                turn = Turn(role, content)
+            turns.append(turn)
         rest = [turn for turn in turns if turn.role != "system"]
         wanted = ["user", "assistant"] * (len(rest) // 2 + 1)
         if [turn.role for turn in rest] != wanted[: len(rest)] or [t.role for t in turns[1:]].count("system"):
@@ -246,7 +257,7 @@ class Conversation:
         """Holds the conversation as it is now instead of its first prompt."""
         assert self._place is not None
         held = self._place
-        if with_update(self.memory):
+        if self.model.synthesizer is not None:  # under whatever memory, which may be changed later
             read = self.model.encode(whole, memory="update", template=self.template.name)
             held = read.replace(state=held.state, logits=held.logits)
         self._held, self._held_text = held.replace(anchor=None), whole.text

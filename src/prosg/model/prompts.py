@@ -63,8 +63,8 @@ def _prepare(prompt: Prompt, tokenizer: Tokenizer, special: SpecialTokens, templ
     if isinstance(prompt, str):
         return PreparedPrompt(special.prompt(tokenizer.encode(prompt)) if prompt else [], "", special, False)
     framed = prompt if isinstance(prompt, FramedPrompt) else template.frame(prompt_turns(prompt))
-    special = template.special(special, tokenizer)
-    return PreparedPrompt(framed.prompt_ids(tokenizer, special), template.stop, special, template.reshapes)
+    ids = framed.prompt_ids(tokenizer, special)
+    return PreparedPrompt(ids, template.stop, template.special(special, tokenizer), template.reshapes)
 
 
 def check_answers(answers: Sequence[str], prompts: int) -> None:

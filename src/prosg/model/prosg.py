@@ -19,8 +19,9 @@ from prosg.backbones import BackboneModule
 from prosg.backbones.base import Output
 from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
-from prosg.core.state import State, choose_rows, no_pull
+from prosg.core.state import State, choose_rows, no_pull, pulling_rows
 from prosg.core.tensors import CHUNK, keeping_wide
+from prosg.core.update import acting_rows, keep_rows
 from prosg.data.templates import OwnTemplate
 from prosg.model.anchor import StateAnchor
 from prosg.model.base_synthesizer import BaseSynthesizer
@@ -210,13 +211,16 @@ class ProSG(TextModel):
         reads = None if synthesizer is None else synthesizer.init(lengths)
         chunk = (self.chunk if chunk is None else chunk) if self.backbone.continues else time
         start = None if self.initial is None else self.init_state(batch)
-        reader = synthesizer if window is None else None
+        # A prompt is known by all of it, not by windows.
+        reader = synthesizer if window is None or (synthesizer is not None and synthesizer.is_selective) else None
         state, reads, logits = read_prompt(self.backbone, prompt, lengths, start, reader, reads, chunk=chunk)
         encoded = EncodedPrompt(state, None, logits)
         if synthesizer is not None:
+            known = synthesizer.knows(reads)
             if window is not None:
-                reads = read_windows(self.backbone, prompt, lengths, start, synthesizer, reads, window, chunk=chunk)
-            encoded = encoded.replace(update=synthesizer.finish(reads))
+                empty = synthesizer.init(lengths)
+                reads = read_windows(self.backbone, prompt, lengths, start, synthesizer, empty, window, chunk=chunk)
+            encoded = encoded.replace(update=synthesizer.finish(reads), known=known)
         return self.held_by(encoded, memory, tau)
 
     def check_memory(self, memory: Memory | None, tau: float | None = None, age: float | None = None) -> Memory:
@@ -235,7 +239,7 @@ class ProSG(TextModel):
         if with_anchor(memory):
             self._anchor(tau, age)
         elif tau is not None:
-            raise ValueError(f"tau is {tau:g}, but memory is {memory!r}: a window is for the memories anchor and both")
+            raise ValueError(f"tau is {tau:g}, but memory is {memory!r}: a window is for memory anchor, both or auto")
         return memory
 
     def _anchor(self, tau: float | None, age: float | None) -> StateAnchor:
@@ -262,9 +266,10 @@ class ProSG(TextModel):
         Raises:
             ValueError: for values out of range, and a backbone whose states cannot be anchored.
         """
-        if rows is not None and not bool(rows.any()):
-            return encoded.replace(anchor=None)
-        return encoded.replace(anchor=self._anchor(tau, age)(self.backbone, encoded.state, rows))
+        anchor = self._anchor(tau, age)(self.backbone, encoded.state)
+        if rows is not None:
+            anchor = choose_rows(rows, anchor, no_pull(anchor, encoded.batch))
+        return encoded.replace(anchor=anchor)
 
     def forward(
         self,
@@ -317,30 +322,37 @@ class ProSG(TextModel):
         """Calls the backbone through the module, so that FSDP gathers its weights."""
         return self.backbone(*args, **kwargs)  # type: ignore[no-any-return]
 
-    def held_by(self, encoded: EncodedPrompt, memory: Memory, tau: float | None = None) -> EncodedPrompt:
+    def held_by(
+        self, encoded: EncodedPrompt, memory: Memory, tau: float | None = None, age: float | None = None
+    ) -> EncodedPrompt:
         """Returns encoded prompts as `memory` holds them: without what it does not name, anchored where it says so.
 
         Args:
-            encoded: The prompts, as `encode` returns them. An anchor that is there is kept, unless `tau` is given.
+            encoded: The prompts, as `encode` returns them. Anchors that are there are kept, unless `tau` or `age` is
+                given.
             memory: "none", "anchor", "update", "both" or "auto".
             tau: Window of the anchor, as in `encode`.
+            age: Empty tokens by which its memory is aged, as in `anchored`.
 
         Raises:
             ValueError: for an update that is not there, and as `anchored`.
         """
-        memory = self.check_memory(memory, tau)
-        if with_update(memory) and encoded.update is None:
+        memory = self.check_memory(memory, tau, age)
+        update, rows = encoded.update, torch.ones(encoded.batch, dtype=torch.bool, device=encoded.logits.device)
+        if not with_update(memory):
+            update = None
+        elif update is None or (memory != "auto" and encoded.known is not None and not acting_rows(update).all()):
             raise ValueError(f"memory is {memory!r}, but the prompt was encoded without an update")
-        held = encoded if with_update(memory) else encoded.replace(update=None)
-        if not with_anchor(memory):
-            return held.replace(anchor=None)
-        rows = ~held.known if memory == "auto" else None
-        if held.anchor is None or tau is not None:
-            return self.anchored(held, tau, rows=rows)
-        if rows is not None:
-            pulled = choose_rows(rows, held.anchor, no_pull(held.anchor, held.batch)) if bool(rows.any()) else None
-            return held.replace(anchor=pulled)
-        return held
+        elif memory == "auto":
+            rows = torch.zeros_like(rows) if encoded.known is None else ~encoded.known
+            update = update if encoded.known is None else keep_rows(update, encoded.known)
+        if not with_anchor(memory) or not bool(rows.any()):
+            return encoded.replace(update=update, anchor=None)
+        held, anchor = self.anchored(encoded.replace(update=update), tau, age, rows), encoded.anchor
+        if anchor is None or tau is not None or age is not None:
+            return held
+        assert held.anchor is not None
+        return held.replace(anchor=choose_rows(rows & pulling_rows(anchor), anchor, held.anchor))
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, **options: Any

@@ -35,7 +35,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from prosg.backbones.base import Taps
-from prosg.core.update import Site, Update, keep_rows
+from prosg.core.update import Site, Update
 from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.config import ProSGConfig
 from prosg.model.familiarity import Familiarity
@@ -143,19 +143,18 @@ class Synthesizer(BaseSynthesizer):
         return reads._replace(layers=tuple(layers), inputs=inputs)
 
     def finish(self, reads: Reads) -> Update:
-        """Makes the update: per site A (B, r, I), and B (O, r) or (B, O, r) (eq. 20).
-
-        That of a prompt which the module does not know is zero, so that it does no harm.
-        """
+        """Makes the update: per site A (B, r, I), and B (O, r) or (B, O, r) (eq. 20)."""
         batch = reads.lengths.shape[0]
-        update = {
+        return {
             Site(i, name): delta
             for i, (layer, so_far) in enumerate(zip(self.layers, reads.layers, strict=True))
             for name, delta in layer.finish(so_far, batch).items()
         }
+
+    def knows(self, reads: Reads) -> Bool[Tensor, " B"] | None:
         if self.familiarity is None or reads.inputs is None:
-            return update
-        return keep_rows(update, self.familiarity.knows(reads.inputs / reads.lengths.unsqueeze(1)))
+            return None
+        return self.familiarity.knows(reads.inputs / reads.lengths.unsqueeze(1))
 
     def attention(self, taps: Taps, valid: Bool[Tensor, "B T"]) -> tuple[dict[Site, Tensor], ...]:
         """Attention weights over the positions of a prompt in one chunk, which `read` only sums up.

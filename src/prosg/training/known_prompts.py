@@ -45,7 +45,8 @@ def learn_prompts(
     held = round(HELD_OUT * len(prompts))
     prompts, others = prompts[held:], prompts[:held]
     # The training's too: validation rows may lack some of its sorts, as short prompts where most are long.
-    others += [prompt for prompt in _distinct(validation, seed)[:MOST_PROMPTS] if prompt not in set(prompts)]
+    seen = set(prompts)
+    others += [prompt for prompt in _distinct(validation, seed)[:MOST_PROMPTS] if prompt not in seen]
     if min(len(prompts), len(others)) < LEAST_PROMPTS:
         distributed.print_once(
             f"{len(prompts) + len(others)} distinct prompts are too few to tell which ones the module knows: "

@@ -173,22 +173,18 @@ class LocalSystem:
 
     def encode(self, indices: Sequence[int]) -> EncodedPrompt:
         """The prompts of some rows under the system's condition."""
-        own = self._read(indices, with_update(self.memory) and self.condition.update == "own")
-        update, target = own.update, own.state
-        if self.condition.update == "other":
-            other = self._read([self.partners[i] for i in indices], with_update(self.memory))
-            update, target = other.update, other.state
-        elif self.condition.update == "mean":
+        synthesize, whose = with_update(self.memory), self.condition.update
+        own = self._read(indices, synthesize and (whose == "own" or (whose == "mean" and self.memory == "auto")))
+        source = own
+        if whose == "other":
+            source = self._read([self.partners[i] for i in indices], synthesize)
+        elif whose == "mean":
             updates, states = zip(*(self.means[self.kinds[i]] for i in indices), strict=True)
-            update = join_updates(updates) if with_update(self.memory) else None
-            target = join_states(states) if with_anchor(self.memory) else target
-        anchor = None
-        if with_anchor(self.memory):
-            held = EncodedPrompt(target, update, own.logits)
-            rows = ~held.known if self.memory == "auto" else None
-            anchor = self.model.anchored(held, self.config.tau or None, _age(self.config), rows).anchor
+            target = join_states(states) if with_anchor(self.memory) else own.state
+            source = own.replace(state=target, update=join_updates(updates) if synthesize else None)
+        held = self.model.held_by(source, self.memory, self.config.tau or None, _age(self.config))
         state = self.model.init_state(own.batch) if self.condition.state == "wiped" else own.state
-        return EncodedPrompt(state, update, own.logits, anchor)
+        return EncodedPrompt(state, held.update, own.logits, held.anchor)
 
     def _read(self, indices: Sequence[int], synthesize: bool) -> EncodedPrompt:
         """The prompts of some rows, without an anchor; with their own updates where wanted."""
