@@ -100,22 +100,25 @@ class DocumentRows(Sequence[EncodedRow]):
             return DocumentRows(self.ids, *some, self.tokenizer, self.special, self.most)
         start, size = int(self.starts[index]), int(self.sizes[index])
         document: list[int] = self.ids[start : start + size].tolist()
-        prompt, answer = self._split(document)
+        template, prompt, answer = self._split(document)
         answer = [*answer, self.special.end[0]]
         late = (len(answer) - 1) * 4 // 5
         row_id = f"ids {start} to {start + size - 1}"
-        row = EncodedRow(row_number(row_id), row_id, prompt, answer, late, has_stages=False, late_text=late)
+        row = EncodedRow(
+            row_number(row_id), row_id, prompt, answer, late, has_stages=False, late_text=late, template=template
+        )
         return row if self.most is None or row.tokens <= self.most else truncate_row(row, self.most, self.special)
 
-    def _split(self, document: list[int]) -> tuple[list[int], list[int]]:
-        """Prompt and answer of a document."""
-        offset = answer_offset(self.tokenizer.decode(document))
-        if offset is None:
+    def _split(self, document: list[int]) -> tuple[str, list[int], list[int]]:
+        """The template that a document is written in ("" for plain text), its prompt and its answer."""
+        found = answer_offset(self.tokenizer.decode(document))
+        if found is None:
             before = self.special.prompt([])
-            return before or [self.special.end[0]], document
+            return "", before or [self.special.end[0]], document
+        template, offset = found
         # A token across the boundary belongs to the prompt.
         first = bisect_left(range(len(document)), offset, key=lambda n: len(self.tokenizer.decode(document[:n])))
-        return self.special.prompt(document[:first]), document[first:]
+        return template, self.special.prompt(document[:first]), document[first:]
 
 
 def read_documents(

@@ -80,16 +80,21 @@ def from_text(text: object) -> tuple[str, tuple[Turn, ...]]:
     return name, _turns(text, spans)
 
 
-def answer_offset(text: str) -> int | None:
-    """Returns the character at which the answer of a "text" row begins, right after its cue; None for other texts."""
+def answer_offset(text: str) -> tuple[str, int] | None:
+    """Finds the answer of a "text" row.
+
+    Returns:
+        The name of the template whose cues the text has, and the character at which its answer begins, right after the
+        last cue; None for other texts.
+    """
     before = len(text) - len(text.lstrip())
     text = text.strip()
     try:
-        _, spans = _find_turns(text)
+        name, spans = _find_turns(text)
         _turns(text, spans)
     except ValueError:
         return None
-    return before + spans[-1][1]
+    return name, before + spans[-1][1]
 
 
 def _find_turns(text: str) -> tuple[str, list[tuple[int, int, str]]]:

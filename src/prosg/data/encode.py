@@ -49,7 +49,7 @@ class EncodedRow(NamedTuple):
         first_end: First answer token after the second stage's marker; 0 where there is no second stage or are turns.
         unscored: Spans [first, last) of answer tokens without weight: other turns' words, a replayed prompt.
         has_turns: Whether the answer contains other turns.
-        template: Name of the template that the row was written in.
+        template: Name of the template that the row was written in; "" for a text that is no prompt and answer.
     """
 
     row_id: int

@@ -10,7 +10,7 @@ from typing import overload
 from prosg.data.binidx import DocumentRows
 from prosg.data.encode import EncodedRow
 
-__all__ = ["join_rows", "row_lengths"]
+__all__ = ["join_rows", "row_lengths", "sample_rows"]
 
 
 class _JoinedRows(Sequence[EncodedRow]):
@@ -41,6 +41,18 @@ def join_rows(parts: Sequence[Sequence[EncodedRow]]) -> Sequence[EncodedRow]:
         return [row for part in parts for row in part]
     filled = [part for part in parts if len(part)]
     return filled[0] if len(filled) == 1 else _JoinedRows(filled) if filled else []
+
+
+def sample_rows(rows: Sequence[EncodedRow], most: int = 4096) -> Sequence[EncodedRow]:
+    """Returns all rows of a list, and of documents, each of which is made when it is asked for, `most` at most.
+
+    They are spread evenly over a file. What is to be known of all rows is known of these.
+    """
+    if isinstance(rows, _JoinedRows):
+        return [row for part in rows.parts for row in sample_rows(part, most)]
+    if isinstance(rows, list) or len(rows) <= most:
+        return rows
+    return [rows[i * len(rows) // most] for i in range(most)]
 
 
 def row_lengths(rows: Sequence[EncodedRow]) -> list[int]:

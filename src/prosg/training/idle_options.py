@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prosg.data.encode import EncodedRow
+from prosg.data.joined import sample_rows
 from prosg.model.config import PRESETS, ProSGConfig, Reads
 from prosg.training.config import Phase, TrainConfig
 from prosg.training.recipes import RECIPES, Recipe
@@ -36,7 +37,7 @@ def idle_options(phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow]) 
         rows: Training rows.
     """
     recipe = RECIPES[config.recipe] if config.recipe else Recipe(phase)
-    optim, staged = config.optim, any(row.has_stages for row in rows)
+    optim, staged = config.optim, any(row.has_stages for row in sample_rows(rows))
     if optim.warmup_steps >= optim.steps:
         yield (
             f"optim.warmup_steps is {optim.warmup_steps}, the run has {optim.steps} steps: the learning rate does not "
@@ -51,6 +52,10 @@ def idle_options(phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow]) 
     else:
         why, usual = f"module.reads is {config.module.reads}", PRESETS[config.module.preset]
         yield from _without_effect("module", config.module, usual, why, NOT_READ[config.module.reads])
+    reads = config.module.reads in ("all_positions", "last_position")
+    if config.known != TrainConfig.known and not (phase == "synthesize" and reads):
+        why = f"module.reads is {config.module.reads}" if phase == "synthesize" else f"{phase} trains no module"
+        yield f"known is {config.known:g}, but {why}: it has no effect"
     if not config.anchor.enabled:
         yield from _without_effect("anchor", config.anchor, recipe.anchor, "anchor.enabled is false", ("tau", "age"))
     yield from _idle_perturbations(config, recipe)
@@ -66,6 +71,7 @@ def _idle_perturbations(config: TrainConfig, recipe: Recipe) -> Iterator[str]:
         ("perturbation.cut", ("cut_steps",), perturbation.cut),
         ("age, cut, load and load_story", ("weakest",), perturbation.age or perturbation.cut or loads),
         ("load and load_story", ("load_weight",), loads),
+        ("every perturbation", ("first_weight",), perturbation.active),
         (
             "load, load_story and start",
             ("bank_size", "bank_rows", "bank_restart", "bank_start", "bank_reads"),

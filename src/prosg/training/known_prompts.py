@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prosg.core.tensors import pad
 from prosg.data.encode import EncodedRow
+from prosg.data.joined import sample_rows
 from prosg.model.familiarity import LEAST_PROMPTS, Familiarity
 from prosg.model.prosg import ProSG
 from prosg.model.reading import read_prompt
@@ -39,7 +40,7 @@ def learn_prompts(
     synthesizer = model.synthesizer
     assert isinstance(synthesizer, Synthesizer)
     if "inputs" not in synthesizer.taps:
-        return  # it reads too little of a prompt to tell
+        return  # it reads too little of a prompt to tell; `idle_options` says so
     synthesizer.familiarity = None
     prompts = _distinct(rows, seed)[:MOST_PROMPTS]
     held = round(HELD_OUT * len(prompts))
@@ -60,7 +61,7 @@ def learn_prompts(
 
 def _distinct(rows: Sequence[EncodedRow], seed: int) -> list[tuple[int, ...]]:
     """Each prompt once, in random order."""
-    prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))
+    prompts = list(dict.fromkeys(tuple(row.prompt) for row in sample_rows(rows, MOST_PROMPTS)))
     Random(seed).shuffle(prompts)
     return prompts
 

@@ -22,7 +22,7 @@ from prosg.core.rng import uniforms
 from prosg.core.update import Update
 from prosg.data.binidx import binidx_files, read_documents
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
-from prosg.data.joined import join_rows
+from prosg.data.joined import join_rows, sample_rows
 from prosg.data.row import read_rows
 from prosg.data.templates import NONE, OwnTemplate
 from prosg.model.anchor import StateAnchor
@@ -109,9 +109,9 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         "truncate": config.truncate,
     }
     rows, too_long = _rows(config.train, tokenizer, "train", **encoding)
-    validation, _ = _rows(config.validation, tokenizer, "validation", **encoding)
+    validation = list(_rows(config.validation, tokenizer, "validation", **encoding)[0])
     model.own_template = _template_used(rows, config, model)
-    if config.replay:
+    if config.replay and any(row.has_stages for row in sample_rows(rows)):
         chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
         chosen &= np.array([row.has_stages for row in rows])
         rows = [replay_prompt(row) if again else row for row, again in zip(rows, chosen, strict=True)]
@@ -266,7 +266,7 @@ def _write_config(config: TrainConfig, out: Path) -> None:
 
 def _template_used(rows: Sequence[EncodedRow], config: TrainConfig, model: ProSG) -> OwnTemplate:
     """The template that most rows are written in, which is the trained model's own from here on; said on stderr."""
-    counts = Counter(row.template for row in rows)
+    counts = Counter(row.template for row in sample_rows(rows) if row.template)
     if not counts:
         return model.own_template
     name = counts.most_common(1)[0][0]
