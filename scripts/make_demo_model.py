@@ -1,15 +1,17 @@
 """Put a demo run's model into the package, and record what it scores.
 
     python scripts/make_demo_model.py runs/demo-rwkv4/seed-1
+    python scripts/make_demo_model.py --module runs/plus/adapter
 
-`prosg generate demo` answers with it; a test holds it to the recorded scores.
+The second form replaces the module alone, by one that was trained on the packaged backbone. `prosg generate demo`
+answers with it; a test holds it to the recorded scores.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -27,24 +29,32 @@ def scores() -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "curve.json"
         options = ["--rows", str(ROWS), "--seed", str(SEED), "--sentences", *map(str, SENTENCES), "--no-free"]
-        status = prosg(["curve", "demo", "--updates", "own,other,wiped,none", *options, "--out", str(out)])
+        status = prosg(
+            ["curve", "demo", "--memory", "update", "--updates", "own,other,wiped,none", *options, "--out", str(out)]
+        )
         assert status == 0
         rows = json.loads(out.read_text("utf-8"))["rows"]
     kept = ("update", "state", "sentences", "distance_tokens", "n", "late_accuracy")
     return [{key: row[key] for key in kept} for row in rows if row["kind"] == "all" and row["measure"] == "curve"]
 
 
-def main(run: Path) -> None:
-    """Copy phase 1 and `plus` of a run into the package, and score them there."""
+def main() -> None:
+    """Copy phase 1 and `plus` of a run into the package, or a module alone, and score them there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="?", type=Path, help="folder of a seed of prosg demo")
+    parser.add_argument("--module", type=Path, help="an adapter on the packaged backbone")
+    options = parser.parse_args()
+    if (options.run is None) == (options.module is None):
+        parser.error("name a run, or --module")
     folder = demo_model().parent
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    shutil.copytree(run / "phase1" / "model", folder / "base")
-    model, _ = load_adapter(run / "plus" / "adapter")
-    save_adapter(model, folder / "plus", base="../base")
+    if options.run is not None:
+        shutil.rmtree(folder / "base", ignore_errors=True)
+        shutil.copytree(options.run / "phase1" / "model", folder / "base")
+    model, _ = load_adapter(options.module or options.run / "plus" / "adapter")
+    save_adapter(model, folder / "plus", base="../base", overwrite=True)
     torch.set_num_threads(1)
     (folder / "scores.json").write_text(json.dumps({"seed": SEED, "rows": scores()}, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

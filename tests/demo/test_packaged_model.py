@@ -21,7 +21,8 @@ RECORDED = json.loads((demo_model().parent / "scores.json").read_text("utf-8"))
 def measured(out: Path) -> dict[tuple[str, str, int], float]:
     sentences = sorted({str(row["sentences"]) for row in RECORDED["rows"]}, key=int)
     options = ["--rows", str(ROWS), "--seed", str(RECORDED["seed"]), "--sentences", *sentences]
-    assert main(["curve", "demo", "--updates", "own,other,wiped,none", *options, "--no-free", "--out", str(out)]) == 0
+    options += ["--memory", "update", "--updates", "own,other,wiped,none", "--no-free", "--out", str(out)]
+    assert main(["curve", "demo", *options]) == 0
     rows = [row for row in json.loads(out.read_text())["rows"] if row["kind"] == "all" and row["measure"] == "curve"]
     return {(row["update"], row["state"], row["sentences"]): row["late_accuracy"] for row in rows}
 
