@@ -32,19 +32,19 @@ def main(folder: Path) -> dict[str, str]:
     """Encodes, swaps and answers; returns the last line of each answer by what it was written from."""
     model = load_model("demo")
     for name, prompt in PROMPTS.items():
-        save_encoded(model.encode(prompt), model, folder / f"{name}.safetensors")
+        save_encoded(model.encode(prompt), folder / f"{name}.safetensors", model)
 
     # Another process, later: nothing of the prompts' text is needed any more.
     code, place = (load_encoded(folder / f"{name}.safetensors", model) for name in PROMPTS)
     nothing = model.init_state(1)
     answers = {
         "code's state, code's update": code,
-        "code's state, place's update": code._replace(update=place.update),
+        "code's state, place's update": code.replace(update=place.update),
         "code's state, no update": model.held_by(code, "none"),
-        "empty state, code's update": code._replace(state=nothing),
+        "empty state, code's update": code.replace(state=nothing),
         "place's state, place's update": place,
-        "place's state, code's update": place._replace(update=code.update),
-        "empty state, place's update": place._replace(state=nothing),
+        "place's state, code's update": place.replace(update=code.update),
+        "empty state, place's update": place.replace(state=nothing),
     }
     lines = {name: last_line(model, encoded) for name, encoded in answers.items()}
     for name, line in lines.items():

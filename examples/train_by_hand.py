@@ -61,7 +61,7 @@ def main(steps: int) -> None:
     """Trains, and writes an answer on a state that was wiped: all that is known of the prompt is in the update."""
     model, _ = train(steps)
     encoded = model.encode("I want a story. It must end in the church, with the ball and the sword.")
-    print(*model.generate(encoded._replace(state=model.init_state(1)), max_tokens=80))
+    print(*model.generate(encoded.replace(state=model.init_state(1)), max_tokens=80))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def _command(name: str, command: Command | Group) -> Iterator[str]:
     if isinstance(command, Group):
         yield f"### prosg {name}"
         yield _prose(command.description)
-        if command.example:
+        if command.examples:
             yield f"`prosg {name} --example` prints a commented file of options to start from."
         for inner, single in command.commands.items():
             yield from _single(f"{name} {inner}", single, "####")

@@ -48,7 +48,7 @@ def test_a_loop_by_hand_trains(example: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert sum(losses[-4:]) < sum(losses[:4])
     base = load_model("demo").backbone.state_dict()
     assert all(torch.equal(value, base[name]) for name, value in model.backbone.state_dict().items())
-    assert len(model.generate("Tell a story.", max_tokens=4)) == 1
+    assert isinstance(model.generate("Tell a story.", max_tokens=4), str)
 
 
 @pytest.mark.parametrize("example", ["own_synthesizer"], indirect=True)
@@ -62,7 +62,7 @@ def test_a_synthesizer_of_ones_own(example: Any, tmp_path: Path) -> None:
     alone = model.encode(prompts[:1])
     torch.testing.assert_close(alone.update[site].a, whole.update[site].a[:1])
     assert model.generate(whole, max_tokens=4) == model.generate(parts, max_tokens=4)
-    save_encoded(whole, model, tmp_path / "x.safetensors")
+    save_encoded(whole, tmp_path / "x.safetensors", model)
     assert load_encoded(tmp_path / "x.safetensors", model).batch == 2
     assert model.memory == "update" and model.prosg_config is None
     assert dict(describe(model))["type"] == "rwkv4"

@@ -46,7 +46,8 @@ class EncodedRow(NamedTuple):
         late_start: Answer token at which the last stage begins; without stages 80 % of the answer.
         has_stages: Whether the row has stages.
         late_text: First answer token after the last stage's marker, from which the model must know the contents.
-        first_end: First answer token after the second stage's marker; 0 where there is no second stage or are turns.
+        first_end: Answer token after the one that the second stage begins with; 0 where there is no second stage or
+            there are turns. Up to there an answer says how long its first stage is, not what comes next.
         unscored: Spans [first, last) of answer tokens without weight: other turns' words, a replayed prompt.
         has_turns: Whether the answer contains other turns.
         template: Name of the template that the row was written in; "" for a text that is no prompt and answer.
@@ -115,7 +116,7 @@ def encode_row(
         spans = [(stage.start, end) for stage, end in zip(row.stages, ends, strict=True) if stage.given]
         given_spans = [(token_at(start), token_at(end)) for start, end in spans]
         if len(row.stages) > 1 and not given_spans:
-            first_end = token_at(row.stages[1].start + len(row.stages[1].marker))
+            first_end = token_at(row.stages[1].start) + 1
     else:
         late = text = len(answer) * 4 // 5
     return EncodedRow(

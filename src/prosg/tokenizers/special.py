@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prosg.core.checks import check_token_id
-
 __all__ = ["RWKV_SPECIAL", "SpecialTokens", "parse_begin"]
 
 
@@ -23,6 +21,10 @@ class SpecialTokens(NamedTuple):
 
     def check(self, vocab_size: int, what: str) -> SpecialTokens:
         """Returns itself. Raises ValueError "WHAT: ..." for no end, and for ids outside of the vocabulary."""
+        from prosg.core.checks import (
+            check_token_id,
+        )  # it takes PyTorch's seconds, which a command's help does not wait for
+
         if not self.end:
             raise ValueError(f"{what}: there is no end token; give at least one id")
         for name, ids in (("end", self.end), ("begin", () if self.begin is None else (self.begin,))):

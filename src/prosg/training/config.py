@@ -52,8 +52,8 @@ class Perturbation:
             meant, so the default is prompt where there is one, else empty.
         bank_reads: What they read: story, answers before their last stage; or row, prompts and whole answers.
         first_weight: Weight in the loss, times their own, of tokens of an answer's first stage (with the second one's
-            marker) that are read from a perturbed state. The first stage follows upon the prompt, in a state that is
-            intact: an update that carries it, too, misleads there, as about how much is to be written.
+            first token) that are read from a perturbed state. The first stage follows upon the prompt, in a state that
+            is intact: an update that carries it, too, misleads there, as about how much is to be written.
         start: Probability that a prompt is read from a state of the bank instead of the initial one (state passing).
     """
 

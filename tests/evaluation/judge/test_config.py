@@ -20,7 +20,7 @@ from support.judging import make_config
     [
         ({"out": ""}, "out"),
         ({"tries": 0}, "tries is 0.* 1"),
-        ({"pair": []}, "key pair;.*pairs"),
+        ({"pair": []}, "key pair, did you mean pairs"),
         ({"pairs": [["a"]]}, r"pairs\[0\]"),
         ({"budget": {"tokens": 5}}, "budget.requests"),
         ({"endpoint": {"attempts": 0}}, "endpoint.attempts is 0"),
