@@ -43,7 +43,8 @@ def evaluate(folder: Path, models: dict[str, str], sentences: list[int], far: in
     """What the report finds."""
     systems = {}
     for name, model in models.items():
-        systems |= {name: model, f"{name}-other": {"model": model, "update": "other"}}
+        system = {"model": model, "memory": "update"}
+        systems |= {name: system, f"{name}-other": {**system, "update": "other"}}
     curve = {"rows": 4, "sentences": sentences}
     file = write_config(folder, systems, measures=["curve"], curve=curve, data={"kinds": ["code"]})
     assert main(["eval", file]) == 0

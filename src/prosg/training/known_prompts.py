@@ -22,19 +22,16 @@ __all__ = ["learn_prompts"]
 MOST_PROMPTS = 4096
 BATCH = 32
 HELD_OUT = 0.2
-"""Share of the training's prompts that the threshold is taken from, beside the validation rows'."""
+"""Share of the prompts that the threshold is taken from. Not from validation rows, which may be of other sorts."""
 
 
-def learn_prompts(
-    model: ProSG, rows: Sequence[EncodedRow], validation: Sequence[EncodedRow], share: float, seed: int
-) -> None:
+def learn_prompts(model: ProSG, rows: Sequence[EncodedRow], share: float, seed: int) -> None:
     """Gives a module the prompts that it knows; says why not where it cannot.
 
     Args:
         model: With a trained module.
         rows: What it was trained on.
-        validation: Rows of the same sort, whose prompts say how far known ones lie from the training's.
-        share: Share of those that is to be known.
+        share: Share of prompts like those that is to be known.
         seed: Of the draw of prompts.
     """
     synthesizer = model.synthesizer
@@ -45,9 +42,6 @@ def learn_prompts(
     prompts = _distinct(rows, seed)[:MOST_PROMPTS]
     held = round(HELD_OUT * len(prompts))
     prompts, others = prompts[held:], prompts[:held]
-    # The training's too: validation rows may lack some of its sorts, as short prompts where most are long.
-    seen = set(prompts)
-    others += [prompt for prompt in _distinct(validation, seed)[:MOST_PROMPTS] if prompt not in seen]
     if min(len(prompts), len(others)) < LEAST_PROMPTS:
         distributed.print_once(
             f"{len(prompts) + len(others)} distinct prompts are too few to tell which ones the module knows: "

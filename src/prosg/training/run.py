@@ -164,7 +164,7 @@ def _train(
     result = fit(model, phase, config, rows, validation, report_progress)
     if distributed.is_first():
         if phase == "synthesize" and config.known < 1:
-            learn_prompts(model, rows, validation, config.known, config.seed)
+            learn_prompts(model, rows, config.known, config.seed)
         trained = _save(model, phase, config, base)
         write_json(out / RESULT, dataclasses.asdict(result))
         distributed.print_once(f"{trained}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
