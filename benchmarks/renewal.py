@@ -19,7 +19,7 @@ import torch
 from _common import commit
 
 from prosg.checkpoints.load import load_model
-from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
+from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_update
 from prosg.core.tensors import pad
 from prosg.data.row import Row
 from prosg.data.synthetic import make_rows
@@ -50,9 +50,9 @@ class Talks:
         self.texts = [f"{before}\n\n{text}" for before, text in zip(self.texts, texts, strict=True)]
         if self.renew == "turn":
             if with_update(self.memory):
-                self.place = self.place._replace(update=self.model.encode(self.texts, memory="update").update)
-            if with_anchor(self.memory):
-                self.place = self.model.anchored(self.place)
+                encoded = self.model.encode(self.texts, memory="update")
+                self.place = self.place.replace(update=encoded.update, known=encoded.known)
+            self.place = self.model.held_by(self.place.replace(anchor=None), self.memory)
 
     def answer(self, texts: Sequence[str]) -> None:
         """Reads the answers to it."""
