@@ -110,7 +110,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     }
     rows, too_long = _rows(config.train, tokenizer, "train", **encoding)
     validation = list(_rows(config.validation, tokenizer, "validation", **encoding)[0])
-    model.own_template = _template_used(rows, config, model)
+    model.own_template = _template_used(phase, rows, config, model)
     if config.replay and any(row.has_stages for row in sample_rows(rows)):
         chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
         chosen &= np.array([row.has_stages for row in rows])
@@ -264,13 +264,16 @@ def _write_config(config: TrainConfig, out: Path) -> None:
         write_json(out / CONFIG, dataclasses.asdict(config))
 
 
-def _template_used(rows: Sequence[EncodedRow], config: TrainConfig, model: ProSG) -> OwnTemplate:
+def _template_used(phase: Phase, rows: Sequence[EncodedRow], config: TrainConfig, model: ProSG) -> OwnTemplate:
     """The template that most rows are written in, which is the trained model's own from here on; said on stderr."""
     counts = Counter(row.template for row in sample_rows(rows) if row.template)
     if not counts:
         return model.own_template
     name = counts.most_common(1)[0][0]
     template = model.own_template.choose(name, model.tokenizer)
+    if phase in ("state", "anchor") and name != (usual := model.own_template.choose("", model.tokenizer).name):
+        # What these leave is used with the backbone as it is, whose own template is another.
+        distributed.print_once(f"template: {name}; use what is trained with --template {name}, not the model's {usual}")
     if len(counts) > 1:
         parts = ", ".join(f"{other} {count}" for other, count in counts.most_common())
         distributed.print_once(f"template: {name}, that of most rows ({parts}); one for all with --template")
