@@ -199,7 +199,7 @@ def test_recipes_are_what_the_experiments_used() -> None:
     assert (plus.wipe_first, plus.wipe_last, plus.load, plus.load_story) == (0.9, 0.05, 0.5, 0.5)
     assert (plus.bank_size, plus.bank_rows, plus.bank_restart) == (64, 16, 0.06)
     assert (plus.age, plus.cut, plus.swap) == (0, 0, 0)
-    assert (plus.first_weight, durable.first_weight) == (0, 1)
+    assert (plus.first_weight, durable.first_weight) == (0.2, 1)
     assert (plus.weakest, plus.load_weight) == (-6.0, 2.0)
     assert (durable.age, durable.age_steps, durable.cut) == (0.4, 150, 0.4)
     assert (durable.wipe_first, durable.wipe_last, durable.swap, durable.load) == (0, 0, 0, 0)

@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flush_or_close()
         if any(isinstance(one, KeyboardInterrupt) for one in causes(error)):  # a library may raise another on top
             goes_on = command is not None and command.resumes
-            print("\nstopped" + "; the same command goes on from here" * goes_on, file=sys.stderr)
+            print("\nstopped" + "; the same command goes on from what it has saved" * goes_on, file=sys.stderr)
             return 130
         message = _message(error)
         if os.environ.get("PROSG_DEBUG") or (message is None and not isinstance(error, Exception)):

@@ -28,7 +28,7 @@ _STATIC = Optimisation(lr=3e-3)
 _DURABLE = Perturbation(age=0.4, cut=0.4)
 # For memories that fill up instead, like RWKV-7's.
 _DURABLE_LOAD = Perturbation(load=0.5, load_story=0.5)
-_PLUS = Perturbation(wipe_first=0.9, wipe_last=0.05, load=0.5, load_story=0.5, first_weight=0.0)
+_PLUS = Perturbation(wipe_first=0.9, wipe_last=0.05, load=0.5, load_story=0.5, first_weight=0.2)
 _STATE_PASSING = Perturbation(start=0.9, bank_size=64, bank_rows=32, bank_restart=0.02, bank_reads="row")
 
 RECIPES: dict[str, Recipe] = {

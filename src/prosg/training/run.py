@@ -69,7 +69,8 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     """
     check_recipe(phase, config.recipe)
     out = Path(config.out)
-    _check_config(config, out)
+    if not dry_run:
+        _check_config(config, out)
     if (out / RESULT).exists() and not dry_run:
         lost = _lost(phase, out)
         if not lost:
