@@ -27,7 +27,7 @@ def chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  
 def test_each_line_is_a_turn_and_the_memory_can_be_changed(chat) -> None:  # type: ignore[no-untyped-def]
     status, out, err = chat(TURN, "/memory", "/memory none", "/again", "/info", "/help")
     assert status == 0
-    assert "memory: update" in err and "memory: none" in err
+    assert "memory: auto" in err and "memory: none" in err
     assert out[0] and "/save FILE" in "\n".join(out)
     info = dict(line.split(None, 1) for line in out if line.split(" ")[0] in ("model", "template", "memory", "holds"))
     assert info["model"].startswith("demo: rwkv4, ") and "a module of " in info["model"]
@@ -43,7 +43,7 @@ def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # 
     assert [message["role"] for message in messages] == ["user", "assistant"]
     assert messages[1]["content"] == out[0]
     status, loaded, err = chat("/info", "/again", f"/save {file}", options=("--load", str(file)))
-    assert status == 0 and "2 turns, memory update" in err
+    assert status == 0 and "2 turns, memory auto" in err
     assert any(line.startswith("so far") and " 2 turns, " in line for line in loaded) and loaded[-1] == out[0]
     status, _, err = chat(TURN, f"/save {file}")
     assert status == 2 and "talk.json" in err and json.loads(file.read_text())["messages"] == messages

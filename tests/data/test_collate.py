@@ -29,6 +29,7 @@ def test_collate_pads_on_the_right_and_weighs_the_late_stage() -> None:
         "weights": [[1.0, 1.0, 3.0, 3.0], [1.0, 1.0, 0.0, 0.0]],
         "late_start": [2, 1],
         "late_text": [3, 1],
+        "first_end": [0, 0],
         "story_end": [2, 1],
         "row_ids": [11, 12],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,6 @@ def test_every_command_does_what_the_page_says(
             done.append(arguments[0])
     assert done.count("train") == 3 and done.count("chat") == 4
     printed = capsys.readouterr().out
-    assert "memory none" in printed
+    assert re.search(r"^memory +none; renewed: never$", printed, re.MULTILINE)
     for name in ("forgets.json", "tuned/model", "module/adapter"):
         assert (tmp_path / name).exists(), name
