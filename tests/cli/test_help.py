@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 
 import pytest
 
 from prosg.cli import COMMANDS
-from prosg.cli.parser import Command, Group
+from prosg.cli.parser import Group
 from prosg.data.synthetic import KINDS
 from prosg.training.recipes import RECIPES
-from support.commands import status
-
-
-def commands() -> Iterator[tuple[str, Command]]:
-    for name, command in COMMANDS.items():
-        if isinstance(command, Group):
-            yield from ((f"{name} {inner}", one) for inner, one in command.commands.items())
-        else:
-            yield name, command
-
+from support.commands import commands, status
 
 NAMES = [name for name, _ in commands()]
 GROUPS = ["", *(name for name, command in COMMANDS.items() if isinstance(command, Group))]

@@ -8,24 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prosg.cli import COMMANDS
-from prosg.cli.parser import Command, Group
+from prosg.cli.parser import Command
+from support.commands import commands
 
 RECORD = Path(__file__).with_name("options.json")
-
-
-def commands() -> Iterator[tuple[str, Command]]:
-    for name, command in COMMANDS.items():
-        if isinstance(command, Group):
-            yield from ((f"{name} {inner}", one) for inner, one in command.commands.items())
-        else:
-            yield name, command
 
 
 def described(action: argparse.Action) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def test_the_distance_is_mahalanobis_per_dimension() -> None:
     mixing = torch.randn(12, 12, dtype=torch.float64)
     draws = torch.randn(600, 12, dtype=torch.float64) @ mixing + 3.0
     known = Familiarity((4, 4, 4)).double()
-    known.fit(draws[:400].split(64), draws[400:], 0.9)
+    known.fit(draws[:400], draws[400:], 0.9)
     mean, std = draws[:400].mean(0), draws[:400].std(0)
     correlation = (1 - SHRINKAGE) * torch.corrcoef(draws[:400].T) + SHRINKAGE * torch.eye(12)
     scaled = (draws - mean) / std
@@ -64,7 +64,7 @@ def test_the_distance_is_mahalanobis_per_dimension() -> None:
 def test_directions_without_variance_do_not_make_it_infinite() -> None:
     z = torch.cat([torch.randn(100, 3), torch.zeros(100, 3)], 1)
     known = Familiarity((6,))
-    known.fit([z[:80]], z[80:], 1.0)
+    known.fit(z[:80], z[80:], 1.0)
     assert known.whitening.isfinite().all() and known.knows(z[80:]).all()
     assert not known.knows(z + torch.tensor([0, 0, 0, 0, 0, 3.0])).any()
 

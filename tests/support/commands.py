@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,22 @@ from prosg.backbones.rwkv4 import RWKV4
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.encoded import save_encoded
 from prosg.checkpoints.load import load_model
-from prosg.cli import main
+from prosg.cli import COMMANDS, main
+from prosg.cli.parser import Command, Group
 from prosg.tokenizers.bpe import train_bpe
 from support.training_folder import SIZE, TrainingFolder, make_training_folder
 
 ROWS = '{"prompt": "Say a word.", "answer": "Tree."}\n'
 PROMPT = "Remember: a tree, a lake."
+
+
+def commands() -> Iterator[tuple[str, Command]]:
+    """Every command by its whole name, those of groups among them."""
+    for name, command in COMMANDS.items():
+        if isinstance(command, Group):
+            yield from ((f"{name} {inner}", one) for inner, one in command.commands.items())
+        else:
+            yield name, command
 
 
 def status(command: list[str]) -> int:

@@ -221,11 +221,9 @@ def _say_unknown(encoded: EncodedPrompt) -> None:
     """Says on stderr that a module was trained on other prompts than this one, and what that means."""
     if encoded.known is None or bool(encoded.known.all()):
         return
-    from prosg.core.update import acting_rows
-
-    assert encoded.update is not None
-    acts = bool(acting_rows(encoded.update).all())
-    meaning = "its update may do harm (see --memory auto)" if acts else "its anchor holds it, and no update"
+    meaning = (
+        "its update may do harm (see --memory auto)" if encoded.has_updates else "its anchor holds it, and no update"
+    )
     print(f"note: the module was trained on other prompts than this one: {meaning}", file=sys.stderr)
 
 

@@ -44,7 +44,6 @@ def model_and_update(options: Namespace) -> tuple[ProSG, Update]:
     """
     one_prompt_source(options)
     from prosg.checkpoints.encoded import load_encoded
-    from prosg.core.update import acting_rows
 
     model = load_from(options, needs_tokenizer=options.encoded is None)
     if options.encoded is not None:
@@ -53,7 +52,7 @@ def model_and_update(options: Namespace) -> tuple[ProSG, Update]:
         encoded = encode_prompt(options, model, memory="update")
     if model.synthesizer is None:
         raise ValueError(f"{options.model}: has no module, so a prompt has no update; name an adapter folder")
-    if encoded.update is None or (encoded.known is not None and not bool(acting_rows(encoded.update).all())):
+    if encoded.update is None or not encoded.has_updates:
         raise ValueError(f"{options.encoded}: was encoded without an update; encode it with --memory update")
     if encoded.batch != 1:
         raise ValueError(f"{options.encoded}: holds {encoded.batch} prompts; weights hold one prompt's update")

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from prosg.core.state import Anchor, State, join_states, map_state, no_pull, take_rows
-from prosg.core.update import LowRank, Update, join_updates, take_update_rows
+from prosg.core.update import LowRank, Update, acting_rows, join_updates, take_update_rows
 
 __all__ = ["MEMORIES", "EncodedPrompt", "Memory", "with_anchor", "with_update"]
 
@@ -58,6 +58,13 @@ class EncodedPrompt:
 
     def __len__(self) -> int:
         return self.batch
+
+    @property
+    def has_updates(self) -> bool:
+        """Whether every prompt has an update; memory "auto" leaves those of prompts out that are not known."""
+        if self.update is None:
+            return False
+        return self.known is None or bool(acting_rows(self.update).all())
 
     def __repr__(self) -> str:
         """Says how many prompts, of what."""

@@ -10,7 +10,7 @@ from typing import overload
 from prosg.data.binidx import DocumentRows
 from prosg.data.encode import EncodedRow
 
-__all__ = ["join_rows", "row_lengths", "sample_rows"]
+__all__ = ["answer_tokens", "join_rows", "row_lengths", "sample_rows"]
 
 
 class _JoinedRows(Sequence[EncodedRow]):
@@ -53,6 +53,14 @@ def sample_rows(rows: Sequence[EncodedRow], most: int = 4096) -> Sequence[Encode
     if isinstance(rows, list) or len(rows) <= most:
         return rows
     return [rows[i * len(rows) // most] for i in range(most)]
+
+
+def answer_tokens(rows: Sequence[EncodedRow]) -> int:
+    """Tokens of all answers; of a file of many documents estimated from `sample_rows`."""
+    if isinstance(rows, _JoinedRows):
+        return sum(map(answer_tokens, rows.parts))
+    sample = sample_rows(rows)
+    return round(sum(len(row.answer) for row in sample) * len(rows) / len(sample))
 
 
 def row_lengths(rows: Sequence[EncodedRow]) -> list[int]:

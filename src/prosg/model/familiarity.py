@@ -11,7 +11,7 @@ so nothing is projected away.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -75,15 +75,15 @@ class Familiarity(nn.Module):
         return self.distance(means) <= self.threshold
 
     @torch.no_grad()
-    def fit(self, means: Iterable[Float[Tensor, "N D"]], others: Float[Tensor, "M D"], share: float) -> None:
+    def fit(self, means: Float[Tensor, "N D"], others: Float[Tensor, "M D"], share: float) -> None:
         """Estimates mean and covariance from some prompts, and the threshold from others.
 
         Args:
-            means: z of the training's prompts, in batches.
+            means: z of the training's prompts.
             others: z of prompts of the same sort that are not among them.
             share: Share of the others that is to be known.
         """
-        z = torch.cat(list(means)).double()
+        z = means.double()
         mean, std = z.mean(0), z.std(0)
         std = torch.where(std > 1e-6 * std.amax().clamp(min=1e-30), std, std.amax().clamp(min=1e-30))
         scaled = (z - mean) / std

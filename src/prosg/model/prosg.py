@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prosg.backbones import BackboneModule
@@ -21,7 +21,7 @@ from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
 from prosg.core.state import State, choose_rows, no_pull, pulling_rows
 from prosg.core.tensors import CHUNK, keeping_wide
-from prosg.core.update import acting_rows, keep_rows
+from prosg.core.update import keep_rows
 from prosg.data.templates import OwnTemplate
 from prosg.model.anchor import StateAnchor
 from prosg.model.base_synthesizer import BaseSynthesizer
@@ -221,7 +221,7 @@ class ProSG(TextModel):
                 empty = synthesizer.init(lengths)
                 reads = read_windows(self.backbone, prompt, lengths, start, synthesizer, empty, window, chunk=chunk)
             encoded = encoded.replace(update=synthesizer.finish(reads), known=known)
-        return self.held_by(encoded, memory, tau)
+        return self._hold(encoded, memory, tau)
 
     def check_memory(self, memory: Memory | None, tau: float | None = None, age: float | None = None) -> Memory:
         """Returns `memory`, or the model's own for None.
@@ -248,28 +248,18 @@ class ProSG(TextModel):
             return self.anchor
         return StateAnchor(self.backbone, tau, age)
 
-    def anchored(
-        self,
-        encoded: EncodedPrompt,
-        tau: float | None = None,
-        age: float | None = None,
-        rows: Bool[Tensor, " B"] | None = None,
-    ) -> EncodedPrompt:
+    def anchored(self, encoded: EncodedPrompt, tau: float | None = None, age: float | None = None) -> EncodedPrompt:
         """Anchors prompts to the states that they are in, for what is written from here on.
 
         Args:
             encoded: The prompts; also a later place in a text, as the end of a conversation's turn.
             tau: Window, tokens; that of the model's own anchor, or the backbone's default.
             age: Empty tokens by which the state's memory is aged; likewise.
-            rows: Which prompts are anchored; all by default.
 
         Raises:
             ValueError: for values out of range, and a backbone whose states cannot be anchored.
         """
-        anchor = self._anchor(tau, age)(self.backbone, encoded.state)
-        if rows is not None:
-            anchor = choose_rows(rows, anchor, no_pull(anchor, encoded.batch))
-        return encoded.replace(anchor=anchor)
+        return encoded.replace(anchor=self._anchor(tau, age)(self.backbone, encoded.state))
 
     def forward(
         self,
@@ -338,21 +328,29 @@ class ProSG(TextModel):
             ValueError: for an update that is not there, and as `anchored`.
         """
         memory = self.check_memory(memory, tau, age)
-        update, rows = encoded.update, torch.ones(encoded.batch, dtype=torch.bool, device=encoded.logits.device)
-        if not with_update(memory):
-            update = None
-        elif update is None or (memory != "auto" and encoded.known is not None and not acting_rows(update).all()):
+        if with_update(memory) and (encoded.update is None or (memory != "auto" and not encoded.has_updates)):
             raise ValueError(f"memory is {memory!r}, but the prompt was encoded without an update")
-        elif memory == "auto":
-            rows = torch.zeros_like(rows) if encoded.known is None else ~encoded.known
-            update = update if encoded.known is None else keep_rows(update, encoded.known)
-        if not with_anchor(memory) or not bool(rows.any()):
+        return self._hold(encoded, memory, tau, age)
+
+    def _hold(
+        self, encoded: EncodedPrompt, memory: Memory, tau: float | None, age: float | None = None
+    ) -> EncodedPrompt:
+        """`held_by` for a memory that was checked, of prompts that have what it names."""
+        known = encoded.known if memory == "auto" else None
+        update = encoded.update if with_update(memory) else None
+        if update is not None and known is not None:
+            update = keep_rows(update, known)
+        needless = memory == "auto" and (known is None or bool(known.all()))
+        if needless or not with_anchor(memory):
             return encoded.replace(update=update, anchor=None)
-        held, anchor = self.anchored(encoded.replace(update=update), tau, age, rows), encoded.anchor
-        if anchor is None or tau is not None or age is not None:
-            return held
+        held = self.anchored(encoded.replace(update=update), tau, age)
         assert held.anchor is not None
-        return held.replace(anchor=choose_rows(rows & pulling_rows(anchor), anchor, held.anchor))
+        anchor, kept = held.anchor, encoded.anchor
+        if kept is not None and tau is None and age is None:
+            anchor = choose_rows(pulling_rows(kept), kept, anchor)
+        if known is not None:
+            anchor = choose_rows(known, no_pull(anchor, encoded.batch), anchor)
+        return held.replace(anchor=anchor)
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, **options: Any

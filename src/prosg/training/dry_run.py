@@ -15,7 +15,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from prosg.data.encode import EncodedRow
-from prosg.data.joined import row_lengths, sample_rows
+from prosg.data.joined import answer_tokens, row_lengths
 from prosg.model.memory import ADAMW_BYTES, activation_bytes
 from prosg.model.prosg import ProSG
 from prosg.training.config import Phase, TrainConfig
@@ -114,8 +114,7 @@ def _describe(
     yield "rows", f"{len(rows):,}" + cut * (too_long > 0)
     lengths = row_lengths(rows)
     tokens, longest = sum(lengths), max(lengths)
-    sample = sample_rows(rows)
-    answers = round(sum(len(row.answer) for row in sample) * len(rows) / len(sample))
+    answers = answer_tokens(rows)
     yield "tokens", f"{tokens:,}, {answers:,} of them in answers; the longest row has {longest:,}"
     yield "validation", f"{len(validation):,} rows, every {config.eval_steps} steps" if validation else "none"
     optim, processes = config.optim, distributed.size()

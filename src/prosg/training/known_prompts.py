@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from random import Random
 
 import torch
@@ -50,7 +50,7 @@ def learn_prompts(model: ProSG, rows: Sequence[EncodedRow], share: float, seed: 
         return
     familiarity = Familiarity(synthesizer.input_widths).to(model.device)
     synthesizer.familiarity = familiarity
-    familiarity.fit(_means(model, prompts), torch.cat(list(_means(model, others))), share)
+    familiarity.fit(_means(model, prompts), _means(model, others), share)
 
 
 def _distinct(rows: Sequence[EncodedRow], seed: int) -> list[tuple[int, ...]]:
@@ -61,11 +61,11 @@ def _distinct(rows: Sequence[EncodedRow], seed: int) -> list[tuple[int, ...]]:
 
 
 @torch.no_grad()
-def _means(model: ProSG, prompts: Sequence[tuple[int, ...]]) -> Iterator[Tensor]:
-    """The mean inputs (B, D) of prompts, batches of similar length."""
+def _means(model: ProSG, prompts: Sequence[tuple[int, ...]]) -> Tensor:
+    """The mean inputs (N, D) of N prompts, in the order of their lengths."""
     synthesizer = model.synthesizer
     assert synthesizer is not None
-    ordered = sorted(prompts, key=len)
+    ordered, means = sorted(prompts, key=len), []
     for start in range(0, len(ordered), BATCH):
         batch = ordered[start : start + BATCH]
         lengths = torch.tensor([len(ids) for ids in batch], device=model.device)
@@ -74,4 +74,5 @@ def _means(model: ProSG, prompts: Sequence[tuple[int, ...]]) -> Iterator[Tensor]
         reads = synthesizer.init(lengths)
         _, reads, _ = read_prompt(model.backbone, tokens, lengths, None, synthesizer, reads, chunk=chunk)
         assert reads.inputs is not None
-        yield reads.inputs / lengths.unsqueeze(1)
+        means.append(reads.inputs / lengths.unsqueeze(1))
+    return torch.cat(means)
