@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from prosg.checkpoints.adapter import load_adapter, save_adapter
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.encoded import load_encoded, save_encoded
 from prosg.checkpoints.load import load_model
+from prosg.checkpoints.tensors import read_safetensors
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.update import acting_rows
 from prosg.data.encode import encode_rows
@@ -21,6 +23,7 @@ from prosg.model.familiarity import GREATEST_WIDTH, MARGIN, SHRINKAGE, Familiari
 from prosg.model.prosg import ProSG
 from prosg.model.synthesizer import Synthesizer
 from prosg.training.known_prompts import learn_prompts
+from prosg.utils.io import CheckpointError
 from support.models import TINY, WORDS, assert_near, live_model, same_encoded, tokens, word_tokenizer
 
 PROMPT, LENGTHS = tokens(3, 6), torch.tensor([6, 4, 6])
@@ -128,6 +131,10 @@ def test_a_file_says_what_is_known(tmp_path: Path) -> None:
     save_encoded(encoded, tmp_path / "prompts.safetensors", made)
     loaded = load_encoded(tmp_path / "prompts.safetensors", made)
     assert same_encoded(loaded, encoded) and loaded.known is not None and loaded.known.tolist() == [True, False, True]
+    metadata, tensors = read_safetensors(tmp_path / "prompts.safetensors")
+    save_file({**tensors, "known": tensors["known"] * 0.5}, tmp_path / "other.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match="'known' has other values than 0 and 1"):
+        load_encoded(tmp_path / "other.safetensors", made)
 
 
 def test_a_conversation_of_an_unknown_prompt_is_held_by_its_anchor() -> None:

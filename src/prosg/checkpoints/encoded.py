@@ -139,6 +139,8 @@ def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
             raise ValueError("tensor 'logits' is missing")
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         logits, known = tensors.pop("logits"), tensors.pop("known", None)
+        if known is not None and not bool(((known == 0) | (known == 1)).all()):
+            raise ValueError("tensor 'known' has other values than 0 and 1")
         state, update = unflatten(tensors, model.backbone)
         anchor = unflatten_anchor(tensors, model.backbone)
         encoded = EncodedPrompt(state, update, logits, anchor, None if known is None else known != 0)
