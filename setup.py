@@ -66,7 +66,7 @@ KERNELS = [
         depends=sorted(glob("src/prosg/ops/*.h")),
         optional=True,
     )
-    for name in ("wkv4", "wkv7", "selective_scan")
+    for name in ("wkv4", "wkv7", "selective_scan", "linear", "step")
 ]
 
 setup(cmdclass={"build_ext": BuildKernels, "bdist_wheel": BuildWheel}, ext_modules=KERNELS)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prosg.backbones.rwkv7 import FASTEST, RWKV7, RWKV7_SIZES, RWKV7Config
+from prosg.backbones.rwkv7 import RWKV7, RWKV7_SIZES, RWKV7Config
 from prosg.core.update import LowRank, Site
+from prosg.ops.step.naive import FASTEST
 from support.models import live_backbone
 
 

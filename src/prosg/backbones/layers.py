@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prosg.core.state import Anchor, State
+from prosg.ops.linear import linear
 from prosg.ops.pull import Pull, pull_memory
 
 __all__ = [
@@ -16,18 +15,23 @@ __all__ = [
     "MetaAwareLinear",
     "add_memories",
     "anchor_to_memories",
-    "last_valid",
     "pull_memories",
-    "shift_tokens",
 ]
 
 
 class MetaAwareLinear(nn.Linear):
-    """nn.Linear that skips drawing initial weights on the meta device, where that takes seconds for nothing."""
+    """nn.Linear that is fast for few rows, and skips drawing initial weights on the meta device, as that takes seconds.
+
+    For few rows and without gradients, as in decoding, the matrix is read once at the memory's speed.
+    """
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
             super().reset_parameters()
+
+    def forward(self, input: Tensor) -> Tensor:
+        y = linear(input, self.weight)
+        return y if self.bias is None else y + self.bias
 
 
 class MetaAwareEmbedding(nn.Embedding):
@@ -36,22 +40,6 @@ class MetaAwareEmbedding(nn.Embedding):
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
             super().reset_parameters()
-
-
-def shift_tokens(x: Float[Tensor, "B T E"], previous: Float[Tensor, "B E"]) -> Float[Tensor, "B T E"]:
-    """Returns the predecessor of each position (token shift): x moved by one step, with `previous` in front."""
-    return torch.cat([previous.to(x.dtype).unsqueeze(1), x[:, :-1]], dim=1)
-
-
-def last_valid(
-    x: Float[Tensor, "B T E"], previous: Float[Tensor, "B E"], lengths: Int[Tensor, " B"] | None
-) -> Float[Tensor, "B E"]:
-    """Returns x at each row's last valid position; `previous` in rows without one."""
-    if lengths is None:
-        return x[:, -1]
-    index = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, x.shape[-1])
-    last = x.gather(1, index).squeeze(1)
-    return torch.where((lengths > 0).unsqueeze(1), last, previous.to(x.dtype))
 
 
 def add_memories(state: State, other: State, keep: Tensor, weight: Tensor) -> State:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prosg.backbones.base import Logits, Output, Taps, check_taps, update_mask
-from prosg.backbones.layers import MetaAwareEmbedding, MetaAwareLinear, last_valid
+from prosg.backbones.layers import MetaAwareEmbedding, MetaAwareLinear
 from prosg.backbones.layouts import Layout
 from prosg.core.state import Anchor, State
-from prosg.core.tensors import keeping_wide
+from prosg.core.tensors import keeping_wide, last_valid
 from prosg.core.update import LowRank, Site, Update, check_update
 from prosg.ops.operation import Operation
 from prosg.utils.values import check_fields

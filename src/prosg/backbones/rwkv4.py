@@ -22,12 +22,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from prosg.backbones.layers import MetaAwareLinear, last_valid, shift_tokens
+from prosg.backbones.layers import MetaAwareLinear
 from prosg.backbones.layouts import RWKV4_LAYOUT
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import Anchor, State
-from prosg.core.update import LowRank, project
+from prosg.core.update import LowRank
 from prosg.ops.operation import Operation
+from prosg.ops.step import Shifted, project_each, shift_mix
 from prosg.ops.wkv4 import EMPTY_TOP, WKV4, WKV4Kernel, WKV4Memory, WKV4Pull, pull_wkv4
 
 __all__ = ["RWKV4", "RWKV4_SIZES", "RWKV4Config", "RWKV4Layer"]
@@ -98,16 +99,22 @@ class RWKV4TimeMix(nn.Module):
         self.receptance = MetaAwareLinear(width, size, bias=False)
         self.output = MetaAwareLinear(size, width, bias=False)
 
+    @property
+    def mixes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Shares of the token in what key, value and receptance read."""
+        return self.time_mix_k, self.time_mix_v, self.time_mix_r
+
     def forward(
-        self, x: Tensor, layer: RWKV4Layer, deltas: Mapping[str, LowRank], context: BlockContext
+        self, x: Shifted, layer: RWKV4Layer, deltas: Mapping[str, LowRank], context: BlockContext
     ) -> tuple[Tensor, Tensor, RWKV4Layer]:
-        """x (B, T, E) -> y (B, T, E), what the recurrence returned (B, T, C), state."""
-        active, lengths = context.active, context.lengths
+        """x mixed (B, T, E) -> y (B, T, E), what the recurrence returned (B, T, C), state."""
         kernel: WKV4Kernel = context.kernel
-        shifted = shift_tokens(x, layer.att_shift)
-        k = project(self.key, torch.lerp(shifted, x, self.time_mix_k), deltas.get("key"), active)
-        v = project(self.value, torch.lerp(shifted, x, self.time_mix_v), deltas.get("value"), active)
-        r = project(self.receptance, torch.lerp(shifted, x, self.time_mix_r), deltas.get("receptance"), active)
+        k, v, r = project_each(
+            (self.key, self.value, self.receptance),
+            x.mixed,
+            [deltas.get(name) for name in ("key", "value", "receptance")],
+            context.active,
+        )
         wide = layer.num.dtype
         memory, (num, den, top) = kernel(
             -torch.exp(self.time_decay.to(wide)),
@@ -115,12 +122,12 @@ class RWKV4TimeMix(nn.Module):
             k.to(wide),
             v.to(wide),
             WKV4Memory(layer.num, layer.den, layer.top),
-            lengths,
+            context.lengths,
             context.pull,
         )
-        y = project(self.output, torch.sigmoid(r) * memory.to(r.dtype), deltas.get("output"), active)
-        shift = last_valid(x, layer.att_shift, lengths)
-        return y, memory, layer._replace(att_shift=shift.to(wide), num=num, den=den, top=top)
+        gated = torch.sigmoid(r) * memory.to(r.dtype)
+        (y,) = project_each((self.output,), (gated,), (deltas.get("output"),), context.active)
+        return y, memory, layer._replace(att_shift=x.last, num=num, den=den, top=top)
 
 
 class RWKV4ChannelMix(nn.Module):
@@ -135,14 +142,16 @@ class RWKV4ChannelMix(nn.Module):
         self.receptance = MetaAwareLinear(width, width, bias=False)
         self.value = MetaAwareLinear(config.ffn_size, width, bias=False)
 
-    def forward(self, x: Tensor, layer: RWKV4Layer, lengths: Tensor | None) -> tuple[Tensor, RWKV4Layer]:
-        """x (B, T, E) -> y (B, T, E), state."""
-        shifted = shift_tokens(x, layer.ffn_shift)
-        k = self.key(torch.lerp(shifted, x, self.time_mix_k))
-        r = self.receptance(torch.lerp(shifted, x, self.time_mix_r))
-        y = torch.sigmoid(r) * self.value(torch.relu(k).square())
-        shift = last_valid(x, layer.ffn_shift, lengths)
-        return y, layer._replace(ffn_shift=shift.to(layer.ffn_shift.dtype))
+    @property
+    def mixes(self) -> tuple[Tensor, Tensor]:
+        """Shares of the token in what key and receptance read."""
+        return self.time_mix_k, self.time_mix_r
+
+    def forward(self, x: Shifted, layer: RWKV4Layer) -> tuple[Tensor, RWKV4Layer]:
+        """x mixed (B, T, E) -> y (B, T, E), state."""
+        k, r = x.mixed
+        y = torch.sigmoid(self.receptance(r)) * self.value(torch.relu(self.key(k)).square())
+        return y, layer._replace(ffn_shift=x.last)
 
 
 class RWKV4Block(Block):
@@ -163,11 +172,12 @@ class RWKV4Block(Block):
         self, stream: Tensor, layer: RWKV4Layer, deltas: Mapping[str, LowRank], context: BlockContext
     ) -> BlockOutput:
         """Residual stream x (B, T, E) -> x."""
-        seen = self.ln1(stream)
-        y, memory, layer = self.att(seen, layer, deltas, context)
-        x = stream + y
-        y, layer = self.ffn(self.ln2(x), layer, context.lengths)
-        return BlockOutput(x + y, layer, seen, memory)
+        lengths = context.lengths
+        read = shift_mix(stream, None, self.ln1, layer.att_shift, self.att.mixes, lengths=lengths)
+        y, memory, layer = self.att(read, layer, deltas, context)
+        again = shift_mix(stream, y, self.ln2, layer.ffn_shift, self.ffn.mixes, lengths=lengths)
+        y, layer = self.ffn(again, layer)
+        return BlockOutput(again.stream + y, layer, read.seen, memory)
 
 
 class RWKV4(NativeBackbone):

@@ -22,34 +22,29 @@ whatever the weights are; widths, ranks and the heads' size are free.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prosg.backbones.layers import (
     MetaAwareLinear,
     add_memories,
     anchor_to_memories,
-    last_valid,
     pull_memories,
-    shift_tokens,
 )
 from prosg.backbones.layouts import RWKV7_LAYOUT
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import Anchor, State
-from prosg.core.update import LowRank, project
+from prosg.core.update import LowRank
 from prosg.ops.operation import Operation
+from prosg.ops.step import RWKV7Vectors, Shifted, finish, project_each, replacement, shift_mix
 from prosg.ops.wkv7 import WKV7, WKV7Kernel
 
 __all__ = ["RWKV7", "RWKV7_SIZES", "RWKV7Config", "RWKV7Layer"]
 
-FASTEST = math.exp(-0.5)
-"""Fastest decay: at least e^-FASTEST = .545 of the memory is kept per token."""
 LN_X_EPS = 64e-5
 """eps of the group norm in BlinkDL's code, for any size of heads."""
 
@@ -167,45 +162,33 @@ class RWKV7TimeMix(nn.Module):
         self.output = MetaAwareLinear(size, width, bias=False)
         self.ln_x = nn.GroupNorm(heads, size, eps=config.ln_x_eps)
 
+    @property
+    def mixes(self) -> tuple[Tensor, ...]:
+        """Shares of the predecessor in what r, w, k, v, a and g are computed from."""
+        return self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g
+
     def forward(
-        self, x: Tensor, first: Tensor | None, layer: RWKV7Layer, deltas: Mapping[str, LowRank], context: BlockContext
+        self, x: Shifted, first: Tensor | None, layer: RWKV7Layer, deltas: Mapping[str, LowRank], context: BlockContext
     ) -> tuple[Tensor, Tensor, Tensor, RWKV7Layer]:
-        """x (B, T, E), the first layer's value -> y (B, T, E), `Taps.memory` (B, T, C), that value, state."""
-        active, lengths = context.active, context.lengths
+        """x mixed (B, T, E), first layer's value -> y (B, T, E), `Taps.memory` (B, T, C), that value, state."""
         kernel: WKV7Kernel = context.kernel
-        shifted = shift_tokens(x, layer.att_shift)
-        wide = layer.memory.dtype
-
-        def mixed(mu: Tensor) -> Tensor:
-            return torch.lerp(x, shifted, mu)
-
-        def heads(z: Tensor) -> Tensor:
-            return z.to(wide).view(*z.shape[:2], self.heads, -1)
-
-        r = project(self.receptance, mixed(self.x_r), deltas.get("receptance"), active)
-        w = torch.tanh(mixed(self.x_w) @ self.w1) @ self.w2
-        k = project(self.key, mixed(self.x_k), deltas.get("key"), active)
-        x_v = mixed(self.x_v)
-        v = project(self.value, x_v, deltas.get("value"), active)
-        a = torch.sigmoid(self.a0 + mixed(self.x_a) @ self.a1 @ self.a2)
-        g = torch.sigmoid(mixed(self.x_g) @ self.g1) @ self.g2
-        if first is None:
-            first = v
-        else:
-            v = v + (first - v) * torch.sigmoid(self.v0 + x_v @ self.v1 @ self.v2)
-        w = -FASTEST * torch.sigmoid(self.w0.to(wide) + w.to(wide))
-        kk = F.normalize(heads(k * self.k_k), dim=-1)
-        k = k * (1 + (a - 1) * self.k_a)
-        r_, k_, v_ = heads(r), heads(k), heads(v)
-        y, memory = kernel(r_, heads(w), k_, v_, -kk, kk * heads(a), layer.memory, lengths, context.pull)
-        norm = F.group_norm(
-            y.flatten(0, 1).flatten(1), self.heads, self.ln_x.weight.to(wide), self.ln_x.bias.to(wide), self.eps
+        x_r, x_w, x_k, x_v, x_a, x_g = x.mixed
+        r, k, v = project_each(
+            (self.receptance, self.key, self.value),
+            (x_r, x_k, x_v),
+            [deltas.get(name) for name in ("receptance", "key", "value")],
+            context.active,
         )
-        bonus = (r_ * k_ * self.r_k.to(wide)).sum(-1, keepdim=True) * v_
-        tap = (norm.view_as(y) + bonus).flatten(2)
-        out = project(self.output, tap.to(g.dtype) * g, deltas.get("output"), active)
-        shift = last_valid(x, layer.att_shift, lengths)
-        return out, tap, first, layer._replace(att_shift=shift.to(wide), memory=memory)
+        w = torch.tanh(x_w @ self.w1) @ self.w2
+        a = x_a @ self.a1 @ self.a2
+        g = torch.sigmoid(x_g @ self.g1) @ self.g2
+        mix, v0 = (None, None) if first is None else (x_v @ self.v1 @ self.v2, self.v0)
+        vectors = RWKV7Vectors(self.w0, self.a0, v0, self.k_k, self.k_a)
+        read = replacement(r, k, v, w, a, mix, first, vectors, self.heads, layer.memory.dtype)
+        y, memory = kernel(*read, layer.memory, context.lengths, context.pull)
+        tap, gated = finish(y, read, self.r_k, self.ln_x, g)
+        (out,) = project_each((self.output,), (gated,), (deltas.get("output"),), context.active)
+        return out, tap, v if first is None else first, layer._replace(att_shift=x.last, memory=memory)
 
 
 class RWKV7ChannelMix(nn.Module):
@@ -217,12 +200,15 @@ class RWKV7ChannelMix(nn.Module):
         self.key = MetaAwareLinear(config.hidden_size, config.ffn_size, bias=False)
         self.value = MetaAwareLinear(config.ffn_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, layer: RWKV7Layer, lengths: Tensor | None) -> tuple[Tensor, RWKV7Layer]:
-        """x (B, T, E) -> y (B, T, E), state."""
-        k = self.key(torch.lerp(x, shift_tokens(x, layer.ffn_shift), self.x_k))
-        y = self.value(torch.relu(k).square())
-        shift = last_valid(x, layer.ffn_shift, lengths)
-        return y, layer._replace(ffn_shift=shift.to(layer.ffn_shift.dtype))
+    @property
+    def mixes(self) -> tuple[Tensor]:
+        """Share of the predecessor in what the key reads."""
+        return (self.x_k,)
+
+    def forward(self, x: Shifted, layer: RWKV7Layer) -> tuple[Tensor, RWKV7Layer]:
+        """x mixed (B, T, E) -> y (B, T, E), state."""
+        (k,) = x.mixed
+        return self.value(torch.relu(self.key(k)).square()), layer._replace(ffn_shift=x.last)
 
 
 class RWKV7Block(Block):
@@ -243,11 +229,12 @@ class RWKV7Block(Block):
         self, stream: RWKV7Stream, layer: RWKV7Layer, deltas: Mapping[str, LowRank], context: BlockContext
     ) -> BlockOutput:
         """Residual stream -> residual stream."""
-        seen = self.ln1(stream.x)
-        y, memory, first, layer = self.att(seen, stream.first, layer, deltas, context)
-        x = stream.x + y
-        y, layer = self.ffn(self.ln2(x), layer, context.lengths)
-        return BlockOutput(RWKV7Stream(x + y, first), layer, seen, memory)
+        lengths = context.lengths
+        read = shift_mix(stream.x, None, self.ln1, layer.att_shift, self.att.mixes, True, lengths)
+        y, memory, first, layer = self.att(read, stream.first, layer, deltas, context)
+        again = shift_mix(read.stream, y, self.ln2, layer.ffn_shift, self.ffn.mixes, True, lengths)
+        y, layer = self.ffn(again, layer)
+        return BlockOutput(RWKV7Stream(again.stream + y, first), layer, read.seen, memory)
 
 
 class RWKV7(NativeBackbone):

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import overload
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["CHUNK", "chunks", "join_texts", "keeping_wide", "pad", "valid_mask", "wide"]
+__all__ = ["CHUNK", "chunks", "join_texts", "keeping_wide", "last_valid", "pad", "valid_mask", "wide"]
 
 CHUNK = 512
 """Tokens of a given text that a backbone reads in one call, unless it is told otherwise."""
@@ -24,6 +24,17 @@ def pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "B T"]:
 def valid_mask(lengths: Int[Tensor, " B"], width: int) -> Bool[Tensor, "B {width}"]:
     """Returns which positions of right-padded rows are valid: in row i the first `lengths[i]` of `width`."""
     return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def last_valid(
+    x: Float[Tensor, "B T E"], previous: Float[Tensor, "B E"], lengths: Int[Tensor, " B"] | None
+) -> Float[Tensor, "B E"]:
+    """Returns x at each row's last valid position; `previous` in rows without one."""
+    if lengths is None:
+        return x[:, -1]
+    index = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, x.shape[-1])
+    last = x.gather(1, index).squeeze(1)
+    return torch.where((lengths > 0).unsqueeze(1), last, previous.to(x.dtype))
 
 
 @overload

@@ -32,6 +32,7 @@ __all__ = [
     "join_updates",
     "keep_rows",
     "mean_update",
+    "prepare_update",
     "project",
     "replace_update_rows",
     "take_update_rows",
@@ -141,6 +142,17 @@ def batch_size(update: Update) -> int:
 def detach_update(update: Update) -> Update:
     """Returns the same values, detached from the autograd graph."""
     return {site: LowRank(delta.a.detach(), delta.b.detach()) for site, delta in update.items()}
+
+
+def prepare_update(update: Update, dtype: torch.dtype) -> Update:
+    """Returns the same update as decoding reads it fastest: in the activations' type, each row of b^T in one piece.
+
+    Steps would cast the factors, too, each anew.
+    """
+    return {
+        site: LowRank(delta.a.to(dtype).contiguous(), delta.b.mT.to(dtype).contiguous().mT)
+        for site, delta in update.items()
+    }
 
 
 def take_update_rows(update: Update, rows: Tensor) -> Update:

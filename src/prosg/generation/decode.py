@@ -26,6 +26,7 @@ from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.rng import uniforms
 from prosg.core.tensors import CHUNK, chunks, pad
+from prosg.core.update import prepare_update
 from prosg.generation.length_control import LengthControl
 from prosg.generation.sampling import Sampling, pick
 
@@ -99,7 +100,10 @@ def decode(
         replay: Prompts to read again on the way.
     """
     control = LengthControl(sampling, markers, ends_sentence, encoded.logits)
-    device, begin = encoded.logits.device, encoded
+    device = encoded.logits.device
+    if encoded.update is not None:
+        encoded = encoded.replace(update=prepare_update(encoded.update, encoded.logits.dtype))
+    begin = encoded
     ends = torch.tensor(sampling.ends, device=device)
     recent: deque[Tensor] = deque(maxlen=sampling.refresh_keep)
     numbers = np.arange(encoded.batch) if numbers is None else numbers

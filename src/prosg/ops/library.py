@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch import Tensor
 __all__ = ["CompiledLibrary"]
 
 CFunction = Callable[..., int]
-TYPES = {torch.float32: "f32", torch.float64: "f64"}
+FLOATS = {torch.float32: "f32", torch.float64: "f64"}
 
 
 @lru_cache(maxsize=1)
@@ -33,18 +34,26 @@ class CompiledLibrary:
     """The compiled library of an operation, the file `_NAME` beside this module.
 
     A call works on independent items (a row, a head, a block of channels). The C functions are called
-    `prosg_NAME_FUNCTION_f32` and `..._f64`. They take sizes (int64), the first item and the one after the last, and
+    `prosg_NAME_FUNCTION_TYPE`. They take sizes (int64), the first item and the one after the last, and
     pointers to tensors; they return 0, or 1 where memory could not be allocated.
 
     Args:
         name: The operation's name.
         abi: Version of the functions' arguments. The source states it too; a library of another version is not used.
         sizes: Number of leading size arguments.
-        pointers: Number of pointers that each function takes.
+        pointers: Number of pointers that each function takes; 0 for a function that takes an array of them.
+        types: What the functions call the types that they compute in.
     """
 
-    def __init__(self, name: str, abi: int, sizes: int, pointers: Mapping[str, int]) -> None:
-        self.name, self.abi, self.sizes, self.pointers = name, abi, sizes, pointers
+    def __init__(
+        self,
+        name: str,
+        abi: int,
+        sizes: int,
+        pointers: Mapping[str, int],
+        types: Mapping[torch.dtype, str] = FLOATS,
+    ) -> None:
+        self.name, self.abi, self.sizes, self.pointers, self.types = name, abi, sizes, pointers, types
 
     @cached_property
     def loaded(self) -> ctypes.CDLL | str:
@@ -67,12 +76,13 @@ class CompiledLibrary:
         """Returns why the library cannot work on this device and in this type; "" where it can."""
         if device.type != "cpu":
             return f"it runs on the CPU, not on {device.type}"
-        if dtype not in TYPES:
-            return f"it computes in float32 and float64, not in {dtype}"
+        if dtype not in self.types:
+            known = " and ".join(str(one).removeprefix("torch.") for one in self.types)
+            return f"it computes in {known}, not in {dtype}"
         return self.loaded if isinstance(self.loaded, str) else ""
 
     def instruction_set(self) -> str:
-        """Returns which instruction set is used on this machine: "avx512f", "avx2" or "plain"."""
+        """Returns which instruction set is used on this machine: "avx512f", "avx2", "plain" and the like."""
         function = self._library[f"prosg_{self.name}_instructions"]
         function.restype = ctypes.c_char_p
         return str(function().decode())
@@ -112,7 +122,7 @@ class CompiledLibrary:
 
         Args:
             function: A key of `pointers`.
-            dtype: Type of the tensors: float32 or float64.
+            dtype: A key of `types`: that of the tensors, or of the one that decides.
             sizes: The leading size arguments.
             items: Number of independent items.
             parallel: Whether the work is large enough for more than one thread.
@@ -121,7 +131,9 @@ class CompiledLibrary:
         Raises:
             MemoryError: where the library could not allocate its working space.
         """
-        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        pointers: list[Any] = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        if not self.pointers[function]:
+            pointers = [(ctypes.c_void_p * len(pointers))(*pointers)]
         c_function = self._functions[function, dtype]
         threads = min(torch.get_num_threads(), items) if parallel else 1
         if threads == 1:
@@ -144,9 +156,9 @@ class CompiledLibrary:
     @cached_property
     def _functions(self) -> dict[tuple[str, torch.dtype], CFunction]:
         functions: dict[tuple[str, torch.dtype], CFunction] = {}
-        for dtype, suffix in TYPES.items():
+        for dtype, suffix in self.types.items():
             for name, pointers in self.pointers.items():
                 function = self._library[f"prosg_{self.name}_{name}_{suffix}"]
-                function.argtypes = [ctypes.c_int64] * (self.sizes + 2) + [ctypes.c_void_p] * pointers
+                function.argtypes = [ctypes.c_int64] * (self.sizes + 2) + [ctypes.c_void_p] * (pointers or 1)
                 functions[name, dtype] = function
         return functions

@@ -31,8 +31,8 @@ from prosg.backbones.hf.cache import CACHES, ModelCache, TransformersModel
 from prosg.backbones.hf.calls import CallOptions, HookedModel
 from prosg.backbones.hf.scan import KERNEL_NAMES, describe_scan, use_scan
 from prosg.backbones.hf.sites import find_sites, projection_shape
-from prosg.backbones.layers import last_valid
 from prosg.core.state import Anchor, State
+from prosg.core.tensors import last_valid
 from prosg.core.update import Site, Update, check_update
 
 __all__ = ["HFBackbone"]

@@ -1,0 +1,502 @@
+/* Products of few rows with a matrix on the CPU, y = x W^T: what decoding spends its time on. naive.py is the oracle.
+ *
+ * A matrix is read once from memory for all rows, so that one row runs at the speed at which memory delivers the matrix.
+ * W is as PyTorch keeps it, (O, I), and nothing is repacked: an output is the dot product of two contiguous rows. Sums
+ * are fp32. W's types:
+ *
+ *     f32     x is fp32
+ *     bf16    x is bf16; where the processor has them, its own dot products of bf16 pairs, else both become fp32
+ *     i8      x is fp32 or bf16; W is int8 times a factor per output
+ *
+ * Arrays are contiguous: x (N, I), W (O, I), scale (O), y (N, O) in x's type. The work is cut into items of ITEM outputs;
+ * a call does the items [begin, end), and the result does not depend on the cut.
+ */
+#ifndef SET
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if !defined(__GNUC__)
+#error "this kernel needs the vector types of GCC and Clang; without it the package uses PyTorch's products"
+#endif
+
+/* To be raised with every change of the functions' arguments: a library left over from an older build is refused. */
+#define ABI 1
+#define ITEM 96
+/* Rows from which on tiles are faster than dot products. */
+#define TILES_FROM 4
+
+#define EXPORT __attribute__((visibility("default")))
+#define INLINE inline __attribute__((always_inline))
+#define PASTE(a, b) a##_##b
+#define JOIN(a, b) PASTE(a, b)
+#define NAME(function) JOIN(function, SET)
+/* Sums stay in registers where the loops over them are unrolled. */
+#define UNROLL _Pragma("GCC unroll 8")
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+
+#if defined(__x86_64__)
+#define DISPATCH 1
+#include <immintrin.h>
+#endif
+
+/* How the elements of W are read: see LOAD. */
+enum { F32, BF16, I8 };
+
+typedef uint16_t bf16;
+typedef float four __attribute__((vector_size(16), may_alias, aligned(4)));
+
+static inline float widen(bf16 x)
+{
+    const uint32_t bits = (uint32_t)x << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* To the nearest, ties to even; NaN stays NaN. */
+static inline bf16 narrow(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if (x != x)
+        return 0x7fc0;
+    return (bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline void put(void *y, int64_t at, float value, int narrowed)
+{
+    if (narrowed)
+        ((bf16 *)y)[at] = narrow(value);
+    else
+        ((float *)y)[at] = value;
+}
+
+/* Room for `count` numbers, all 0, from a cache line's beginning on; `block` is for free(). */
+static float *space(int64_t count, void **block)
+{
+    *block = calloc((size_t)count + 16, sizeof(float));
+    return *block ? (float *)(((uintptr_t)*block + 63) & ~(uintptr_t)63) : NULL;
+}
+
+#define SET plain
+#define TARGET
+#define BYTES 16
+#include "linear/linear.c"
+#undef SET
+#undef TARGET
+#undef BYTES
+#ifdef DISPATCH
+#define SET avx2
+#define TARGET __attribute__((target("avx2,fma")))
+#define BYTES 32
+#include "linear/linear.c"
+#undef SET
+#undef TARGET
+#undef BYTES
+#define SET avx512
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma")))
+#define BYTES 64
+#include "linear/linear.c"
+#undef SET
+#undef TARGET
+#undef BYTES
+#define SET bf16dot
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,fma")))
+#define BYTES 64
+#define DOT 1
+#include "linear/linear.c"
+#undef SET
+#undef TARGET
+#undef BYTES
+#undef DOT
+#endif
+
+#if defined(DISPATCH) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 12)
+#define TILES 1
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define TILED __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bf16")))
+#define TILE 16
+
+/* Whether the processor multiplies tiles, and Linux lets this process have their registers. */
+static int has_tiles(void)
+{
+    enum { REQUEST = 0x1023, TILE_DATA = 18 };
+    return __builtin_cpu_supports("amx-bf16") && !syscall(SYS_arch_prctl, REQUEST, TILE_DATA);
+}
+
+/* bf16 on tiles of 16 outputs times 16 rows times 32 of I, which must be a multiple of that. W is read where it is; x is
+ * laid out as the second factor has to be, a tile after the other, pairs of I beside each other, missing rows 0. */
+TILED static int rows_bf16_tiles(int64_t N, int64_t I, int64_t first, int64_t last, int64_t O, const bf16 *x,
+                                 const bf16 *w, bf16 *y)
+{
+    const struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } config = {
+        .palette = 1,
+        .bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+        .rows = {TILE, TILE, TILE, TILE, TILE, TILE, TILE, TILE},
+    };
+    const int64_t steps = I / 32, groups = (N + TILE - 1) / TILE;
+    void *room;
+    uint32_t *packed = (uint32_t *)space(groups * steps * TILE * TILE, &room);
+    if (!packed)
+        return 1;
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t i = 0; i < I; i += 2)
+            memcpy(packed + ((n / TILE * steps + i / 32) * TILE + i % 32 / 2) * TILE + n % TILE, x + n * I + i, 4);
+    _tile_loadconfig(&config);
+    const __m512i column = _mm512_slli_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), 4);
+    float out[4][TILE * TILE] __attribute__((aligned(64)));
+    for (int64_t o = first; o < last; o += 2 * TILE) {
+        /* The last outputs may be computed twice rather than reach beyond W. */
+        const int64_t above = MIN(o, O - TILE), below = MIN(o + TILE, O - TILE);
+        const bf16 *upper = w + above * I, *lower = w + below * I;
+        for (int64_t g = 0; g < groups; g += 2) {
+            const int two = g + 1 < groups;
+            const uint32_t *left = packed + g * steps * TILE * TILE, *right = left + (two ? steps * TILE * TILE : 0);
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+            for (int64_t step = 0; step < steps; step++) {
+                if (g == 0)
+                    for (int r = 0; r < 2 * TILE; r++)
+                        __builtin_prefetch(upper + (2 * TILE + r) * I + step * 32, 0, 2);
+                _tile_loadd(4, upper + step * 32, (int)(2 * I));
+                _tile_loadd(5, lower + step * 32, (int)(2 * I));
+                _tile_loadd(6, left + step * TILE * TILE, 4 * TILE);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_dpbf16ps(1, 5, 6);
+                if (two) {
+                    _tile_loadd(7, right + step * TILE * TILE, 4 * TILE);
+                    _tile_dpbf16ps(2, 4, 7);
+                    _tile_dpbf16ps(3, 5, 7);
+                }
+            }
+            _tile_stored(0, out[0], 4 * TILE);
+            _tile_stored(1, out[1], 4 * TILE);
+            _tile_stored(2, out[2], 4 * TILE);
+            _tile_stored(3, out[3], 4 * TILE);
+            for (int half = 0; half < 1 + two; half++)
+                for (int64_t n = (g + half) * TILE; n < MIN(N, (g + half + 1) * TILE); n++) {
+                    const __m512 one = _mm512_i32gather_ps(column, out[2 * half] + n % TILE, 4);
+                    const __m512 other = _mm512_i32gather_ps(column, out[2 * half + 1] + n % TILE, 4);
+                    _mm256_storeu_si256((__m256i *)(y + n * O + above), (__m256i)_mm512_cvtneps_pbh(one));
+                    _mm256_storeu_si256((__m256i *)(y + n * O + below), (__m256i)_mm512_cvtneps_pbh(other));
+                }
+        }
+    }
+    _tile_release();
+    free(room);
+    return 0;
+}
+#endif
+
+enum { PLAIN, AVX2, AVX512, BF16DOT, AMX };
+
+static int level(void)
+{
+#ifdef DISPATCH
+    static int known = -1;
+    if (known < 0) {
+        __builtin_cpu_init();
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+#ifdef TILES
+            known = !__builtin_cpu_supports("avx512bf16") ? AVX512 : has_tiles() ? AMX : BF16DOT;
+#else
+            known = __builtin_cpu_supports("avx512bf16") ? BF16DOT : AVX512;
+#endif
+        else
+            known = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? AVX2 : PLAIN;
+    }
+    return known;
+#else
+    return PLAIN;
+#endif
+}
+
+EXPORT int prosg_linear_abi(void) { return ABI; }
+
+EXPORT int prosg_linear_item(void) { return ITEM; }
+
+EXPORT const char *prosg_linear_instructions(void)
+{
+    static const char *const names[] = {"plain", "avx2", "avx512f", "avx512bf16", "amx"};
+    return names[level()];
+}
+
+#define ARGS                                                                                                          \
+    (int64_t N, int64_t I, int64_t O, int64_t narrowed, int64_t begin, int64_t end, const void *x, const void *w,     \
+     const float *scale, void *y)
+#define PASS N, I, narrowed, begin *ITEM, MIN(end *ITEM, O), O, x, w, scale, y
+
+#ifdef DISPATCH
+#define RUN(type)                                                                                                     \
+    switch (level()) {                                                                                                \
+    case AMX:                                                                                                         \
+    case BF16DOT: return rows_##type##_bf16dot(PASS);                                                                 \
+    case AVX512: return rows_##type##_avx512(PASS);                                                                   \
+    case AVX2: return rows_##type##_avx2(PASS);                                                                       \
+    default: return rows_##type##_plain(PASS);                                                                        \
+    }
+#else
+#define RUN(type) return rows_##type##_plain(PASS);
+#endif
+
+EXPORT int prosg_linear_rows_f32 ARGS { RUN(f32) }
+EXPORT int prosg_linear_rows_bf16 ARGS
+{
+#ifdef TILES
+    if (level() == AMX && N >= TILES_FROM && I % 32 == 0 && O >= 16)
+        return rows_bf16_tiles(N, I, begin * ITEM, MIN(end * ITEM, O), O, x, w, y);
+#endif
+    RUN(bf16)
+}
+
+EXPORT int prosg_linear_rows_i8 ARGS { RUN(i8) }
+
+#else /* for one instruction set */
+
+typedef float NAME(vec) __attribute__((vector_size(BYTES), may_alias, aligned(4)));
+typedef uint32_t NAME(bits) __attribute__((vector_size(BYTES), may_alias, aligned(2)));
+#define VEC NAME(vec)
+#define WIDTH ((int)(BYTES / 4))
+/* Elements of W in a step of the loop over I: a register of bf16 holds two of fp32. */
+#define STEP(type) ((type) == BF16 ? 2 * WIDTH : WIDTH)
+#ifdef DOT
+#define DOTS(type) ((type) == BF16)
+#else
+#define DOTS(type) 0
+#endif
+
+/* A register of int8 as fp32; compilers turn the conversion of vectors into one of numbers. */
+TARGET static INLINE VEC NAME(floats)(const int8_t *from)
+{
+#if BYTES == 64
+    return (VEC)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+#elif BYTES == 32
+    return (VEC)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+#else
+    return (VEC){from[0], from[1], from[2], from[3]};
+#endif
+}
+
+/* For each of n vectors the sum over its lanes. */
+TARGET static INLINE void NAME(sums)(const int n, const VEC *x, float *out)
+{
+    for (int first = 0; first < n; first += 4) {
+        four s[4] = {{0}, {0}, {0}, {0}};
+        for (int i = 0; i < 4 && first + i < n; i++) {
+#if BYTES == 64
+            const __m256 half = _mm256_add_ps(_mm512_castps512_ps256((__m512)x[first + i]),
+                                              _mm512_extractf32x8_ps((__m512)x[first + i], 1));
+            s[i] = (four)_mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#elif BYTES == 32
+            s[i] = (four)_mm_add_ps(_mm256_castps256_ps128((__m256)x[first + i]),
+                                    _mm256_extractf128_ps((__m256)x[first + i], 1));
+#else
+            s[i] = (four)x[first + i];
+#endif
+        }
+        const four ab = (four){s[0][0], s[1][0], s[0][1], s[1][1]} + (four){s[0][2], s[1][2], s[0][3], s[1][3]};
+        const four cd = (four){s[2][0], s[3][0], s[2][1], s[3][1]} + (four){s[2][2], s[3][2], s[2][3], s[3][3]};
+        const four sum = (four){ab[0], ab[1], cd[0], cd[1]} + (four){ab[2], ab[3], cd[2], cd[3]};
+        memcpy(out + first, &sum, sizeof(float) * (size_t)MIN(4, n - first));
+    }
+}
+
+/* One step of the sums of R rows and P outputs, at place `at` of I. */
+TARGET static INLINE void NAME(step)(const int type, const int R, const int P, int64_t I, int64_t at, const char *w,
+                                     const void *x, int64_t ahead, VEC sum[][4])
+{
+    const int size = type == F32 ? 4 : type == BF16 ? 2 : 1;
+    VEC even[4], odd[4];
+    UNROLL
+    for (int p = 0; p < P; p++) {
+        const char *from = w + (p * I + at) * size;
+        if (ahead)
+            __builtin_prefetch(from + ahead, 0, 2);
+        if (type == I8)
+            even[p] = NAME(floats)((const int8_t *)from);
+        else if (type == F32 || DOTS(type))
+            memcpy(&even[p], from, sizeof(VEC));
+        else {
+            const NAME(bits) both = *(const NAME(bits) *)from;
+            even[p] = (VEC)(both << 16);
+            odd[p] = (VEC)(both & 0xffff0000u);
+        }
+    }
+    UNROLL
+    for (int r = 0; r < R; r++) {
+#ifdef DOT
+        if (DOTS(type)) {
+            __m512 pairs;
+            memcpy(&pairs, (const bf16 *)x + r * I + at, 64);
+            UNROLL
+            for (int p = 0; p < P; p++)
+                sum[r][p] = (VEC)_mm512_dpbf16_ps((__m512)sum[r][p], (__m512bh)even[p], (__m512bh)pairs);
+            continue;
+        }
+#endif
+        const float *from = (const float *)x + r * I + at;
+        const VEC first = *(const VEC *)from;
+        UNROLL
+        for (int p = 0; p < P; p++)
+            sum[r][p] += even[p] * first;
+        if (type == BF16) {
+            const VEC second = *(const VEC *)(from + WIDTH);
+            UNROLL
+            for (int p = 0; p < P; p++)
+                sum[r][p] += odd[p] * second;
+        }
+    }
+}
+
+/* P outputs of R rows, out (R, P); `x` is as NAME(prepare) has left it. With `ahead` the bytes so far on are fetched. */
+TARGET static INLINE void NAME(block)(const int type, const int R, const int P, int64_t I, const char *w, const void *x,
+                                      int64_t ahead, float *out)
+{
+    const int step = STEP(type);
+    VEC sum[8][4];
+    UNROLL
+    for (int r = 0; r < R; r++)
+        UNROLL
+        for (int p = 0; p < P; p++)
+            sum[r][p] = (VEC){0};
+    int64_t i = 0;
+    if (ahead)
+        for (; i + step <= I; i += step)
+            NAME(step)(type, R, P, I, i, w, x, ahead, sum);
+    else
+        for (; i + step <= I; i += step)
+            NAME(step)(type, R, P, I, i, w, x, 0, sum);
+    UNROLL
+    for (int r = 0; r < R; r++)
+        NAME(sums)(P, sum[r], out + r * P);
+    for (; i < I; i++)
+        UNROLL
+        for (int r = 0; r < R; r++) {
+            const float value = DOTS(type) ? widen(((const bf16 *)x)[r * I + i]) : ((const float *)x)[r * I + i];
+            UNROLL
+            for (int p = 0; p < P; p++) {
+                const int64_t at = p * I + i;
+                const float other = type == F32    ? ((const float *)w)[at]
+                                    : type == BF16 ? widen(((const bf16 *)w)[at])
+                                                   : (float)((const int8_t *)w)[at];
+                /* Said expressly, as compilers choose it for some numbers of rows and not for others. */
+                out[r * P + p] = BYTES == 16 ? out[r * P + p] + value * other : __builtin_fmaf(value, other, out[r * P + p]);
+            }
+        }
+}
+
+/* Outputs [first, last) of R rows. */
+TARGET static INLINE void NAME(outputs)(const int type, const int R, int64_t I, int narrowed, int64_t first, int64_t last,
+                                        int64_t O, const char *w, const void *x, const float *scale, int pass, int passes,
+                                        void *y)
+{
+    const int size = type == F32 ? 4 : type == BF16 ? 2 : 1;
+    /* As many sums as registers hold. */
+    const int P = BYTES == 64 ? (R > 6 ? 3 : 4) : R > 2 ? 2 : 4;
+    float out[8 * 4];
+    int group = 0;
+    for (int64_t o = first; o < last; group++) {
+        const char *from = w + o * I * size;
+        const int count = last - o >= P ? P : 1;
+        /* Of what the next item needs each pass fetches a part; at the end nothing is left to fetch. */
+        const int64_t next = passes == 1 ? P : ITEM;
+        const int64_t ahead = group % passes == pass && o + next + P <= O ? next * I * size : 0;
+        if (count == P)
+            NAME(block)(type, R, P, I, from, x, ahead, out);
+        else
+            NAME(block)(type, R, 1, I, from, x, 0, out);
+        for (int r = 0; r < R; r++)
+            for (int p = 0; p < count; p++)
+                put(y, r * O + o + p, out[r * count + p] * (scale ? scale[o + p] : 1), narrowed);
+        o += count;
+    }
+}
+
+/* x as NAME(step) reads it: fp32, bf16's pairs apart where W's are taken apart; NULL where there was no memory. */
+TARGET static const void *NAME(prepare)(int type, int64_t N, int64_t I, int narrowed, const void *x, void **room)
+{
+    *room = NULL;
+    if (!narrowed || DOTS(type))
+        return x;
+    float *wide = space(N * I, room);
+    const int half = type == BF16 ? WIDTH : 0;
+    for (int64_t r = 0; wide && r < N; r++) {
+        const bf16 *from = (const bf16 *)x + r * I;
+        float *to = wide + r * I;
+        int64_t i = 0;
+        for (; half && i + 2 * half <= I; i += 2 * half)
+            for (int j = 0; j < half; j++) {
+                to[i + j] = widen(from[i + 2 * j]);
+                to[i + half + j] = widen(from[i + 2 * j + 1]);
+            }
+        for (; i < I; i++)
+            to[i] = widen(from[i]);
+    }
+    return wide;
+}
+
+TARGET static INLINE int NAME(rows)(const int type, int64_t N, int64_t I, int64_t narrowed, int64_t first, int64_t last,
+                                    int64_t O, const void *x, const void *w, const float *scale, void *y)
+{
+    void *room;
+    const char *ready = NAME(prepare)(type, N, I, (int)narrowed, x, &room);
+    if (!ready)
+        return 1;
+    const int64_t row = I * (narrowed && DOTS(type) ? 2 : 4);
+    const int most = BYTES == 64 ? 8 : 4;
+    const int passes = (int)((N + most - 1) / most);
+    for (int64_t item = first; item < last; item += ITEM) {
+        const int64_t end = MIN(item + ITEM, last);
+        for (int pass = 0; pass < passes; pass++) {
+            /* Blocks of rows are of almost the same size. */
+            const int64_t from = N * pass / passes, count = N * (pass + 1) / passes - from;
+            void *to = (char *)y + from * O * (narrowed ? 2 : 4);
+#define CASE(R)                                                                                                       \
+    case R:                                                                                                           \
+        NAME(outputs)(type, R, I, (int)narrowed, item, end, O, w, ready + from * row, scale, pass, passes, to);       \
+        break;
+            switch (count) {
+                CASE(1) CASE(2) CASE(3) CASE(4)
+#if BYTES == 64
+                CASE(5) CASE(6) CASE(7) CASE(8)
+#endif
+            }
+#undef CASE
+        }
+    }
+    free(room);
+    return 0;
+}
+
+/* One function per type, so that each is compiled for its own. */
+TARGET static int NAME(rows_f32)(int64_t N, int64_t I, int64_t narrowed, int64_t first, int64_t last, int64_t O,
+                                 const void *x, const void *w, const float *scale, void *y)
+{
+    return NAME(rows)(F32, N, I, narrowed, first, last, O, x, w, scale, y);
+}
+
+TARGET static int NAME(rows_bf16)(int64_t N, int64_t I, int64_t narrowed, int64_t first, int64_t last, int64_t O,
+                                  const void *x, const void *w, const float *scale, void *y)
+{
+    return NAME(rows)(BF16, N, I, narrowed, first, last, O, x, w, scale, y);
+}
+
+TARGET static int NAME(rows_i8)(int64_t N, int64_t I, int64_t narrowed, int64_t first, int64_t last, int64_t O,
+                                const void *x, const void *w, const float *scale, void *y)
+{
+    return NAME(rows)(I8, N, I, narrowed, first, last, O, x, w, scale, y);
+}
+
+#undef VEC
+#undef WIDTH
+#undef STEP
+#undef DOTS
+
+#endif
