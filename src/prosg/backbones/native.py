@@ -21,6 +21,7 @@ from prosg.backbones.layouts import Layout
 from prosg.core.state import Anchor, State
 from prosg.core.tensors import keeping_wide, last_valid
 from prosg.core.update import LowRank, Site, Update, check_update
+from prosg.ops.linear import LINEAR
 from prosg.ops.operation import Operation
 from prosg.utils.values import check_fields
 
@@ -194,12 +195,13 @@ class NativeBackbone(nn.Module):
 
     @property
     def kernel_in_use(self) -> str:
-        """Which kernel runs the recurrence, as one line. Raises ValueError where the chosen one cannot run."""
+        """Which kernels run the recurrence and products of few rows. Raises ValueError where a chosen one cannot."""
         device = self.emb.weight.device
+        products = LINEAR.describe(device, self.emb.weight.dtype)
         if self.kernel == "auto":
-            return self.operation.describe(device, self.state_dtype)
+            return f"{self.operation.describe(device, self.state_dtype)}; {products}"
         self.operation.select(self.kernel, device, self.state_dtype)
-        return f"{self.operation.name}: {self.kernel} (chosen)"
+        return f"{self.operation.name}: {self.kernel} (chosen); {products}"
 
     @property
     def state_dtype(self) -> torch.dtype:

@@ -17,6 +17,7 @@ from prosg.backbones import BACKBONES, BackboneModule
 from prosg.backbones.hf.files import hf_type, load_hf, save_hf
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.layouts import Layout
+from prosg.backbones.quantised import is_quantised
 from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_checkpoint
 from prosg.checkpoints.native_writer import write_checkpoint
 from prosg.checkpoints.special import TOKENIZER_CONFIG, read_special, unsaid, write_special
@@ -96,6 +97,7 @@ def save_backbone(
 
     Raises:
         CheckpointError: for a path that names another kind of file.
+        ValueError: for a quantised model.
         FileExistsError: for what may not be replaced.
     """
     if isinstance(model, HFBackbone):
@@ -105,6 +107,8 @@ def save_backbone(
             if template is not None:
                 write_template(template, folder)
         return
+    if is_quantised(model):
+        raise ValueError("a quantised model cannot be saved; load it without quantize")
     if special is not None:
         special = unsaid(special, None if tokenizer is None else load_tokenizer(tokenizer))
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}

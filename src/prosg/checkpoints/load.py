@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from prosg.backbones.quantised import QUANTISATIONS, quantise
 from prosg.checkpoints.adapter import CONFIG_NAME, adapter_config, is_adapter, load_adapter
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.hub import local_path
@@ -21,6 +22,7 @@ from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, to
 from prosg.tokenizers.special import RWKV_SPECIAL
 from prosg.utils.device import parse_dtype, resolve_device
 from prosg.utils.io import CheckpointError
+from prosg.utils.spelling import check_known
 
 __all__ = ["demo_model", "load_model", "require_tokenizer", "trained_model"]
 
@@ -36,6 +38,7 @@ def load_model(
     target_modules: Sequence[str] = (),
     end_token: Sequence[int] | int = (),
     begin_token: str = "",
+    quantize: str = "none",
 ) -> ProSG:
     """Loads a model with its tokenizer, special tokens and chat template, in evaluation mode.
 
@@ -53,6 +56,7 @@ def load_model(
             its own.
         end_token: Ids that end an answer; by default those of the adapter, then of the model's files, else 0.
         begin_token: Id that stands before every prompt, or "none"; likewise, else none.
+        quantize: "int8" keeps the backbone's matrices in 8 bits, for generating with native backbones; or "none".
 
     Raises:
         CheckpointError, FileNotFoundError: naming the file and what is wrong with it.
@@ -87,6 +91,9 @@ def load_model(
     loaded.own_template = read_template(Path(where), loaded.tokenizer)
     if adapter and (trained := read_template(path, loaded.tokenizer, tokens_in=Path(where)).known) is not None:
         loaded.own_template = loaded.own_template._replace(trained=trained)
+    check_known("quantize", [quantize], QUANTISATIONS)
+    if quantize == "int8":
+        quantise(loaded.backbone)
     loaded.eval()
     return loaded
 

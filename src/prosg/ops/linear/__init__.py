@@ -48,10 +48,10 @@ _TYPES = (torch.float32, torch.bfloat16)
 
 def linear(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
     """y = x W^T by the kernel that is the fastest for this number of rows; see `LinearKernel`."""
-    return (compiled_linear if _is_fast(x, weight) else naive_linear)(x, weight, scale)
+    return (compiled_linear if _is_fast(x, weight, scale) else naive_linear)(x, weight, scale)
 
 
-def _is_fast(x: Tensor, weight: Tensor) -> bool:
+def _is_fast(x: Tensor, weight: Tensor, scale: Tensor | None) -> bool:
     rows = x.numel() // max(weight.shape[1], 1)
     return (
         0 < rows <= _most_rows(weight.dtype)
@@ -60,6 +60,7 @@ def _is_fast(x: Tensor, weight: Tensor) -> bool:
         and x.is_cpu
         and weight.is_cpu
         and weight.is_contiguous()
+        and (scale is None or scale.dtype == torch.float32)
         and type(weight) in (Tensor, nn.Parameter)  # not one that is sharded, or traced
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and not torch.is_autocast_enabled("cpu")
