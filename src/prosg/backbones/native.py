@@ -21,6 +21,7 @@ from prosg.backbones.layouts import Layout
 from prosg.core.state import Anchor, State
 from prosg.core.tensors import keeping_wide, last_valid
 from prosg.core.update import LowRank, Site, Update, check_update
+from prosg.ops.block import can_run_blocks
 from prosg.ops.linear import LINEAR
 from prosg.ops.operation import Operation
 from prosg.utils.values import check_fields
@@ -68,6 +69,8 @@ class BlockContext(NamedTuple):
     """the selected kernel of the backbone's `operation`"""
     pull: Any = None
     """the block's layer of the anchor; None without an anchor"""
+    fused: bool = False
+    """whether a block may be one call of a compiled library"""
 
 
 class BlockOutput(NamedTuple):
@@ -250,6 +253,8 @@ class NativeBackbone(nn.Module):
         stream = self.embed(tokens)
         active = update_mask(tokens, update_from)
         context = self.context(None if active is None else active.to(self.hidden(stream).dtype), lengths)
+        if self.kernel == "auto" and active is None and lengths is None:
+            context = context._replace(fused=can_run_blocks(self.hidden(stream), self.state_dtype))
         layers, last, inputs, memories = [], [], [], []
         every = self.checkpoint_every if torch.is_grad_enabled() else 0
         for index, (block, layer, layer_deltas) in enumerate(zip(self.blocks, state, deltas, strict=True)):

@@ -16,17 +16,20 @@ is fp32 (fp64 in an fp64 model) whatever the weights are; `attention_size` and `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from prosg.backbones.fused import UnsuitableError, addresses, matrices, update_shape, vectors
 from prosg.backbones.layers import MetaAwareLinear
 from prosg.backbones.layouts import RWKV4_LAYOUT
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank
+from prosg.ops.block import bits, run_block
 from prosg.ops.operation import Operation
 from prosg.ops.step import Shifted, project_each, shift_mix
 from prosg.ops.wkv4 import EMPTY_TOP, WKV4, WKV4Kernel, WKV4Memory, WKV4Pull, pull_wkv4
@@ -172,12 +175,44 @@ class RWKV4Block(Block):
         self, stream: Tensor, layer: RWKV4Layer, deltas: Mapping[str, LowRank], context: BlockContext
     ) -> BlockOutput:
         """Residual stream x (B, T, E) -> x."""
+        if context.fused:
+            with suppress(UnsuitableError):
+                return self.step(stream, layer, deltas, context)
         lengths = context.lengths
         read = shift_mix(stream, None, self.ln1, layer.att_shift, self.att.mixes, lengths=lengths)
         y, memory, layer = self.att(read, layer, deltas, context)
         again = shift_mix(stream, y, self.ln2, layer.ffn_shift, self.ffn.mixes, lengths=lengths)
         y, layer = self.ffn(again, layer)
         return BlockOutput(again.stream + y, layer, read.seen, memory)
+
+    def step(self, x: Tensor, layer: RWKV4Layer, deltas: Mapping[str, LowRank], context: BlockContext) -> BlockOutput:
+        """`forward` for one token of each row, in one call. Raises UnsuitableError where something does not fit."""
+        (batch, _, width), dtype = x.shape, x.dtype
+        size = layer.num.shape[1]
+        att, ffn = self.att, self.ffn
+        if self.ln1.eps != self.ln2.eps or not x.is_contiguous():
+            raise UnsuitableError
+        layer = RWKV4Layer(*(leaf.contiguous() for leaf in layer))
+        after = RWKV4Layer(*(torch.empty_like(leaf) for leaf in layer))
+        out, seen, memory = torch.empty_like(x), torch.empty_like(x), x.new_empty((batch, 1, size), dtype=torch.float32)
+        pointers = [
+            x.data_ptr(),
+            *vectors(self.ln1._parameters, ("weight", "bias"), dtype),
+            *vectors(self.ln2._parameters, ("weight", "bias"), dtype),
+            *vectors(att._parameters, ("time_decay", "time_first"), torch.float32),
+            *vectors(att._parameters, ("time_mix_k", "time_mix_v", "time_mix_r"), dtype),
+            *vectors(ffn._parameters, ("time_mix_k", "time_mix_r"), dtype),
+            *matrices(att, ("key", "value", "receptance", "output"), deltas, dtype),
+            *matrices(ffn, ("key", "receptance", "value"), {}, dtype),
+            *addresses(layer),
+            *([None] * 4 if context.pull is None else addresses(context.pull)),
+            *addresses(after),
+            *(out.data_ptr(), seen.data_ptr(), memory.data_ptr()),
+        ]
+        inner = ffn.key.out_features
+        sizes = (batch, width, size, inner, *update_shape(deltas, 4), bits(self.ln1.eps))
+        run_block("rwkv4", dtype, sizes, pointers)
+        return BlockOutput(out, after, seen, memory)
 
 
 class RWKV4(NativeBackbone):

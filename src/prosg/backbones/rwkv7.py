@@ -23,12 +23,14 @@ whatever the weights are; widths, ranks and the heads' size are free.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from prosg.backbones.fused import UnsuitableError, addresses, matrices, update_shape, vectors
 from prosg.backbones.layers import (
     MetaAwareLinear,
     add_memories,
@@ -39,6 +41,7 @@ from prosg.backbones.layouts import RWKV7_LAYOUT
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank
+from prosg.ops.block import bits, run_block
 from prosg.ops.operation import Operation
 from prosg.ops.step import RWKV7Vectors, Shifted, finish, project_each, replacement, shift_mix
 from prosg.ops.wkv7 import WKV7, WKV7Kernel
@@ -229,12 +232,60 @@ class RWKV7Block(Block):
         self, stream: RWKV7Stream, layer: RWKV7Layer, deltas: Mapping[str, LowRank], context: BlockContext
     ) -> BlockOutput:
         """Residual stream -> residual stream."""
+        if context.fused:
+            with suppress(UnsuitableError):
+                return self.step(stream, layer, deltas, context)
         lengths = context.lengths
         read = shift_mix(stream.x, None, self.ln1, layer.att_shift, self.att.mixes, True, lengths)
         y, memory, first, layer = self.att(read, stream.first, layer, deltas, context)
         again = shift_mix(read.stream, y, self.ln2, layer.ffn_shift, self.ffn.mixes, True, lengths)
         y, layer = self.ffn(again, layer)
         return BlockOutput(RWKV7Stream(again.stream + y, first), layer, read.seen, memory)
+
+    def step(
+        self, stream: RWKV7Stream, layer: RWKV7Layer, deltas: Mapping[str, LowRank], context: BlockContext
+    ) -> BlockOutput:
+        """`forward` for one token of each row, in one call. Raises UnsuitableError where something does not fit."""
+        x, first = stream
+        (batch, _, width), dtype = x.shape, x.dtype
+        att, ffn = self.att, self.ffn
+        heads, head_size = att.r_k.shape
+        same_eps = self.ln1.eps == self.ln2.eps
+        if not (same_eps and x.is_contiguous() and (first is None or first.is_contiguous())):
+            raise UnsuitableError
+        layer = RWKV7Layer(*(leaf.contiguous() for leaf in layer))
+        after = RWKV7Layer(*(torch.empty_like(leaf) for leaf in layer))
+        out, seen = torch.empty_like(x), torch.empty_like(x)
+        memory = x.new_empty((batch, 1, heads * head_size), dtype=torch.float32)
+        value = x.new_empty((batch, 1, heads * head_size))
+        own = att._parameters
+        kept = None if context.pull is None else context.pull.log_keep.exp()  # named: the library reads its memory
+        pointers = [
+            x.data_ptr(),
+            None if first is None else first.data_ptr(),
+            *vectors(self.ln1._parameters, ("weight", "bias"), dtype),
+            *vectors(self.ln2._parameters, ("weight", "bias"), dtype),
+            *vectors(att.ln_x._parameters, ("weight", "bias"), dtype),
+            *vectors(own, ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g"), dtype),
+            *vectors(ffn._parameters, ("x_k",), dtype),
+            *vectors(own, ("w0",), torch.float32),
+            *vectors(own, ("a0", "v0", "k_k", "k_a", "r_k", "w1", "w2", "a1", "a2", "v1", "v2", "g1", "g2"), dtype),
+            *matrices(att, ("receptance", "key", "value", "output"), deltas, dtype),
+            *matrices(ffn, ("key", "value"), {}, dtype),
+            *addresses(layer),
+            *((None, None) if kept is None else addresses((context.pull.memory, kept))),
+            *addresses(after),
+            *(out.data_ptr(), seen.data_ptr(), memory.data_ptr(), value.data_ptr()),
+        ]
+        low = 0
+        for place, name in enumerate(("w1", "a1", "v1", "g1")):
+            if (one := own.get(name)) is not None:
+                low |= one.shape[1] << 16 * place
+        inner = ffn.key.out_features
+        eps = bits(self.ln1.eps), bits(att.ln_x.eps)
+        sizes = (batch, width, heads, head_size, inner, *update_shape(deltas, 4), *eps, low)
+        run_block("rwkv7", dtype, sizes, pointers)
+        return BlockOutput(RWKV7Stream(out, value if first is None else first), after, seen, memory)
 
 
 class RWKV7(NativeBackbone):

@@ -148,6 +148,10 @@ class CompiledLibrary:
         if failed:
             raise MemoryError(f"{self.name}: no memory for the working space")
 
+    def function(self, name: str, dtype: torch.dtype) -> CFunction:
+        """Returns a function itself: all its sizes, the first item, the one after the last, its pointers."""
+        return self._functions[name, dtype]
+
     @property
     def _library(self) -> ctypes.CDLL:
         assert isinstance(self.loaded, ctypes.CDLL)

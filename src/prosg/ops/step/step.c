@@ -5,6 +5,11 @@
  *     replace      RWKV-7: what the recurrence takes, from the projections
  *     finish       RWKV-7: group norm, bonus and gate of what the recurrence returned
  *
+ * and what only whole blocks (../block) call, without items:
+ *
+ *     widen, gate, square, add    elementwise
+ *     columns      act(x W) of a W that is (I, O): RWKV-7's low ranks
+ *
  * Activations, weights and factors are fp32 or bf16, states and what the recurrence takes fp32; sums are fp32. Arrays are
  * contiguous. An item is a row; a call does the rows [begin, end).
  */
@@ -115,6 +120,16 @@ EACH(replace, f32)
 EACH(replace, bf16)
 EACH(finish, f32)
 EACH(finish, bf16)
+EACH(widen, f32)
+EACH(widen, bf16)
+EACH(gate, f32)
+EACH(gate, bf16)
+EACH(square, f32)
+EACH(square, bf16)
+EACH(add, f32)
+EACH(add, bf16)
+EACH(columns, f32)
+EACH(columns, bf16)
 
 #elif !defined(SET) /* for one type */
 
@@ -352,6 +367,106 @@ TARGET static int NAME(finish)(int64_t H, int64_t N, int64_t eps, int64_t unused
                 tap[j] = (y[j] - mean) * scale * GET(weight[c]) + GET(bias[c]) + bonus * v[j];
                 out[j] = PUT(GET(PUT(tap[j])) * GET(gate[j]));
             }
+        }
+    return 0;
+}
+
+/* To fp32. */
+TARGET static int NAME(widen)(int64_t count, int64_t q, int64_t r, int64_t s, int64_t t, int64_t begin, int64_t end,
+                              void *const *at)
+{
+    const REAL *x = at[0];
+    float *y = at[1];
+    (void)q, (void)r, (void)s, (void)t, (void)begin, (void)end;
+    for (int64_t i = 0; i < count; i++)
+        y[i] = GET(x[i]);
+    return 0;
+}
+
+/* y = sigmoid(r) x; x is fp32 (at[1]) or of the activations' type (at[2]). */
+TARGET static int NAME(gate)(int64_t count, int64_t q, int64_t r, int64_t s, int64_t t, int64_t begin, int64_t end,
+                             void *const *at)
+{
+    const REAL *open = at[0], *narrow_x = at[2];
+    const float *wide_x = at[1];
+    REAL *y = at[3];
+    (void)q, (void)r, (void)s, (void)t, (void)begin, (void)end;
+    if (wide_x)
+        for (int64_t i = 0; i < count; i++)
+            y[i] = PUT(NAME(sigmoid)(GET(open[i])) * wide_x[i]);
+    else
+        for (int64_t i = 0; i < count; i++)
+            y[i] = PUT(NAME(sigmoid)(GET(open[i])) * GET(narrow_x[i]));
+    return 0;
+}
+
+/* x = max(x, 0)^2, in place. */
+TARGET static int NAME(square)(int64_t count, int64_t q, int64_t r, int64_t s, int64_t t, int64_t begin, int64_t end,
+                               void *const *at)
+{
+    REAL *x = at[0];
+    (void)q, (void)r, (void)s, (void)t, (void)begin, (void)end;
+    for (int64_t i = 0; i < count; i++) {
+        const float value = GET(x[i]), positive = value < 0 ? 0 : value; /* NaN stays NaN */
+        x[i] = PUT(positive * positive);
+    }
+    return 0;
+}
+
+TARGET static int NAME(add)(int64_t count, int64_t q, int64_t r, int64_t s, int64_t t, int64_t begin, int64_t end,
+                            void *const *at)
+{
+    const REAL *x = at[0], *y = at[1];
+    REAL *z = at[2];
+    (void)q, (void)r, (void)s, (void)t, (void)begin, (void)end;
+    for (int64_t i = 0; i < count; i++)
+        z[i] = PUT(GET(x[i]) + GET(y[i]));
+    return 0;
+}
+
+/* R rows and LANES / 2 outputs of columns. */
+TARGET static INLINE void NAME(tile)(const int R, int64_t I, int64_t O, const REAL *x, const REAL *w, float sum[][LANES / 2])
+{
+    float parts[4][LANES / 2] = {{0}};
+    for (int64_t i = 0; i < I; i++)
+        for (int n = 0; n < R; n++) {
+            const float value = GET(x[n * I + i]);
+            for (int l = 0; l < LANES / 2; l++)
+                parts[n][l] += value * GET(w[i * O + l]);
+        }
+    memcpy(sum, parts, (size_t)R * sizeof(parts[0]));
+}
+
+/* y (rows, O) = act(x (rows, I) w (I, O)); act: 0 none, 1 tanh, 2 sigmoid. */
+TARGET static int NAME(columns)(int64_t rows, int64_t I, int64_t O, int64_t act, int64_t t, int64_t begin, int64_t end,
+                                void *const *at)
+{
+    const REAL *x = at[0], *w = at[1];
+    REAL *y = at[2];
+    (void)t, (void)begin, (void)end;
+    for (int64_t o = 0; o < O; o += LANES / 2)
+        for (int64_t n = 0; n < rows; n += 4) {
+            const int64_t lanes = O - o < LANES / 2 ? O - o : LANES / 2, count = rows - n < 4 ? rows - n : 4;
+            float sum[4][LANES / 2] = {{0}};
+            if (lanes < LANES / 2) {
+                for (int64_t i = 0; i < I; i++)
+                    for (int64_t m = 0; m < count; m++)
+                        for (int64_t l = 0; l < lanes; l++)
+                            sum[m][l] += GET(x[(n + m) * I + i]) * GET(w[i * O + o + l]);
+            } else if (count == 4)
+                NAME(tile)(4, I, O, x + n * I, w + o, sum);
+            else if (count == 1)
+                NAME(tile)(1, I, O, x + n * I, w + o, sum);
+            else
+                for (int64_t m = 0; m < count; m++)
+                    NAME(tile)(1, I, O, x + (n + m) * I, w + o, sum + m);
+            for (int64_t m = 0; m < count; m++)
+                for (int64_t l = 0; l < lanes; l++) {
+                    const float value = sum[m][l];
+                    y[(n + m) * O + o + l] = PUT(act == 1   ? 2 * NAME(sigmoid)(2 * value) - 1
+                                                 : act == 2 ? NAME(sigmoid)(value)
+                                                            : value);
+                }
         }
     return 0;
 }

@@ -1,0 +1,76 @@
+"""Whole blocks for one token of each row, in one call of a compiled library: `block.c`.
+
+What they compute is written in the backbones, whose blocks are the oracle. A block gathers what `block.c` lists.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+from functools import cache, lru_cache
+
+import torch
+from torch import Tensor
+
+from prosg.ops.library import CFunction, CompiledLibrary
+
+__all__ = ["LIBRARY", "bits", "can_run_blocks", "run_block"]
+
+TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+SIZES = 10
+LIBRARY = CompiledLibrary("block", abi=1, sizes=SIZES, pointers={"rwkv4": 0, "rwkv7": 0}, types=TYPES)
+
+
+@lru_cache
+def bits(number: float) -> int:
+    """Returns the bits of a double as an integer: how the library takes a number among its sizes."""
+    return int(struct.unpack("<q", struct.pack("<d", number))[0])
+
+
+@cache
+def _is_built() -> bool:
+    return not isinstance(LIBRARY.loaded, str)
+
+
+def can_run_blocks(x: Tensor, state: torch.dtype) -> bool:
+    """Whether a block may be one call: a token of each row on the CPU, no gradients, one thread.
+
+    Args:
+        x: The residual stream (B, T, E).
+        state: Type of the recurrent state.
+    """
+    return (
+        x.shape[1] == 1
+        and not torch.is_grad_enabled()
+        and x.dtype in TYPES
+        and state == torch.float32
+        and x.is_cpu
+        and torch.get_num_threads() == 1
+        and not torch.is_autocast_enabled("cpu")
+        and type(x) is Tensor
+        and _is_built()
+    )
+
+
+def run_block(name: str, dtype: torch.dtype, sizes: Sequence[int], pointers: Sequence[int | None]) -> None:
+    """Runs a block.
+
+    Args:
+        name: "rwkv4" or "rwkv7".
+        dtype: Type of the activations.
+        sizes: The rows and what `block.c` names after them.
+        pointers: To contiguous tensors, in the order of `block.c`; None where there is none.
+
+    Raises:
+        MemoryError: where there was no memory for the working space.
+    """
+    function = _function(name, dtype)
+    array = (ctypes.c_void_p * len(pointers))(*pointers)
+    if function(*sizes, *[0] * (SIZES - len(sizes)), 0, sizes[0], array):
+        raise MemoryError("block: no memory for the working space")
+
+
+@cache
+def _function(name: str, dtype: torch.dtype) -> CFunction:
+    return LIBRARY.function(name, dtype)

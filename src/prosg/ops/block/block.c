@@ -1,0 +1,263 @@
+/* A block of a backbone for one token of each row, in one call: a decoding step's Python is otherwise as slow as its work.
+ *
+ * The parts are those of the other libraries, whose sources are compiled into this one; what a block computes, and in
+ * which order, is in backbones/rwkv4.py and rwkv7.py, whose forward is the oracle. One thread.
+ */
+#ifndef TYPE
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if !defined(__GNUC__)
+#error "this kernel needs GCC or Clang; without it the package uses PyTorch"
+#endif
+
+/* To be raised with every change of the arguments: a library left over from an older build is refused. */
+#define ABI 1
+#define EXPORT __attribute__((visibility("default")))
+#define PASTE(a, b, c) a##b##_##c
+#define JOIN(a, b, c) PASTE(a, b, c)
+#define OTHER(function) JOIN(prosg_, function, TYPE)
+
+typedef uint16_t half;
+enum { A, B, FACTORS };
+
+/* A matrix, and the factors of its int8, NULL where it is of the activations' type; an update's factors, or NULL. */
+typedef struct {
+    const void *weight;
+    const float *scale;
+    const void *factors[FACTORS];
+} Matrix;
+
+#define LINEAR (int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const void *, const void *, const float *, void *)
+#define STEP (int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, void **)
+int prosg_linear_rows_f32 LINEAR;
+int prosg_linear_rows_bf16 LINEAR;
+int prosg_linear_rows_i8 LINEAR;
+int prosg_linear_item(void);
+int prosg_wkv4_lanes(void);
+int prosg_wkv4_forward_f32(int64_t, int64_t, int64_t, int64_t, const int64_t *, const float *, const float *,
+                           const float *, const float *, const float *, const float *, const float *, const float *,
+                           const float *, const float *, const float *, float *, float *, float *, float *);
+int prosg_wkv7_forward_f32(int64_t, int64_t, int64_t, int64_t, int64_t, const int64_t *, const float *, const float *,
+                           const float *, const float *, const float *, const float *, const float *, const float *,
+                           const float *, float *, float *, float *);
+#define DECLARE(function)                                                                                             \
+    int prosg_step_##function##_f32 STEP;                                                                             \
+    int prosg_step_##function##_bf16 STEP;
+DECLARE(shift_mix)
+DECLARE(low_rank)
+DECLARE(replace)
+DECLARE(finish)
+DECLARE(widen)
+DECLARE(gate)
+DECLARE(square)
+DECLARE(add)
+DECLARE(columns)
+
+/* Working space of a thread, kept from call to call: fresh pages cost more than what is computed in them. */
+static char *space(size_t bytes)
+{
+    static _Thread_local char *kept = NULL;
+    static _Thread_local size_t size = 0;
+    if (bytes > size) {
+        free(kept);
+        size = 0;
+        if ((kept = malloc(bytes + 64)) != NULL)
+            size = bytes;
+    }
+    return kept ? (char *)(((uintptr_t)kept + 63) & ~(uintptr_t)63) : NULL;
+}
+
+/* Names of the pointers, in the order in which Python passes them. */
+enum {
+    FOUR_X, FOUR_LN1, FOUR_LN1_BIAS, FOUR_LN2, FOUR_LN2_BIAS, FOUR_DECAY,
+    FOUR_FIRST, FOUR_MIX, /* k, v, r; of channel-mixing k, r */
+    FOUR_MATRICES = FOUR_MIX + 5, /* four pointers each: key, value, receptance, output; key, receptance, value */
+    FOUR_STATE = FOUR_MATRICES + 4 * 7, /* att_shift, ffn_shift, num, den, top */
+    FOUR_PULL = FOUR_STATE + 5, /* num, den, top, log_keep, or four times NULL */
+    FOUR_AFTER = FOUR_PULL + 4, /* the state */
+    FOUR_OUT = FOUR_AFTER + 5, FOUR_SEEN, FOUR_MEMORY
+};
+
+enum {
+    SEVEN_X, SEVEN_FIRST, SEVEN_LN1, SEVEN_LN1_BIAS, SEVEN_LN2, SEVEN_LN2_BIAS,
+    SEVEN_LN_X, SEVEN_LN_X_BIAS, SEVEN_MIX, /* r, w, k, v, a, g; of channel-mixing k */
+    SEVEN_W0 = SEVEN_MIX + 7, SEVEN_A0, SEVEN_V0, SEVEN_K_K, SEVEN_K_A, SEVEN_R_K,
+    SEVEN_LOW, /* w1, w2, a1, a2, v1, v2, g1, g2 */
+    SEVEN_MATRICES = SEVEN_LOW + 8, /* receptance, key, value, output; key, value */
+    SEVEN_STATE = SEVEN_MATRICES + 4 * 6, /* att_shift, ffn_shift, memory */
+    SEVEN_PULL = SEVEN_STATE + 3, /* memory and what is kept, or twice NULL */
+    SEVEN_AFTER = SEVEN_PULL + 2,
+    SEVEN_OUT = SEVEN_AFTER + 3, SEVEN_SEEN, SEVEN_MEMORY, SEVEN_VALUE
+};
+
+/* `count` numbers of `size` bytes from the working space, from a cache line's beginning on. */
+static void *take(char **at, int64_t count, size_t size)
+{
+    char *const here = *at;
+    *at += ((size_t)count * size + 63) / 64 * 64;
+    return here;
+}
+#define TAKE(type, count) take(&free_space, count, sizeof(type))
+
+#define TYPE f32
+#define REAL float
+#define NARROW 0
+#include "block/block.c"
+#undef TYPE
+#undef REAL
+#undef NARROW
+
+#define TYPE bf16
+#define REAL half
+#define NARROW 1
+#include "block/block.c"
+#undef TYPE
+#undef REAL
+#undef NARROW
+
+EXPORT int prosg_block_abi(void) { return ABI; }
+
+#else /* for one type */
+
+#define NAME(function) JOIN(function, , TYPE)
+static int NAME(project)(int64_t rows, int64_t I, int64_t O, const Matrix *matrix, const REAL *x, int64_t rank,
+                         int64_t shared, REAL *y)
+{
+    const int64_t items = (O + prosg_linear_item() - 1) / prosg_linear_item();
+    int failed = matrix->scale ? prosg_linear_rows_i8(rows, I, O, NARROW, 0, items, x, matrix->weight, matrix->scale, y)
+                               : OTHER(linear_rows)(rows, I, O, NARROW, 0, items, x, matrix->weight, NULL, y);
+    if (matrix->factors[A]) {
+        void *const site[] = {(void *)x, (void *)matrix->factors[A], (void *)matrix->factors[B], y};
+        failed |= OTHER(step_low_rank)(rank, I, O, shared, 1, 0, rows, (void **)site);
+    }
+    return failed;
+}
+
+EXPORT int OTHER(block_rwkv4)(int64_t rows, int64_t E, int64_t C, int64_t F, int64_t rank, int64_t shared, int64_t eps,
+                              int64_t u, int64_t v_, int64_t w_, int64_t begin, int64_t end, void **at)
+{
+    const Matrix *matrix = (const Matrix *)(at + FOUR_MATRICES);
+    const int64_t widest = F > C ? F : C;
+    char *free_space = space((size_t)(rows * (6 * E + 3 * C + widest) * (int64_t)sizeof(REAL) + (rows * 2 + 1) * C * 4 + 64 * 16));
+    if (!free_space)
+        return 1;
+    REAL *const mixed = TAKE(REAL, 3 * rows * E), *const sum = TAKE(REAL, rows * E), *const y = TAKE(REAL, rows * E);
+    REAL *const k = TAKE(REAL, rows * C), *const v = TAKE(REAL, rows * C), *const r = TAKE(REAL, rows * (E > C ? E : C));
+    REAL *const inner = TAKE(REAL, rows * widest);
+    float *const wide_k = TAKE(float, rows * C), *const wide_v = TAKE(float, rows * C), *const w = TAKE(float, C);
+    void **const state = at + FOUR_STATE, **const pull = at + FOUR_PULL, **const after = at + FOUR_AFTER;
+    float *const memory = at[FOUR_MEMORY];
+    int failed = 0;
+    (void)u, (void)v_, (void)w_, (void)begin, (void)end;
+
+    void *read[] = {at[FOUR_X], NULL, at[FOUR_LN1], at[FOUR_LN1_BIAS], state[0], NULL,
+                    at[FOUR_SEEN], mixed, after[0], at[FOUR_MIX], at[FOUR_MIX + 1],
+                    at[FOUR_MIX + 2]};
+    failed |= OTHER(step_shift_mix)(rows, E, 3, 0, eps, 0, rows, read);
+    failed |= NAME(project)(rows, E, C, matrix, mixed, rank, shared, k);
+    failed |= NAME(project)(rows, E, C, matrix + 1, mixed + rows * E, rank, shared, v);
+    failed |= NAME(project)(rows, E, C, matrix + 2, mixed + 2 * rows * E, rank, shared, r);
+    void *wide[] = {k, wide_k, v, wide_v};
+    failed |= OTHER(step_widen)(rows * C, 0, 0, 0, 0, 0, 1, wide);
+    failed |= OTHER(step_widen)(rows * C, 0, 0, 0, 0, 0, 1, wide + 2);
+    for (int64_t c = 0; c < C; c++)
+        w[c] = -expf(((const float *)at[FOUR_DECAY])[c]);
+    const int64_t items = rows * ((C + prosg_wkv4_lanes() - 1) / prosg_wkv4_lanes());
+    failed |= prosg_wkv4_forward_f32(1, C, 0, items, NULL, w, at[FOUR_FIRST], wide_k, wide_v, state[2], state[3],
+                                     state[4], pull[0], pull[1], pull[2], pull[3], memory, after[2], after[3], after[4]);
+    void *gate[] = {r, memory, NULL, inner};
+    failed |= OTHER(step_gate)(rows * C, 0, 0, 0, 0, 0, 1, gate);
+    failed |= NAME(project)(rows, C, E, matrix + 3, inner, rank, shared, y);
+
+    void *again[] = {at[FOUR_X], y, at[FOUR_LN2], at[FOUR_LN2_BIAS], state[1], sum, y, mixed, after[1],
+                     at[FOUR_MIX + 3], at[FOUR_MIX + 4]};
+    failed |= OTHER(step_shift_mix)(rows, E, 2, 0, eps, 0, rows, again);
+    failed |= NAME(project)(rows, E, F, matrix + 4, mixed, rank, shared, inner);
+    failed |= NAME(project)(rows, E, E, matrix + 5, mixed + rows * E, rank, shared, r);
+    void *square[] = {inner};
+    failed |= OTHER(step_square)(rows * F, 0, 0, 0, 0, 0, 1, square);
+    failed |= NAME(project)(rows, F, E, matrix + 6, inner, rank, shared, y);
+    void *last[] = {r, NULL, y, y};
+    failed |= OTHER(step_gate)(rows * E, 0, 0, 0, 0, 0, 1, last);
+    void *add[] = {sum, y, at[FOUR_OUT]};
+    failed |= OTHER(step_add)(rows * E, 0, 0, 0, 0, 0, 1, add);
+    return failed;
+}
+
+/* y = act(x W1) W2, W1 (E, rank), W2 (rank, C); act: 0 none, 1 tanh, 2 sigmoid. */
+static int NAME(low)(int64_t rows, int64_t E, int64_t inner, int64_t C, int64_t act, const REAL *x, void **w, REAL *between,
+                     REAL *y)
+{
+    void *one[] = {(void *)x, w[0], between}, *two[] = {between, w[1], y};
+    return OTHER(step_columns)(rows, E, inner, act, 0, 0, 1, one) | OTHER(step_columns)(rows, inner, C, 0, 0, 0, 1, two);
+}
+
+/* `low` holds the inner widths of w, a, v and g, in 16 bits each. */
+EXPORT int OTHER(block_rwkv7)(int64_t rows, int64_t E, int64_t H, int64_t N, int64_t F, int64_t rank, int64_t shared,
+                              int64_t eps, int64_t ln_x_eps, int64_t low, int64_t begin, int64_t end, void **at)
+{
+    const Matrix *matrix = (const Matrix *)(at + SEVEN_MATRICES);
+    const int64_t C = H * N, w_rank = low & 0xffff, a_rank = low >> 16 & 0xffff, v_rank = low >> 32 & 0xffff;
+    const int64_t g_rank = low >> 48 & 0xffff;
+    const int64_t ranks = w_rank + a_rank + v_rank + g_rank;
+    char *free_space = space((size_t)(rows * (8 * E + 7 * C + F + ranks) * (int64_t)sizeof(REAL) + rows * 7 * C * 4 + 64 * 32));
+    if (!free_space)
+        return 1;
+    (void)begin, (void)end;
+    REAL *const mixed = TAKE(REAL, 6 * rows * E), *const sum = TAKE(REAL, rows * E), *const y = TAKE(REAL, rows * E);
+    REAL *const r = TAKE(REAL, rows * C), *const k = TAKE(REAL, rows * C), *const v = at[SEVEN_VALUE];
+    REAL *const w = TAKE(REAL, rows * C), *const a = TAKE(REAL, rows * C), *const mix = TAKE(REAL, rows * C);
+    REAL *const g = TAKE(REAL, rows * C), *const gated = TAKE(REAL, rows * C), *const inner = TAKE(REAL, rows * F);
+    REAL *const between = TAKE(REAL, rows * ranks);
+    float *const taken = TAKE(float, 7 * rows * C), *const answer = taken + 6 * rows * C;
+    void **const state = at + SEVEN_STATE, **const pull = at + SEVEN_PULL, **const after = at + SEVEN_AFTER;
+    void **const lows = at + SEVEN_LOW;
+    void *const first = at[SEVEN_FIRST];
+    int failed = 0;
+
+    void *read[15] = {at[SEVEN_X], NULL, at[SEVEN_LN1], at[SEVEN_LN1_BIAS], state[0], NULL,
+                      at[SEVEN_SEEN], mixed, after[0]};
+    memcpy(read + 9, at + SEVEN_MIX, 6 * sizeof(void *));
+    failed |= OTHER(step_shift_mix)(rows, E, 6, 1, eps, 0, rows, read);
+    const REAL *const x_r = mixed, *const x_w = x_r + rows * E, *const x_k = x_w + rows * E, *const x_v = x_k + rows * E;
+    const REAL *const x_a = x_v + rows * E, *const x_g = x_a + rows * E;
+    failed |= NAME(project)(rows, E, C, matrix, x_r, rank, shared, r);
+    failed |= NAME(project)(rows, E, C, matrix + 1, x_k, rank, shared, k);
+    failed |= NAME(project)(rows, E, C, matrix + 2, x_v, rank, shared, v);
+    failed |= NAME(low)(rows, E, w_rank, C, 1, x_w, lows, between, w);
+    failed |= NAME(low)(rows, E, a_rank, C, 0, x_a, lows + 2, between, a);
+    if (first)
+        failed |= NAME(low)(rows, E, v_rank, C, 0, x_v, lows + 4, between, mix);
+    failed |= NAME(low)(rows, E, g_rank, C, 2, x_g, lows + 6, between, g);
+    void *replace[18] = {r, k, v, w, a, first ? mix : NULL, first, at[SEVEN_W0], at[SEVEN_A0],
+                         at[SEVEN_V0], at[SEVEN_K_K], at[SEVEN_K_A]};
+    for (int i = 0; i < 6; i++)
+        replace[12 + i] = taken + i * rows * C;
+    failed |= OTHER(step_replace)(H, N, 0, 0, 0, 0, rows, replace);
+    failed |= prosg_wkv7_forward_f32(1, H, N, 0, rows * H, NULL, taken, taken + rows * C, taken + 2 * rows * C,
+                                     taken + 3 * rows * C, taken + 4 * rows * C, taken + 5 * rows * C, state[2], pull[0],
+                                     pull[1], answer, after[2], NULL);
+    void *finish[] = {answer, taken, taken + 2 * rows * C, taken + 3 * rows * C, at[SEVEN_R_K], at[SEVEN_LN_X],
+                      at[SEVEN_LN_X_BIAS], g, at[SEVEN_MEMORY], gated};
+    failed |= OTHER(step_finish)(H, N, ln_x_eps, 0, 0, 0, rows, finish);
+    failed |= NAME(project)(rows, C, E, matrix + 3, gated, rank, shared, y);
+
+    void *again[] = {at[SEVEN_X], y, at[SEVEN_LN2], at[SEVEN_LN2_BIAS], state[1], sum, y, mixed, after[1],
+                     at[SEVEN_MIX + 6]};
+    failed |= OTHER(step_shift_mix)(rows, E, 1, 1, eps, 0, rows, again);
+    failed |= NAME(project)(rows, E, F, matrix + 4, mixed, rank, shared, inner);
+    void *square[] = {inner};
+    failed |= OTHER(step_square)(rows * F, 0, 0, 0, 0, 0, 1, square);
+    failed |= NAME(project)(rows, F, E, matrix + 5, inner, rank, shared, y);
+    void *add[] = {sum, y, at[SEVEN_OUT]};
+    failed |= OTHER(step_add)(rows * E, 0, 0, 0, 0, 0, 1, add);
+    return failed;
+}
+
+#undef NAME
+
+#endif
