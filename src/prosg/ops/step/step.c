@@ -424,16 +424,23 @@ TARGET static int NAME(add)(int64_t count, int64_t q, int64_t r, int64_t s, int6
     return 0;
 }
 
-/* R rows and LANES / 2 outputs of columns. */
-TARGET static INLINE void NAME(tile)(const int R, int64_t I, int64_t O, const REAL *x, const REAL *w, float sum[][LANES / 2])
+/* R rows and LANES / 2 outputs of columns, x in fp32. */
+TARGET static INLINE void NAME(tile)(const int R, int64_t I, int64_t O, const float *x, const REAL *w,
+                                     float sum[][LANES / 2])
 {
-    float parts[4][LANES / 2] = {{0}};
-    for (int64_t i = 0; i < I; i++)
-        for (int n = 0; n < R; n++) {
-            const float value = GET(x[n * I + i]);
-            for (int l = 0; l < LANES / 2; l++)
-                parts[n][l] += value * GET(w[i * O + l]);
+    typedef float vector __attribute__((vector_size(LANES / 4 * sizeof(float)), may_alias, aligned(4)));
+    vector parts[4][2] = {{{0}}};
+    for (int64_t i = 0; i < I; i++) {
+        float from[LANES / 2];
+        for (int l = 0; l < LANES / 2; l++)
+            from[l] = GET(w[i * O + l]);
+        const vector low = *(const vector *)from, high = *(const vector *)(from + LANES / 4);
+        _Pragma("GCC unroll 4") for (int n = 0; n < R; n++)
+        {
+            parts[n][0] += x[n * I + i] * low;
+            parts[n][1] += x[n * I + i] * high;
         }
+    }
     memcpy(sum, parts, (size_t)R * sizeof(parts[0]));
 }
 
@@ -443,23 +450,25 @@ TARGET static int NAME(columns)(int64_t rows, int64_t I, int64_t O, int64_t act,
 {
     const REAL *x = at[0], *w = at[1];
     REAL *y = at[2];
+    float *wide = malloc((size_t)(rows * I) * sizeof(float));
     (void)t, (void)begin, (void)end;
+    if (!wide)
+        return 1;
+    for (int64_t i = 0; i < rows * I; i++)
+        wide[i] = GET(x[i]);
     for (int64_t o = 0; o < O; o += LANES / 2)
-        for (int64_t n = 0; n < rows; n += 4) {
-            const int64_t lanes = O - o < LANES / 2 ? O - o : LANES / 2, count = rows - n < 4 ? rows - n : 4;
+        for (int64_t n = 0; n < rows;) {
+            const int64_t lanes = O - o < LANES / 2 ? O - o : LANES / 2, left = rows - n, count = left >= 4 ? 4 : 1;
             float sum[4][LANES / 2] = {{0}};
-            if (lanes < LANES / 2) {
+            if (lanes < LANES / 2)
                 for (int64_t i = 0; i < I; i++)
                     for (int64_t m = 0; m < count; m++)
                         for (int64_t l = 0; l < lanes; l++)
-                            sum[m][l] += GET(x[(n + m) * I + i]) * GET(w[i * O + o + l]);
-            } else if (count == 4)
-                NAME(tile)(4, I, O, x + n * I, w + o, sum);
-            else if (count == 1)
-                NAME(tile)(1, I, O, x + n * I, w + o, sum);
+                            sum[m][l] += wide[(n + m) * I + i] * GET(w[i * O + o + l]);
+            else if (count == 4)
+                NAME(tile)(4, I, O, wide + n * I, w + o, sum);
             else
-                for (int64_t m = 0; m < count; m++)
-                    NAME(tile)(1, I, O, x + (n + m) * I, w + o, sum + m);
+                NAME(tile)(1, I, O, wide + n * I, w + o, sum);
             for (int64_t m = 0; m < count; m++)
                 for (int64_t l = 0; l < lanes; l++) {
                     const float value = sum[m][l];
@@ -467,7 +476,9 @@ TARGET static int NAME(columns)(int64_t rows, int64_t I, int64_t O, int64_t act,
                                                  : act == 2 ? NAME(sigmoid)(value)
                                                             : value);
                 }
+            n += count;
         }
+    free(wide);
     return 0;
 }
 
