@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prosg.cli.help_format import value_text
 from prosg.cli.parser import Command, Group, Parser, add_dataclass, packaged_config, path_text
-from prosg.utils.options import REQUIRED, construct, iter_options, merge, parse, read_options
+from prosg.utils.options import REQUIRED, construct, dotted, iter_options, merge, parse, read_options
 
 if TYPE_CHECKING:
     from prosg.training.config import Phase, TrainConfig
@@ -64,7 +64,7 @@ def training_parser(phase: Phase, description: str) -> Parser:
     text = "as FILE; may be repeated"
     parser.add_argument("--config", action="append", default=[], metavar="FILE", type=path_text, help=text)
     parser.add_example(EXAMPLE, *([f"{packaged}.yaml"] if packaged else []))
-    usual = dict(_dotted(_recipe_values(phase, recipe)))
+    usual = dict(dotted(_recipe_values(phase, recipe)))
     add_dataclass(parser, TrainConfig, usual, NOT_OF[phase], {"recipe": [*recipes]})
     parser.add_section("recipes (--recipe), and where they differ", recipes)
     return parser
@@ -111,24 +111,16 @@ def _recipe_values(phase: Phase, name: str) -> dict[str, Any]:
     return {"recipe": name, **chosen}
 
 
-def _dotted(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{inside}{name}.")
-        else:
-            yield f"{inside}{name}", value
-
-
 def _recipes(phase: Phase) -> dict[str, str]:
     """Each recipe of a phase, the default first, with what it has that the default has not."""
     from prosg.training.recipes import RECIPES
 
     usual = PHASES[phase][0]
-    first = dict(_dotted(_recipe_values(phase, usual)))
+    first = dict(dotted(_recipe_values(phase, usual)))
     recipes = {usual: "the default"}
     for name, recipe in RECIPES.items():
         if recipe.phase == phase and name != usual:
-            values = _dotted(_recipe_values(phase, name))
+            values = dotted(_recipe_values(phase, name))
             changes = [f"{key} {value_text(value)}" for key, value in values if key != "recipe" and value != first[key]]
             recipes[name] = ", ".join(changes)
     return recipes

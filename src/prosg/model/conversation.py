@@ -13,7 +13,7 @@ import torch
 
 from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.data.chat import Messages
-from prosg.data.templates import NONE, ChatTemplate, FramedPrompt, Turn, without_blank_lines
+from prosg.data.templates import NONE, ChatTemplate, FramedPrompt, Turn, no_system_turn, without_blank_lines
 from prosg.generation.decode import advance
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import stream_text
@@ -82,6 +82,21 @@ class Conversation:
             self._text([Turn("system", text), Turn("user", "")])  # says where a template has no system turn
         self.turns = [Turn("system", text)] if text else []
         self._read, self._held_text, self._place, self._held, self._before = "", "", None, None, None
+
+    @property
+    def acting(self) -> tuple[str, ...] | None:
+        """What acts for the prompt that is held: "update", "anchor", both, or nothing; None before the first turn."""
+        if self._place is None:
+            return None
+        parts = [("update", self._place.has_updates), ("anchor", self._place.anchor is not None)]
+        if self._place.anchor is not None:
+            parts[1] = ("anchor", bool(pulling_rows(self._place.anchor).all()))
+        return tuple(name for name, acts in parts if acts)
+
+    @property
+    def known(self) -> bool | None:
+        """Whether the module was trained on prompts like the one that is held; None where it does not tell."""
+        return None if self._held is None or self._held.known is None else bool(self._held.known.all())
 
     def reset(self) -> None:
         """Forgets all turns but the system's."""
@@ -218,7 +233,7 @@ class Conversation:
         """The whole conversation as text, up to where the assistant answers."""
         if self.template == NONE:
             if turns[0].role == "system":
-                raise ValueError("template 'none' has no system turn; allowed: world, raven")
+                raise ValueError(no_system_turn("none"))
             text = ""
             for turn in turns:
                 text += ("\n\n" if text and turn.role == "user" else "") + turn.text
