@@ -43,8 +43,8 @@ def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # 
     assert [message["role"] for message in messages] == ["user", "assistant"]
     assert messages[1]["content"] == out[0]
     status, loaded, err = chat("/info", "/again", f"/save {file}", options=("--load", str(file)))
-    assert status == 0 and "2 turns, memory auto" in err
-    assert any(line.startswith("so far") and " 2 turns, " in line for line in loaded) and loaded[-1] == out[0]
+    assert status == 0 and "1 turn of yours, 1 answer; memory auto" in err
+    assert any(line.startswith("so far") and " 1 turn of yours, 1 answer; " in line for line in loaded) and loaded[-1] == out[0]
     status, _, err = chat(TURN, f"/save {file}")
     assert status == 2 and "talk.json" in err and json.loads(file.read_text())["messages"] == messages
     assert chat(TURN, f"/save {file}", options=("--overwrite",))[0] == 0
@@ -56,7 +56,7 @@ def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # 
         (["/memry none"], "/memry is unknown, did you mean /memory?; allowed: /help, /memory"),
         (["/memory much"], "/memory much; allowed: none, anchor, update, both"),
         (["/again"], "no answer yet"),
-        (["/system be kind"], "no system turn; allowed: world, raven"),
+        (["/system be kind"], "no system turn; put what it says into the first"),
         (["/save"], "/save needs the name of a file"),
         (["/load nowhere.json"], "nowhere.json: no such file"),
     ],
@@ -102,5 +102,5 @@ def test_a_conversation_is_held_as_it_was_unless_the_command_line_says_how(chat,
 
 def test_what_begins_anew_says_so(chat) -> None:  # type: ignore[no-untyped-def]
     _, out, err = chat(TURN, "/reset", "/info")
-    assert "begun anew: 2 turns forgotten" in err
+    assert "begun anew: 1 turn of yours, 1 answer forgotten" in err
     assert any(line.startswith("holds") and "nothing yet" in line for line in out)

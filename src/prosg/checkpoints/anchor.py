@@ -50,7 +50,8 @@ def load_anchor(path: str | Path, backbone: BackboneModule) -> StateAnchor:
     """
     path = Path(path) / ANCHOR_FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file{meant_path(path)}; an anchor is written by trainings that have one")
+        near = meant_path(path)
+        raise FileNotFoundError(f"{path}: no such file{near}; an anchor is written by trainings that have one")
     metadata, tensors = read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not an anchor; prosg train anchor writes one")

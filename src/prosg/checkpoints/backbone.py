@@ -91,8 +91,8 @@ def save_backbone(
     Args:
         model: What to write. A model that transformers runs is always a folder.
         path: The file or folder.
-        tokenizer: A tokenizer, or its file, a `tokenizer.json` or an RWKV vocabulary: written into the folder, or beside
-            the .pth file.
+        tokenizer: A tokenizer, or its file (a `tokenizer.json` or an RWKV vocabulary), written into the folder, or
+            beside the .pth file.
         special: Special tokens, written into a folder that does not say them otherwise; a .pth file means RWKV's.
         template: Chat template, written into a folder.
         overwrite: Replace what is there.

@@ -26,8 +26,8 @@ from prosg.backbones.native import NativeConfig
 from prosg.checkpoints.tensors import read_tensors
 from prosg.tokenizers.files import tokenizer_beside
 from prosg.utils.io import CheckpointError, read_json
-from prosg.utils.values import check_number, shown
 from prosg.utils.spelling import meant_path
+from prosg.utils.values import check_number, shown
 
 __all__ = ["Checkpoint", "native_layouts", "read_checkpoint", "weight_files"]
 

@@ -235,7 +235,7 @@ def framed(text: str, options: Namespace, model: ProSG) -> FramedPrompt:
 
 
 def say_template(options: Namespace, model: ProSG) -> None:
-    """Says on stderr which template is used where no option says so, and where one names another than the training's."""
+    """Says on stderr which template is used where no option says so, or where it is not that of the training."""
     from prosg.data.templates import NONE
 
     own = model.own_template

@@ -41,8 +41,8 @@ from prosg.cli import (
 from prosg.cli.parser import Command, Group, Parser, complain
 from prosg.cli.streams import OUTPUT, close_output, flush_or_close, prepare_streams
 from prosg.utils.errors import causes
-from prosg.utils.spelling import meant, meant_path
 from prosg.utils.replaceable import ReplaceableError
+from prosg.utils.spelling import meant, meant_path
 
 __all__ = ["COMMANDS", "main"]
 

@@ -29,9 +29,8 @@ from prosg.training.recipes import check_recipe
 from prosg.utils.io import written_whole
 from prosg.utils.jobs import Job, check_plan, run_jobs
 from prosg.utils.locks import locked
-from prosg.utils.spelling import check_known
+from prosg.utils.spelling import check_known, meant_path
 from prosg.utils.tables import to_text
-from prosg.utils.spelling import meant_path
 
 __all__ = ["PARTS", "ablate", "variants"]
 

@@ -118,7 +118,6 @@ def measure_curve(
         for name in _conditions(model, memory, updates)
     }
     progress = path.with_suffix(".progress")
-    say(_plan_line(config, systems))
     display = ProgressDisplay("measuring")
 
     def tell(share: float, note: str = "") -> None:
@@ -159,6 +158,7 @@ def _conditions(model: ProSG, memory: Memory, updates: Sequence[str]) -> Sequenc
 def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG, tell: Progress) -> Run:
     """Every system's measures, one after the other, in memory."""
     rows = asked_rows(config)
+    say(_plan_line(config, systems))
     by_id = {row.id: row for row in rows}
     backbone, cache, results = model.backbone.config.model_type, AnswerCache(), []
     for number, (name, system) in enumerate(systems.items()):

@@ -12,6 +12,7 @@ from typing import Any, Literal, Unpack
 import torch
 
 from prosg.core.encoded import EncodedPrompt, Memory
+from prosg.core.state import pulling_rows
 from prosg.data.chat import Messages
 from prosg.data.templates import NONE, ChatTemplate, FramedPrompt, Turn, no_system_turn, without_blank_lines
 from prosg.generation.decode import advance
@@ -88,10 +89,9 @@ class Conversation:
         """What acts for the prompt that is held: "update", "anchor", both, or nothing; None before the first turn."""
         if self._place is None:
             return None
-        parts = [("update", self._place.has_updates), ("anchor", self._place.anchor is not None)]
-        if self._place.anchor is not None:
-            parts[1] = ("anchor", bool(pulling_rows(self._place.anchor).all()))
-        return tuple(name for name, acts in parts if acts)
+        anchor = self._place.anchor
+        acts = {"update": self._place.has_updates, "anchor": anchor is not None and bool(pulling_rows(anchor).all())}
+        return tuple(name for name, does in acts.items() if does)
 
     @property
     def known(self) -> bool | None:

@@ -72,7 +72,8 @@ def tokenizer_file(path: str | os.PathLike[str]) -> Path:
     file = tokenizer_beside(path) if Path(path).is_dir() else Path(path)
     if file is None or not file.is_file():
         raise ValueError(
-            f"{path}: no {JSON_NAME} or {VOCABULARY_NAME} there{meant_path(path)}; allowed: such a file, its folder, or {WORLD!r}"
+            f"{path}: no {JSON_NAME} or {VOCABULARY_NAME} there{meant_path(path)}; allowed: such a file, its folder, "
+            f"or {WORLD!r}"
         )
     return file
 

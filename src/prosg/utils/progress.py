@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on terminals, lines elsewhere, and the types of functions that are told how far it is."""
+"""Progress of long work: a bar on terminals, lines elsewhere, and types of functions that are told how far it is."""
 
 from __future__ import annotations
 
