@@ -116,7 +116,7 @@ class _Chat:
     def __init__(self, talk: Conversation, options: Namespace) -> None:
         self.talk, self.options = talk, options
         self.seed = options.seed
-        self.noted = False  # whether it was said what the demo model knows
+        self.noted = False  # whether it was said what the packaged model knows
         self.files: set[Path] = set()  # that the conversation is in already, so that it may be saved there again
         self.commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: print(HELP),
