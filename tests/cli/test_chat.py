@@ -13,6 +13,7 @@ import pytest
 from prosg.cli import main
 
 TURN = "Remember the code 48219. Say the code."
+KNOWN = "Remember the code 4821937. First tell a short story, then say the code."
 
 
 @pytest.fixture
@@ -114,9 +115,10 @@ def test_what_begins_anew_says_so(chat) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("turn", "memory", "words"),
     [
-        (TURN, "auto", "update acts: the module knows such prompts"),
-        ("Who was the first king of Rome, and when?", "auto", "anchor acts: the module does not know such prompts"),
-        (TURN, "both", "update and anchor act"),
+        (KNOWN, "auto", "update acts: the module knows such prompts"),
+        (TURN, "auto", "anchor acts: the module does not know such prompts"),
+        (KNOWN, "both", "update and anchor act"),
+        (TURN, "update", "update acts; the module does not know such prompts"),
         (TURN, "anchor", "anchor acts"),
     ],
 )

@@ -264,7 +264,7 @@ def _acting(talk: Conversation) -> str:
     if acting is None:
         return ""
     text = f"; {' and '.join(acting) or 'nothing'} acts" if len(acting) < 2 else f"; {' and '.join(acting)} act"
-    if talk.known is None:
+    if talk.known is None or talk.memory == "anchor":
         return text
     if talk.memory == "auto":
         return text + (": the module knows such prompts" if talk.known else ": the module does not know such prompts")
