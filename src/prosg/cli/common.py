@@ -207,7 +207,7 @@ def encode_prompt(options: Namespace, model: ProSG, memory: Memory | None = None
 
 
 def note_off_topic(model: str, prompt: str) -> bool:
-    """Says on stderr what the packaged model knows, if that is the model, and the prompt is no such; returns whether."""
+    """Says on stderr what the packaged model knows, if that is the model and the prompt is no such; whether it did."""
     if model != "demo":
         return False
     from prosg.demo.topics import TOPICS, is_off_topic
