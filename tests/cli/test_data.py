@@ -65,8 +65,8 @@ def test_check_scores_answers(data: Path, capsys: pytest.CaptureFixture[str]) ->
     file.write_text("".join(json.dumps(line) + "\n" for line in answers))
     out = capsys.readouterr().out
     assert "0.6667" not in out and out.endswith(
-        "rows.jsonl: 9 rows, all well formed; all with checks, and every answer passes\n"
+        "rows.jsonl: 9 rows, all well formed; 6 with checks, all of them right\n"
     )
     assert main(["data", "check", str(data), "--answers", str(file)]) == 1
     out = capsys.readouterr().out
-    assert "0.6667" in out and out.endswith("all with checks, and 3 of their answers fail\n")
+    assert "0.6667" in out and out.endswith("6 with checks, 1 of them wrong\n")

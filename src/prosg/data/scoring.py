@@ -73,7 +73,7 @@ def summary(scores: Mapping[str, KindScore]) -> str:
     if not checked:
         return f"{rows:,} rows, all well formed; none has stages whose answers could be checked"
     some = "all" if checked == rows else f"{checked:,}"
-    passed = "and every answer passes" if right == checked else f"and {checked - right:,} of their answers fail"
+    passed = "all of them right" if right == checked else f"{checked - right:,} of them wrong"
     return f"{rows:,} rows, all well formed; {some} with checks, {passed}"
 
 

@@ -53,7 +53,9 @@ class Conversation:
         Args:
             model: As attribute.
             template: Name of a template; the model's own (`ProSG.template`) by default.
-            memory, tau, renew: As attributes.
+            memory: As attribute.
+            tau: As attribute.
+            renew: As attribute.
             system: What the system turn says.
 
         Raises:

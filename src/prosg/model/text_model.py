@@ -173,7 +173,8 @@ class TextModel(nn.Module):
         """Writes the answers of `generate`, and yields their pieces as they come.
 
         Args:
-            prompt, options: As in `generate`.
+            prompt: As in `generate`.
+            options: As in `generate`.
 
         Returns:
             The pieces of one prompt's answer; of several prompts pairs (row, piece), where prompts that were encoded
