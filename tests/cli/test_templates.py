@@ -117,10 +117,9 @@ def test_training_records_the_template_that_it_used(
     for phase, written in (("finetune", "model"), ("static", "adapter")):
         out = tmp_path / phase
         _, err = run("train", phase, "--model", chat, "--train", rows, "--out", out, *options)
-        told = {"text": "pile (another", "messages": "model (another", "named": "raven\n"}.get(kind)
-        if told is None and phase == "finetune":  # then its own template is none
-            told = "none, rows of a prompt and an answer are written as they are (--template model"
-        assert (told is not None) == ("template: " in err) and f"template: {told or ''}" in f"{err}template: "
+        told = {"text": "pile (another", "messages": "model (another", "named": "raven\n"}
+        plain = "none, rows of a prompt and an answer are written as they are (--template model"
+        assert f"template: {told.get(kind, plain)}" in err
         trained = load_model(out / written)
         name = {"plain": "none", "text": "pile", "messages": OWN, "named": "raven"}[kind]
         assert trained.template.name == name
