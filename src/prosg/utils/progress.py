@@ -66,11 +66,9 @@ class ProgressDisplay:
         now = time.monotonic()
         if self.shown is not None and now - self.shown < LINE_SECONDS:
             return
-        left = (
-            f", about {duration_text(round((now - self.begun) * (1 - share) / share))} left"
-            if share and self.shown
-            else ""
-        )
+        left = ""
+        if share and self.shown is not None:
+            left = f", about {duration_text(float(round((now - self.begun) * (1 - share) / share)))} left"
         print(f"{self.description} {note}: {share:.0%}{left}", file=sys.stderr, flush=True)
         self.shown = now
 
