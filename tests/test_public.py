@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,3 +94,23 @@ def test_a_model_says_where_and_what_it_is_and_a_prompt_is_short() -> None:
         encoded.take([2])
     with pytest.raises(ValueError, match="no encoded prompts"):
         EncodedPrompt.join([])
+
+
+def test_a_misspelt_option_is_named_with_the_one_that_was_meant() -> None:
+    model = live_model("rwkv4", "plus", torch.float32)
+    calls: dict[str, Any] = {
+        "generate": lambda: model.generate("a", temprature=0.5),
+        "stream": lambda: model.stream("a", temprature=0.5),
+        "sampling": lambda: model.sampling(temprature=0.5),
+    }
+    for name, call in calls.items():
+        with pytest.raises(
+            TypeError, match=rf"{name}\(\) has no option 'temprature', did you mean temperature\?; allowed"
+        ):
+            call()
+    with pytest.raises(
+        TypeError, match=r"encode\(\) has no option 'memry', did you mean memory\?; allowed: memory, tau"
+    ):
+        model.encode(tokens(1, 3), memry="none")
+    with pytest.raises(TypeError, match=r"perplexity\(\) has no option 'window'"):
+        model.perplexity("a", "b", window=3)

@@ -13,10 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
+from prosg.checkpoints import fingerprints
 from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint
 from prosg.checkpoints.load import load_model
 from prosg.checkpoints.native_reader import read_checkpoint
+from prosg.tokenizers.bpe import train_bpe
+from prosg.tokenizers.files import tokenizer_beside
 from prosg.tokenizers.world import VOCABULARY_NAME, WORLD_FINGERPRINT, world_file
 from prosg.utils.io import CheckpointError
 from support.checkpoints import SMALL_RWKV4, same_weights
@@ -106,7 +109,7 @@ def test_nothing_is_overwritten_unasked(model: RWKV4, tmp_path: Path) -> None:
     other.reset_parameters()
     for name in ("model.pth", "folder"):
         save_backbone(model, tmp_path / name)
-        with pytest.raises(FileExistsError, match="exists.*--overwrite"):
+        with pytest.raises(FileExistsError, match="exists; overwrite=True replaces it"):
             save_backbone(other, tmp_path / name)
         assert same_weights(load_backbone(tmp_path / name), model)
         save_backbone(other, tmp_path / name, overwrite=True)
@@ -145,3 +148,31 @@ def test_a_converted_world_model_is_whole_by_itself(tmp_path: Path, monkeypatch:
     loaded = load_model(moved)
     assert loaded.tokenizer is not None and loaded.tokenizer.fingerprint == WORLD_FINGERPRINT
     assert (moved / VOCABULARY_NAME).read_bytes() == world
+
+
+@pytest.mark.parametrize("name", ["folder", "model.pth"])
+def test_a_tokenizer_is_written_as_its_file_is(name: str, model: RWKV4, tmp_path: Path) -> None:
+    tokenizer = train_bpe(["a cat sat", "a dog"], 270)
+    for place, source in (("object", tokenizer), ("file", str(tokenizer.save(tmp_path)))):
+        save_backbone(model, tmp_path / place / name, tokenizer=source)
+    written = [tokenizer_beside(tmp_path / place / name) for place in ("object", "file")]
+    assert written[0] is not None and written[1] is not None
+    assert written[0].read_bytes() == written[1].read_bytes()
+    with pytest.raises(ValueError, match=r"nowhere.json: no tokenizer.json"):
+        save_backbone(model, tmp_path / "x", tokenizer=tmp_path / "nowhere.json")
+
+
+def test_a_file_is_hashed_once_while_it_stays_as_it_is(
+    model: RWKV4, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prosg.utils.file_hashes.SETTLED", -1)
+    read: list[Path] = []
+    monkeypatch.setattr(fingerprints, "_of_files", lambda path: read.append(path) or f"{len(read)}")
+    save_backbone(model, tmp_path / "a.pth")
+    assert fingerprints.checkpoint_fingerprint(tmp_path / "a.pth") == "1"
+    assert fingerprints.checkpoint_fingerprint(str(tmp_path / "a.pth")) == "1"
+    save_backbone(model, tmp_path / "a.pth", overwrite=True)
+    assert fingerprints.checkpoint_fingerprint(tmp_path / "a.pth") == "2"
+    monkeypatch.setattr("prosg.utils.file_hashes.SETTLED", 1 << 62)  # written just now
+    assert fingerprints.checkpoint_fingerprint(tmp_path / "a.pth") == "3"
+    assert fingerprints.checkpoint_fingerprint(tmp_path / "a.pth") == "4"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from prosg.cli import main
 
 TURN = "Remember the code 48219. Say the code."
+KNOWN = "Remember the code 4821937. First tell a short story, then say the code."
 
 
 @pytest.fixture
@@ -43,8 +46,11 @@ def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # 
     assert [message["role"] for message in messages] == ["user", "assistant"]
     assert messages[1]["content"] == out[0]
     status, loaded, err = chat("/info", "/again", f"/save {file}", options=("--load", str(file)))
-    assert status == 0 and "2 turns, memory auto" in err
-    assert any(line.startswith("so far") and " 2 turns, " in line for line in loaded) and loaded[-1] == out[0]
+    assert status == 0 and "1 turn of yours, 1 answer; memory auto" in err
+    assert (
+        any(line.startswith("so far") and " 1 turn of yours, 1 answer; " in line for line in loaded)
+        and loaded[-1] == out[0]
+    )
     status, _, err = chat(TURN, f"/save {file}")
     assert status == 2 and "talk.json" in err and json.loads(file.read_text())["messages"] == messages
     assert chat(TURN, f"/save {file}", options=("--overwrite",))[0] == 0
@@ -56,7 +62,7 @@ def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # 
         (["/memry none"], "/memry is unknown, did you mean /memory?; allowed: /help, /memory"),
         (["/memory much"], "/memory much; allowed: none, anchor, update, both"),
         (["/again"], "no answer yet"),
-        (["/system be kind"], "no system turn; allowed: world, raven"),
+        (["/system be kind"], "no system turn; put what it says into the first"),
         (["/save"], "/save needs the name of a file"),
         (["/load nowhere.json"], "nowhere.json: no such file"),
     ],
@@ -102,5 +108,32 @@ def test_a_conversation_is_held_as_it_was_unless_the_command_line_says_how(chat,
 
 def test_what_begins_anew_says_so(chat) -> None:  # type: ignore[no-untyped-def]
     _, out, err = chat(TURN, "/reset", "/info")
-    assert "begun anew: 2 turns forgotten" in err
+    assert "begun anew: 1 turn of yours, 1 answer forgotten" in err
     assert any(line.startswith("holds") and "nothing yet" in line for line in out)
+
+
+@pytest.mark.parametrize(
+    ("turn", "memory", "words"),
+    [
+        (KNOWN, "auto", "update acts: the module knows such prompts"),
+        (TURN, "auto", "anchor acts: the module does not know such prompts"),
+        (KNOWN, "both", "update and anchor act"),
+        (TURN, "update", "update acts; the module does not know such prompts"),
+        (TURN, "anchor", "anchor acts"),
+    ],
+)
+def test_info_says_what_acts_for_the_prompt(chat, turn: str, memory: str, words: str) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = chat("/info", turn, "/info", options=("--memory", memory))
+    held = [line.split(None, 1)[1] for line in out if line.startswith("holds")]
+    assert held[0] == "nothing yet" and held[1].endswith(f"tokens; {words}")
+
+
+def test_the_output_of_a_pipe_is_in_the_order_of_what_was_typed(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("/memory none\n/help\n/memory anchor\n/help\n")
+    with (tmp_path / "lines").open() as lines, (tmp_path / "both").open("w") as both:
+        command = [sys.executable, "-m", "prosg", "chat", "demo"]
+        assert subprocess.run(command, stdin=lines, stdout=both, stderr=both).returncode == 0
+    text = (tmp_path / "both").read_text()
+    assert text.startswith("demo: template none, memory auto\n")
+    places = [text.index("memory: none"), text.index("/memory WORD"), text.index("memory: anchor")]
+    assert places == sorted(places) and text.rindex("/memory WORD") > places[-1]

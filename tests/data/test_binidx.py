@@ -162,3 +162,16 @@ def test_what_is_damaged(world: WorldTokenizer, tmp_path: Path) -> None:
     assert_refused(ids, world, r"data.idx: no such file")
     assert_refused(write_binidx(tmp_path / "data", [[[0]], [[]]]), world, "data.idx: holds no documents")
     assert_refused(write_binidx(tmp_path / "data", []), world, "data.idx: holds no documents")
+
+
+@pytest.mark.parametrize("special", [RWKV_SPECIAL, SpecialTokens((0,), 5)])
+def test_a_row_of_just_the_longest_length_is_kept(
+    special: SpecialTokens, world: WorldTokenizer, tmp_path: Path
+) -> None:
+    rows = read(write_binidx(tmp_path / "data", [[world.encode(text)] for text in [*CHATS, PLAIN]]), world, special)
+    for row in rows:
+        fitting, too_long = rows.limited(row.tokens, truncate=False)
+        assert row in [*fitting] and len(fitting) + too_long == len(rows)
+        assert row not in [*rows.limited(row.tokens - 1, truncate=False)[0]]
+        cut, _ = rows.limited(row.tokens, truncate=True)
+        assert row in [*cut]

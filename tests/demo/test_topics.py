@@ -1,4 +1,4 @@
-"""Which prompts the demo model is told not to know: others than those of its kinds, and none of its own."""
+"""Which prompts the packaged model is told not to know: others than those of its kinds, and none of its own."""
 
 from __future__ import annotations
 
@@ -89,4 +89,4 @@ def test_most_other_prompts_are_not() -> None:
 def test_the_command_says_what_the_model_knows(prompt: str, told: bool, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "demo", "--prompt", prompt, "--max-tokens", "2"]) == 0
     err = capsys.readouterr().err
-    assert err.startswith("note: the demo model knows three kinds") is told and err.count("\n") == told
+    assert err.startswith("note: the packaged model knows three kinds") is told and err.count("\n") == told

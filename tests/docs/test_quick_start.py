@@ -7,20 +7,23 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
+from prosg.checkpoints.backbone import save_backbone
 from prosg.cli import main
 from support.documents import ROOT, code_blocks, shell_commands
 
 PAGE = ROOT / "docs/quick-start.md"
 FEWER = {
     "curve": ["--sentences", "1", "--rows", "6", "--no-free", "--updates", "own"],
-    "data": ["--size", "8"],
+    "data": ["--size", "40"],
     "train": ["--optim.steps", "2", "--eval-steps", "2", "--optim.batch-size", "2"],
     "chat": ["--max-tokens", "8"],
 }
 """What is appended to a command, so that it takes seconds."""
-NOT_RUN = (["--version"], ["curve", "module"])
-"""The second takes minutes: a model that is not trained ends no sentence."""
+NOT_RUN = (["--version"], ["curve", "module"], ["curve", "rwkv7.pth"])
+"""Curves take minutes of a model that is not trained: it ends no sentence."""
 
 
 @pytest.mark.slow
@@ -29,10 +32,13 @@ def test_every_command_does_what_the_page_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = list(code_blocks([PAGE]))
-    (model,) = [block.text for block in blocks if block.language == "python"]
-    exec(compile(model.replace("hidden_size=64", "hidden_size=32"), str(PAGE), "exec"), {})
+    own = RWKV7(RWKV7Config(vocab_size=65536, hidden_size=32, num_layers=2, head_size=32))
+    own.reset_parameters(torch.Generator().manual_seed(0))
+    save_backbone(own, "rwkv7.pth")
     done = []
     for block in blocks:
+        if block.language == "python":
+            exec(compile(block.text.replace("hidden_size=96", "hidden_size=32"), str(PAGE), "exec"), {})
         for command in shell_commands(block) if block.language == "sh" else ():
             name, *arguments = command.words
             if name != "prosg" or arguments[:2] in NOT_RUN:
@@ -40,8 +46,8 @@ def test_every_command_does_what_the_page_says(
             monkeypatch.setattr("sys.stdin", io.StringIO("Tell a story.\n/memory none\n/again\n/info\n"))
             assert main([*arguments, *FEWER.get(arguments[0], [])]) == 0, f"{command.place}: {capsys.readouterr().err}"
             done.append(arguments[0])
-    assert done.count("train") == 3 and done.count("chat") == 4
+    assert done.count("train") == 5 and done.count("chat") == 4
     printed = capsys.readouterr().out
     assert re.search(r"^memory +none; renewed: never$", printed, re.MULTILINE)
-    for name in ("forgets.json", "tuned/model", "module/adapter"):
+    for name in ("forgets.json", "small", "tuned/model", "module/adapter", "my-module/adapter"):
         assert (tmp_path / name).exists(), name

@@ -141,3 +141,17 @@ def test_memories_stand_side_by_side_with_a_picture(tokenizer: JsonTokenizer, tm
     held = {("own", "kept"), ("other", "kept"), ("own", "wiped")}
     assert conditions == {("none", "none", "kept")} | {(m, *c) for m in ("anchor", "both") for c in held}
     assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_what_is_measured_how_far_it_is_and_what_columns_mean_is_said(
+    tokenizer: JsonTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prosg.utils.progress.LINE_SECONDS", 0.0)
+    measured(tokenizer, tmp_path / "a.json", memories=["none", "anchor"], sentences=[1, 2])
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert lines[0].startswith("measuring 2 prompts, stories of 1, 2 sentences, memory none, anchor own, ")
+    assert lines[1] == "measuring none-none curve: 0%"
+    assert any(line.startswith("measuring anchor-own ") and "% left" not in line and " left" in line for line in lines)
+    assert "\ncolumns:\n  memory " in err and lines[-1].startswith("A memory holds its prompt where")
+    assert "measuring" not in out

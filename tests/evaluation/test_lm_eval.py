@@ -20,6 +20,8 @@ from support.training_folder import make_training_folder
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'prosg[harness]'")
 
+from prosg.data.jinja_template import JinjaTemplate
+from prosg.data.templates import OwnTemplate
 from prosg.evaluation.lm_eval import HarnessModel
 
 QUESTIONS = [
@@ -211,6 +213,18 @@ def test_conversations_are_framed_by_the_template(model: ProSG) -> None:
     assert lm.tokenizer_name == f"{model.tokenizer.fingerprint}-{model.special}-world"
     with pytest.raises(ValueError, match="ends with the assistant's cue"):
         lm.apply_chat_template(turns, add_generation_prompt=False)
+
+
+def test_a_task_spells_no_special_tokens_and_a_template_does(model: ProSG) -> None:
+    model.own_template = OwnTemplate(
+        JinjaTemplate("{{ messages[0]['content'] }}", {}, model.tokenizer.special_tokens, "x")
+    )
+    lm = HarnessModel(model, template="model")
+    spelled = model.tokenizer.special_tokens[0]
+    plain = lm._prompt(spelled)
+    assert plain == model.special.prompt(model.tokenizer.encode(spelled))
+    assert lm._prompt(lm.apply_chat_template([{"role": "user", "content": "Hi."}])) != plain
+    assert lm._prompt(spelled) == [model.tokenizer.token_id(spelled)]
 
 
 def test_models_and_options_that_do_not_fit(model: ProSG) -> None:

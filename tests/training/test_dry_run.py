@@ -22,7 +22,7 @@ def test_a_dry_run_counts_measures_and_writes_nothing(
 ) -> None:
     command = folder.command("synthesize", tmp_path / "run", "--max_tokens", 90, "--optim.steps", 3, "--eval_steps", 7)
     table = dry_run(capsys, [*command, "--validation", str(folder.validation), "--optim.accumulation", "2"])
-    assert list(table) == ["model", "trains", "rows", "tokens", "validation", "steps", "memory", "time"]
+    assert list(table) == ["model", "trains", "rows", "template", "tokens", "validation", "steps", "memory", "time"]
     assert "module plus" in table["trains"] and "recipe plus" in table["trains"]
     kept, left_out = (int(word) for word in table["rows"].replace("; ", " ").split() if word.isdigit() and word != "90")
     assert kept + left_out == 40 and left_out > 0

@@ -83,3 +83,14 @@ def test_a_run_that_was_renamed_goes_on_and_so_does_one_from_copies(
     assert main(TrainingFolder(Path("elsewhere")).command("synthesize", "renamed", "--recipe", "plus")) == 0
     assert_same_run(tmp_path / "renamed", whole_run("synthesize", "--recipe", "plus"))
     assert main(["info", "renamed"]) == 0
+
+
+def test_other_options_are_named_with_both_values(
+    shop: TrainingFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shop.command("finetune", tmp_path / "run", "--optim.lr", 0.001)) == 0
+    capsys.readouterr()
+    assert main(shop.command("finetune", tmp_path / "run", "--optim.lr", 0.002, "--template", "world")) == 2
+    told = capsys.readouterr().err
+    assert "--optim.lr was 0.001, is 0.002 now; --template was not given, is world now. " in told
+    assert told.count("\n") == 1 and "it goes on; to begin anew, choose another --out" in told

@@ -16,6 +16,7 @@ from prosg.training.config import TrainConfig
 from prosg.utils.io import written_whole
 from prosg.utils.options import build
 from prosg.utils.paths import user_path
+from prosg.utils.spelling import meant_path
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +69,13 @@ def test_every_path_of_a_configuration_file_is_expanded(home: Path) -> None:
     file.write_text(yaml.safe_dump(asked | {"prompts": examined}))
     built = load_build(file)
     assert [built.out, built.prompts.examples, *built.prompts.category_files] == [f"{home}/{x}" for x in "oec"]
+
+
+def test_a_missing_file_has_a_near_one_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tuned" / "model").mkdir(parents=True)
+    (tmp_path / "rwkv7.pth").touch()
+    assert meant_path("rwk7.pth") == ", did you mean rwkv7.pth?"
+    assert meant_path("tunde/model") == ", did you mean tuned/model?"
+    assert meant_path("tunde/other") == meant_path("nothing.jsonl") == meant_path("rwkv7.pth") == ""
+    assert meant_path(tmp_path / "nowhere" / "deep" / "x") == meant_path("a\0b") == meant_path("") == ""

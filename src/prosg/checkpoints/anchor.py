@@ -19,6 +19,7 @@ from prosg.checkpoints.weights import check_finite
 from prosg.model.anchor import StateAnchor
 from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError, written_whole
+from prosg.utils.spelling import meant_path
 
 __all__ = ["ANCHOR_FILE", "load_anchor", "save_anchor"]
 
@@ -49,7 +50,8 @@ def load_anchor(path: str | Path, backbone: BackboneModule) -> StateAnchor:
     """
     path = Path(path) / ANCHOR_FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; an anchor is written by trainings that have one")
+        near = meant_path(path)
+        raise FileNotFoundError(f"{path}: no such file{near}; an anchor is written by trainings that have one")
     metadata, tensors = read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not an anchor; prosg train anchor writes one")

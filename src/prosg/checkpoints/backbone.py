@@ -7,6 +7,7 @@ Native backbones are read and written without importing transformers. Folders of
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from prosg.checkpoints.templates import read_template, write_template
 from prosg.checkpoints.tensors import check_files
 from prosg.checkpoints.weights import cast_checked, check_finite
 from prosg.data.templates import ChatTemplate
-from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
+from prosg.tokenizers.base import Tokenizer
+from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside, tokenizer_file
 from prosg.tokenizers.special import SpecialTokens
 from prosg.tokenizers.world import world_file
 
@@ -80,7 +82,7 @@ def save_backbone(
     model: BackboneModule,
     path: str | Path,
     *,
-    tokenizer: Path | None = None,
+    tokenizer: str | Path | Tokenizer | None = None,
     special: SpecialTokens | None = None,
     template: ChatTemplate | None = None,
     overwrite: bool = False,
@@ -90,22 +92,30 @@ def save_backbone(
     Args:
         model: What to write. A model that transformers runs is always a folder.
         path: The file or folder.
-        tokenizer: A `tokenizer.json` or an RWKV vocabulary, copied into the folder, or beside the file.
+        tokenizer: A tokenizer, or its file (a `tokenizer.json` or an RWKV vocabulary), written into the folder, or
+            beside the .pth file.
         special: Special tokens, written into a folder that does not say them otherwise; a .pth file means RWKV's.
         template: Chat template, written into a folder.
         overwrite: Replace what is there.
 
     Raises:
+        ValueError: for a tokenizer's file that is not there.
         CheckpointError: for a path that names another kind of file.
         ValueError: for a quantised model.
         FileExistsError: for what may not be replaced.
     """
+    if isinstance(tokenizer, Tokenizer):
+        with tempfile.TemporaryDirectory() as folder:
+            file = tokenizer.save(folder)
+            save_backbone(model, path, tokenizer=file, special=special, template=template, overwrite=overwrite)
+        return
+    tokenizer = None if tokenizer is None else tokenizer_file(tokenizer)
     if isinstance(model, HFBackbone):
-        with save_hf(model, Path(path), tokenizer=tokenizer, overwrite=overwrite) as folder:
+        with save_hf(model, Path(path), tokenizer=tokenizer, overwrite=overwrite) as written:
             if special is not None:
-                write_special(special, folder)
+                write_special(special, written)
             if template is not None:
-                write_template(template, folder)
+                write_template(template, written)
         return
     if is_quantised(model):
         raise ValueError("a quantised model cannot be saved; load it without quantize")

@@ -27,6 +27,7 @@ from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, Site, Update, check_update
 from prosg.model.prosg import ProSG
 from prosg.utils.io import CheckpointError, written_whole
+from prosg.utils.spelling import meant_path
 
 __all__ = ["flatten", "load_encoded", "save_encoded", "unflatten", "unflatten_anchor"]
 
@@ -125,7 +126,7 @@ def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file{meant_path(path)}")
     metadata, tensors = read_safetensors(path)
     if metadata.get("format") not in FORMATS:
         raise CheckpointError(

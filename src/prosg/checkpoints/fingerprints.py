@@ -7,6 +7,7 @@ evaluation's parts and its report call the fingerprint of a model is one and the
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -22,10 +23,11 @@ from prosg.backbones.hf.cache import TransformersModel
 from prosg.backbones.hf.files import load_hf_model
 from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.backbone import is_for_transformers
-from prosg.checkpoints.native_reader import read_checkpoint
+from prosg.checkpoints.native_reader import read_checkpoint, weight_files
 from prosg.checkpoints.tensors import check_files
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
+from prosg.utils.file_hashes import file_stamp
 from prosg.utils.store import hash_json
 
 __all__ = [
@@ -60,9 +62,25 @@ def backbone_fingerprint(backbone: BackboneModule) -> str:
 
 
 def checkpoint_fingerprint(path: str | Path) -> str:
-    """Returns the `backbone_fingerprint` of the backbone in a file or folder, without building a native one."""
+    """Returns the `backbone_fingerprint` of the backbone in a file or folder, without building a native one.
+
+    A process computes it once, as long as the files stay as they are.
+    """
+    path = Path(path)
+    files = [path] if not path.is_dir() else [path / "config.json", *weight_files(path)]
+    stamps = tuple(file_stamp(file) for file in files if file.is_file())
+    return _of_files(path) if None in stamps else _remembered(path, stamps)
+
+
+@functools.lru_cache(maxsize=16)
+def _remembered(path: Path, stamps: tuple[str | None, ...]) -> str:
+    """`_of_files`; the stamps tell the files that are there from those that were there before."""
+    return _of_files(path)
+
+
+def _of_files(path: Path) -> str:
     if is_for_transformers(path, ("any",)):
-        check_files(Path(path))
+        check_files(path)
         model = load_hf_model(path)
         return _hash_model(_hf_options(model), model.state_dict())
     checkpoint = read_checkpoint(path)

@@ -16,6 +16,7 @@ from pathlib import Path
 from prosg.utils.io import CheckpointError
 from prosg.utils.leftovers import remove_leftovers
 from prosg.utils.paths import user_path
+from prosg.utils.spelling import meant_path
 
 __all__ = ["HUB", "local_path", "push"]
 
@@ -57,7 +58,7 @@ def _fetch(name: str, hub_name: str) -> Path:
             return Path(hub.hf_hub_download(where, "/".join(file)))
         folder = Path(hub.snapshot_download(where, allow_patterns=list(FETCHED)))
     except (OSError, ValueError, hub.errors.EntryNotFoundError) as error:
-        here = "" if name.startswith(HUB) else "no such file or folder here, and "
+        here = "" if name.startswith(HUB) else f"no such file or folder here{meant_path(name)}, and "
         raise CheckpointError(f"{name}: {here}not to be had from the Hugging Face hub ({_reason(error)})") from None
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{name}: holds no *.safetensors; name a file in it: {where}/FILE.pth")

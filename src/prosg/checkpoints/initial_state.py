@@ -18,6 +18,7 @@ from prosg.checkpoints.weights import check_finite
 from prosg.core.checks import GREATEST
 from prosg.model.initial_state import InitialState
 from prosg.utils.io import CheckpointError, written_whole
+from prosg.utils.spelling import meant_path
 
 __all__ = ["STATE_FILE", "load_initial", "save_initial"]
 
@@ -45,7 +46,7 @@ def load_initial(path: str | Path, backbone: Backbone) -> InitialState:
     """
     path = Path(path) / STATE_FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file{meant_path(path)}")
     if path.suffix == ".st":  # square matrices, which some programs transpose there; nothing in the file tells
         raise CheckpointError(f"{path}: a state in a .st file may be transposed; give the .pth that it was made of")
     tensors = read_tensors(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +19,7 @@ from prosg.model.prosg import ProSG
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
 from prosg.tokenizers.special import RWKV_SPECIAL
+from prosg.utils import distributed
 from prosg.utils.device import parse_dtype, resolve_device
 from prosg.utils.io import CheckpointError
 from prosg.utils.spelling import check_known
@@ -111,7 +111,7 @@ def _tokenizer_by_size(model: ProSG) -> str | None:
     size = model.backbone.config.vocab_size
     if BY_VOCABULARY_SIZE.get(size) != WORLD:
         return None
-    print(f"tokenizer: World (picked by the vocabulary size {size}; another with --tokenizer)", file=sys.stderr)
+    distributed.print_once(f"tokenizer: World (picked by the vocabulary size {size}; another with --tokenizer)")
     return WORLD
 
 

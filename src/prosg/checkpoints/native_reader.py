@@ -26,6 +26,7 @@ from prosg.backbones.native import NativeConfig
 from prosg.checkpoints.tensors import read_tensors
 from prosg.tokenizers.files import tokenizer_beside
 from prosg.utils.io import CheckpointError, read_json
+from prosg.utils.spelling import meant_path
 from prosg.utils.values import check_number, shown
 
 __all__ = ["Checkpoint", "native_layouts", "read_checkpoint", "weight_files"]
@@ -56,7 +57,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
+        raise FileNotFoundError(f"{path}: no such file or folder{meant_path(path)}")
     hf_config: dict[str, Any] = {}
     if path.is_dir():
         if (path / "config.json").is_file():

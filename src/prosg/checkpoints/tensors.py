@@ -16,6 +16,7 @@ from torch import Tensor
 from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError
 from prosg.utils.outside import plain_reason
+from prosg.utils.spelling import meant_path
 
 __all__ = ["check_files", "read_safetensors", "read_tensors"]
 
@@ -71,7 +72,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _check_exists(path: Path) -> None:
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file{meant_path(path)}")
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from prosg.cli.parser import Command, Parser
 from prosg.cli.typed_lines import typed_lines
 from prosg.utils.io import read_json, written_whole
 from prosg.utils.paths import user_path
-from prosg.utils.spelling import meant
+from prosg.utils.spelling import meant, meant_path
 from prosg.utils.tables import print_table
 
 if TYPE_CHECKING:
@@ -95,17 +95,16 @@ def _run(options: Namespace) -> int:
     chat = _Chat(talk, options)
     if options.load:
         chat.load(options.load)
-    if sys.stdin.isatty():
-        print(
-            f"{options.model}: template {talk.template.name}, memory {talk.memory}. /help lists what can be typed.",
-            file=sys.stderr,
-        )
+    _say(
+        f"{options.model}: template {talk.template.name}, memory {talk.memory}"
+        + ". /help lists what can be typed." * sys.stdin.isatty()
+    )
     for line in typed_lines([*chat.commands, "/quit"]):
         try:
             if not chat.take(line):
                 break
         except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            _say(f"error: {error}")
             if not sys.stdin.isatty():
                 return 2
     return 0
@@ -117,7 +116,7 @@ class _Chat:
     def __init__(self, talk: Conversation, options: Namespace) -> None:
         self.talk, self.options = talk, options
         self.seed = options.seed
-        self.noted = False  # whether it was said what the demo model knows
+        self.noted = False  # whether it was said what the packaged model knows
         self.files: set[Path] = set()  # that the conversation is in already, so that it may be saved there again
         self.commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: print(HELP),
@@ -165,7 +164,7 @@ class _Chat:
                 raise
             pieces.close()  # type: ignore[attr-defined]
             print(" ...", end="")
-        print()
+        print(flush=True)
 
     def memory(self, word: str) -> None:
         """Changes what holds the prompt, or says what does."""
@@ -176,18 +175,18 @@ class _Chat:
                 raise ValueError(f"/memory {word}{meant(word, MEMORIES)}; allowed: {', '.join(MEMORIES)}")
             chosen: Memory = word  # type: ignore[assignment]
             self.talk.hold(chosen, self.options.tau if with_anchor(chosen) else None)
-        print(f"memory: {self.talk.memory}", file=sys.stderr)
+        _say(f"memory: {self.talk.memory}")
 
     def system(self, text: str) -> None:
         """Begins anew under another system turn."""
         self.talk.system = text
-        print("begun anew, " + ("under this system turn" if text else "without a system turn"), file=sys.stderr)
+        _say("begun anew, " + ("under this system turn" if text else "without a system turn"))
 
     def reset(self, _: str) -> None:
         """Forgets all turns but the system's."""
-        before = len(self.talk.turns)
+        forgotten = [turn for turn in self.talk.turns if turn.role != "system"]
         self.talk.reset()
-        print(f"begun anew: {_counted(before - len(self.talk.turns), 'turn')} forgotten", file=sys.stderr)
+        _say(f"begun anew: {_turns(forgotten)} forgotten")
 
     def info(self, _: str) -> None:
         """Says what talks, how it holds what, and how far it is."""
@@ -206,8 +205,8 @@ class _Chat:
                 ("model", f"{self.options.model}: {model.backbone.config.model_type}, {count}, on {model.device}"),
                 ("template", talk.template.name),
                 ("memory", f"{talk.memory}{window}; renewed: {talk.renew}"),
-                ("holds", "nothing: memory is none" if talk.memory == "none" else held),
-                ("so far", f"{_counted(len(tokens), 'turn')}, {_counted(sum(tokens), 'token')}"),
+                ("holds", "nothing: memory is none" if talk.memory == "none" else held + _acting(talk)),
+                ("so far", f"{_turns(talk.turns)}; {_counted(sum(tokens), 'token')}"),
             ]
         )
 
@@ -221,7 +220,7 @@ class _Chat:
         with written_whole(path, overwrite=True) as temporary:
             temporary.write_text(json.dumps(self.talk.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
         self.files.add(path.resolve())
-        print(f"{path}: {_counted(len(self.talk.turns), 'turn')}", file=sys.stderr)
+        _say(f"{path}: {_turns(self.talk.turns)}")
 
     def load(self, name: str) -> None:
         """Takes up a conversation that was written, held as it was where the command line does not say how."""
@@ -240,7 +239,7 @@ class _Chat:
             raise ValueError(f"{path}: {error}") from None
         self.seed += sum(turn.role == "assistant" for turn in turns)  # else /again would draw the same answer
         self.files.add(path.resolve())
-        print(f"{path}: {_counted(len(self.talk.turns), 'turn')}, memory {self.talk.memory}", file=sys.stderr)
+        _say(f"{path}: {_turns(self.talk.turns)}; memory {self.talk.memory}")
 
 
 def _read_conversation(path: Path, template: str) -> tuple[Mapping[str, Any], list[Turn]]:
@@ -248,7 +247,7 @@ def _read_conversation(path: Path, template: str) -> tuple[Mapping[str, Any], li
     from prosg.data.templates import Turn
 
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: no such file{meant_path(path)}")
     content = read_json(path)
     messages, used = content.get("messages"), content.get("template", template)
     if used != template:
@@ -257,6 +256,33 @@ def _read_conversation(path: Path, template: str) -> tuple[Mapping[str, Any], li
         return content, [Turn(str(message["role"]), str(message["content"])) for message in messages]  # type: ignore[union-attr]
     except (TypeError, KeyError):
         raise ValueError(f"{path}: no conversation: it has no messages of a role and a content") from None
+
+
+def _acting(talk: Conversation) -> str:
+    """What of the memory acts for the prompt that is held, where there is one, and why."""
+    acting = talk.acting
+    if acting is None:
+        return ""
+    text = f"; {' and '.join(acting) or 'nothing'} acts" if len(acting) < 2 else f"; {' and '.join(acting)} act"
+    if talk.known is None or talk.memory == "anchor":
+        return text
+    if talk.memory == "auto":
+        return text + (": the module knows such prompts" if talk.known else ": the module does not know such prompts")
+    return text + ("" if talk.known else "; the module does not know such prompts")
+
+
+def _say(text: str) -> None:
+    """Prints a line on stderr, after what stdout has so far: both may go to one place."""
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)
+
+
+def _turns(turns: Sequence[Turn]) -> str:
+    """How many turns of whom."""
+    roles = [turn.role for turn in turns]
+    parts = ["the system's turn"] * ("system" in roles)
+    parts += [f"{_counted(roles.count('user'), 'turn')} of yours", _counted(roles.count("assistant"), "answer")]
+    return ", ".join(parts)
 
 
 def _counted(number: int, noun: str) -> str:

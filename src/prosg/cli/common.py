@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prosg.cli.parser import Parser, path_text
-from prosg.utils.replaceable import check_replaceable
+from prosg.utils.replaceable import ReplaceableError, check_replaceable
 
 if TYPE_CHECKING:
     from prosg.core.encoded import EncodedPrompt, Memory
@@ -214,7 +214,7 @@ def encode_prompt(options: Namespace, model: ProSG, memory: Memory | None = None
 
 
 def note_off_topic(model: str, prompt: str) -> bool:
-    """Says on stderr what the demo model knows, if that is the model, and the prompt is no such; returns whether."""
+    """Says on stderr what the packaged model knows, if that is the model and the prompt is no such; whether it did."""
     if model != "demo":
         return False
     from prosg.demo.topics import TOPICS, is_off_topic
@@ -242,9 +242,14 @@ def framed(text: str, options: Namespace, model: ProSG) -> FramedPrompt:
 
 
 def say_template(options: Namespace, model: ProSG) -> None:
-    """Says on stderr which template is used where no option says so."""
+    """Says on stderr which template is used where no option says so, or where it is not that of the training."""
     from prosg.data.templates import NONE
 
+    own = model.own_template
+    if options.template and own.trained is not None:
+        chosen = own.choose(options.template, model.tokenizer)
+        if chosen != own.trained:
+            print(f"note: template {chosen.name}, but the model was trained with {own.trained.name}", file=sys.stderr)
     reason = model.own_template.reason(model.tokenizer)
     if not options.template and reason and model.template != NONE:
         print(f"template: {model.template.name}, {reason} (another with --template)", file=sys.stderr)
@@ -280,6 +285,8 @@ def check_new_file(option: str, path: str | Path, overwrite: bool) -> Path:
     """
     try:
         check_replaceable(path, overwrite=overwrite)
+    except ReplaceableError as error:
+        raise ValueError(f"{option} {error.named('--overwrite')}") from None
     except FileExistsError as error:
         raise ValueError(f"{option} {error}") from None
     return Path(path)

@@ -18,6 +18,7 @@ from prosg.cli.common import (
     load_from,
 )
 from prosg.cli.parser import Command, Parser, path_text
+from prosg.evaluation.curve_columns import COLUMNS, HOW_TO_READ
 from prosg.utils.spelling import check_known
 
 __all__ = ["COMMAND"]
@@ -25,20 +26,24 @@ __all__ = ["COMMAND"]
 
 def _parser() -> Parser:
     parser = Parser(
-        "The forgetting curve: late-stage accuracy against distance, on generated instructions: what the model forgets "
-        "(--memory none), what an anchor gives back without any training (--memory none,anchor), and a trained "
-        "module's update; each under the prompt's own and the controls (another prompt's, the mean, state wiped)."
+        "The forgetting curve: how often a model still does the last thing that its prompt asked for, after stories of "
+        "several lengths: what it forgets (--memory none), what an anchor gives back without any training (--memory "
+        "none,anchor), and a trained module's update; each with its controls: another prompt's, the mean one, and the "
+        "state wiped. Progress goes to stderr.",
+        renamed={"--system": "--label"},
     )
+    parser.add_section("columns of the table", {**COLUMNS, "": HOW_TO_READ})
     add_model(parser)
     add_state(parser)
     parser.add_argument(
         "--out",
         required=True,
         type=path_text,
-        help="the .json file to write: rows of results, and answers; beside it a .png: the curves",
+        help="the .json file to write: rows of results, and answers; beside it a .png: late against tokens, a line for "
+        "each memory and whose it is",
     )
     add_overwrite(parser)
-    parser.add_argument("--system", default="", help="what to call it in the results")
+    parser.add_argument("--label", default="", help="what to call the model in the results")
     parser.add_list("--memory", help=f"what holds prompts: {', '.join(MEMORIES)}, or several; the model's own")
     add_tau(parser)
     parser.add_list("--updates", help="whose update and anchor: own, other, mean, none, wiped; all but none by default")
@@ -88,7 +93,7 @@ def _run(options: Namespace) -> int:
         model,
         options.out,
         overwrite=options.overwrite,
-        system=options.system or options.model,
+        system=options.label or options.model,
         seed=options.seed,
         memories=options.memory or [],
         tau=options.tau,

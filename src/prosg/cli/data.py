@@ -1,4 +1,4 @@
-"""`prosg data`: make, check, build, compose, review and count multi-stage instructions."""
+"""`prosg data`: make, check, build, compose, review multi-stage instructions, and their statistics."""
 
 from __future__ import annotations
 
@@ -91,13 +91,14 @@ def _check_parser() -> Parser:
 
 def _check(options: Namespace) -> int:
     from prosg.data.row import read_rows
-    from prosg.data.scoring import format_scores, read_answers, score_rows
+    from prosg.data.scoring import format_scores, read_answers, score_rows, summary
 
     rows = read_rows(options.file)
     own_answers = {row.id: row.answer for row in rows}
     answers = own_answers if options.answers is None else read_answers(options.answers, rows)
     scores = score_rows(_row_progress(rows, len(rows), "checking"), answers)
     print(format_scores(scores))
+    print(f"{options.file}: {summary(scores)}")
     return 0 if all(score.right == score.checked for score in scores.values()) else 1
 
 
@@ -205,11 +206,11 @@ def _stats(options: Namespace) -> int:
 
 
 COMMANDS = Group(
-    "make, build, compose, check and count multi-stage instructions",
+    "make, check, build and compose multi-stage instructions, and their stats",
     "Multi-stage instructions with programmatic checks.",
     {
         "make": Command("make a file of rows", _make_parser, _make),
-        "check": Command("validate rows and score answers", _check_parser, _check),
+        "check": Command("validate rows, score answers, and count both", _check_parser, _check),
         "build": Command("build a data set with a chat model", _build_parser, _build, resumes=True),
         "options": Command("keys of a build's configuration", _options_parser, _options),
         "compose": Command("make multi-stage instructions of single tasks", _compose_parser, _compose),

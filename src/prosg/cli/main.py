@@ -41,7 +41,8 @@ from prosg.cli import (
 from prosg.cli.parser import Command, Group, Parser, complain
 from prosg.cli.streams import OUTPUT, close_output, flush_or_close, prepare_streams
 from prosg.utils.errors import causes
-from prosg.utils.spelling import meant
+from prosg.utils.replaceable import ReplaceableError
+from prosg.utils.spelling import meant, meant_path
 
 __all__ = ["COMMANDS", "main"]
 
@@ -125,11 +126,14 @@ def _kept(error: BaseException) -> str:
 
 def _message(error: BaseException) -> str | None:
     """What a user is told of an error that can be mended; None for any other."""
+    if isinstance(error, ReplaceableError):
+        return error.named("--overwrite")
     if isinstance(error, OSError):
         if error.filename == OUTPUT:
             return f"{OUTPUT} cannot be written ({error.strerror}); send it to another place"
         if error.filename is not None and error.strerror is not None:
-            return f"{error.filename}: {error.strerror}"
+            near = meant_path(error.filename) if isinstance(error, FileNotFoundError) else ""
+            return f"{error.filename}: {error.strerror}{near}"
         return str(error)
     if isinstance(error, ValueError):
         return str(error)

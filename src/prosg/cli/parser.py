@@ -72,7 +72,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter, **options)
         self.renamed = renamed or {}
         self.groups: Mapping[str, Sequence[str]] = {}
-        self.sections: list[str] = []  # of the help, after the options
+        self.sections: list[tuple[str, bool | None]] = []  # of the help, after the options; of which help, if not both
+        self.brief: Mapping[str, Sequence[str]] = {}  # what --help shows, by heading, if not all
         self.register("type", int, _whole)
         self.register("type", float, _number)
 
@@ -88,11 +89,14 @@ class Parser(argparse.ArgumentParser):
         name = name.replace("_", "-")
         return self.renamed.get(name, name) + equals + value
 
-    def format_help(self) -> str:
-        """The help: a short usage, commands under the headings of `groups`, and the `sections` after the options."""
+    def format_help(self, whole: bool = False) -> str:
+        """The help: a short usage, commands under the headings of `groups`, and the `sections` after the options.
+
+        Where there are `brief` options, it shows those alone, unless the `whole` is wanted.
+        """
         if self.usage is None:
             self.usage = short_usage(self)
-        text = super().format_help()
+        text = self._brief_help() if self.brief and not whole else super().format_help()
         commands = next((a for a in self._actions if isinstance(a, argparse._SubParsersAction)), None)
         if commands is not None:
             helps = {action.dest: action.help or "" for action in commands._choices_actions}
@@ -101,7 +105,21 @@ class Parser(argparse.ArgumentParser):
             before, _, after = text.partition("\ncommands:\n")
             rest = after.partition("\n\n")[2]
             text = "\n".join([before, "\n\n".join(blocks), *([f"\n{rest.rstrip()}"] if rest.strip() else []), ""])
-        return "\n".join([text, *(f"{section}\n" for section in self.sections)]).rstrip() + "\n"
+        whole = whole or not self.brief
+        sections = [section for section, only in self.sections if only in (None, whole)]
+        return "\n".join([text, *(f"{section}\n" for section in sections)]).rstrip() + "\n"
+
+    def _brief_help(self) -> str:
+        """Usage, description, and the options of `brief` under their headings."""
+        by_name = {name: action for action in self._actions for name in action.option_strings or [action.dest]}
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        for heading, names in self.brief.items():
+            formatter.start_section(heading)
+            formatter.add_arguments([by_name[name] for name in names])
+            formatter.end_section()
+        return formatter.format_help()
 
     def error(self, message: str) -> NoReturn:
         """Prints what was wrong and stops with status 2; for a misspelt word with the one that was probably meant."""
@@ -123,9 +141,14 @@ class Parser(argparse.ArgumentParser):
         """Adds an option with a least and a greatest whole number."""
         self.add_argument(name, action=_List, item=int, length=2, metavar=("MIN", "MAX"), **options)
 
-    def add_section(self, heading: str, entries: Mapping[str, str]) -> None:
-        """Adds names with what each is, shown after the options."""
-        self.sections.append(listing(heading, entries))
+    def add_section(self, heading: str, entries: Mapping[str, str], whole: bool | None = None) -> None:
+        """Adds names with what each is, shown after the options: of the whole help alone, of the brief one, or both."""
+        self.sections.append((listing(heading, entries), whole))
+
+    def show_first(self, brief: Mapping[str, Sequence[str]]) -> None:
+        """Has --help show these options alone, by heading, and adds --help-all, which shows all."""
+        self.brief = brief
+        self.add_argument("--help-all", action=_HelpAll)
 
     def add_example(self, *files: str) -> None:
         """Adds --example, which prints a configuration file of the package: the first, or another by its name."""
@@ -175,6 +198,19 @@ class _List(argparse.Action):
         if not isinstance(content, list):
             raise argparse.ArgumentError(self, f"{text!r} is not a list like [a, b]")
         return [str(item) for item in content]
+
+
+class _HelpAll(argparse.Action):
+    """Prints the help of all options, and ends."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        super().__init__(
+            option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help="show all options and exit"
+        )
+
+    def __call__(self, parser: Any, *_: Any) -> None:
+        print(parser.format_help(whole=True), end="")
+        raise SystemExit(0)
 
 
 class _Example(argparse.Action):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prosg.cli.help_format import value_text
 from prosg.cli.parser import Command, Group, Parser, add_dataclass, packaged_config, path_text
-from prosg.utils.options import REQUIRED, construct, iter_options, merge, parse, read_options
+from prosg.utils.options import REQUIRED, construct, dotted, iter_options, merge, parse, read_options, summary
 
 if TYPE_CHECKING:
     from prosg.training.config import Phase, TrainConfig
@@ -34,6 +33,23 @@ NOT_OF: dict[Phase, tuple[str, ...]] = {
     "anchor": ("module", *LORA),
 }
 """Options of a training that a phase does not have."""
+FIRST = {
+    "needed": ("--model", "--train", "--out"),
+    "often set": (
+        "--validation",
+        "--recipe",
+        "--template",
+        "--max-tokens",
+        "--optim.steps",
+        "--optim.batch-size",
+        "--optim.lr",
+        "--device",
+        "--seed",
+    ),
+    "configuration files": ("file", "--example"),
+    "help": ("--help", "--help-all"),
+}
+"""What --help shows, by heading; --help-all has the rest."""
 RENAMED = {"output": "out"}
 """Older name of an option -> its name."""
 EXAMPLE = "train.yaml"
@@ -49,6 +65,7 @@ def training_parser(phase: Phase, description: str) -> Parser:
         description: For the help.
     """
     from prosg.training.config import TrainConfig
+    from prosg.training.recipes import RECIPES
 
     recipe, recipes = PHASES[phase][0], _recipes(phase)
     parser = Parser(
@@ -64,10 +81,22 @@ def training_parser(phase: Phase, description: str) -> Parser:
     text = "as FILE; may be repeated"
     parser.add_argument("--config", action="append", default=[], metavar="FILE", type=path_text, help=text)
     parser.add_example(EXAMPLE, *([f"{packaged}.yaml"] if packaged else []))
-    usual = dict(_dotted(_recipe_values(phase, recipe)))
+    usual = dict(dotted(_recipe_values(phase, recipe)))
     add_dataclass(parser, TrainConfig, usual, NOT_OF[phase], {"recipe": [*recipes]})
-    parser.add_section("recipes (--recipe), and where they differ", recipes)
+    about = {name: RECIPES[name].about for name in recipes}
+    parser.add_section("recipes (--recipe): defaults that belong together", about, whole=False)
+    parser.add_section("recipes (--recipe), and where they differ", recipes, whole=True)
+    groups = {**_groups(phase), "others": "checkpoints, evaluations, special tokens, logs, processors"}
+    parser.add_section("further options, with --help-all", groups, whole=False)
     return parser
+
+
+def _groups(phase: Phase) -> dict[str, str]:
+    """What each group of a phase's options is about, by what stands before their names."""
+    from prosg.training.config import TrainConfig
+
+    groups = {options[0].name.rpartition(".")[0]: summary(kind) for kind, options in iter_options(TrainConfig)}
+    return {f"--{name}.*": text for name, text in groups.items() if name and name not in NOT_OF[phase]}
 
 
 def training_config(phase: Phase, options: Namespace) -> TrainConfig:
@@ -111,24 +140,16 @@ def _recipe_values(phase: Phase, name: str) -> dict[str, Any]:
     return {"recipe": name, **chosen}
 
 
-def _dotted(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{inside}{name}.")
-        else:
-            yield f"{inside}{name}", value
-
-
 def _recipes(phase: Phase) -> dict[str, str]:
     """Each recipe of a phase, the default first, with what it has that the default has not."""
     from prosg.training.recipes import RECIPES
 
     usual = PHASES[phase][0]
-    first = dict(_dotted(_recipe_values(phase, usual)))
+    first = dict(dotted(_recipe_values(phase, usual)))
     recipes = {usual: "the default"}
     for name, recipe in RECIPES.items():
         if recipe.phase == phase and name != usual:
-            values = _dotted(_recipe_values(phase, name))
+            values = dotted(_recipe_values(phase, name))
             changes = [f"{key} {value_text(value)}" for key, value in values if key != "recipe" and value != first[key]]
             recipes[name] = ", ".join(changes)
     return recipes
@@ -140,6 +161,7 @@ def _command(phase: Phase, text: str) -> Command:
         parser.add_argument(
             "--dry-run", action="store_true", help="say what would be trained, and in what time; write nothing"
         )
+        parser.show_first({**FIRST, "often set": (*FIRST["often set"], "--dry-run")})
         return parser
 
     def run(options: Namespace) -> int:

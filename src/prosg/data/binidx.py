@@ -83,6 +83,8 @@ class DocumentRows(Sequence[EncodedRow]):
     def limited(self, max_tokens: int, truncate: bool) -> tuple[DocumentRows, int]:
         """Returns the rows of at most `max_tokens` tokens, or all, truncated; and how many are longer."""
         fits = self.lengths <= max_tokens
+        for row in np.flatnonzero(self.lengths == max_tokens + 1):  # a conversation may need no token before it
+            fits[row] = self[int(row)].tokens <= max_tokens
         kept = slice(None) if truncate else fits
         rows = DocumentRows(self.ids, self.starts[kept], self.sizes[kept], self.tokenizer, self.special, max_tokens)
         return rows, int((~fits).sum())

@@ -13,7 +13,7 @@ What passes, with at least one sentence in it (`tests/data/test_readable.py`):
     the same without pieces of characters; before, .31                         .04
     letters at random, 1 to 8 sentences of 3 to 12 words; before, all          .07; with capitals .10
     one word, 5 to 60 times; before, all                                       .00
-    the demo model's stories at temperature .8 and 1.5                         as many as before
+    the packaged model's stories at temperature .8 and 1.5                         as many as before
     the same at 3                                                              .52; before, .63
 """
 

@@ -11,7 +11,7 @@ from prosg.data.row import Row
 from prosg.utils.io import iter_jsonl
 from prosg.utils.values import shown
 
-__all__ = ["KindScore", "format_scores", "read_answers", "score_rows"]
+__all__ = ["KindScore", "format_scores", "read_answers", "score_rows", "summary"]
 
 
 class KindScore(NamedTuple):
@@ -65,6 +65,16 @@ def score_rows(rows: Iterable[Row], answers: Mapping[str, str]) -> dict[str, Kin
         before = scores.get(row.kind, KindScore(0, 0, 0, 0))
         scores[row.kind] = KindScore(*(a + b for a, b in zip(before, counts, strict=True)))
     return dict(sorted(scores.items()))
+
+
+def summary(scores: Mapping[str, KindScore]) -> str:
+    """How many rows there are, how many have checks, and whether their answers pass them."""
+    rows, checked, right, _ = (sum(column) for column in zip(*scores.values(), strict=True))
+    if not checked:
+        return f"{rows:,} rows, all well formed; none has stages whose answers could be checked"
+    some = "all" if checked == rows else f"{checked:,}"
+    passed = "all of them right" if right == checked else f"{checked - right:,} of them wrong"
+    return f"{rows:,} rows, all well formed; {some} with checks, {passed}"
 
 
 def format_scores(scores: Mapping[str, KindScore]) -> str:

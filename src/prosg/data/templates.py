@@ -32,6 +32,7 @@ __all__ = [
     "OwnTemplate",
     "Turn",
     "known_template",
+    "no_system_turn",
     "without_blank_lines",
 ]
 
@@ -162,9 +163,10 @@ class CueTemplate:
             return turns[0].text
         cues = self.cues(any(turn.role == "system" for turn in turns))
         for turn in turns:
+            if turn.role == "system" and "system" not in cues:
+                raise ValueError(no_system_turn(self.name))
             if turn.role not in cues:
-                allowed = [name for name, other in TEMPLATES.items() if other.system]
-                raise ValueError(f"template {self.name!r} has no {turn.role} turn; allowed: {', '.join(allowed)}")
+                raise ValueError(f"template {self.name!r} has no {turn.role} turn; allowed: {', '.join(cues)}")
         return "".join(f"{cues[turn.role]} {without_blank_lines(turn.text).strip()}\n\n" for turn in turns)
 
     def opening(self, turn: Turn) -> str | None:
@@ -253,6 +255,15 @@ def known_template(name: str) -> str:
     if name and name != OWN and name not in TEMPLATES:
         raise ValueError(f"template is {name!r}, allowed: {', '.join([*TEMPLATES, OWN])}")
     return name
+
+
+def no_system_turn(name: str) -> str:
+    """What is wrong with a system turn under a template that has none, and what to do."""
+    others = ", ".join(template.name for template in TEMPLATES.values() if template.system)
+    return (
+        f"template {name!r} has no system turn; put what it says into the first user's turn, or name the template of a "
+        f"model that was trained with one: {others}"
+    )
 
 
 def without_blank_lines(text: str) -> str:

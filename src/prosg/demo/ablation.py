@@ -29,7 +29,7 @@ from prosg.training.recipes import check_recipe
 from prosg.utils.io import written_whole
 from prosg.utils.jobs import Job, check_plan, run_jobs
 from prosg.utils.locks import locked
-from prosg.utils.spelling import check_known
+from prosg.utils.spelling import check_known, meant_path
 from prosg.utils.tables import to_text
 
 __all__ = ["PARTS", "ablate", "variants"]
@@ -169,10 +169,10 @@ def _check_files(config: TrainConfig) -> None:
     for files in (config.train, config.validation):
         for file in [files] if isinstance(files, str) else files:
             if not Path(file).is_file() and binidx_files(file) is None:
-                raise ValueError(f"{file}: no such file; --train and --validation name files of rows")
+                raise ValueError(f"{file}: no such file{meant_path(file)}; --train and --validation name files of rows")
     model = demo_model() if config.model == "demo" else Path(config.model)
     if not model.exists():
-        raise ValueError(f"{config.model}: no such file or folder; --model names a backbone")
+        raise ValueError(f"{config.model}: no such file or folder{meant_path(config.model)}; --model names a backbone")
     if is_adapter(trained_model(model)):
         raise ValueError(f"{config.model}: is an adapter already; train on its backbone")
     if Path(config.out).is_file():

@@ -1,4 +1,4 @@
-"""What the packaged demo model was trained on, and whether a prompt is of that kind.
+"""What the packaged model was trained on, and whether a prompt is of that kind.
 
 It knows a few hundred words. A prompt of the kinds has no other ones, in 6,000 of all splits; of 50 others, as people
 write to chat models, each has more than a fifth of its words from elsewhere (`tests/demo/test_topics.py`).
@@ -15,7 +15,7 @@ from prosg.data.synthetic.words import COUNTS, NAMES, OBJECTS, PLACES
 __all__ = ["TOPICS", "is_off_topic"]
 
 TOPICS = (
-    "the demo model knows three kinds of prompt, each with a story in it: a code of 6 to 8 digits to repeat, four "
+    "the packaged model knows three kinds of prompt, each with a story in it: a code of 6 to 8 digits to repeat, four "
     "names to list, a place and two objects to end in; its answer to any other means nothing. Try: Remember the code "
     "4821937. Tell a story, then say the code."
 )
@@ -35,7 +35,7 @@ def _known_words() -> frozenset[str]:
 
 
 def is_off_topic(prompt: str) -> bool:
-    """Whether a prompt is of none of the kinds that the demo model was trained on, by its words."""
+    """Whether a prompt is of none of the kinds that the packaged model was trained on, by its words."""
     words = [word.lower() for word in WORDS.findall(prompt)]
     unknown = sum(word not in _known_words() for word in words)
     return unknown > MOST_UNKNOWN * len(words) or not words

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from prosg.core.encoded import Memory, with_anchor, with_update
 from prosg.evaluation.answer_cache import Answer, AnswerCache
 from prosg.evaluation.config import CurveConfig, DataConfig, EvalConfig, GenerationConfig, SystemConfig
 from prosg.evaluation.controls import CONDITIONS, Condition
+from prosg.evaluation.curve_columns import COLUMNS, HOW_TO_READ
 from prosg.evaluation.measures import run_measures
 from prosg.evaluation.report.curves import LATE, forgetting_panels
 from prosg.evaluation.report.figures import draw_png
@@ -24,7 +26,7 @@ from prosg.generation.sampling import Sampling
 from prosg.model.prosg import ProSG
 from prosg.utils.io import write_json, written_whole
 from prosg.utils.jobs import write_progress
-from prosg.utils.progress import Progress, part_of, progress_bar
+from prosg.utils.progress import Progress, ProgressDisplay, part_of, say
 from prosg.utils.replaceable import check_replaceable
 from prosg.utils.spelling import check_known
 from prosg.utils.tables import perplexity_text
@@ -116,15 +118,14 @@ def measure_curve(
         for name in _conditions(model, memory, updates)
     }
     progress = path.with_suffix(".progress")
-    bar = progress_bar("measuring", 100, "%")
+    display = ProgressDisplay("measuring")
 
     def tell(share: float, note: str = "") -> None:
         write_progress(progress, share, note)
-        bar.set_description(f"measuring: {note}", refresh=False)
-        bar.update(round(100 * share) - bar.n)
+        display(share, note)
 
     run = _measured(config, systems, model, tell)
-    bar.close()
+    display.close()
     named = {"filler": Path(curve.filler).name, "window": window, "replay": replay}
     how = {name: value for name, value in named.items() if value}
     rows = [row.to_dict() | how for row in result_rows(run)]
@@ -139,6 +140,14 @@ def measure_curve(
     return 0
 
 
+def _plan_line(config: EvalConfig, systems: Mapping[str, SystemConfig]) -> str:
+    """What is measured, before the first figure is there."""
+    curve = config.curve
+    held = ", ".join(name.replace("-", " ") for name in systems).replace("none none", "none")
+    lengths = ", ".join(map(str, curve.sentences))
+    return f"measuring {curve.rows} prompts, stories of {lengths} sentences, memory {held}"
+
+
 def _conditions(model: ProSG, memory: Memory, updates: Sequence[str]) -> Sequence[str]:
     """The conditions that a memory is measured under."""
     if model.check_memory(memory) == "none":
@@ -149,6 +158,7 @@ def _conditions(model: ProSG, memory: Memory, updates: Sequence[str]) -> Sequenc
 def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG, tell: Progress) -> Run:
     """Every system's measures, one after the other, in memory."""
     rows = asked_rows(config)
+    say(_plan_line(config, systems))
     by_id = {row.id: row for row in rows}
     backbone, cache, results = model.backbone.config.model_type, AnswerCache(), []
     for number, (name, system) in enumerate(systems.items()):
@@ -201,6 +211,7 @@ def _draw(run: Run, path: Path, overwrite: bool) -> None:
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints a line for each place, and on stderr what its columns are."""
     for row in rows:
         if row["kind"] != "all":
             continue
@@ -213,3 +224,6 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
             text += f"  perplexity {perplexity_text(row['perplexity'])}"
         named = [f"{name} {row[name]}" for name in ("sentences", "prompt_tokens", "turns", "items") if name in row]
         print("  ".join([text, *named]))
+    sys.stdout.flush()
+    columns = [f"  {name:<12}{text}" for name, text in COLUMNS.items()]
+    say("\n".join(["", "columns:", *columns, HOW_TO_READ]))

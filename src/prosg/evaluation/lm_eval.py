@@ -106,6 +106,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         self.batch_size = batch_size
         self.template = model.own_template.choose(template, model.tokenizer)
         self.seed = seed
+        self._applied = False  # whether the harness has it write conversations (--apply-chat-template)
         self._device = next(model.parameters()).device
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -140,8 +141,8 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
 
     def _prompt(self, text: str) -> list[int]:
         """A context's token ids; none for an empty one."""
-        # What the model's own template wrote spells special tokens.
-        framed = FramedPrompt(text, () if self.template.name == OWN else None)
+        # What the model's own template wrote spells special tokens; a task's own text, without it, spells none.
+        framed = FramedPrompt(text, () if self.template.name == OWN and self._applied else None)
         return framed.prompt_ids(self._tokenizer, self.model.special) if text else []
 
     def _sampling(self, options: dict[str, Any]) -> Sampling:
@@ -176,6 +177,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
         """The prompt that a conversation makes; ValueError where the template cannot write it."""
         if not add_generation_prompt:
             raise ValueError("a template's prompt ends with the assistant's cue: an answer cannot be begun for it")
+        self._applied = True
         return self.template.frame([Turn(turn["role"], turn["content"]) for turn in chat_history]).text
 
     def chat_template(self, chat_template: bool | str = False) -> str:

@@ -31,20 +31,24 @@ LONGEST_REFERENCE, GREATEST_ALPHA = 1e9, 1e6
 
 @dataclass(frozen=True)
 class ProSGConfig:
-    """The synthesis module. It is saved beside an adapter's weights.
+    """The module: what it reads of a prompt, and how it makes an update of that.
+
+    It is saved beside an adapter's weights.
 
     Attributes:
-        reads: What is read of the prompt: the last token's time-mix input ("last_input", eq. 13-16), input and memory
-            of every position by softmax attention ("all_positions") or of the last one alone ("last_position", which
-            shows what attention is worth), or "nothing" (a static adapter).
-        rank: Rank n of the update.
-        synthesize: Which factors depend on the prompt: "a" (eq. 20), "both", or "none" (static).
-        bottleneck: Width d of what is read at a position; 0 picks a quarter of the model's width, or less, in a
-            backbone of 100 million parameters or more, where the module would have more than a tenth of the
-            backbone's. Not for "last_input".
+        reads: What is read of the prompt: "all_positions", by attention, what goes into each projection and comes out
+            of the memory at every token; "last_position", the same at the last token alone; "last_input", what goes in
+            at the last token (the paper's way, its equations 13 to 16); or "nothing" (a static adapter).
+        rank: Rank of the update, a product of two thin matrices, B and A.
+        synthesize: Which of the two are made from the prompt, the other one being learned once: "a" (the paper's
+            equation 20), "both", or "none" (a static adapter).
+        bottleneck: Numbers that are kept of what is read at a position; 0 picks a quarter of the model's width, or
+            less, in a backbone of 100 million parameters or more, where the module would have more than a tenth of
+            the backbone's. Not for "last_input".
         memory_tap: Also read what the recurrence returned at each position. Not for "last_input".
-        state_embedding: Add a learned vector per projection (eq. 13-16), or per read.
-        blocks: Residual blocks in the transforming stack (eq. 18).
+        state_embedding: Add a learned vector to what is read, one per projection or read, to tell them apart.
+        blocks: Residual blocks in the stack, the network that turns what was read into the update (the paper's
+            equation 18).
         hidden: Hidden width of a block; 0 takes the stack's own width.
         share_stack: One stack for all layers instead of one per layer.
         final_norm: LayerNorm after the stack.

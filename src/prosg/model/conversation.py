@@ -12,8 +12,9 @@ from typing import Any, Literal, Unpack
 import torch
 
 from prosg.core.encoded import EncodedPrompt, Memory
+from prosg.core.state import pulling_rows
 from prosg.data.chat import Messages
-from prosg.data.templates import NONE, ChatTemplate, FramedPrompt, Turn, without_blank_lines
+from prosg.data.templates import NONE, ChatTemplate, FramedPrompt, Turn, no_system_turn, without_blank_lines
 from prosg.generation.decode import advance
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import stream_text
@@ -52,7 +53,9 @@ class Conversation:
         Args:
             model: As attribute.
             template: Name of a template; the model's own (`ProSG.template`) by default.
-            memory, tau, renew: As attributes.
+            memory: As attribute.
+            tau: As attribute.
+            renew: As attribute.
             system: What the system turn says.
 
         Raises:
@@ -82,6 +85,20 @@ class Conversation:
             self._text([Turn("system", text), Turn("user", "")])  # says where a template has no system turn
         self.turns = [Turn("system", text)] if text else []
         self._read, self._held_text, self._place, self._held, self._before = "", "", None, None, None
+
+    @property
+    def acting(self) -> tuple[str, ...] | None:
+        """What acts for the prompt that is held: "update", "anchor", both, or nothing; None before the first turn."""
+        if self._place is None:
+            return None
+        anchor = self._place.anchor
+        acts = {"update": self._place.has_updates, "anchor": anchor is not None and bool(pulling_rows(anchor).all())}
+        return tuple(name for name, does in acts.items() if does)
+
+    @property
+    def known(self) -> bool | None:
+        """Whether the module was trained on prompts like the one that is held; None where it does not tell."""
+        return None if self._held is None or self._held.known is None else bool(self._held.known.all())
 
     def reset(self) -> None:
         """Forgets all turns but the system's."""
@@ -218,7 +235,7 @@ class Conversation:
         """The whole conversation as text, up to where the assistant answers."""
         if self.template == NONE:
             if turns[0].role == "system":
-                raise ValueError("template 'none' has no system turn; allowed: world, raven")
+                raise ValueError(no_system_turn("none"))
             text = ""
             for turn in turns:
                 text += ("\n\n" if text and turn.role == "user" else "") + turn.text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Unpack, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ from prosg.model.anchor import StateAnchor
 from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
+from prosg.model.options import EncodeOptions, check_names
 from prosg.model.prompts import Batch, Prompt, listed
 from prosg.model.reading import encode_with_gradients, read_prompt, read_windows
 from prosg.model.scoring import AnswerScores, Interruption, score_answer, score_in_one_call
@@ -168,12 +169,7 @@ class ProSG(TextModel):
         self,
         prompt: Prompt | Batch,
         lengths: Int[Tensor, " B"] | None = None,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
-        chunk: int | None = None,
-        window: int | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> EncodedPrompt:
         """Reads prompts with the unmodified backbone, then synthesizes their updates and anchors their states.
 
@@ -181,25 +177,22 @@ class ProSG(TextModel):
             prompt: A text, which is read as it is; a conversation of messages {"role", "content"}, which the chat
                 template writes; several of either; or token ids (B, T), padded on the right.
             lengths: Valid tokens of each row of ids; all of them by default.
-            memory: What holds the prompt beside the state: "none", "anchor", "update", "both" or "auto" (see
-                `Memory`); the model's own (`ProSG.memory`) by default.
-            tau: Window of the anchor, tokens; that of the model's own anchor, or the backbone's default.
-            template: Name of a template for messages; the model's own (`ProSG.template`) by default.
-            chunk: Tokens per call instead of the model's; a backbone that cannot continue has one call per prompt.
-            window: Show the module windows of this many tokens, each read from the initial state: for prompts that
-                overfill the state. The state is that of the whole prompt, which is then read twice.
+            options: `memory`, `tau`, `template`, `chunk` and `window`, as `EncodeOptions` says.
 
         Raises:
             ValueError: for no prompt or an empty one, messages that are no conversation or that the template cannot
                 write, ids and lengths out of range, windows where the module does not
                 read every position, an update where there is no module, and an anchor where the backbone cannot have
                 one.
+            TypeError: for an option that there is not.
         """
-        memory = self.check_memory(memory, tau)
+        check_names("encode", options, EncodeOptions)
+        tau, window, chunk = options.get("tau"), options.get("window"), options.get("chunk")
+        memory = self.check_memory(options.get("memory"), tau)
         if isinstance(prompt, EncodedPrompt):
             raise ValueError("the prompt is encoded already; `held_by` changes what holds it")
         if not isinstance(prompt, Tensor):
-            prompt, lengths = self.padded(self.prepare(listed(prompt), template))
+            prompt, lengths = self.padded(self.prepare(listed(prompt), options.get("template", "")))
         check_tokens(prompt, self.backbone.config.vocab_size, "prompt")
         batch, time = prompt.shape
         if lengths is None:

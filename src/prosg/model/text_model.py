@@ -16,6 +16,7 @@ from prosg.core.tensors import pad
 from prosg.data.templates import ChatTemplate, OwnTemplate, without_blank_lines
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import generate_texts, stream_texts
+from prosg.model.options import EncodeOptions, GenerateOptions, HoldOptions, check_names
 from prosg.model.prompts import Batch, PreparedPrompt, Prompt, check_answers, is_single, listed, prepare_prompts
 from prosg.model.scoring import AnswerScores
 from prosg.tokenizers.base import Tokenizer
@@ -23,6 +24,8 @@ from prosg.tokenizers.special import SpecialTokens
 
 __all__ = ["TextModel"]
 
+HOLD = HoldOptions.__annotations__
+"""Options of `GenerateOptions` that are not those of writing."""
 SAMPLE_BITS = 32
 """Sample i of row b draws the random numbers of row i << SAMPLE_BITS | b."""
 
@@ -43,15 +46,7 @@ class TextModel(nn.Module):
     own_template: OwnTemplate
 
     def encode(
-        self,
-        prompt: Prompt | Batch,
-        lengths: Tensor | None = None,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
-        chunk: int | None = None,
-        window: int | None = None,
+        self, prompt: Prompt | Batch, lengths: Tensor | None = None, **options: Unpack[EncodeOptions]
     ) -> EncodedPrompt:
         """Reads prompts."""
         raise NotImplementedError
@@ -103,74 +98,32 @@ class TextModel(nn.Module):
         return (pad(ids) if ids else torch.zeros(0, 0, dtype=torch.int64)).to(device), lengths.to(device)
 
     def _encoded(
-        self, prompt: Prompt | Batch, memory: Memory | None, tau: float | None, template: str
+        self, prompt: Prompt | Batch, options: HoldOptions | GenerateOptions
     ) -> tuple[EncodedPrompt, list[PreparedPrompt]]:
         """Encodes prompts that are not encoded; also what was read, () of what came as ids or encoded."""
+        memory, tau = options.get("memory"), options.get("tau")
         if isinstance(prompt, EncodedPrompt):
             prompt.check_rows()
             return (prompt if memory is None and tau is None else self._held(prompt, memory, tau)), []
         if isinstance(prompt, Tensor):
             return self.encode(prompt, memory=memory, tau=tau), []
         self.check_memory(memory, tau)
-        read = self.prepare(listed(prompt), template)
+        read = self.prepare(listed(prompt), options.get("template", ""))
         return self.encode(*self.padded(read), memory=memory, tau=tau), read
 
     def _held(self, encoded: EncodedPrompt, memory: Memory | None, tau: float | None) -> EncodedPrompt:
         return self.held_by(encoded, self.check_memory(memory, tau), tau)
 
     @overload
-    def generate(
-        self,
-        prompt: Prompt,
-        n: None = None,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
-        **sampling: Unpack[SamplingOptions],
-    ) -> str: ...
+    def generate(self, prompt: Prompt, n: None = None, **options: Unpack[GenerateOptions]) -> str: ...
     @overload
-    def generate(
-        self,
-        prompt: Prompt,
-        n: int,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
-        **sampling: Unpack[SamplingOptions],
-    ) -> list[str]: ...
+    def generate(self, prompt: Prompt, n: int, **options: Unpack[GenerateOptions]) -> list[str]: ...
     @overload
-    def generate(
-        self,
-        prompt: Batch,
-        n: None = None,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
-        **sampling: Unpack[SamplingOptions],
-    ) -> list[str]: ...
+    def generate(self, prompt: Batch, n: None = None, **options: Unpack[GenerateOptions]) -> list[str]: ...
     @overload
+    def generate(self, prompt: Batch, n: int, **options: Unpack[GenerateOptions]) -> list[list[str]]: ...
     def generate(
-        self,
-        prompt: Batch,
-        n: int,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
-        **sampling: Unpack[SamplingOptions],
-    ) -> list[list[str]]: ...
-    def generate(
-        self,
-        prompt: Prompt | Batch,
-        n: int | None = None,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
-        **sampling: Unpack[SamplingOptions],
+        self, prompt: Prompt | Batch, n: int | None = None, **options: Unpack[GenerateOptions]
     ) -> str | list[str] | list[list[str]]:
         """Writes answers, all in one batch.
 
@@ -180,8 +133,7 @@ class TextModel(nn.Module):
             prompt: As in `encode`, or encoded prompts. An answer to messages ends where the template's next turn would
                 begin.
             n: Samples of each prompt.
-            memory, tau, template: As in `encode`.
-            sampling: Options of `Sampling`.
+            options: `memory`, `tau` and `template` as in `encode`, and the fields of `Sampling`.
 
         Returns:
             A text for one prompt (a text, or messages); a list of texts for several, encoded ones and token ids among
@@ -189,17 +141,19 @@ class TextModel(nn.Module):
 
         Raises:
             ValueError: as `encode` and `Sampling`.
+            TypeError: for an option that there is not.
         """
+        check_names("generate", options, GenerateOptions)
         if n is not None and n < 1:
             raise ValueError(f"n is {n}, must be at least 1 sample")
-        encoded, read = self._encoded(prompt, memory, tau, template)
-        options = self._sampling_of(read, sampling, 1 if n is None else n)
+        encoded, read = self._encoded(prompt, options)
+        sampling = self._sampling_of(read, options, 1 if n is None else n)
         rows, samples = np.repeat(np.arange(encoded.batch), n or 1), np.tile(np.arange(n or 1), encoded.batch)
         answers = generate_texts(
             self.backbone,
             encoded if n is None else encoded.take(rows.tolist()),
             self._tokenizer(),
-            options,
+            sampling,
             numbers=rows + (samples << SAMPLE_BITS),
             stops=[read[row].stop for row in rows] if read else None,
         )
@@ -210,55 +164,35 @@ class TextModel(nn.Module):
         return texts[0] if is_single(prompt) else texts
 
     @overload
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
-        **sampling: Unpack[SamplingOptions],
-    ) -> Iterator[str]: ...
+    def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Iterator[str]: ...
     @overload
+    def stream(self, prompt: Batch, **options: Unpack[GenerateOptions]) -> Iterator[tuple[int, str]]: ...
     def stream(
-        self,
-        prompt: Batch,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
-        **sampling: Unpack[SamplingOptions],
-    ) -> Iterator[tuple[int, str]]: ...
-    def stream(
-        self,
-        prompt: Prompt | Batch,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
-        **sampling: Unpack[SamplingOptions],
+        self, prompt: Prompt | Batch, **options: Unpack[GenerateOptions]
     ) -> Iterator[str] | Iterator[tuple[int, str]]:
         """Writes the answers of `generate`, and yields their pieces as they come.
 
         Args:
-            prompt, memory, tau, template, sampling: As in `generate`.
+            prompt: As in `generate`.
+            options: As in `generate`.
 
         Returns:
             The pieces of one prompt's answer; of several prompts pairs (row, piece), where prompts that were encoded
             count as several.
 
         Raises:
-            ValueError: as `generate`.
+            ValueError, TypeError: as `generate`.
         """
-        encoded, read = self._encoded(prompt, memory, tau, template)
-        options = self._sampling_of(read, sampling)
+        check_names("stream", options, GenerateOptions)
+        encoded, read = self._encoded(prompt, options)
+        sampling = self._sampling_of(read, options)
         stops = [one.stop for one in read] or None
-        pieces = stream_texts(self.backbone, encoded, self._tokenizer(), options, stops=stops)
+        pieces = stream_texts(self.backbone, encoded, self._tokenizer(), sampling, stops=stops)
         return (piece for _, piece in pieces) if is_single(prompt) else pieces
 
-    def _sampling_of(self, read: Sequence[PreparedPrompt], options: SamplingOptions, n: int = 1) -> Sampling:
+    def _sampling_of(self, read: Sequence[PreparedPrompt], options: GenerateOptions, n: int = 1) -> Sampling:
         """Options of writing, ended by what ends answers under the prompts' templates; markers for n samples each."""
-        given = options.copy()
+        given: SamplingOptions = {name: value for name, value in options.items() if name not in HOLD}  # type: ignore[assignment]
         if "end_token" not in given and read:
             given["end_token"] = tuple(dict.fromkeys(token for prompt in read for token in prompt.special.end))
         marker = given.get("force_marker", "")
@@ -267,40 +201,26 @@ class TextModel(nn.Module):
         return self.sampling(**given)
 
     def sampling(self, **options: Unpack[SamplingOptions]) -> Sampling:
-        """Options of writing, ended by the model's own end tokens unless `end_token` says otherwise."""
+        """Options of writing, ended by the model's own end tokens unless `end_token` says otherwise.
+
+        Raises:
+            ValueError: as `Sampling`.
+            TypeError: for an option that there is not.
+        """
+        check_names("sampling", options, SamplingOptions)
         options.setdefault("end_token", self.special.end)
         sampling = Sampling(**options)
         SpecialTokens(sampling.ends).check(self.backbone.config.vocab_size, "end_token")
         return sampling
 
     @overload
-    def perplexity(
-        self,
-        prompt: Prompt,
-        answer: str,
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
-    ) -> float: ...
+    def perplexity(self, prompt: Prompt, answer: str, **options: Unpack[HoldOptions]) -> float: ...
     @overload
     def perplexity(
-        self,
-        prompt: Batch,
-        answer: list[str] | tuple[str, ...],
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
+        self, prompt: Batch, answer: list[str] | tuple[str, ...], **options: Unpack[HoldOptions]
     ) -> list[float]: ...
     def perplexity(
-        self,
-        prompt: Prompt | Batch,
-        answer: str | list[str] | tuple[str, ...],
-        *,
-        memory: Memory | None = None,
-        tau: float | None = None,
-        template: str = "",
+        self, prompt: Prompt | Batch, answer: str | list[str] | tuple[str, ...], **options: Unpack[HoldOptions]
     ) -> float | list[float]:
         """How unlikely an answer is: exp of the mean negative log-likelihood of its tokens, the end token included.
 
@@ -308,18 +228,20 @@ class TextModel(nn.Module):
             prompt: As in `generate`.
             answer: What is scored; a list of answers where there are several prompts. After messages it is written as
                 the template does.
-            memory, tau, template: As in `encode`.
+            options: As in `encode`.
 
         Returns:
             A number for one prompt, a list of numbers for several.
 
         Raises:
             ValueError: as `encode`; for an empty answer, and where there is not one answer to each prompt.
+            TypeError: for an option that there is not.
         """
+        check_names("perplexity", options, HoldOptions)
         single = is_single(prompt)
         if single != isinstance(answer, str):
             raise ValueError("give one answer to one prompt, or a list of answers to a list of prompts")
-        encoded, read = self._encoded(prompt, memory, tau, template)
+        encoded, read = self._encoded(prompt, options)
         texts = [answer] if isinstance(answer, str) else [*answer]
         check_answers(texts, encoded.batch)
         ids = []

@@ -12,6 +12,7 @@ from prosg.musi.config import PromptsConfig
 from prosg.musi.draft import Draft, draft_from_dict
 from prosg.musi.packaged import packaged_text, packaged_yaml
 from prosg.musi.text import LANGUAGES
+from prosg.utils.errors import unreadable
 from prosg.utils.io import iter_jsonl
 from prosg.utils.yaml_text import parse_yaml
 
@@ -105,7 +106,7 @@ def _read(file: str) -> str:
     try:
         return Path(file).read_text("utf-8")
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
+        raise ValueError(unreadable(file, error)) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text ({error.reason})") from None
 

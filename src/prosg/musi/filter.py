@@ -20,6 +20,7 @@ from prosg.musi.draft import DRAFT_FIELDS, draft_from_dict
 from prosg.musi.prompts import DraftedInstruction
 from prosg.musi.similar import SimilarText, first_similar
 from prosg.musi.text import language, ngrams, words
+from prosg.utils.errors import unreadable
 from prosg.utils.fields import check_record
 from prosg.utils.io import iter_jsonl
 from prosg.utils.outside import parse_json
@@ -44,7 +45,7 @@ def evaluation_texts(file: str) -> list[str]:
         else:
             candidates = [text for _, data in iter_jsonl(file) for text in _fields(data)]
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
+        raise ValueError(unreadable(file, error)) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text ({error.reason})") from None
     texts = list(dict.fromkeys(text for text in candidates if words(text)))

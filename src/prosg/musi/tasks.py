@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prosg.utils.errors import unreadable
 from prosg.utils.extras import missing_extra
 from prosg.utils.io import iter_jsonl
 from prosg.utils.outside import parse_json
@@ -127,7 +128,7 @@ def _records(file: str) -> Iterator[tuple[str, Any]]:
         with path.open("rb") as opened:
             start = opened.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
+        raise ValueError(unreadable(file, error)) from None
     if not start.startswith(b"["):
         yield from ((f"{file}:{number}", data) for number, data in iter_jsonl(file))
         return

@@ -18,6 +18,7 @@ from prosg.tokenizers.guarded import PanicError, guarded, silenced
 from prosg.tokenizers.json_file import JSON_NAME, JsonTokenizer
 from prosg.tokenizers.world import VOCABULARY_NAME, read_vocabulary, world_file
 from prosg.utils.paths import user_path
+from prosg.utils.spelling import meant_path
 
 __all__ = [
     "BY_VOCABULARY_SIZE",
@@ -71,7 +72,8 @@ def tokenizer_file(path: str | os.PathLike[str]) -> Path:
     file = tokenizer_beside(path) if Path(path).is_dir() else Path(path)
     if file is None or not file.is_file():
         raise ValueError(
-            f"{path}: no {JSON_NAME} or {VOCABULARY_NAME} there; allowed: such a file, its folder, or {WORLD!r}"
+            f"{path}: no {JSON_NAME} or {VOCABULARY_NAME} there{meant_path(path)}; allowed: such a file, its folder, "
+            f"or {WORLD!r}"
         )
     return file
 

@@ -30,13 +30,16 @@ def _check_range(options: Any, group: str, names: list[str], low: int | float, h
 
 @dataclass(frozen=True)
 class Perturbation:
-    """How often training changes the recurrent state, and how strongly. Probabilities are per row and step.
+    """How often training changes the recurrent state, and how strongly, so that prompts are not left to it alone.
+
+    Probabilities are per row and step. The bank is a set of states that have read other text: a state is loaded by
+    mixing one of them in.
 
     Attributes:
         wipe_first: Probability, at the first step, that the state at the prompt's end is wiped to the initial one.
         wipe_last: The same probability at the last step; linear in between.
         swap: Probability that the state at the prompt's end is swapped for another prompt's.
-        load: Probability that the state at the prompt's end is loaded: weakened, with that of long text mixed in.
+        load: Probability that the state at the prompt's end is loaded: weakened, with one of the bank mixed in.
         load_story: Probability of loading at a random place of the answer before its last stage.
         age: Probability that the state at the prompt's end is aged: decayed as by empty tokens, and weakened.
         age_steps: Longest ageing at the prompt's end, tokens; drawn from U(0, age_steps).
@@ -44,7 +47,7 @@ class Perturbation:
         cut_steps: Longest ageing inside the answer, tokens; set it to the distance that prompts must carry.
         weakest: Natural logarithm of the least that ageing or loading leaves of the state; drawn from U(weakest, 0).
         load_weight: Largest natural logarithm of the loaded memory's weight; drawn from U(0, load_weight).
-        bank_size: Number of long-text states kept for loading.
+        bank_size: Number of states in the bank.
         bank_rows: Number of them that read on in each micro-batch.
         bank_restart: Probability that a state which reads on starts again.
         bank_start: Where states of the bank start: prompt, the state after a prompt of the batch, under its update; or
@@ -135,10 +138,11 @@ class Anchoring:
 
 @dataclass(frozen=True)
 class StopRule:
-    """Early stopping, judged on the validation rows.
+    """Early stopping, judged on the rows of --validation.
 
     Attributes:
-        metric: late_exact, exact, late_perplexity or perplexity.
+        metric: late_exact, the share of rows in which every token of the last stage is the likeliest one; exact, the
+            same of whole answers; or late_perplexity, perplexity.
         value: Stop when the metric is at least this (perplexities: at most) in `times` evaluations in a row.
         times: Number of evaluations in a row that must reach `value`; 0 never stops at a value.
         patience: Stop after this many evaluations without a better value; 0 never does. The last weights are kept.
@@ -217,8 +221,7 @@ class TrainConfig:
 
     Attributes:
         model: Backbone to train, or to train a module on: a .pth or .st file, or a folder.
-        recipe: Name of defaults for module, perturbation, anchor and optim, each of which can still be set (command
-            line and YAML). In Python take them from `RECIPES`.
+        recipe: A set of defaults for module, perturbation, anchor and optim, each of which can still be set.
         train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows, or RWKV-LM's binidx data of the
             model's token ids (data.idx beside data.bin); or several.
         out: Folder for the trained model, checkpoints and logs.
@@ -242,9 +245,9 @@ class TrainConfig:
             baseline that spends tokens instead of a module.
         end_token: Ids of tokens that end an answer, of which rows end with the first; by default the model's own.
         begin_token: Id of a token that stands before every prompt, or none; by default the model's own.
-        template: Chat template: none, world, pile, raven, or model: the model's own. By default the one that a text row
-            is written in, the model's own for chat rows (world under World's tokenizer), and none for rows of a prompt
-            and an answer. It is recorded with what is trained.
+        template: How rows are written: none, world, pile, raven, or model: the model's own. By default the one that a
+            text row is written in, the model's own for chats (world under World's tokenizer), and none for a prompt
+            and an answer. It goes with what is trained.
         max_tokens: Longest row, prompt and answer together; longer ones are left out and counted. 0 keeps all.
         truncate: Cut longer rows instead: the prompt's beginning, and the end of an answer that is too long by itself.
         threads: CPU threads; 0 takes all cores where a probe finds that faster right now, else one.

@@ -8,6 +8,7 @@ import math
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from prosg.data.encode import EncodedRow
-from prosg.data.joined import answer_tokens, row_lengths
+from prosg.data.joined import answer_tokens, row_lengths, sample_rows
 from prosg.model.memory import ADAMW_BYTES, activation_bytes
 from prosg.model.prosg import ProSG
 from prosg.training.config import Phase, TrainConfig
@@ -112,6 +113,8 @@ def _describe(
     yield "trains", f"{what}, {trained:,} parameters ({trained / total:.1%}), recipe {config.recipe or 'none'}"
     cut = f"; {too_long} of more than {config.max_tokens} tokens {'cut' if config.truncate else 'left out'}"
     yield "rows", f"{len(rows):,}" + cut * (too_long > 0)
+    counts = Counter(row.template or "plain text" for row in sample_rows(rows))
+    yield "template", ", ".join(name if len(counts) == 1 else f"{name} {n}" for name, n in counts.most_common())
     lengths = row_lengths(rows)
     tokens, longest = sum(lengths), max(lengths)
     answers = answer_tokens(rows)

@@ -12,9 +12,10 @@ __all__ = ["RECIPES", "Recipe", "check_recipe"]
 
 
 class Recipe(NamedTuple):
-    """Defaults of one phase."""
+    """Defaults of one phase: what is trained, with which module, how. A preset is the module's part alone."""
 
     phase: Phase
+    about: str = ""
     module: ProSGConfig = ProSGConfig()
     perturbation: Perturbation = Perturbation()
     optim: Optimisation = Optimisation()
@@ -32,23 +33,57 @@ _PLUS = Perturbation(wipe_first=0.9, wipe_last=0.05, load=0.5, load_story=0.5, f
 _STATE_PASSING = Perturbation(start=0.9, bank_size=64, bank_rows=32, bank_restart=0.02, bank_reads="row")
 
 RECIPES: dict[str, Recipe] = {
-    "plain": Recipe("finetune", optim=_FINETUNE),
-    "durable": Recipe("finetune", perturbation=_DURABLE, optim=_FINETUNE),
-    "durable-load": Recipe("finetune", perturbation=_DURABLE_LOAD, optim=_FINETUNE),
+    "plain": Recipe("finetune", "fine-tuning as it is: the loss of the answers' tokens", optim=_FINETUNE),
+    "durable": Recipe(
+        "finetune",
+        "the state is aged in training, so that prompts are written where they last; for memories that fade",
+        perturbation=_DURABLE,
+        optim=_FINETUNE,
+    ),
+    "durable-load": Recipe(
+        "finetune",
+        "the state is loaded with other text in training; for memories that fill up",
+        perturbation=_DURABLE_LOAD,
+        optim=_FINETUNE,
+    ),
     # Prompts begin where other texts ended (arXiv 2507.02782), a tenth of them at the initial state, as later.
-    "state-passing": Recipe("finetune", perturbation=_STATE_PASSING, optim=_FINETUNE),
-    "anchored": Recipe("finetune", optim=_FINETUNE, anchor=Anchoring(enabled=True, tau=200.0)),
-    "paper": Recipe("synthesize", module=PRESETS["paper"], optim=Optimisation(lr=1e-3, late_weight=1.0)),
-    "paper-perturbed": Recipe("synthesize", module=PRESETS["paper"], perturbation=_PLUS),
-    "plus": Recipe("synthesize", module=PRESETS["plus"], perturbation=_PLUS),
-    "plus-plain": Recipe("synthesize", module=PRESETS["plus"]),
-    "static": Recipe("static", module=PRESETS["static"], optim=_STATIC),
-    "static-durable": Recipe("static", module=PRESETS["static"], perturbation=_DURABLE, optim=_STATIC),
-    "static-durable-load": Recipe("static", module=PRESETS["static"], perturbation=_DURABLE_LOAD, optim=_STATIC),
+    "state-passing": Recipe(
+        "finetune", "prompts begin where other texts ended", perturbation=_STATE_PASSING, optim=_FINETUNE
+    ),
+    "anchored": Recipe("finetune", "under an anchor", optim=_FINETUNE, anchor=Anchoring(enabled=True, tau=200.0)),
+    "paper": Recipe(
+        "synthesize",
+        "the paper's module, trained as in the paper",
+        module=PRESETS["paper"],
+        optim=Optimisation(lr=1e-3, late_weight=1.0),
+    ),
+    "paper-perturbed": Recipe(
+        "synthesize", "the paper's module, trained as plus is: a control", module=PRESETS["paper"], perturbation=_PLUS
+    ),
+    "plus": Recipe(
+        "synthesize",
+        "this package's module, which reads every token of the prompt; its state is perturbed in training",
+        module=PRESETS["plus"],
+        perturbation=_PLUS,
+    ),
+    "plus-plain": Recipe("synthesize", "the module of plus, its state left alone: a control", module=PRESETS["plus"]),
+    "static": Recipe("static", "one update for every prompt: a control", module=PRESETS["static"], optim=_STATIC),
+    "static-durable": Recipe(
+        "static",
+        "the same, the state aged as in durable fine-tuning",
+        module=PRESETS["static"],
+        perturbation=_DURABLE,
+        optim=_STATIC,
+    ),
+    "static-durable-load": Recipe(
+        "static", "the same, the state loaded", module=PRESETS["static"], perturbation=_DURABLE_LOAD, optim=_STATIC
+    ),
     # A few hundred numbers, logarithms all of them.
-    "anchor": Recipe("anchor", optim=Optimisation(lr=0.03), anchor=Anchoring(enabled=True)),
+    "anchor": Recipe(
+        "anchor", "windows and strengths of every unit", optim=Optimisation(lr=0.03), anchor=Anchoring(enabled=True)
+    ),
     # A state has no fan-in and starts near zero, so its rate is large; see docs/state-tuning.md.
-    "state": Recipe("state", optim=Optimisation(lr=0.1)),
+    "state": Recipe("state", "one initial state", optim=Optimisation(lr=0.1)),
 }
 
 

@@ -42,6 +42,7 @@ from prosg.utils.device import resolve_device
 from prosg.utils.io import read_json, write_json
 from prosg.utils.jobs import write_progress
 from prosg.utils.leftovers import sweep
+from prosg.utils.options import dotted
 
 __all__ = ["train"]
 
@@ -238,12 +239,24 @@ def _check_config(config: TrainConfig, out: Path) -> None:
         before = _with_defaults(read_json(path))
         if check_inputs(config):  # else all that is known of the files is their names
             passing += NAMED_INPUTS
-        changed = [key for key in now if key not in passing and now[key] != before.get(key)]
+        was, wanted = dict(dotted(before)), dict(dotted(now))
+        changed = [
+            f"--{name.replace('_', '-')} was {_typed(was.get(name))}, is {_typed(value)} now"
+            for name, value in wanted.items()
+            if name.partition(".")[0] not in passing and value != was.get(name)
+        ]
         if changed:
             raise ValueError(
-                f"{out} holds a run with another configuration ({', '.join(changed)} changed); "
-                "choose another --out, or delete it"
+                f"{out} holds a run with other options: {'; '.join(changed)}. With what was, it goes on; "
+                f"to begin anew, choose another --out, or delete {out}"
             )
+
+
+def _typed(value: Any) -> str:
+    """A stored value of an option, as it is typed."""
+    if isinstance(value, list):
+        return ",".join(map(_typed, value)) or "none"
+    return str(value).lower() if isinstance(value, bool | None) else str(value) or "not given"
 
 
 def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
@@ -272,14 +285,20 @@ def _template_used(phase: Phase, rows: Sequence[EncodedRow], config: TrainConfig
         return model.own_template
     name = counts.most_common(1)[0][0]
     template = model.own_template.choose(name, model.tokenizer)
-    if phase in ("state", "anchor") and name != (usual := model.own_template.choose("", model.tokenizer).name):
+    usual = model.own_template.choose("", model.tokenizer).name
+    if phase in ("state", "anchor") and name != usual:
         # What these leave is used with the backbone as it is, whose own template is another.
         distributed.print_once(f"template: {name}; use what is trained with --template {name}, not the model's {usual}")
     if len(counts) > 1:
         parts = ", ".join(f"{other} {count}" for other, count in counts.most_common())
         distributed.print_once(f"template: {name}, that of most rows ({parts}); one for all with --template")
-    elif template != NONE and not config.template:
-        distributed.print_once(f"template: {name} (another with --template)")
+    elif template != NONE:
+        chosen = "" if config.template else " (another with --template)"
+        distributed.print_once(f"template: {name}{chosen}")
+    elif usual != name and not config.template:
+        distributed.print_once(
+            f"template: none, rows of a prompt and an answer are written as they are (--template {usual}: as a chat)"
+        )
     return model.own_template._replace(trained=template)
 
 

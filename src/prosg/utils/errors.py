@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 
-__all__ = ["FULL", "causes"]
+from prosg.utils.spelling import meant_path
+
+__all__ = ["FULL", "causes", "unreadable"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of errors that say that there is no room for a file."""
@@ -17,3 +20,9 @@ def causes(error: BaseException | None) -> list[BaseException]:
         chain.append(error)
         error = error.__cause__ or error.__context__
     return chain
+
+
+def unreadable(path: str | os.PathLike[str], error: OSError) -> str:
+    """Returns what is wrong with a file that cannot be read, with the one that was probably meant."""
+    near = meant_path(path) if isinstance(error, FileNotFoundError) else ""
+    return f"{os.fspath(path)}: cannot be read: {error.strerror}{near}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prosg.utils.io import read_json, write_json
 
-__all__ = ["FileHashes", "hash_file"]
+__all__ = ["FileHashes", "file_stamp", "hash_file"]
 
 CHUNK = 1 << 22
 """Bytes read at once."""
@@ -30,6 +30,23 @@ def hash_file(path: str | os.PathLike[str]) -> str:
         while piece := file.read(CHUNK):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def file_stamp(path: str | os.PathLike[str]) -> str | None:
+    """Returns what tells a file from any other content that it has had: its place, size and times of change.
+
+    Returns:
+        The stamp; None where the last change is so recent that another one could bear the same.
+
+    Raises:
+        OSError: for a file that is not there.
+    """
+    now = time.time_ns()
+    stat = os.stat(path)
+    if now - max(stat.st_mtime_ns, stat.st_ctime_ns) < SETTLED:
+        return None
+    # The time of the last change of the inode cannot be set, so that a restored time of change shows, too.
+    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
 
 
 class FileHashes:
@@ -48,15 +65,11 @@ class FileHashes:
 
     def of(self, path: str | os.PathLike[str]) -> str:
         """Returns the hash of a file's content. Raises OSError for one that cannot be read."""
-        now = time.time_ns()
-        stat = os.stat(path)
-        # The time of the last change of the inode cannot be set, so that a restored time of change shows, too.
-        stamp = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+        stamp = file_stamp(path)
+        if stamp is None:
+            return hash_file(path)
         if stamp not in self.known:
-            hashed = hash_file(path)
-            if now - max(stat.st_mtime_ns, stat.st_ctime_ns) < SETTLED:
-                return hashed
-            self.known[stamp] = hashed
+            self.known[stamp] = hash_file(path)
             self.added = True
         return self.known[stamp]
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from prosg.utils.errors import unreadable
 from prosg.utils.locks import check_locks
 from prosg.utils.outside import MOST_BYTES, parse_json, read_text
 from prosg.utils.paths import user_path
@@ -124,7 +125,7 @@ def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
         file = open(path, "rb")  # noqa: SIM115 - closed below; only the opening is guarded here
         number, line = 1, file.readline(MOST_BYTES + 1)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ValueError(unreadable(path, error)) from error
     with file:
         while line:
             if len(line) > MOST_BYTES:

@@ -20,6 +20,7 @@ __all__ = [
     "build",
     "check_at_least",
     "construct",
+    "dotted",
     "help_text",
     "iter_options",
     "merge",
@@ -128,6 +129,15 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
         merged[name] = merge(merged[name], value) if both else value
     return merged
+
+
+def dotted(values: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the options of nested dictionaries by their dotted names."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{inside}{name}.")
+        else:
+            yield f"{inside}{name}", value
 
 
 def option(config: Any, name: str) -> Any:

@@ -12,6 +12,8 @@ import os
 import re
 from typing import Any, NoReturn
 
+from prosg.utils.errors import unreadable
+
 __all__ = [
     "DEEPEST",
     "MOST_BYTES",
@@ -39,7 +41,7 @@ def read_text(path: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
         with open(path, "rb") as file:
             content = file.read(most + 1)
     except OSError as error:
-        raise ValueError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from None
+        raise ValueError(unreadable(path, error)) from None
     if len(content) > most:
         raise ValueError(f"{os.fspath(path)}: has more than {most} bytes, the most that are read of such a file")
     return decode_text(content, os.fspath(path))

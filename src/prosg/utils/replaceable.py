@@ -10,7 +10,19 @@ from typing import NamedTuple
 
 from prosg.utils.outside import parse_json, read_text
 
-__all__ = ["FolderKind", "check_replaceable"]
+__all__ = ["FolderKind", "ReplaceableError", "check_replaceable"]
+
+
+class ReplaceableError(FileExistsError):
+    """Something is there that may be replaced, if the caller says so."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+        super().__init__(self.named("overwrite=True"))
+
+    def named(self, option: str) -> str:
+        """The message, with the option as whoever reads it would write it."""
+        return f"{os.fspath(self.path)}: exists; {option} replaces it"
 
 
 class FolderKind(NamedTuple):
@@ -72,11 +84,11 @@ def check_replaceable(path: str | os.PathLike[str], *, overwrite: bool, kind: Fo
             raise FileExistsError(f"{path}: is a folder; name a file in it")
         if any(path.iterdir()):
             if not overwrite:
-                raise FileExistsError(f"{path}: exists; pass overwrite=True (--overwrite) to replace it")
+                raise ReplaceableError(path)
             kind.check(path)
     elif not stat.S_ISREG(mode):
         raise FileExistsError(f"{path}: is a device or a pipe, which a file cannot replace; name a file")
     elif kind is not None:
         raise FileExistsError(f"{path}: is a file; {kind.name} is written into a folder")
     elif not overwrite:
-        raise FileExistsError(f"{path}: exists; pass overwrite=True (--overwrite) to replace it")
+        raise ReplaceableError(path)

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prosg.utils.leftovers import STAGING, one_at_a_time, remove, remove_leftovers
+from prosg.utils.replaceable import ReplaceableError
 
 __all__ = ["LONGEST", "exchange", "staging_folder", "sync", "sync_names"]
 
@@ -92,7 +93,7 @@ def exchange(written: Path, path: Path, replace: bool) -> None:
     if not replace:
         if not _rename(written, path, NO_REPLACE):
             if os.path.lexists(path) and not _is_empty_folder(path):
-                raise FileExistsError(f"{path}: exists; pass overwrite=True (--overwrite) to replace it")
+                raise ReplaceableError(path)
             written.rename(path)
     elif path.is_dir() and not _rename(written, path, EXCHANGE):
         replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
