@@ -1,0 +1,1 @@
+"""Serving: many prompts at once, one model, each with a memory of its own."""
