@@ -4,8 +4,8 @@
            run        one chunk of prompts is read, then one token of every answer is written
            postprocess   what was written is told, rows that have ended leave
 
-Rows join, step and leave as they like; each has its prompt, state, anchor, update, options of sampling, stop strings and
-budget. What is drawn for a row follows from its own seed, step and number, so its text is the one that it has alone.
+Rows join, step and leave as they like; each has its prompt, state, anchor, update, options of sampling, stop strings,
+and budget. What is drawn for a row follows from its own seed, step and number, so its text is the one that it has alone.
 
 One thread owns the model: that of `start`, or whoever calls `step`. All else may be called from any thread.
 """
@@ -140,8 +140,8 @@ class Engine:
 
         Args:
             request: What is wanted.
-            listener: Is told every `Piece` of the answer, and then once that it is `Finished`, on the engine's thread. It
-                must not wait. Where it raises an exception its request is cancelled.
+            listener: Is told every `Piece` of the answer, and then once that it is `Finished`, on the engine's thread.
+                It must not wait. Where it raises an exception its request is cancelled.
 
         Returns:
             By what the request can be cancelled.
