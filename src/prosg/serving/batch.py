@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from prosg.core.encoded import Memory
 from prosg.data.row import FIELDS, Row, row_from_dict
 from prosg.data.templates import ChatTemplate
-from prosg.generation.sampling import SamplingOptions
 from prosg.model.answering import frame_rows, reply
 from prosg.serving.engine import Engine
 from prosg.serving.request import Finished, Piece, Request
@@ -182,7 +181,7 @@ def _submit(engine: Engine, number: int, key: str, data: Any, usual: Mapping[str
     assert model.tokenizer is not None
     stops = [*options.pop("stop", ()), *filter(None, [chosen.stop])]
     special = chosen.special(model.special, model.tokenizer)
-    sampling = model.sampling(**SamplingOptions(**options), stop=stops, end_token=special.end)
+    sampling = model.sampling(**options, stop=stops, end_token=special.end)
     ids = framed.prompt_ids(model.tokenizer, model.special)
     line = _Line(number, key, row.id, chosen)
     engine.submit(Request(tuple(ids), sampling, memory=memory, tau=tau), line)

@@ -151,7 +151,7 @@ class Prefill:
         # A module has to be shown all of a prompt; that one was shown what another only reads does not matter.
         chains = [self._chain(True)] if update else [self._chain(False), self._chain(True)]
         least = len(prompt) if update or not self.model.backbone.continues else 1
-        found = [place for chain in chains if (place := self.cache.longest(chain, prompt, least)) is not None]
+        found = [known for chain in chains if (known := self.cache.longest(chain, prompt, least)) is not None]
         if not found:
             self.statistics.cache_misses += 1
             return
