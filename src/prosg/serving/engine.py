@@ -246,7 +246,14 @@ class Engine:
 
     def _run(self) -> None:
         while True:
-            busy = self.step()
+            try:
+                busy = self.step()
+            except Exception as error:  # nobody would be told anything any more
+                _log.exception("the engine failed; all requests that it had taken in end")
+                self._end([*self._rows, *self._prefill.reading], error)
+                self._prefill.drop([*self._prefill.reading])
+                self._keep_rows([])
+                busy = True
             if self._stopping and (not busy or time.monotonic() >= self._stop_by):
                 break
             if not busy:
@@ -337,7 +344,12 @@ class Engine:
                 answering.future.set_result(place)
                 self._statistics.encoded += 1
                 continue
-            self._slots.join(place)
+            try:
+                self._slots.join(place)
+            except Exception as error:
+                _log.exception("a request failed")
+                self._end([answering], error)
+                continue
             self._rows.append(answering)
             self._sampling = None
 
