@@ -253,13 +253,12 @@ def test_an_error_ends_what_it_concerns_and_the_engine_goes_on(monkeypatch: pyte
     engine = Engine(model, cache_bytes=0)
     one = request([1, 2, 3], temperature=0.0)
     with monkeypatch.context() as patch:
-        patch.setattr("prosg.serving.prefill.PromptReader", None, raising=False)
         patch.setattr(ProSG, "reader", lambda *_, **__: (_ for _ in ()).throw(MemoryError("no room")))
         _, failed = submit(engine, one)
         finish(engine)
     assert failed.end is not None and failed.end.reason == "error" and failed.end.error == "MemoryError: no room"
     with monkeypatch.context() as patch:
-        patch.setattr("prosg.serving.engine.advance", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+        patch.setattr("prosg.serving.decoding.advance", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
         _, failed = submit(engine, one)
         finish(engine)
     assert failed.end is not None and failed.end.reason == "error"
