@@ -42,8 +42,8 @@ _log = logging.getLogger(__name__)
 class Handle:
     """A request that was submitted."""
 
-    def __init__(self, engine: Engine, answering: Answering) -> None:
-        self._engine, self._answering = engine, answering
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
 
     @property
     def is_done(self) -> bool:
@@ -155,7 +155,7 @@ class Engine:
         checked, memory = checked_request(request, self.model)
         answering = Answering(checked, listener, self.model.tokenizer, memory)
         self._put(answering)
-        return Handle(self, answering)
+        return Handle(answering)
 
     def encode(
         self, ids: Sequence[int], memory: Memory | None = None, tau: float | None = None, *, owner: str = ""
