@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from prosg.core.checks import check_encoded, check_layers
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, Site, Update, check_update
+from prosg.model.anchor import empty_anchor
 from prosg.model.prosg import ProSG
 from prosg.utils.io import CheckpointError, written_whole
 from prosg.utils.spelling import meant_path
@@ -67,8 +67,7 @@ def unflatten_anchor(flat: Mapping[str, Tensor], backbone: Backbone) -> Anchor |
     """Builds the anchor of `flatten`'s tensors, if there is one. Raises ValueError if it does not fit the backbone."""
     if not any(key.startswith("anchor.") for key in flat):
         return None
-    units = [torch.zeros(1, number) for number in backbone.anchor_units]
-    return _layers(flat, "anchor", backbone.make_anchor(backbone.init_state(1), units, units))
+    return _layers(flat, "anchor", empty_anchor(backbone))
 
 
 def _layers(flat: Mapping[str, Tensor], part: str, empty: State) -> State:
@@ -87,7 +86,9 @@ def _tensor(flat: Mapping[str, Tensor], name: str) -> Tensor:
     return flat[name]
 
 
-def save_encoded(encoded: EncodedPrompt, path: str | Path, model: ProSG, *, overwrite: bool = False) -> None:
+def save_encoded(
+    encoded: EncodedPrompt, path: str | Path, model: ProSG, *, overwrite: bool = False, fingerprint: str = ""
+) -> None:
     """Writes encoded prompts of a model as one safetensors file.
 
     Args:
@@ -95,6 +96,7 @@ def save_encoded(encoded: EncodedPrompt, path: str | Path, model: ProSG, *, over
         path: The file.
         model: What encoded them; the file says so by its fingerprint.
         overwrite: Replace a file that is there.
+        fingerprint: The model's, where it is known: to compute it takes seconds for a large model.
 
     Raises:
         FileExistsError: for what may not be replaced.
@@ -107,17 +109,18 @@ def save_encoded(encoded: EncodedPrompt, path: str | Path, model: ProSG, *, over
     tensors = flatten(encoded.state, encoded.update, encoded.anchor) | {"logits": encoded.logits.contiguous()}
     if encoded.known is not None:
         tensors["known"] = encoded.known.to(encoded.logits.dtype)
-    metadata = {"format": FORMATS[encoded.anchor is not None], "model": model_fingerprint(model)}
+    metadata = {"format": FORMATS[encoded.anchor is not None], "model": fingerprint or model_fingerprint(model)}
     with written_whole(Path(path), overwrite=overwrite) as temporary:
         save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary, metadata=metadata)
 
 
-def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
+def load_encoded(path: str | Path, model: ProSG, *, fingerprint: str = "") -> EncodedPrompt:
     """Reads encoded prompts, on the model's device.
 
     Args:
         path: The file.
         model: What encoded them.
+        fingerprint: As in `save_encoded`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -132,7 +135,7 @@ def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
         raise CheckpointError(
             f"{path}: not an encoded prompt; make one with: prosg encode MODEL --prompt ... --out FILE"
         )
-    if metadata.get("model") != model_fingerprint(model):
+    if metadata.get("model") != (fingerprint or model_fingerprint(model)):
         raise CheckpointError(f"{path}: made by another model; encode the prompt again with this one")
     device = next(model.parameters()).device
     try:

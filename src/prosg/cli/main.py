@@ -18,6 +18,7 @@ from typing import Any
 
 from prosg.cli import (
     ablate,
+    batch,
     chat,
     convert,
     curve,
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Command | Group] = {
     "generate": generate.COMMAND,
     "chat": chat.COMMAND,
     "encode": encode.COMMAND,
+    "batch": batch.COMMAND,
     "train": train.COMMANDS,
     "ablate": ablate.COMMAND,
     "data": data.COMMANDS,
@@ -71,7 +73,7 @@ COMMANDS: dict[str, Command | Group] = {
 """By name, in the order of `prosg --help`."""
 
 GROUPS = {
-    "start": ("generate", "chat", "encode", "info", "demo"),
+    "start": ("generate", "chat", "encode", "batch", "info", "demo"),
     "train": ("train", "ablate"),
     "data": ("data",),
     "measure": ("curve", "perplexity", "eval", "report", "inspect", "judge", "rate", "lm-eval"),
