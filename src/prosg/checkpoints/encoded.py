@@ -86,7 +86,9 @@ def _tensor(flat: Mapping[str, Tensor], name: str) -> Tensor:
     return flat[name]
 
 
-def save_encoded(encoded: EncodedPrompt, path: str | Path, model: ProSG, *, overwrite: bool = False) -> None:
+def save_encoded(
+    encoded: EncodedPrompt, path: str | Path, model: ProSG, *, overwrite: bool = False, fingerprint: str = ""
+) -> None:
     """Writes encoded prompts of a model as one safetensors file.
 
     Args:
@@ -94,6 +96,7 @@ def save_encoded(encoded: EncodedPrompt, path: str | Path, model: ProSG, *, over
         path: The file.
         model: What encoded them; the file says so by its fingerprint.
         overwrite: Replace a file that is there.
+        fingerprint: The model's, where it is known: to compute it takes seconds for a large model.
 
     Raises:
         FileExistsError: for what may not be replaced.
@@ -106,17 +109,18 @@ def save_encoded(encoded: EncodedPrompt, path: str | Path, model: ProSG, *, over
     tensors = flatten(encoded.state, encoded.update, encoded.anchor) | {"logits": encoded.logits.contiguous()}
     if encoded.known is not None:
         tensors["known"] = encoded.known.to(encoded.logits.dtype)
-    metadata = {"format": FORMATS[encoded.anchor is not None], "model": model_fingerprint(model)}
+    metadata = {"format": FORMATS[encoded.anchor is not None], "model": fingerprint or model_fingerprint(model)}
     with written_whole(Path(path), overwrite=overwrite) as temporary:
         save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary, metadata=metadata)
 
 
-def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
+def load_encoded(path: str | Path, model: ProSG, *, fingerprint: str = "") -> EncodedPrompt:
     """Reads encoded prompts, on the model's device.
 
     Args:
         path: The file.
         model: What encoded them.
+        fingerprint: As in `save_encoded`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -131,7 +135,7 @@ def load_encoded(path: str | Path, model: ProSG) -> EncodedPrompt:
         raise CheckpointError(
             f"{path}: not an encoded prompt; make one with: prosg encode MODEL --prompt ... --out FILE"
         )
-    if metadata.get("model") != model_fingerprint(model):
+    if metadata.get("model") != (fingerprint or model_fingerprint(model)):
         raise CheckpointError(f"{path}: made by another model; encode the prompt again with this one")
     device = next(model.parameters()).device
     try:

@@ -56,6 +56,13 @@ class EncodedPrompt:
         """Number of prompts."""
         return self.logits.shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its tensors take in memory."""
+        tensors = [leaf for layers in (self.state, self.anchor or ()) for layer in layers for leaf in layer]
+        tensors += [factor for delta in (self.update or {}).values() for factor in delta]
+        return sum(tensor.nbytes for tensor in (self.logits, *tensors))
+
     def __len__(self) -> int:
         return self.batch
 
