@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -91,7 +90,7 @@ class _Answers:
         self, request: Request, service: Service, job: Job, admission: Admission, reply: Reply, running: Running
     ) -> None:
         self.request, self.service, self.job, self.reply, self.running = request, service, job, reply, running
-        self._admission = admission
+        self._admission: Admission | None = admission
         self._texts = ["" for _ in job.requests]
         self._tokens: list[list[Chosen]] = [[] for _ in job.requests]
         self._trims = isinstance(reply, ChatReply) and service.template.reshapes
@@ -102,7 +101,6 @@ class _Answers:
         Raises:
             ApiError: where an answer does not come to its end.
         """
-        metrics, begun = self.service.metrics, False
         async for choice, event in self.running.events():
             if isinstance(event, Finished):
                 if (error := ended_badly(event)) is not None:
@@ -110,9 +108,6 @@ class _Answers:
                         log.error("%s: %s", self.request.state.request_id, event.error)
                     raise error
                 continue
-            if not begun:
-                metrics.first_token.observe(time.monotonic() - self.request.state.started)
-                begun = True
             text = event.text
             if self._trims and not self._texts[choice]:  # the space between the template's cue and the answer
                 text = text.removeprefix(" ")
@@ -136,15 +131,11 @@ class _Answers:
                     yield _event(reply.end(other, self.running.ends[other].reason))
             for other in sorted(self.running.ends.keys() - ended):
                 yield _event(reply.end(other, self.running.ends[other].reason))
-            if self._include_usage:
+            if reply.include_usage:
                 yield _event(reply.usage(self._usage()))
             yield "data: [DONE]\n\n"
         except ApiError as error:  # too late for a status
             yield _event(error_body(error))
-
-    @property
-    def _include_usage(self) -> bool:
-        return bool(getattr(self.reply, "include_usage", False))
 
     async def whole(self) -> Response:
         """The reply that is not streamed; nothing more is written once the client has gone."""
@@ -193,12 +184,6 @@ class _Answers:
         read = sum(len(request.ids) for request in self.job.requests[:: self.job.samples])
         self._admission.end(read + written)
         self._admission = None
-        metrics = self.service.metrics
-        metrics.prompt_tokens.inc(read)
-        metrics.completion_tokens.inc(written)
-        for choice in range(len(self.job.requests)):
-            end = self.running.ends.get(choice)
-            metrics.finished.labels("cancelled" if end is None else end.reason).inc()
         self.request.state.logged = {"read": read, "written": written}
         if self.service.options.log_prompts:
             log.info("%s answers %s", self.request.state.request_id, json.dumps(self._texts))

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from prosg.serving.request import Chosen
 from prosg.tokenizers.base import Tokenizer
@@ -17,33 +17,9 @@ LEAST_LOGPROB = -9999.0
 """Stands for the logarithm of 0, which JSON cannot say."""
 
 
-class Reply(Protocol):
-    """How the answers to one request are written."""
-
-    def opening(self, choice: int) -> dict[str, Any] | None:
-        """The chunk before a choice's text, if there is one."""
-        ...
-
-    def piece(self, choice: int, text: str, tokens: Sequence[Chosen]) -> dict[str, Any]:
-        """The chunk of a piece of text."""
-        ...
-
-    def end(self, choice: int, reason: str) -> dict[str, Any]:
-        """The chunk after a choice's text."""
-        ...
-
-    def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
-        """The chunk after all choices."""
-        ...
-
-    def whole(self, texts: Sequence[str], tokens: Sequence[Sequence[Chosen]], reasons: Sequence[str]) -> dict[str, Any]:
-        """The reply that is not streamed, but for its usage."""
-        ...
-
-
 @dataclass
-class _Reply:
-    """What both kinds have in common.
+class Reply:
+    """How the answers to one request are written.
 
     Attributes:
         model: As the client named it.
@@ -68,6 +44,26 @@ class _Reply:
     def __post_init__(self) -> None:
         self.id = self.id or f"{self.prefix}-{secrets.token_hex(12)}"
 
+    def opening(self, choice: int) -> dict[str, Any] | None:
+        """The chunk before a choice's text, if there is one."""
+        raise NotImplementedError
+
+    def piece(self, choice: int, text: str, tokens: Sequence[Chosen]) -> dict[str, Any]:
+        """The chunk of a piece of text."""
+        raise NotImplementedError
+
+    def end(self, choice: int, reason: str) -> dict[str, Any]:
+        """The chunk after a choice's text."""
+        raise NotImplementedError
+
+    def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """The chunk after all choices."""
+        raise NotImplementedError
+
+    def whole(self, texts: Sequence[str], tokens: Sequence[Sequence[Chosen]], reasons: Sequence[str]) -> dict[str, Any]:
+        """The reply that is not streamed, but for its usage."""
+        raise NotImplementedError
+
     def _head(self, kind: str) -> dict[str, Any]:
         return {
             "id": self.id,
@@ -81,7 +77,7 @@ class _Reply:
         return self._head(kind) | {"choices": choices} | ({"usage": None} if self.include_usage else {})
 
 
-class ChatReply(_Reply):
+class ChatReply(Reply):
     """Of POST /v1/chat/completions."""
 
     prefix = "chatcmpl"
@@ -135,7 +131,7 @@ class ChatReply(_Reply):
         }
 
 
-class CompletionReply(_Reply):
+class CompletionReply(Reply):
     """Of POST /v1/completions."""
 
     prefix = "cmpl"

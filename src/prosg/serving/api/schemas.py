@@ -5,9 +5,10 @@ Fields of OpenAI's that cannot be honoured are taken only with the value that as
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from prosg.core.encoded import Memory
@@ -31,7 +32,7 @@ class Body(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _name_unknown(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+    def _name_unknown(cls, data: Any, handler: Callable[[Any], Any]) -> Any:
         """Says which fields there are, first of all, where one is unknown."""
         unknown = [name for name in data if name not in cls.model_fields] if isinstance(data, dict) else []
         if unknown:
