@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ __all__ = [
     "join_updates",
     "keep_rows",
     "mean_update",
+    "pad_rank",
     "project",
     "replace_update_rows",
     "take_update_rows",
@@ -136,6 +138,13 @@ def check_update(update: Update, sites: Mapping[Site, tuple[int, int]], batch: i
 def batch_size(update: Update) -> int:
     """Returns the number of rows."""
     return next(iter(update.values())).a.shape[0]
+
+
+def pad_rank(delta: LowRank, rank: int) -> LowRank:
+    """Returns the same change with factors of at least this rank: what is missing is 0."""
+    if (missing := rank - delta.a.shape[1]) <= 0:
+        return delta
+    return LowRank(F.pad(delta.a, (0, 0, 0, missing)), F.pad(delta.b, (0, missing)))
 
 
 def detach_update(update: Update) -> Update:

@@ -29,7 +29,7 @@ from prosg.core.tensors import CHUNK, chunks, pad
 from prosg.generation.length_control import LengthControl
 from prosg.generation.sampling import Sampling, pick
 
-__all__ = ["Replay", "Step", "advance", "decode"]
+__all__ = ["Replay", "Step", "advance", "decode", "draws", "is_finite"]
 
 
 class Step(NamedTuple):
@@ -77,6 +77,23 @@ def advance(backbone: Backbone, encoded: EncodedPrompt, tokens: Tensor, lengths:
     return encoded.replace(state=state, logits=logits)
 
 
+def is_finite(logits: Tensor) -> Tensor:
+    """Returns in which rows (B,) of logits (B, V) a token can be chosen: False for no number, or an infinite one."""
+    return logits.amax(1).isfinite()
+
+
+def draws(seed: int | np.ndarray, step: int | np.ndarray, numbers: np.ndarray, device: torch.device) -> Tensor:
+    """Returns the random numbers (B,) fp32 by which the rows' next tokens are chosen.
+
+    Args:
+        seed: Of the random numbers; also one per row, uint64.
+        step: Tokens that were chosen before; also one per row.
+        numbers: Row numbers (B,) that the draws belong to.
+        device: Where they are needed.
+    """
+    return torch.from_numpy(uniforms(seed, step, numbers, 1)[:, 0]).float().to(device)
+
+
 def decode(
     backbone: Backbone,
     encoded: EncodedPrompt,
@@ -107,8 +124,8 @@ def decode(
     finite = running
     longest = sampling.max_tokens + sampling.longest_story
     for step in range(longest):
-        finite = finite & encoded.logits.amax(1).isfinite()  # of no number, an infinite one, or none that is not
-        random = torch.from_numpy(uniforms(sampling.seed, step, numbers, 1)[:, 0]).float().to(device)
+        finite = finite & is_finite(encoded.logits)
+        random = draws(sampling.seed, step, numbers, device)
         logits = encoded.logits.masked_fill(~finite.unsqueeze(1), 0.0)
         token = pick(control.mask(logits), control.temperature, random, sampling.top_k, sampling.top_p)
         token = torch.where(finite, control.force(token), sampling.ends[0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prosg.utils.values import check_fields
@@ -113,8 +113,8 @@ def pick(
     logits: Float[Tensor, "B V"],
     temperature: Float[Tensor, " B"],
     numbers: Float[Tensor, " B"],
-    top_k: int = 0,
-    top_p: float = 1.0,
+    top_k: int | Int[Tensor, " B"] = 0,
+    top_p: float | Float[Tensor, " B"] = 1.0,
 ) -> Tensor:
     """Draws token ids (B,) by the inverse of the cumulative distribution at `numbers` in [0, 1).
 
@@ -122,23 +122,44 @@ def pick(
         logits: Of the next token.
         temperature: Per row; 0 takes the likeliest token.
         numbers: Uniform random numbers, one per row.
-        top_k: Draw from the k likeliest tokens; 0 from all.
-        top_p: Draw from the likeliest tokens that hold this much probability.
+        top_k: Draw from the k likeliest tokens; 0 from all. Also one per row.
+        top_p: Draw from the likeliest tokens that hold this much probability. Also one per row.
     """
     greedy = logits.argmax(1)
     if not bool((temperature > 0).any()):
         return greedy
     scaled = logits.float() / temperature.clamp(min=1e-6).unsqueeze(1)
-    if 0 < top_k < logits.shape[1]:
-        scaled = scaled.masked_fill(scaled < scaled.topk(top_k).values[:, -1:], -torch.inf)
-    p = torch.softmax(scaled, 1)
-    if top_p < 1:
-        ordered, index = p.sort(1, descending=True)
-        before = ordered.cumsum(1) - ordered
-        p = torch.zeros_like(p).scatter(1, index, ordered.masked_fill(before >= top_p, 0.0))
+    p = torch.softmax(_keep_likeliest(scaled, top_k), 1)
+    if isinstance(top_p, Tensor):
+        if bool((cut := top_p < 1).any()):  # a row that keeps all keeps its bits, too: sums are rounded
+            p = p.index_put((cut,), _keep_share(p[cut], top_p[cut].unsqueeze(1)))
+    elif top_p < 1:
+        p = _keep_share(p, top_p)
     total = p.cumsum(1)
     # A product that rounds up to the total would point behind the last token that may be drawn.
     below = torch.nextafter(total[:, -1:], torch.zeros_like(total[:, -1:]))
     target = torch.minimum(numbers.unsqueeze(1).to(total.dtype) * total[:, -1:], below)
     drawn = torch.searchsorted(total, target, right=True).squeeze(1)
     return torch.where(temperature > 0, drawn, greedy)
+
+
+def _keep_likeliest(scaled: Tensor, top_k: int | Tensor) -> Tensor:
+    """Logits (B, V) that are -inf but for the `top_k` greatest of each row, and their equals."""
+    vocab_size = scaled.shape[1]
+    if isinstance(top_k, Tensor):
+        every = (top_k <= 0) | (top_k >= vocab_size)
+        if bool(every.all()):
+            return scaled
+        most = scaled.topk(int(top_k.masked_fill(every, 1).max())).values
+        least = most.gather(1, (top_k.masked_fill(every, 1) - 1).unsqueeze(1))
+        return scaled.masked_fill((scaled < least) & ~every.unsqueeze(1), -torch.inf)
+    if not 0 < top_k < vocab_size:
+        return scaled
+    return scaled.masked_fill(scaled < scaled.topk(top_k).values[:, -1:], -torch.inf)
+
+
+def _keep_share(p: Tensor, top_p: float | Tensor) -> Tensor:
+    """Probabilities (B, V) that are 0 but for the greatest, which hold `top_p`: a number, or (B, 1)."""
+    ordered, index = p.sort(1, descending=True)
+    before = ordered.cumsum(1) - ordered
+    return torch.zeros_like(p).scatter(1, index, ordered.masked_fill(before >= top_p, 0.0))

@@ -16,7 +16,7 @@ from prosg.generation.length_control import sentence_ends
 from prosg.generation.sampling import Sampling
 from prosg.tokenizers.base import Tokenizer
 
-__all__ = ["NOT_FINITE", "Generation", "generate_texts", "stream_text", "stream_texts"]
+__all__ = ["NOT_FINITE", "AnswerStream", "Generation", "generate_texts", "stream_text", "stream_texts"]
 
 NOT_FINITE = "not_finite"
 NOT_FINITE_WORDS = "the model's logits are not finite (its memory or its weights have overflowed)"
@@ -143,7 +143,7 @@ def stream_texts(
         ValueError: without a tokenizer, and for markers that do not fit the prompts.
     """
     tokenizer = _need(tokenizer)
-    rows = [_Stream(tokenizer, [*sampling.stop, *filter(None, [stop])]) for stop in stops or [""] * encoded.batch]
+    rows = [AnswerStream(tokenizer, [*sampling.stop, *filter(None, [stop])]) for stop in stops or [""] * encoded.batch]
     markers, ends = _Control.of(sampling, tokenizer, encoded)
     for step in decode(backbone, encoded, sampling, markers=markers, ends_sentence=ends):
         for number, (row, token, finite) in enumerate(
@@ -175,18 +175,24 @@ def stream_text(
     return (piece for _, piece in stream_texts(backbone, encoded, tokenizer, sampling))
 
 
-class _Stream:
-    """One row's text that has not been yielded yet."""
+class AnswerStream:
+    """One answer's text, token by token: what may begin a stop string is held back.
+
+    Attributes:
+        pending: Text that has not been returned yet.
+        ended: Whether the answer has ended.
+        stop: The stop string that ended it; "" where none did.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self.decoder, self.stops = tokenizer.stream(), stops
         self.held = max((len(stop) for stop in stops), default=0) - 1  # characters that may begin a stop string
-        self.pending, self.ended = "", False
+        self.pending, self.ended, self.stop = "", False, ""
 
     def push(self, token: int) -> str:
         """Takes a token in; the text that no later one can take back, maybe ""."""
         self.pending += self.decoder.push(token)
-        if (cut := _first_stop(self.pending, self.stops)) < len(self.pending):
+        if (cut := self._cut()) < len(self.pending):
             self.ended = True
             return self.pending[:cut]
         ready = max(len(self.pending) - max(self.held, 0), 0)
@@ -196,8 +202,14 @@ class _Stream:
     def end(self) -> str:
         """The rest of the answer."""
         self.ended = True
-        rest = self.pending + self.decoder.flush()
-        return rest[: _first_stop(rest, self.stops)]
+        self.pending += self.decoder.flush()
+        return self.pending[: self._cut()]
+
+    def _cut(self) -> int:
+        """Where the first stop string begins in what is pending, of which note is taken; else its length."""
+        cut = _first_stop(self.pending, self.stops)
+        self.stop = next((stop for stop in self.stops if self.pending.startswith(stop, cut)), "")
+        return cut
 
 
 def _need(tokenizer: Tokenizer | None) -> Tokenizer:

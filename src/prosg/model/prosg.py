@@ -28,7 +28,7 @@ from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
 from prosg.model.prompts import Batch, Prompt, listed
-from prosg.model.reading import encode_with_gradients, read_prompt, read_windows
+from prosg.model.reading import PromptReader, encode_with_gradients, read_windows
 from prosg.model.scoring import AnswerScores, Interruption, score_answer, score_in_one_call
 from prosg.model.synthesizer import Synthesizer
 from prosg.model.text_model import TextModel
@@ -208,20 +208,30 @@ class ProSG(TextModel):
             raise ValueError("a prompt is empty; every prompt needs at least one token")
         check_lengths(lengths, batch, time)
         synthesizer = self.synthesizer if with_update(memory) else None
-        reads = None if synthesizer is None else synthesizer.init(lengths)
         chunk = (self.chunk if chunk is None else chunk) if self.backbone.continues else time
-        start = None if self.initial is None else self.init_state(batch)
         # A prompt is known by all of it, not by windows.
-        reader = synthesizer if window is None or (synthesizer is not None and synthesizer.is_selective) else None
-        state, reads, logits = read_prompt(self.backbone, prompt, lengths, start, reader, reads, chunk=chunk)
-        encoded = EncodedPrompt(state, None, logits)
-        if synthesizer is not None:
-            known = synthesizer.knows(reads)
-            if window is not None:
-                empty = synthesizer.init(lengths)
-                reads = read_windows(self.backbone, prompt, lengths, start, synthesizer, empty, window, chunk=chunk)
-            encoded = encoded.replace(update=synthesizer.finish(reads), known=known)
-        return self._hold(encoded, memory, tau)
+        whole = window is None or (synthesizer is not None and synthesizer.is_selective)
+        reader = self.reader(lengths, update=whole and synthesizer is not None)
+        start = reader.state
+        reader.read(prompt, lengths, chunk=chunk)
+        encoded = reader.finish()
+        if synthesizer is not None and window is not None:
+            reads = synthesizer.init(lengths)
+            reads = read_windows(self.backbone, prompt, lengths, start, synthesizer, reads, window, chunk=chunk)
+            encoded = encoded.replace(update=synthesizer.finish(reads))
+        return self.hold(encoded, memory, tau)
+
+    def reader(self, lengths: Int[Tensor, " B"], *, update: bool, state: State | None = None) -> PromptReader:
+        """Begins to read prompts piece by piece; `encode` reads them at once.
+
+        Args:
+            lengths: Tokens of each whole prompt (B,).
+            update: Whether their updates are wanted, of a model with a module.
+            state: Where reading begins; the model's initial state by default.
+        """
+        if state is None and self.initial is not None:
+            state = self.init_state(lengths.shape[0])
+        return PromptReader(self.backbone, self.synthesizer if update else None, state, lengths)
 
     def check_memory(self, memory: Memory | None, tau: float | None = None, age: float | None = None) -> Memory:
         """Returns `memory`, or the model's own for None.
@@ -330,9 +340,9 @@ class ProSG(TextModel):
         memory = self.check_memory(memory, tau, age)
         if with_update(memory) and (encoded.update is None or (memory != "auto" and not encoded.has_updates)):
             raise ValueError(f"memory is {memory!r}, but the prompt was encoded without an update")
-        return self._hold(encoded, memory, tau, age)
+        return self.hold(encoded, memory, tau, age)
 
-    def _hold(
+    def hold(
         self, encoded: EncodedPrompt, memory: Memory, tau: float | None, age: float | None = None
     ) -> EncodedPrompt:
         """`held_by` for a memory that was checked, of prompts that have what it names."""

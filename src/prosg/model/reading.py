@@ -22,7 +22,7 @@ from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.initial_state import InitialState
 from prosg.model.synthesizer import Synthesizer
 
-__all__ = ["encode_with_gradients", "read_prompt", "read_windows"]
+__all__ = ["PromptReader", "encode_with_gradients", "read_prompt", "read_windows"]
 
 
 def read_prompt(
@@ -75,6 +75,55 @@ def read_prompt(
         logits = last if logits is None else torch.where((left > 0).unsqueeze(1), last, logits)
     assert state is not None and logits is not None
     return state, reads, logits
+
+
+class PromptReader:
+    """Reads prompts in as many calls as one likes, and then has what they left: all that `ProSG.encode` reads.
+
+    Attributes:
+        state: The state (B rows) after what was read; None before the first token for the backbone's initial one.
+    """
+
+    def __init__(
+        self, backbone: Backbone, synthesizer: BaseSynthesizer | None, state: State | None, lengths: Tensor
+    ) -> None:
+        """Begins to read.
+
+        Args:
+            backbone: What reads.
+            synthesizer: Is shown the prompts, and makes their updates; None for none.
+            state: Where reading begins; None for the backbone's initial state.
+            lengths: Tokens of each whole prompt (B,).
+        """
+        self.backbone, self.synthesizer, self.state = backbone, synthesizer, state
+        self._reads = None if synthesizer is None else synthesizer.init(lengths)
+        self._logits: Tensor | None = None
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, lengths: Tensor, *, chunk: int) -> None:
+        """Reads the prompts' next tokens.
+
+        Args:
+            tokens: Token ids (B, T), padded on the right.
+            lengths: Valid tokens of each row (B,); 0 for a prompt that has ended.
+            chunk: Tokens per call of the backbone.
+        """
+        self.state, self._reads, logits = read_prompt(
+            self.backbone, tokens, lengths, self.state, self.synthesizer, self._reads, chunk=chunk
+        )
+        ended = None if self._logits is None else (lengths == 0).unsqueeze(1)
+        self._logits = logits if ended is None else torch.where(ended, self._logits, logits)
+
+    @torch.no_grad()
+    def finish(self) -> EncodedPrompt:
+        """The prompts after their last tokens: state, update, last logits, and which of them the module knows."""
+        assert self.state is not None and self._logits is not None
+        encoded = EncodedPrompt(self.state, None, self._logits)
+        if self.synthesizer is None:
+            return encoded
+        return encoded.replace(
+            update=self.synthesizer.finish(self._reads), known=self.synthesizer.knows(self._reads)
+        )
 
 
 def read_windows(
