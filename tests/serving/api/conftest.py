@@ -12,7 +12,7 @@ from prosg.checkpoints.load import load_model
 from prosg.model.prosg import ProSG
 
 if TYPE_CHECKING:
-    from support.serving import Served
+    from support.api import Served
 
 collect_ignore_glob = [] if find_spec("fastapi") and find_spec("prometheus_client") else ["test_*.py"]
 
@@ -25,7 +25,7 @@ def demo() -> ProSG:
 @pytest.fixture(scope="module")
 def server(demo: ProSG) -> Iterator[Served]:
     """The packaged model, which writes prompts as they are."""
-    from support.serving import served
+    from support.api import served
 
     with served(demo) as server:
         yield server
@@ -34,7 +34,7 @@ def server(demo: ProSG) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def chat_server(demo: ProSG) -> Iterator[Served]:
     """The same under a template with roles."""
-    from support.serving import served
+    from support.api import served
 
     with served(demo, template="world") as server:
         yield server

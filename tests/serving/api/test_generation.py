@@ -9,7 +9,7 @@ import pytest
 from prosg.core.encoded import Memory
 from prosg.model.conversation import Conversation
 from prosg.model.prosg import ProSG
-from support.serving import CODE, Served, events, served
+from support.api import CODE, Served, events, served
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 

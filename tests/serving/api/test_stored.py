@@ -20,7 +20,7 @@ from prosg.model.prosg import ProSG
 from prosg.serving.api.keys import add_key
 from prosg.serving.api.prompts import PromptRecord, PromptStore
 from support.models import same_encoded
-from support.serving import CODE, ROOT, Served, served
+from support.api import CODE, ROOT, Served, served
 
 CHAT, COMPLETE, PROMPTS = "/v1/chat/completions", "/v1/completions", "/v1/prompts"
 UPLOAD = f"{PROMPTS}/upload"

@@ -67,7 +67,7 @@ async def _answer(
         ApiError: for what cannot be answered, now or ever.
     """
     if service.draining:
-        raise ApiError(503, "the server ends; ask again", headers=retry_after(5) | {"Connection": "close"})
+        raise ApiError(503, "the server ends; ask again", headers=retry_after(5.0) | {"Connection": "close"})
     key: Key = request.state.key
     admission = service.limiter.admit(key.id, key.may_use(service.options.limits), prompts * (body.n or 1))
     try:

@@ -76,11 +76,11 @@ class Limiter:
         if limits.rows and rows > limits.rows:
             raise ApiError(400, f"{rows} answers are asked for at once; this key may have {limits.rows}", param="n")
         if limits.rows and use.rows + rows > limits.rows:
-            raise _refused(f"this key may have {limits.rows} answers at once, and {use.rows} are being written", 1)
+            raise _refused(f"this key may have {limits.rows} answers at once, and {use.rows} are being written", 1.0)
         # Of tokens nobody knows how many a request will take: it may begin if any are left, and pays in the end.
-        if use.tokens is not None and (seconds := use.tokens.wait(now, 1)):
+        if use.tokens is not None and (seconds := use.tokens.wait(now, 1.0)):
             raise _refused(f"this key may use {limits.tokens_per_minute} tokens per minute", seconds)
-        if use.requests is not None and (seconds := use.requests.wait(now, 1)):
+        if use.requests is not None and (seconds := use.requests.wait(now, 1.0)):
             raise _refused(f"this key may send {limits.requests_per_minute} requests per minute", seconds)
         if use.requests is not None:
             use.requests.left -= 1
@@ -93,7 +93,8 @@ def _resized(bucket: _Bucket | None, size: int, now: float) -> _Bucket | None:
     if not size:
         return None
     if bucket is None or bucket.size != size:
-        return _Bucket(size, size if bucket is None else min(bucket.left, size), now)
+        left = float(size) if bucket is None else min(bucket.left, size)
+        return _Bucket(float(size), left, now)
     return bucket
 
 

@@ -80,7 +80,7 @@ def ended_badly(end: Finished) -> ApiError | None:
     if end.reason == "deadline":
         return ApiError(504, "the answer was not ready in time", code="timeout")
     if end.reason == "cancelled":
-        return ApiError(503, "the server ends, and has cancelled the answer", code="cancelled", headers=retry_after(5))
+        return ApiError(503, "the server ends, and has cancelled the answer", code="cancelled", headers=retry_after(5.0))
     if end.reason == "not_finite":
         return ApiError(500, "the model's memory or its weights have overflowed", code="not_finite")
     return ApiError(500, "the model failed; the server's log says why", code="model_error")

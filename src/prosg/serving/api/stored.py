@@ -50,7 +50,7 @@ async def store(request: Request, body: PromptBody) -> Response:
     """Reads a text, or messages, once, and keeps what that left. It is on the disk when the reply comes."""
     service, key = _of(request)
     if service.draining:
-        raise ApiError(503, "the server ends; ask again", headers=retry_after(5) | {"Connection": "close"})
+        raise ApiError(503, "the server ends; ask again", headers=retry_after(5.0) | {"Connection": "close"})
     if body.model not in (None, service.name):
         message = f"there is no model {body.model!r}; this server has {service.name!r}"
         raise ApiError(404, message, code="model_not_found", param="model")
