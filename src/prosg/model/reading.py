@@ -111,8 +111,8 @@ class PromptReader:
         self.state, self._reads, logits = read_prompt(
             self.backbone, tokens, lengths, self.state, self.synthesizer, self._reads, chunk=chunk
         )
-        ended = None if self._logits is None else (lengths == 0).unsqueeze(1)
-        self._logits = logits if ended is None else torch.where(ended, self._logits, logits)
+        before = logits if self._logits is None else self._logits
+        self._logits = torch.where((lengths > 0).unsqueeze(1), logits, before)
 
     @torch.no_grad()
     def finish(self) -> EncodedPrompt:
@@ -121,9 +121,7 @@ class PromptReader:
         encoded = EncodedPrompt(self.state, None, self._logits)
         if self.synthesizer is None:
             return encoded
-        return encoded.replace(
-            update=self.synthesizer.finish(self._reads), known=self.synthesizer.knows(self._reads)
-        )
+        return encoded.replace(update=self.synthesizer.finish(self._reads), known=self.synthesizer.knows(self._reads))
 
 
 def read_windows(

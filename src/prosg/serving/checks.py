@@ -1,0 +1,45 @@
+"""What a request must be for a model to answer it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prosg.core.checks import check_layers, check_token_id
+from prosg.core.encoded import EncodedPrompt, Memory
+from prosg.core.update import check_update
+from prosg.model.prosg import ProSG
+from prosg.serving.request import Request
+from prosg.tokenizers.special import SpecialTokens
+
+__all__ = ["checked_request"]
+
+
+def checked_request(request: Request, model: ProSG) -> tuple[Request, Memory | None]:
+    """Returns a request, its encoded prompt held as it says, and what holds its prompt; None for an encoded one.
+
+    Raises:
+        ValueError: for what the model cannot read, or hold.
+    """
+    vocab_size = model.backbone.config.vocab_size
+    for token in {min(request.ids, default=0), max(request.ids, default=0)}:
+        check_token_id("an id of the prompt", token, vocab_size)
+    SpecialTokens(request.sampling.ends).check(vocab_size, "end_token")
+    encoded, memory, tau = request.encoded, request.memory, request.tau
+    if encoded is None:
+        return request, model.check_memory(memory, tau)
+    _check_encoded(encoded, model)
+    if memory is not None or tau is not None:
+        encoded = model.held_by(encoded, model.check_memory(memory, tau), tau)
+    return replace(request, encoded=encoded.to(model.device)), None
+
+
+def _check_encoded(encoded: EncodedPrompt, model: ProSG) -> None:
+    """Raises ValueError for shapes that do not fit a model; values that are not finite end the answer later on."""
+    encoded.check_rows()
+    if encoded.logits.shape[1] != model.backbone.config.vocab_size:
+        raise ValueError(
+            f"logits has {encoded.logits.shape[1]} columns; the model's vocabulary has "
+            f"{model.backbone.config.vocab_size} ids"
+        )
+    check_layers("state", encoded.state, model.backbone.init_state(1))
+    check_update(encoded.update or {}, model.backbone.sites, encoded.batch)

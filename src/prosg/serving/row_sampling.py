@@ -1,0 +1,59 @@
+"""How the next tokens of rows are chosen, where each row has options of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prosg.generation.decode import draws, is_finite
+from prosg.generation.sampling import pick
+from prosg.serving.request import Request
+
+__all__ = ["RowSampling"]
+
+
+class RowSampling:
+    """Options of sampling of B rows as tensors, made anew only where rows join or leave."""
+
+    def __init__(self, requests: Sequence[Request], steps: Sequence[int], device: torch.device) -> None:
+        """Sets the rows up.
+
+        Args:
+            requests: What the rows are answers to.
+            steps: Tokens that each has chosen already.
+            device: Where the logits are.
+        """
+        options = [request.sampling for request in requests]
+        self.seeds = np.array([option.seed & (2**64 - 1) for option in options], np.uint64)
+        self.numbers = np.array([request.number for request in requests], np.uint64)
+        self.steps = np.array(steps, np.uint64)
+        self.temperature = torch.tensor([option.temperature for option in options], device=device)
+        self.ends = torch.tensor([option.ends[0] for option in options], device=device)
+        top_k, top_p = [option.top_k for option in options], [float(option.top_p) for option in options]
+        self.top_k: int | Tensor = torch.tensor(top_k, device=device) if any(top_k) else 0
+        self.top_p: float | Tensor = torch.tensor(top_p, device=device) if min(top_p) < 1 else 1.0
+        self.greedy = not any(option.temperature for option in options)
+
+    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Chooses the rows' next tokens, as `decode` does.
+
+        Args:
+            logits: (B, V) after the tokens before.
+
+        Returns:
+            The tokens (B,), and in which rows (B,) the logits are finite; in others the token is an end token.
+        """
+        finite = is_finite(logits)
+        random = logits.new_zeros(0) if self.greedy else draws(self.seeds, self.steps, self.numbers, logits.device)
+        self.steps += np.uint64(1)
+        chosen = pick(
+            logits.masked_fill(~finite.unsqueeze(1), 0.0),
+            self.temperature,
+            self.temperature if self.greedy else random,
+            self.top_k,
+            self.top_p,
+        )
+        return torch.where(finite, chosen, self.ends), finite
