@@ -56,23 +56,33 @@ def _serve(options: Namespace, api: ApiOptions) -> int:
         from prosg.serving.api.service import open_service
     except ImportError as error:
         raise missing_extra("serving", "serve", error) from None
+    from prosg.checkpoints.fingerprints import model_fingerprint
     from prosg.serving.engine import Engine
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     listener = listen(api.host, api.port)
     with listener:
         model = load_from(options)
+        fingerprint = model_fingerprint(model)
         engine = Engine(
             model,
+            fingerprint=fingerprint,
             max_rows=options.rows,
             prefill_chunk=options.prefill_chunk,
             cache_bytes=options.cache * MEBIBYTE,
-            cache_folder=None if options.cache_folder is None else Path(options.cache_folder),
+            cache_folder=options.cache_folder,
             queue=options.queue,
         )
         name = api.name or (Path(options.model).stem.replace(":", "-") or "model")
         with open_service(
-            model, engine, api, name=name, template=options.template, memory=options.memory, tau=options.tau
+            model,
+            engine,
+            api,
+            name=name,
+            template=options.template,
+            memory=options.memory,
+            tau=options.tau,
+            fingerprint=fingerprint,
         ) as service:
             engine.start()
             try:

@@ -91,7 +91,13 @@ def test_wrong_keys_are_401_and_health_needs_none(demo: ProSG, tmp_path: Path) -
     file = tmp_path / "keys.json"
     secret = add_key(file, "anna", {})
     with served(demo, keys=str(file)) as server:
-        for headers in ({}, bearer("x"), bearer(secret[:-1]), {"authorization": f"Basic {secret}"}, {"authorization": ""}):
+        for headers in (
+            {},
+            bearer("x"),
+            bearer(secret[:-1]),
+            {"authorization": f"Basic {secret}"},
+            {"authorization": ""},
+        ):
             for path in ("/v1/models", "/v1/prompts", "/metrics", "/nothing"):
                 reply = server.client.get(path, headers=headers)
                 assert reply.status_code == 401 and reply.headers["www-authenticate"] == "Bearer"

@@ -19,8 +19,8 @@ from prosg.model.conversation import Conversation
 from prosg.model.prosg import ProSG
 from prosg.serving.api.keys import add_key
 from prosg.serving.api.prompts import PromptRecord, PromptStore
-from support.models import same_encoded
 from support.api import CODE, ROOT, Served, served
+from support.models import same_encoded
 
 CHAT, COMPLETE, PROMPTS = "/v1/chat/completions", "/v1/completions", "/v1/prompts"
 UPLOAD = f"{PROMPTS}/upload"
@@ -134,7 +134,9 @@ def bad_uploads(demo: ProSG, folder: Path) -> dict[str, bytes]:
 
     encoded = demo.encode(CODE, memory="update")
     whole = content("whole", encoded)
-    high = {site: LowRank(d.a.repeat(1, 9, 1), d.b.repeat(*(1,) * (d.b.dim() - 1), 9)) for site, d in encoded.update.items()}
+    high = {
+        site: LowRank(d.a.repeat(1, 9, 1), d.b.repeat(*(1,) * (d.b.dim() - 1), 9)) for site, d in encoded.update.items()
+    }
     short = encoded.replace(state=encoded.state[:-1])
     return {
         "nothing": b"",

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from prosg.utils.spelling import meant
 from prosg.utils.values import shortened
 
-__all__ = ["ApiError", "add_handlers", "error_body", "error_response", "retry_after"]
+__all__ = ["ApiError", "add_handlers", "error_body", "error_response", "retry_after", "server_ends"]
 
 TYPES = {
     401: "authentication_error",
@@ -54,6 +54,11 @@ class ApiError(HTTPException):
 def retry_after(seconds: float) -> dict[str, str]:
     """Header that says when to ask again."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def server_ends() -> ApiError:
+    """What is said once the server is about to end."""
+    return ApiError(503, "the server ends; ask again", headers=retry_after(5.0) | {"Connection": "close"})
 
 
 def error_body(error: HTTPException) -> dict[str, Any]:

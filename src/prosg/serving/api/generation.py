@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from prosg.core.encoded import EncodedPrompt
-from prosg.serving.api.errors import ApiError, error_body, retry_after
+from prosg.serving.api.errors import ApiError, error_body, server_ends
 from prosg.serving.api.json_body import JsonRoute
 from prosg.serving.api.keys import Key
 from prosg.serving.api.limits import Admission
@@ -67,7 +67,7 @@ async def _answer(
         ApiError: for what cannot be answered, now or ever.
     """
     if service.draining:
-        raise ApiError(503, "the server ends; ask again", headers=retry_after(5.0) | {"Connection": "close"})
+        raise server_ends()
     key: Key = request.state.key
     admission = service.limiter.admit(key.id, key.may_use(service.options.limits), prompts * (body.n or 1))
     try:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from prosg.serving.statistics import EngineStatistics
 
@@ -59,10 +58,10 @@ class Metrics:
 
     def text(self) -> bytes:
         """All counters as Prometheus reads them."""
-        return generate_latest(self._registry)
+        return bytes(generate_latest(self._registry))
 
 
-class _EngineCollector(Collector):
+class _EngineCollector:
     """Asks the engine when somebody looks."""
 
     def __init__(self, statistics: Callable[[], EngineStatistics]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
 
-from prosg.serving.api.errors import ApiError, retry_after
+from prosg.serving.answering import Listener
+from prosg.serving.api.errors import ApiError, retry_after, server_ends
 from prosg.serving.api.requests import Job
 from prosg.serving.api.service import Service
-from prosg.serving.engine import QueueFull
+from prosg.serving.engine import Handle
 from prosg.serving.request import Finished, Piece
+from prosg.serving.waiting import EngineStopped, QueueFull
 
 __all__ = ["Running", "ended_badly"]
 
@@ -27,13 +28,13 @@ class Running:
         """Submits all requests of a job, or none: must be called in the event loop.
 
         Raises:
-            ApiError: 429 where too many wait, 400 for what the engine refuses.
+            ApiError: 429 where too many wait, 400 for what the engine refuses, 503 once it is stopped.
         """
         self.ends: dict[int, Finished] = {}
         self._events: asyncio.Queue[tuple[int, Piece | Finished]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._choices = len(job.requests)
-        self._handles: list[Any] = []
+        self._handles: list[Handle] = []
         try:
             for choice, request in enumerate(job.requests):
                 self._handles.append(service.engine.submit(request, self._listener(choice)))
@@ -42,11 +43,14 @@ class Running:
             raise ApiError(
                 429, "too many requests wait; try again later", code="overloaded", headers=retry_after(full.seconds)
             ) from None
+        except EngineStopped:
+            self.cancel()
+            raise server_ends() from None
         except ValueError as error:
             self.cancel()
             raise ApiError(400, str(error)) from None
 
-    def _listener(self, choice: int) -> Any:
+    def _listener(self, choice: int) -> Listener:
         def listen(event: Piece | Finished) -> None:
             with suppress(RuntimeError):  # the loop has ended, and with it whoever waits
                 self._loop.call_soon_threadsafe(self._events.put_nowait, (choice, event))
@@ -80,7 +84,9 @@ def ended_badly(end: Finished) -> ApiError | None:
     if end.reason == "deadline":
         return ApiError(504, "the answer was not ready in time", code="timeout")
     if end.reason == "cancelled":
-        return ApiError(503, "the server ends, and has cancelled the answer", code="cancelled", headers=retry_after(5.0))
+        return ApiError(
+            503, "the server ends, and has cancelled the answer", code="cancelled", headers=retry_after(5.0)
+        )
     if end.reason == "not_finite":
         return ApiError(500, "the model's memory or its weights have overflowed", code="not_finite")
     return ApiError(500, "the model failed; the server's log says why", code="model_error")

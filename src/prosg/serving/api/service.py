@@ -20,6 +20,7 @@ from prosg.serving.api.options import ApiOptions
 from prosg.serving.api.prompts import PromptStore
 from prosg.serving.engine import Engine
 from prosg.tokenizers.base import Tokenizer
+from prosg.utils.paths import user_path
 
 __all__ = ["LOCAL", "Service", "open_service"]
 
@@ -80,6 +81,7 @@ def open_service(
     template: str = "",
     memory: Memory | None = None,
     tau: float | None = None,
+    fingerprint: str = "",
 ) -> Iterator[Service]:
     """Puts the parts of a server together; the engine is started and stopped by the caller.
 
@@ -91,16 +93,17 @@ def open_service(
         template: Name of a chat template; the model's own by default.
         memory: What holds prompts unless a request says otherwise; the model's own by default.
         tau: Window of their anchors, tokens.
+        fingerprint: The model's (`prosg.fingerprint`), where it is known.
 
     Raises:
         ValueError: for an unknown template, a memory that the model cannot have, and keys that cannot be read.
     """
     chosen = model.own_template.choose(template, model.tokenizer)
     held = model.check_memory(memory, tau)
-    keys = KeyRing(Path(options.keys)) if options.keys else None
-    fingerprint = model_fingerprint(model)
+    keys = KeyRing(Path(user_path(options.keys))) if options.keys else None
+    fingerprint = fingerprint or model_fingerprint(model)
     with tempfile.TemporaryDirectory(prefix="prosg-prompts-") as temporary:
-        prompts = PromptStore(Path(options.prompts or temporary), model, fingerprint)
+        prompts = PromptStore(Path(user_path(options.prompts) if options.prompts else temporary), model, fingerprint)
         yield Service(
             model, name, engine, chosen, held, tau, options, prompts, keys, fingerprint, Metrics(engine.statistics)
         )

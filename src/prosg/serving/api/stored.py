@@ -13,14 +13,14 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 
 from prosg.core.encoded import EncodedPrompt
 from prosg.serving.api.edge import UPLOAD
-from prosg.serving.api.errors import ApiError, retry_after
+from prosg.serving.api.errors import ApiError, retry_after, server_ends
 from prosg.serving.api.json_body import JsonRoute
 from prosg.serving.api.keys import Key
 from prosg.serving.api.prompts import PromptRecord, TooManyPromptsError, prompt_id
 from prosg.serving.api.requests import encoded_ids, wanted_memory
 from prosg.serving.api.schemas import PromptBody
 from prosg.serving.api.service import Service
-from prosg.serving.engine import QueueFull
+from prosg.serving.waiting import EngineStopped, QueueFull
 
 __all__ = ["prompt_object", "router"]
 
@@ -50,7 +50,7 @@ async def store(request: Request, body: PromptBody) -> Response:
     """Reads a text, or messages, once, and keeps what that left. It is on the disk when the reply comes."""
     service, key = _of(request)
     if service.draining:
-        raise ApiError(503, "the server ends; ask again", headers=retry_after(5.0) | {"Connection": "close"})
+        raise server_ends()
     if body.model not in (None, service.name):
         message = f"there is no model {body.model!r}; this server has {service.name!r}"
         raise ApiError(404, message, code="model_not_found", param="model")
@@ -76,7 +76,9 @@ def _encoded_record(service: Service, key: Key, body: PromptBody) -> PromptRecor
         return there
     # With all that any memory may need: what holds it is decided when it is used.
     try:
-        encoded = service.engine.encode(ids, "none" if service.model.synthesizer is None else "update", None)
+        encoded = service.engine.encode(ids, "none" if service.model.synthesizer is None else "update", owner=key.id)
+    except EngineStopped:
+        raise server_ends() from None
     except QueueFull as full:
         raise ApiError(429, "too many requests wait; try again later", headers=retry_after(full.seconds)) from None
     known = None if encoded.known is None else bool(encoded.known.all())
