@@ -26,7 +26,9 @@ export class Column {
     this.list.className = "turns";
     this.list.ariaLive = "polite";
     const label = document.createElement("label");
-    label.append("Memory", this.select);
+    const caption = document.createElement("span");
+    caption.textContent = "Memory";
+    label.append(caption, this.select);
     const header = document.createElement("header");
     header.append(label, this.info);
     root.replaceChildren(header, this.list);
