@@ -71,3 +71,16 @@ def test_a_token_that_is_ruled_out_is_never_drawn() -> None:
 def test_options_are_finite_and_in_range(option: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{option} is "):
         Sampling(**{option: value})
+
+
+def test_each_row_may_have_its_own_top_k_and_top_p() -> None:
+    """A row draws, bit for bit, what it draws where its options are those of all."""
+    generator = torch.Generator().manual_seed(0)
+    logits, numbers = torch.randn(60, 40, generator=generator), torch.rand(60, generator=generator)
+    top_k, top_p = torch.arange(60) % 5 * 9, torch.tensor([1.0, 0.9, 0.5, 0.1]).repeat(15)
+    temperature = torch.tensor([1.0, 0.0, 2.0]).repeat(20)
+    together = pick(logits, temperature, numbers, top_k, top_p)
+    for row in range(60):
+        part = slice(row, row + 1)
+        alone = pick(logits[part], temperature[part], numbers[part], int(top_k[row]), float(top_p[row]))
+        assert together[part].tolist() == alone.tolist()

@@ -18,6 +18,7 @@ from typing import Any
 
 from prosg.cli import (
     ablate,
+    batch,
     chat,
     convert,
     curve,
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Command | Group] = {
     "encode": encode.COMMAND,
     "serve": serve.COMMAND,
     "keys": keys.COMMANDS,
+    "batch": batch.COMMAND,
     "train": train.COMMANDS,
     "ablate": ablate.COMMAND,
     "data": data.COMMANDS,
@@ -74,7 +76,7 @@ COMMANDS: dict[str, Command | Group] = {
 """By name, in the order of `prosg --help`."""
 
 GROUPS = {
-    "start": ("generate", "chat", "encode", "info", "demo"),
+    "start": ("generate", "chat", "encode", "batch", "info", "demo"),
     "train": ("train", "ablate"),
     "data": ("data",),
     "serve": ("serve", "keys"),

@@ -4,8 +4,8 @@
            run        one chunk of prompts is read, then one token of every answer is written
            postprocess   what was written is told, rows that have ended leave
 
-Rows join, step and leave as they like; each has its prompt, state, anchor, update, options of sampling, stop strings and
-budget. What is drawn for a row follows from its own seed, step and number, so its text is the one that it has alone.
+Rows join, step and leave as they like; each has its prompt, state, anchor, update, options of sampling, stop strings
+and budget. What is drawn for a row follows from its own seed, step and number: its text is the one that it has alone.
 
 One thread owns the model: that of `start`, or whoever calls `step`. All else may be called from any thread.
 """
@@ -63,6 +63,12 @@ class Handle:
 class Engine:
     """Answers requests with a model, up to `max_rows` at once.
 
+    Attributes:
+        model: What answers.
+        max_rows: Requests that are read and answered at once.
+        queue: Requests that may wait.
+        fingerprint: The model's.
+
     Example:
         ```python
         from prosg import load_model
@@ -114,11 +120,12 @@ class Engine:
             if value < least:
                 raise ValueError(f"{name} is {value}, must be at least {least}")
         self.model, self.max_rows, self.queue = model.eval(), max_rows, queue
+        self.fingerprint = fingerprint or model_fingerprint(model)
         self._statistics = EngineStatistics()
         folder = None if cache_folder is None else Path(cache_folder)
         self._cache = PrefixCache(
             model,
-            fingerprint or model_fingerprint(model),
+            self.fingerprint,
             most_bytes=cache_bytes,
             folder=folder,
             most_disk_bytes=disk_bytes,
@@ -140,8 +147,8 @@ class Engine:
 
         Args:
             request: What is wanted.
-            listener: Is told every `Piece` of the answer, and then once that it is `Finished`, on the engine's thread. It
-                must not wait. Where it raises an exception its request is cancelled.
+            listener: Is told every `Piece` of the answer, and then once that it is `Finished`, on the engine's thread.
+                It must not wait. Where it raises an exception its request is cancelled.
 
         Returns:
             By what the request can be cancelled.

@@ -148,21 +148,18 @@ class Prefill:
     def _look_up(self, answering: Answering) -> None:
         """Finds what is known of a prompt: all of it, or, where no module has to be shown all, a beginning."""
         update, prompt = with_update(answering.memory or "none"), answering.prompt
-        whole = self.cache.longest(self._chain(update), prompt, len(prompt))
-        if whole is None and not update:  # that it was shown to the module, too, does not matter
-            whole = self.cache.longest(self._chain(True), prompt, len(prompt))
-        if whole is not None:
-            self._hit(answering, len(prompt))
-            self._hold(answering, whole[1])
-            return
-        begun = None
-        if not update and self.model.backbone.continues:
-            begun = self.cache.longest(self._chain(False), prompt)
-        if begun is None:
+        # A module has to be shown all of a prompt; that one was shown what another only reads does not matter.
+        chains = [self._chain(True)] if update else [self._chain(False), self._chain(True)]
+        least = len(prompt) if update or not self.model.backbone.continues else 1
+        found = [known for chain in chains if (known := self.cache.longest(chain, prompt, least)) is not None]
+        if not found:
             self.statistics.cache_misses += 1
             return
-        length, place = begun
+        length, place = max(found, key=lambda one: one[0])
         self._hit(answering, length)
+        if length == len(prompt):
+            self._hold(answering, place)
+            return
         answering.read = length
         lengths = torch.tensor([len(prompt)], device=self.model.device)
         answering.reader = self.model.reader(lengths, update=False, state=place.state)

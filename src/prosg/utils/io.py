@@ -17,7 +17,7 @@ from prosg.utils.replaceable import FolderKind, check_replaceable
 from prosg.utils.staging import exchange, staging_folder, sync, sync_names
 from prosg.utils.write_errors import write_errors
 
-__all__ = ["CheckpointError", "iter_jsonl", "read_json", "write_json", "write_lines", "written_whole"]
+__all__ = ["CheckpointError", "iter_jsonl", "iter_lines", "read_json", "write_json", "write_lines", "written_whole"]
 
 
 class CheckpointError(ValueError):
@@ -118,7 +118,16 @@ def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
     """Yields line numbers (from 1) and decoded values of a JSON lines file, skipping blank lines.
 
     Raises:
-        ValueError: for a file that cannot be read, a line that is too long, and as `parse_json`: "FILE:LINE: ...".
+        ValueError: as `iter_lines`, and as `parse_json`: "FILE:LINE: ...".
+    """
+    return ((number, parse_json(line, f"{path}:{number}")) for number, line in iter_lines(path))
+
+
+def iter_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
+    """Yields line numbers (from 1) and lines of a file, skipping blank lines.
+
+    Raises:
+        ValueError: for a file that cannot be read, and a line that is too long: "FILE:LINE: ...".
     """
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below; only the opening is guarded here
@@ -130,5 +139,5 @@ def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
             if len(line) > MOST_BYTES:
                 raise ValueError(f"{path}:{number}: a line of more than {MOST_BYTES} bytes; each line is one object")
             if line.strip():
-                yield number, parse_json(line, f"{path}:{number}")
+                yield number, line
             number, line = number + 1, file.readline(MOST_BYTES + 1)

@@ -1,0 +1,207 @@
+"""The serving engine: what batching gains, what updates and anchors of each row's own cost, how long a first token takes.
+
+    python benchmarks/serving.py [--version rwkv4] [--shape 169M] [--dtype fp32] [--threads 1] [--out FILE]
+
+Weights are random, of a published shape; the module (`plus`) has an update that is not zero. Measured, in turn with what
+it is compared with, the median of `--repeats`:
+
+- tokens a second with 32 requests at once, and one at a time: prompts read, tokens sampled, text decoded;
+- a step of 32 and of 64 rows whose prompts all differ, with an update, an anchor or both for each, against none;
+- the first token of a short request, on an idle engine and while a prompt of 4,000 tokens is read;
+- the first token of a prompt of 2,000 tokens that is encoded already, against the same prompt as text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from _common import commit
+from tokenizers import models, pre_tokenizers
+
+from prosg.backbones import BACKBONES
+from prosg.core.encoded import EncodedPrompt, Memory
+from prosg.generation.sampling import Sampling
+from prosg.model.config import ProSGConfig
+from prosg.model.prosg import ProSG
+from prosg.serving import Engine, Finished, Piece, Request
+from prosg.tokenizers.json_file import JsonTokenizer
+from prosg.utils.environment import processor
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MEMORIES: tuple[Memory, ...] = ("none", "update", "anchor", "both")
+SHORT = 16
+"""Tokens of a short prompt."""
+
+
+def make_model(version: str, shape: str, dtype: torch.dtype) -> ProSG:
+    kind = BACKBONES[version]
+    backbone = kind.model(kind.sizes[shape])
+    generator = torch.Generator().manual_seed(0)
+    backbone.reset_parameters(generator)
+    model = ProSG(backbone, ProSGConfig.from_preset("plus"), seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    words = {f"w{token}": token for token in range(backbone.config.vocab_size)}
+    inner = tokenizers.Tokenizer(models.WordLevel(words, unk_token="w0"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    model.tokenizer = JsonTokenizer(inner)
+    return model.to(dtype).eval()
+
+
+class Bench:
+    """A model, and what is measured of it."""
+
+    def __init__(self, model: ProSG, tokens: int, repeats: int, chunk: int) -> None:
+        self.model, self.tokens, self.repeats, self.chunk = model, tokens, repeats, chunk
+        self.vocab_size = model.backbone.config.vocab_size
+        self.drawn = 0
+
+    def ids(self, length: int) -> tuple[int, ...]:
+        """A prompt that was not there before."""
+        self.drawn += 1
+        generator = torch.Generator().manual_seed(self.drawn)
+        return tuple(torch.randint(1, self.vocab_size - 1, (length,), generator=generator).tolist())
+
+    def engine(self, rows: int) -> Engine:
+        return Engine(
+            self.model, max_rows=rows, prefill_chunk=self.chunk, queue=1000, cache_bytes=0, fingerprint="random"
+        )
+
+    def request(self, ids: Sequence[int] = (), tokens: int = 0, **options: Any) -> Request:
+        """A request whose answer is, in all likelihood, as long as it may be: one token of the vocabulary ends it."""
+        sampling = Sampling(max_tokens=tokens or self.tokens, end_token=self.vocab_size - 1, seed=self.drawn)
+        return Request(tuple(ids), sampling, **options)
+
+    def throughput(self, rows: int, count: int) -> float:
+        """Tokens a second: `count` requests, `rows` at once."""
+        engine = self.engine(rows)
+        for _ in range(count):
+            engine.submit(self.request(self.ids(SHORT), memory="update"), lambda _: None)
+        start = time.perf_counter()
+        while engine.step():
+            pass
+        return engine.statistics().written_tokens / (time.perf_counter() - start)
+
+    def step_seconds(self, places: Sequence[EncodedPrompt]) -> float:
+        """Median seconds of a step of rows that begin at these places."""
+        engine = self.engine(len(places))
+        for place in places:
+            engine.submit(self.request(encoded=place), lambda _: None)
+        engine.step()
+        seconds = []
+        for _ in range(self.tokens - 2):
+            start = time.perf_counter()
+            engine.step()
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds)
+
+    def first_token(self, request: Request, before: Request | None = None) -> tuple[float, int]:
+        """Seconds and steps to a request's first token, maybe while another one's prompt is read."""
+        engine, told = self.engine(4), list[Piece | Finished]()
+        if before is not None:
+            engine.submit(before, lambda _: None)
+            for _ in range(3):
+                engine.step()
+        start, steps = time.perf_counter(), 0
+        engine.submit(request, told.append)
+        while not told:
+            engine.step()
+            steps += 1
+        return time.perf_counter() - start, steps
+
+    def turns(self, actions: dict[str, Callable[[], float]]) -> dict[str, float]:
+        """Medians of what takes turns, so that what disturbs the machine disturbs all of them."""
+        values: dict[str, list[float]] = {name: [] for name in actions}
+        for _ in range(self.repeats):
+            for name, action in actions.items():
+                values[name].append(action())
+        return {name: statistics.median(found) for name, found in values.items()}
+
+
+def measure(bench: Bench, rows: Sequence[int], long: int, stored: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+
+    def add(quantity: str, system: str, value: float, unit: str) -> None:
+        found.append({"quantity": quantity, "system": system, "value": float(f"{value:.4g}"), "unit": unit})
+        print(f"{quantity:38}{system:28}{value:12.4g} {unit}", flush=True)
+
+    most = rows[0]
+    speed = bench.turns({"1": lambda: bench.throughput(1, 2), str(most): lambda: bench.throughput(most, most)})
+    for name, value in speed.items():
+        add("throughput", f"{name} at once", value, "tokens/s")
+    add("throughput", f"{most} at once against 1", speed[str(most)] / speed["1"], "times")
+    for count in rows:
+        prompts = torch.tensor([bench.ids(SHORT) for _ in range(count)])
+        both = bench.model.encode(prompts, memory="both")
+        held = {memory: bench.model.held_by(both, memory) for memory in MEMORIES}
+        places = {memory: [place.take([row]) for row in range(count)] for memory, place in held.items()}
+        seconds = bench.turns({memory: partial(bench.step_seconds, begun) for memory, begun in places.items()})
+        for memory, value in seconds.items():
+            add(f"step of {count} rows", memory, 1e3 * value, "ms")
+            if memory != "none":
+                add(f"cost of {count} of their own", memory, 100 * (value / seconds["none"] - 1), "%")
+    text = bench.ids(stored)
+    kept = bench.model.encode(torch.tensor([text]), memory="update")
+    waits = bench.turns(
+        {
+            "idle": lambda: bench.first_token(bench.request(bench.ids(SHORT)))[0],
+            "busy": lambda: bench.first_token(bench.request(bench.ids(SHORT)), bench.request(bench.ids(long)))[0],
+            "stored": lambda: bench.first_token(bench.request(encoded=kept))[0],
+            "text": lambda: bench.first_token(bench.request(text, memory="update"))[0],
+        }
+    )
+    add("first token", "idle", 1e3 * waits["idle"], "ms")
+    add("first token", f"while {long} tokens are read", 1e3 * waits["busy"], "ms")
+    steps = bench.first_token(bench.request(bench.ids(SHORT)), bench.request(bench.ids(long)))[1]
+    add("first token", f"while {long} tokens are read", steps, "steps")
+    add("first token", f"{stored} tokens, as text", 1e3 * waits["text"], "ms")
+    add("first token", f"{stored} tokens, encoded", 1e3 * waits["stored"], "ms")
+    add("first token", "encoded against text", waits["text"] / waits["stored"], "times sooner")
+    row = bench.model.encode(torch.tensor([bench.ids(SHORT)]), memory="update")
+    add("bytes of an encoded prompt", "state and update", row.nbytes, "bytes")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", choices=BACKBONES, default="rwkv4")
+    parser.add_argument("--shape", default="169M", help="a published size, demo, or debug")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument("--rows", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--tokens", type=int, default=32, help="of an answer")
+    parser.add_argument("--long", type=int, default=4000, help="tokens of the prompt that is read meanwhile")
+    parser.add_argument("--stored", type=int, default=2000, help="tokens of the prompt that is encoded already")
+    parser.add_argument("--chunk", type=int, default=256, help="tokens of prompts between two steps")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="JSON file for the rows; those of other systems in it stay")
+    options = parser.parse_args()
+    sizes = BACKBONES[options.version].sizes
+    if options.shape not in sizes:
+        parser.error(f"--shape {options.shape} is unknown; allowed: {', '.join(sizes)}")
+    torch.set_num_threads(options.threads)
+    model = make_model(options.version, options.shape, DTYPES[options.dtype])
+    print(f"{processor()}; torch {torch.__version__}; {model.backbone.kernel_in_use}; {options.threads} thread(s)")
+    bench = Bench(model, options.tokens, options.repeats, options.chunk)
+    about = {"model": f"{options.version} {options.shape}", "dtype": options.dtype, "threads": options.threads}
+    rows = [row | about for row in measure(bench, options.rows, options.long, options.stored)]
+    if options.out:
+        before = json.loads(options.out.read_text()) if options.out.exists() else []
+        kept = [row for row in before if any(row[name] != value for name, value in about.items())]
+        rows = kept + [row | {"machine": processor(), "commit": commit()} for row in rows]
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text("[\n" + ",\n".join("  " + json.dumps(row) for row in rows) + "\n]\n")
+
+
+if __name__ == "__main__":
+    main()
