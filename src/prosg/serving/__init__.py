@@ -1,7 +1,7 @@
 """Serving: many prompts at once with one model, each under a memory of its own.
 
-`Engine` answers `Request`s, and tells listeners `Piece` after `Piece` until the answer is `Finished`. Names are imported
-on first use, so that options of the server do not import PyTorch.
+`Engine` answers `Request`s, and tells listeners `Piece` after `Piece` until the answer is `Finished`. Names are
+imported on first use, so that options of the server do not import PyTorch.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from importlib import resources
 from typing import Annotated, Any
 
@@ -27,6 +28,20 @@ DESCRIPTION = (
 )
 bearer = HTTPBearer(auto_error=False, description="an API key; needed where the server was started with keys")
 router = APIRouter()
+TEXT = {"type": "string"}
+TEXT_OR_NULL = {"anyOf": [TEXT, {"type": "null"}]}
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {"message": TEXT, "type": TEXT, "param": TEXT_OR_NULL, "code": TEXT_OR_NULL},
+        }
+    },
+}
+"""Of errors, for the OpenAPI description."""
 MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -48,6 +63,7 @@ def make_app(service: Service) -> FastAPI:
         app.include_router(routes, dependencies=[Depends(_described)])
     _add_pages(app)
     add_handlers(app)
+    app.openapi = partial(_description, app)  # type: ignore[method-assign]
     app.add_middleware(Edge, service=service)
     if service.options.allow_origin:
         app.add_middleware(
@@ -58,6 +74,23 @@ def make_app(service: Service) -> FastAPI:
             expose_headers=["x-request-id", "retry-after"],
         )
     return app
+
+
+def _description(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description, whose errors are those of this server instead of FastAPI's."""
+    if app.openapi_schema is None:
+        described = FastAPI.openapi(app)
+        schemas = described["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        schemas["Error"] = ERROR
+        content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+        for route in (route for methods in described["paths"].values() for route in methods.values()):
+            route["responses"].pop("422", None)
+            for status in ("4XX", "5XX"):
+                route["responses"].setdefault(status, {"description": "An error", "content": content})
+    assert app.openapi_schema is not None
+    return app.openapi_schema
 
 
 @router.get("/v1/models", tags=["models"], summary="List the model, and the key's stored prompts under it")
