@@ -45,7 +45,7 @@ def test_the_description_has_every_route_and_its_errors(short: Served) -> None:
 def test_no_request_makes_the_server_fail(short: Served) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     hypothesis = pytest.importorskip("hypothesis")
-    schema: Any = schemathesis.openapi.from_asgi("/openapi.json", short.client.app, base_url="http://127.0.0.1:8000")
+    schema: Any = schemathesis.openapi.from_dict(short.get("/openapi.json"))
 
     for found in schema.get_all_operations():
         operation = found.ok()
