@@ -1,9 +1,9 @@
-"""The serving engine: what batching gains, what updates and anchors of each row's own cost, how long a first token takes.
+"""The serving engine: what batching gains, what each row's own update and anchor cost, how long a first token takes.
 
     python benchmarks/serving.py [--version rwkv4] [--shape 169M] [--dtype fp32] [--threads 1] [--out FILE]
 
-Weights are random, of a published shape; the module (`plus`) has an update that is not zero. Measured, in turn with what
-it is compared with, the median of `--repeats`:
+Weights are random, of a published shape; the module (`plus`) has an update that is not zero. Measured, in turn with
+what it is compared with, the median of `--repeats`:
 
 - tokens a second with 32 requests at once, and one at a time: prompts read, tokens sampled, text decoded;
 - a step of 32 and of 64 rows whose prompts all differ, with an update, an anchor or both for each, against none;

@@ -4,6 +4,7 @@
 
 A place in a text is a value of B rows (`EncodedPrompt`). A request joins by concatenation, `advance` reads one token
 for all, and rows that have ended are left out by indexing. A row's text is the one that it has alone.
+`prosg.serving.Engine` does this with long prompts read in between, a cache, a queue, deadlines and stop strings.
 """
 
 from __future__ import annotations

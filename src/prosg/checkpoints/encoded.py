@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from prosg.core.checks import check_encoded, check_layers
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank, Site, Update, check_update
+from prosg.model.anchor import empty_anchor
 from prosg.model.prosg import ProSG
 from prosg.utils.io import CheckpointError, written_whole
 
@@ -66,8 +66,7 @@ def unflatten_anchor(flat: Mapping[str, Tensor], backbone: Backbone) -> Anchor |
     """Builds the anchor of `flatten`'s tensors, if there is one. Raises ValueError if it does not fit the backbone."""
     if not any(key.startswith("anchor.") for key in flat):
         return None
-    units = [torch.zeros(1, number) for number in backbone.anchor_units]
-    return _layers(flat, "anchor", backbone.make_anchor(backbone.init_state(1), units, units))
+    return _layers(flat, "anchor", empty_anchor(backbone))
 
 
 def _layers(flat: Mapping[str, Tensor], part: str, empty: State) -> State:

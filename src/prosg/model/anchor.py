@@ -30,7 +30,7 @@ from prosg.backbones import BackboneModule
 from prosg.backbones.base import Backbone
 from prosg.core.state import Anchor, State, map_state
 
-__all__ = ["AnchorDefaults", "StateAnchor", "anchor_defaults", "mean_state"]
+__all__ = ["AnchorDefaults", "StateAnchor", "anchor_defaults", "empty_anchor", "mean_state"]
 
 LEAST_TAU = 1.0
 """Shortest window, tokens: kernels divide by e^(-1 / tau)."""
@@ -110,6 +110,17 @@ class StateAnchor(nn.Module):
         strengths: Iterable[Tensor] = self.log_strength
         share = [share * strength.exp() for share, strength in zip(lost, strengths, strict=True)]
         return backbone.make_anchor(prompt, log_keep, share)
+
+
+def empty_anchor(backbone: Backbone) -> Anchor:
+    """Returns an anchor of one row that leaves a memory as it is: the shapes that a backbone's anchors have.
+
+    Raises:
+        ValueError: for a backbone whose states cannot be anchored.
+    """
+    state = backbone.init_state(1)
+    units = [torch.zeros(1, number, device=state[0][0].device) for number in backbone.anchor_units]
+    return backbone.make_anchor(state, units, units)
 
 
 def mean_state(backbone: Backbone, states: Iterable[State]) -> State:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from prosg.core.checks import check_layers, check_token_id
 from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.core.update import check_update
+from prosg.model.anchor import empty_anchor
 from prosg.model.prosg import ProSG
 from prosg.serving.request import Request
 from prosg.tokenizers.special import SpecialTokens
@@ -43,3 +44,5 @@ def _check_encoded(encoded: EncodedPrompt, model: ProSG) -> None:
         )
     check_layers("state", encoded.state, model.backbone.init_state(1))
     check_update(encoded.update or {}, model.backbone.sites, encoded.batch)
+    if encoded.anchor is not None:
+        check_layers("anchor", encoded.anchor, empty_anchor(model.backbone))

@@ -19,20 +19,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from prosg.checkpoints.fingerprints import model_fingerprint
 from prosg.core.encoded import EncodedPrompt, Memory
-from prosg.generation.decode import advance
 from prosg.model.prosg import ProSG
 from prosg.serving.answering import Answering, Listener
 from prosg.serving.checks import checked_request
+from prosg.serving.decoding import Decoding
 from prosg.serving.prefill import Prefill
 from prosg.serving.prefix_cache import PrefixCache
-from prosg.serving.request import Chosen, Request
-from prosg.serving.row_sampling import RowSampling
-from prosg.serving.slots import Slots
+from prosg.serving.request import Request
 from prosg.serving.statistics import EngineStatistics
 from prosg.serving.waiting import EngineStopped, QueueFull, WaitingList
 
@@ -47,8 +42,8 @@ _log = logging.getLogger(__name__)
 class Handle:
     """A request that was submitted."""
 
-    def __init__(self, engine: Engine, answering: Answering) -> None:
-        self._engine, self._answering = engine, answering
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
 
     @property
     def is_done(self) -> bool:
@@ -131,10 +126,7 @@ class Engine:
             most_disk_bytes=disk_bytes,
         )
         self._prefill = Prefill(model, self._cache, prefill_chunk, self._statistics)
-        self._slots = Slots(max_rows)
-        self._rows: list[Answering] = []
-        self._sampling: RowSampling | None = None
-        self._texts: dict[int, str] = {}
+        self._decoding = Decoding(model, max_rows, self._statistics)
         self._pace = self._busy = 0.0
         self._waiting: WaitingList[Answering] = WaitingList()
         self._changed = threading.Condition()  # guards what other threads see: what waits, and whether it goes on
@@ -163,7 +155,7 @@ class Engine:
         checked, memory = checked_request(request, self.model)
         answering = Answering(checked, listener, self.model.tokenizer, memory)
         self._put(answering)
-        return Handle(self, answering)
+        return Handle(answering)
 
     def encode(
         self, ids: Sequence[int], memory: Memory | None = None, tau: float | None = None, *, owner: str = ""
@@ -205,7 +197,7 @@ class Engine:
             self._pace += (self._busy / ended - self._pace) * (PACE if self._pace else 1.0)
             self._busy = 0.0
         with self._changed:
-            return bool(self._rows or self._prefill.reading or len(self._waiting))
+            return bool(self._decoding.rows or self._prefill.reading or len(self._waiting))
 
     def start(self) -> None:
         """Starts the thread that steps whenever there is something to do.
@@ -239,14 +231,20 @@ class Engine:
         with self._changed:
             now = self._statistics.copy()
             now.waiting = len(self._waiting)
-        now.rows, now.reading = len(self._rows), len(self._prefill.reading)
+        now.rows, now.reading = len(self._decoding.rows), len(self._prefill.reading)
         now.cache_bytes, now.cache_entries = self._cache.bytes, len(self._cache)
         now.disk_bytes, now.disk_entries = self._cache.disk_bytes, self._cache.files
         return now
 
     def _run(self) -> None:
         while True:
-            busy = self.step()
+            try:
+                busy = self.step()
+            except Exception as error:  # nobody would be told anything any more
+                self._fail([*self._decoding.rows, *self._prefill.reading], error)
+                self._prefill.drop([*self._prefill.reading])
+                self._decoding.free()
+                busy = True
             if self._stopping and (not busy or time.monotonic() >= self._stop_by):
                 break
             if not busy:
@@ -254,7 +252,7 @@ class Engine:
                     while not len(self._waiting) and not self._stopping:
                         self._changed.wait()
         with self._changed:
-            left = [*self._rows, *self._prefill.reading, *self._waiting]
+            left = [*self._decoding.rows, *self._prefill.reading, *self._waiting]
         for answering in left:
             answering.cancelled = True
         self._leave()
@@ -281,21 +279,16 @@ class Engine:
                 self._waiting.remove(answering)
         self._end(gone)
         gone = [one for one in self._prefill.reading if one.is_over(now)]
-        if gone:
-            self._prefill.drop(gone)
-            self._end(gone)
-        gone = [one for one in self._rows if one.is_over(now)]
-        if gone:
-            self._end(gone)
-            self._keep_rows([slot for slot, one in enumerate(self._rows) if not one.ended])
+        self._prefill.drop(gone)
+        self._end(gone)
+        self._end([one for one in self._decoding.rows if one.is_over(now)])
+        self._decoding.free()
 
-    def _end(self, answerings: Sequence[Answering], error: Exception | None = None) -> None:
+    def _end(self, answerings: Sequence[Answering]) -> None:
+        """Ends requests that are not wanted any more."""
         now = time.monotonic()
         for answering in answerings:
-            if error is None:
-                answering.end(answering.is_over(now) or "cancelled")
-            else:
-                answering.end("error", f"{type(error).__name__}: {error}")
+            answering.end(answering.is_over(now) or "cancelled")
             self._count(answering)
 
     def _count(self, answering: Answering) -> None:
@@ -308,107 +301,54 @@ class Engine:
         """Takes in what waits, as long as there is room; what is known already goes on at once."""
         while True:
             with self._changed:
-                if not len(self._waiting) or len(self._rows) + len(self._prefill.reading) >= self.max_rows:
+                taken = len(self._decoding.rows) + len(self._prefill.reading)
+                if not len(self._waiting) or taken >= self.max_rows:
                     return
                 answering = self._waiting.pop()
             try:
-                if self._prefill.begin(answering):
-                    self._join([answering])
+                is_read = self._prefill.begin(answering)
             except Exception as error:  # the others go on
-                _log.exception("a request failed")
-                self._end([answering], error)
+                self._fail([answering], error)
+                continue
+            if is_read:
+                self._join(answering)
 
     def _read(self) -> None:
         """Reads a chunk of prompts."""
         try:
-            self._join(self._prefill.step())
+            ready = self._prefill.step()
         except Exception as error:
-            _log.exception("prompts could not be read")
-            self._end(self._prefill.take_failed(), error)
-
-    def _join(self, ready: Sequence[Answering]) -> None:
-        """Gives requests whose prompts are read their slots; or the prompt to whoever wants only that."""
+            self._fail(self._prefill.take_failed(), error)
+            return
         for answering in ready:
-            place = answering.place
-            assert place is not None
-            answering.place = None  # it is in the slots from here on
-            if answering.future is not None:
-                answering.ended = True
-                answering.future.set_result(place)
-                self._statistics.encoded += 1
-                continue
-            self._slots.join(place)
-            self._rows.append(answering)
-            self._sampling = None
+            self._join(answering)
+
+    def _join(self, answering: Answering) -> None:
+        """Gives a request whose prompt is read its slot; or the prompt to whoever wants only that."""
+        if answering.future is not None:
+            assert answering.place is not None
+            self._statistics.encoded += 1
+            answering.ended = True
+            answering.future.set_result(answering.place)
+            return
+        try:
+            self._decoding.join(answering)
+        except Exception as error:
+            self._fail([answering], error)
 
     def _write(self) -> None:
         """Writes a token of every answer, tells it, and reads it where the answer goes on."""
-        if not self._rows:
-            return
         try:
-            tokens = self._write_tokens()
-            if self._rows:
-                self._slots.move(advance(self.model.backbone, self._slots.place, tokens.unsqueeze(1)))
+            for answering in self._decoding.choose():
+                self._count(answering)
+            self._decoding.read()
         except Exception as error:
-            _log.exception("answers could not be written")
-            self._end([one for one in self._rows if not one.ended], error)
-            self._keep_rows([])
+            self._fail([one for one in self._decoding.rows if not one.ended], error)
+            self._decoding.free()
 
-    def _write_tokens(self) -> Tensor:
-        """Chooses the rows' next tokens and tells them; returns those (B,) of the rows that go on."""
-        logits = self._slots.place.logits
-        if self._sampling is None:
-            requests = [one.request for one in self._rows]
-            self._sampling = RowSampling(requests, [one.written for one in self._rows], logits.device)
-        tokens, finite = self._sampling.choose(logits)
-        reported = self._logprobs(logits, tokens)
-        self._statistics.steps += 1
-        self._statistics.row_steps += len(self._rows)
-        now = time.monotonic()
-        going = []
-        for slot, (one, token, fine) in enumerate(zip(self._rows, tokens.tolist(), finite.tolist(), strict=True)):
-            if not one.written:
-                self._statistics.first_token.add(now - one.arrived)
-            if not fine:
-                one.end("not_finite")
-            elif token in one.request.sampling.ends:
-                one.end("stop")
-            else:
-                one.write(Chosen(token, self._text(token), *reported.get(slot, (None, ()))))
-                self._statistics.written_tokens += 1
-            if one.ended:
-                self._count(one)
-            else:
-                going.append(slot)
-        if len(going) == len(self._rows):
-            return tokens
-        return tokens[torch.tensor(self._keep_rows(going), dtype=torch.int64, device=tokens.device)]
-
-    def _keep_rows(self, kept: Sequence[int]) -> list[int]:
-        """Frees the slots of all rows but these; returns where each row that stays was."""
-        order = self._slots.keep(kept)
-        self._rows = [self._rows[slot] for slot in order]
-        self._sampling = None
-        return order
-
-    def _logprobs(self, logits: Tensor, tokens: Tensor) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:
-        """For rows that want them: the chosen token's log-probability, and the likeliest tokens with theirs."""
-        wanted = {slot: one.request.logprobs for slot, one in enumerate(self._rows) if one.request.logprobs is not None}
-        if not wanted:
-            return {}
-        rows = torch.tensor([*wanted], device=logits.device)
-        values = torch.log_softmax(logits[rows].float(), 1)
-        chosen = values.gather(1, tokens[rows].unsqueeze(1)).squeeze(1).tolist()
-        best = values.topk(min(max(wanted.values()), values.shape[1]))
-        likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return {
-            slot: (logprob, tuple(zip(ids[:count], numbers[:count], strict=True)))
-            for (slot, count), logprob, (ids, numbers) in zip(wanted.items(), chosen, likeliest, strict=True)
-        }
-
-    def _text(self, token: int) -> str:
-        """What a token decodes to alone."""
-        if token not in self._texts:
-            assert self.model.tokenizer is not None
-            self._texts[token] = self.model.tokenizer.decode([token])
-        return self._texts[token]
+    def _fail(self, answerings: Sequence[Answering], error: Exception) -> None:
+        """Ends requests by an error, whose traceback goes to the log."""
+        _log.error("%d requests failed", len(answerings), exc_info=error)
+        for answering in answerings:
+            answering.end("error", f"{type(error).__name__}: {error}")
+            self._count(answering)

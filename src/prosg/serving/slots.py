@@ -42,11 +42,19 @@ class Slots:
         self._anchor: Anchor | None = None
         self._updated: list[bool] = []  # which rows have an update, and an anchor
         self._anchored: list[bool] = []
+        self._views: tuple[Update | None, Anchor | None] | None = None
 
     @property
     def place(self) -> EncodedPrompt:
         """Where all rows are. Its update and anchor are views, good until rows join or leave."""
         assert self._logits is not None
+        if self._views is None:
+            self._views = self._first_rows()
+        update, anchor = self._views
+        return EncodedPrompt(self._state, update, self._logits, anchor)
+
+    def _first_rows(self) -> tuple[Update | None, Anchor | None]:
+        """What holds the rows, as far as any of them has it."""
         update: Update | None = None
         if any(self._updated):
             update = {
@@ -56,7 +64,7 @@ class Slots:
         anchor: Anchor | None = None
         if self._anchor is not None and any(self._anchored):
             anchor = map_state(lambda leaf: leaf[: self.count], self._anchor)
-        return EncodedPrompt(self._state, update, self._logits, anchor)
+        return update, anchor
 
     def move(self, place: EncodedPrompt) -> None:
         """Takes over the state and the logits of a later place of the same rows."""
@@ -67,16 +75,14 @@ class Slots:
         """Appends the rows of a place, behind those that are there."""
         rows = slice(self.count, self.count + place.batch)
         assert rows.stop <= self.size
+        state, logits = place.state, place.logits
+        if self._logits is not None:
+            state, logits = join_states([self._state, state]), torch.cat([self._logits, logits])
         self._write_update(rows, place.update or {})
         self._write_anchor(rows, place.anchor)
         self._updated += [place.update is not None] * place.batch
         self._anchored += [place.anchor is not None] * place.batch
-        if self._logits is None:
-            self._state, self._logits = place.state, place.logits
-        else:
-            self._state = join_states([self._state, place.state])
-            self._logits = torch.cat([self._logits, place.logits])
-        self.count = rows.stop
+        self._state, self._logits, self._views, self.count = state, logits, None, rows.stop
 
     def keep(self, kept: Sequence[int]) -> list[int]:
         """Frees all slots but these.
@@ -96,11 +102,11 @@ class Slots:
         for to, come in enumerate(order):
             if to != come:
                 self._move_row(come, to)
-        rows = torch.tensor(order, device=self.place.logits.device)
         assert self._logits is not None
+        rows = torch.tensor(order, device=self._logits.device)
         self._state, self._logits = take_rows(self._state, rows), self._logits[rows]
         self._updated, self._anchored = ([flags[slot] for slot in order] for flags in (self._updated, self._anchored))
-        self.count = len(order)
+        self._views, self.count = None, len(order)
         return order
 
     def _move_row(self, come: int, to: int) -> None:
