@@ -31,12 +31,14 @@ from prosg.cli import (
     info,
     inspect,
     judge,
+    keys,
     lm_eval,
     merge,
     perplexity,
     push,
     rate,
     report,
+    serve,
     train,
 )
 from prosg.cli.parser import Command, Group, Parser, complain
@@ -52,6 +54,8 @@ COMMANDS: dict[str, Command | Group] = {
     "generate": generate.COMMAND,
     "chat": chat.COMMAND,
     "encode": encode.COMMAND,
+    "serve": serve.COMMAND,
+    "keys": keys.COMMANDS,
     "batch": batch.COMMAND,
     "train": train.COMMANDS,
     "ablate": ablate.COMMAND,
@@ -76,6 +80,7 @@ GROUPS = {
     "start": ("generate", "chat", "encode", "batch", "info", "demo"),
     "train": ("train", "ablate"),
     "data": ("data",),
+    "serve": ("serve", "keys"),
     "measure": ("curve", "perplexity", "eval", "report", "inspect", "judge", "rate", "lm-eval"),
     "other programs": ("convert", "merge", "export", "push"),
 }

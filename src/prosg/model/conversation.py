@@ -14,11 +14,12 @@ import torch
 from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.core.state import pulling_rows
 from prosg.data.chat import Messages
-from prosg.data.templates import NONE, ChatTemplate, FramedPrompt, Turn, no_system_turn, without_blank_lines
+from prosg.data.templates import ChatTemplate, FramedPrompt, Turn
 from prosg.generation.decode import advance
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import stream_text
 from prosg.model.prosg import ProSG
+from prosg.model.turns import clean_answer, conversation_text, opening_text, with_answer
 
 __all__ = ["Conversation", "Renewal"]
 
@@ -225,22 +226,13 @@ class Conversation:
 
     def _said(self, text: str) -> None:
         """Takes an answer into the conversation."""
-        answer = text
-        while self.template.reshapes and (clean := without_blank_lines(answer).strip()) != answer:
-            answer = clean  # as the template will write it
+        answer = clean_answer(text, self.template)
         self.turns.append(Turn("assistant", answer))
-        self._read_on(FramedPrompt(self._read + (f" {answer}" if self.template.reshapes else answer)))
+        self._read_on(with_answer(self._read, answer, self.template))
 
     def _text(self, turns: Sequence[Turn]) -> FramedPrompt:
         """The whole conversation as text, up to where the assistant answers."""
-        if self.template == NONE:
-            if turns[0].role == "system":
-                raise ValueError(no_system_turn("none"))
-            text = ""
-            for turn in turns:
-                text += ("\n\n" if text and turn.role == "user" else "") + turn.text
-            return FramedPrompt(text)
-        return self.template.frame(turns)
+        return conversation_text(turns, self.template)
 
     def _read_on(self, whole: FramedPrompt) -> None:
         """Reads what is new of a text.
@@ -263,8 +255,7 @@ class Conversation:
 
     def _begin(self, whole: FramedPrompt) -> None:
         """Encodes the prompt that is held: the system's turn, or all of the text."""
-        opening = self.template.opening(self.turns[0]) if self.system else None
-        prompt = whole.before(len(opening)) if opening and whole.text.startswith(opening) else whole
+        prompt = opening_text(self.turns, self.template, whole) if self.system else whole
         memory: Memory = "none" if self.model.synthesizer is None else "update"
         self._held = self.model.encode(prompt, memory=memory, template=self.template.name)
         self._held_text = self._read = prompt.text

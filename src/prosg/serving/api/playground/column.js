@@ -1,0 +1,112 @@
+// One column: a choice of memory, and a conversation under it.
+
+import { streamAnswer } from "/playground/api.js";
+
+const NAMES = {
+  none: "none: the state alone",
+  anchor: "anchor",
+  update: "update",
+  both: "anchor and update",
+  auto: "auto",
+};
+
+export class Column {
+  /** @param root the element that it fills; @param changed is called when there is something to keep */
+  constructor(root, memory, changed) {
+    this.turns = [];
+    this.distance = null;
+    this.changed = changed;
+    this.select = document.createElement("select");
+    this.select.ariaLabel = "Memory";
+    this.select.add(new Option(memory, memory));
+    this.select.onchange = changed;
+    this.info = document.createElement("span");
+    this.info.className = "distance";
+    this.list = document.createElement("div");
+    this.list.className = "turns";
+    this.list.ariaLive = "polite";
+    const label = document.createElement("label");
+    const caption = document.createElement("span");
+    caption.textContent = "Memory";
+    label.append(caption, this.select);
+    const header = document.createElement("header");
+    header.append(label, this.info);
+    root.replaceChildren(header, this.list);
+    this.wanted = memory;
+  }
+
+  /** Offers the memories that the model can have. */
+  offer(memories) {
+    this.select.replaceChildren(...memories.map((memory) => new Option(NAMES[memory] ?? memory, memory)));
+    this.select.value = memories.includes(this.wanted) ? this.wanted : memories[0];
+  }
+
+  get memory() {
+    return this.select.value;
+  }
+
+  toJSON() {
+    return { memory: this.memory, turns: this.turns, distance: this.distance };
+  }
+
+  restore({ memory, turns, distance }) {
+    this.wanted = memory;
+    this.turns = turns;
+    this.distance = distance;
+    this.list.replaceChildren();
+    for (const turn of turns) this.show(turn.role, turn.content);
+    this.showDistance();
+  }
+
+  clear() {
+    this.restore({ memory: this.memory, turns: [], distance: null });
+  }
+
+  show(role, text) {
+    const element = document.createElement("p");
+    element.className = `turn ${role}`;
+    element.textContent = text;
+    this.list.append(element);
+    this.list.scrollTop = this.list.scrollHeight;
+    return element;
+  }
+
+  showDistance() {
+    const bold = document.createElement("b");
+    bold.textContent = (this.distance ?? 0).toLocaleString("en");
+    this.info.replaceChildren(...(this.distance === null ? [] : [bold, " tokens since the prompt"]));
+  }
+
+  /** Sends a question; the conversation stays as it was where there is no answer. */
+  async ask(question, system, options, key, signal) {
+    const before = this.turns;
+    if (system && !before.length) this.turns = [{ role: "system", content: system }];
+    this.turns = [...this.turns, { role: "user", content: question }];
+    if (this.turns.length > before.length + 1) this.show("system", system);
+    this.show("user", question);
+    const element = this.show("assistant", "");
+    element.classList.add("writing");
+    let answer = "";
+    try {
+      const body = { ...options, messages: this.turns, memory: this.memory };
+      for await (const event of streamAnswer(body, key, signal)) {
+        if (event.text) {
+          answer += event.text;
+          element.textContent = answer;
+          this.list.scrollTop = this.list.scrollHeight;
+        } else {
+          this.distance = event.prosg.distance;
+          this.showDistance();
+        }
+      }
+      this.turns = [...this.turns, { role: "assistant", content: answer.trim() || "…" }];
+    } catch (error) {
+      this.turns = before;
+      element.classList.add("error");
+      element.textContent = `${answer}${answer ? "\n" : ""}${signal.aborted ? "stopped" : error.message}`;
+    } finally {
+      element.classList.remove("writing");
+      this.changed();
+    }
+  }
+}
