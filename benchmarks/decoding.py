@@ -31,6 +31,7 @@ from prosg.backbones.native import NativeBackbone
 from prosg.backbones.quantised import quantise
 from prosg.checkpoints.backbone import load_backbone, save_backbone
 from prosg.core.update import LowRank, Update, prepare_update
+from prosg.utils.allocation import keep_freed_memory
 from prosg.utils.environment import processor
 
 SIZES = {"rwkv4": "169M", "rwkv7": "0.1B"}
@@ -202,6 +203,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny shapes, to try the script")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     torch.manual_seed(0)
     print(f"{processor()}; torch {torch.__version__}; one thread")
     print(f"{'':8}{'':6}{'':18}{'rows':>5}{'tokens/s':>10}{'x rwkv':>8}{'limit':>8}{'share':>7}")

@@ -43,6 +43,7 @@ from prosg.cli import (
 )
 from prosg.cli.parser import Command, Group, Parser, complain
 from prosg.cli.streams import OUTPUT, close_output, flush_or_close, prepare_streams
+from prosg.utils.allocation import keep_freed_memory
 from prosg.utils.errors import causes
 from prosg.utils.replaceable import ReplaceableError
 from prosg.utils.spelling import meant, meant_path
@@ -97,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             command, options = _parsed(arguments)
+            keep_freed_memory()
             status = 2 if command is None else command.run(options)
         except SystemExit:  # of --help, --version, --example
             sys.stdout.flush()

@@ -30,6 +30,7 @@ from prosg.serving.prefix_cache import PrefixCache
 from prosg.serving.request import Request
 from prosg.serving.statistics import EngineStatistics
 from prosg.serving.waiting import EngineStopped, QueueFull, WaitingList
+from prosg.utils.allocation import keep_freed_memory
 
 __all__ = ["Engine", "Handle"]
 
@@ -209,6 +210,7 @@ class Engine:
             if self._thread is not None or self._stopping:
                 raise RuntimeError("the engine was started before")
             self._thread = threading.Thread(target=self._run, name="prosg-engine", daemon=True)
+        keep_freed_memory()
         self._thread.start()
 
     def stop(self, drain: float = 0.0) -> None:

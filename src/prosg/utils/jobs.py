@@ -182,10 +182,6 @@ def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
         # of milliseconds they are many times slower beside other processes.
         "GOMP_SPINCOUNT": "30000",
         "TOKENIZERS_PARALLELISM": "false",
-        # Keep freed memory: returned to the system, it would have to be paged in again at the next step.
-        "MALLOC_TRIM_THRESHOLD_": "100000000000",
-        "MALLOC_MMAP_THRESHOLD_": "33554432",
-        "MALLOC_TOP_PAD_": "67108864",
     }
     with job.log.open("ab") as log:
         return subprocess.Popen(
