@@ -20,6 +20,7 @@ __all__ = [
     "Layout",
     "from_hf",
     "read_sizes",
+    "rename",
     "to_hf",
 ]
 
@@ -220,15 +221,16 @@ FOLDER_LAYOUTS: dict[str, dict[str, Layout]] = {
 
 def to_hf(name: str, names: Names) -> str | None:
     """Returns the Hugging Face name of a canonical name; None for an unknown one."""
-    return _rename(name, names)
+    return rename(name, names)
 
 
 def from_hf(name: str, names: Names) -> str | None:
     """Returns the canonical name of a Hugging Face name; None for an unknown one."""
-    return _rename(name, tuple((hf, native) for native, hf in names))
+    return rename(name, tuple((hf, native) for native, hf in names))
 
 
-def _rename(name: str, names: Names) -> str | None:
+def rename(name: str, names: Names) -> str | None:
+    """Returns what a table of names makes of a name; None for one that it does not have."""
     for source, target in names:
         pattern = re.escape(source).replace("N", r"(\d+)").replace(r"\*", "(.+)")
         if match := re.fullmatch(pattern, name):
