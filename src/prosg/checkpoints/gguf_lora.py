@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prosg.backbones import BackboneModule
+from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.layouts import Names, rename
 from prosg.checkpoints.export import check_single_prompt, single_rank
 from prosg.checkpoints.gguf_file import gguf_file
@@ -46,7 +47,11 @@ def gguf_site_names(backbone: BackboneModule) -> tuple[str, dict[Site, str]]:
             f"{model_type}; use prosg merge"
         )
     architecture, names = SITES[model_type]
-    stems = {site: rename(backbone.site_path(site), names) for site in backbone.sites}
+    if isinstance(backbone, HFBackbone):
+        paths = dict(backbone.modules_by_site)
+    else:
+        paths = {site: backbone.site_path(site) for site in backbone.sites}
+    stems = {site: rename(path, names) for site, path in paths.items()}
     if unknown := sorted({site.name for site, stem in stems.items() if stem is None}):
         raise ValueError(f"llama.cpp has no adapter for {', '.join(unknown)} of {model_type}")
     return architecture, {site: stem for site, stem in stems.items() if stem is not None}
