@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,6 +127,8 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         export_llama_state(rwkv4, rwkv4.init_state(1), [1], tmp_path / "x.bin")
     with pytest.raises(ValueError, match="at least one token"):
         export_llama_state(backbone, backbone.init_state(1), [], tmp_path / "x.bin")
+    with pytest.raises(ValueError, match="version is 5; allowed: 3, 4"):
+        export_llama_state(backbone, backbone.init_state(1), [1], tmp_path / "x.bin", version=5)
     assert not list(tmp_path.iterdir())
     (tmp_path / "x.gguf").write_text("mine")
     with pytest.raises(FileExistsError, match="x.gguf: exists"):
@@ -238,7 +242,7 @@ def test_llama_cpp_computes_the_same(
     # The prompt's state comes out of a file; its last token is read once more, for the first logits.
     with torch.no_grad():
         state = backbone(torch.tensor([prompt[:-1]])).state
-    export_llama_state(backbone, state, prompt[:-1], tmp_path / "state.bin")
+    export_llama_state(backbone, state, prompt[:-1], tmp_path / "state.bin", version=3)
     llama.clear()
     llama.adapt(None)
     assert llama.load(tmp_path / "state.bin") == prompt[:-1]
@@ -259,6 +263,47 @@ def test_narrow_matrices(
     export_gguf_model(ProSG(backbone), tmp_path / "model.gguf")
     ids = tokens(1, 20, vocab=VOCAB)[0].tolist()
     assert gap(engine(tmp_path / "model.gguf").read(ids), logits_of(backbone.float(), ids)) < 0.02
+
+
+def ask(server: Any, path: str, **body: Any) -> Any:
+    request = urllib.request.Request(server.listening_address + path, json.dumps(body).encode())
+    with urllib.request.urlopen(request) as reply:
+        return json.load(reply)
+
+
+def test_llama_server_activates_the_adapter_and_restores_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its adapter acts from the token before the invocation on."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    monkeypatch.setitem(TINY, "for llama.cpp", rwkv7(**SIZES["heads of 32"]))
+    backbone = live_backbone("for llama.cpp", torch.float32, 280)
+    update, model = random_update(backbone), ProSG(backbone)
+    model.tokenizer = train_bpe(["the cat is old"] * 9, 270)  # without one the server ends
+    prompt = [*tokens(1, 30, vocab=250)[0].tolist(), 3, 5]
+    read = prompt[:-3]
+    export_gguf_model(model, tmp_path / "model.gguf")
+    export_gguf_lora(backbone, update, tmp_path / "lora.gguf", invocation=prompt[-2:])
+    with torch.no_grad():
+        state = backbone(torch.tensor([read])).state
+    export_llama_state(backbone, state, read, tmp_path / "state.bin")
+    options = xllamacpp.CommonParams()
+    options.model.path, options.slot_save_path = str(tmp_path / "model.gguf"), f"{tmp_path}/"
+    options.n_ctx, options.n_parallel, options.cpuparams.n_threads, options.cache_ram_mib = 512, 1, 1, 0
+    options.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(tmp_path / "lora.gguf"), 1.0)]
+    server = xllamacpp.Server(options)
+    ask(server, "/slots/0?action=restore", filename="state.bin")
+    asked = {"n_predict": 40, "temperature": 0, "id_slot": 0, "return_tokens": True}
+    reply = ask(server, "/completion", prompt=prompt, **asked)
+    assert reply["timings"]["prompt_n"] == 3 and reply["timings"]["cache_n"] == len(read)
+
+    def behind(start: int) -> float:
+        """How far the tokens' logits lie below the greatest, of the largest's size; update from `start` on."""
+        ours = logits_of(backbone, prompt + reply["tokens"][:-1], update, start)[len(prompt) - 1 :]
+        taken = ours.gather(1, torch.tensor(reply["tokens"]).unsqueeze(1)).squeeze(1)
+        return float((ours.amax(1) - taken).max() / ours.abs().max())
+
+    assert behind(len(read)) < NEAR < min(behind(0), behind(len(read) - 1), behind(len(prompt)))
 
 
 TEXTS = [

@@ -22,14 +22,22 @@ from prosg.backbones.rwkv7 import RWKV7, RWKV7Layer
 from prosg.core.state import State
 from prosg.utils.io import written_whole
 
-__all__ = ["export_llama_state"]
+__all__ = ["VERSIONS", "export_llama_state"]
 
-MAGIC, VERSION = 0x67677371, 3
+MAGIC = 0x67677371
+VERSIONS = 3, 4
+"""Of the format, in llama.cpp's releases; what is written here is the same in both, and each reads its own alone."""
 FP32 = 0
 
 
 def export_llama_state(
-    backbone: BackboneModule, state: State, tokens: Sequence[int], path: str | Path, *, overwrite: bool = False
+    backbone: BackboneModule,
+    state: State,
+    tokens: Sequence[int],
+    path: str | Path,
+    *,
+    version: int = VERSIONS[-1],
+    overwrite: bool = False,
 ) -> None:
     """Writes the state after a text as a saved sequence of llama.cpp.
 
@@ -38,12 +46,15 @@ def export_llama_state(
         state: Of one row.
         tokens: The text's token ids, by which llama-server knows a prompt that begins so.
         path: The file.
+        version: Of the format, one of `VERSIONS`.
         overwrite: Replace a file that is there.
 
     Raises:
         FileExistsError: for a file that may not be replaced.
-        ValueError: for another backbone, and for no tokens.
+        ValueError: for another backbone, for no tokens, and for another version.
     """
+    if version not in VERSIONS:
+        raise ValueError(f"version is {version}; allowed: {', '.join(map(str, VERSIONS))}")
     if not isinstance(backbone, RWKV7):
         raise ValueError(
             f"a state is written for llama.cpp's RWKV-7 alone, and the backbone is {backbone.config.model_type}"
@@ -54,7 +65,7 @@ def export_llama_state(
     shifts = [torch.cat((layer.att_shift, layer.ffn_shift), -1) for layer in layers]
     memories = [layer.memory for layer in layers]
     parts = [
-        struct.pack(f"<3I{len(tokens)}i", MAGIC, VERSION, len(tokens), *tokens),
+        struct.pack(f"<3I{len(tokens)}i", MAGIC, version, len(tokens), *tokens),
         struct.pack("<IiI", 1, len(tokens) - 1, 0),
         struct.pack("<2I", 0, len(layers)),
         *(_packed(tensor) for tensor in (*shifts, *memories)),

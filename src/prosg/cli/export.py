@@ -44,6 +44,12 @@ def _parser() -> Parser:
         "token, or, with --activated, up to one token before those that activate the adapter",
     )
     parser.add_argument(
+        "--gguf-state-version",
+        type=int,
+        default=4,
+        help="of that file's format: 4, or 3 for earlier releases (llama-cpp-python's up to 0.3.36 at least)",
+    )
+    parser.add_argument(
         "--gguf-model", type=path_text, help="the .gguf file to write the RWKV-7 itself into, for llama.cpp"
     )
     add_overwrite(parser)
@@ -122,7 +128,8 @@ def _export_state(options: Namespace, model: ProSG) -> None:
     if not read:
         raise ValueError(f"--prompt has {len(ids)} tokens; a state is written of all but the last {left}")
     state = model.encode(torch.tensor([read], device=model.device), memory="none").state
-    export_llama_state(model.backbone, state, read, options.gguf_state, overwrite=options.overwrite)
+    version = options.gguf_state_version
+    export_llama_state(model.backbone, state, read, options.gguf_state, version=version, overwrite=options.overwrite)
     print(f"{options.gguf_state}: the state after {len(read)} of {len(ids)} tokens, for llama.cpp")
 
 
