@@ -14,6 +14,9 @@ import sys
 import llama_cpp
 import numpy as np
 
+MAGIC = 0xAF143CD8
+"""What saved states begin with, followed by the sequence's number; earlier releases have neither."""
+
 
 def saved(context, sequence=0):
     """A sequence's state, as llama.cpp saves it."""
@@ -27,9 +30,10 @@ def memories(buffer):
     """The memory of each layer in a saved state, as arrays that are part of it: after the cells all layers' token
     shifts, then all layers' memories, each of them a type (0: fp32), a size in bytes and its values.
     """
-    cells, _, _, transposed, layers = struct.unpack_from("<IiIII", buffer)
+    place = 8 if struct.unpack_from("<I", buffer) == (MAGIC,) else 0
+    cells, _, _, transposed, layers = struct.unpack_from("<IiIII", buffer, place)
     assert cells == 1 and not transposed, "not the state of one sequence of a recurrent model"
-    place, found = 20, []
+    place, found = place + 20, []
     for _ in range(2 * layers):
         kind, size = struct.unpack_from("<iQ", buffer, place)
         assert kind == 0, "the state is not fp32"

@@ -1,7 +1,8 @@
 """RWKV-7 as a model file of llama.cpp.
 
 Matrices keep the model's type; vectors, norms and the low-rank pairs, which are small, are fp32, as llama.cpp wants
-them. Its code computes with heads of any size, but with attention as wide as the model and 64e-5 in the group norm.
+them. Its code computes with attention as wide as the model, with 64e-5 in the group norm, and with heads of which the
+processor's vectors, taken four at a time, are a divisor: of 64 channels on every processor.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ MATRICES = re.compile(r"(token_embd|output|time_mix_(receptance|key|value|output
 """Tensors of llama.cpp that keep the model's type."""
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 32}
 """Types of the matrices, and llama.cpp's `general.file_type` of a file with them."""
+SURE_HEADS = 64
+"""Channels of a head, or multiples of it, with which every build of llama.cpp computes."""
 CONTEXT = 1 << 20
 """llama.cpp wants a context's greatest length; a recurrent model has none."""
 
@@ -53,7 +56,7 @@ def export_gguf_model(model: ProSG, path: str | Path, *, overwrite: bool = False
         overwrite: Replace a file that is there.
 
     Returns:
-        What became of the tokenizer, in words.
+        What became of the tokenizer, in words, and a caution about heads that not every llama.cpp computes with.
 
     Raises:
         CheckpointError: for a path that does not end in .gguf.
@@ -61,21 +64,27 @@ def export_gguf_model(model: ProSG, path: str | Path, *, overwrite: bool = False
         ValueError: for another backbone, sizes that llama.cpp cannot compute with, and where the `gguf` package is not
             installed.
     """
-    backbone = model.backbone
-    config = _checked(backbone)
+    backbone = _checked(model.backbone)
+    config = backbone.config
     with gguf_file(path, "rwkv7", overwrite=overwrite) as file:
         file.writer.add_type("model")
         _add_sizes(file, config)
-        dtype = backbone.emb.weight.dtype
-        dtype = dtype if dtype in TYPES else torch.float32
+        stored: torch.dtype = backbone.emb.weight.dtype
+        dtype = stored if stored in TYPES else torch.float32
         file.writer.add_file_type(TYPES[dtype])
         said = add_vocabulary(file, model, config.vocab_size)
         for name, tensor in _tensors(dict(backbone.state_dict()), config).items():
             file.add_tensor(name, tensor, dtype if MATRICES.search(name) else torch.float32)
+    if config.head_size % SURE_HEADS:
+        said += (
+            f"; heads of {config.head_size}: llama.cpp computes them right where it is built for AVX2 "
+            "(-DGGML_NATIVE=OFF), wrongly where it is built for AVX-512, and not on GPUs"
+        )
     return said
 
 
-def _checked(backbone: BackboneModule) -> RWKV7Config:
+def _checked(backbone: BackboneModule) -> RWKV7:
+    """Returns the backbone if llama.cpp computes the same with it."""
     if not isinstance(backbone, RWKV7):
         raise ValueError(
             f"a GGUF model is written of an RWKV-7, and this is {backbone.config.model_type}; llama.cpp has a "
@@ -89,7 +98,7 @@ def _checked(backbone: BackboneModule) -> RWKV7Config:
         )
     if not math.isclose(config.ln_x_eps, LN_X_EPS, rel_tol=1e-6):
         raise ValueError(f"ln_x_eps is {config.ln_x_eps}; llama.cpp's RWKV-7 computes with {LN_X_EPS}")
-    return config
+    return backbone
 
 
 def _add_sizes(file: GGUFFile, config: RWKV7Config) -> None:
