@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from prosg.backbones.layouts import detect
+from prosg.backbones.versions import detect
 from prosg.backbones.retnet import RETNET_SIZES, RetNet, RetNetConfig
 from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint
