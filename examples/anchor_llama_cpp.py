@@ -77,5 +77,7 @@ if __name__ == "__main__":
     llm = llama_cpp.Llama(sys.argv[1], n_ctx=0, verbose=False)
     prompt = llm.tokenize(sys.argv[2].encode(), add_bos=False)
     for token in write(llm, prompt, every=4):
+        if token == llm.token_eos():
+            break
         sys.stdout.buffer.write(llm.detokenize([token]))
         sys.stdout.flush()
