@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from prosg.backbones.layouts import detect
 from prosg.backbones.retnet import RETNET_SIZES, RetNet, RetNetConfig
+from prosg.backbones.versions import detect
 from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint
 from prosg.checkpoints.native_reader import read_checkpoint

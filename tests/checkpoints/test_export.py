@@ -142,6 +142,39 @@ def test_a_lora_folder_in_peft(name: str, tmp_path: Path, monkeypatch: pytest.Mo
             assert gap(theirs(ids).logits[0], backbone(ids).logits[0]) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "mamba", "llama"])
+def test_an_activated_folder_in_peft(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the last occurrence of the invocation's tokens on, PEFT computes with the update, and not before."""
+    peft = pytest.importorskip("peft")
+    if name in SHAPES:
+        backbone = live(name, monkeypatch)
+        save_backbone(backbone, tmp_path / "base")
+        base = transformers_model(name, tmp_path / "base").eval()
+    else:
+        backbone = HFBackbone(hf_model(name), ("in_proj", "x_proj") if name == "mamba" else ())
+        base = backbone.model
+    update, ids = large_update(backbone), tokens(1, TIME)
+    ids[0, 8:10] = ids[0, 24:26] = torch.tensor([3, 5])
+    with torch.no_grad():
+        ours = backbone_from(backbone, ids, update, 24)
+        bare = backbone(ids).logits[0]
+        everywhere = backbone(ids, update=update).logits[0]
+    assert gap(ours[24:], everywhere[24:]) > 1e-3 and gap(ours, bare) > 0.1
+    export_peft(backbone, update, tmp_path / "lora", invocation=[3, 5])
+    assert json.loads((tmp_path / "lora" / PEFT_CONFIG).read_text())["alora_invocation_tokens"] == [3, 5]
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "lora").eval()
+    with torch.no_grad():
+        assert gap(theirs(ids).logits[0], ours) < 1e-4
+        # With the offset given, from any place on: an answer's first token.
+        assert gap(theirs(ids, alora_offsets=[TIME - 30]).logits[0], backbone_from(backbone, ids, update, 30)) < 1e-4
+
+
+def backbone_from(backbone: Any, ids: Tensor, update: Update, start: int) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = backbone(ids, update=update, update_from=torch.tensor([start])).logits[0]
+    return logits
+
+
 def test_an_adapter_says_what_it_is(tmp_path: Path) -> None:
     backbone = live_backbone("rwkv4", torch.float32)
     export_peft(backbone, large_update(backbone), tmp_path / "lora", base="base")

@@ -85,11 +85,20 @@ REFUSED = {
         "RWKV-5.2",
     ),
     "RWKV-6": ({"blocks.0.att.ln_x.weight": ONE, "blocks.0.att.time_maa_x": ONE}, "RWKV-6"),
+    "RWKV-6 of fla": ({"model.layers.0.attn.x_bias": ONE, "model.layers.0.attn.bonus": ONE}, "RWKV-6"),
+    "RWKV-7a": ({"blocks.0.att.r_k": ONE, "blocks.0.ffn.s_emb.weight": ONE}, "RWKV-7a"),
+    "RWKV-7b": (
+        {"blocks.0.att.r_k": ONE, "blocks.0.ffn.s_emb.weight": ONE, "blocks.0.qkv.k_emb.weight": ONE},
+        "RWKV-7b",
+    ),
+    "RWKV-7b of the port": ({"rwkv7.blocks.0.att.r_k": ONE, "rwkv7.blocks.0.qkv.qq.weight": ONE}, "RWKV-7b"),
+    "RWKV-8": ({"blocks.0.rosa.q.weight": ONE, "blocks.0.ffn.key.weight": ONE}, "RWKV-8"),
     "RWKV-7 in part": ({"blocks.0.att.ln_x.weight": ONE, "blocks.0.att.r_k": ONE}, "emb.weight"),
     "initial states": ({"blocks.0.att.time_state": ONE}, "initial states"),
     "another model": ({"model.layers.0.mlp.weight": ONE}, "rwkv4"),
     "a list": ([ONE], "list"),
-    "a nested dict": ({"model": {"emb.weight": ONE}}, "model .*tensors"),
+    "a nested dict": ({"optimizer": {"emb.weight": ONE}}, "optimizer .*tensors"),
+    "one of several": ({"model": {"emb.weight": ONE}, "step": ONE}, "model .*tensors"),
     "code": ({"emb.weight": ONE, "args": Malice()}, "code"),
     "integers": ({"emb.weight": torch.zeros(1, dtype=torch.int8)}, "emb.weight is int8.*bfloat16"),
 }
@@ -157,7 +166,9 @@ def test_damaged_files(model: RWKV4, weights: dict[str, Tensor], tmp_path: Path)
 
 
 CONFIGS = {
-    "rwkv6": ({"model_type": "rwkv6"}, "model_type is 'rwkv6'.*rwkv4"),
+    "rwkv6": ({"model_type": "rwkv6"}, "model_type is 'rwkv6' .RWKV-6.; .*rwkv4"),
+    "rwkv5": ({"model_type": "rwkv5"}, "model_type is 'rwkv5' .RWKV-5.; .*rwkv4"),
+    "rwkv6qwen2": ({"model_type": "rwkv6qwen2"}, "model_type is 'rwkv6qwen2'; .*rwkv4"),
     "no layers": ({"num_hidden_layers": None}, "num_hidden_layers is None"),
     "layers beyond all models": ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; .* at most 1000"),
     "other layers": ({"num_hidden_layers": 7}, "num_hidden_layers is 7, but the tensors"),

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
+from prosg.checkpoints.adapter import save_adapter
+from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.encoded import load_encoded
 from prosg.checkpoints.load import load_model
+from prosg.model.prosg import ProSG
 from support.commands import PROMPT, case
 from support.models import gap
 
@@ -20,7 +26,12 @@ BAD = [
     case("export run --encoded two.safetensors --peft x", "2 prompts"),
     case("export run --prompt x --peft full --overwrite", "full", "not replaced"),
     case("export run --prompt x --peft /proc/x", "/proc"),
-    case("export run --prompt x", "required", "--peft"),
+    case("export run --prompt x", "nothing to write", "--peft, --gguf, --gguf-state, --gguf-model"),
+    case("export run --encoded one.safetensors --peft x --activated", "template 'none'", "--prompt"),
+    case("export run --gguf-state x", "--gguf-state needs --prompt"),
+    case("export run --gguf-state x", "RWKV-7 alone", "rwkv4", more=("--prompt", PROMPT)),
+    case("export run --prompt x --gguf-state x", "1 tokens", "all but the last 1"),
+    case("export run --prompt x --gguf-model x.gguf", "without a prompt"),
 ]
 
 
@@ -35,9 +46,59 @@ def test_peft_applies_what_was_exported(here: Path, tmp_path: Path, output: Call
 
     target = tmp_path / "lora"
     assert "rank 8 on 8 projections" in output("export", "run", "--prompt", PROMPT, "--peft", target)
-    assert Path(json.loads((target / "adapter_config.json").read_text())["base_model_name_or_path"]).samefile("start")
+    config = json.loads((target / "adapter_config.json").read_text())
+    assert Path(config["base_model_name_or_path"]).samefile("start") and "alora_invocation_tokens" not in config
     theirs = peft.PeftModel.from_pretrained(RwkvForCausalLM.from_pretrained("start"), target).eval()
     model = load_model("run")
     with torch.no_grad():
         updated = model.backbone(IDS, update=load_encoded("one.safetensors", model).update).logits
         assert gap(theirs(IDS).logits, updated) < 1e-4
+
+
+@pytest.mark.parametrize(("template", "closing"), [("none", "."), ("raven", "\n\nResponse:")])
+def test_an_activated_adapter(
+    template: str, closing: str, here: Path, tmp_path: Path, output: Callable[..., str]
+) -> None:
+    target = tmp_path / "lora"
+    command = ["export", "run", "--prompt", PROMPT, "--peft", target, "--activated", "--template", template]
+    assert "activated by the ids" in output(*command)
+    tokenizer = load_model("run").tokenizer
+    assert tokenizer is not None
+    ids = json.loads((target / "adapter_config.json").read_text())["alora_invocation_tokens"]
+    assert tokenizer.decode(ids) == closing
+
+
+@pytest.fixture
+def rwkv7(here: Path, tmp_path: Path) -> Any:
+    """An adapter on a small RWKV-7 with the folder's tokenizer."""
+    backbone = RWKV7(RWKV7Config(vocab_size=512, hidden_size=64, num_layers=2, head_size=32))
+    backbone.reset_parameters(torch.Generator().manual_seed(0))
+    model = ProSG.from_scratch(ProSG(backbone), "plus", seed=0)
+    save_backbone(backbone, tmp_path / "base", tokenizer=here / "start" / "tokenizer.json")
+    model.tokenizer = load_model("start").tokenizer
+    save_adapter(model, tmp_path / "seven", base="../base")
+    return tmp_path / "seven"
+
+
+def test_files_for_llama_cpp(rwkv7: Path, tmp_path: Path, output: Callable[..., str]) -> None:
+    gguf = pytest.importorskip("gguf")
+    files = {name: tmp_path / f"{name}.gguf" for name in ("update", "model")}
+    state = tmp_path / "state.bin"
+    text = output(
+        *("export", rwkv7, "--prompt", PROMPT, "--gguf", files["update"], "--activated"),
+        *("--gguf-state", state, "--gguf-model", files["model"]),
+    )
+    assert "on 8 projections, activated by the ids" in text and "rwkv7 for llama.cpp, tokenizer gpt2" in text
+    fields = {name: gguf.GGUFReader(file).fields for name, file in files.items()}
+    assert fields["update"]["general.type"].contents() == "adapter"
+    assert fields["model"]["rwkv7.block_count"].contents() == 2
+    model = load_model(rwkv7)
+    assert model.tokenizer is not None
+    ids = model.tokenizer.encode(PROMPT)
+    assert fields["update"]["adapter.alora.invocation_tokens"].contents() == ids[-1:]
+    _, _, count = struct.unpack_from("<3I", state.read_bytes())
+    assert list(struct.unpack_from(f"<{count}i", state.read_bytes(), 12)) == ids[:-2]
+    assert "after" in output("export", rwkv7, "--prompt", PROMPT, "--gguf-state", state, "--overwrite")
+    (count,) = struct.unpack_from("<I", state.read_bytes(), 8)
+    assert count == len(ids) - 1
+    output("export", rwkv7.parent / "base", "--gguf-model", files["model"], "--dtype", "bf16", "--overwrite")

@@ -11,18 +11,25 @@ from typing import Any
 import pytest
 import torch
 
+from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.checkpoints.adapter import save_adapter
 from prosg.checkpoints.encoded import load_encoded, save_encoded
+from prosg.checkpoints.gguf_model import export_gguf_model
 from prosg.checkpoints.load import load_model
 from prosg.inspection.info import describe
 from prosg.inspection.updates import prompt_attention
+from prosg.model.prosg import ProSG
 
+NEEDS = {"anchor_llama_cpp": ("gguf", "llama_cpp")}
+"""Packages without which an example is not run."""
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
 def example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script that a test is parametrized with, as a module."""
+    for package in NEEDS.get(request.param, ()):
+        pytest.importorskip(package)
     spec = importlib.util.spec_from_file_location(request.param, EXAMPLES / f"{request.param}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -93,3 +100,22 @@ def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert not any(output.output_type == "error" for output in outputs)
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert (EXAMPLES / "tour.ipynb").stat().st_size < 50_000
+
+
+@pytest.mark.parametrize("example", ["anchor_llama_cpp"], indirect=True)
+def test_the_anchor_in_llama_cpp_is_ours(example: Any, tmp_path: Path) -> None:
+    backbone = RWKV7(RWKV7Config(vocab_size=50, hidden_size=64, num_layers=2))
+    backbone.reset_parameters(torch.Generator().manual_seed(0))
+    model = ProSG(backbone)
+    export_gguf_model(model, tmp_path / "model.gguf")
+    llm = example.llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=256, n_threads=1, verbose=False)
+    prompt = torch.randint(1, 50, (1, 20), generator=torch.Generator().manual_seed(1))
+    encoded = model.encode(prompt, memory="anchor", tau=10.0)
+    written = list(example.write(llm, prompt[0].tolist(), count=40, tau=10.0))
+    assert len(written) == 40
+    theirs = torch.from_numpy(example.read(llm.ctx, [7]))
+    with torch.no_grad():
+        ours = backbone(torch.tensor([[*written, 7]]), encoded.state, anchor=encoded.anchor).logits[0, -1]
+        plain = backbone(torch.tensor([[*written, 7]]), encoded.state).logits[0, -1]
+    assert (theirs - ours).abs().max() < 1e-3 * ours.abs().max()
+    assert (plain - ours).abs().max() > 1e-2 * ours.abs().max()

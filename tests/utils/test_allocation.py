@@ -12,24 +12,21 @@ from prosg.utils import allocation
 PROGRAM = """
 import resource, torch
 from prosg.utils.allocation import keep_freed_memory
-if {keep}:
-    keep_freed_memory()
-for _ in range(3):
-    torch.zeros(2_000_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(50):
-    torch.zeros(2_000_000)
+torch.set_num_threads(1)
+keep_freed_memory()
+tensors = [torch.ones(1_500_000) for _ in range(12)]
+for repeat in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        tensors = [2.0 * x for x in tensors]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
 def test_what_is_freed_is_used_again_without_page_faults() -> None:
-    def faults(keep: bool) -> int:
-        program = PROGRAM.format(keep=keep)
-        return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
-
-    assert faults(True) < 200
+    ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
+    assert int(ran.stdout) < 1000  # else 80,000
 
 
 def test_another_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,4 +34,4 @@ BACKBONES: dict[str, BackboneKind] = {
     "rwkv7": BackboneKind(RWKV7, RWKV7Config, RWKV7_SIZES, RWKV7.layout),
     "retnet": BackboneKind(RetNet, RetNetConfig, RETNET_SIZES, RetNet.layout),
 }
-"""Native backbones by their `config.model_type`, which is also what `layouts.detect` returns."""
+"""Native backbones by their `config.model_type`, which is also what `versions.detect` returns."""

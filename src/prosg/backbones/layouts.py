@@ -12,10 +12,24 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["RETNET_LAYOUT", "RWKV4_LAYOUT", "RWKV7_LAYOUT", "Layout", "detect", "from_hf", "read_sizes", "to_hf"]
+__all__ = [
+    "FOLDER_LAYOUTS",
+    "RETNET_LAYOUT",
+    "RWKV4_LAYOUT",
+    "RWKV7_LAYOUT",
+    "Layout",
+    "from_hf",
+    "read_sizes",
+    "rename",
+    "to_hf",
+]
 
 Names = tuple[tuple[str, str], ...]
 """Pairs (canonical, Hugging Face); N stands for a block's number, * for the rest of a name. The first match counts."""
+
+
+NOTHING = re.compile(r"(?!)")
+"""Matches no name."""
 
 
 class Layout(NamedTuple):
@@ -36,12 +50,20 @@ class Layout(NamedTuple):
     """config.json -> the config fields that no tensor's size determines."""
     optional: frozenset[str] = frozenset()
     """Config fields whose tensor may be missing."""
-    unused: re.Pattern[str] = re.compile(r"(?!)")
+    unused: re.Pattern[str] = NOTHING
     """Tensors of some files that no model uses."""
-    transposed: re.Pattern[str] = re.compile(r"(?!)")
+    transposed: re.Pattern[str] = NOTHING
     """Matrices that are transposed in Hugging Face's layout."""
-    flat: re.Pattern[str] = re.compile(r"(?!)")
+    flat: re.Pattern[str] = NOTHING
     """Vectors that Hugging Face's layout stores without axes of length 1. Reading ignores such axes."""
+    stacks: Mapping[str, tuple[str, ...]] = {}
+    """Last part of a tensor's name in some folders -> the tensors that it holds, stacked, in their order."""
+    stacked: bool = False
+    """Whether folders are written with `stacks`. Reading takes both."""
+    zeros: Mapping[str, tuple[str | int, ...]] = {}
+    """Tensors of no use that a folder must have, written as zeros -> their shapes, of numbers and config fields."""
+    only: Mapping[str, Callable[[Any], object]] = {}
+    """Config field -> the one value that the folder's own code computes with, given the config."""
 
 
 RWKV4_LAYOUT = Layout(
@@ -150,7 +172,22 @@ RWKV7_LAYOUT = Layout(
     unused=re.compile(r"blocks\.0\.att\.v[012]$"),
     transposed=re.compile(r"\.att\.[wavg][12]$"),
     flat=re.compile(r"\.att\.([wav]0|k_k|k_a)$|\.ffn\.x_k$"),
+    stacks={"x_x": ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g")},
 )
+RWKV7_TRANSFORMERS_LAYOUT = RWKV7_LAYOUT._replace(
+    names=(("head.*", "head.*"), ("*", "rwkv7.*")),
+    hf_config={**RWKV7_LAYOUT.hf_config, "architectures": ["Rwkv7ForCausalLM"]},
+    transposed=NOTHING,
+    flat=NOTHING,
+    stacks={},
+    zeros={
+        "blocks.0.att.v0": (1, 1, "attention_size"),
+        "blocks.0.att.v1": ("hidden_size", "value_rank"),
+        "blocks.0.att.v2": ("value_rank", "attention_size"),
+    },
+    only={"attention_size": lambda c: c.hidden_size, "ln_x_eps": lambda c: 1e-5 * c.head_size},
+)
+"""The RWKV organisation's port to transformers: BlinkDL's names, shapes and orientation under a prefix."""
 
 RETNET_LAYOUT = Layout(
     # There are no published weights: both kinds of files have this package's names.
@@ -170,51 +207,30 @@ RETNET_LAYOUT = Layout(
     hf_required={"model_type": "retnet", "layer_norm_epsilon": 1e-5, "group_norm_epsilon": 1e-5},
 )
 
-SIGNS: tuple[tuple[str, str], ...] = (
-    ("retnet", r"^blocks\.\d+\.att\.query\.weight$"),
-    ("rwkv7", r"\.(att|attn|attention)\.(r_k|k_k)$"),
-    ("rwkv6", r"\.(att|attention)\.time_maa_\w+$"),
-    ("rwkv5", r"\.(att|attention)\.ln_x\.weight$"),
-    ("rwkv4", r"\.(att|attention)\.time_mix_(k|key)$"),
-    ("state", r"\.(att|attention)\.time_state$"),
-)
-"""Kind of checkpoint -> a pattern in its tensors' names. RWKV's newest version is first: versions share older names."""
-
-
-def detect(tensors: Mapping[str, Tensor]) -> str | None:
-    """Returns what a checkpoint holds, from the names in it.
-
-    Args:
-        tensors: Its tensors by name.
-
-    Returns:
-        "retnet"; "rwkv4" to "rwkv7", with "rwkv5.1" and "rwkv5.2"; "state" for learned initial states; None if unknown.
-    """
-    for kind, pattern in SIGNS:
-        if any(re.search(pattern, name) for name in tensors):
-            return _rwkv5_version(tensors) if kind == "rwkv5" else kind
-    return None
-
-
-def _rwkv5_version(tensors: Mapping[str, Tensor]) -> str:
-    """RWKV-5.1 added a gate, 5.2 a decay per channel instead of per head."""
-    decays = [tensor for name, tensor in tensors.items() if name.endswith(".time_decay")]
-    if any(decay.dim() == 2 and decay.shape[1] > 1 for decay in decays):
-        return "rwkv5.2"
-    return "rwkv5.1" if any(name.endswith(".gate.weight") for name in tensors) else "rwkv5"
+FOLDER_LAYOUTS: dict[str, dict[str, Layout]] = {
+    "rwkv4": {"transformers": RWKV4_LAYOUT},
+    "rwkv7": {
+        "fla": RWKV7_LAYOUT,
+        "fla-stacked": RWKV7_LAYOUT._replace(stacked=True),
+        "transformers": RWKV7_TRANSFORMERS_LAYOUT,
+    },
+    "retnet": {"prosg": RETNET_LAYOUT},
+}
+"""Native backbone -> the layouts of its folders by name; the first is what is written unless another is asked for."""
 
 
 def to_hf(name: str, names: Names) -> str | None:
     """Returns the Hugging Face name of a canonical name; None for an unknown one."""
-    return _rename(name, names)
+    return rename(name, names)
 
 
 def from_hf(name: str, names: Names) -> str | None:
     """Returns the canonical name of a Hugging Face name; None for an unknown one."""
-    return _rename(name, tuple((hf, native) for native, hf in names))
+    return rename(name, tuple((hf, native) for native, hf in names))
 
 
-def _rename(name: str, names: Names) -> str | None:
+def rename(name: str, names: Names) -> str | None:
+    """Returns what a table of names makes of a name; None for one that it does not have."""
     for source, target in names:
         pattern = re.escape(source).replace("N", r"(\d+)").replace(r"\*", "(.+)")
         if match := re.fullmatch(pattern, name):

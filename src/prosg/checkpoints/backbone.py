@@ -7,6 +7,7 @@ Native backbones are read and written without importing transformers. Folders of
 from __future__ import annotations
 
 import functools
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,7 +67,8 @@ def load_backbone(
         hf_backbone = load_hf(path, target_modules, dtype=dtype, device=device, kernel=kernel)
         check_finite(path, hf_backbone.model.state_dict())
         return hf_backbone
-    config, tensors, _ = read_checkpoint(path)
+    config, tensors, _, note = read_checkpoint(path)
+    _say(path, note)
     kind = BACKBONES[config.model_type]
     if dtype is None:
         stored = {tensor.dtype for name, tensor in tensors.items() if not kind.layout.keep_wide.search(name)}
@@ -125,8 +127,12 @@ def save_backbone(
     write_checkpoint(Checkpoint(model.config, tensors, tokenizer), Path(path), overwrite, special, template)
 
 
-def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, *, overwrite: bool = False) -> None:
+def convert(
+    src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, *, layout: str = "", overwrite: bool = False
+) -> None:
     """Writes a checkpoint, with its tokenizer, in the layout that `dst` names; see `save_backbone`.
+
+    `layout` is one of the backbone's `FOLDER_LAYOUTS`, by its name; the first by default.
 
     Special tokens and chat template of a folder are those of the new one. A new folder is whole by itself: a model with
     World's number of tokens and no tokenizer beside it gets World's vocabulary. Without `dtype` it is bit-exact. Models
@@ -137,12 +143,15 @@ def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, 
     tokenizer = load_tokenizer(beside) if beside is not None and named else None  # to look up what that file names
     template = read_template(Path(src), tokenizer).known
     if is_for_transformers(src):
+        if layout:
+            raise ValueError(f"layout is {layout!r}, but {src} is a model of transformers, which has one layout only")
         check_files(Path(src))
         model = load_hf(src, dtype=dtype)
         special = read_special(Path(src), tokenizer, model.config.vocab_size)
         save_backbone(model, dst, tokenizer=beside, special=special, template=template, overwrite=overwrite)
         return
     checkpoint = read_checkpoint(src)
+    _say(src, checkpoint.note)
     types = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
     if dtype is not None:
         types = _types(checkpoint.tensors, dtype, BACKBONES[checkpoint.config.model_type].layout)
@@ -151,7 +160,13 @@ def convert(src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, 
     checkpoint = checkpoint._replace(tensors=cast_checked(src, checkpoint.tensors, types), tokenizer=beside)
     special = read_special(Path(src), tokenizer, checkpoint.config.vocab_size)
     special_said = special if named else unsaid(special, tokenizer)
-    write_checkpoint(checkpoint, Path(dst), overwrite, special_said, template)
+    write_checkpoint(checkpoint, Path(dst), overwrite, special_said, template, layout)
+
+
+def _say(path: str | Path, note: str) -> None:
+    """Says on stderr what was stripped from the names of a checkpoint's tensors."""
+    if note:
+        print(f"{path}: stripped from the tensors' names: {note}", file=sys.stderr)
 
 
 def is_for_transformers(path: str | Path, target_modules: Sequence[str] = ()) -> bool:

@@ -2,6 +2,7 @@
 
     merge         W + dW in place of W: a backbone like any other, to be saved as a .pth or a folder
     export_peft   dW = B A as a LoRA adapter of PEFT: `adapter_config.json` and `adapter_model.safetensors`
+    (`gguf_lora`  the same as a LoRA adapter of llama.cpp)
 
 The rest of an encoded prompt is not exported: the recurrent state, and the last logits of the unmodified weights, which
 give the first answer token.
@@ -13,6 +14,7 @@ import copy
 import itertools
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,16 @@ from prosg.core.update import Site, Update, batch_size, check_update
 from prosg.utils.io import written_whole
 from prosg.utils.replaceable import FolderKind
 
-__all__ = ["PEFT_CONFIG", "PEFT_WEIGHTS", "export_peft", "merge", "peft_names", "site_module"]
+__all__ = [
+    "PEFT_CONFIG",
+    "PEFT_WEIGHTS",
+    "check_single_prompt",
+    "export_peft",
+    "merge",
+    "peft_names",
+    "single_rank",
+    "site_module",
+]
 
 PEFT_REFUSES_OUT_PROJ = ("mamba", "mamba2", "falcon_mamba")
 """Types of models whose kernels go round a wrapped out_proj, so that PEFT refuses it."""
@@ -46,7 +57,7 @@ def merge(backbone: BackboneModule, update: Update) -> BackboneModule:
         ValueError: for an update of several prompts, one that does not fit the backbone, and for numbers that are not
             finite in it or in the sum.
     """
-    _check_single_prompt(backbone, update)
+    check_single_prompt(backbone, update)
     tensors = itertools.chain(backbone.parameters(), backbone.buffers())
     merged = copy.deepcopy(backbone, {id(tensor): tensor for tensor in tensors})
     for site, delta in update.items():
@@ -62,7 +73,13 @@ def merge(backbone: BackboneModule, update: Update) -> BackboneModule:
 
 
 def export_peft(
-    backbone: BackboneModule, update: Update, folder: str | Path, *, base: str = "", overwrite: bool = False
+    backbone: BackboneModule,
+    update: Update,
+    folder: str | Path,
+    *,
+    base: str = "",
+    invocation: Sequence[int] = (),
+    overwrite: bool = False,
 ) -> None:
     """Writes an update as a LoRA adapter that `peft.PeftModel.from_pretrained` puts on transformers' model.
 
@@ -71,6 +88,7 @@ def export_peft(
         update: The update of one prompt. Its factors become LoRA's, in fp32; alpha = r, so that the scale is 1.
         folder: What to write.
         base: Name or path of the model in transformers' layout, for PEFT to find it by.
+        invocation: Token ids from whose last occurrence on the adapter acts; none for one that acts on every token.
         overwrite: Replace a PEFT adapter that is there.
 
     Raises:
@@ -78,7 +96,7 @@ def export_peft(
             cannot put adapters.
         FileExistsError: for a folder that may not be replaced.
     """
-    _check_single_prompt(backbone, update)
+    check_single_prompt(backbone, update)
     names = {site: name for site, name in peft_names(backbone).items() if site in update}
     model_type = backbone.config.model_type
     if refused := sorted({site.name for site, name in names.items() if _peft_refuses(model_type, name)}):
@@ -86,10 +104,7 @@ def export_peft(
             f"PEFT puts no adapter on {', '.join(refused)} of {model_type}, as its kernels go round a wrapped one; use "
             "prosg merge, or train a module with other --module.target_modules"
         )
-    ranks = {delta.a.shape[1] for delta in update.values()}
-    if len(ranks) != 1:
-        raise ValueError(f"the update has ranks {', '.join(map(str, sorted(ranks)))}; an adapter of PEFT has one")
-    rank = ranks.pop()
+    rank = single_rank(update, "an adapter of PEFT")
     conv = any(_is_transposed(site_module(backbone, site)) for site in update)
     config = {
         "peft_type": "LORA",
@@ -102,6 +117,7 @@ def export_peft(
         "fan_in_fan_out": conv,
         "target_modules": _pattern(list(names.values())),
         "inference_mode": True,
+        **({"alora_invocation_tokens": list(invocation)} if invocation else {}),
     }
     tensors: dict[str, Tensor] = {}
     for site, delta in update.items():
@@ -136,7 +152,16 @@ def _peft_refuses(model_type: str, name: str) -> bool:
     return model_type in PEFT_REFUSES_OUT_PROJ and name.endswith("out_proj")
 
 
-def _check_single_prompt(backbone: BackboneModule, update: Update) -> None:
+def single_rank(update: Update, what: str) -> int:
+    """Returns the rank of all of an update's factors. Raises ValueError, naming what needs one, for several."""
+    ranks = {delta.a.shape[1] for delta in update.values()}
+    if len(ranks) != 1:
+        raise ValueError(f"the update has ranks {', '.join(map(str, sorted(ranks)))}; {what} has one")
+    return ranks.pop()
+
+
+def check_single_prompt(backbone: BackboneModule, update: Update) -> None:
+    """Raises ValueError for an update of several prompts, one that does not fit, and values that are not finite."""
     rows = batch_size(update)
     if rows != 1:
         raise ValueError(f"the update is that of {rows} prompts; weights hold one prompt's: encode them one by one")

@@ -1,17 +1,20 @@
 """Reading checkpoints of the native backbones, and recognising which backbone they hold.
 
     x.pth, x.st          one file, under BlinkDL's names: torch.save's or safetensors, which its content tells
-    folder/              config.json and model.safetensors or pytorch_model.bin (also sharded), under Hugging Face's
-                         names; or a single .pth or .st
+    folder/              config.json and model.safetensors or pytorch_model.bin (also sharded), under the names of one
+                         of the backbone's folder layouts (`FOLDER_LAYOUTS`); or a single .pth or .st
 
-RWKV-7's .st files as its runtimes have them are transposed where Hugging Face's layout is, which the shapes tell.
+Which layout it is the tensors tell, not what config.json says: other programs write "rwkv7" for layouts of different
+kinds. RWKV-7's .st files as its runtimes have them are transposed where fla's layout is, which the shapes tell.
+Prefixes that training tools leave before every name are stripped, and the checkpoint says which.
 
 Sizes are read from the tensors' shapes. Files are mapped into memory, so that opening one is cheap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +24,10 @@ from torch import Tensor
 from prosg.backbones import BACKBONES, BackboneKind
 from prosg.backbones.config_json import read_config
 from prosg.backbones.hf.sites import HF_SITES
-from prosg.backbones.layouts import Layout, detect, from_hf, read_sizes
+from prosg.backbones.layouts import FOLDER_LAYOUTS, Layout, from_hf, read_sizes, to_hf
 from prosg.backbones.native import NativeConfig
+from prosg.backbones.versions import detect, version_name
+from prosg.checkpoints.shards import check_whole
 from prosg.checkpoints.tensors import read_tensors
 from prosg.tokenizers.files import tokenizer_beside
 from prosg.utils.io import CheckpointError, read_json
@@ -30,6 +35,16 @@ from prosg.utils.spelling import meant_path
 from prosg.utils.values import check_number, shown
 
 __all__ = ["Checkpoint", "native_layouts", "read_checkpoint", "weight_files"]
+
+TOOL_PREFIXES = {
+    "_orig_mod.": "torch.compile",
+    "module.": "DistributedDataParallel or DeepSpeed",
+    "_forward_module.": "Lightning",
+    "model.": "a wrapping module",
+}
+"""What tools put before every tensor's name -> which tool. torch.compile puts its own within names, too."""
+ALIASES = {"rwkv7_fla": "rwkv7"}
+"""Other `model_type`s of folders that are read."""
 
 
 class Checkpoint(NamedTuple):
@@ -41,6 +56,8 @@ class Checkpoint(NamedTuple):
     """by BlinkDL's names, in the model's order and shapes"""
     tokenizer: Path | None
     """the tokenizer's file, if one lies beside the weights"""
+    note: str = ""
+    """what was stripped from the tensors' names, and who leaves it there; "" for nothing"""
 
 
 def native_layouts() -> dict[str, Layout]:
@@ -64,16 +81,40 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             hf_config = _read_hf_config(path / "config.json")
         files = weight_files(path)
     else:
+        check_whole(path)
         files = [path]
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors |= read_tensors(file)
+    tensors, prefixes = _without_prefixes(tensors)
     if hf_config.get("tie_word_embeddings") and "head.weight" not in tensors and "rwkv.embeddings.weight" in tensors:
         tensors["head.weight"] = tensors["rwkv.embeddings.weight"].clone()
-    kind = _recognise(path, tensors)
-    tensors = _canonical(tensors, kind.layout)
+    version = _recognise(path, tensors)
+    kind = BACKBONES[version]
+    tensors = _canonical(tensors, kind.layout, _folder_layout(tensors, version))
     config = _read_config(path, tensors, kind, hf_config)
-    return Checkpoint(config, _fitted(path, tensors, kind, config), tokenizer_beside(path))
+    note = ", ".join(f"{prefix} (of {TOOL_PREFIXES[prefix]})" for prefix in prefixes)
+    return Checkpoint(config, _fitted(path, tensors, kind, config), tokenizer_beside(path), note)
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Strips `TOOL_PREFIXES` from tensors' names. Returns them with the prefixes that were there, outermost first."""
+    found = []
+    compiled = next(iter(TOOL_PREFIXES))
+    if any(compiled in name for name in tensors):
+        found.append(compiled)
+        tensors = {name.replace(compiled, ""): tensor for name, tensor in tensors.items()}
+    while prefix := next((p for p in TOOL_PREFIXES if _is_before_all(p, tensors)), None):
+        found.append(prefix)
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors, found
+
+
+def _is_before_all(prefix: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Returns whether a prefix is a tool's. Names of folders begin with "model.", too, but not BlinkDL's."""
+    if prefix == "model.":
+        return "model.emb.weight" in tensors
+    return bool(tensors) and all(name.startswith(prefix) for name in tensors)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -94,6 +135,7 @@ def weight_files(folder: Path) -> list[Path]:
                 if not (folder / shard).is_file():
                     raise FileNotFoundError(f"{folder / shard}: no such file, but {index.name} lists it")
             return [folder / shard for shard in shards]
+    check_whole(folder)
     if (folder / "trainer_state.json").is_file() or any(folder.glob("checkpoint-*")):
         raise CheckpointError(
             f"{folder}: of a training that has not ended; its command, started again, goes on, and its output folder "
@@ -111,11 +153,13 @@ def _read_hf_config(path: Path) -> dict[str, Any]:
     config = read_config(path)
     layouts = native_layouts()
     model_type = str(config.get("model_type"))
+    if model_type in ALIASES:
+        model_type = config["model_type"] = ALIASES[model_type]
     if model_type not in layouts:
         supported = ", ".join(f"{layout!r} ({name})" for layout, name in zip(layouts, BACKBONES, strict=True))
         raise CheckpointError(
-            f"{path}: model_type is {model_type!r}; supported: {supported}, {', '.join(HF_SITES)}; other causal models "
-            "of transformers where target_modules name their projections"
+            f"{path}: model_type is {model_type!r}{_version_text(model_type)}; supported: {supported}, "
+            f"{', '.join(HF_SITES)}; other causal models of transformers where target_modules name their projections"
         )
     for field, value in layouts[model_type].hf_required.items():
         if config.get(field, value) != value:
@@ -126,8 +170,14 @@ def _read_hf_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _recognise(path: Path, tensors: dict[str, Tensor]) -> BackboneKind:
-    """Finds the backbone by the names of its tensors."""
+def _version_text(model_type: str) -> str:
+    """Returns the version of RWKV that a `model_type` means, to be said after it; "" if it is none."""
+    version = re.match(r"rwkv[-_]?[5-9][a-z]?(?![a-z])", model_type)
+    return f" ({version_name(version[0])})" if version else ""
+
+
+def _recognise(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Finds the backbone, a key of `BACKBONES`, by the names of its tensors."""
     supported = ", ".join(BACKBONES)
     version = detect(tensors)
     if version is None:
@@ -135,21 +185,41 @@ def _recognise(path: Path, tensors: dict[str, Tensor]) -> BackboneKind:
     if version == "state":
         raise CheckpointError(f"{path}: holds learned initial states, not a model; prompts begin from it by --state")
     if version not in BACKBONES:
-        raise CheckpointError(
-            f"{path}: this is an {version.replace('rwkv', 'RWKV-')} checkpoint; supported: {supported}"
-        )
-    return BACKBONES[version]
+        raise CheckpointError(f"{path}: this is an {version_name(version)} checkpoint; supported: {supported}")
+    return version
 
 
-def _canonical(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def _folder_layout(tensors: Mapping[str, Tensor], version: str) -> Layout | None:
+    """Returns the layout in which a backbone's tensors are named; None for that of a .pth."""
+    if "emb.weight" in tensors:
+        return None
+    layouts = list(FOLDER_LAYOUTS[version].values())
+    return next((layout for layout in layouts if to_hf("emb.weight", layout.names) in tensors), layouts[0])
+
+
+def _canonical(tensors: dict[str, Tensor], own: Layout, folder: Layout | None) -> dict[str, Tensor]:
     """Gives tensors BlinkDL's names and orientation, and drops those that no model reads."""
-    is_hf = "emb.weight" not in tensors
-    if is_hf:
-        tensors = {from_hf(name, layout.names) or name: tensor for name, tensor in tensors.items()}
-    if is_hf or _is_turned(tensors, layout):
+    if folder is not None:
+        tensors = {from_hf(name, folder.names) or name: tensor for name, tensor in tensors.items()}
+        tensors = _unstacked(tensors, folder)
+    layout = own if folder is None else folder
+    if folder is not None or _is_turned(tensors, layout):
         turned = [name for name in tensors if layout.transposed.search(name) and tensors[name].dim() == 2]
         tensors |= {name: tensors[name].mT.contiguous() for name in turned}
     return {name: tensor for name, tensor in tensors.items() if not layout.unused.match(name)}
+
+
+def _unstacked(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Takes apart what a layout may store stacked."""
+    apart: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        stem, _, last = name.rpartition(".")
+        members = layout.stacks.get(last, ())
+        if members and tensor.dim() > 1 and tensor.shape[0] == len(members):
+            apart |= {f"{stem}.{member}": part for member, part in zip(members, tensor, strict=True)}
+        else:
+            apart[name] = tensor
+    return apart
 
 
 def _is_turned(tensors: dict[str, Tensor], layout: Layout) -> bool:

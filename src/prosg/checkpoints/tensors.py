@@ -23,12 +23,15 @@ __all__ = ["check_files", "read_safetensors", "read_tensors"]
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 SAFETENSORS = (".safetensors", ".st")
 """Suffixes of safetensors files; .st is that of RWKV's runtimes."""
+NESTED = ("model", "module", "state_dict")
+"""Names under which training tools put a model's tensors."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Reads a safetensors file or one of torch.save, mapped copy-on-write if its format allows it.
 
-    The content says which of the two it is, whatever the file is called.
+    The content says which of the two it is, whatever the file is called. A dictionary in one of `NESTED`, alone in it
+    as training tools write it, is what they hold.
 
     Raises:
         CheckpointError: for a damaged file, for objects other than tensors, for tensors of integers, and for tensors
@@ -124,6 +127,8 @@ def _unpickle(path: Path) -> dict[Any, Any]:
         raise _cannot_read(path, error, "truncated, or not a PyTorch checkpoint") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; needs a dict of tensors")
+    if len(content) == 1 and (name := next(iter(content))) in NESTED and isinstance(content[name], dict):
+        return dict(content[name])
     return content
 
 

@@ -1,4 +1,4 @@
-"""`prosg convert`: between .pth files and Hugging Face folders."""
+"""`prosg convert`: between .pth files and Hugging Face folders of each layout."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ def _parser() -> Parser:
     parser = Parser("A .pth destination gets BlinkDL's layout, any other name a Hugging Face folder.")
     parser.add_argument("src", type=path_text, help="a .pth or .st file, or a folder")
     parser.add_argument("dst", type=path_text, help="what to write")
+    parser.add_argument(
+        "--layout",
+        default="",
+        help="names of the tensors in a folder; for RWKV-7 fla (the default; also rwkv7-hf's), fla-stacked (its older "
+        "versions'), or transformers (the RWKV organisation's port)",
+    )
     parser.add_argument("--dtype", help="fp32, bf16, fp16 or fp64; as it is by default")
     add_overwrite(parser)
     return parser
@@ -23,7 +29,7 @@ def _run(options: Namespace) -> int:
     from prosg.checkpoints.backbone import convert
     from prosg.utils.device import parse_dtype
 
-    convert(options.src, options.dst, parse_dtype(options.dtype), overwrite=options.overwrite)
+    convert(options.src, options.dst, parse_dtype(options.dtype), layout=options.layout, overwrite=options.overwrite)
     print(options.dst)
     return 0
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -42,8 +43,14 @@ class JsonTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        canonical = json.dumps(json.loads(self._inner.to_str()), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self.described, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What its tokenizer.json says."""
+        content: dict[str, Any] = json.loads(self._inner.to_str())
+        return content
 
     @cached_property
     def begin_token(self) -> int | None:

@@ -124,6 +124,11 @@ class WorldTokenizer:
             at += len(token)
         return matches
 
+    @property
+    def tokens(self) -> Mapping[int, bytes]:
+        """The vocabulary: bytes by id, without the end token."""
+        return self._tokens
+
     def bytes_of(self, token: int) -> bytes:
         """Returns the bytes of an id, which may be a part of a character."""
         return self._texts.get(token, UNKNOWN)

@@ -1,6 +1,6 @@
 """How the C library keeps freed memory: for tensors of some megabytes that come and go many times a second.
 
-By default glibc gives such memory back to the system at once, and every new tensor then costs a page fault for each 4 KB.
+By default glibc gives such memory back to the system, and a new tensor then costs a page fault for each 4 KB.
 """
 
 from __future__ import annotations
