@@ -15,18 +15,20 @@ from prosg.utils.allocation import keep_freed_memory
 torch.set_num_threads(1)
 keep_freed_memory()
 tensors = [torch.ones(1_500_000) for _ in range(12)]
-for repeat in range(6):
+faults = []
+for repeat in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
         tensors = [2.0 * x for x in tensors]
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sorted(faults)[2])
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
 def test_what_is_freed_is_used_again_without_page_faults() -> None:
     ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
-    assert int(ran.stdout) < 1000  # else 80,000
+    assert int(ran.stdout) < 1000  # else 80,000, in each repeat
 
 
 def test_another_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
