@@ -35,6 +35,7 @@
 
 #if defined(__x86_64__)
 #define DISPATCH 1
+#include <immintrin.h>
 #endif
 
 typedef uint16_t half;
@@ -55,21 +56,25 @@ static INLINE half narrow(float x)
 
 #define TYPE f32
 #define REAL float
+#define NARROW 0
 #define GET(x) (x)
 #define PUT(x) (x)
 #include "step/step.c"
 #undef TYPE
 #undef REAL
+#undef NARROW
 #undef GET
 #undef PUT
 
 #define TYPE bf16
 #define REAL half
+#define NARROW 1
 #define GET(x) widen(x)
 #define PUT(x) narrow(x)
 #include "step/step.c"
 #undef TYPE
 #undef REAL
+#undef NARROW
 #undef GET
 #undef PUT
 
@@ -135,36 +140,62 @@ EACH(columns, bf16)
 
 #define SET plain
 #define TARGET
+#define BYTES 16
 #include "step/step.c"
 #undef SET
 #undef TARGET
+#undef BYTES
 #ifdef DISPATCH
 #define SET avx2
 #define TARGET __attribute__((target("avx2,fma")))
+#define BYTES 32
 #include "step/step.c"
 #undef SET
 #undef TARGET
+#undef BYTES
 #define SET avx512
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,prefer-vector-width=512")))
+#define BYTES 64
 #include "step/step.c"
 #undef SET
 #undef TARGET
+#undef BYTES
 #endif
 
 #else /* for one type and one instruction set */
 
 #define LANES 64
 
-/* Sum of x y over n. Partial sums stand side by side, so that compilers vectorise. */
+typedef float NAME(vec) __attribute__((vector_size(BYTES), may_alias, aligned(4)));
+#define VEC NAME(vec)
+#define WIDTH ((int)(BYTES / 4))
+
+/* A register of numbers as fp32. */
+TARGET static INLINE VEC NAME(load)(const REAL *x)
+{
+#if !NARROW
+    return *(const VEC *)x;
+#elif BYTES == 64
+    return (VEC)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16);
+#elif BYTES == 32
+    return (VEC)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)), 16);
+#else
+    return (VEC){GET(x[0]), GET(x[1]), GET(x[2]), GET(x[3])};
+#endif
+}
+
+/* Sum of x y over n, in four sums side by side, for the processor not to wait. */
 TARGET static INLINE float NAME(dot)(int64_t n, const float *x, const REAL *y)
 {
-    float parts[LANES] = {0}, sum = 0;
+    VEC sums[4] = {{0}, {0}, {0}, {0}};
+    float sum = 0;
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++)
-            parts[l] += x[i + l] * GET(y[i + l]);
-    for (int l = 0; l < LANES; l++)
-        sum += parts[l];
+    for (; i + 4 * WIDTH <= n; i += 4 * WIDTH)
+        _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++)
+            sums[j] += *(const VEC *)(x + i + j * WIDTH) * NAME(load)(y + i + j * WIDTH);
+    const VEC all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    for (int l = 0; l < WIDTH; l++)
+        sum += all[l];
     for (; i < n; i++)
         sum += x[i] * GET(y[i]);
     return sum;
@@ -258,22 +289,27 @@ TARGET static int NAME(low_rank)(int64_t rank, int64_t I, int64_t O, int64_t sha
             const REAL *b = (const REAL *)at[4 * site + 2] + (shared ? 0 : n * rank * O);
             REAL *y = (REAL *)at[4 * site + 3] + n * O;
             int64_t o = 0;
-            /* Rows have updates of their own, which are read from memory once: b comes while a is being multiplied. */
-            for (const char *line = (const char *)b; line < (const char *)(b + rank * O); line += 64)
-                __builtin_prefetch(line, 0, 3);
+            /* Rows have updates of their own, read from memory once: b comes while a is being multiplied, and the next
+             * row's a meanwhile, too. */
+            const char *next = (const char *)(a + (n + 1 < end ? rank * I : 0));
+            const int64_t share = rank * I * (int64_t)sizeof(REAL) * LANES / (O > LANES ? O : LANES);
             for (int64_t i = 0; i < I; i++)
                 x[i] = GET(from[i]);
-            for (int64_t r = 0; r < rank; r++)
+            for (int64_t r = 0; r < rank; r++) {
+                for (const char *line = (const char *)(b + r * O); line < (const char *)(b + (r + 1) * O); line += 64)
+                    __builtin_prefetch(line, 0, 3);
                 inner[r] = NAME(dot)(I, x, a + r * I);
+            }
             for (; o + LANES <= O; o += LANES) {
-                float sum[LANES];
-                for (int l = 0; l < LANES; l++)
-                    sum[l] = GET(y[o + l]);
+                VEC sum[LANES / WIDTH];
+                for (const char *to = next + share; next < to; next += 64)
+                    __builtin_prefetch(next, 0, 3);
+                _Pragma("GCC unroll 16") for (int j = 0; j < LANES / WIDTH; j++) sum[j] = NAME(load)(y + o + j * WIDTH);
                 for (int64_t r = 0; r < rank; r++)
-                    for (int l = 0; l < LANES; l++)
-                        sum[l] += inner[r] * GET(b[r * O + o + l]);
+                    _Pragma("GCC unroll 16") for (int j = 0; j < LANES / WIDTH; j++)
+                        sum[j] += inner[r] * NAME(load)(b + r * O + o + j * WIDTH);
                 for (int l = 0; l < LANES; l++)
-                    y[o + l] = PUT(sum[l]);
+                    y[o + l] = PUT(((const float *)sum)[l]);
             }
             for (; o < O; o++) {
                 float sum = GET(y[o]);
@@ -483,5 +519,7 @@ TARGET static int NAME(columns)(int64_t rows, int64_t I, int64_t O, int64_t act,
 }
 
 #undef LANES
+#undef VEC
+#undef WIDTH
 
 #endif
