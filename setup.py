@@ -61,19 +61,12 @@ class BuildWheel(bdist_wheel):
 KERNELS = [
     Extension(
         f"prosg.ops._{name}",
-        [f"src/prosg/ops/{part}/{part}.c" for part in parts],
+        [f"src/prosg/ops/{name}/{name}.c"],
         include_dirs=["src/prosg/ops"],
         depends=sorted(glob("src/prosg/ops/*.h")),
         optional=True,
     )
-    for name, *parts in (
-        ("wkv4", "wkv4"),
-        ("wkv7", "wkv7"),
-        ("selective_scan", "selective_scan"),
-        ("linear", "linear"),
-        ("step", "step"),
-        ("block", "block", "linear", "step", "wkv4", "wkv7"),
-    )
+    for name in ("wkv4", "wkv7", "selective_scan", "linear", "step", "block")
 ]
 
 setup(cmdclass={"build_ext": BuildKernels, "bdist_wheel": BuildWheel}, ext_modules=KERNELS)

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 from prosg.ops.library import CFunction, CompiledLibrary
+from prosg.ops.linear.compiled import LIBRARY as LINEAR
+from prosg.ops.step.compiled import LIBRARY as STEP
+from prosg.ops.wkv4.compiled import LIBRARY as WKV4
+from prosg.ops.wkv7.compiled import LIBRARY as WKV7
 
 __all__ = ["LIBRARY", "bits", "can_run_blocks", "run_block"]
 
@@ -28,9 +32,25 @@ def bits(number: float) -> int:
     return int(struct.unpack("<q", struct.pack("<d", number))[0])
 
 
+PARTS = {library.name: library for library in (LINEAR, STEP, WKV4, WKV7)}
+"""The libraries whose functions it calls."""
+
+
 @cache
 def _is_built() -> bool:
-    return not isinstance(LIBRARY.loaded, str)
+    """Whether it and its parts are there; then it knows where they are."""
+    if isinstance(LIBRARY.loaded, str):
+        return False
+    name_of = LIBRARY.loaded["prosg_block_part"]
+    name_of.restype = ctypes.c_char_p
+    found: list[int | None] = []
+    while (name := name_of(len(found))) is not None:
+        library = PARTS[name.decode().split("_")[1]].loaded
+        if isinstance(library, str):
+            return False
+        found.append(ctypes.cast(library[name.decode()], ctypes.c_void_p).value)
+    LIBRARY.loaded["prosg_block_use"]((ctypes.c_void_p * len(found))(*found))
+    return True
 
 
 def can_run_blocks(x: Tensor, state: torch.dtype) -> bool:

@@ -1,7 +1,7 @@
 /* A block of a backbone for one token of each row, in one call: a decoding step's Python is otherwise as slow as its work.
  *
- * The parts are those of the other libraries, whose sources are compiled into this one; what a block computes, and in
- * which order, is in backbones/rwkv4.py and rwkv7.py, whose forward is the oracle. One thread.
+ * The parts are those of the other libraries; Python says where they are once. What a block computes, and in which order,
+ * is in backbones/rwkv4.py and rwkv7.py, whose forward is the oracle. One thread.
  */
 #ifndef TYPE
 
@@ -33,29 +33,53 @@ typedef struct {
 
 #define LINEAR (int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const void *, const void *, const float *, void *)
 #define STEP (int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, void **)
-int prosg_linear_rows_f32 LINEAR;
-int prosg_linear_rows_bf16 LINEAR;
-int prosg_linear_rows_i8 LINEAR;
-int prosg_linear_item(void);
-int prosg_wkv4_lanes(void);
-int prosg_wkv4_forward_f32(int64_t, int64_t, int64_t, int64_t, const int64_t *, const float *, const float *,
-                           const float *, const float *, const float *, const float *, const float *, const float *,
-                           const float *, const float *, const float *, float *, float *, float *, float *);
-int prosg_wkv7_forward_f32(int64_t, int64_t, int64_t, int64_t, int64_t, const int64_t *, const float *, const float *,
-                           const float *, const float *, const float *, const float *, const float *, const float *,
-                           const float *, float *, float *, float *);
-#define DECLARE(function)                                                                                             \
-    int prosg_step_##function##_f32 STEP;                                                                             \
-    int prosg_step_##function##_bf16 STEP;
-DECLARE(shift_mix)
-DECLARE(low_rank)
-DECLARE(replace)
-DECLARE(finish)
-DECLARE(widen)
-DECLARE(gate)
-DECLARE(square)
-DECLARE(add)
-DECLARE(columns)
+#define WKV4                                                                                                          \
+    (int64_t, int64_t, int64_t, int64_t, const int64_t *, const float *, const float *, const float *, const float *, \
+     const float *, const float *, const float *, const float *, const float *, const float *, const float *, float *, \
+     float *, float *, float *)
+#define WKV7                                                                                                          \
+    (int64_t, int64_t, int64_t, int64_t, int64_t, const int64_t *, const float *, const float *, const float *,       \
+     const float *, const float *, const float *, const float *, const float *, const float *, float *, float *, float *)
+
+/* What is called in the other libraries: name, arguments. */
+#define PARTS(PART)                                                                                                   \
+    PART(prosg_linear_rows_f32, LINEAR)                                                                               \
+    PART(prosg_linear_rows_bf16, LINEAR)                                                                              \
+    PART(prosg_linear_rows_i8, LINEAR)                                                                                \
+    PART(prosg_linear_item, (void))                                                                                   \
+    PART(prosg_wkv4_lanes, (void))                                                                                    \
+    PART(prosg_wkv4_forward_f32, WKV4)                                                                                \
+    PART(prosg_wkv7_forward_f32, WKV7)                                                                                \
+    PART(prosg_step_shift_mix_f32, STEP)                                                                              \
+    PART(prosg_step_shift_mix_bf16, STEP)                                                                             \
+    PART(prosg_step_low_rank_f32, STEP)                                                                               \
+    PART(prosg_step_low_rank_bf16, STEP)                                                                              \
+    PART(prosg_step_replace_f32, STEP)                                                                                \
+    PART(prosg_step_replace_bf16, STEP)                                                                               \
+    PART(prosg_step_finish_f32, STEP)                                                                                 \
+    PART(prosg_step_finish_bf16, STEP)                                                                                \
+    PART(prosg_step_widen_f32, STEP)                                                                                  \
+    PART(prosg_step_widen_bf16, STEP)                                                                                 \
+    PART(prosg_step_gate_f32, STEP)                                                                                   \
+    PART(prosg_step_gate_bf16, STEP)                                                                                  \
+    PART(prosg_step_square_f32, STEP)                                                                                 \
+    PART(prosg_step_square_bf16, STEP)                                                                                \
+    PART(prosg_step_add_f32, STEP)                                                                                    \
+    PART(prosg_step_add_bf16, STEP)                                                                                   \
+    PART(prosg_step_columns_f32, STEP)                                                                                \
+    PART(prosg_step_columns_bf16, STEP)
+
+#define DECLARE(name, arguments) static int (*name) arguments;
+PARTS(DECLARE)
+
+#define NAMED(name, arguments) #name,
+static const char *const parts[] = {PARTS(NAMED) NULL};
+
+/* The name of the i-th part, NULL behind the last; and where they all are, in this order. */
+EXPORT const char *prosg_block_part(int i) { return parts[i]; }
+
+#define TAKE_PART(name, arguments) name = (int(*) arguments)(uintptr_t)*functions++;
+EXPORT void prosg_block_use(void **functions) { PARTS(TAKE_PART) }
 
 /* Working space of a thread, kept from call to call: fresh pages cost more than what is computed in them. */
 static char *space(size_t bytes)

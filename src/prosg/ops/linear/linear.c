@@ -24,6 +24,8 @@
 /* To be raised with every change of the functions' arguments: a library left over from an older build is refused. */
 #define ABI 1
 #define ITEM 96
+/* Bytes of W that are asked for before they are needed, at least. */
+#define AHEAD 16384
 /* Rows from which on tiles are faster than dot products. */
 #define TILES_FROM 4
 
@@ -264,8 +266,8 @@ typedef float NAME(vec) __attribute__((vector_size(BYTES), may_alias, aligned(4)
 typedef uint32_t NAME(bits) __attribute__((vector_size(BYTES), may_alias, aligned(2)));
 #define VEC NAME(vec)
 #define WIDTH ((int)(BYTES / 4))
-/* Elements of W in a step of the loop over I: a register of bf16 holds two of fp32. */
-#define STEP(type) ((type) == BF16 ? 2 * WIDTH : WIDTH)
+/* Elements of W in a step of the loop over I: those of a whole register. */
+#define STEP(type) ((type) == I8 ? 4 * WIDTH : (type) == BF16 ? 2 * WIDTH : WIDTH)
 #ifdef DOT
 #define DOTS(type) ((type) == BF16)
 #else
@@ -308,54 +310,61 @@ TARGET static INLINE void NAME(sums)(const int n, const VEC *x, float *out)
     }
 }
 
+/* A register of W's type, as fp32: the elements that fall into part `part` of the step. */
+TARGET static INLINE VEC NAME(part)(const int type, const int part, const char *from)
+{
+    if (type == I8)
+        return NAME(floats)((const int8_t *)from + part * WIDTH);
+    if (type == BF16) {
+        const NAME(bits) both = *(const NAME(bits) *)from;
+        if (part)
+            return (VEC)(both & 0xffff0000u);
+        return (VEC)(both << 16);
+    }
+    return *(const VEC *)from;
+}
+
 /* One step of the sums of R rows and P outputs, at place `at` of I. */
 TARGET static INLINE void NAME(step)(const int type, const int R, const int P, int64_t I, int64_t at, const char *w,
                                      const void *x, int64_t ahead, VEC sum[][4])
 {
     const int size = type == F32 ? 4 : type == BF16 ? 2 : 1;
-    VEC even[4], odd[4];
     UNROLL
-    for (int p = 0; p < P; p++) {
-        const char *from = w + (p * I + at) * size;
-        if (ahead)
-            __builtin_prefetch(from + ahead, 0, 2);
-        if (type == I8)
-            even[p] = NAME(floats)((const int8_t *)from);
-        else if (type == F32 || DOTS(type))
-            memcpy(&even[p], from, sizeof(VEC));
-        else {
-            const NAME(bits) both = *(const NAME(bits) *)from;
-            even[p] = (VEC)(both << 16);
-            odd[p] = (VEC)(both & 0xffff0000u);
-        }
-    }
-    UNROLL
-    for (int r = 0; r < R; r++) {
+    for (int p = 0; p < P; p++)
+        __builtin_prefetch(w + (p * I + at) * size + ahead, 0, 2);
 #ifdef DOT
-        if (DOTS(type)) {
-            __m512 pairs;
-            memcpy(&pairs, (const bf16 *)x + r * I + at, 64);
-            UNROLL
-            for (int p = 0; p < P; p++)
-                sum[r][p] = (VEC)_mm512_dpbf16_ps((__m512)sum[r][p], (__m512bh)even[p], (__m512bh)pairs);
-            continue;
-        }
-#endif
-        const float *from = (const float *)x + r * I + at;
-        const VEC first = *(const VEC *)from;
+    if (DOTS(type)) {
+        __m512bh pairs[4];
         UNROLL
         for (int p = 0; p < P; p++)
-            sum[r][p] += even[p] * first;
-        if (type == BF16) {
-            const VEC second = *(const VEC *)(from + WIDTH);
+            memcpy(&pairs[p], w + (p * I + at) * size, 64);
+        UNROLL
+        for (int r = 0; r < R; r++) {
+            __m512bh from;
+            memcpy(&from, (const bf16 *)x + r * I + at, 64);
             UNROLL
             for (int p = 0; p < P; p++)
-                sum[r][p] += odd[p] * second;
+                sum[r][p] = (VEC)_mm512_dpbf16_ps((__m512)sum[r][p], pairs[p], from);
+        }
+        return;
+    }
+#endif
+    for (int part = 0; part < STEP(type) / WIDTH; part++) {
+        VEC value[4];
+        UNROLL
+        for (int p = 0; p < P; p++)
+            value[p] = NAME(part)(type, part, w + (p * I + at) * size);
+        UNROLL
+        for (int r = 0; r < R; r++) {
+            const VEC from = *(const VEC *)((const float *)x + r * I + at + part * WIDTH);
+            UNROLL
+            for (int p = 0; p < P; p++)
+                sum[r][p] += value[p] * from;
         }
     }
 }
 
-/* P outputs of R rows, out (R, P); `x` is as NAME(prepare) has left it. With `ahead` the bytes so far on are fetched. */
+/* P outputs of R rows, out (R, P); `x` is as NAME(prepare) has left it. What lies `ahead` bytes on is fetched meanwhile. */
 TARGET static INLINE void NAME(block)(const int type, const int R, const int P, int64_t I, const char *w, const void *x,
                                       int64_t ahead, float *out)
 {
@@ -367,12 +376,8 @@ TARGET static INLINE void NAME(block)(const int type, const int R, const int P, 
         for (int p = 0; p < P; p++)
             sum[r][p] = (VEC){0};
     int64_t i = 0;
-    if (ahead)
-        for (; i + step <= I; i += step)
-            NAME(step)(type, R, P, I, i, w, x, ahead, sum);
-    else
-        for (; i + step <= I; i += step)
-            NAME(step)(type, R, P, I, i, w, x, 0, sum);
+    for (; i + step <= I; i += step)
+        NAME(step)(type, R, P, I, i, w, x, ahead, sum);
     UNROLL
     for (int r = 0; r < R; r++)
         NAME(sums)(P, sum[r], out + r * P);
@@ -405,8 +410,9 @@ TARGET static INLINE void NAME(outputs)(const int type, const int R, int64_t I, 
     for (int64_t o = first; o < last; group++) {
         const char *from = w + o * I * size;
         const int count = last - o >= P ? P : 1;
-        /* Of what the next item needs each pass fetches a part; at the end nothing is left to fetch. */
-        const int64_t next = passes == 1 ? P : ITEM;
+        /* Of what the next item needs each pass fetches a part; at the end nothing is left to fetch. A single pass is
+         * so far ahead as memory needs to answer. */
+        const int64_t next = passes == 1 ? P * (1 + AHEAD / (P * I * size)) : ITEM;
         const int64_t ahead = group % passes == pass && o + next + P <= O ? next * I * size : 0;
         if (count == P)
             NAME(block)(type, R, P, I, from, x, ahead, out);
