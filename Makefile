@@ -3,7 +3,7 @@
 #   make test    the test suite
 #   make lint    ruff, the order of imports, mypy, and the documents' links, paths and figures
 #   make docs    the documents as a site, in build/site
-#   make bench   every benchmark, one after the other
+#   make bench   every benchmark, one after the other; writes benchmarks/results and docs/performance.md
 # Another Python: make test PYTHON=python3.12; another environment: make test VENV=path.
 
 PYTHON ?= python3
@@ -29,12 +29,15 @@ lint: $(VENV)/.prosg-dev
 	$(BIN)/mypy
 	$(BIN)/python scripts/check_docs.py
 	$(BIN)/python scripts/check_figures.py
+	$(BIN)/python scripts/performance_page.py --check
 
 docs: $(VENV)/.prosg-docs
 	$(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.prosg-dev
-	set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; name=$$(basename "$$file" .py); \
+	$(BIN)/python "$$file" --out "benchmarks/results/$$name.json"; done
+	$(BIN)/python scripts/performance_page.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,6 +1,6 @@
 """What weights in 8 bits lose on running text: the next token's distribution with them and without.
 
-    python benchmarks/int8.py MODEL TEXT [--tokens 8192] [--window 512] [--out FILE]
+    python experiments/int8_loss.py MODEL TEXT [--tokens 8192] [--window 512] [--out FILE]
 
 MODEL is a native checkpoint or a folder that transformers loads; TEXT a file. The matrices are quantised as `--quantize
 int8` does it. Printed: share of tokens whose likeliest next token stays, mean KL divergence, negative log-likelihood.
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import commit
 from torch import Tensor, nn
 
 from prosg.backbones.quantised import quantise_matrix
@@ -64,7 +63,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:32}{value:.4f}" if isinstance(value, float) else f"{name:32}{value:,}")
     if args.out:
-        rows_out = [{"model": args.name or args.model.name, **figures, "machine": processor(), "commit": commit()}]
+        rows_out = [{"model": args.name or args.model.name, **figures, "machine": processor()}]
         args.out.write_text(json.dumps(rows_out, indent=2) + "\n", "utf-8")
 
 

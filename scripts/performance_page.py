@@ -1,0 +1,91 @@
+"""Writes the tables of docs/performance.md from benchmarks/results/decoding.json.
+
+python scripts/performance_page.py            writes them
+python scripts/performance_page.py --check    says whether they are those of the file; exit status 1 if not
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "results" / "decoding.json"
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n\n).*?(<!-- end -->)", re.DOTALL)
+NAMES = {"rwkv4": "RWKV-4 169M", "rwkv7": "RWKV-7 0.1B"}
+
+
+def rows() -> list[dict[str, Any]]:
+    """The rows of the benchmark."""
+    found: list[dict[str, Any]] = json.loads(RESULTS.read_text("utf-8"))
+    return found
+
+
+def value(row: Mapping[str, Any] | None) -> str:
+    """Tokens a second; - for what was not measured."""
+    if row is None:
+        return "-"
+    return f"{row['value']:.1f}" if row["value"] < 100 else f"{row['value']:,.0f}"
+
+
+def times(row: Mapping[str, Any] | None) -> str:
+    """As a multiple of the `rwkv` package."""
+    return "" if row is None or "times_rwkv" not in row else f"{row['times_rwkv']:.1f}"
+
+
+def decoding() -> str:
+    """The table of decoding: a line for each version, type and batch."""
+    found = {(r["version"], r["dtype"], r["system"], r["batch"]): r for r in rows() if r["quantity"] == "decode"}
+    lines = [
+        "| tokens/s | rows | `rwkv` | transformers | prosg | times `rwkv` | with updates | they cost | limit | share |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for version, dtype in dict.fromkeys((key[0], key[1]) for key in found):
+        for batch in sorted({key[3] for key in found if key[:3] == (version, dtype, "prosg")}):
+            ours, held = (found.get((version, dtype, name, batch)) for name in ("prosg", "prosg + update"))
+            assert ours is not None and held is not None
+            peers = [value(found.get((version, dtype, name, batch))) for name in ("rwkv", "transformers")]
+            cost = f"{1 - held['value'] / ours['value']:.0%}"
+            first = f"{NAMES[version]}, {dtype}"
+            cells = [first, str(batch), *peers, value(ours), times(ours), value(held), cost]
+            cells += [f"{ours['limit']:,.0f}", f"{ours['share']:.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def prefill() -> str:
+    """The table of reading."""
+    lines = ["| 512 tokens in one call, tokens a second | prosg |", "| --- | ---: |"]
+    for row in rows():
+        if row["quantity"] == "prefill":
+            lines.append(f"| {NAMES[row['version']]}, {row['dtype']} | {row['value']:,.0f} |")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """What it was measured on."""
+    row = rows()[0]
+    return f"{row['machine']}, one core, one thread; it read {row['bandwidth'] / 1e9:.1f} GB/s; commit `{row['commit'][:7]}`."
+
+
+TABLES = {"decoding": decoding, "prefill": prefill, "machine": machine}
+
+
+def main() -> int:
+    """Writes or checks the page."""
+    text = PAGE.read_text("utf-8")
+    new = MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n\n{match[3]}", text)
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(new, "utf-8")
+        return 0
+    if new != text:
+        print(f"{PAGE.relative_to(ROOT)} has not the figures of {RESULTS.relative_to(ROOT)}; run {sys.argv[0]}")
+    return int(new != text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
