@@ -69,7 +69,8 @@ def prefill() -> str:
 def machine() -> str:
     """What it was measured on."""
     row = rows()[0]
-    return f"{row['machine']}, one core, one thread; it read {row['bandwidth'] / 1e9:.1f} GB/s; commit `{row['commit'][:7]}`."
+    what = f"{row['machine']}, one core, one thread; commit `{row['commit'][:7]}`"
+    return f"{what}; it read {row['bandwidth'] / 1e9:.1f} GB/s."
 
 
 TABLES = {"decoding": decoding, "prefill": prefill, "machine": machine}
