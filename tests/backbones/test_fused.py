@@ -172,6 +172,9 @@ def test_a_chosen_kernel_more_threads_and_gradients_are_left_as_they_are(monkeyp
     monkeypatch.undo()
     model.kernel = "auto"
     torch.set_num_threads(2)
+    assert both(model, monkeypatch)[2]  # a narrow model
+    monkeypatch.undo()
+    monkeypatch.setattr("prosg.ops.block.NARROW", 40)
     assert not both(model, monkeypatch)[2]
     torch.set_num_threads(1)
     monkeypatch.undo()

@@ -29,7 +29,8 @@ from prosg.backbones.layouts import RWKV4_LAYOUT
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank
-from prosg.ops.block import bits, run_block
+from prosg.ops.block import run_block
+from prosg.ops.library import bits
 from prosg.ops.operation import Operation
 from prosg.ops.step import Shifted, project_each, shift_mix
 from prosg.ops.wkv4 import EMPTY_TOP, WKV4, WKV4Kernel, WKV4Memory, WKV4Pull, pull_wkv4

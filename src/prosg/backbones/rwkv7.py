@@ -41,7 +41,8 @@ from prosg.backbones.layouts import RWKV7_LAYOUT
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank
-from prosg.ops.block import bits, run_block
+from prosg.ops.block import run_block
+from prosg.ops.library import bits
 from prosg.ops.operation import Operation
 from prosg.ops.step import RWKV7Vectors, Shifted, finish, project_each, replacement, shift_mix
 from prosg.ops.wkv7 import WKV7, WKV7Kernel

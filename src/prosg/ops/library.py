@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
@@ -18,10 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["CompiledLibrary"]
+__all__ = ["CFunction", "CompiledLibrary", "bits"]
 
 CFunction = Callable[..., int]
 FLOATS = {torch.float32: "f32", torch.float64: "f64"}
+
+
+@lru_cache
+def bits(number: float) -> int:
+    """Returns the bits of a double as an integer: how a library takes a number among its sizes."""
+    return int(struct.unpack("<q", struct.pack("<d", number))[0])
 
 
 @lru_cache(maxsize=1)

@@ -6,9 +6,8 @@ What they compute is written in the backbones, whose blocks are the oracle. A bl
 from __future__ import annotations
 
 import ctypes
-import struct
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,19 +18,15 @@ from prosg.ops.step.compiled import LIBRARY as STEP
 from prosg.ops.wkv4.compiled import LIBRARY as WKV4
 from prosg.ops.wkv7.compiled import LIBRARY as WKV7
 
-__all__ = ["LIBRARY", "bits", "can_run_blocks", "run_block"]
+__all__ = ["LIBRARY", "can_run_blocks", "run_block"]
 
 TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 SIZES = 10
 LIBRARY = CompiledLibrary("block", abi=1, sizes=SIZES, pointers={"rwkv4": 0, "rwkv7": 0}, types=TYPES)
 
 
-@lru_cache
-def bits(number: float) -> int:
-    """Returns the bits of a double as an integer: how the library takes a number among its sizes."""
-    return int(struct.unpack("<q", struct.pack("<d", number))[0])
-
-
+NARROW = 512
+"""Width up to which a block is one call whatever the threads: its matrices are too small to be shared out."""
 PARTS = {library.name: library for library in (LINEAR, STEP, WKV4, WKV7)}
 """The libraries whose functions it calls."""
 
@@ -54,7 +49,9 @@ def _is_built() -> bool:
 
 
 def can_run_blocks(x: Tensor, state: torch.dtype) -> bool:
-    """Whether a block may be one call: a token of each row on the CPU, no gradients, one thread.
+    """Whether a block may be one call: a token of each row on the CPU, no gradients; one thread, or a narrow model.
+
+    The call has one thread. Where there are more, wide matrices are better spread over them, each in a call of its own.
 
     Args:
         x: The residual stream (B, T, E).
@@ -66,7 +63,7 @@ def can_run_blocks(x: Tensor, state: torch.dtype) -> bool:
         and x.dtype in TYPES
         and state == torch.float32
         and x.is_cpu
-        and torch.get_num_threads() == 1
+        and (x.shape[2] <= NARROW or torch.get_num_threads() == 1)
         and not torch.is_autocast_enabled("cpu")
         and type(x) is Tensor
         and _is_built()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from prosg.core.update import LowRank
-from prosg.ops.library import CompiledLibrary
+from prosg.ops.library import CompiledLibrary, bits
 from prosg.ops.step.naive import Replacement, RWKV7Vectors, Shifted
 
 __all__ = [
@@ -30,12 +28,6 @@ SITES = 3
 """Projections that one call changes."""
 PARALLEL_FROM = 1 << 20
 """Numbers of an update from which on several threads are used."""
-
-
-@lru_cache
-def _bits(number: float) -> int:
-    """The bits of a double, as an integer."""
-    return int(struct.unpack("<q", struct.pack("<d", number))[0])
 
 
 def _in_type(dtype: torch.dtype, *tensors: Tensor) -> list[Tensor]:
@@ -64,7 +56,7 @@ def compiled_shift_mix(
     LIBRARY.call(
         "shift_mix",
         dtype,
-        (batch, width, len(mixes), int(backwards), _bits(norm.eps)),
+        (batch, width, len(mixes), int(backwards), bits(norm.eps)),
         batch,
         False,
         *(stream, added, weight, bias, previous.contiguous(), total, seen, mixed, last, *mixes),
@@ -152,7 +144,7 @@ def compiled_finish(
     LIBRARY.call(
         "finish",
         dtype,
-        (heads, size, _bits(norm.eps), 0, 0),
+        (heads, size, bits(norm.eps), 0, 0),
         batch,
         False,
         *(y.contiguous(), read.r, read.k, read.v, r_k, weight, bias, gate, tap, out),
