@@ -109,7 +109,7 @@ async def model(request: Request, model: str) -> dict[str, Any]:
     service: Service = request.app.state.service
     key: Key = request.state.key
     name, colon, prompt = model.partition(":")
-    record = service.prompts.find(key.id, prompt) if colon else None
+    record = await asyncio.to_thread(service.prompts.find, key.id, prompt) if colon else None
     if name != service.name or (colon and record is None):
         raise ApiError(404, "there is no such model", code="model_not_found", param="model")
     return _model(service, model, service.started if record is None else record.created)

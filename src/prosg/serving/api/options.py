@@ -42,7 +42,8 @@ class ApiOptions:
         port: TCP port; 0 takes a free one.
         name: What clients call the model; the name of its file or folder by default.
         keys: File of API keys, made by prosg keys; required where other machines can connect.
-        prompts: Folder of stored prompts; without one they are gone when the server ends.
+        prompts: Folder of stored prompts, or a URL that fsspec knows (s3://NAME/FOLDER); without one they are gone when
+            the server ends.
         timeout: Seconds after which a request ends, whether it waits or writes.
         drain: Seconds that running requests have to end after SIGTERM.
         max_prompt_tokens: Longest prompt, tokens.

@@ -18,6 +18,7 @@ from prosg.serving.api.limits import Limiter
 from prosg.serving.api.metrics import Metrics
 from prosg.serving.api.options import ApiOptions
 from prosg.serving.api.prompts import PromptStore
+from prosg.serving.api.storage import open_storage
 from prosg.serving.engine import Engine
 from prosg.tokenizers.base import Tokenizer
 from prosg.utils.paths import user_path
@@ -103,7 +104,7 @@ def open_service(
     keys = KeyRing(Path(user_path(options.keys))) if options.keys else None
     fingerprint = fingerprint or model_fingerprint(model)
     with tempfile.TemporaryDirectory(prefix="prosg-prompts-") as temporary:
-        prompts = PromptStore(Path(user_path(options.prompts) if options.prompts else temporary), model, fingerprint)
+        prompts = PromptStore(open_storage(options.prompts or temporary), model, fingerprint)
         yield Service(
             model, name, engine, chosen, held, tau, options, prompts, keys, fingerprint, Metrics(engine.statistics)
         )
