@@ -1,4 +1,4 @@
-"""Where stored prompts lie: a folder, or anything that fsspec reaches (s3://, gs://, sftp://, memory://), by one interface.
+"""Where stored prompts lie: a folder, or anything that fsspec reaches (s3://, gs://, sftp://), by one interface.
 
 Names are relative, with "/" between their parts. A file is there whole or not at all, however a writer ends.
 """
@@ -9,7 +9,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -88,8 +88,8 @@ class Folder:
 class Bucket:
     """A place that fsspec reaches.
 
-    A file is uploaded under a name of its own and then moved: also where an upload can end half way, no reader sees less
-    than the whole. Listings are never taken from fsspec's cache, since others write there, too.
+    A file is uploaded under a name of its own and then moved: also where an upload can end half way, no reader sees
+    less than the whole. Listings are never taken from fsspec's cache, since others write there, too.
     """
 
     def __init__(self, url: str) -> None:
@@ -147,7 +147,5 @@ class Bucket:
         return [name for name in names if not name.startswith(".")]
 
     def remove(self, name: str) -> None:
-        try:
+        with suppress(FileNotFoundError):
             self._files.rm_file(self._path(name))
-        except FileNotFoundError:
-            pass

@@ -58,6 +58,7 @@ async def store(request: Request, body: PromptBody) -> Response:
     try:
         record = await asyncio.to_thread(_encoded_record, service, key, body)
         tokens = record.tokens
+        request.state.prompt = record.id
         return JSONResponse(prompt_object(record), 201)
     finally:
         admission.end(tokens)
@@ -116,6 +117,7 @@ async def upload(request: Request, name: Annotated[str, Query(max_length=200)] =
     try:
         content = await request.body()
         record = await asyncio.to_thread(_uploaded_record, service, key, content, name)
+        request.state.prompt = record.id
         return JSONResponse(prompt_object(record), 201)
     finally:
         admission.end(0)

@@ -1,0 +1,89 @@
+"""Running the replicas: Ray where it does not run yet, Serve's proxy, the application, and their end."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+from ray import serve
+
+from prosg.serving.api.server import listen
+from prosg.serving.api.service import Plan
+from prosg.serving.ray.application import make_application
+from prosg.serving.ray.options import ReplicaOptions
+
+__all__ = ["serve_replicas"]
+
+NAME = "prosg"
+OBJECT_STORE = 128 << 20
+"""Bytes of memory for what Ray passes between processes, where it is started here: replies are small."""
+
+
+def serve_replicas(plan: Plan, options: ReplicaOptions, when_ready: Callable[[str, int], None]) -> None:
+    """Serves with several replicas until SIGTERM or Ctrl-C; then running requests have `drain` seconds to end.
+
+    Args:
+        plan: What every replica is made of.
+        options: How many, and what each takes.
+        when_ready: Called with the host and the port when all replicas are ready.
+
+    Raises:
+        ValueError: for an address that cannot be had, and where the replicas cannot be started.
+    """
+    with listen(plan.api.host, plan.api.port) as listener:
+        host, port = listener.getsockname()[:2]
+    with _ray(options), _signals() as ended:
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+        try:
+            serve.run(make_application(plan, options), name=NAME)
+        except RuntimeError as error:
+            reason = _reason()
+            serve.shutdown()
+            raise ValueError(f"the replicas cannot be started: {reason or error}") from None
+        when_ready(host, port)
+        ended.wait()
+        serve.shutdown()
+
+
+@contextmanager
+def _ray(options: ReplicaOptions) -> Iterator[None]:
+    """Joins the Ray cluster that RAY_ADDRESS names, or starts one on this machine, which ends with the block."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level="warning")
+    else:
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, math.ceil(options.replicas * options.replica_cpus)),
+            object_store_memory=OBJECT_STORE,
+            include_dashboard=False,
+            logging_level="warning",
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set."""
+    ended = threading.Event()
+    before = {one: signal.signal(one, lambda *_: ended.set()) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield ended
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _reason() -> str:
+    """The last line of what Serve says of a deployment that failed."""
+    application = serve.status().applications.get(NAME)
+    deployments = [] if application is None else [*application.deployments.values()]
+    lines = [line.strip() for one in deployments for line in one.message.splitlines() if line.strip()]
+    return next((line for line in lines if "Error" in line), lines[-1] if lines else "")
