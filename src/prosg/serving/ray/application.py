@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import exceptions, serve
-from ray.serve.exceptions import ReplicaUnavailableError
+from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message
 
 from prosg.serving.api.app import inner_app
 from prosg.serving.api.edge import layers
+from prosg.serving.api.errors import ApiError, retry_after
 from prosg.serving.api.keys import KeyRing, open_keys
 from prosg.serving.api.metrics import HttpMetrics
 from prosg.serving.api.options import ApiOptions
@@ -101,6 +102,10 @@ class Ingress:
         try:
             async for message in messages:
                 yield message
+        except BackPressureError:
+            raise ApiError(
+                429, "too many requests wait; try again later", code="overloaded", headers=retry_after(1.0)
+            ) from None
         except LOST as error:
             raise LostReplicaError(type(error).__name__) from None
         finally:
@@ -118,17 +123,15 @@ def make_application(plan: Plan, options: ReplicaOptions) -> serve.Application:
         plan: What every replica is made of; its paths have to lead to the same files on all machines.
         options: How many replicas, and what each of them takes.
     """
-    rows = plan.engine["max_rows"] + plan.engine["queue"]
+    rows, queue = plan.engine["max_rows"], plan.engine["queue"]
     replicas = serve.deployment(
         Replica,
         name="replica",
         num_replicas=options.replicas,
-        ray_actor_options={
-            "num_cpus": options.replica_cpus,
-            "num_gpus": options.replica_gpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(max(1, int(options.replica_cpus)))}},
-        },
+        ray_actor_options={"num_cpus": options.replica_cpus, "num_gpus": options.replica_gpus},
+        # No more than it writes at once: a prompt that many ask for then goes to other replicas, too.
         max_ongoing_requests=rows,
+        max_queued_requests=queue * options.replicas,
         graceful_shutdown_timeout_s=plan.api.drain,
         max_constructor_retry_count=CONSTRUCTOR_TRIES,
     )
@@ -136,7 +139,7 @@ def make_application(plan: Plan, options: ReplicaOptions) -> serve.Application:
         serve.ingress()(Ingress),
         name="ingress",
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=rows * options.replicas,
+        max_ongoing_requests=(rows + queue) * options.replicas,
         graceful_shutdown_timeout_s=plan.api.drain,
     )
     return ingress.bind(replicas.bind(plan), plan.api)

@@ -18,7 +18,7 @@ from prosg.serving.api.prompts import ID
 __all__ = ["END", "Call", "answered", "named_prompt"]
 
 END = "prosg.end"
-"""Type of the message after a reply, with what the edge counts and logs: `route` and `logged`."""
+"""Type of the message before a reply's last one, with what the edge counts and logs: `route` and `logged`."""
 PATH = re.compile(r"/v1/(?:prompts/|models/[^/]*:)(?P<prompt>[^/]+)(?:/content)?")
 ANSWERS = ("/v1/chat/completions", "/v1/completions")
 
@@ -74,8 +74,8 @@ async def answered(app: ASGIApp, call: Call, state: dict[str, Any]) -> AsyncGene
         state: The request's state, in which the application leaves what it knows; filled in before the reply begins.
 
     Yields:
-        ASGI messages, and last of all the one of type `END`. Where nobody wants them any more the application is told
-        that the client has gone.
+        ASGI messages, and before the last of them, once the application has ended, the one of type `END`. Where nobody
+        wants them any more the application is told that the client has gone.
     """
     state |= {"key": call.key, "request_id": call.request_id, "started": time.monotonic()}
     scope: Scope = call.scope | {"type": "http", "asgi": {"version": "3.0"}, "state": state}
@@ -96,13 +96,17 @@ async def answered(app: ASGIApp, call: Call, state: dict[str, Any]) -> AsyncGene
         finally:
             sent.put_nowait(None)
 
-    task = asyncio.ensure_future(run())
+    task, last = asyncio.ensure_future(run()), None
     try:
         while (message := await sent.get()) is not None:
-            yield message
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                last = message
+            else:
+                yield message
         await task
-        route = getattr(scope.get("route"), "path", "other")
-        yield {"type": END, "route": route, "logged": state.get("logged", {})}
+        yield {"type": END, "route": getattr(scope.get("route"), "path", "other"), "logged": state.get("logged", {})}
+        if last is not None:
+            yield last
     finally:
         gone.set()
         task.cancel()

@@ -20,6 +20,8 @@ from prosg.serving.ray.options import ReplicaOptions
 __all__ = ["serve_replicas"]
 
 NAME = "prosg"
+QUIET = {"log_level": "WARNING"}
+"""Of Serve's own logs: the ingress has a line for each request, as `prosg serve` has."""
 OBJECT_STORE = 128 << 20
 """Bytes of memory for what Ray passes between processes, where it is started here: replies are small."""
 
@@ -38,9 +40,9 @@ def serve_replicas(plan: Plan, options: ReplicaOptions, when_ready: Callable[[st
     with listen(plan.api.host, plan.api.port) as listener:
         host, port = listener.getsockname()[:2]
     with _ray(options), _signals() as ended:
-        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
         try:
-            serve.run(make_application(plan, options), name=NAME)
+            serve.run(make_application(plan, options), name=NAME, logging_config=QUIET)
         except RuntimeError as error:
             reason = _reason()
             serve.shutdown()
