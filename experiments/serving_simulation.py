@@ -19,11 +19,13 @@ from typing import Any, Protocol
 import numpy as np
 import simpy
 
-BOUND = 1.25
+BOUND = 2.0
 """Load that consistent hashing lets a replica have, against the mean (Mirrokni, Thorup and Zadimoghaddam, 2016)."""
 POINTS = 128
 """Places of each replica on the ring of consistent hashing."""
-HELD = 256
+MAX_ROWS = 32
+"""Answers that a replica writes at once; Ray Serve gives it no more."""
+HELD = 1024
 """Prompts of which Ray Serve's router knows that a replica has them (`prosg.serving.ray.application`)."""
 
 
@@ -158,18 +160,20 @@ class Consistent:
 
 
 class Multiplexed:
-    """Ray Serve's: the lighter of two that are known to have the prompt, else of those with the fewest prompts."""
+    """Ray Serve's: of replicas with room the lighter of two that have the prompt, else of those with fewest."""
 
-    def __init__(self, replicas: int, held: int = HELD) -> None:
+    def __init__(self, replicas: int, held: int = HELD, most: int = MAX_ROWS) -> None:
         self._held = [Cache(held) for _ in range(replicas)]
+        self._most = most
         self._where: dict[int, set[int]] = {}
         self._generator = random.Random(0)
 
     def __call__(self, prompt: int, loads: Sequence[int]) -> int:
-        having = sorted(self._where.get(prompt, ()))
+        having = [one for one in sorted(self._where.get(prompt, ())) if loads[one] < self._most]
         if not having:
-            fewest = min(len(cache.kept) for cache in self._held)
-            having = [one for one, cache in enumerate(self._held) if len(cache.kept) == fewest]
+            free = [one for one, load in enumerate(loads) if load < self._most] or range(len(loads))
+            fewest = min(len(self._held[one].kept) for one in free)
+            having = [one for one in free if len(self._held[one].kept) == fewest]
         chosen = lighter(having, loads, self._generator)
         cache = self._held[chosen]
         oldest = next(iter(cache.kept)) if len(cache.kept) == cache.size else None
@@ -207,8 +211,9 @@ class Replica:
 
     def take(self, answer: Answer, fetches: bool) -> Iterator[Any]:
         """Takes a request: its prompt is fetched, if need be, and then it waits for its turn."""
-        seconds = self.costs.overhead + (self.costs.fetch if fetches else 0.0)
-        yield self.env.timeout(seconds)
+        if fetches:
+            yield self.env.timeout(self.costs.fetch)
+        yield from self._busy(self.costs.overhead)
         self._waiting.append(answer)
         if self._wake is not None and not self._wake.triggered:
             self._wake.succeed()
@@ -222,12 +227,7 @@ class Replica:
                 self._wake = self.env.event()
                 yield self._wake
                 continue
-            if self.cores is None:
-                yield self.env.timeout(self.costs.step(len(self._rows)))
-            else:
-                with self.cores.request() as core:
-                    yield core
-                    yield self.env.timeout(self.costs.step(len(self._rows)))
+            yield from self._busy(self.costs.step(len(self._rows)))
             for answer in self._rows:
                 answer.left -= 1
                 answer.first = answer.first or self.env.now
@@ -235,6 +235,15 @@ class Replica:
                     answer.end = self.env.now
                     self.load -= 1
             self._rows = [answer for answer in self._rows if answer.left]
+
+    def _busy(self, seconds: float) -> Iterator[Any]:
+        """Takes a core for some seconds, where cores are shared."""
+        if self.cores is None:
+            yield self.env.timeout(seconds)
+            return
+        with self.cores.request() as core:
+            yield core
+            yield self.env.timeout(seconds)
 
 
 def simulate(
@@ -244,7 +253,7 @@ def simulate(
     *,
     replicas: int,
     cache_bytes: float,
-    max_rows: int = 32,
+    max_rows: int = MAX_ROWS,
     cores: int | None = None,
 ) -> dict[str, float]:
     """Simulates all requests of a load.

@@ -66,6 +66,12 @@ class Metrics(HttpMetrics):
         super().__init__()
         self.registry.register(_EngineCollector(statistics))
         self.stored = Counter("prosg_prompts_stored", "Prompts stored", ("source",), registry=self.registry)
+        self.used = Counter(
+            "prosg_prompts_used",
+            "Stored prompts that requests named, by where they were",
+            ("found",),
+            registry=self.registry,
+        )
 
 
 class _EngineCollector:

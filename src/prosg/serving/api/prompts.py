@@ -97,6 +97,8 @@ class StoredPrompt(NamedTuple):
 
     record: PromptRecord
     encoded: EncodedPrompt
+    was_cached: bool
+    """whether it was in memory"""
 
 
 def prompt_id(owner: str, **content: Any) -> str:
@@ -215,11 +217,11 @@ class PromptStore:
         with self._lock:
             if key in self._cached:
                 self._cached.move_to_end(key)
-                return StoredPrompt(record, self._cached[key][0])
+                return StoredPrompt(record, self._cached[key][0], True)
         with self.storage.fetched(_name(owner, record.id, ".safetensors")) as path:
             encoded = load_encoded(path, self._model, fingerprint=self.fingerprint)
         self._keep(owner, record.id, encoded)
-        return StoredPrompt(record, encoded)
+        return StoredPrompt(record, encoded, False)
 
     def _keep(self, owner: str, name: str, encoded: EncodedPrompt) -> None:
         tensors = flatten(encoded.state, encoded.update, encoded.anchor).values()

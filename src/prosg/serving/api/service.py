@@ -100,7 +100,8 @@ def open_service(
     keys = open_keys(options)
     fingerprint = fingerprint or model_fingerprint(model)
     with tempfile.TemporaryDirectory(prefix="prosg-prompts-") as temporary:
-        prompts = PromptStore(open_storage(options.prompts or temporary), model, fingerprint)
+        storage = open_storage(options.prompts or temporary)
+        prompts = PromptStore(storage, model, fingerprint, options.prompt_cache << 20)
         yield Service(
             model, name, engine, chosen, held, tau, options, prompts, keys, fingerprint, Metrics(engine.statistics)
         )

@@ -27,7 +27,7 @@ from prosg.serving.ray.relay import LostReplicaError, Relay
 
 __all__ = ["make_application"]
 
-HELD = 256
+HELD = 1024
 """Stored prompts of which Serve knows that a replica has them; those used longest ago are forgotten."""
 CONSTRUCTOR_TRIES = 2
 LOST = (
