@@ -33,16 +33,14 @@ def test_answers_that_are_written_together_share_the_step() -> None:
     load = Load(at=[0.0, 0.0, 0.0], prompts=[1, 2, 3], tokens=4, warm=[1, 2, 3])
     found = simulate(load, COSTS, Consistent(1, None), replicas=1, cache_bytes=1000)
     assert found["hit_rate"] == 1
-    assert found["whole_p99"] == pytest.approx(0.8)
+    # The first begins alone, the others with its second token: 0.1, 3 x 0.2, and 0.15 once it has ended.
+    assert found["whole_p50"] == pytest.approx(0.85)
 
 
 def test_replicas_that_share_a_core_take_turns() -> None:
     load = Load(at=[0.0, 0.0], prompts=[1, 2], tokens=4, warm=[1, 2])
-    times = [
-        simulate(load, COSTS, Multiplexed(2), replicas=2, cache_bytes=1000, cores=cores)["whole_p99"]
-        for cores in (2, 1)
-    ]
-    assert times == pytest.approx([0.4, 0.8], rel=0.05)
+    runs = [simulate(load, COSTS, Multiplexed(2), replicas=2, cache_bytes=1000, cores=cores) for cores in (2, 1)]
+    assert [run["whole_p99"] for run in runs] == pytest.approx([0.4, 0.8], rel=0.05)
 
 
 @pytest.mark.parametrize("name", ROUTERS)
