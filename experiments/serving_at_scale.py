@@ -95,11 +95,11 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 async def check(options: argparse.Namespace) -> dict[str, Any]:
     """Measures and simulates two replicas under the same load."""
-    server = Server(options.check_against, options.tokens)
+    server = Server(options.check_against, options.check_tokens)
     await server.store(options.check_prompts)
     costs = await server.costs(2, options.cores)
     # A share of what they could do, so that queues stay short.
-    rate = options.check_rate or 0.4 * min(options.cores, 2) / (costs.overhead + options.tokens * costs.step(1))
+    rate = options.check_rate or 0.4 * min(options.cores, 2) / (costs.overhead + options.check_tokens * costs.step(1))
     load = zipf_of(server, options.zipf, options.check_requests, rate, options.seed)
     real = await server.run(load)
     simulated = simulate(load, costs, Multiplexed(2), replicas=2, cache_bytes=256e6, cores=options.cores)
@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check-against", metavar="URL", help="a running server of `demo` with two replicas")
     parser.add_argument("--check-prompts", type=int, default=40)
+    parser.add_argument("--check-tokens", type=int, default=12, help="of every answer there")
     parser.add_argument("--check-requests", type=int, default=150)
     parser.add_argument("--check-rate", type=float, help="requests a second; by default 40 %% of what they could do")
     parser.add_argument("--cores", type=int, default=2, help="that the two replicas may use together")

@@ -48,13 +48,19 @@ class Server:
                 self.prompt_bytes = reply.json()["bytes"]
 
     async def ask(self, client: httpx.AsyncClient, prompt: int) -> Measured:
-        """Streams an answer that is, at temperature 2, as long as it may be, but for few."""
+        """Streams an answer, which has to be as long as it may be.
+
+        Raises:
+            ValueError: for one that ends before.
+        """
         body = {"model": "demo", "prompt": "", "prompt_id": self.prompts[prompt], "max_tokens": self.tokens}
         begun, first = time.perf_counter(), 0.0
-        async with client.stream("POST", "/v1/completions", json=body | {"temperature": 2, "stream": True}) as reply:
+        async with client.stream("POST", "/v1/completions", json=body | {"temperature": 0, "stream": True}) as reply:
             reply.raise_for_status()
             async for line in reply.aiter_lines():
                 first = first or (time.perf_counter() if line.startswith("data:") else 0.0)
+                if '"finish_reason":"stop"' in line:
+                    raise ValueError(f"an answer has fewer than {self.tokens} tokens; ask for shorter ones")
         return Measured(first - begun, time.perf_counter() - begun)
 
     async def used(self) -> tuple[int, int]:

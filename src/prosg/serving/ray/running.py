@@ -56,6 +56,7 @@ def serve_replicas(plan: Plan, options: ReplicaOptions, when_ready: Callable[[st
 def _ray(options: ReplicaOptions) -> Iterator[None]:
     """Joins the Ray cluster that RAY_ADDRESS names, or starts one on this machine, which ends with the block."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # requests that look alike are requests all the same
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level="warning")
     else:
