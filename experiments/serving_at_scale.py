@@ -71,6 +71,7 @@ def scale(options: argparse.Namespace, costs: Costs) -> list[dict[str, Any]]:
     for cache in options.cache:
         for name, make in ROUTERS.items():
             found = simulate(load, costs, make(options.replicas), replicas=options.replicas, cache_bytes=cache * 1e6)
+            found = {key: float(f"{value:.4g}") for key, value in found.items()}
             rows.append({"cache_bytes": cache * 1e6, "routing": name, "requests": options.requests} | found)
             print(f"{cache:6} MB  {name:24}" + "  ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
     return rows
@@ -102,7 +103,9 @@ async def check(options: argparse.Namespace) -> dict[str, Any]:
     rate = options.check_rate or 0.4 * min(options.cores, 2) / (costs.overhead + options.check_tokens * costs.step(1))
     load = zipf_of(server, options.zipf, options.check_requests, rate, options.seed)
     real = await server.run(load)
-    simulated = simulate(load, costs, Multiplexed(2), replicas=2, cache_bytes=256e6, cores=options.cores)
+    simulated = simulate(
+        load, costs, Multiplexed(2), replicas=2, cache_bytes=options.check_cache * 2**20, cores=options.cores
+    )
     return {"costs": vars(costs), "rate": rate, "real": real, "simulated": simulated}
 
 
@@ -114,16 +117,17 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=1_000_000)
     parser.add_argument("--zipf", type=float, default=1.0, help="exponent of Zipf's law")
     parser.add_argument("--rate", type=float, default=300.0, help="requests a second, to all replicas together")
-    parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--warm", type=int, default=1_000_000, help="requests that have filled the caches before")
+    parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--warm", type=int, default=300_000, help="requests that have filled the caches before")
     parser.add_argument("--tokens", type=int, default=24, help="of every answer")
-    parser.add_argument("--cache", type=int, nargs="+", default=[64, 256, 1024, 4096], help="MB of each replica")
+    parser.add_argument("--cache", type=int, nargs="+", default=[64, 256, 1024], help="MB of each replica")
     parser.add_argument("--latency", type=float, default=0.02, help="seconds until the storage begins to send")
     parser.add_argument("--bandwidth", type=float, default=100e6, help="bytes a second to each replica")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check-against", metavar="URL", help="a running server of `demo` with two replicas")
     parser.add_argument("--check-prompts", type=int, default=40)
     parser.add_argument("--check-tokens", type=int, default=12, help="of every answer there")
+    parser.add_argument("--check-cache", type=int, default=256, help="MiB: that server's --prompt-cache")
     parser.add_argument("--check-requests", type=int, default=150)
     parser.add_argument("--check-rate", type=float, help="requests a second; by default 40 %% of what they could do")
     parser.add_argument("--cores", type=int, default=2, help="that the two replicas may use together")

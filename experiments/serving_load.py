@@ -73,9 +73,11 @@ class Server:
         return int(found["memory"]), int(found["storage"])
 
     async def run(self, load: Load) -> dict[str, float]:
-        """Sends a load's requests at their times, whether those before have ended or not."""
-        before = await self.used()
+        """Sends a load's requests at their times, whether those before have ended or not; before that the warm ones."""
         async with self.client() as client:
+            for prompt in load.warm:
+                await self.ask(client, prompt)
+            before = await self.used()
             begun = time.perf_counter()
 
             async def one(at: float, prompt: int) -> Measured:
@@ -127,8 +129,8 @@ class Server:
 
 
 def zipf_of(server: Server, exponent: float, requests: int, rate: float, seed: int) -> Load:
-    """A load on a server's prompts."""
-    return Load.zipf(len(server.prompts), exponent, requests, rate, server.tokens, 0, seed)
+    """A load on a server's prompts, as many requests before it as in it."""
+    return Load.zipf(len(server.prompts), exponent, requests, rate, server.tokens, requests, seed)
 
 
 def shares(real: dict[str, float], simulated: dict[str, float], names: Sequence[str]) -> dict[str, float]:

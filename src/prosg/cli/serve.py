@@ -99,13 +99,18 @@ def _serve(options: Namespace, api: ApiOptions) -> int:
 def _serve_replicas(options: Namespace, api: ApiOptions, replicas: ReplicaOptions) -> int:
     if not api.prompts:
         raise ValueError("--replicas needs --prompts: a folder or a URL that all of them see, for stored prompts")
+    if api.prompts.startswith("memory:"):
+        raise ValueError(f"--prompts {api.prompts} is one process's own; --replicas needs a place that all of them see")
     if options.cache_folder:
         raise ValueError("--cache-folder is one server's own; leave it out with --replicas")
     try:
         from prosg.serving.ray.running import serve_replicas
     except ImportError as error:
         raise missing_extra("serving with --replicas", "ray", error) from None
+    from prosg.serving.api.keys import open_keys
     from prosg.serving.api.storage import is_url
+
+    open_keys(api)  # what is wrong with them is better said before anything starts
 
     prompts = api.prompts if is_url(api.prompts) else os.path.abspath(user_path(api.prompts))
     keys = os.path.abspath(user_path(api.keys)) if api.keys else ""

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import ray
 from ray import serve
@@ -39,25 +40,31 @@ def serve_replicas(plan: Plan, options: ReplicaOptions, when_ready: Callable[[st
     """
     with listen(plan.api.host, plan.api.port) as listener:
         host, port = listener.getsockname()[:2]
-    with _ray(options), _signals() as ended:
+    with _ray(options) as is_ours, _signals() as ended:
+        end = serve.shutdown if is_ours else partial(serve.delete, NAME)  # a cluster may have other applications
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
         try:
             serve.run(make_application(plan, options), name=NAME, logging_config=QUIET)
         except RuntimeError as error:
             reason = _reason()
-            serve.shutdown()
+            end()
             raise ValueError(f"the replicas cannot be started: {reason or error}") from None
         when_ready(host, port)
         ended.wait()
-        serve.shutdown()
+        end()
 
 
 @contextmanager
-def _ray(options: ReplicaOptions) -> Iterator[None]:
-    """Joins the Ray cluster that RAY_ADDRESS names, or starts one on this machine, which ends with the block."""
+def _ray(options: ReplicaOptions) -> Iterator[bool]:
+    """Joins the Ray cluster that RAY_ADDRESS names, or starts one on this machine, which ends with the block.
+
+    Yields:
+        Whether it was started here.
+    """
+    is_ours = not os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # requests that look alike are requests all the same
-    if os.environ.get("RAY_ADDRESS"):
+    if not is_ours:
         ray.init(logging_level="warning")
     else:
         ray.init(
@@ -67,7 +74,7 @@ def _ray(options: ReplicaOptions) -> Iterator[None]:
             logging_level="warning",
         )
     try:
-        yield
+        yield is_ours
     finally:
         ray.shutdown()
 
