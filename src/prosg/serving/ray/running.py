@@ -17,6 +17,7 @@ from prosg.serving.api.server import listen
 from prosg.serving.api.service import Plan
 from prosg.serving.ray.application import make_application
 from prosg.serving.ray.options import ReplicaOptions
+from prosg.utils.outside import plain_reason
 
 __all__ = ["serve_replicas"]
 
@@ -64,15 +65,15 @@ def _ray(options: ReplicaOptions) -> Iterator[bool]:
     is_ours = not os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # requests that look alike are requests all the same
-    if not is_ours:
-        ray.init(logging_level="warning")
-    else:
-        ray.init(
-            num_cpus=max(os.cpu_count() or 1, math.ceil(options.replicas * options.replica_cpus)),
-            object_store_memory=OBJECT_STORE,
-            include_dashboard=False,
-            logging_level="warning",
-        )
+    local = {
+        "num_cpus": max(os.cpu_count() or 1, math.ceil(options.replicas * options.replica_cpus)),
+        "object_store_memory": OBJECT_STORE,
+        "include_dashboard": False,
+    }
+    try:
+        ray.init(logging_level="warning", **(local if is_ours else {}))
+    except Exception as error:  # Ray's own have no narrower type
+        raise ValueError(f"Ray cannot be {'started' if is_ours else 'joined'}: {plain_reason(error)}") from None
     try:
         yield is_ours
     finally:
