@@ -23,6 +23,11 @@ SERVING = pytest.mark.skipif(find_spec("prometheus_client") is None, reason="the
         case("serve demo --name a:b", "name", "colon"),
         case("serve demo --limits.rows -1", "rows"),
         case("serve demo --time-out 3", "--time-out", "--timeout"),
+        case("serve demo --replicas -1", "replicas", "-1"),
+        case("serve demo --replica-cpus 0", "replica_cpus"),
+        case("serve demo --replicas 2", "--replicas", "--prompts"),
+        case("serve demo --replicas 2 --prompts memory://prompts", "memory://prompts"),
+        case("serve demo --replicas 2 --prompts new --cache-folder cache", "--cache-folder"),
         case("keys list nothing.json", "nothing.json"),
         case("keys revoke bad.jsonl anna", "bad.jsonl"),
         case("keys add new.json", "name"),
@@ -31,6 +36,12 @@ SERVING = pytest.mark.skipif(find_spec("prometheus_client") is None, reason="the
 )
 def test_what_cannot_be_served(refused: Callable[..., None], command: list[str], words: tuple[str, ...]) -> None:
     refused(command, *words)
+
+
+@SERVING
+@pytest.mark.skipif(find_spec("ray") is not None, reason="the extra `ray` is installed")
+def test_replicas_need_their_extra(refused: Callable[..., None]) -> None:
+    refused(["serve", "demo", "--replicas", "2", "--prompts", "new"], "pip install 'prosg[ray]'", "ray is missing")
 
 
 @SERVING

@@ -97,7 +97,7 @@ def live_server(folder: Path, *options: str) -> Iterator[Live]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment)
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
+        line = next((line for line in process.stdout if "Ctrl-C" in line), "")  # Ray has more to say before that
         assert "http://" in line, log.read_text()
         yield Live(process, next(word for word in line.split() if word.startswith("http")), log)
     finally:

@@ -19,6 +19,7 @@ from prosg.model.conversation import Conversation
 from prosg.model.prosg import ProSG
 from prosg.serving.api.keys import add_key
 from prosg.serving.api.prompts import PromptRecord, PromptStore
+from prosg.serving.api.storage import Folder
 from support.api import CODE, ROOT, Served, served
 from support.models import same_encoded
 
@@ -197,7 +198,7 @@ def test_prompts_outlive_the_server_and_belong_to_its_model(demo: ProSG, tmp_pat
     with served(demo, prompts=str(tmp_path)) as server:
         assert server.get(PROMPTS)["data"] == [stored]
         assert server.post(COMPLETE, completion(prompt_id=stored["id"]))["choices"] == text
-        file = server.service.prompts.file("local", stored["id"])
+        file = tmp_path / "local" / f"{stored['id']}.safetensors"
     other = ProSG.from_scratch(demo, "plus", seed=1)
     with served(other, prompts=str(tmp_path)) as server:
         assert server.get(PROMPTS)["data"] == []
@@ -213,7 +214,7 @@ def record(number: int, fingerprint: str) -> PromptRecord:
 
 def test_prompts_in_memory_are_bounded(demo: ProSG, tmp_path: Path) -> None:
     fingerprint, encoded = model_fingerprint(demo), demo.encode(CODE, memory="update")
-    store = PromptStore(tmp_path, demo, fingerprint, cache_bytes=int(encoded.nbytes * 2.5))
+    store = PromptStore(Folder(tmp_path), demo, fingerprint, cache_bytes=int(encoded.nbytes * 2.5))
     for number in range(5):
         store.add("anna", record(number, fingerprint), encoded)
     assert len(store._cached) == 2
@@ -229,9 +230,10 @@ from pathlib import Path
 from prosg.checkpoints.fingerprints import model_fingerprint
 from prosg.checkpoints.load import load_model
 from prosg.serving.api.prompts import PromptRecord, PromptStore
+from prosg.serving.api.storage import Folder
 model = load_model("demo")
 fingerprint, encoded = model_fingerprint(model), model.encode("Hello.", memory="update")
-store = PromptStore(Path(sys.argv[1]), model, fingerprint)
+store = PromptStore(Folder(Path(sys.argv[1])), model, fingerprint)
 for number in range(100000):
     name = f"prompt-{number:024x}"
     store.add("anna", PromptRecord(name, 1, "", "text", 3, 0, fingerprint, "auto", None, True, ""), encoded)
@@ -253,7 +255,7 @@ def test_a_killed_server_leaves_no_half_prompt_and_loses_none_that_it_confirmed(
     confirmed += [line for line in writer.stdout.read().split("\n") if len(line) == 31]
     writer.wait()
     assert len(confirmed) >= after and "" not in confirmed
-    store = PromptStore(tmp_path, demo, model_fingerprint(demo))
+    store = PromptStore(Folder(tmp_path), demo, model_fingerprint(demo))
     assert not list(tmp_path.rglob(".*"))
     listed = store.owned_by("anna")
     assert {one.id for one in listed} >= set(confirmed)
@@ -268,5 +270,5 @@ def test_half_confirmed_files_are_cleared_away_when_they_are_old(demo: ProSG, tm
     for file in files:
         file.write_bytes(b"")
     os.utime(files[0], (1, 1))
-    PromptStore(tmp_path, demo, "0" * 64)
+    PromptStore(Folder(tmp_path), demo, "0" * 64)
     assert [file.exists() for file in files] == [False, True]

@@ -8,19 +8,18 @@ from importlib import resources
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from prosg.core.encoded import MEMORIES
 from prosg.serving.api import generation, stored
-from prosg.serving.api.edge import Edge
+from prosg.serving.api.edge import layers
 from prosg.serving.api.errors import ApiError, add_handlers
 from prosg.serving.api.keys import Key
 from prosg.serving.api.metrics import CONTENT_TYPE
 from prosg.serving.api.service import Service
 
-__all__ = ["make_app"]
+__all__ = ["inner_app", "make_app"]
 
 DESCRIPTION = (
     "Many prompts, one recurrent model, each with its own memory. Errors are "
@@ -51,6 +50,14 @@ async def _described(credentials: Annotated[HTTPAuthorizationCredentials | None,
 
 def make_app(service: Service) -> FastAPI:
     """Creates the application of a service whose engine runs."""
+    app = inner_app(service)
+    for layer, options in layers(service):
+        app.add_middleware(layer, **options)
+    return app
+
+
+def inner_app(service: Service) -> FastAPI:
+    """The application without its edge: whoever calls it has set `key`, `request_id` and `started` of the state."""
     app = FastAPI(
         title=f"prosg serve: {service.name}",
         description=DESCRIPTION,
@@ -64,15 +71,6 @@ def make_app(service: Service) -> FastAPI:
     _add_pages(app)
     add_handlers(app)
     app.openapi = partial(_description, app)  # type: ignore[method-assign]
-    app.add_middleware(Edge, service=service)
-    if service.options.allow_origin:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=[*service.options.allow_origin],
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
-            expose_headers=["x-request-id", "retry-after"],
-        )
     return app
 
 
@@ -109,7 +107,7 @@ async def model(request: Request, model: str) -> dict[str, Any]:
     service: Service = request.app.state.service
     key: Key = request.state.key
     name, colon, prompt = model.partition(":")
-    record = service.prompts.find(key.id, prompt) if colon else None
+    record = await asyncio.to_thread(service.prompts.find, key.id, prompt) if colon else None
     if name != service.name or (colon and record is None):
         raise ApiError(404, "there is no such model", code="model_not_found", param="model")
     return _model(service, model, service.started if record is None else record.created)

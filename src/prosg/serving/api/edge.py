@@ -7,19 +7,22 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prosg.serving.api.errors import ApiError, error_response
-from prosg.serving.api.keys import Key
-from prosg.serving.api.options import is_loopback
-from prosg.serving.api.service import LOCAL, Service
+from prosg.serving.api.keys import LOCAL, Key, KeyRing
+from prosg.serving.api.metrics import HttpMetrics
+from prosg.serving.api.options import ApiOptions, is_loopback
 from prosg.utils.values import shortened
 
-__all__ = ["UPLOAD", "Edge"]
+__all__ = ["UPLOAD", "Edge", "Guarded", "layers"]
 
 UPLOAD = "/v1/prompts/upload"
 PUBLIC = ("/", "/health", "/ready", "/openapi.json", "/reference")
@@ -37,13 +40,46 @@ HEADERS = {
 log = logging.getLogger("prosg.serve")
 
 
+@runtime_checkable
+class Guarded(Protocol):
+    """What the edge needs of a server."""
+
+    @property
+    def options(self) -> ApiOptions:
+        """What is accepted."""
+
+    @property
+    def keys(self) -> KeyRing | None:
+        """The keys; None where none are needed."""
+
+    @property
+    def metrics(self) -> HttpMetrics:
+        """Where requests are counted."""
+
+
+def layers(service: Guarded) -> list[tuple[Callable[..., ASGIApp], dict[str, Any]]]:
+    """The layers around an application, the inner one first, and their options."""
+    found: list[tuple[Callable[..., ASGIApp], dict[str, Any]]] = [(Edge, {"service": service})]
+    if service.options.allow_origin:
+        allowed = {
+            "allow_origins": [*service.options.allow_origin],
+            "allow_methods": ["GET", "POST", "DELETE"],
+            "allow_headers": ["authorization", "content-type", "x-request-id"],
+            "expose_headers": ["x-request-id", "retry-after"],
+        }
+        found.append((CORSMiddleware, allowed))
+    return found
+
+
 class Edge:
     """ASGI middleware: request ids, hosts, keys, bounded bodies, errors that nobody expected, the log, HTTP metrics.
 
-    All of it comes before a byte of the body is read. What came in is in the scope's state: `key` and `request_id`.
+    All of it comes before a byte of the body is read. What came in is in the scope's state: `key`, `request_id` and
+    `started`. What the application leaves there goes into the log, `logged`, and, where another process has found it,
+    `route`.
     """
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Guarded) -> None:
         self.app, self.service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,7 +168,7 @@ class Edge:
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
         """Counts and logs a request; neither its path's ids nor anything that was said is a label."""
         metrics, state = self.service.metrics, scope["state"]
-        route = getattr(scope.get("route"), "path", "other")
+        route = state.get("route") or getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in (*SAFE, "POST", "DELETE") else "other"
         metrics.requests.labels(route, method, str(status)).inc()
         metrics.seconds.labels(route).observe(seconds)

@@ -76,6 +76,8 @@ async def _answer(
     except BaseException:
         admission.end(0)
         raise
+    if job.stored is not None:
+        request.state.prompt = job.stored.record.id
     if service.options.log_prompts:
         log.info("%s asks %s", request.state.request_id, json.dumps(body.model_dump(exclude_none=True)))
     if body.stream:
@@ -121,21 +123,21 @@ class _Answers:
         try:
             for choice in range(len(self.job.requests)):
                 if (opening := reply.opening(choice)) is not None:
-                    yield _event(opening)
+                    yield event_text(opening)
             ended: set[int] = set()
             async for choice, text, tokens in self.pieces():
                 if text or (tokens and self.job.requests[choice].logprobs is not None):
-                    yield _event(reply.piece(choice, text, tokens))
+                    yield event_text(reply.piece(choice, text, tokens))
                 for other in self.running.ends.keys() - ended:
                     ended.add(other)
-                    yield _event(reply.end(other, self.running.ends[other].reason))
+                    yield event_text(reply.end(other, self.running.ends[other].reason))
             for other in sorted(self.running.ends.keys() - ended):
-                yield _event(reply.end(other, self.running.ends[other].reason))
+                yield event_text(reply.end(other, self.running.ends[other].reason))
             if reply.include_usage:
-                yield _event(reply.usage(self._usage()))
+                yield event_text(reply.usage(self._usage()))
             yield "data: [DONE]\n\n"
         except ApiError as error:  # too late for a status
-            yield _event(error_body(error))
+            yield event_text(error_body(error))
 
     async def whole(self) -> Response:
         """The reply that is not streamed; nothing more is written once the client has gone."""
@@ -203,7 +205,8 @@ class _AnswerStream(StreamingResponse):
             self._answers.close()
 
 
-def _event(content: dict[str, Any]) -> str:
+def event_text(content: dict[str, Any]) -> str:
+    """A server-sent event."""
     return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'), allow_nan=False)}\n\n"
 
 

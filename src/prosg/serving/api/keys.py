@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prosg.serving.api.options import KeyLimits
+from prosg.serving.api.options import ApiOptions, KeyLimits
 from prosg.utils.io import read_json, write_json
 from prosg.utils.options import build
+from prosg.utils.paths import user_path
 
-__all__ = ["Key", "KeyRing", "add_key", "read_keys", "revoke_key"]
+__all__ = ["LOCAL", "Key", "KeyRing", "add_key", "open_keys", "read_keys", "revoke_key"]
 
 FORMAT = "prosg-keys-1"
 KEY = re.compile(r"prosg-(?P<id>[0-9a-f]{12})-[\w-]{43}", re.ASCII)
@@ -52,6 +53,10 @@ class Key:
     def may_use(self, usual: KeyLimits) -> KeyLimits:
         """The key's own limits, and the usual ones where it has none."""
         return dataclasses.replace(usual, **self.limits)
+
+
+LOCAL = Key(id="local", name="local")
+"""Who sends requests where there are no keys."""
 
 
 def read_keys(path: Path) -> list[Key]:
@@ -152,3 +157,8 @@ class KeyRing:
         except OSError:
             return (0, 0, 0)
         return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def open_keys(options: ApiOptions) -> KeyRing | None:
+    """The keys of a server; None where it needs none. ValueError for a file that cannot be read, or has no key."""
+    return KeyRing(Path(user_path(options.keys))) if options.keys else None

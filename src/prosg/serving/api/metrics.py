@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from prosg.serving.statistics import EngineStatistics
 
-__all__ = ["CONTENT_TYPE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "HttpMetrics", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -37,28 +37,41 @@ GAUGES = {
 """By field of `EngineStatistics`."""
 
 
-class Metrics:
-    """The counters of one server. Labels are of a fixed few values, and none names a key or a prompt."""
+class HttpMetrics:
+    """Counters of HTTP requests. Labels are of a fixed few values, and none names a key or a prompt."""
 
-    def __init__(self, statistics: Callable[[], EngineStatistics]) -> None:
-        """`statistics` tells what the engine has counted."""
-        self._registry = CollectorRegistry()
-        self._registry.register(_EngineCollector(statistics))
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
         self.requests = Counter(
-            "prosg_http_requests", "HTTP requests", ("route", "method", "status"), registry=self._registry
+            "prosg_http_requests", "HTTP requests", ("route", "method", "status"), registry=self.registry
         )
         self.seconds = Histogram(
             "prosg_http_request_seconds",
             "Seconds from a request to the end of its reply",
             ("route",),
-            registry=self._registry,
+            registry=self.registry,
             buckets=SECONDS,
         )
-        self.stored = Counter("prosg_prompts_stored", "Prompts stored", ("source",), registry=self._registry)
 
     def text(self) -> bytes:
         """All counters as Prometheus reads them."""
-        return bytes(generate_latest(self._registry))
+        return bytes(generate_latest(self.registry))
+
+
+class Metrics(HttpMetrics):
+    """The counters of one server."""
+
+    def __init__(self, statistics: Callable[[], EngineStatistics]) -> None:
+        """`statistics` tells what the engine has counted."""
+        super().__init__()
+        self.registry.register(_EngineCollector(statistics))
+        self.stored = Counter("prosg_prompts_stored", "Prompts stored", ("source",), registry=self.registry)
+        self.used = Counter(
+            "prosg_prompts_used",
+            "Stored prompts that requests named, by where they were",
+            ("found",),
+            registry=self.registry,
+        )
 
 
 class _EngineCollector:

@@ -42,7 +42,9 @@ class ApiOptions:
         port: TCP port; 0 takes a free one.
         name: What clients call the model; the name of its file or folder by default.
         keys: File of API keys, made by prosg keys; required where other machines can connect.
-        prompts: Folder of stored prompts; without one they are gone when the server ends.
+        prompts: Folder of stored prompts, or a URL that fsspec knows (s3://NAME/FOLDER); without one they are gone when
+            the server ends.
+        prompt_cache: MiB of memory for stored prompts that were used lately.
         timeout: Seconds after which a request ends, whether it waits or writes.
         drain: Seconds that running requests have to end after SIGTERM.
         max_prompt_tokens: Longest prompt, tokens.
@@ -62,6 +64,7 @@ class ApiOptions:
     name: str = ""
     keys: str = ""
     prompts: str = ""
+    prompt_cache: int = 256
     timeout: float = 300.0
     drain: float = 30.0
     max_prompt_tokens: int = 32768
@@ -79,6 +82,7 @@ class ApiOptions:
         check_fields(self)
         counts = ("max_prompt_tokens", "max_output_tokens", "default_output_tokens", "max_choices")
         check_at_least(self, [*counts, "max_body_bytes", "max_upload_bytes"], 1)
+        check_at_least(self, ["prompt_cache"], 0)
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}; allowed: 0 to 65535")
         for name in ("timeout", "body_timeout"):

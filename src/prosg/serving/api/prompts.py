@@ -1,10 +1,10 @@
-"""Stored prompts: encoded prompts on the disk, each its key's own.
+"""Stored prompts: encoded prompts in a folder, or another storage, each its key's own.
 
-    FOLDER/OWNER/ID.safetensors     as `prosg encode` writes it
-    FOLDER/OWNER/ID.json            the record, written last: a prompt that has one is whole, and was confirmed
+    OWNER/ID.safetensors     as `prosg encode` writes it
+    OWNER/ID.json            the record, written last: a prompt that has one is whole, and was confirmed
 
-Both files are written whole and synced. A server that is killed leaves a prompt with both, or none that counts. Nothing
-is kept in memory but encoded prompts that were used lately, so several servers can share a folder.
+Both files are written whole. A server that is killed leaves a prompt with both, or none that counts. Nothing is kept in
+memory but encoded prompts that were used lately, so several servers can share a storage.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from prosg.checkpoints.encoded import flatten, load_encoded, save_encoded
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory
 from prosg.data.templates import Turn
 from prosg.model.prosg import ProSG
+from prosg.serving.api.storage import Folder, Storage
 from prosg.utils.io import CheckpointError, read_json, write_json
-from prosg.utils.leftovers import sweep
 from prosg.utils.store import record_id
 
 __all__ = ["ID", "PromptRecord", "PromptStore", "StoredPrompt", "TooManyPromptsError", "prompt_id"]
@@ -97,6 +97,8 @@ class StoredPrompt(NamedTuple):
 
     record: PromptRecord
     encoded: EncodedPrompt
+    was_cached: bool
+    """whether it was in memory"""
 
 
 def prompt_id(owner: str, **content: Any) -> str:
@@ -105,54 +107,52 @@ def prompt_id(owner: str, **content: Any) -> str:
 
 
 class PromptStore:
-    """A folder of stored prompts, by owner."""
+    """Stored prompts, by owner."""
 
-    def __init__(self, folder: Path, model: ProSG, fingerprint: str, cache_bytes: int = 256 << 20) -> None:
-        """Opens or makes the folder, and clears away what a killed server left half written.
+    def __init__(self, storage: Storage, model: ProSG, fingerprint: str, cache_bytes: int = 256 << 20) -> None:
+        """Takes a storage, and clears away what a killed server left unconfirmed in a folder.
 
         Args:
-            folder: The folder, readable by this user only where it is new.
+            storage: Where the prompts lie.
             model: What prompts are encoded by.
             fingerprint: The model's.
             cache_bytes: Encoded prompts that are kept in memory.
         """
-        self.folder, self.fingerprint = folder, fingerprint
+        self.storage, self.fingerprint = storage, fingerprint
         self._model, self._cache_bytes = model, cache_bytes
         self._cached: OrderedDict[tuple[str, str], tuple[EncodedPrompt, int]] = OrderedDict()
         self._lock = threading.Lock()  # of the cache
         self._adding = threading.Lock()  # so that the number of prompts is what it was when it was counted
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sweep(folder)
-        for file in folder.glob("*/prompt-*.safetensors"):
-            if not file.with_suffix(".json").exists() and time.time() - file.stat().st_mtime > UNCONFIRMED_SECONDS:
-                file.unlink(missing_ok=True)
-
-    def _path(self, owner: str, name: str, suffix: str) -> Path:
-        assert OWNER.fullmatch(owner) and ID.fullmatch(name)
-        return self.folder / owner / f"{name}{suffix}"
+        if isinstance(storage, Folder):  # of another storage a list of all may be long, and cost money
+            _clear_unconfirmed(storage.path)
 
     def find(self, owner: str, name: str) -> PromptRecord | None:
         """Returns an owner's prompt; None where there is none of this model's, whoever else may have one."""
         if not ID.fullmatch(name):
             return None
         try:
-            record = PromptRecord.from_dict(read_json(self._path(owner, name, ".json")))
-        except ValueError:  # it is not there, or nobody can use it
+            with self.storage.fetched(_name(owner, name, ".json")) as path:
+                record = PromptRecord.from_dict(read_json(path))
+        except (FileNotFoundError, ValueError):  # it is not there, or nobody can use it
             return None
         return record if record.model == self.fingerprint else None
 
     def owned_by(self, owner: str) -> list[PromptRecord]:
         """All prompts of an owner, the newest first."""
-        names = [file.stem for file in (self.folder / owner).glob("prompt-*.json")]
-        records = [record for name in names if (record := self.find(owner, name)) is not None]
+        records = [record for name in self._names(owner) if (record := self.find(owner, name)) is not None]
         return sorted(records, key=lambda record: (-record.created, record.id))
 
-    def file(self, owner: str, name: str) -> Path:
-        """The file of a prompt that `find` knows."""
-        return self._path(owner, name, ".safetensors")
+    def _names(self, owner: str) -> list[str]:
+        """Names of all prompts of an owner, other models' included."""
+        return [name.removesuffix(".json") for name in self.storage.names(owner) if name.endswith(".json")]
+
+    def content(self, owner: str, name: str) -> bytes:
+        """The content of the file of a prompt that `find` knows. FileNotFoundError where it was deleted meanwhile."""
+        with self.storage.fetched(_name(owner, name, ".safetensors")) as path:
+            return path.read_bytes()
 
     def add(self, owner: str, record: PromptRecord, encoded: EncodedPrompt, most: int = 0) -> PromptRecord:
-        """Stores a prompt, and returns when it is on the disk.
+        """Stores a prompt, and returns when it is there.
 
         Args:
             owner: Whose it is.
@@ -168,12 +168,13 @@ class PromptStore:
         with self._adding:
             if (there := self.find(owner, record.id)) is not None:
                 return there
-            if most and sum(1 for _ in (self.folder / owner).glob("prompt-*.json")) >= most:
+            if most and len(self._names(owner)) >= most:
                 raise TooManyPromptsError(f"there are {most} stored prompts, the most that this key may have")
-            file = self.file(owner, record.id)
-            save_encoded(encoded, file, self._model, overwrite=True, fingerprint=self.fingerprint)
-            record = dataclasses.replace(record, bytes=file.stat().st_size)
-            write_json(self._path(owner, record.id, ".json"), record.to_dict())
+            with self.storage.written(_name(owner, record.id, ".safetensors")) as path:
+                save_encoded(encoded, path, self._model, overwrite=True, fingerprint=self.fingerprint)
+                record = dataclasses.replace(record, bytes=path.stat().st_size)
+            with self.storage.written(_name(owner, record.id, ".json")) as path:
+                write_json(path, record.to_dict())
         self._keep(owner, record.id, encoded)
         return record
 
@@ -216,10 +217,11 @@ class PromptStore:
         with self._lock:
             if key in self._cached:
                 self._cached.move_to_end(key)
-                return StoredPrompt(record, self._cached[key][0])
-        encoded = load_encoded(self.file(owner, record.id), self._model, fingerprint=self.fingerprint)
+                return StoredPrompt(record, self._cached[key][0], True)
+        with self.storage.fetched(_name(owner, record.id, ".safetensors")) as path:
+            encoded = load_encoded(path, self._model, fingerprint=self.fingerprint)
         self._keep(owner, record.id, encoded)
-        return StoredPrompt(record, encoded)
+        return StoredPrompt(record, encoded, False)
 
     def _keep(self, owner: str, name: str, encoded: EncodedPrompt) -> None:
         tensors = flatten(encoded.state, encoded.update, encoded.anchor).values()
@@ -236,5 +238,18 @@ class PromptStore:
         with self._lock:
             self._cached.pop((owner, name), None)
         for suffix in (".json", ".safetensors"):  # without its record it does not count
-            self._path(owner, name, suffix).unlink(missing_ok=True)
+            self.storage.remove(_name(owner, name, suffix))
         return True
+
+
+def _name(owner: str, name: str, suffix: str) -> str:
+    """The name of a prompt's file in the storage."""
+    assert OWNER.fullmatch(owner) and ID.fullmatch(name)
+    return f"{owner}/{name}{suffix}"
+
+
+def _clear_unconfirmed(folder: Path) -> None:
+    """Removes old files without a record."""
+    for file in folder.glob("*/prompt-*.safetensors"):
+        if not file.with_suffix(".json").exists() and time.time() - file.stat().st_mtime > UNCONFIRMED_SECONDS:
+            file.unlink(missing_ok=True)

@@ -201,7 +201,9 @@ def _stored(service: Service, body: GenerationBody, owner: str) -> StoredPrompt 
     record = service.prompts.find(owner, wanted)
     try:
         if record is not None:
-            return service.prompts.load(owner, record)
+            stored = service.prompts.load(owner, record)
+            service.metrics.used.labels("memory" if stored.was_cached else "storage").inc()
+            return stored
     except FileNotFoundError:  # deleted meanwhile
         pass
     except CheckpointError as error:

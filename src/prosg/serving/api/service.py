@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 from prosg.checkpoints.fingerprints import model_fingerprint
 from prosg.core.encoded import Memory
 from prosg.data.templates import ChatTemplate
 from prosg.model.prosg import ProSG
-from prosg.serving.api.keys import Key, KeyRing
+from prosg.serving.api.keys import KeyRing, open_keys
 from prosg.serving.api.limits import Limiter
 from prosg.serving.api.metrics import Metrics
 from prosg.serving.api.options import ApiOptions
 from prosg.serving.api.prompts import PromptStore
+from prosg.serving.api.storage import open_storage
 from prosg.serving.engine import Engine
 from prosg.tokenizers.base import Tokenizer
-from prosg.utils.paths import user_path
 
-__all__ = ["LOCAL", "Service", "open_service"]
-
-LOCAL = Key(id="local", name="local")
-"""Who sends requests where there are no keys."""
+__all__ = ["Plan", "Service", "open_service", "run_service"]
 
 
 @dataclass
@@ -100,10 +97,58 @@ def open_service(
     """
     chosen = model.own_template.choose(template, model.tokenizer)
     held = model.check_memory(memory, tau)
-    keys = KeyRing(Path(user_path(options.keys))) if options.keys else None
+    keys = open_keys(options)
     fingerprint = fingerprint or model_fingerprint(model)
     with tempfile.TemporaryDirectory(prefix="prosg-prompts-") as temporary:
-        prompts = PromptStore(Path(user_path(options.prompts) if options.prompts else temporary), model, fingerprint)
+        storage = open_storage(options.prompts or temporary)
+        prompts = PromptStore(storage, model, fingerprint, options.prompt_cache << 20)
         yield Service(
             model, name, engine, chosen, held, tau, options, prompts, keys, fingerprint, Metrics(engine.statistics)
         )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a server follows from, before anything is loaded: other processes can have it, too.
+
+    Attributes:
+        load: Loads the model, with a tokenizer.
+        engine: Options of `Engine`, but its fingerprint.
+        api: What is accepted.
+        name, template, memory, tau: As in `open_service`.
+    """
+
+    load: Callable[[], ProSG]
+    engine: Mapping[str, Any]
+    api: ApiOptions
+    name: str
+    template: str = ""
+    memory: Memory | None = None
+    tau: float | None = None
+
+
+@contextmanager
+def run_service(plan: Plan) -> Iterator[Service]:
+    """Loads a model, and runs its engine until the block ends.
+
+    Raises:
+        ValueError: as `load` and `open_service`, and for what `Engine` refuses.
+    """
+    model = plan.load()
+    fingerprint = model_fingerprint(model)
+    engine = Engine(model, fingerprint=fingerprint, **plan.engine)
+    with open_service(
+        model,
+        engine,
+        plan.api,
+        name=plan.name,
+        template=plan.template,
+        memory=plan.memory,
+        tau=plan.tau,
+        fingerprint=fingerprint,
+    ) as service:
+        engine.start()
+        try:
+            yield service
+        finally:
+            engine.stop(0.0)

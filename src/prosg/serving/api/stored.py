@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -47,7 +46,7 @@ def prompt_object(record: PromptRecord) -> dict[str, Any]:
 
 @router.post("/v1/prompts", status_code=201, summary="Store a prompt", response_model=None)
 async def store(request: Request, body: PromptBody) -> Response:
-    """Reads a text, or messages, once, and keeps what that left. It is on the disk when the reply comes."""
+    """Reads a text, or messages, once, and keeps what that left. It is in the storage, whole, when the reply comes."""
     service, key = _of(request)
     if service.draining:
         raise server_ends()
@@ -59,6 +58,7 @@ async def store(request: Request, body: PromptBody) -> Response:
     try:
         record = await asyncio.to_thread(_encoded_record, service, key, body)
         tokens = record.tokens
+        request.state.prompt = record.id
         return JSONResponse(prompt_object(record), 201)
     finally:
         admission.end(tokens)
@@ -117,6 +117,7 @@ async def upload(request: Request, name: Annotated[str, Query(max_length=200)] =
     try:
         content = await request.body()
         record = await asyncio.to_thread(_uploaded_record, service, key, content, name)
+        request.state.prompt = record.id
         return JSONResponse(prompt_object(record), 201)
     finally:
         admission.end(0)
@@ -148,7 +149,7 @@ async def list_prompts(request: Request) -> dict[str, Any]:
 async def get_prompt(request: Request, prompt: str) -> dict[str, Any]:
     """Without what it says."""
     service, key = _of(request)
-    return prompt_object(_found(service, key, prompt))
+    return prompt_object(await _found(service, key, prompt))
 
 
 @router.get(
@@ -160,10 +161,9 @@ async def get_prompt(request: Request, prompt: str) -> dict[str, Any]:
 async def download(request: Request, prompt: str) -> Response:
     """The file that `prosg generate --encoded` and an upload take."""
     service, key = _of(request)
-    record = _found(service, key, prompt)
-    file: Path = service.prompts.file(key.id, record.id)
+    record = await _found(service, key, prompt)
     try:
-        content = await asyncio.to_thread(file.read_bytes)
+        content = await asyncio.to_thread(service.prompts.content, key.id, record.id)
     except FileNotFoundError:
         raise _unknown() from None
     disposition = {"Content-Disposition": f'attachment; filename="{record.id}.safetensors"'}
@@ -183,8 +183,8 @@ def _of(request: Request) -> tuple[Service, Key]:
     return request.app.state.service, request.state.key
 
 
-def _found(service: Service, key: Key, name: str) -> PromptRecord:
-    record = service.prompts.find(key.id, name)
+async def _found(service: Service, key: Key, name: str) -> PromptRecord:
+    record = await asyncio.to_thread(service.prompts.find, key.id, name)
     if record is None:
         raise _unknown()
     return record

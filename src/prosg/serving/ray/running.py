@@ -1,0 +1,100 @@
+"""Running the replicas: Ray where it does not run yet, Serve's proxy, the application, and their end."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import ray
+from ray import serve
+
+from prosg.serving.api.server import listen
+from prosg.serving.api.service import Plan
+from prosg.serving.ray.application import make_application
+from prosg.serving.ray.options import ReplicaOptions
+from prosg.utils.outside import plain_reason
+
+__all__ = ["serve_replicas"]
+
+NAME = "prosg"
+QUIET = {"log_level": "WARNING"}
+"""Of Serve's own logs: the ingress has a line for each request, as `prosg serve` has."""
+OBJECT_STORE = 128 << 20
+"""Bytes of memory for what Ray passes between processes, where it is started here: replies are small."""
+
+
+def serve_replicas(plan: Plan, options: ReplicaOptions, when_ready: Callable[[str, int], None]) -> None:
+    """Serves with several replicas until SIGTERM or Ctrl-C; then running requests have `drain` seconds to end.
+
+    Args:
+        plan: What every replica is made of.
+        options: How many, and what each takes.
+        when_ready: Called with the host and the port when all replicas are ready.
+
+    Raises:
+        ValueError: for an address that cannot be had, and where the replicas cannot be started.
+    """
+    with listen(plan.api.host, plan.api.port) as listener:
+        host, port = listener.getsockname()[:2]
+    with _ray(options) as is_ours, _signals() as ended:
+        end = serve.shutdown if is_ours else partial(serve.delete, NAME)  # a cluster may have other applications
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
+        try:
+            serve.run(make_application(plan, options), name=NAME, logging_config=QUIET)
+        except RuntimeError as error:
+            reason = _reason()
+            end()
+            raise ValueError(f"the replicas cannot be started: {reason or error}") from None
+        when_ready(host, port)
+        ended.wait()
+        end()
+
+
+@contextmanager
+def _ray(options: ReplicaOptions) -> Iterator[bool]:
+    """Joins the Ray cluster that RAY_ADDRESS names, or starts one on this machine, which ends with the block.
+
+    Yields:
+        Whether it was started here.
+    """
+    is_ours = not os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # requests that look alike are requests all the same
+    local = {
+        "num_cpus": max(os.cpu_count() or 1, math.ceil(options.replicas * options.replica_cpus)),
+        "object_store_memory": OBJECT_STORE,
+        "include_dashboard": False,
+    }
+    try:
+        ray.init(logging_level="warning", **(local if is_ours else {}))
+    except Exception as error:  # Ray's own have no narrower type
+        raise ValueError(f"Ray cannot be {'started' if is_ours else 'joined'}: {plain_reason(error)}") from None
+    try:
+        yield is_ours
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set."""
+    ended = threading.Event()
+    before = {one: signal.signal(one, lambda *_: ended.set()) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield ended
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _reason() -> str:
+    """The last line of what Serve says of a deployment that failed."""
+    application = serve.status().applications.get(NAME)
+    deployments = [] if application is None else [*application.deployments.values()]
+    lines = [line.strip() for one in deployments for line in one.message.splitlines() if line.strip()]
+    return next((line for line in lines if "Error" in line), lines[-1] if lines else "")
