@@ -111,9 +111,7 @@ def main() -> int:
             print(f"{kind:14}{memory:8}{', '.join(f'{count} {name}' for name, count in counts.items())}")
     leaked = sum(count for (_, _, name), count in found.items() if name == "leaked")
     other = sum(ours != theirs for ours, theirs in zip(answers, again, strict=False))
-    print(
-        f"{len(sent)} requests in {seconds:.0f} s: {leaked} leaked; {other} of {len(again)} differ from themselves alone"
-    )
+    print(f"{len(sent)} requests in {seconds:.0f} s: {leaked} leaked; {other} of {len(again)} are others alone")
     if options.out:
         names = {f"{kind}, {memory}, {name}": count for (kind, memory, name), count in sorted(found.items())}
         figures = {"requests": len(sent), "clients": options.clients, "leaked": leaked, "other alone": other} | names

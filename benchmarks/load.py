@@ -345,7 +345,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--rows", type=int, default=16, help="of the server")
     parser.add_argument("--queue", type=int, default=64, help="of the server")
-    parser.add_argument("--cache", type=int, default=16, help="of the server, MiB: full before memory is measured")
+    parser.add_argument("--cache", type=int, default=4, help="of the server, MiB: full before memory is measured")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     arguments = [f"--{name}={getattr(options, name)}" for name in ("rows", "queue", "cache")]
