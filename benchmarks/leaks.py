@@ -36,7 +36,7 @@ from prosg.utils.environment import processor
 OWNERS = ["ann", "bob"]
 KINDS = ("text", "conversation", "stored")
 MEMORIES = ("update", "anchor")
-MOST_TOKENS = 100
+MOST_TOKENS = 80
 CODE_DIGITS = re.compile(r"\d{4,}")
 
 
@@ -96,7 +96,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     sent = codes(options.requests)
-    with started(OWNERS, "--queue", str(options.clients), "--cache", "16", "--limits.prompts", "0") as server:
+    with started(OWNERS, "--queue", str(options.clients), "--cache", "4", "--limits.prompts", "0") as server:
         keys, begun = [server.keys[owner] for owner in OWNERS], time.perf_counter()
         answers = asyncio.run(ask_all(server.url, keys, sent, options.clients))
         seconds = time.perf_counter() - begun
