@@ -133,10 +133,10 @@ class PromptStore:
 
     def find(self, owner: str, name: str) -> PromptRecord | None:
         """Returns an owner's prompt; None where there is none of this model's, whoever else may have one."""
-        if not ID.fullmatch(name):
-            return None
+        if not ID.fullmatch(name) or not (path := self._path(owner, name, ".json")).is_file():
+            return None  # read_json would look for a name like it, among all that there are
         try:
-            record = PromptRecord.from_dict(read_json(self._path(owner, name, ".json")))
+            record = PromptRecord.from_dict(read_json(path))
         except ValueError:  # it is not there, or nobody can use it
             return None
         return record if record.model == self.fingerprint else None
