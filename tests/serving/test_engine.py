@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from prosg.core.encoded import EncodedPrompt
+from prosg.generation.decode import advance
 from prosg.model.anchor import StateAnchor
 from prosg.model.prosg import ProSG
 from prosg.model.text_model import SAMPLE_BITS
-from prosg.serving import Engine, EngineStopped, Finished, Piece, QueueFull, Request
+from prosg.ops.block import LIBRARY, run_block
+from prosg.serving import Engine, EngineStopped, Finished, Piece, QueueFull, Request, decoding
+from support.kernels import built
 from support.models import WORDS, live_model, random_initial_state
 from support.serving import Told, alone, finish, request, serving_model, submit
 
@@ -177,17 +182,22 @@ def test_a_listener_that_fails_costs_its_own_request_only() -> None:
     assert told.text == alone(model, one)[0] and engine.statistics().finished["cancelled"] == 1
 
 
-def test_deadlines() -> None:
+def test_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     model = serving_model()
     engine = Engine(model, max_rows=1)
     options = {"max_tokens": 10_000, "end_token": 15, "temperature": 0.0}
-    _, running = submit(engine, request([1, 2], deadline=time.monotonic() + 1, **options))
-    _, waiting = submit(engine, request([1, 2], deadline=time.monotonic() - 1, **options))
-    engine.step()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    _, running = submit(engine, request([1, 2], deadline=now + 1, **options))
+    _, waiting = submit(engine, request([1, 2], deadline=now - 1, **options))
+    for _ in range(20):
+        engine.step()
     assert waiting.end is not None and waiting.end.reason == "deadline" and not waiting.ids
+    assert running.end is None
+    now += 1
     finish(engine)
-    assert running.end is not None and running.end.reason == "deadline"
-    assert running.text == alone(model, request([1, 2], **options | {"max_tokens": len(running.ids)}))[0]
+    assert running.end is not None and running.end.reason == "deadline" and len(running.ids) == 20
+    assert running.text == alone(model, request([1, 2], **options | {"max_tokens": 20}))[0]
 
 
 def test_the_queue_is_bounded_and_owners_take_turns() -> None:
@@ -348,3 +358,28 @@ def test_stopping_cancels_what_does_not_end_in_time() -> None:
     engine.stop(drain=0.1)
     assert [ours.end and ours.end.reason for ours in told] == ["cancelled", "cancelled"]
     assert told[0].ids and not told[1].ids
+
+
+@built(LIBRARY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backbone", ["rwkv4", "rwkv7"])
+def test_blocks_of_a_step_are_one_call_each_whatever_holds_the_rows(
+    backbone: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = serving_model(backbone, "plus", dtype)
+    kind = sys.modules[type(model.backbone).__module__]
+    blocks, steps = Mock(wraps=run_block), Mock(wraps=advance)
+    monkeypatch.setattr(kind, "run_block", blocks)
+    monkeypatch.setattr(decoding, "advance", steps)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        engine = Engine(model, max_rows=3)
+        memories: list[Any] = ["update", "none", "both", "anchor", "both", "update", "none"]
+        for seed, memory in enumerate(memories):
+            submit(engine, request([1 + seed, 2, 3], memory=memory, max_tokens=4 + seed, end_token=len(WORDS) - 1))
+        finish(engine)
+    finally:
+        torch.set_num_threads(threads)
+    assert steps.call_count > 10
+    assert blocks.call_count == steps.call_count * len(model.backbone.blocks)

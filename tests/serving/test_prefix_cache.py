@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from prosg.checkpoints.encoded import flatten
 from prosg.checkpoints.fingerprints import model_fingerprint
 from prosg.core.encoded import EncodedPrompt
 from prosg.model.anchor import StateAnchor
@@ -162,3 +163,20 @@ def test_encoding_fills_the_cache() -> None:
     ours, theirs = engine.encode(LONG, "both"), model.encode(torch.tensor([LONG]), memory="both", chunk=16)
     assert same_encoded(ours, theirs) and same_encoded(engine.encode(LONG, "both"), theirs)
     assert engine.statistics().encoded == 2 and engine.statistics().cache_hits == 1
+
+
+@pytest.mark.parametrize("backbone", ["rwkv4", "rwkv7", "retnet"])
+def test_the_cache_keeps_no_more_alive_than_it_counts(backbone: str) -> None:
+    model = serving_model(backbone, None if backbone == "retnet" else "plus")
+    engine = Engine(model, prefill_chunk=16)
+    for memory in ("none", "anchor") if backbone == "retnet" else ("none", "update"):
+        answer(engine, request(LONG, memory=memory, max_tokens=1))
+        answer(engine, request(LONG[1:], memory=memory, prefix=9, max_tokens=1))
+        answer(engine, request(LONG[:7], memory=memory, max_tokens=1))
+    cached = engine._cache._entries.values()
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for place in cached
+        for tensor in [*flatten(place.state, place.update).values(), place.logits]
+    }
+    assert len(cached) > 4 and sum(storages.values()) <= engine.statistics().cache_bytes

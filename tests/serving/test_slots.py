@@ -92,3 +92,15 @@ def test_a_padded_update_changes_what_it_did() -> None:
     padded = pad_rank(delta, 6)
     assert padded.a.shape == (2, 6, 5) and padded.b.shape == (4, 6)
     assert torch.allclose(padded.dense(), delta.dense()) and pad_rank(padded, 3) is padded
+
+
+@pytest.mark.parametrize("module", ["plus", "paper, rank 3"])
+def test_updates_lie_as_decoding_reads_them_fastest(module: str) -> None:
+    slots = Slots(4)
+    slots.join(place(0, "none").replace(logits=torch.zeros(1, 5, dtype=torch.bfloat16)))
+    for seed, name in enumerate((module, "plus")):  # another rank, and a b of its own, come later
+        update = place(seed, "update", name)
+        slots.join(update.replace(logits=torch.zeros(1, 5, dtype=torch.bfloat16)))
+        for delta in (slots.place.update or {}).values():
+            assert delta.a.dtype == delta.b.dtype == torch.bfloat16
+            assert delta.a.is_contiguous() and delta.b.mT.is_contiguous()

@@ -142,10 +142,11 @@ def batch_size(update: Update) -> int:
 
 
 def pad_rank(delta: LowRank, rank: int) -> LowRank:
-    """Returns the same change with factors of at least this rank: what is missing is 0."""
+    """Returns the same change with factors of at least this rank, laid out as those of `prepare_update`."""
     if (missing := rank - delta.a.shape[1]) <= 0:
         return delta
-    return LowRank(F.pad(delta.a, (0, 0, 0, missing)), F.pad(delta.b, (0, missing)))
+    a, b = (F.pad(factor, (0, 0, 0, missing)) for factor in (delta.a, delta.b.mT))
+    return LowRank(a, b.mT)
 
 
 def detach_update(update: Update) -> Update:

@@ -13,6 +13,7 @@ from prosg.backbones import BackboneModule
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.native import NativeBackbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint, model_fingerprint
+from prosg.inspection.prompt_memory import describe_prompt
 from prosg.model.anchor import StateAnchor
 from prosg.model.config import PRESETS, ProSGConfig
 from prosg.model.memory import ADAMW_BYTES, activation_bytes
@@ -63,6 +64,7 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
     growth = _state_growth(backbone, state) if isinstance(backbone, HFBackbone) else ""
     row = f"{bytes_text(state)} of state{growth}{update}"
     yield "generating", f"{bytes_text(weights)} of weights, and per row {row}"
+    yield from describe_prompt(model)
     yield f"training, {BATCH} x {TOKENS} tokens", "fp32 with AdamW"
     yield "  finetune", _training_memory(ADAMW_BYTES * total, activation_bytes(backbone, frozen=False))
     frozen = activation_bytes(backbone, frozen=True)

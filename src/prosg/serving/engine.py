@@ -12,6 +12,7 @@ One thread owns the model: that of `start`, or whoever calls `step`. All else ma
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -211,6 +212,7 @@ class Engine:
                 raise RuntimeError("the engine was started before")
             self._thread = threading.Thread(target=self._run, name="prosg-engine", daemon=True)
         keep_freed_memory()
+        atexit.register(self.stop)  # an interpreter that ends under a thread in PyTorch's code is aborted
         self._thread.start()
 
     def stop(self, drain: float = 0.0) -> None:
@@ -223,6 +225,7 @@ class Engine:
             self._stop_by = time.monotonic() + drain
             self._stopping = True
             self._changed.notify_all()
+        atexit.unregister(self.stop)
         if self._thread is None:
             self._run()
         elif threading.current_thread() is not self._thread:

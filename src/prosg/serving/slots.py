@@ -5,7 +5,8 @@ written once, when it joins, and a step sees the first rows of a slab without co
 backbone returned last; they are copied only where rows join or leave.
 
 The rows' updates may be of different rank and sites, and rows may have none: what is missing is zero. So is the anchor
-of a row without one.
+of a row without one. Updates are in the activations' type and laid out as `prepare_update` does: steps would cast them,
+each anew, and a block of one token could not be one call.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import Anchor, State, join_states, map_state, no_pull, take_rows
-from prosg.core.update import LowRank, Site, Update, pad_rank
+from prosg.core.update import LowRank, Site, Update, pad_rank, prepare_update
 
 __all__ = ["Slots", "join_places"]
 
@@ -78,7 +79,7 @@ class Slots:
         state, logits = place.state, place.logits
         if self._logits is not None:
             state, logits = join_states([self._state, state]), torch.cat([self._logits, logits])
-        self._write_update(rows, place.update or {})
+        self._write_update(rows, prepare_update(place.update or {}, place.logits.dtype))
         self._write_anchor(rows, place.anchor)
         self._updated += [place.update is not None] * place.batch
         self._anchored += [place.anchor is not None] * place.batch
@@ -127,11 +128,11 @@ class Slots:
             if slab is None:  # rows that are there already have none
                 slab = LowRank(delta.a.new_zeros(self.size, *delta.a.shape[1:]), delta.b)
                 if delta.b.dim() == 3:
-                    slab = slab._replace(b=delta.b.new_zeros(self.size, *delta.b.shape[1:]))
+                    slab = slab._replace(b=delta.b.mT.new_zeros(self.size, *delta.b.mT.shape[1:]).mT)
             slab, delta = pad_rank(slab, delta.a.shape[1]), pad_rank(delta, slab.a.shape[1])
             slab.a[rows] = delta.a
             if slab.b.dim() == 2 and not torch.equal(slab.b.expand(delta.b.shape), delta.b):
-                slab = LowRank(slab.a, slab.b.repeat(self.size, 1, 1))
+                slab = LowRank(slab.a, slab.b.mT.repeat(self.size, 1, 1).mT)
             if slab.b.dim() == 3:
                 slab.b[rows] = delta.b
             self._update[site] = slab

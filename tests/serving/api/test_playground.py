@@ -67,6 +67,8 @@ def test_the_playground(browser: Any, url: str, width: int, height: int) -> None
     assert all(first)
     distances = page.locator(".distance b").all_inner_texts()
     assert len(distances) == 2 and all(int(text) > 0 for text in distances)
+    for note in page.locator(".turn.assistant small").all_inner_texts():
+        assert "tokens since the prompt" in note and "4821937" in note
     columns = page.locator(".column select")
     columns.nth(0).select_option("update")
     columns.nth(1).select_option("update")
@@ -80,8 +82,10 @@ def test_the_playground(browser: Any, url: str, width: int, height: int) -> None
     assert overflow <= 0
     box = page.locator("#ask").bounding_box()
     assert box["y"] + box["height"] <= height
+    notes = page.locator(".turn.assistant small").all_inner_texts()
     page.reload()
     page.locator("body[data-ready=true]").wait_for()
+    assert page.locator(".turn.assistant small").all_inner_texts() == notes
     assert page.locator(".column").nth(0).locator(".turn").count() == 4
     assert [page.locator(".column select").nth(n).input_value() for n in (0, 1)] == ["update", "update"]
     assert all(ask(page, "Once more."))
@@ -95,4 +99,24 @@ def test_the_playground(browser: Any, url: str, width: int, height: int) -> None
     picture(page, f"reference-{width}")
     assert page.locator("details").count() >= 12
     assert errors == []
+    page.close()
+
+
+def test_what_an_answer_repeats_of_its_prompt(browser: Any, url: str) -> None:
+    page = browser.new_page()
+    page.goto(url)
+    found = page.evaluate(
+        """async () => {
+            const { compare, summary } = await import("/playground/facts.js");
+            const turns = [
+                { role: "user", content: "Remember 48219 and that Anna met Ben. Tell a story." },
+                { role: "user", content: "Add 1234." },
+            ];
+            const found = compare(turns, "Anna said 48291, then 1234.");
+            return [found, summary(found), summary(compare(turns.slice(0, 1), "48219"))];
+        }"""
+    )
+    assert found[0] == {"repeated": ["Anna"], "missing": ["48219", "Ben"], "invented": ["48291"]}
+    assert found[1] == ["repeats Anna", "without 48219, Ben", "in no message: 48291"]
+    assert found[2] == ["repeats 48219", "without Anna, Ben"]
     page.close()

@@ -272,3 +272,11 @@ def test_half_confirmed_files_are_cleared_away_when_they_are_old(demo: ProSG, tm
     os.utime(files[0], (1, 1))
     PromptStore(Folder(tmp_path), demo, "0" * 64)
     assert [file.exists() for file in files] == [False, True]
+
+
+def test_a_prompt_that_is_not_there_costs_no_search_for_names_like_it(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("difflib.SequenceMatcher.ratio", lambda _: pytest.fail("names were compared"))
+    server.post("/v1/prompts", {"text": "The code is 415263."}, status=201)
+    server.get(f"/v1/prompts/prompt-{'0' * 24}", status=404)

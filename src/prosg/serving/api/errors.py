@@ -100,6 +100,8 @@ def _of_fields(error: RequestValidationError) -> ApiError:
         return ApiError(400, f"unknown field {shortened(names[-1])!r}{meant(names[-1], known)}", param=param)
     if first["type"] == "missing":
         return ApiError(400, f"{param} is missing", param=param, code="missing_required_parameter")
+    if first["type"] == "too_long" and not first["ctx"]["max_length"]:
+        return ApiError(400, f"{param}: this server cannot do that; leave it out, or empty", param=param)
     what = str(first["msg"]).removeprefix("Value error, ")
     return ApiError(400, f"{param}: {what[:1].lower()}{what[1:]}" if param else what, param=param)
 

@@ -74,8 +74,10 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = Field(None, description="taken, and ignored: nothing is padded")
 
 
-class TextFormat(Body):
-    """The only format of answers."""
+class TextFormat(BaseModel):
+    """The only format of answers. Of another one its type is named, not the fields that only it has."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["text"]
 

@@ -17,6 +17,9 @@ from prosg.serving.api.service import Service
 __all__ = ["listen", "serve"]
 
 MOST_CONNECTIONS = 4096
+KEEP_ALIVE = 75
+"""Seconds that a connection may idle: longer than clients and proxies keep theirs, commonly 5 to 60. Else a request
+can meet a connection that is just being closed."""
 log = logging.getLogger("prosg.serve")
 
 
@@ -61,6 +64,7 @@ def serve(service: Service, listener: socket.socket) -> None:
         lifespan="off",
         server_header=False,
         limit_concurrency=MOST_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, math.ceil(service.options.drain)),
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

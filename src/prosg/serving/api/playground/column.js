@@ -1,6 +1,7 @@
 // One column: a choice of memory, and a conversation under it.
 
 import { streamAnswer } from "/playground/api.js";
+import { compare, marked, summary } from "/playground/facts.js";
 
 const NAMES = {
   none: "none: the state alone",
@@ -54,7 +55,10 @@ export class Column {
     this.turns = turns;
     this.distance = distance;
     this.list.replaceChildren();
-    for (const turn of turns) this.show(turn.role, turn.content);
+    turns.forEach((turn, index) => {
+      const element = this.show(turn.role, turn.content);
+      if (turn.role === "assistant") this.annotate(element, turns.slice(0, index), turn);
+    });
     this.showDistance();
   }
 
@@ -69,6 +73,17 @@ export class Column {
     this.list.append(element);
     this.list.scrollTop = this.list.scrollHeight;
     return element;
+  }
+
+  /** Marks what an answer repeats of its prompt, and says it below, with how far away the prompt was. */
+  annotate(element, before, turn) {
+    const found = compare(before, turn.content);
+    const note = document.createElement("small");
+    const parts = summary(found);
+    if (turn.distance != null) parts.unshift(`${turn.distance.toLocaleString("en")} tokens since the prompt`);
+    note.textContent = parts.join(" · ");
+    element.replaceChildren(...marked(turn.content, found), note);
+    this.list.scrollTop = this.list.scrollHeight;
   }
 
   showDistance() {
@@ -88,7 +103,8 @@ export class Column {
     element.classList.add("writing");
     let answer = "";
     try {
-      const body = { ...options, messages: this.turns, memory: this.memory };
+      const messages = this.turns.map(({ role, content }) => ({ role, content }));
+      const body = { ...options, messages, memory: this.memory };
       for await (const event of streamAnswer(body, key, signal)) {
         if (event.text) {
           answer += event.text;
@@ -99,7 +115,9 @@ export class Column {
           this.showDistance();
         }
       }
-      this.turns = [...this.turns, { role: "assistant", content: answer.trim() || "…" }];
+      const turn = { role: "assistant", content: answer.trim() || "…", distance: this.distance };
+      this.annotate(element, this.turns, turn);
+      this.turns = [...this.turns, turn];
     } catch (error) {
       this.turns = before;
       element.classList.add("error");
