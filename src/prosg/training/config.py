@@ -245,6 +245,8 @@ class TrainConfig:
             baseline that spends tokens instead of a module.
         end_token: Ids of tokens that end an answer, of which rows end with the first; by default the model's own.
         begin_token: Id of a token that stands before every prompt, or none; by default the model's own.
+        sliding_window: Tokens that attention sees in every layer of a Llama-like model, whose memory is then bounded;
+            0: as its files say. It goes with what is trained.
         template: How rows are written: none, world, pile, raven, or model: the model's own. By default the one that a
             text row is written in, the model's own for chats (world under World's tokenizer), and none for a prompt
             and an answer. It goes with what is trained.
@@ -281,6 +283,7 @@ class TrainConfig:
     replay: float = 0.0
     end_token: list[int] = field(default_factory=list)
     begin_token: str = ""
+    sliding_window: int = 0
     template: str = ""
     max_tokens: int = 0
     truncate: bool = False
@@ -295,7 +298,9 @@ class TrainConfig:
         expand_paths(self)
         check_fields(self)
         _check_range(self, "", ["eval_steps", "save_steps", "log_steps"], 1, math.inf, "be at least 1")
-        _check_range(self, "", ["max_tokens", "threads", "lora", "lora_alpha"], 0, math.inf, "not be negative")
+        _check_range(
+            self, "", ["max_tokens", "sliding_window", "threads", "lora", "lora_alpha"], 0, math.inf, "not be negative"
+        )
         _check_range(self, "", ["seed"], 0, 2**32 - 1, "be 0 to 2^32 - 1")
         _check_range(self, "", ["replay"], 0, 1, "be a share of the rows, 0 to 1")
         _check_range(self, "", ["known"], 0, 1, "be a share of prompts, 0 to 1")

@@ -87,6 +87,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         target_modules=config.module.target_modules,
         end_token=config.end_token,
         begin_token=config.begin_token,
+        sliding_window=config.sliding_window,
     )
     tokenizer = require_tokenizer(model, config.model)
     if model.synthesizer is not None:
