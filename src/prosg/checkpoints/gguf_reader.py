@@ -27,7 +27,7 @@ __all__ = ["GGUFModel", "is_gguf", "read_gguf"]
 
 MAGIC = b"GGUF"
 ONE_DIGIT = ("codeshell", "command-r", "exaone", "refact", "smollm", "starcoder")
-"""Kinds of pre-tokenisation (`tokenizer.ggml.pre`) that are GPT-2's with every digit apart; transformers knows others."""
+"""Kinds of pre-tokenisation (`tokenizer.ggml.pre`): GPT-2's with every digit apart. transformers knows others."""
 SENTENCE_PIECE = "llama"
 """`tokenizer.ggml.model` of vocabularies that begin texts with a token unless their file says otherwise."""
 

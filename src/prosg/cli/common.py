@@ -80,8 +80,8 @@ def add_sliding_window(parser: Parser) -> None:
         "--sliding-window",
         type=int,
         default=0,
-        help="tokens that attention sees in every layer of a Llama-like model, whose memory is then bounded; by default "
-        "as its files say",
+        help="tokens that attention sees in every layer of a Llama-like model, whose memory is then bounded; by "
+        "default as its files say",
     )
 
 

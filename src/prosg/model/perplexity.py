@@ -87,7 +87,8 @@ def score_rows(
     for indices in batches_by_length(rows, batch_size):
         batch = {k: v.to(device) for k, v in collate([rows[i] for i in indices], late_weight=1.0).items()}
         prompts = model.encode(batch["prompt"], batch["prompt_lengths"]) if encode is None else encode(indices)
-        scores, right = model.score(prompts, batch["answer"], batch["answer_lengths"])
+        scored = model.score(prompts, batch["answer"], batch["answer_lengths"])
+        scores, right = scored.nll, scored.hits
         position = torch.arange(batch["answer"].shape[1], device=device)
         valid = batch["weights"] > 0
         late = valid & (position >= batch["late_start"].unsqueeze(1))

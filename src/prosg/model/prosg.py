@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, Unpack, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prosg.backbones import BackboneModule
@@ -30,7 +30,7 @@ from prosg.model.initial_state import InitialState
 from prosg.model.options import EncodeOptions, check_names
 from prosg.model.prompts import Batch, Prompt, listed
 from prosg.model.reading import PromptReader, encode_with_gradients, read_windows
-from prosg.model.scoring import AnswerScores, Interruption, score_answer, score_in_one_call
+from prosg.model.scoring import AnswerScores, Interruption, answer_logits, score_answer, score_in_one_call
 from prosg.model.synthesizer import Synthesizer
 from prosg.model.text_model import TextModel
 from prosg.tokenizers.special import RWKV_SPECIAL
@@ -273,8 +273,12 @@ class ProSG(TextModel):
         weights: Float[Tensor, "B Ta"],
         perturber: StatePerturber | None = None,
         count: Tensor | int | None = None,
+        distil: Bool[Tensor, " B"] | None = None,
     ) -> Scored:
         """Both passes and the loss, sum(weights * nll) / count (eq. 22, 23).
+
+        In rows that are distilled the divergence from the unmodified model, which has its prompt in an unperturbed
+        state, stands in the place of the negative log-likelihood.
 
         Args:
             prompt: Token ids, padded on the right.
@@ -284,8 +288,11 @@ class ProSG(TextModel):
             weights: Of the answer tokens in the loss.
             perturber: Changes states between the calls (training).
             count: Answer tokens that the loss is divided by; those of this batch by default.
+            distil: Which rows are distilled; none by default.
         """
         read = partial(encode_with_gradients, self.backbone, self.synthesizer, self.initial, chunk=self.chunk)
+        teach = partial(answer_logits, self.backbone, prompt, prompt_lengths, answer, answer_lengths)
+        wanted = distil is not None and bool(distil.any())
         if self.backbone.continues:
             encoded = read(prompt, prompt_lengths, start=None if perturber is None else perturber.at_start(self))
             if self.anchor is not None:
@@ -294,16 +301,23 @@ class ProSG(TextModel):
             if perturber is not None:
                 start = encoded.replace(state=perturber.at_prompt_end(self, encoded.state))
                 interruption = perturber.in_answer(self, answer_lengths - 1)
-            scores = score_answer(self.backbone, start, answer, answer_lengths, interruption=interruption)
+            teacher = teach(encoded.state) if wanted else None
+            scores = score_answer(
+                self.backbone, start, answer, answer_lengths, interruption=interruption, teacher=teacher
+            )
         else:
             shown, lengths, own = prompt, prompt_lengths, None
             if perturber is not None:
                 shown, lengths = perturber.exchange_prompts(prompt, prompt_lengths)
             if perturber is not None or self.synthesizer is not None:
                 own = read(prompt, prompt_lengths)
-            scores, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own)
+            teacher = teach(()) if wanted else None
+            scores, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own, teacher)
             encoded = EncodedPrompt((), None, logits) if own is None else own
-        loss = (weights * scores.nll).sum() / (answer_lengths.sum() if count is None else count)
+        losses = scores.nll
+        if distil is not None and scores.divergence is not None:
+            losses = torch.where(distil.unsqueeze(1), scores.divergence, losses)
+        loss = (weights * losses).sum() / (answer_lengths.sum() if count is None else count)
         return Scored(loss, scores.nll, scores.hits, encoded)
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from prosg.data.mixture import parse_mix
 from prosg.data.templates import known_template
 from prosg.model.config import ProSGConfig
 from prosg.utils.paths import PATH, UserPath, expand_paths
@@ -241,6 +242,11 @@ class TrainConfig:
         seed: Seed of initial weights, order of rows and perturbations.
         known: Share of prompts like the training's that the module is to know (synthesize only). It makes no update of
             others, under which the model would do worse than without one; 1 makes one of every prompt.
+        mix: Shares of the kinds of training rows, as kind=weight, like passage=2 code=1; kinds that are not named are
+            left out. By default all rows, each once an epoch. For jsonl rows.
+        distil: Which rows' answers the module learns from the model that has its prompt, instead of from their tokens:
+            open, running text, which has no answer (see data passages); all; or none. The loss of a token is then the
+            Kullback-Leibler divergence from that model's prediction. For synthesize and static.
         replay: Share of the training rows in which the prompt is read again, unscored, before the last stage: a
             baseline that spends tokens instead of a module.
         end_token: Ids of tokens that end an answer, of which rows end with the first; by default the model's own.
@@ -280,6 +286,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
     known: float = 0.99
+    mix: list[str] = field(default_factory=list)
+    distil: Literal["open", "all", "none"] = "open"
     replay: float = 0.0
     end_token: list[int] = field(default_factory=list)
     begin_token: str = ""
@@ -307,6 +315,7 @@ class TrainConfig:
         if (self.lora_alpha or self.lora_modules) and not self.lora:
             raise ValueError("lora_alpha and lora_modules belong to a LoRA; give its rank with --lora")
         known_template(self.template)
+        parse_mix(self.mix)
         if self.truncate and self.max_tokens < 2:
             raise ValueError(f"truncate cuts rows to max_tokens, which is {self.max_tokens}, must be at least 2")
         if not self.train:

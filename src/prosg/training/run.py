@@ -23,6 +23,7 @@ from prosg.core.update import Update
 from prosg.data.binidx import binidx_files, read_documents
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
 from prosg.data.joined import join_rows, sample_rows
+from prosg.data.mixture import mix_rows, parse_mix
 from prosg.data.row import read_rows
 from prosg.data.templates import NONE, OwnTemplate
 from prosg.model.anchor import StateAnchor
@@ -114,6 +115,8 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     rows, too_long = _rows(config.train, tokenizer, "train", **encoding)
     validation = list(_rows(config.validation, tokenizer, "validation", **encoding)[0])
     model.own_template = _template_used(phase, rows, config, model)
+    if config.mix:
+        rows = mix_rows(rows, parse_mix(config.mix), config.seed)
     if config.replay and any(row.has_stages for row in sample_rows(rows)):
         chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
         chosen &= np.array([row.has_stages for row in rows])

@@ -133,12 +133,19 @@ class ProSGTrainer(CheckpointingTrainer):
             weights=weights,
             perturber=perturber,
             count=num_items_in_batch,
+            distil=self._distilled(inputs["open"]),
         )
         if perturbation.uses_bank:
             self._grow_bank(inputs, scored.encoded)
         self._micro_batches += 1
         loss = scored.loss * distributed.size()  # gradients are averaged over the processes
         return (loss, scored) if return_outputs else loss
+
+    def _distilled(self, is_open: Tensor) -> Tensor | None:
+        """Which rows are taught by the model that has its prompt; None where nothing is: the backbone itself trains."""
+        if self.config.distil == "none" or self.accelerator.unwrap_model(self.model).synthesizer is None:
+            return None
+        return is_open | (self.config.distil == "all")
 
     def _grow_bank(self, inputs: dict[str, Tensor], encoded: EncodedPrompt | None = None) -> None:
         """Lets states of the bank read the batch's stories, or its whole rows; `encoded`: the batch's prompts."""

@@ -1,7 +1,7 @@
 """Attention in a sliding window: the weights of a Llama-like model, read as a model of bounded memory.
 
-A token attends to the last N tokens, itself among them, so that a row keeps N - 1 keys and values per layer however long
-its text is. No weight changes. Llama has no such option; Mistral is the same model with one.
+A token attends to the last N tokens, itself among them, so that a row keeps N - 1 keys and values per layer, however
+long its text is. No weight changes. Llama has no such option; Mistral is the same model with one.
 """
 
 from __future__ import annotations
