@@ -182,6 +182,8 @@ class Optimisation:
         skip_above: A step whose gradient norm is not finite, or above this many times its running mean, is skipped and
             counted.
         late_weight: Weight of the last stage's tokens in the loss, where rows have stages.
+        scale_rates: Lower the rates of a module's matrices in a backbone that is wider or deeper than those that `lr` was
+            chosen with, so that one `lr` serves all sizes; for modules that read positions.
         checkpointing: Gradient checkpointing: keep only the blocks' inputs and recompute the rest in the backward pass.
             Less memory and the same gradients, for one more forward pass. Native backbones only.
     """
@@ -198,6 +200,7 @@ class Optimisation:
     clip: float = 1.0
     skip_above: float = 8.0
     late_weight: float = 3.0
+    scale_rates: bool = True
     checkpointing: bool = False
 
     def __post_init__(self) -> None:

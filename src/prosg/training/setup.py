@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
+from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.native import NativeBackbone
 from prosg.data.encode import EncodedRow
 from prosg.model.prosg import ProSG
@@ -71,6 +72,8 @@ def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:
     if refused:
         options = " and ".join(f"perturbation.{name}" for name in refused)
         hint = "; try --recipe durable-load" if "load" in possible else ""
+        if phase == "synthesize" and isinstance(model.backbone, HFBackbone):
+            hint = "; try --recipe plus-transformers"
         raise ValueError(
             f"{options} must be 0 for a backbone of type {model.backbone.config.model_type}, whose memory allows only "
             f"{', '.join(possible)}{hint}"

@@ -38,6 +38,7 @@ from prosg.model.prosg import ProSG, Scored
 from prosg.training.config import TrainConfig
 from prosg.training.gradient_spikes import SpikeDetector
 from prosg.training.perturbation import Perturber, draw, loss_weights
+from prosg.training.rates import scale_rates
 from prosg.training.run_checkpoints import CheckpointingTrainer
 from prosg.training.state_bank import StateBank
 from prosg.utils import distributed
@@ -172,6 +173,13 @@ class ProSGTrainer(CheckpointingTrainer):
         """The step's loss over all processes, its gradient norm, and the steps skipped so far; once after each step."""
         loss, self._step_loss = distributed.sum_over_processes(self._step_loss, self.args.device), 0.0
         return {"loss": loss, "grad_norm": self.spikes.last, "skipped": self.spikes.skipped}
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW, with the rates of `prosg.training.rates`."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.config.optim.scale_rates:
+            scale_rates(optimizer, self.model)
+        return optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         norm: Tensor = self.accelerator.clip_grad_norm_(model.parameters(), self.config.optim.clip or float("inf"))
