@@ -38,7 +38,7 @@ from prosg.utils.io import CheckpointError, read_json, written_whole
 from prosg.utils.replaceable import FolderKind, check_replaceable
 from prosg.utils.values import shown
 
-__all__ = ["CONFIG_NAME", "adapter_base", "adapter_config", "is_adapter", "load_adapter", "save_adapter"]
+__all__ = ["CONFIG_NAME", "adapter_base", "adapter_config", "is_adapter", "load_adapter", "load_module", "save_adapter"]
 
 CONFIG_NAME, WEIGHTS_NAME = "prosg_config.json", "prosg_model.safetensors"
 VERSION = 2
@@ -50,6 +50,7 @@ WINDOW = "sliding_window"
 """Key of the window that the backbone was read with, where it was not the backbone's own."""
 ABOUT = ("base", "base_fingerprint", "tokenizer", "tokenizer_fingerprint")
 """Keys of the configuration that are not the module's and are texts."""
+NOT_THE_MODULES = (*ABOUT, WINDOW, "fingerprint_version", "end_token", "begin_token")
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -159,6 +160,43 @@ def _window(backbone: BackboneModule) -> int:
     return backbone.sliding_window if isinstance(backbone, HFBackbone) else 0
 
 
+def load_module(model: ProSG, folder: str | Path) -> None:
+    """Loads an adapter's weights into the synthesizer of a model, whatever backbone they were trained on.
+
+    What it says of prompts that it knows is left out: that belongs to its training.
+
+    Args:
+        model: With a synthesizer of the same options and sizes.
+        folder: The adapter.
+
+    Raises:
+        CheckpointError: for a damaged adapter, and one that does not fit, naming the options that differ.
+    """
+    folder = Path(folder)
+    if not is_adapter(folder):
+        raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG_NAME}")
+    assert isinstance(model.synthesizer, Synthesizer)
+    stored, own = adapter_config(folder), model.synthesizer.config.to_dict()
+    theirs = _module_config(folder, {name: value for name, value in stored.items() if name not in NOT_THE_MODULES})
+    differing = [
+        f"{name} is {shown(value)}, here {shown(own[name])}"
+        for name, value in theirs.to_dict().items()
+        if value != own[name]
+    ]
+    if differing:
+        raise CheckpointError(f"{folder}: a module of other options: {'; '.join(differing)}")
+    _load_weights(model.synthesizer, folder / WEIGHTS_NAME)
+    model.synthesizer.familiarity = None
+
+
+def _module_config(folder: Path, values: dict[str, Any]) -> ProSGConfig:
+    """Reads the module's options. Raises CheckpointError for what they cannot be."""
+    try:
+        return ProSGConfig.from_dict(values)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from None
+
+
 def load_adapter(
     folder: str | Path,
     *,
@@ -204,10 +242,7 @@ def load_adapter(
         raise ValueError(f"sliding_window is {sliding_window}, but {folder} was trained {trained}; leave it out")
     for key in ("end_token", "begin_token"):  # for load_model, too
         values.pop(key, None)
-    try:
-        config = ProSGConfig.from_dict(values)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from None
+    config = _module_config(folder, values)
     where = local_path(base) if base is not None else _find_base(folder, stored_base)
     backbone = load_backbone(
         where,

@@ -182,8 +182,8 @@ class Optimisation:
         skip_above: A step whose gradient norm is not finite, or above this many times its running mean, is skipped and
             counted.
         late_weight: Weight of the last stage's tokens in the loss, where rows have stages.
-        scale_rates: Lower the rates of a module's matrices in a backbone that is wider or deeper than those that `lr` was
-            chosen with, so that one `lr` serves all sizes; for modules that read positions.
+        scale_rates: Lower the rates of a module's matrices in a backbone that is wider or deeper than those that `lr`
+            was chosen with, so that one `lr` serves all sizes; for modules that read positions.
         checkpointing: Gradient checkpointing: keep only the blocks' inputs and recompute the rest in the backward pass.
             Less memory and the same gradients, for one more forward pass. Native backbones only.
     """
@@ -226,6 +226,8 @@ class TrainConfig:
     Attributes:
         model: Backbone to train, or to train a module on: a .pth or .st file, or a folder.
         recipe: A set of defaults for module, perturbation, anchor and optim, each of which can still be set.
+        init: An adapter, or the output of a training, whose module's weights training begins with (synthesize only): to
+            go on from a finished run, or from other rows. Its module has to be of the same options and sizes.
         train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows, or RWKV-LM's binidx data of the
             model's token ids (data.idx beside data.bin); or several.
         out: Folder for the trained model, checkpoints and logs.
@@ -261,6 +263,9 @@ class TrainConfig:
             and an answer. It goes with what is trained.
         max_tokens: Longest row, prompt and answer together; longer ones are left out and counted. 0 keeps all.
         truncate: Cut longer rows instead: the prompt's beginning, and the end of an answer that is too long by itself.
+        cache_taps: Folder in which what the frozen backbone leaves of each prompt is kept, so that it reads none twice:
+            for synthesize, on a model that transformers runs. Runs may share it; none by default.
+        cache_taps_gb: Most gigabytes of that folder; what is beyond is read anew each time.
         threads: CPU threads; 0 takes all cores where a probe finds that faster right now, else one.
         progress: Show a bar on a terminal; false prints a line every `log_steps` there, too, as in a file or a pipe.
         report_to: Loggers for the lines of `log_steps`: any of transformers' integrations, one or several,
@@ -275,6 +280,7 @@ class TrainConfig:
     train: Annotated[list[str] | str, PATH]
     out: UserPath
     recipe: str = ""
+    init: UserPath = ""
     validation: Annotated[list[str] | str, PATH] = field(default_factory=list)
     tokenizer: UserPath = ""
     module: ProSGConfig = field(default_factory=ProSGConfig)
@@ -298,6 +304,8 @@ class TrainConfig:
     template: str = ""
     max_tokens: int = 0
     truncate: bool = False
+    cache_taps: UserPath = ""
+    cache_taps_gb: float = 10.0
     threads: int = 0
     progress: bool = True
     report_to: list[str] | str = "tensorboard"
@@ -310,7 +318,12 @@ class TrainConfig:
         check_fields(self)
         _check_range(self, "", ["eval_steps", "save_steps", "log_steps"], 1, math.inf, "be at least 1")
         _check_range(
-            self, "", ["max_tokens", "sliding_window", "threads", "lora", "lora_alpha"], 0, math.inf, "not be negative"
+            self,
+            "",
+            ["max_tokens", "sliding_window", "cache_taps_gb", "threads", "lora", "lora_alpha"],
+            0,
+            math.inf,
+            "not be negative",
         )
         _check_range(self, "", ["seed"], 0, 2**32 - 1, "be 0 to 2^32 - 1")
         _check_range(self, "", ["replay"], 0, 1, "be a share of the rows, 0 to 1")

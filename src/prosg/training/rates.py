@@ -6,7 +6,7 @@ updates add up. So, as factors of `optim.lr`, never above 1:
 
     W_x, W_m            WIDTH / width of the backbone        maps of the taps
     L1, L2, L_A, L_B    BOTTLENECK / bottleneck              the stack, and the maps of what was read
-    B0, L_B, c_B        LAYERS / layers with sites           times the factor above: all that opens an update
+    B0, L_B, c_B        LAYERS / layers with sites           times the one above: what opens an update
 
 The three sizes are those at which the rate of recipe `plus` was chosen, the demo's; there every factor is 1. The rule is
 muP's for Adam (arXiv 2203.03466), with the layers' updates counted as they add up in the residual stream.
@@ -56,7 +56,9 @@ def scale_rates(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     by_parameter = {id(parameter): factors[name] for name, parameter in synthesizer.named_parameters()}
     groups = []
     for group in optimizer.param_groups:
-        own = {factor: [] for factor in sorted({by_parameter.get(id(p), 1.0) for p in group["params"]}, reverse=True)}
+        own: dict[float, list[torch.Tensor]] = {
+            factor: [] for factor in sorted({by_parameter.get(id(p), 1.0) for p in group["params"]}, reverse=True)
+        }
         for parameter in group["params"]:
             own[by_parameter.get(id(parameter), 1.0)].append(parameter)
         groups += [{**group, "params": part, "lr": group["lr"] * factor} for factor, part in own.items()]

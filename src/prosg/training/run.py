@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from prosg.checkpoints.adapter import save_adapter
+from prosg.checkpoints.adapter import load_module, save_adapter
 from prosg.checkpoints.anchor import ANCHOR_FILE, save_anchor
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.export import export_peft, merge, peft_names
+from prosg.checkpoints.hub import local_path
 from prosg.checkpoints.initial_state import STATE_FILE, save_initial
-from prosg.checkpoints.load import load_model, require_tokenizer
+from prosg.checkpoints.load import load_model, require_tokenizer, trained_model
 from prosg.core.rng import uniforms
 from prosg.core.update import Update
 from prosg.data.binidx import binidx_files, read_documents
@@ -97,6 +98,8 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     backbone.float()  # master weights; bf16 is autocast
     if phase in ("synthesize", "static"):
         model = ProSG.from_scratch(model, config.module, seed=config.seed)
+        if config.init:
+            load_module(model, trained_model(local_path(config.init)))
     elif phase == "state":
         model.initial = InitialState(backbone)
     elif config.lora:
@@ -234,7 +237,7 @@ def _save_lora(backbone: Any, factors: Update, folder: Path, base: Path) -> None
 
 def _check_config(config: TrainConfig, out: Path) -> None:
     """Refuses to go on with another configuration or from other files: the result would be neither's."""
-    passing = ["progress", "threads", "log_steps", "report_to", "out"]
+    passing = ["progress", "threads", "log_steps", "report_to", "out", "cache_taps", "cache_taps_gb"]
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; --out names a folder")

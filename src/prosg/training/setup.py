@@ -82,6 +82,9 @@ def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:
         raise ValueError("optim.checkpointing must be false for a model that transformers runs")
     if config.lora and phase != "finetune":
         raise ValueError(f"lora is {config.lora}, must be 0 for {phase}: only finetune trains the backbone")
+    if config.cache_taps and (phase != "synthesize" or not isinstance(model.backbone, HFBackbone)):
+        where = f"{phase} on a {model.backbone.config.model_type}"
+        raise ValueError(f"cache_taps is for synthesize on a model that transformers runs, not for {where}")
     if config.distil == "all" and phase not in ("synthesize", "static"):
         raise ValueError(f"distil is 'all', but {phase} trains no module that a model could teach; allowed: open, none")
     _check_loggers(_loggers(config))
