@@ -117,8 +117,8 @@ class NoiseWarning(TrainerCallback):  # type: ignore[misc]
         if len(seen) == PATIENCE and all(gap.is_noise for gap in seen):
             say(
                 f"note: in {PATIENCE} evaluations another prompt's update did as well as a prompt's own (other minus "
-                f"own, wiped: {seen[-1].mean:.4f}, standard error {seen[-1].error:.4f} nats a token): the module has not "
-                "learned to tell prompts apart yet. If it stays so, train longer or with more kinds of prompt, raise "
+                f"own, wiped: {seen[-1].mean:.4f}, standard error {seen[-1].error:.4f} nats a token): the module does "
+                "not tell prompts apart yet. If it stays so, train longer or with more kinds of prompt, raise "
                 "perturbation.wipe_last, or lower optim.lr"
             )
 

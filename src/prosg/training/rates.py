@@ -8,8 +8,8 @@ updates add up. So, as factors of `optim.lr`, never above 1:
     L1, L2, L_A, L_B    BOTTLENECK / bottleneck              the stack, and the maps of what was read
     B0, L_B, c_B        LAYERS / layers with sites           times the one above: what opens an update
 
-The three sizes are those at which the rate of recipe `plus` was chosen, the demo's; there every factor is 1. The rule is
-muP's for Adam (arXiv 2203.03466), with the layers' updates counted as they add up in the residual stream.
+The three sizes are those at which the rate of recipe `plus` was chosen, the demo's; there every factor is 1. The rule
+is muP's for Adam (arXiv 2203.03466), with the layers' updates counted as they add up in the residual stream.
 """
 
 from __future__ import annotations
