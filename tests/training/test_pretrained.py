@@ -93,6 +93,8 @@ def test_passages_and_kinds_are_mixed_and_taught(
     train(start, tmp_path / "told", *mix, "--distil", "none")
     first = [losses(tmp_path / name)[0] for name in ("taught", "told")]
     assert 0 <= first[0] < first[1] / 2  # the teacher is the model itself
+    assert "template" not in capsys.readouterr().err  # running text has none
+    assert not (tmp_path / "taught" / "adapter" / "chat_template.jinja").exists()
     train(start, tmp_path / "all", "--distil", "all", "--mix", "passage=1", "code=2")
     capsys.readouterr()
     train(start, tmp_path / "x", "--mix", "pasage=1", status=2)

@@ -30,7 +30,14 @@ from prosg.model.initial_state import InitialState
 from prosg.model.options import EncodeOptions, check_names
 from prosg.model.prompts import Batch, Prompt, listed
 from prosg.model.reading import PromptReader, encode_with_gradients, read_windows
-from prosg.model.scoring import AnswerScores, Interruption, answer_logits, score_answer, score_in_one_call
+from prosg.model.scoring import (
+    AnswerScores,
+    Interruption,
+    answer_logits,
+    score_answer,
+    score_in_one_call,
+    score_taught,
+)
 from prosg.model.synthesizer import Synthesizer
 from prosg.model.text_model import TextModel
 from prosg.tokenizers.special import RWKV_SPECIAL
@@ -304,9 +311,7 @@ class ProSG(TextModel):
                 start = encoded.replace(state=perturber.at_prompt_end(self, encoded.state))
                 interruption = perturber.in_answer(self, answer_lengths - 1)
             teacher = teach(encoded.state) if wanted else None
-            scores = score_answer(
-                self.backbone, start, answer, answer_lengths, interruption=interruption, teacher=teacher
-            )
+            scores = score_taught(self.backbone, start, answer, answer_lengths, teacher, interruption=interruption)
         else:
             shown, lengths, own = prompt, prompt_lengths, None
             if perturber is not None:
@@ -356,7 +361,7 @@ class ProSG(TextModel):
             return self.score(encoded, answer, lengths)
         synthesizer = self.synthesizer if with_update(memory) else None
         encoded = encode_with_gradients(self.backbone, synthesizer, None, prompt, prompt_lengths)
-        return score_in_one_call(self.backbone, prompt, prompt_lengths, answer, lengths, encoded)[0]
+        return score_in_one_call(self.backbone, prompt, prompt_lengths, answer, lengths, encoded)[0].plain()
 
     @torch.no_grad()
     def score_wiped(
@@ -389,7 +394,7 @@ class ProSG(TextModel):
         state = self.init_state(2 * batch) if backbone.continues else ()
         start = EncodedPrompt(state, update, encoded.logits[twice])
         if backbone.continues:
-            scores = score_answer(backbone, start, answer[twice], lengths[twice], chunk=self.chunk)
+            scores = score_taught(backbone, start, answer[twice], lengths[twice], None, chunk=self.chunk)
         else:
             none = torch.zeros_like(lengths)[twice]
             scores, _ = score_in_one_call(backbone, prompt[twice], none, answer[twice], lengths[twice], start)

@@ -22,7 +22,16 @@ from prosg.core.state import State
 from prosg.core.tensors import join_texts, valid_mask, wide
 from prosg.core.update import Update
 
-__all__ = ["AnswerScores", "Interruption", "answer_logits", "score_answer", "score_in_one_call", "token_scores"]
+__all__ = [
+    "AnswerScores",
+    "Interruption",
+    "TaughtScores",
+    "answer_logits",
+    "score_answer",
+    "score_in_one_call",
+    "score_taught",
+    "token_scores",
+]
 
 
 class AnswerScores(NamedTuple):
@@ -32,8 +41,21 @@ class AnswerScores(NamedTuple):
     """(B, T) negative log-likelihood of each token, nats, fp32 (fp64 in an fp64 model)"""
     hits: Tensor
     """(B, T) bool: whether the token was the likeliest one"""
+
+
+class TaughtScores(NamedTuple):
+    """`AnswerScores`, and how far the predictions are from a teacher's."""
+
+    nll: Tensor
+    """(B, T) as in `AnswerScores`"""
+    hits: Tensor
+    """(B, T) as in `AnswerScores`"""
     divergence: Tensor | None = None
     """(B, T) Kullback-Leibler divergence from the teacher's predictions, nats; None without a teacher"""
+
+    def plain(self) -> AnswerScores:
+        """Leaves the teacher out."""
+        return AnswerScores(self.nll, self.hits)
 
 
 class Interruption(NamedTuple):
@@ -52,7 +74,6 @@ def score_answer(
     *,
     chunk: int | None = None,
     interruption: Interruption | None = None,
-    teacher: Float[Tensor, "B S V"] | None = None,
 ) -> AnswerScores:
     """Scores answers under their encoded prompts.
 
@@ -63,11 +84,24 @@ def score_answer(
         lengths: Tokens of each answer, at least 1.
         chunk: Tokens per call of the backbone; None reads the whole answer in one call, as gradients need it.
         interruption: A change of the state on the way (training).
-        teacher: Logits to compare with, of `answer_logits`.
 
     Raises:
         ValueError: for rows, ids or lengths that do not fit each other, the prompts or the vocabulary.
     """
+    return score_taught(backbone, encoded, answer, lengths, None, chunk=chunk, interruption=interruption).plain()
+
+
+def score_taught(
+    backbone: Backbone,
+    encoded: EncodedPrompt,
+    answer: Int[Tensor, "B T"],
+    lengths: Int[Tensor, " B"],
+    teacher: Float[Tensor, "B S V"] | None,
+    *,
+    chunk: int | None = None,
+    interruption: Interruption | None = None,
+) -> TaughtScores:
+    """`score_answer`, beside a teacher's logits (`answer_logits`) if there is one."""
     encoded.check_rows()
     check_answer(answer, lengths, encoded.batch, encoded.logits.shape[1])
     steps = lengths - 1  # tokens that are read to predict the next
@@ -99,7 +133,7 @@ def score_in_one_call(
     lengths: Int[Tensor, " B"],
     encoded: EncodedPrompt | None,
     teacher: Float[Tensor, "B S V"] | None = None,
-) -> tuple[AnswerScores, Tensor]:
+) -> tuple[TaughtScores, Tensor]:
     """Scores answers with a backbone that cannot continue: prompt and answer in one row, the update on the answer.
 
     Args:
@@ -109,7 +143,7 @@ def score_in_one_call(
         answer: As in `score_answer`.
         lengths: As in `score_answer`.
         encoded: Has the update, and the logits that predict the first token; None without an update.
-        teacher: As in `score_answer`.
+        teacher: As in `score_taught`.
 
     Returns:
         The scores, and the logits (B, V) that predicted each answer's first token in this call.
@@ -178,27 +212,27 @@ def token_scores(
     targets: Int[Tensor, "B T"],
     valid: Tensor,
     teacher: Float[Tensor, "B T V"] | None = None,
-) -> AnswerScores:
+) -> TaughtScores:
     """Scores of targets under logits, and how far these are from a teacher's; nothing where not valid (B, T)."""
     nll = F.cross_entropy(wide(logits.flatten(0, 1)), targets.flatten(), reduction="none").view_as(targets)
     divergence = None
     if teacher is not None:
         own, wanted = wide(logits).log_softmax(2), wide(teacher).log_softmax(2)
         divergence = F.kl_div(own, wanted, reduction="none", log_target=True).sum(2) * valid
-    return AnswerScores(nll * valid, (logits.argmax(2) == targets) & valid, divergence)
+    return TaughtScores(nll * valid, (logits.argmax(2) == targets) & valid, divergence)
 
 
-def _added(one: AnswerScores, other: AnswerScores) -> AnswerScores:
+def _added(one: TaughtScores, other: TaughtScores) -> TaughtScores:
     """Scores of two spans of the same answers."""
     both = None
     if one.divergence is not None and other.divergence is not None:
         both = one.divergence + other.divergence
-    return AnswerScores(one.nll + other.nll, one.hits | other.hits, both)
+    return TaughtScores(one.nll + other.nll, one.hits | other.hits, both)
 
 
 def _score_span(
     backbone: Backbone, encoded: EncodedPrompt, answer: Tensor, start: Tensor, count: Tensor, teacher: Tensor | None
-) -> tuple[State, AnswerScores]:
+) -> tuple[State, TaughtScores]:
     """Reads `count` (B,) answer tokens from `start` (B,); (B, T - 1) scores of the tokens after each."""
     batch, time = answer.shape
     longest = max(int(count.max()), 1)
@@ -218,14 +252,14 @@ def _score_span(
 
     nll = placed(scores.nll)
     divergence = None if scores.divergence is None else placed(scores.divergence)
-    return output.state, AnswerScores(nll, placed(scores.hits.to(nll.dtype)) > 0, divergence)
+    return output.state, TaughtScores(nll, placed(scores.hits.to(nll.dtype)) > 0, divergence)
 
 
-def _with_first_token(logits: Tensor, answer: Tensor, later: AnswerScores) -> AnswerScores:
+def _with_first_token(logits: Tensor, answer: Tensor, later: TaughtScores) -> TaughtScores:
     """Puts the first token, which the logits (B, V) predict, in front."""
     first = F.cross_entropy(wide(logits), answer[:, 0], reduction="none").unsqueeze(1)
     hit = (logits.argmax(1) == answer[:, 0]).unsqueeze(1)
     divergence = None  # of the first token it is 0: the prompt's own logits predict it
     if later.divergence is not None:
         divergence = torch.cat([torch.zeros_like(first), later.divergence], 1)
-    return AnswerScores(torch.cat([first, later.nll], 1), torch.cat([hit, later.hits], 1), divergence)
+    return TaughtScores(torch.cat([first, later.nll], 1), torch.cat([hit, later.hits], 1), divergence)

@@ -117,9 +117,9 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     }
     rows, too_long = _rows(config.train, tokenizer, "train", **encoding)
     validation = list(_rows(config.validation, tokenizer, "validation", **encoding)[0])
-    model.own_template = _template_used(phase, rows, config, model)
     if config.mix:
         rows = mix_rows(rows, parse_mix(config.mix), config.seed)
+    model.own_template = _template_used(phase, rows, config, model)
     if config.replay and any(row.has_stages for row in sample_rows(rows)):
         chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
         chosen &= np.array([row.has_stages for row in rows])
@@ -286,8 +286,11 @@ def _write_config(config: TrainConfig, out: Path) -> None:
 
 
 def _template_used(phase: Phase, rows: Sequence[EncodedRow], config: TrainConfig, model: ProSG) -> OwnTemplate:
-    """The template that most rows are written in, which is the trained model's own from here on; said on stderr."""
-    counts = Counter(row.template for row in sample_rows(rows) if row.template)
+    """The template that most rows are written in, which is the trained model's own from here on; said on stderr.
+
+    Running text has none, and says nothing of how prompts are written.
+    """
+    counts = Counter(row.template for row in sample_rows(rows) if row.template and not row.open)
     if not counts:
         return model.own_template
     name = counts.most_common(1)[0][0]
