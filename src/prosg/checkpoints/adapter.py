@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_model as load_tensors
 from safetensors.torch import save_model as save_tensors
 
+from prosg.backbones import BackboneModule
+from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint, sampled_fingerprint
 from prosg.checkpoints.hub import local_path
@@ -36,7 +38,7 @@ from prosg.utils.io import CheckpointError, read_json, written_whole
 from prosg.utils.replaceable import FolderKind, check_replaceable
 from prosg.utils.values import shown
 
-__all__ = ["CONFIG_NAME", "adapter_base", "adapter_config", "is_adapter", "load_adapter", "save_adapter"]
+__all__ = ["CONFIG_NAME", "adapter_base", "adapter_config", "is_adapter", "load_adapter", "load_module", "save_adapter"]
 
 CONFIG_NAME, WEIGHTS_NAME = "prosg_config.json", "prosg_model.safetensors"
 VERSION = 2
@@ -44,8 +46,11 @@ VERSION = 2
 ADAPTER_FOLDER = FolderKind(
     "an adapter", CONFIG_NAME, ("base",), (WEIGHTS_NAME, TEMPLATE_FILE, TOKENIZER_CONFIG, *TOKENIZER_FILES)
 )
+WINDOW = "sliding_window"
+"""Key of the window that the backbone was read with, where it was not the backbone's own."""
 ABOUT = ("base", "base_fingerprint", "tokenizer", "tokenizer_fingerprint")
 """Keys of the configuration that are not the module's and are texts."""
+NOT_THE_MODULES = (*ABOUT, WINDOW, "fingerprint_version", "end_token", "begin_token")
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -102,6 +107,7 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
     is_world = tokenizer is not None and tokenizer.fingerprint == WORLD_FINGERPRINT  # 1 MB that everyone has
     config = {
         **model.synthesizer.config.to_dict(),
+        **({WINDOW: window} if (window := _window(model.backbone)) else {}),
         "base": named,
         "base_fingerprint": fingerprint,
         "fingerprint_version": VERSION,
@@ -134,11 +140,12 @@ def _base_fingerprint(model: ProSG, folder: Path, base: str) -> str:
     where = next((place for place in places if place.exists()), None)
     if where is None:
         raise ValueError(f"not saved: the backbone {base} is not there; write it first, or give its path as base")
-    stored, own = checkpoint_fingerprint(where), backbone_fingerprint(model.backbone)
+    window = _window(model.backbone)
+    stored, own = checkpoint_fingerprint(where, window), backbone_fingerprint(model.backbone)
     config = model.prosg_config
     if own != stored and model.dtype.itemsize < 4 and config is not None:  # in memory it may be narrower
         sites = config.target_modules
-        narrowed = load_backbone(where, dtype=model.dtype, target_modules=sites)
+        narrowed = load_backbone(where, dtype=model.dtype, target_modules=sites, sliding_window=window)
         own = stored if own == backbone_fingerprint(narrowed) else own
     if own != stored:
         raise ValueError(
@@ -148,6 +155,48 @@ def _base_fingerprint(model: ProSG, folder: Path, base: str) -> str:
     return stored
 
 
+def _window(backbone: BackboneModule) -> int:
+    """The window that a backbone was read with in the place of its own; 0 for none."""
+    return backbone.sliding_window if isinstance(backbone, HFBackbone) else 0
+
+
+def load_module(model: ProSG, folder: str | Path) -> None:
+    """Loads an adapter's weights into the synthesizer of a model, whatever backbone they were trained on.
+
+    What it says of prompts that it knows is left out: that belongs to its training.
+
+    Args:
+        model: With a synthesizer of the same options and sizes.
+        folder: The adapter.
+
+    Raises:
+        CheckpointError: for a damaged adapter, and one that does not fit, naming the options that differ.
+    """
+    folder = Path(folder)
+    if not is_adapter(folder):
+        raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG_NAME}")
+    assert isinstance(model.synthesizer, Synthesizer)
+    stored, own = adapter_config(folder), model.synthesizer.config.to_dict()
+    theirs = _module_config(folder, {name: value for name, value in stored.items() if name not in NOT_THE_MODULES})
+    differing = [
+        f"{name} is {shown(value)}, here {shown(own[name])}"
+        for name, value in theirs.to_dict().items()
+        if value != own[name]
+    ]
+    if differing:
+        raise CheckpointError(f"{folder}: a module of other options: {'; '.join(differing)}")
+    _load_weights(model.synthesizer, folder / WEIGHTS_NAME)
+    model.synthesizer.familiarity = None
+
+
+def _module_config(folder: Path, values: dict[str, Any]) -> ProSGConfig:
+    """Reads the module's options. Raises CheckpointError for what they cannot be."""
+    try:
+        return ProSGConfig.from_dict(values)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from None
+
+
 def load_adapter(
     folder: str | Path,
     *,
@@ -155,6 +204,7 @@ def load_adapter(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     kernel: str = "auto",
+    sliding_window: int = 0,
 ) -> tuple[ProSG, Path]:
     """Loads an adapter's synthesizer and its backbone; `load_model` adds the tokenizer.
 
@@ -164,12 +214,14 @@ def load_adapter(
         dtype: Type of the backbone's weights, as in `load_backbone`.
         device: Where to put the model.
         kernel: Implementation of the recurrence.
+        sliding_window: Of the backbone; it must be that of the adapter's training, which is the default.
 
     Returns:
         The model, in evaluation mode, and the path of its backbone.
 
     Raises:
         CheckpointError: for a damaged adapter, and for another backbone than that of its training.
+        ValueError: for another window than that of its training.
         FileNotFoundError: if a file of the adapter, or the backbone, is not there.
     """
     folder = Path(folder)
@@ -182,19 +234,29 @@ def load_adapter(
         raise CheckpointError(
             f"{folder / CONFIG_NAME}: fingerprint_version is {shown(version)}; known are 1 to {VERSION}"
         )
+    window = values.pop(WINDOW, 0)
+    if not isinstance(window, int) or isinstance(window, bool) or window < 0:
+        raise CheckpointError(f"{folder / CONFIG_NAME}: {WINDOW} is {shown(window)}; it must be a number of tokens")
+    if sliding_window not in (0, window):
+        trained = f"with a window of {window}" if window else "without one"
+        raise ValueError(f"sliding_window is {sliding_window}, but {folder} was trained {trained}; leave it out")
     for key in ("end_token", "begin_token"):  # for load_model, too
         values.pop(key, None)
-    try:
-        config = ProSGConfig.from_dict(values)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from None
+    config = _module_config(folder, values)
     where = local_path(base) if base is not None else _find_base(folder, stored_base)
-    backbone = load_backbone(where, dtype=dtype, device=device, kernel=kernel, target_modules=config.target_modules)
+    backbone = load_backbone(
+        where,
+        dtype=dtype,
+        device=device,
+        kernel=kernel,
+        target_modules=config.target_modules,
+        sliding_window=window,
+    )
     # Weights that were narrowed while loading have another fingerprint than their file.
     if version < VERSION:
         fingerprint = sampled_fingerprint(backbone if dtype is None else where)
     else:
-        fingerprint = backbone_fingerprint(backbone) if dtype is None else checkpoint_fingerprint(where)
+        fingerprint = backbone_fingerprint(backbone) if dtype is None else checkpoint_fingerprint(where, window)
     if base_fingerprint and fingerprint != base_fingerprint:
         raise CheckpointError(
             f"{folder}: made for another backbone than {where} (fingerprint {base_fingerprint[:12]}, here "

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from prosg.backbones import BACKBONES, BackboneModule
+from prosg.backbones.hf.cache import TransformersModel
 from prosg.backbones.hf.files import hf_type, load_hf, save_hf
 from prosg.backbones.hf.model import HFBackbone
+from prosg.backbones.hf.windows import WINDOWED
 from prosg.backbones.layouts import Layout
 from prosg.backbones.quantised import is_quantised
+from prosg.checkpoints.gguf_reader import is_gguf, read_gguf
 from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_checkpoint
 from prosg.checkpoints.native_writer import write_checkpoint
 from prosg.checkpoints.special import TOKENIZER_CONFIG, read_special, unsaid, write_special
@@ -31,6 +34,7 @@ from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside, tokenizer_file
 from prosg.tokenizers.special import SpecialTokens
 from prosg.tokenizers.world import world_file
+from prosg.utils.io import CheckpointError
 
 __all__ = ["convert", "is_for_transformers", "load_backbone", "save_backbone"]
 
@@ -42,6 +46,7 @@ def load_backbone(
     device: torch.device | str = "cpu",
     kernel: str = "auto",
     target_modules: Sequence[str] = (),
+    sliding_window: int = 0,
 ) -> BackboneModule:
     """Loads a backbone.
 
@@ -56,19 +61,26 @@ def load_backbone(
         kernel: Implementation of the recurrence.
         target_modules: Projections that an update may act on, by the ends of their names, for a model that transformers
             runs; those of `HF_SITES` by default. Native backbones have fixed ones.
+        sliding_window: Tokens that attention sees in every layer of a Llama-like model, whose state is then bounded; 0
+            leaves the model as its files say.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
         CheckpointError: if it is damaged, not supported, or too large for the memory that is free.
-        ValueError: for a kernel that does not exist.
+        ValueError: for a kernel that does not exist, and a window that this type cannot have.
     """
+    if is_gguf(path):
+        raise CheckpointError(f"{path}: a GGUF file; make a folder of it with: prosg convert {path} FOLDER")
     if is_for_transformers(path, target_modules):
         check_files(Path(path))
-        hf_backbone = load_hf(path, target_modules, dtype=dtype, device=device, kernel=kernel)
+        hf_backbone = load_hf(
+            path, target_modules, dtype=dtype, device=device, kernel=kernel, sliding_window=sliding_window
+        )
         check_finite(path, hf_backbone.model.state_dict())
         return hf_backbone
     config, tensors, _, note = read_checkpoint(path)
     _say(path, note)
+    _refuse_window(path, sliding_window, config.model_type)
     kind = BACKBONES[config.model_type]
     if dtype is None:
         stored = {tensor.dtype for name, tensor in tensors.items() if not kind.layout.keep_wide.search(name)}
@@ -113,11 +125,7 @@ def save_backbone(
         return
     tokenizer = None if tokenizer is None else tokenizer_file(tokenizer)
     if isinstance(model, HFBackbone):
-        with save_hf(model, Path(path), tokenizer=tokenizer, overwrite=overwrite) as written:
-            if special is not None:
-                write_special(special, written)
-            if template is not None:
-                write_template(template, written)
+        _save_for_transformers(model.model, path, tokenizer, special, template, overwrite)
         return
     if is_quantised(model):
         raise ValueError("a quantised model cannot be saved; load it without quantize")
@@ -128,16 +136,44 @@ def save_backbone(
 
 
 def convert(
-    src: str | Path, dst: str | Path, dtype: torch.dtype | None = None, *, layout: str = "", overwrite: bool = False
+    src: str | Path,
+    dst: str | Path,
+    dtype: torch.dtype | None = None,
+    *,
+    layout: str = "",
+    sliding_window: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Writes a checkpoint, with its tokenizer, in the layout that `dst` names; see `save_backbone`.
 
-    `layout` is one of the backbone's `FOLDER_LAYOUTS`, by its name; the first by default.
-
     Special tokens and chat template of a folder are those of the new one. A new folder is whole by itself: a model with
     World's number of tokens and no tokenizer beside it gets World's vocabulary. Without `dtype` it is bit-exact. Models
-    that transformers runs have one layout only, and are copied.
+    that transformers runs have one layout only, and are copied. A GGUF file becomes such a folder, dequantised (fp32
+    without `dtype`), if transformers knows its architecture.
+
+    Args:
+        src: A file or folder that `load_backbone` opens, or a GGUF file of llama.cpp.
+        dst: The file or folder to write.
+        dtype: Type of the weights; that of `src` by default.
+        layout: One of the backbone's `FOLDER_LAYOUTS`, by its name; the first by default.
+        sliding_window: As in `load_backbone`; the new folder is of a type that has one (a llama's becomes mistral's).
+        overwrite: Replace what is there.
+
+    Raises:
+        CheckpointError, FileNotFoundError: as `load_backbone` and `read_gguf`.
+        ValueError: for a layout or a window that this model does not have.
+        FileExistsError: for what may not be replaced.
     """
+    if is_gguf(src):
+        for name, value in (("layout", layout), ("sliding_window", sliding_window)):
+            if value:
+                raise ValueError(f"{name} is {value!r}, but {src} is a GGUF file; convert it first, then its folder")
+        content = read_gguf(src, dtype)
+        check_finite(src, content.model.state_dict())
+        with tempfile.TemporaryDirectory() as folder:
+            file = content.tokenizer.save(folder)
+            _save_for_transformers(content.model, dst, file, content.special, content.template, overwrite)
+        return
     beside = tokenizer_beside(src)
     named = beside is not None and (Path(src) / TOKENIZER_CONFIG).is_file()
     tokenizer = load_tokenizer(beside) if beside is not None and named else None  # to look up what that file names
@@ -146,12 +182,13 @@ def convert(
         if layout:
             raise ValueError(f"layout is {layout!r}, but {src} is a model of transformers, which has one layout only")
         check_files(Path(src))
-        model = load_hf(src, dtype=dtype)
+        model = load_hf(src, dtype=dtype, sliding_window=sliding_window)
         special = read_special(Path(src), tokenizer, model.config.vocab_size)
         save_backbone(model, dst, tokenizer=beside, special=special, template=template, overwrite=overwrite)
         return
     checkpoint = read_checkpoint(src)
     _say(src, checkpoint.note)
+    _refuse_window(src, sliding_window, checkpoint.config.model_type)
     types = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
     if dtype is not None:
         types = _types(checkpoint.tensors, dtype, BACKBONES[checkpoint.config.model_type].layout)
@@ -161,6 +198,31 @@ def convert(
     special = read_special(Path(src), tokenizer, checkpoint.config.vocab_size)
     special_said = special if named else unsaid(special, tokenizer)
     write_checkpoint(checkpoint, Path(dst), overwrite, special_said, template, layout)
+
+
+def _save_for_transformers(
+    model: TransformersModel,
+    path: str | Path,
+    tokenizer: Path | None,
+    special: SpecialTokens | None,
+    template: ChatTemplate | None,
+    overwrite: bool,
+) -> None:
+    """Writes a folder that transformers loads, whole by itself."""
+    with save_hf(model, Path(path), tokenizer=tokenizer, overwrite=overwrite) as written:
+        if special is not None:
+            write_special(special, written)
+        if template is not None:
+            write_template(template, written)
+
+
+def _refuse_window(path: str | Path, sliding_window: int, model_type: str) -> None:
+    """Raises ValueError for a window of a native backbone, which attends to nothing."""
+    if sliding_window:
+        raise ValueError(
+            f"sliding_window is {sliding_window}, but {path} is a {model_type}, which has no attention; allowed for "
+            f"{', '.join(WINDOWED)}"
+        )
 
 
 def _say(path: str | Path, note: str) -> None:

@@ -61,27 +61,27 @@ def backbone_fingerprint(backbone: BackboneModule) -> str:
     return _hash_model(_native_options(backbone.config), backbone.state_dict())
 
 
-def checkpoint_fingerprint(path: str | Path) -> str:
+def checkpoint_fingerprint(path: str | Path, sliding_window: int = 0) -> str:
     """Returns the `backbone_fingerprint` of the backbone in a file or folder, without building a native one.
 
-    A process computes it once, as long as the files stay as they are.
+    A process computes it once, as long as the files stay as they are. `sliding_window` is that of `load_backbone`.
     """
     path = Path(path)
     files = [path] if not path.is_dir() else [path / "config.json", *weight_files(path)]
     stamps = tuple(file_stamp(file) for file in files if file.is_file())
-    return _of_files(path) if None in stamps else _remembered(path, stamps)
+    return _of_files(path, sliding_window) if None in stamps else _remembered(path, stamps, sliding_window)
 
 
 @functools.lru_cache(maxsize=16)
-def _remembered(path: Path, stamps: tuple[str | None, ...]) -> str:
+def _remembered(path: Path, stamps: tuple[str | None, ...], sliding_window: int) -> str:
     """`_of_files`; the stamps tell the files that are there from those that were there before."""
-    return _of_files(path)
+    return _of_files(path, sliding_window)
 
 
-def _of_files(path: Path) -> str:
+def _of_files(path: Path, sliding_window: int) -> str:
     if is_for_transformers(path, ("any",)):
         check_files(path)
-        model = load_hf_model(path)
+        model = load_hf_model(path, sliding_window=sliding_window)
         return _hash_model(_hf_options(model), model.state_dict())
     checkpoint = read_checkpoint(path)
     return _hash_model(_native_options(checkpoint.config), checkpoint.tensors)

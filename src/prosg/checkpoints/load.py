@@ -39,6 +39,7 @@ def load_model(
     end_token: Sequence[int] | int = (),
     begin_token: str = "",
     quantize: str = "none",
+    sliding_window: int = 0,
 ) -> ProSG:
     """Loads a model with its tokenizer, special tokens and chat template, in evaluation mode.
 
@@ -57,6 +58,9 @@ def load_model(
         end_token: Ids that end an answer; by default those of the adapter, then of the model's files, else 0.
         begin_token: Id that stands before every prompt, or "none"; likewise, else none.
         quantize: "int8" keeps the backbone's matrices in 8 bits, for generating with native backbones; or "none".
+        sliding_window: Tokens that attention sees in every layer of a Llama-like backbone that transformers runs, whose
+            memory is then bounded: the prompt is forgotten when it leaves the window. 0: as the model's files say, or
+            an adapter that was trained with one.
 
     Raises:
         CheckpointError, FileNotFoundError: naming the file and what is wrong with it.
@@ -67,11 +71,20 @@ def load_model(
     path = demo_model() if str(model) == "demo" else trained_model(local_path(model))
     adapter = adapter_config(path) if is_adapter(path) else {}
     if is_adapter(path):
-        loaded, where = load_adapter(path, base=base, dtype=dtype, device=device, kernel=kernel)
+        loaded, where = load_adapter(
+            path, base=base, dtype=dtype, device=device, kernel=kernel, sliding_window=sliding_window
+        )
     else:
         if base is not None:
             raise ValueError(f"{path} is not an adapter folder (it has no {CONFIG_NAME}), so it has no base")
-        backbone = load_backbone(path, dtype=dtype, device=device, kernel=kernel, target_modules=target_modules)
+        backbone = load_backbone(
+            path,
+            dtype=dtype,
+            device=device,
+            kernel=kernel,
+            target_modules=target_modules,
+            sliding_window=sliding_window,
+        )
         loaded, where = ProSG(backbone), path
     loaded.base = str(where)
     source = tokenizer or _own_tokenizer(path, adapter) or tokenizer_beside(where) or _tokenizer_by_size(loaded)

@@ -26,6 +26,7 @@ __all__ = [
     "add_overwrite",
     "add_prompt",
     "add_prompt_file",
+    "add_sliding_window",
     "add_state",
     "add_tau",
     "add_template",
@@ -68,8 +69,20 @@ def add_model(parser: Parser) -> None:
         default="none",
         help="int8: keep the backbone's matrices in 8 bits, which is faster for one or few prompts on a CPU",
     )
+    add_sliding_window(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one")
     parser.add_argument("--kernel", default="auto", help="what runs the recurrence; auto picks the fastest")
+
+
+def add_sliding_window(parser: Parser) -> None:
+    """Adds --sliding-window."""
+    parser.add_argument(
+        "--sliding-window",
+        type=int,
+        default=0,
+        help="tokens that attention sees in every layer of a Llama-like model, whose memory is then bounded; by "
+        "default as its files say",
+    )
 
 
 def add_template(parser: Parser, more: str = "; a prompt is the user's turn") -> None:
@@ -177,6 +190,7 @@ def load_from(options: Namespace, needs_tokenizer: bool = True) -> ProSG:
         end_token=options.end_token,
         begin_token=options.begin_token,
         quantize=options.quantize,
+        sliding_window=options.sliding_window,
     )
     if getattr(options, "state", None) is not None:
         model.initial = load_initial(options.state, model.backbone).to(device)

@@ -1,4 +1,4 @@
-"""`prosg data`: make, check, build, compose, review multi-stage instructions, and their statistics."""
+"""`prosg data`: make, check, build, compose, review multi-stage instructions, rows of running text, statistics."""
 
 from __future__ import annotations
 
@@ -205,8 +205,38 @@ def _stats(options: Namespace) -> int:
     return stats(options.file, out=out, above=options.similar_above, overwrite=options.overwrite)
 
 
+def _passages_parser() -> Parser:
+    parser = Parser(
+        "Cut running text into rows of kind passage: a text, and how it goes on. Training on them needs no answers: "
+        "the module is taught by the model that has its prompt (prosg train synthesize --distil)."
+    )
+    parser.add_argument("file", type=path_text, help="running text, its paragraphs divided by blank lines")
+    parser.add_argument("--out", required=True, type=path_text, help="the jsonl file to write")
+    parser.add_argument("--size", type=int, default=0, help="rows; 0: as many as there are")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other places to cut")
+    parser.add_argument("--split", default="train", help="train, validation or test: they share no paragraph")
+    parser.add_range("--prompt-words", help="words of a passage (default: 30 to 60)")
+    parser.add_range("--answer-words", help="words of its continuation (default: 30 to 60)")
+    add_overwrite(parser)
+    return parser
+
+
+def _passages(options: Namespace) -> int:
+    from prosg.data.passages import iter_passages
+    from prosg.data.row import write_rows
+
+    if options.size < 0:
+        raise ValueError(f"--size is {options.size}, must be 1 or more, or 0 for as many rows as there are")
+    check_new_file("--out", options.out, options.overwrite)
+    words = {name: tuple(value) for name in ("prompt_words", "answer_words") if (value := getattr(options, name))}
+    rows = iter_passages(options.file, options.split, seed=options.seed, size=options.size, **words)
+    count = write_rows(options.out, rows, overwrite=options.overwrite)
+    print(f"{options.out}: {count} passages, split {options.split}, seed {options.seed}")
+    return 0
+
+
 COMMANDS = Group(
-    "make, check, build and compose multi-stage instructions, and their stats",
+    "make, check, build and compose multi-stage instructions, rows of text, and stats",
     "Multi-stage instructions with programmatic checks.",
     {
         "make": Command("make a file of rows", _make_parser, _make),
@@ -214,6 +244,7 @@ COMMANDS = Group(
         "build": Command("build a data set with a chat model", _build_parser, _build, resumes=True),
         "options": Command("keys of a build's configuration", _options_parser, _options),
         "compose": Command("make multi-stage instructions of single tasks", _compose_parser, _compose),
+        "passages": Command("cut running text into rows", _passages_parser, _passages),
         "review": Command("look through rows: keep, drop, edit", _review_parser, _review),
         "stats": Command("count and plot what is in a file", _stats_parser, _stats),
     },

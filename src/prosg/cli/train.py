@@ -25,12 +25,13 @@ PHASES: dict[Phase, tuple[str, str]] = {
 }
 """What is trained -> the recipe by default, and a line of help."""
 LORA = ("lora", "lora_alpha", "lora_modules")
+SYNTHESIS = ("init", "cache_taps", "cache_taps_gb")
 NOT_OF: dict[Phase, tuple[str, ...]] = {
-    "finetune": ("module",),
+    "finetune": ("module", *SYNTHESIS),
     "synthesize": LORA,
-    "static": LORA,
-    "state": ("module", *LORA),
-    "anchor": ("module", *LORA),
+    "static": (*SYNTHESIS, *LORA),
+    "state": ("module", *SYNTHESIS, *LORA),
+    "anchor": ("module", *SYNTHESIS, *LORA),
 }
 """Options of a training that a phase does not have."""
 FIRST = {

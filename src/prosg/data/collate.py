@@ -31,6 +31,7 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
                 stage, or 0 where the answer has turns, since perturbing the state inside a turn harms that turn's
                 own answer.
             row_ids: (B,) int64.
+            open: (B,) bool, as in `EncodedRow`.
 
     Raises:
         ValueError: If there are no rows.
@@ -59,4 +60,5 @@ def collate(rows: Sequence[EncodedRow], late_weight: float) -> dict[str, Tensor]
         "first_end": torch.tensor([row.first_end for row in rows]),
         "story_end": torch.tensor([0 if row.has_turns else row.late_start for row in rows]),
         "row_ids": torch.tensor([row.row_id for row in rows]),
+        "open": torch.tensor([row.open for row in rows]),
     }

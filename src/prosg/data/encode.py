@@ -51,6 +51,8 @@ class EncodedRow(NamedTuple):
         unscored: Spans [first, last) of answer tokens without weight: other turns' words, a replayed prompt.
         has_turns: Whether the answer contains other turns.
         template: Name of the template that the row was written in; "" for a text that is no prompt and answer.
+        kind: As in `Row`.
+        open: As in `Row`.
     """
 
     row_id: int
@@ -64,6 +66,8 @@ class EncodedRow(NamedTuple):
     unscored: tuple[tuple[int, int], ...] = ()
     has_turns: bool = False
     template: str = NONE.name
+    kind: str = ""
+    open: bool = False
 
     @property
     def tokens(self) -> int:
@@ -87,7 +91,7 @@ LONGEST_TOKEN = 256
 def encode_row(
     row: Row, tokenizer: Tokenizer, special: SpecialTokens = RWKV_SPECIAL, *, most: int | None = None
 ) -> EncodedRow:
-    """Tokenizes prompt and answer separately and appends the end token to the answer.
+    """Tokenizes prompt and answer separately and appends the end token to the answer, unless it is open.
 
     A token across the boundary of two stages belongs to the later one.
 
@@ -123,13 +127,15 @@ def encode_row(
         row_id=row_number(row.id),
         id=row.id,
         prompt=framed.prompt_ids(tokenizer, special),
-        answer=answer if cut else [*answer, special.end[0]],
+        answer=answer if cut or row.open else [*answer, special.end[0]],
         late_start=late,
         has_stages=bool(row.stages) and not (cut and text == len(answer)),
         late_text=text,
         first_end=first_end,
         unscored=tuple(given_spans),
         has_turns=bool(given_spans),
+        kind=row.kind,
+        open=row.open,
     )
 
 
@@ -139,13 +145,16 @@ def template_of(row: Row, template: str, tokenizer: Tokenizer, own: OwnTemplate 
     Args:
         row: A row of any form.
         template: A name in `TEMPLATES`, or `OWN`. "" chooses by row: the template of a {"text"} row; the model's own
-            for {"messages"}; and for a plain prompt the one that the model was trained with, or none.
+            for {"messages"}; and for a plain prompt the one that the model was trained with, or none. An open row,
+            running text, has none whatever it says.
         tokenizer: The model's tokenizer, by which World's models are known.
         own: The model's own template.
 
     Raises:
         ValueError: for an unknown name, and for a model without a template where its own is wanted.
     """
+    if row.open:
+        return NONE
     if not template and row.framing:
         return TEMPLATES[row.framing]
     if template or row.turns or own.trained is not None:

@@ -23,7 +23,7 @@ from prosg.utils.values import shortened, shown
 
 __all__ = ["Row", "Stage", "derived_id", "read_rows", "row_from_dict", "row_to_dict", "write_rows"]
 
-FIELDS = ("id", "kind", "prompt", "answer", "stages", "distance_words", "leaks")
+FIELDS = ("id", "kind", "prompt", "answer", "stages", "distance_words", "leaks", "open")
 STAGE_FIELDS = ("instruction", "check", "start", "marker")
 MOST_WORDS = 10**9
 LONGEST_REASON = 300
@@ -63,6 +63,7 @@ class Row:
         stages: Stages of the answer; empty for plain pairs.
         distance_words: Words of the answer before the stage that needs the prompt.
         leaks: The answer restates, before its last stage, what that stage needs.
+        open: The answer is running text that goes on: it has no end to learn, and no chat template.
         extra: Unknown fields of the file.
         turns: Turns before the answer, where the row is a conversation.
         framing: Name of the template that a {"text"} row was written in; else "".
@@ -76,6 +77,7 @@ class Row:
     stages: tuple[Stage, ...] = ()
     distance_words: int = 0
     leaks: bool = False
+    open: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
     framing: str = ""
@@ -179,6 +181,7 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
         stages=tuple(stages),
         distance_words=distance,
         leaks=_typed(data, "leaks", False),
+        open=_typed(data, "open", False),
         extra={key: value for key, value in data.items() if key not in (*FIELDS, source)},
         turns=turns,
         framing=framing,
@@ -206,8 +209,7 @@ def row_to_dict(row: Row) -> dict[str, Any]:
     else:
         data |= {"prompt": row.prompt, "answer": row.answer}
     data |= {"stages": stages, "distance_words": row.distance_words}
-    if row.leaks:
-        data["leaks"] = True
+    data |= {name: True for name in ("leaks", "open") if getattr(row, name)}
     return data | dict(row.extra)
 
 

@@ -114,7 +114,11 @@ def _state_growth(backbone: HFBackbone, empty: int) -> str:
     with torch.no_grad():
         token = torch.zeros(1, 1, dtype=torch.int64, device=backbone.device)
         more = _bytes(leaf for layer in backbone(token).state for leaf in layer) - empty
-    return f", {bytes_text(more)} more with every token that attention sees" if more else ""
+    if not more:
+        return ""
+    if window := backbone.window:
+        return f", {bytes_text(more)} more with every token, up to {bytes_text(more * (window - 1))} ({window} tokens)"
+    return f", {bytes_text(more)} more with every token that attention sees"
 
 
 def _preset_memory(preset: ProSGConfig, backbone: BackboneModule, total: int, activations: float) -> str:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from prosg.core.encoded import EncodedPrompt, Memory
-from prosg.core.tensors import pad
 from prosg.data.collate import collate
 from prosg.data.encode import EncodedRow
 from prosg.model.prosg import ProSG
@@ -68,6 +67,9 @@ def score_rows(
     rows: Sequence[EncodedRow],
     batch_size: int = 64,
     encode: Callable[[list[int]], EncodedPrompt] | None = None,
+    *,
+    memory: Memory | None = None,
+    tau: float | None = None,
 ) -> list[RowScore]:
     """Scores answers, teacher-forced, in batches of like lengths.
 
@@ -75,7 +77,9 @@ def score_rows(
         model: What is scored.
         rows: Prompts with their answers.
         batch_size: Rows at once.
-        encode: Encodes the prompts of some rows, given their indices; by default under their own updates.
+        encode: Encodes the prompts of some rows, given their indices; by default `ProSG.encode` does.
+        memory: What holds the prompts by default, as in `ProSG.encode`.
+        tau: Window of an anchor, likewise.
 
     Raises:
         ValueError: for no rows.
@@ -86,8 +90,12 @@ def score_rows(
     found: dict[int, RowScore] = {}
     for indices in batches_by_length(rows, batch_size):
         batch = {k: v.to(device) for k, v in collate([rows[i] for i in indices], late_weight=1.0).items()}
-        prompts = model.encode(batch["prompt"], batch["prompt_lengths"]) if encode is None else encode(indices)
-        scores, right = model.score(prompts, batch["answer"], batch["answer_lengths"])
+        answers = (batch["answer"], batch["answer_lengths"])
+        if encode is None:
+            scored = model.score_after(batch["prompt"], batch["prompt_lengths"], *answers, memory=memory, tau=tau)
+        else:
+            scored = model.score(encode(indices), *answers)
+        scores, right = scored.nll, scored.hits
         position = torch.arange(batch["answer"].shape[1], device=device)
         valid = batch["weights"] > 0
         late = valid & (position >= batch["late_start"].unsqueeze(1))
@@ -127,11 +135,4 @@ def perplexity(
     tau: float | None = None,
 ) -> Perplexity:
     """The measures of rows, prompts held as `ProSG.encode` says. Raises ValueError for no rows."""
-    device = next(model.parameters()).device
-
-    def encode(indices: list[int]) -> EncodedPrompt:
-        prompts = [rows[i].prompt for i in indices]
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        return model.encode(pad(prompts).to(device), lengths, memory=memory, tau=tau)
-
-    return summarize(score_rows(model, rows, batch_size, encode))
+    return summarize(score_rows(model, rows, batch_size, memory=memory, tau=tau))

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, Unpack, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prosg.backbones import BackboneModule
@@ -21,7 +21,7 @@ from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
 from prosg.core.state import State, choose_rows, no_pull, pulling_rows
 from prosg.core.tensors import CHUNK, keeping_wide
-from prosg.core.update import keep_rows
+from prosg.core.update import keep_rows, take_update_rows
 from prosg.data.templates import OwnTemplate
 from prosg.model.anchor import StateAnchor
 from prosg.model.base_synthesizer import BaseSynthesizer
@@ -30,7 +30,14 @@ from prosg.model.initial_state import InitialState
 from prosg.model.options import EncodeOptions, check_names
 from prosg.model.prompts import Batch, Prompt, listed
 from prosg.model.reading import PromptReader, encode_with_gradients, read_windows
-from prosg.model.scoring import AnswerScores, Interruption, score_answer, score_in_one_call
+from prosg.model.scoring import (
+    AnswerScores,
+    Interruption,
+    answer_logits,
+    score_answer,
+    score_in_one_call,
+    score_taught,
+)
 from prosg.model.synthesizer import Synthesizer
 from prosg.model.text_model import TextModel
 from prosg.tokenizers.special import RWKV_SPECIAL
@@ -273,8 +280,13 @@ class ProSG(TextModel):
         weights: Float[Tensor, "B Ta"],
         perturber: StatePerturber | None = None,
         count: Tensor | int | None = None,
+        distil: Bool[Tensor, " B"] | None = None,
+        reader: Callable[..., Output] | None = None,
     ) -> Scored:
         """Both passes and the loss, sum(weights * nll) / count (eq. 22, 23).
+
+        In rows that are distilled the divergence from the unmodified model, which has its prompt in an unperturbed
+        state, stands in the place of the negative log-likelihood.
 
         Args:
             prompt: Token ids, padded on the right.
@@ -284,8 +296,12 @@ class ProSG(TextModel):
             weights: Of the answer tokens in the loss.
             perturber: Changes states between the calls (training).
             count: Answer tokens that the loss is divided by; those of this batch by default.
+            distil: Which rows are distilled; none by default.
+            reader: Called in the place of a backbone that cannot continue, to read the prompts: a cache of their taps.
         """
         read = partial(encode_with_gradients, self.backbone, self.synthesizer, self.initial, chunk=self.chunk)
+        teach = partial(answer_logits, self.backbone, prompt, prompt_lengths, answer, answer_lengths)
+        wanted = distil is not None and bool(distil.any())
         if self.backbone.continues:
             encoded = read(prompt, prompt_lengths, start=None if perturber is None else perturber.at_start(self))
             if self.anchor is not None:
@@ -294,22 +310,98 @@ class ProSG(TextModel):
             if perturber is not None:
                 start = encoded.replace(state=perturber.at_prompt_end(self, encoded.state))
                 interruption = perturber.in_answer(self, answer_lengths - 1)
-            scores = score_answer(self.backbone, start, answer, answer_lengths, interruption=interruption)
+            teacher = teach(encoded.state) if wanted else None
+            scores = score_taught(self.backbone, start, answer, answer_lengths, teacher, interruption=interruption)
         else:
             shown, lengths, own = prompt, prompt_lengths, None
             if perturber is not None:
                 shown, lengths = perturber.exchange_prompts(prompt, prompt_lengths)
             if perturber is not None or self.synthesizer is not None:
-                own = read(prompt, prompt_lengths)
-            scores, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own)
+                own = read(prompt, prompt_lengths, reader=reader)
+            teacher = teach(()) if wanted else None
+            scores, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own, teacher)
             encoded = EncodedPrompt((), None, logits) if own is None else own
-        loss = (weights * scores.nll).sum() / (answer_lengths.sum() if count is None else count)
+        losses = scores.nll
+        if distil is not None and scores.divergence is not None:
+            losses = torch.where(distil.unsqueeze(1), scores.divergence, losses)
+        loss = (weights * losses).sum() / (answer_lengths.sum() if count is None else count)
         return Scored(loss, scores.nll, scores.hits, encoded)
 
     @torch.no_grad()
     def score(self, encoded: EncodedPrompt, answer: Int[Tensor, "B T"], lengths: Int[Tensor, " B"]) -> AnswerScores:
         """Scores answers under encoded prompts, without gradients; see `score_answer`."""
         return score_answer(self.backbone, encoded, answer, lengths, chunk=self.chunk)
+
+    @torch.no_grad()
+    def score_after(
+        self,
+        prompt: Int[Tensor, "B Tp"],
+        prompt_lengths: Int[Tensor, " B"],
+        answer: Int[Tensor, "B T"],
+        lengths: Int[Tensor, " B"],
+        *,
+        memory: Memory | None = None,
+        tau: float | None = None,
+    ) -> AnswerScores:
+        """Scores answers after prompts as token ids: `encode`, then `score`.
+
+        A backbone that cannot read on in one call reads prompt and answer in one, instead of token by token.
+
+        Args:
+            prompt: Token ids, padded on the right.
+            prompt_lengths: Tokens of each.
+            answer: As in `score`.
+            lengths: As in `score`.
+            memory: What holds the prompts, as in `encode`.
+            tau: Window of an anchor, as in `encode`.
+        """
+        memory = self.check_memory(memory, tau)
+        if self.backbone.continues or self.initial is not None or with_anchor(memory):
+            encoded = self.encode(prompt, prompt_lengths, memory=memory, tau=tau)
+            return self.score(encoded, answer, lengths)
+        synthesizer = self.synthesizer if with_update(memory) else None
+        encoded = encode_with_gradients(self.backbone, synthesizer, None, prompt, prompt_lengths)
+        return score_in_one_call(self.backbone, prompt, prompt_lengths, answer, lengths, encoded)[0].plain()
+
+    @torch.no_grad()
+    def score_wiped(
+        self,
+        prompt: Int[Tensor, "B Tp"],
+        prompt_lengths: Int[Tensor, " B"],
+        answer: Int[Tensor, "B T"],
+        lengths: Int[Tensor, " B"],
+        partners: Int[Tensor, " B"],
+    ) -> tuple[AnswerScores, AnswerScores]:
+        """Scores answers from the initial state, so that an update is all that is left of a prompt.
+
+        Args:
+            prompt: Token ids, padded on the right.
+            prompt_lengths: Tokens of each.
+            answer: As in `score`.
+            lengths: As in `score`.
+            partners: For each row the row whose prompt's update is the other one.
+
+        Returns:
+            The scores under the other update, and under the row's own. Its own prompt's logits predict the first token
+            of both.
+        """
+        backbone, batch = self.backbone, prompt.shape[0]
+        encoded = encode_with_gradients(backbone, self.synthesizer, self.initial, prompt, prompt_lengths, self.chunk)
+        assert encoded.update is not None
+        rows = torch.arange(batch, device=prompt.device)
+        update = take_update_rows(encoded.update, torch.cat([partners, rows]))
+        twice = torch.cat([rows, rows])
+        state = self.init_state(2 * batch) if backbone.continues else ()
+        start = EncodedPrompt(state, update, encoded.logits[twice])
+        if backbone.continues:
+            scores = score_taught(backbone, start, answer[twice], lengths[twice], None, chunk=self.chunk)
+        else:
+            none = torch.zeros_like(lengths)[twice]
+            scores, _ = score_in_one_call(backbone, prompt[twice], none, answer[twice], lengths[twice], start)
+        return (
+            AnswerScores(scores.nll[:batch], scores.hits[:batch]),
+            AnswerScores(scores.nll[batch:], scores.hits[batch:]),
+        )
 
     def run_backbone(self, *args: Any, **kwargs: Any) -> Output:
         """Calls the backbone through the module, so that FSDP gathers its weights."""

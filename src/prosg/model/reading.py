@@ -7,6 +7,7 @@ are wanted, the backward pass reads a chunk once more (non-reentrant checkpointi
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from prosg.backbones import BackboneModule
-from prosg.backbones.base import Backbone
+from prosg.backbones.base import Backbone, Output
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
 from prosg.core.tensors import CHUNK, chunks, valid_mask
@@ -26,7 +27,7 @@ __all__ = ["PromptReader", "encode_with_gradients", "read_prompt", "read_windows
 
 
 def read_prompt(
-    backbone: Backbone,
+    backbone: Callable[..., Output],
     prompt: Tensor,
     lengths: Tensor,
     state: State | None,
@@ -155,6 +156,7 @@ def encode_with_gradients(
     lengths: Tensor,
     chunk: int = CHUNK,
     start: State | None = None,
+    reader: Callable[..., Output] | None = None,
 ) -> EncodedPrompt:
     """Encodes prompts for training (eq. 1, 13-20).
 
@@ -169,6 +171,7 @@ def encode_with_gradients(
         lengths: Valid tokens of each row (B,).
         chunk: Tokens per call, where it is read chunk by chunk.
         start: The state from which prompts are read; by default the learned one, or the backbone's own.
+        reader: Called in the backbone's place to read the prompts (a cache of what it left of them).
     """
     learned = [*backbone.parameters(), *([] if initial is None else initial.parameters())]
     frozen = not any(parameter.requires_grad for parameter in learned)
@@ -176,7 +179,7 @@ def encode_with_gradients(
     if start is None and initial is not None:
         start = initial(backbone.init_state(prompt.shape[0]))
     state, reads, logits = read_prompt(
-        backbone,
+        backbone if reader is None else reader,
         prompt,
         lengths,
         start,

@@ -6,6 +6,7 @@ tokens 2, 3, ...  predicted by the backbone under the update, from the state aft
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,8 +20,18 @@ from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
 from prosg.core.tensors import join_texts, valid_mask, wide
+from prosg.core.update import Update
 
-__all__ = ["AnswerScores", "Interruption", "score_answer", "score_in_one_call", "token_scores"]
+__all__ = [
+    "AnswerScores",
+    "Interruption",
+    "TaughtScores",
+    "answer_logits",
+    "score_answer",
+    "score_in_one_call",
+    "score_taught",
+    "token_scores",
+]
 
 
 class AnswerScores(NamedTuple):
@@ -30,6 +41,21 @@ class AnswerScores(NamedTuple):
     """(B, T) negative log-likelihood of each token, nats, fp32 (fp64 in an fp64 model)"""
     hits: Tensor
     """(B, T) bool: whether the token was the likeliest one"""
+
+
+class TaughtScores(NamedTuple):
+    """`AnswerScores`, and how far the predictions are from a teacher's."""
+
+    nll: Tensor
+    """(B, T) as in `AnswerScores`"""
+    hits: Tensor
+    """(B, T) as in `AnswerScores`"""
+    divergence: Tensor | None = None
+    """(B, T) Kullback-Leibler divergence from the teacher's predictions, nats; None without a teacher"""
+
+    def plain(self) -> AnswerScores:
+        """Leaves the teacher out."""
+        return AnswerScores(self.nll, self.hits)
 
 
 class Interruption(NamedTuple):
@@ -62,6 +88,20 @@ def score_answer(
     Raises:
         ValueError: for rows, ids or lengths that do not fit each other, the prompts or the vocabulary.
     """
+    return score_taught(backbone, encoded, answer, lengths, None, chunk=chunk, interruption=interruption).plain()
+
+
+def score_taught(
+    backbone: Backbone,
+    encoded: EncodedPrompt,
+    answer: Int[Tensor, "B T"],
+    lengths: Int[Tensor, " B"],
+    teacher: Float[Tensor, "B S V"] | None,
+    *,
+    chunk: int | None = None,
+    interruption: Interruption | None = None,
+) -> TaughtScores:
+    """`score_answer`, beside a teacher's logits (`answer_logits`) if there is one."""
     encoded.check_rows()
     check_answer(answer, lengths, encoded.batch, encoded.logits.shape[1])
     steps = lengths - 1  # tokens that are read to predict the next
@@ -76,13 +116,13 @@ def score_answer(
         starts = range(0, longest, size)
         spans = [(torch.full_like(steps, start), (steps - start).clamp(min=0, max=size)) for start in starts]
     state = encoded.state
-    nll, hits = torch.zeros(()), torch.zeros((), dtype=torch.bool)
+    parts = []
     for number, (start, count) in enumerate(spans):
         if number and interruption is not None:
             state = interruption.change(state)
-        state, scores = _score_span(backbone, encoded.replace(state=state), answer, start, count)
-        nll, hits = (scores.nll, scores.hits) if number == 0 else (nll + scores.nll, hits | scores.hits)
-    return _with_first_token(encoded.logits, answer, AnswerScores(nll, hits))
+        state, scores = _score_span(backbone, encoded.replace(state=state), answer, start, count, teacher)
+        parts.append(scores)
+    return _with_first_token(encoded.logits, answer, functools.reduce(_added, parts))
 
 
 def score_in_one_call(
@@ -92,7 +132,8 @@ def score_in_one_call(
     answer: Int[Tensor, "B T"],
     lengths: Int[Tensor, " B"],
     encoded: EncodedPrompt | None,
-) -> tuple[AnswerScores, Tensor]:
+    teacher: Float[Tensor, "B S V"] | None = None,
+) -> tuple[TaughtScores, Tensor]:
     """Scores answers with a backbone that cannot continue: prompt and answer in one row, the update on the answer.
 
     Args:
@@ -102,23 +143,60 @@ def score_in_one_call(
         answer: As in `score_answer`.
         lengths: As in `score_answer`.
         encoded: Has the update, and the logits that predict the first token; None without an update.
+        teacher: As in `score_taught`.
 
     Returns:
         The scores, and the logits (B, V) that predicted each answer's first token in this call.
     """
     check_answer(answer, lengths, prompt.shape[0], backbone.config.vocab_size)
     check_lengths(prompt_lengths, prompt.shape[0], prompt.shape[1], least=0, name="prompt_lengths")
+    logits = _joined_logits(
+        backbone, prompt, prompt_lengths, answer, lengths, None if encoded is None else encoded.update
+    )
+    later = token_scores(logits[:, 1:], answer[:, 1:], valid_mask(lengths - 1, answer.shape[1] - 1), teacher)
+    first = logits[:, 0] if encoded is None else encoded.logits
+    return _with_first_token(first, answer, later), logits[:, 0]
+
+
+@torch.no_grad()
+def answer_logits(
+    backbone: Backbone,
+    prompt: Int[Tensor, "B Tp"],
+    prompt_lengths: Int[Tensor, " B"],
+    answer: Int[Tensor, "B T"],
+    lengths: Int[Tensor, " B"],
+    state: State,
+) -> Float[Tensor, "B S V"]:
+    """Returns what the unmodified backbone, which has its prompts, predicts after each answer token but the last.
+
+    Args:
+        backbone: What reads.
+        prompt: Token ids of the prompts.
+        prompt_lengths: Tokens of each.
+        answer: As in `score_answer`, S + 1 tokens.
+        lengths: As in `score_answer`.
+        state: After the prompts, of a backbone that can continue; another reads them once more.
+    """
+    if not backbone.continues:
+        return _joined_logits(backbone, prompt, prompt_lengths, answer, lengths, None)[:, 1:]
+    if answer.shape[1] == 1:
+        return answer.new_zeros(answer.shape[0], 0, backbone.config.vocab_size, dtype=torch.float32)
+    output = backbone(answer[:, :-1], state, lengths=lengths - 1, keep_state=False)
+    assert output.logits is not None
+    return output.logits
+
+
+def _joined_logits(
+    backbone: Backbone, prompt: Tensor, prompt_lengths: Tensor, answer: Tensor, lengths: Tensor, update: Update | None
+) -> Tensor:
+    """Logits (B, T, V) that predict each answer token, of prompt and answer read in one row."""
     read = prompt_lengths + lengths - 1
     rows = join_texts(prompt, prompt_lengths, answer, max(int(read.max()), 1))
-    update = None if encoded is None else encoded.update
     output = backbone(rows, update=update, update_from=prompt_lengths, lengths=read, keep_state=False)
     assert output.logits is not None
     place = torch.arange(answer.shape[1], device=answer.device)
     index = (prompt_lengths.unsqueeze(1) - 1 + place).clamp(min=0, max=rows.shape[1] - 1)
-    logits = output.logits.gather(1, index.unsqueeze(2).expand(-1, -1, output.logits.shape[2]))
-    later = token_scores(logits[:, 1:], answer[:, 1:], valid_mask(lengths - 1, answer.shape[1] - 1))
-    first = logits[:, 0] if encoded is None else encoded.logits
-    return _with_first_token(first, answer, later), logits[:, 0]
+    return output.logits.gather(1, index.unsqueeze(2).expand(-1, -1, output.logits.shape[2]))
 
 
 def check_answer(answer: Tensor, lengths: Tensor, batch: int, vocab_size: int) -> None:
@@ -129,15 +207,32 @@ def check_answer(answer: Tensor, lengths: Tensor, batch: int, vocab_size: int) -
     check_lengths(lengths, batch, answer.shape[1])
 
 
-def token_scores(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"], valid: Tensor) -> AnswerScores:
-    """Scores of targets under logits, nothing where they are not valid (B, T)."""
+def token_scores(
+    logits: Float[Tensor, "B T V"],
+    targets: Int[Tensor, "B T"],
+    valid: Tensor,
+    teacher: Float[Tensor, "B T V"] | None = None,
+) -> TaughtScores:
+    """Scores of targets under logits, and how far these are from a teacher's; nothing where not valid (B, T)."""
     nll = F.cross_entropy(wide(logits.flatten(0, 1)), targets.flatten(), reduction="none").view_as(targets)
-    return AnswerScores(nll * valid, (logits.argmax(2) == targets) & valid)
+    divergence = None
+    if teacher is not None:
+        own, wanted = wide(logits).log_softmax(2), wide(teacher).log_softmax(2)
+        divergence = F.kl_div(own, wanted, reduction="none", log_target=True).sum(2) * valid
+    return TaughtScores(nll * valid, (logits.argmax(2) == targets) & valid, divergence)
+
+
+def _added(one: TaughtScores, other: TaughtScores) -> TaughtScores:
+    """Scores of two spans of the same answers."""
+    both = None
+    if one.divergence is not None and other.divergence is not None:
+        both = one.divergence + other.divergence
+    return TaughtScores(one.nll + other.nll, one.hits | other.hits, both)
 
 
 def _score_span(
-    backbone: Backbone, encoded: EncodedPrompt, answer: Tensor, start: Tensor, count: Tensor
-) -> tuple[State, AnswerScores]:
+    backbone: Backbone, encoded: EncodedPrompt, answer: Tensor, start: Tensor, count: Tensor, teacher: Tensor | None
+) -> tuple[State, TaughtScores]:
     """Reads `count` (B,) answer tokens from `start` (B,); (B, T - 1) scores of the tokens after each."""
     batch, time = answer.shape
     longest = max(int(count.max()), 1)
@@ -147,15 +242,24 @@ def _score_span(
     output = backbone(tokens, encoded.state, update=encoded.update, anchor=encoded.anchor, lengths=count)
     assert output.logits is not None
     targets = answer.gather(1, (index + 1).clamp(max=time - 1))
-    nll, hits = token_scores(output.logits, targets, valid_mask(count, longest))
-    width = max(time - 1, 1)
-    placed = nll.new_zeros(batch, width).scatter_add(1, index, nll)
-    placed_hits = nll.new_zeros(batch, width).scatter_add(1, index, hits.to(nll.dtype)) > 0
-    return output.state, AnswerScores(placed[:, : time - 1], placed_hits[:, : time - 1])
+    if teacher is not None and time > 1:
+        teacher = teacher.gather(1, index.unsqueeze(2).expand(-1, -1, teacher.shape[2]))
+    scores = token_scores(output.logits, targets, valid_mask(count, longest), teacher if time > 1 else None)
+
+    def placed(values: Tensor) -> Tensor:
+        whole = values.new_zeros(batch, max(time - 1, 1)).scatter_add(1, index, values)
+        return whole[:, : time - 1]
+
+    nll = placed(scores.nll)
+    divergence = None if scores.divergence is None else placed(scores.divergence)
+    return output.state, TaughtScores(nll, placed(scores.hits.to(nll.dtype)) > 0, divergence)
 
 
-def _with_first_token(logits: Tensor, answer: Tensor, later: AnswerScores) -> AnswerScores:
+def _with_first_token(logits: Tensor, answer: Tensor, later: TaughtScores) -> TaughtScores:
     """Puts the first token, which the logits (B, V) predict, in front."""
     first = F.cross_entropy(wide(logits), answer[:, 0], reduction="none").unsqueeze(1)
     hit = (logits.argmax(1) == answer[:, 0]).unsqueeze(1)
-    return AnswerScores(torch.cat([first, later.nll], 1), torch.cat([hit, later.hits], 1))
+    divergence = None  # of the first token it is 0: the prompt's own logits predict it
+    if later.divergence is not None:
+        divergence = torch.cat([torch.zeros_like(first), later.divergence], 1)
+    return TaughtScores(torch.cat([first, later.nll], 1), torch.cat([hit, later.hits], 1), divergence)

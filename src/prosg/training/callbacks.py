@@ -10,13 +10,19 @@ from typing import Any, TextIO
 
 from transformers import TrainerCallback
 
+from prosg.model.contrast import Contrast
 from prosg.training.config import StopRule
 from prosg.utils.distributed import is_first
 from prosg.utils.io import write_lines
 from prosg.utils.progress import say
 from prosg.utils.write_errors import write_errors
 
-__all__ = ["EarlyStopping", "ProgressReporter", "StepLog"]
+__all__ = ["EVAL_CONTRAST", "EVAL_CONTRAST_ERROR", "EarlyStopping", "NoiseWarning", "ProgressReporter", "StepLog"]
+
+EVAL_CONTRAST, EVAL_CONTRAST_ERROR = "eval_other_minus_own_wiped", "eval_other_minus_own_wiped_error"
+"""Metrics of `prosg.model.contrast`, in an evaluation's line."""
+PATIENCE = 3
+"""Evaluations in a row within noise after which a training says so."""
 
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
@@ -100,6 +106,21 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
             control.should_save = True
         return control
+
+
+class NoiseWarning(TrainerCallback):  # type: ignore[misc]
+    """Says once, early, that a module does not learn to tell prompts apart: its loss alone does not show that."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        lines = [row for row in state.log_history if EVAL_CONTRAST in row]
+        seen = [Contrast(row[EVAL_CONTRAST], row[EVAL_CONTRAST_ERROR], 0) for row in lines]
+        if len(seen) == PATIENCE and all(gap.is_noise for gap in seen):
+            say(
+                f"note: in {PATIENCE} evaluations another prompt's update did as well as a prompt's own (other minus "
+                f"own, wiped: {seen[-1].mean:.4f}, standard error {seen[-1].error:.4f} nats a token): the module does "
+                "not tell prompts apart yet. If it stays so, train longer or with more kinds of prompt, raise "
+                "perturbation.wipe_last, or lower optim.lr"
+            )
 
 
 class ProgressReporter(TrainerCallback):  # type: ignore[misc]

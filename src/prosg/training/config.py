@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from prosg.data.mixture import parse_mix
 from prosg.data.templates import known_template
 from prosg.model.config import ProSGConfig
 from prosg.utils.paths import PATH, UserPath, expand_paths
@@ -181,6 +182,8 @@ class Optimisation:
         skip_above: A step whose gradient norm is not finite, or above this many times its running mean, is skipped and
             counted.
         late_weight: Weight of the last stage's tokens in the loss, where rows have stages.
+        scale_rates: Lower the rates of a module's matrices in a backbone that is wider or deeper than those that `lr`
+            was chosen with, so that one `lr` serves all sizes; for modules that read positions.
         checkpointing: Gradient checkpointing: keep only the blocks' inputs and recompute the rest in the backward pass.
             Less memory and the same gradients, for one more forward pass. Native backbones only.
     """
@@ -197,6 +200,7 @@ class Optimisation:
     clip: float = 1.0
     skip_above: float = 8.0
     late_weight: float = 3.0
+    scale_rates: bool = True
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -222,6 +226,8 @@ class TrainConfig:
     Attributes:
         model: Backbone to train, or to train a module on: a .pth or .st file, or a folder.
         recipe: A set of defaults for module, perturbation, anchor and optim, each of which can still be set.
+        init: An adapter, or the output of a training, whose module's weights training begins with (synthesize only): to
+            go on from a finished run, or from other rows. Its module has to be of the same options and sizes.
         train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows, or RWKV-LM's binidx data of the
             model's token ids (data.idx beside data.bin); or several.
         out: Folder for the trained model, checkpoints and logs.
@@ -241,15 +247,25 @@ class TrainConfig:
         seed: Seed of initial weights, order of rows and perturbations.
         known: Share of prompts like the training's that the module is to know (synthesize only). It makes no update of
             others, under which the model would do worse than without one; 1 makes one of every prompt.
+        mix: Shares of the kinds of training rows, as kind=weight, like passage=2 code=1; kinds that are not named are
+            left out. By default all rows, each once an epoch. For jsonl rows.
+        distil: Which rows' answers the module learns from the model that has its prompt, instead of from their tokens:
+            open, running text, which has no answer (see data passages); all; or none. The loss of a token is then the
+            Kullback-Leibler divergence from that model's prediction. For synthesize and static.
         replay: Share of the training rows in which the prompt is read again, unscored, before the last stage: a
             baseline that spends tokens instead of a module.
         end_token: Ids of tokens that end an answer, of which rows end with the first; by default the model's own.
         begin_token: Id of a token that stands before every prompt, or none; by default the model's own.
+        sliding_window: Tokens that attention sees in every layer of a Llama-like model, whose memory is then bounded;
+            0: as its files say. It goes with what is trained.
         template: How rows are written: none, world, pile, raven, or model: the model's own. By default the one that a
             text row is written in, the model's own for chats (world under World's tokenizer), and none for a prompt
             and an answer. It goes with what is trained.
         max_tokens: Longest row, prompt and answer together; longer ones are left out and counted. 0 keeps all.
         truncate: Cut longer rows instead: the prompt's beginning, and the end of an answer that is too long by itself.
+        cache_taps: Folder in which what the frozen backbone leaves of each prompt is kept, so that it reads none twice:
+            for synthesize, on a model that transformers runs. Runs may share it; none by default.
+        cache_taps_gb: Most gigabytes of that folder; what is beyond is read anew each time.
         threads: CPU threads; 0 takes all cores where a probe finds that faster right now, else one.
         progress: Show a bar on a terminal; false prints a line every `log_steps` there, too, as in a file or a pipe.
         report_to: Loggers for the lines of `log_steps`: any of transformers' integrations, one or several,
@@ -264,6 +280,7 @@ class TrainConfig:
     train: Annotated[list[str] | str, PATH]
     out: UserPath
     recipe: str = ""
+    init: UserPath = ""
     validation: Annotated[list[str] | str, PATH] = field(default_factory=list)
     tokenizer: UserPath = ""
     module: ProSGConfig = field(default_factory=ProSGConfig)
@@ -278,12 +295,17 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
     known: float = 0.99
+    mix: list[str] = field(default_factory=list)
+    distil: Literal["open", "all", "none"] = "open"
     replay: float = 0.0
     end_token: list[int] = field(default_factory=list)
     begin_token: str = ""
+    sliding_window: int = 0
     template: str = ""
     max_tokens: int = 0
     truncate: bool = False
+    cache_taps: UserPath = ""
+    cache_taps_gb: float = 10.0
     threads: int = 0
     progress: bool = True
     report_to: list[str] | str = "tensorboard"
@@ -295,13 +317,21 @@ class TrainConfig:
         expand_paths(self)
         check_fields(self)
         _check_range(self, "", ["eval_steps", "save_steps", "log_steps"], 1, math.inf, "be at least 1")
-        _check_range(self, "", ["max_tokens", "threads", "lora", "lora_alpha"], 0, math.inf, "not be negative")
+        _check_range(
+            self,
+            "",
+            ["max_tokens", "sliding_window", "cache_taps_gb", "threads", "lora", "lora_alpha"],
+            0,
+            math.inf,
+            "not be negative",
+        )
         _check_range(self, "", ["seed"], 0, 2**32 - 1, "be 0 to 2^32 - 1")
         _check_range(self, "", ["replay"], 0, 1, "be a share of the rows, 0 to 1")
         _check_range(self, "", ["known"], 0, 1, "be a share of prompts, 0 to 1")
         if (self.lora_alpha or self.lora_modules) and not self.lora:
             raise ValueError("lora_alpha and lora_modules belong to a LoRA; give its rank with --lora")
         known_template(self.template)
+        parse_mix(self.mix)
         if self.truncate and self.max_tokens < 2:
             raise ValueError(f"truncate cuts rows to max_tokens, which is {self.max_tokens}, must be at least 2")
         if not self.train:

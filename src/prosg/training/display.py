@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from prosg.training.callbacks import EVAL_CONTRAST, EVAL_CONTRAST_ERROR
 from prosg.utils.progress import say
 from prosg.utils.tables import duration_text, perplexity_text
 
@@ -78,6 +79,9 @@ def validation_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
         for name, text in shown.items()
         if f"eval_{name}" in metrics
     ]
+    if EVAL_CONTRAST in metrics:
+        gap, error = metrics[EVAL_CONTRAST], metrics[EVAL_CONTRAST_ERROR]
+        parts.append(f"other minus own, wiped {gap:.4f} ({error:.4f})")
     return f"{_place(step, steps)}  validation: {', '.join(parts)}"
 
 

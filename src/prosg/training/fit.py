@@ -13,7 +13,7 @@ from transformers.trainer_callback import TrainerState
 
 from prosg.data.encode import EncodedRow
 from prosg.model.prosg import ProSG
-from prosg.training.callbacks import EarlyStopping, ProgressReporter, StepLog
+from prosg.training.callbacks import EarlyStopping, NoiseWarning, ProgressReporter, StepLog
 from prosg.training.config import Phase, TrainConfig
 from prosg.training.damage import set_damaged_aside
 from prosg.training.display import TrainingDisplay
@@ -80,6 +80,7 @@ def fit(
     stopping = EarlyStopping(config.stop)
     if distributed.is_first():
         say(_begins(model, config, dtype))
+        trainer.add_callback(NoiseWarning())
         trainer.add_callback(TrainingDisplay(trainer.count_tokens, bar=config.progress and sys.stderr.isatty()))
     trainer.add_callback(StepLog(folder / "steps.jsonl", trainer.step_metrics))
     trainer.add_callback(stopping)

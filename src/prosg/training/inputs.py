@@ -20,7 +20,7 @@ __all__ = ["NAMED_INPUTS", "check_inputs", "input_hashes", "record_inputs"]
 
 INPUTS, HASHES = "inputs.json", "hashes.json"
 MISSING = ""
-NAMED_INPUTS = ("model", "train", "validation", "tokenizer")
+NAMED_INPUTS = ("model", "init", "train", "validation", "tokenizer")
 """Options that name inputs."""
 
 
@@ -29,6 +29,7 @@ def input_hashes(config: TrainConfig, hashes: FileHashes) -> dict[str, list[str]
     model = config.model if config.model == "demo" else local_path(config.model)
     parts = model_hashes(hashes, model, tokenizer=config.tokenizer)
     del parts["adapter"]
+    parts["init"] = model_hashes(hashes, local_path(config.init))["adapter"] if config.init else []
     for part, files in (("train", config.train), ("validation", config.validation)):
         named = [files] if isinstance(files, str) else files
         read = [path for file in named for path in binidx_files(file) or (Path(file),)]
@@ -59,8 +60,12 @@ def check_inputs(config: TrainConfig) -> bool:
     before = read_json(out / INPUTS)
     now = input_hashes(config, FileHashes(out / HASHES))
     # A file that is not there is told by whoever reads it.
-    read = {part: hashed for part, hashed in now.items() if MISSING not in hashed and (hashed or part == "validation")}
-    if changed := [_named(config, part) for part, hashed in read.items() if before.get(part) != hashed]:
+    read = {
+        part: hashed
+        for part, hashed in now.items()
+        if MISSING not in hashed and (hashed or part in ("init", "validation"))
+    }
+    if changed := [_named(config, part) for part, hashed in read.items() if before.get(part, []) != hashed]:
         raise ValueError(
             f"{out} holds a run from files with another content: {' and '.join(changed)} changed since it began; "
             "choose another --out, or delete it"
@@ -71,6 +76,7 @@ def check_inputs(config: TrainConfig) -> bool:
 def _named(config: TrainConfig, part: str) -> str:
     names: dict[str, Any] = {
         "backbone": config.model,
+        "init": config.init,
         "tokenizer": config.tokenizer or f"beside {config.model}",
         "train": config.train,
         "validation": config.validation,

@@ -30,6 +30,8 @@ _DURABLE = Perturbation(age=0.4, cut=0.4)
 # For memories that fill up instead, like RWKV-7's.
 _DURABLE_LOAD = Perturbation(load=0.5, load_story=0.5)
 _PLUS = Perturbation(wipe_first=0.9, wipe_last=0.05, load=0.5, load_story=0.5, first_weight=0.2)
+# Attention does not fade: only a row without its prompt teaches the update anything, so half are wiped to the end.
+_PLUS_ATTENTION = Perturbation(wipe_first=0.9, wipe_last=0.5, first_weight=0.2)
 _STATE_PASSING = Perturbation(start=0.9, bank_size=64, bank_rows=32, bank_restart=0.02, bank_reads="row")
 
 RECIPES: dict[str, Recipe] = {
@@ -65,6 +67,12 @@ RECIPES: dict[str, Recipe] = {
         "this package's module, which reads every token of the prompt; its state is perturbed in training",
         module=PRESETS["plus"],
         perturbation=_PLUS,
+    ),
+    "plus-transformers": Recipe(
+        "synthesize",
+        "the module of plus on a model that transformers runs, whose state can be wiped, not loaded",
+        module=PRESETS["plus"],
+        perturbation=_PLUS_ATTENTION,
     ),
     "plus-plain": Recipe("synthesize", "the module of plus, its state left alone: a control", module=PRESETS["plus"]),
     "static": Recipe("static", "one update for every prompt: a control", module=PRESETS["static"], optim=_STATIC),

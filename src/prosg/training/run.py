@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from prosg.checkpoints.adapter import save_adapter
+from prosg.checkpoints.adapter import load_module, save_adapter
 from prosg.checkpoints.anchor import ANCHOR_FILE, save_anchor
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.export import export_peft, merge, peft_names
+from prosg.checkpoints.hub import local_path
 from prosg.checkpoints.initial_state import STATE_FILE, save_initial
-from prosg.checkpoints.load import load_model, require_tokenizer
+from prosg.checkpoints.load import load_model, require_tokenizer, trained_model
 from prosg.core.rng import uniforms
 from prosg.core.update import Update
 from prosg.data.binidx import binidx_files, read_documents
 from prosg.data.encode import EncodedRow, encode_rows, replay_prompt
 from prosg.data.joined import join_rows, sample_rows
+from prosg.data.mixture import mix_rows, parse_mix
 from prosg.data.row import read_rows
 from prosg.data.templates import NONE, OwnTemplate
 from prosg.model.anchor import StateAnchor
@@ -87,6 +89,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         target_modules=config.module.target_modules,
         end_token=config.end_token,
         begin_token=config.begin_token,
+        sliding_window=config.sliding_window,
     )
     tokenizer = require_tokenizer(model, config.model)
     if model.synthesizer is not None:
@@ -95,6 +98,8 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     backbone.float()  # master weights; bf16 is autocast
     if phase in ("synthesize", "static"):
         model = ProSG.from_scratch(model, config.module, seed=config.seed)
+        if config.init:
+            load_module(model, trained_model(local_path(config.init)))
     elif phase == "state":
         model.initial = InitialState(backbone)
     elif config.lora:
@@ -112,6 +117,8 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     }
     rows, too_long = _rows(config.train, tokenizer, "train", **encoding)
     validation = list(_rows(config.validation, tokenizer, "validation", **encoding)[0])
+    if config.mix:
+        rows = mix_rows(rows, parse_mix(config.mix), config.seed)
     model.own_template = _template_used(phase, rows, config, model)
     if config.replay and any(row.has_stages for row in sample_rows(rows)):
         chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
@@ -230,7 +237,7 @@ def _save_lora(backbone: Any, factors: Update, folder: Path, base: Path) -> None
 
 def _check_config(config: TrainConfig, out: Path) -> None:
     """Refuses to go on with another configuration or from other files: the result would be neither's."""
-    passing = ["progress", "threads", "log_steps", "report_to", "out"]
+    passing = ["progress", "threads", "log_steps", "report_to", "out", "cache_taps", "cache_taps_gb"]
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; --out names a folder")
@@ -279,8 +286,11 @@ def _write_config(config: TrainConfig, out: Path) -> None:
 
 
 def _template_used(phase: Phase, rows: Sequence[EncodedRow], config: TrainConfig, model: ProSG) -> OwnTemplate:
-    """The template that most rows are written in, which is the trained model's own from here on; said on stderr."""
-    counts = Counter(row.template for row in sample_rows(rows) if row.template)
+    """The template that most rows are written in, which is the trained model's own from here on; said on stderr.
+
+    Running text has none, and says nothing of how prompts are written.
+    """
+    counts = Counter(row.template for row in sample_rows(rows) if row.template and not row.open)
     if not counts:
         return model.own_template
     name = counts.most_common(1)[0][0]

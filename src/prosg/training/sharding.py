@@ -29,7 +29,7 @@ __all__ = [
     "trained_weights",
 ]
 
-METHODS = ("encode", "score", "generate", "run_backbone")
+METHODS = ("encode", "score", "score_after", "score_wiped", "generate", "run_backbone")
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 
 

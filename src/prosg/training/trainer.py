@@ -27,24 +27,32 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from prosg.backbones.hf.model import HFBackbone
+from prosg.checkpoints.fingerprints import backbone_fingerprint
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.tensors import join_texts
 from prosg.data.collate import collate
 from prosg.data.encode import EncodedRow
 from prosg.data.joined import row_lengths
 from prosg.data.sampler import StepBatches
+from prosg.model.contrast import contrast
 from prosg.model.perplexity import perplexity
 from prosg.model.prosg import ProSG, Scored
+from prosg.training.callbacks import EVAL_CONTRAST, EVAL_CONTRAST_ERROR
 from prosg.training.config import TrainConfig
 from prosg.training.gradient_spikes import SpikeDetector
 from prosg.training.perturbation import Perturber, draw, loss_weights
+from prosg.training.rates import scale_rates
 from prosg.training.run_checkpoints import CheckpointingTrainer
 from prosg.training.state_bank import StateBank
+from prosg.training.taps_cache import TapsCache
 from prosg.utils import distributed
 
 __all__ = ["ProSGTrainer"]
 
 COUNTERS = "counters.json"
+MOST_CONTRASTED = 256
+"""Validation rows in which another prompt's update is tried, at most."""
 
 
 class ProSGTrainer(CheckpointingTrainer):
@@ -74,6 +82,11 @@ class ProSGTrainer(CheckpointingTrainer):
         start = config.perturbation.bank_start or ("prompt" if _synthesizes(model) else "empty")
         self.bank = StateBank(replace(config.perturbation, bank_start=start), config.seed, distributed.rank())
         self.spikes = SpikeDetector(config.optim.skip_above)
+        self.taps_cache: TapsCache | None = None
+        if config.cache_taps:
+            assert isinstance(model.backbone, HFBackbone)  # `check` has seen to it
+            fingerprint = backbone_fingerprint(model.backbone)
+            self.taps_cache = TapsCache(config.cache_taps, model.backbone, fingerprint, config.cache_taps_gb * 1e9)
         self._micro_batches = 0
         self._tokens = 0  # of prompts and answers, this process', since it began
         self._step_loss = 0.0
@@ -133,12 +146,20 @@ class ProSGTrainer(CheckpointingTrainer):
             weights=weights,
             perturber=perturber,
             count=num_items_in_batch,
+            distil=self._distilled(inputs["open"]),
+            reader=self.taps_cache,
         )
         if perturbation.uses_bank:
             self._grow_bank(inputs, scored.encoded)
         self._micro_batches += 1
         loss = scored.loss * distributed.size()  # gradients are averaged over the processes
         return (loss, scored) if return_outputs else loss
+
+    def _distilled(self, is_open: Tensor) -> Tensor | None:
+        """Which rows are taught by the model that has its prompt; None where nothing is: the backbone itself trains."""
+        if self.config.distil == "none" or self.accelerator.unwrap_model(self.model).synthesizer is None:
+            return None
+        return is_open | (self.config.distil == "all")
 
     def _grow_bank(self, inputs: dict[str, Tensor], encoded: EncodedPrompt | None = None) -> None:
         """Lets states of the bank read the batch's stories, or its whole rows; `encoded`: the batch's prompts."""
@@ -166,6 +187,13 @@ class ProSGTrainer(CheckpointingTrainer):
         loss, self._step_loss = distributed.sum_over_processes(self._step_loss, self.args.device), 0.0
         return {"loss": loss, "grad_norm": self.spikes.last, "skipped": self.spikes.skipped}
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW, with the rates of `prosg.training.rates`."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.config.optim.scale_rates:
+            scale_rates(optimizer, self.model)
+        return optimizer
+
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         norm: Tensor = self.accelerator.clip_grad_norm_(model.parameters(), self.config.optim.clip or float("inf"))
         if self.spikes.is_spike(float(norm)):
@@ -174,16 +202,22 @@ class ProSGTrainer(CheckpointingTrainer):
         return norm
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Perplexities and exact predictions on the validation rows.
+        """Perplexities and exact predictions on the validation rows; of a module also other minus own, wiped.
 
         Every process scores all rows, because sharded weights need every process, and the first one's numbers count.
         """
         training = self.model.training
         self.model.eval()
         with self.compute_loss_context_manager():
-            scores = perplexity(self.model, self.validation, self.args.per_device_train_batch_size)
+            batch_size = self.args.per_device_train_batch_size
+            scores = perplexity(self.model, self.validation, batch_size)
+            own = {f"eval_{name}": float(value) for name, value in scores.to_dict().items() if value is not None}
+            if _synthesizes(self.accelerator.unwrap_model(self.model)):
+                some = self.validation[:: -(-len(self.validation) // MOST_CONTRASTED)]
+                gap = contrast(self.model, some, max(batch_size // 2, 2))
+                if gap is not None:
+                    own |= {EVAL_CONTRAST: gap.mean, EVAL_CONTRAST_ERROR: gap.error}
         self.model.train(training)
-        own = {f"eval_{name}": float(value) for name, value in scores.to_dict().items() if value is not None}
         metrics = distributed.run_on_first(lambda: own)
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -30,10 +30,10 @@ def anchor_refusal(model: TransformersModel, state: State) -> str:
     model_type = model.config.model_type
     if model_type in CACHES:
         return "its memory is no tensor of transformers' common cache; known are recurrent layers of that cache"
-    if not any(layer_units(state)):
-        return "it has no recurrent memory; attention keeps the prompt as it is"
     if getattr(model.config, "sliding_window", None) and any(hasattr(layer, "keys") for layer in state):
         return "its attention sees a window of the text only, and forgets the prompt's keys and values"
+    if not any(layer_units(state)):
+        return "it has no recurrent memory; attention keeps the prompt as it is"
     return ""
 
 

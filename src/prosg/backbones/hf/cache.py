@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import Counter
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -122,9 +123,10 @@ class ModelCache:
                 return f"its cache has a {type(layer).__name__}, which is not known here"
             if getattr(layer, "number_of_states", 1) != 1:
                 return "its layers keep several states each"
-        windows = {(type(layer), getattr(layer, "sliding_window", 0)) for layer in layers if type(layer) in attention}
+        windows = Counter(getattr(layer, "sliding_window", 0) for layer in layers if type(layer) in attention)
         if len(windows) > 1:
-            return "its attention layers see windows of different sizes"
+            seen = [f"{n} see {w} tokens" if w else f"{n} the whole text" for w, n in sorted(windows.items())[::-1]]
+            return f"its attention layers see windows of different sizes ({', '.join(seen)})"
         return ""
 
     def build(self, model: TransformersModel, layers: State | None, batch: int) -> tuple[str, Any]:
@@ -155,10 +157,17 @@ class ModelCache:
         if hasattr(layer, "recurrent_states"):
             conv, memory = layer.conv_states[0].detach(), layer.recurrent_states[0]
             return ConvolutionState(conv) if memory is None else RecurrentState(conv, memory.detach())
-        return EmptyState() if layer.keys is None else AttentionState(layer.keys.detach(), layer.values.detach())
+        if layer.keys is None:
+            return EmptyState()
+        return AttentionState(*(_own_memory(leaf.detach()) for leaf in (layer.keys, layer.values)))
 
     def release(self) -> None:
         """Removes what the call left in the model."""
+
+
+def _own_memory(tensor: Tensor) -> Tensor:
+    """Copies what is a view of something larger: a window's keys and values would hold those of the whole text."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 class XLSTMCache(ModelCache):

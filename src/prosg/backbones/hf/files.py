@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,12 +18,13 @@ from prosg.backbones.hf.cache import TransformersModel
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.scan import KERNEL_NAMES
 from prosg.backbones.hf.sites import HF_SITES
+from prosg.backbones.hf.windows import windowed_config
 from prosg.tokenizers.files import TOKENIZER_FILES, stored_name
 from prosg.utils.io import CheckpointError, written_whole
 from prosg.utils.outside import plain_reason
 from prosg.utils.replaceable import FolderKind
 
-__all__ = ["MODEL_FOLDER", "hf_type", "load_hf", "load_hf_model", "save_hf"]
+__all__ = ["MODEL_FOLDER", "from_pretrained", "hf_type", "load_hf", "load_hf_model", "quiet", "save_hf"]
 
 MODEL_FOLDER = FolderKind(
     "a model",
@@ -59,6 +61,7 @@ def load_hf(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     kernel: str = "auto",
+    sliding_window: int = 0,
 ) -> HFBackbone:
     """Loads a backbone from a folder.
 
@@ -68,48 +71,71 @@ def load_hf(
         dtype: Type of the weights; that of the folder by default.
         device: Where to put the model.
         kernel: What runs Mamba's recurrence; see `HFBackbone`.
+        sliding_window: Tokens that every layer's attention sees, in the place of what the folder says; 0: as it says.
 
     Raises:
         CheckpointError: for a folder that cannot be loaded, or that cannot be a backbone.
-        ValueError: for a kernel that this type does not have.
+        ValueError: for a kernel or a window that this type does not have.
     """
     if kernel not in (allowed := KERNEL_NAMES.get(hf_type(path, names), ("auto",))):
         raise ValueError(f"kernel is {kernel!r}, but {path} is run by transformers; allowed: {', '.join(allowed)}")
-    model = load_hf_model(path, dtype)
+    model = load_hf_model(path, dtype, sliding_window)
     try:
-        backbone = HFBackbone(model, names, kernel)
+        backbone = HFBackbone(model, names, kernel, sliding_window)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return backbone.to(device)
 
 
-def load_hf_model(path: str | Path, dtype: torch.dtype | None = None) -> TransformersModel:
-    """Loads transformers' model of a folder. CheckpointError unless every weight comes from the folder."""
+def load_hf_model(path: str | Path, dtype: torch.dtype | None = None, sliding_window: int = 0) -> TransformersModel:
+    """Loads transformers' model of a folder, with a window (`windowed_config`) if it is not 0.
+
+    Raises:
+        CheckpointError: unless every weight comes from the folder.
+        ValueError: for a window that this type does not have.
+    """
+    from transformers import AutoConfig
+
+    options: dict[str, Any] = {"dtype": dtype or "auto"}
+    if sliding_window:
+        with quiet(), _explained(path):
+            config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        options["config"] = windowed_config(config, sliding_window)
+    return from_pretrained(path, path, **options)
+
+
+def from_pretrained(file: str | Path, path: str | Path, **options: Any) -> TransformersModel:
+    """Loads a causal language model of transformers from files.
+
+    Args:
+        file: What is loaded, for errors.
+        path: The folder.
+        options: Further arguments of transformers' `from_pretrained`.
+
+    Raises:
+        CheckpointError: unless every weight comes from there.
+    """
     from transformers import AutoModelForCausalLM
 
-    with _quiet():
-        try:
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
-            )
-        except Exception as error:  # transformers raises errors of many types
-            reason = f"{type(error).__name__}: {plain_reason(error)}"
-            raise CheckpointError(f"{path}: transformers cannot load it: {reason}") from None
+    with quiet(), _explained(file):
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, output_loading_info=True, **options
+        )
     for what in ("missing_keys", "mismatched_keys"):
         if names := sorted(map(str, loading[what])):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise CheckpointError(f"{path}: {what.replace('_keys', '')} tensors: {', '.join(names[:3])}{more}")
+            raise CheckpointError(f"{file}: {what.replace('_keys', '')} tensors: {', '.join(names[:3])}{more}")
     return model
 
 
 @contextmanager
 def save_hf(
-    backbone: HFBackbone, path: Path, *, tokenizer: Path | None = None, overwrite: bool = False
+    model: TransformersModel, path: Path, *, tokenizer: Path | None = None, overwrite: bool = False
 ) -> Iterator[Path]:
     """Writes a folder that transformers loads; it is there once the block that may add files to it has succeeded.
 
     Args:
-        backbone: The model.
+        model: The model, of transformers.
         path: The folder.
         tokenizer: A tokenizer's file to copy into it.
         overwrite: Whether a folder of a model at `path` is replaced.
@@ -123,18 +149,28 @@ def save_hf(
     """
     if path.suffix in (".pth", ".bin", ".pt", ".safetensors", ".st"):
         raise CheckpointError(
-            f"{path}: a model of type {backbone.model_type} is a folder of transformers; its tensors have no other "
+            f"{path}: a model of type {model.config.model_type} is a folder of transformers; its tensors have no other "
             "layout here"
         )
-    with written_whole(path, overwrite=overwrite, kind=MODEL_FOLDER) as temporary, _quiet():
-        backbone.model.save_pretrained(temporary)
+    with written_whole(path, overwrite=overwrite, kind=MODEL_FOLDER) as temporary, quiet():
+        model.save_pretrained(temporary)
         if tokenizer:
             shutil.copyfile(tokenizer, temporary / stored_name(tokenizer))
         yield temporary
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _explained(file: str | Path) -> Iterator[None]:
+    """Turns what transformers raises, errors of many types, into a CheckpointError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {plain_reason(error)}"
+        raise CheckpointError(f"{file}: transformers cannot load it: {reason}") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
     """Silences transformers' progress bars and warnings; all that matters is raised."""
     from transformers.utils import logging
 

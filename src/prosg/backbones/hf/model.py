@@ -31,6 +31,7 @@ from prosg.backbones.hf.cache import CACHES, ModelCache, TransformersModel
 from prosg.backbones.hf.calls import CallOptions, HookedModel
 from prosg.backbones.hf.scan import KERNEL_NAMES, describe_scan, use_scan
 from prosg.backbones.hf.sites import find_sites, projection_shape
+from prosg.backbones.hf.windows import attention_window
 from prosg.core.state import Anchor, State
 from prosg.core.tensors import last_valid
 from prosg.core.update import Site, Update, check_update
@@ -46,6 +47,11 @@ class HFBackbone(nn.Module):
         names: The projections that updates act on instead of those of `HF_SITES`: ends of their modules' paths, as
             "out_proj" or "attn.c_proj", with dots or underscores between the parts.
         kernel: What runs Mamba's recurrence, one of `KERNEL_NAMES`; "auto" for all other types.
+        sliding_window: The window that `model` was loaded with in the place of its own (`load_hf`), which adapters
+            remember; 0 for a model that is as its files say.
+
+    Attributes:
+        window: Tokens that attention sees at most, which bounds the state; 0 where it sees the whole text.
 
     Raises:
         ValueError: for names that fit no projection, a model whose cache cannot become a state, and a kernel that this
@@ -56,10 +62,13 @@ class HFBackbone(nn.Module):
     perturbations = ("wipe", "swap")
     checkpoint_every = 0
 
-    def __init__(self, model: TransformersModel, names: Sequence[str] = (), kernel: str = "auto") -> None:
+    def __init__(
+        self, model: TransformersModel, names: Sequence[str] = (), kernel: str = "auto", sliding_window: int = 0
+    ) -> None:
         super().__init__()
         self.model = model
         self.model_type: str = model.config.model_type
+        self.sliding_window, self.window = sliding_window, attention_window(model.config)
         cache = CACHES.get(self.model_type, ModelCache)
         if reason := cache.unsupported(model):
             raise ValueError(f"{self.model_type}: {reason}")

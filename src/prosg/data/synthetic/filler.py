@@ -17,7 +17,7 @@ from prosg.data.synthetic.splits import SPLITS, split_of
 from prosg.data.synthetic.story import SentenceSource
 from prosg.utils.outside import read_text
 
-__all__ = ["Filler"]
+__all__ = ["MOST_BYTES", "Filler", "paragraphs"]
 
 WORDS = (4, 60)
 """Least and greatest number of words of a usable sentence."""
@@ -45,10 +45,8 @@ class Filler:
         """Cleans a text and splits it into sentences. Raises ValueError if none of them is usable."""
         self.name = name
         self.parts: dict[str, list[str]] = {split: [] for split in SPLITS}
-        for paragraph in re.split(r"\n\s*\n", text):
-            lines = [line.strip() for line in paragraph.splitlines()]
-            body = " ".join(line for line in lines if not _is_heading(line))
-            if usable := [sentence for sentence in _sentences(body) if _usable(sentence)]:
+        for body in _bodies(text):
+            if usable := [sentence for sentence in _sentences(_cleaned(body)) if _usable(sentence)]:
                 self.parts[split_of("filler", body.split())] += usable
         if not any(self.parts.values()):
             raise ValueError(
@@ -88,14 +86,31 @@ class Filler:
         return sentences
 
 
+def paragraphs(text: str, split: str) -> Iterator[str]:
+    """Yields the paragraphs of a split, without headings, each in one line, cleaned of WikiText's spacing."""
+    for body in _bodies(text):
+        if body and split_of("filler", body.split()) == split:
+            yield _cleaned(body)
+
+
+def _bodies(text: str) -> Iterator[str]:
+    for paragraph in re.split(r"\n\s*\n", text):
+        lines = [line.strip() for line in paragraph.splitlines()]
+        yield " ".join(line for line in lines if not _is_heading(line))
+
+
+def _cleaned(text: str) -> str:
+    for pattern, replacement in CLEANING:
+        text = re.sub(pattern, replacement, text)
+    return text.strip()
+
+
 def _is_heading(line: str) -> bool:
     return line.startswith("#") or (line.startswith("=") and line.endswith("="))
 
 
 def _sentences(text: str) -> list[str]:
-    for pattern, replacement in CLEANING:
-        text = re.sub(pattern, replacement, text)
-    return re.split(rf'(?<=[{SENTENCE_ENDS}])\s+(?=["A-Z])', text.strip())
+    return re.split(rf'(?<=[{SENTENCE_ENDS}])\s+(?=["A-Z])', text)
 
 
 def _usable(sentence: str) -> bool:
