@@ -228,7 +228,7 @@ def test_nothing_half_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_adapters_are_replaced_only_when_asked(tmp_path: Path) -> None:
     folder = save_with_base(model(), tmp_path / "adapter")
-    assert_refused(lambda: save_adapter(model(), folder), "adapter: exists.*--overwrite", FileExistsError)
+    assert_refused(lambda: save_adapter(model(), folder), "adapter: exists; overwrite=True", FileExistsError)
     save_adapter(model("paper"), folder, base="../base.pth", overwrite=True)
     assert load_adapter(folder)[0].prosg_config.preset == "paper"
     (tmp_path / "notes").mkdir()

@@ -109,11 +109,11 @@ def test_a_refused_command_may_be_corrected(shop: TrainingFolder, here: Path, tm
 
 
 def test_help_has_every_option_and_what_recipes_change(capsys: pytest.CaptureFixture[str]) -> None:
-    assert status(["train", "synthesize", "--help"]) == 0
+    assert status(["train", "synthesize", "--help-all"]) == 0
     out = capsys.readouterr().out
     for option in ("--config", "--module.rank", "--perturbation.load-story", "--optim.skip-above", "--stop.patience"):
         assert option in out
-    assert "Rank n of the update" in out and "0.004" in out and "0.001" in out
+    assert "Rank of the update" in out and "0.004" in out and "0.001" in out
 
 
 @pytest.fixture
