@@ -181,3 +181,26 @@ def test_a_chosen_kernel_more_threads_and_gradients_are_left_as_they_are(monkeyp
     logits = model(torch.tensor([[3]])).logits
     logits.sum().backward()
     assert model.blocks[0].att.key.weight.grad is not None
+
+
+@models
+@pytest.mark.parametrize("narrow", [False, True])
+@torch.no_grad()
+def test_a_row_does_not_depend_on_the_others_to_the_last_bit(name: str, narrow: bool) -> None:
+    model = make(name, torch.float32)
+    if narrow:
+        quantise(model)
+    tokens = torch.randint(0, 50, (32, 8))
+    start = model(tokens[:, :4]).state
+
+    def write_rows(count: int) -> Tensor:
+        state, logits = tuple(type(layer)(*(leaf[:count] for leaf in layer)) for layer in start), []
+        for t in range(4, 8):
+            output = model(tokens[:count, t : t + 1], state)
+            state = output.state
+            logits.append(output.logits)
+        return torch.cat(logits, 1)
+
+    together = write_rows(32)
+    for count in (1, 3, 17):
+        assert torch.equal(write_rows(count), together[:count])
