@@ -167,7 +167,7 @@ def test_a_file_is_hashed_once_while_it_stays_as_it_is(
 ) -> None:
     monkeypatch.setattr("prosg.utils.file_hashes.SETTLED", -1)
     read: list[Path] = []
-    monkeypatch.setattr(fingerprints, "_of_files", lambda path: read.append(path) or f"{len(read)}")
+    monkeypatch.setattr(fingerprints, "_of_files", lambda path, *options: read.append(path) or f"{len(read)}")
     save_backbone(model, tmp_path / "a.pth")
     assert fingerprints.checkpoint_fingerprint(tmp_path / "a.pth") == "1"
     assert fingerprints.checkpoint_fingerprint(str(tmp_path / "a.pth")) == "1"

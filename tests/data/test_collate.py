@@ -32,9 +32,10 @@ def test_collate_pads_on_the_right_and_weighs_the_late_stage() -> None:
         "first_end": [0, 0],
         "story_end": [2, 1],
         "row_ids": [11, 12],
+        "open": [False, False],
     }
     kinds = {name: value.dtype for name, value in batch.items()}
-    assert kinds.pop("weights") == torch.float32
+    assert kinds.pop("weights") == torch.float32 and kinds.pop("open") == torch.bool
     assert set(kinds.values()) == {torch.int64}
 
 

@@ -265,6 +265,6 @@ def test_a_run_resumes_under_a_version_with_more_options(folder: TrainingFolder,
     stored = json.loads(json.dumps(asdict(config)))
     del stored["template"], stored["optim"]["clip"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(ValueError, match="template changed"):
+    with pytest.raises(ValueError, match="--template was not given, is pile now"):
         train("finetune", replace(config, template="pile"))
     assert train("finetune", config) == 0
