@@ -125,9 +125,10 @@ def pick(
         top_k: Draw from the k likeliest tokens; 0 from all. Also one per row.
         top_p: Draw from the likeliest tokens that hold this much probability. Also one per row.
     """
-    greedy = logits.argmax(1)
-    if not bool((temperature > 0).any()):
-        return greedy
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits  # PyTorch is slow at finding the greatest bf16
+    warm = temperature > 0
+    if not bool(warm.any()):
+        return logits.argmax(1)
     scaled = logits.float() / temperature.clamp(min=1e-6).unsqueeze(1)
     p = torch.softmax(_keep_likeliest(scaled, top_k), 1)
     if isinstance(top_p, Tensor):
@@ -140,7 +141,7 @@ def pick(
     below = torch.nextafter(total[:, -1:], torch.zeros_like(total[:, -1:]))
     target = torch.minimum(numbers.unsqueeze(1).to(total.dtype) * total[:, -1:], below)
     drawn = torch.searchsorted(total, target, right=True).squeeze(1)
-    return torch.where(temperature > 0, drawn, greedy)
+    return drawn if bool(warm.all()) else torch.where(warm, drawn, logits.argmax(1))
 
 
 def _keep_likeliest(scaled: Tensor, top_k: int | Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class RowSampling:
         random = logits.new_zeros(0) if self.greedy else draws(self.seeds, self.steps, self.numbers, logits.device)
         self.steps += np.uint64(1)
         chosen = pick(
-            logits.masked_fill(~finite.unsqueeze(1), 0.0),
+            logits if bool(finite.all()) else logits.masked_fill(~finite.unsqueeze(1), 0.0),
             self.temperature,
             self.temperature if self.greedy else random,
             self.top_k,
