@@ -22,6 +22,7 @@ class BuildKernels(build_ext):
     def run(self) -> None:
         if os.environ.get("PROSG_NO_KERNELS"):
             self.extensions = []
+        self.parallel = self.parallel or os.cpu_count()
         super().run()
         built = [ext for ext in self.extensions if Path(self.get_ext_fullpath(ext.name)).exists()]
         if len(built) < len(KERNELS):
