@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from prosg.cli.common import add_memory, add_model, add_state, add_template, load_from, say_template
+from prosg.cli.common import add_memory, add_model, add_sampling, add_state, add_template, load_from, say_template
 from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
@@ -24,10 +24,7 @@ def _parser() -> Parser:
     add_state(parser)
     add_memory(parser)
     add_template(parser)
-    parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
-    parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest that hold this probability")
+    add_sampling(parser)
     parser.add_argument("--stop", action="append", help=r"end answers at this text, like '\n'; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
     parser.add_argument("--rows", type=int, default=32, help="answers that are written at once")

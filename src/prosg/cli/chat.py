@@ -14,6 +14,7 @@ from prosg.cli.common import (
     add_memory,
     add_model,
     add_overwrite,
+    add_sampling,
     add_state,
     add_template,
     check_text,
@@ -68,10 +69,7 @@ def _parser() -> Parser:
         "prompt; by default never, or as in the file of --load",
     )
     add_overwrite(parser)
-    parser.add_argument("--max-tokens", type=int, default=512, help="longest answer")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
-    parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
-    parser.add_argument("--top-p", type=float, default=0.9, help="draw from the likeliest that hold this probability")
+    add_sampling(parser, max_tokens=512, top_p=0.9)
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers; each answer has the next")
     return parser
 

@@ -26,6 +26,7 @@ __all__ = [
     "add_overwrite",
     "add_prompt",
     "add_prompt_file",
+    "add_sampling",
     "add_sliding_window",
     "add_state",
     "add_tau",
@@ -125,6 +126,14 @@ def add_tau(parser: Parser) -> None:
     parser.add_argument(
         "--tau", type=float, help="window of the anchor, tokens: what was written longer ago than that fades sooner"
     )
+
+
+def add_sampling(parser: Parser, max_tokens: int = 256, top_p: float = 1.0) -> None:
+    """Adds how long an answer may be, and how its tokens are chosen."""
+    parser.add_argument("--max-tokens", type=int, default=max_tokens, help="longest answer")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
+    parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
+    parser.add_argument("--top-p", type=float, default=top_p, help="draw from the likeliest that hold this probability")
 
 
 def add_window(parser: Parser) -> None:

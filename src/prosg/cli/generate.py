@@ -11,6 +11,7 @@ from prosg.cli.common import (
     add_model,
     add_prompt,
     add_prompt_file,
+    add_sampling,
     add_state,
     check_text,
     encode_prompt,
@@ -36,10 +37,7 @@ def _parser() -> Parser:
     add_prompt(parser, ", and the answer ends where the next would begin")
     add_prompt_file(parser, "each answer is a line of JSON")
     add_memory(parser)
-    parser.add_argument("--max-tokens", type=int, default=256, help="longest answer")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
-    parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: all")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest that hold this probability")
+    add_sampling(parser)
     parser.add_argument("--stop", action="append", help=r"end the answer at this text, like '\n'; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
     parser.add_argument("--hold-until", type=int, default=0, help="sentences to write before the marker is forced")

@@ -87,29 +87,9 @@ EXPORT const char *JOIN(prosg, LIBRARY, instructions)(void)
 
 #elif !defined(SET) /* for one number type */
 
-#define SET plain
-#define TARGET
-#define BYTES 16
-#include "kernel.h"
-#undef SET
-#undef TARGET
-#undef BYTES
-#ifdef DISPATCH
-#define SET avx2
-#define TARGET __attribute__((target("avx2,fma")))
-#define BYTES 32
-#include "kernel.h"
-#undef SET
-#undef TARGET
-#undef BYTES
-#define SET avx512
-#define TARGET __attribute__((target("avx512f,avx512dq,fma")))
-#define BYTES 64
-#include "kernel.h"
-#undef SET
-#undef TARGET
-#undef BYTES
-#endif
+#define EACH_SET "kernel.h"
+#define WIDEST "avx512f,avx512dq,fma"
+#include "sets.h"
 
 #else /* for one number type and one instruction set */
 

@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["CFunction", "CompiledLibrary", "bits"]
+__all__ = ["ACTIVATIONS", "CFunction", "CompiledLibrary", "bits"]
 
 CFunction = Callable[..., int]
 FLOATS = {torch.float32: "f32", torch.float64: "f64"}
+ACTIVATIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+"""Types of activations in decoding, and what the libraries call them."""
 
 
 @lru_cache

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from prosg.ops.library import CFunction, CompiledLibrary
+from prosg.ops.library import ACTIVATIONS, CFunction, CompiledLibrary
 from prosg.ops.linear.compiled import LIBRARY as LINEAR
 from prosg.ops.step.compiled import LIBRARY as STEP
 from prosg.ops.wkv4.compiled import LIBRARY as WKV4
@@ -20,9 +20,8 @@ from prosg.ops.wkv7.compiled import LIBRARY as WKV7
 
 __all__ = ["LIBRARY", "can_run_blocks", "run_block"]
 
-TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 SIZES = 10
-LIBRARY = CompiledLibrary("block", abi=1, sizes=SIZES, pointers={"rwkv4": 0, "rwkv7": 0}, types=TYPES)
+LIBRARY = CompiledLibrary("block", abi=1, sizes=SIZES, pointers={"rwkv4": 0, "rwkv7": 0}, types=ACTIVATIONS)
 
 
 NARROW = 512
@@ -60,7 +59,7 @@ def can_run_blocks(x: Tensor, state: torch.dtype) -> bool:
     return (
         x.shape[1] == 1
         and not torch.is_grad_enabled()
-        and x.dtype in TYPES
+        and x.dtype in ACTIVATIONS
         and state == torch.float32
         and x.is_cpu
         and (x.shape[2] <= NARROW or torch.get_num_threads() == 1)

@@ -21,7 +21,6 @@
 #define JOIN(a, b, c) PASTE(a, b, c)
 #define OTHER(function) JOIN(prosg_, function, TYPE)
 
-typedef uint16_t half;
 enum { A, B, FACTORS };
 
 /* A matrix, and the factors of its int8, NULL where it is of the activations' type; an update's factors, or NULL. */
@@ -136,7 +135,7 @@ static void *take(char **at, int64_t count, size_t size)
 #undef NARROW
 
 #define TYPE bf16
-#define REAL half
+#define REAL uint16_t
 #define NARROW 1
 #include "block/block.c"
 #undef TYPE
@@ -162,7 +161,7 @@ static int NAME(project)(int64_t rows, int64_t I, int64_t O, const Matrix *matri
 }
 
 EXPORT int OTHER(block_rwkv4)(int64_t rows, int64_t E, int64_t C, int64_t F, int64_t rank, int64_t shared, int64_t eps,
-                              int64_t u, int64_t v_, int64_t w_, int64_t begin, int64_t end, void **at)
+                              int64_t unused, int64_t none, int64_t nothing, int64_t begin, int64_t end, void **at)
 {
     const Matrix *matrix = (const Matrix *)(at + FOUR_MATRICES);
     const int64_t widest = F > C ? F : C;
@@ -176,7 +175,7 @@ EXPORT int OTHER(block_rwkv4)(int64_t rows, int64_t E, int64_t C, int64_t F, int
     void **const state = at + FOUR_STATE, **const pull = at + FOUR_PULL, **const after = at + FOUR_AFTER;
     float *const memory = at[FOUR_MEMORY];
     int failed = 0;
-    (void)u, (void)v_, (void)w_, (void)begin, (void)end;
+    (void)unused, (void)none, (void)nothing, (void)begin, (void)end;
 
     void *read[] = {at[FOUR_X], NULL, at[FOUR_LN1], at[FOUR_LN1_BIAS], state[0], NULL,
                     at[FOUR_SEEN], mixed, after[0], at[FOUR_MIX], at[FOUR_MIX + 1],

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from prosg.ops.library import ACTIVATIONS
 from prosg.ops.linear.compiled import LIBRARY, compiled_linear, most_rows
 from prosg.ops.linear.naive import naive_linear
 from prosg.ops.operation import Operation
@@ -43,7 +44,6 @@ KERNELS: dict[str, LinearKernel] = {"torch": naive_linear, "c": compiled_linear}
 LINEAR: Operation[LinearKernel] = Operation("linear", KERNELS, "torch", LIBRARY)
 
 _most_rows = cache(most_rows)
-_TYPES = (torch.float32, torch.bfloat16)
 
 
 def linear(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -55,7 +55,7 @@ def _is_fast(x: Tensor, weight: Tensor, scale: Tensor | None) -> bool:
     rows = x.numel() // max(weight.shape[1], 1)
     return (
         0 < rows <= _most_rows(weight.dtype)
-        and x.dtype in _TYPES
+        and x.dtype in ACTIVATIONS
         and weight.dtype in (x.dtype, torch.int8)
         and x.is_cpu
         and weight.is_cpu

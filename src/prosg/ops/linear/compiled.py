@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from prosg.ops.library import CompiledLibrary
+from prosg.ops.library import ACTIVATIONS, CompiledLibrary
 
 __all__ = ["LIBRARY", "compiled_linear", "most_rows"]
 
@@ -15,7 +15,7 @@ LIBRARY = CompiledLibrary(
     abi=1,
     sizes=4,
     pointers={"rows": 4},
-    types={torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "i8"},
+    types={**ACTIVATIONS, torch.int8: "i8"},
 )
 
 PARALLEL_FROM = 1 << 19

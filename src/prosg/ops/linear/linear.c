@@ -17,6 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bf16.h"
+
 #if !defined(__GNUC__)
 #error "this kernel needs the vector types of GCC and Clang; without it the package uses PyTorch's products"
 #endif
@@ -43,29 +45,10 @@
 #include <immintrin.h>
 #endif
 
-/* How the elements of W are read: see LOAD. */
+/* The types of W. */
 enum { F32, BF16, I8 };
 
-typedef uint16_t bf16;
 typedef float four __attribute__((vector_size(16), may_alias, aligned(4)));
-
-static inline float widen(bf16 x)
-{
-    const uint32_t bits = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-/* To the nearest, ties to even; NaN stays NaN. */
-static inline bf16 narrow(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    if (x != x)
-        return 0x7fc0;
-    return (bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 static inline void put(void *y, int64_t at, float value, int narrowed)
 {
@@ -82,28 +65,10 @@ static float *space(int64_t count, void **block)
     return *block ? (float *)(((uintptr_t)*block + 63) & ~(uintptr_t)63) : NULL;
 }
 
-#define SET plain
-#define TARGET
-#define BYTES 16
-#include "linear/linear.c"
-#undef SET
-#undef TARGET
-#undef BYTES
+#define EACH_SET "linear/linear.c"
+#define WIDEST "avx512f,avx512dq,avx512bw,avx512vl,fma"
+#include "sets.h"
 #ifdef DISPATCH
-#define SET avx2
-#define TARGET __attribute__((target("avx2,fma")))
-#define BYTES 32
-#include "linear/linear.c"
-#undef SET
-#undef TARGET
-#undef BYTES
-#define SET avx512
-#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma")))
-#define BYTES 64
-#include "linear/linear.c"
-#undef SET
-#undef TARGET
-#undef BYTES
 #define SET bf16dot
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,fma")))
 #define BYTES 64

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prosg.core.update import LowRank
+from prosg.ops.library import ACTIVATIONS
 from prosg.ops.step.compiled import (
     LIBRARY,
-    TYPES,
     compiled_add_deltas,
     compiled_finish,
     compiled_replacement,
@@ -51,7 +51,7 @@ def _is_step(x: Tensor, state: torch.dtype = torch.float32) -> bool:
     """Whether the compiled form can take over: one token of each row, as in decoding."""
     return (
         x.shape[1] == 1
-        and x.dtype in TYPES
+        and x.dtype in ACTIVATIONS
         and state == torch.float32
         and x.is_cpu
         and type(x) is Tensor

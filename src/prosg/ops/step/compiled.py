@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prosg.core.update import LowRank
-from prosg.ops.library import CompiledLibrary, bits
+from prosg.ops.library import ACTIVATIONS, CompiledLibrary, bits
 from prosg.ops.step.naive import Replacement, RWKV7Vectors, Shifted
 
 __all__ = [
@@ -20,9 +20,8 @@ __all__ = [
     "fits_deltas",
 ]
 
-TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 LIBRARY = CompiledLibrary(
-    "step", abi=1, sizes=5, pointers=dict.fromkeys(("shift_mix", "low_rank", "replace", "finish"), 0), types=TYPES
+    "step", abi=1, sizes=5, pointers=dict.fromkeys(("shift_mix", "low_rank", "replace", "finish"), 0), types=ACTIVATIONS
 )
 SITES = 3
 """Projections that one call changes."""

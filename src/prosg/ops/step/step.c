@@ -20,6 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bf16.h"
+
 #if !defined(__GNUC__)
 #error "this kernel needs GCC or Clang; without it the package uses PyTorch"
 #endif
@@ -38,22 +40,6 @@
 #include <immintrin.h>
 #endif
 
-typedef uint16_t half;
-
-static INLINE float widen(half x)
-{
-    const union { uint32_t bits; float value; } wide = {(uint32_t)x << 16};
-    return wide.value;
-}
-
-/* To the nearest, ties to even. */
-static INLINE half narrow(float x)
-{
-    const union { float value; uint32_t bits; } wide = {x};
-    const uint32_t rounded = (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
-    return x == x ? (half)rounded : 0x7fc0;
-}
-
 #define TYPE f32
 #define REAL float
 #define NARROW 0
@@ -67,7 +53,7 @@ static INLINE half narrow(float x)
 #undef PUT
 
 #define TYPE bf16
-#define REAL half
+#define REAL uint16_t
 #define NARROW 1
 #define GET(x) widen(x)
 #define PUT(x) narrow(x)
@@ -138,29 +124,9 @@ EACH(columns, bf16)
 
 #elif !defined(SET) /* for one type */
 
-#define SET plain
-#define TARGET
-#define BYTES 16
-#include "step/step.c"
-#undef SET
-#undef TARGET
-#undef BYTES
-#ifdef DISPATCH
-#define SET avx2
-#define TARGET __attribute__((target("avx2,fma")))
-#define BYTES 32
-#include "step/step.c"
-#undef SET
-#undef TARGET
-#undef BYTES
-#define SET avx512
-#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,prefer-vector-width=512")))
-#define BYTES 64
-#include "step/step.c"
-#undef SET
-#undef TARGET
-#undef BYTES
-#endif
+#define EACH_SET "step/step.c"
+#define WIDEST "avx512f,avx512dq,avx512bw,avx512vl,fma,prefer-vector-width=512"
+#include "sets.h"
 
 #else /* for one type and one instruction set */
 
