@@ -89,6 +89,8 @@ def _anchor_text(model: ProSG) -> str:
         anchor = model.anchor or StateAnchor(model.backbone)
     except ValueError as error:
         return f"none: {error}"
+    if not any(model.backbone.anchor_units):
+        return "the prompt's keys and values stay beside the window of attention (--memory anchor)"
     windows = torch.cat([log_tau.detach().exp() for log_tau in anchor.log_tau])
     low, high = windows.min().item(), windows.max().item()
     window = f"window {low:.4g}" if low == high else f"windows {low:.4g} to {high:.4g}"

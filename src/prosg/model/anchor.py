@@ -72,7 +72,7 @@ class StateAnchor(nn.Module):
             ValueError: for a window or an age out of range, and for a backbone whose memory cannot be pulled or aged.
         """
         super().__init__()
-        usual = anchor_defaults(backbone)
+        usual, given = anchor_defaults(backbone), tau
         tau, self.age = (usual.tau if tau is None else tau), (usual.age if age is None else age)
         if not tau >= LEAST_TAU:
             raise ValueError(f"tau is {tau}; it must be at least {LEAST_TAU:g} token")
@@ -88,6 +88,8 @@ class StateAnchor(nn.Module):
         sizes = backbone.anchor_units
         if not sizes:
             backbone.make_anchor(backbone.init_state(1), (), ())  # says why not
+        if given is not None and not any(sizes):
+            raise ValueError(f"tau is {given:g}; a {model_type} keeps the prompt's keys and values, and pulls nothing")
         device = next(backbone.parameters()).device
 
         def units(value: float) -> nn.ParameterList:
@@ -127,7 +129,12 @@ def mean_state(backbone: Backbone, states: Iterable[State]) -> State:
     """Returns the mean memory over all rows of several states, as a state of one row, for a control.
 
     Token shifts are those of the first row.
+
+    Raises:
+        ValueError: for no states, and for a backbone that keeps keys and values, of which prompts have different numbers.
     """
+    if not any(backbone.anchor_units):
+        raise ValueError(f"a mean prompt's keys and values are not defined for a {backbone.config.model_type}")
     mean: State | None = None
     for count, row in enumerate((row for state in states for row in _rows(state)), start=1):
         if mean is None:

@@ -143,7 +143,7 @@ class ProSG(TextModel):
             return "anchor" if self.synthesizer is None else "both"
         if self.synthesizer is None:
             return "none"
-        return "auto" if self.synthesizer.is_selective and any(self.backbone.anchor_units) else "update"
+        return "auto" if self.synthesizer.is_selective and self.backbone.anchor_units else "update"
 
     @property
     def device(self) -> torch.device:

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from prosg.backbones.hf.anchors import pull_layers
 from prosg.backbones.hf.cache import AttentionState, ModelCache, TokensRead, TransformersModel, call_parameters
+from prosg.backbones.hf.kept_keys import KeptCache, kept_keys, kept_mask, moved_on
 from prosg.backbones.hf.sites import ModelSites
+from prosg.backbones.hf.windows import attention_window
 from prosg.core.state import Anchor, State, choose_rows, join_states, map_state, take_rows
 from prosg.core.update import Site, Update, add_delta, take_update_rows
 
@@ -94,15 +96,15 @@ class HookedModel:
             raise ValueError(
                 f"{time} tokens in one call; this {self.model_type} reads {longest} (max_inference_chunksize)"
             )
+        if state is not None and options.anchor is not None and (kept := kept_keys(options.anchor)):
+            state = (moved_on(state[0], options.anchor), *state[1:])
+            cache: ModelCache = KeptCache(self.model, state[1:], kept, attention_window(self.model.config))
+            arguments = {**cache.arguments(), "attention_mask": kept_mask(state, options.anchor)}
+            arguments["position_ids"] = state[0].tokens.unsqueeze(1)
+        else:
+            cache = self.cache(self.model, None if state is None else state[1:], batch, keep_state)
+            arguments = {**cache.arguments(), **_places(state, tokens)}
         read = torch.zeros(batch, dtype=torch.int64, device=tokens.device) if state is None else state[0].tokens
-        cache = self.cache(self.model, None if state is None else state[1:], batch, keep_state)
-        arguments = cache.arguments()
-        if state is not None and (attention := [layer for layer in state if isinstance(layer, AttentionState)]):
-            seen = attention[0].keys.shape[2]
-            arguments["position_ids"] = read.unsqueeze(1)
-            mask = torch.arange(seen + 1, device=tokens.device) >= seen - read.unsqueeze(1)
-            if not bool(mask.all()):
-                arguments["attention_mask"] = mask.long()
         model_selects = options.positions is not None and "logits_to_keep" in call_parameters(self.model.__class__)
         if model_selects:
             arguments["logits_to_keep"] = options.positions
@@ -205,6 +207,16 @@ class HookedModel:
                     f"site {site} ({self.sites.modules[site]}) was called {count} times in one pass, not once: the "
                     "model bypasses it, and an update of it would be lost; choose other projections"
                 )
+
+
+def _places(state: State | None, tokens: Tensor) -> dict[str, Tensor]:
+    """The arguments by which attention knows the place of a token (B, 1) after a state, and a row's own keys."""
+    attention = [layer for layer in state or () if isinstance(layer, AttentionState)]
+    if state is None or not attention:
+        return {}
+    read, seen = state[0].tokens.unsqueeze(1), attention[0].keys.shape[2]
+    mask = torch.arange(seen + 1, device=tokens.device) >= seen - read
+    return {"position_ids": read} if bool(mask.all()) else {"position_ids": read, "attention_mask": mask.long()}
 
 
 def _at_positions(logits: Tensor, positions: Tensor | None) -> Tensor:

@@ -139,7 +139,10 @@ class HFBackbone(nn.Module):
 
     @functools.cached_property
     def anchor_units(self) -> tuple[int, ...]:
-        """For each entry of the state the units of its memory, 0 for entries without one; () where it has none."""
+        """For each entry of the state the units of its memory, 0 for entries without one; () where nothing can be held.
+
+        Attention in a window keeps keys, which have no window or strength of their own: 0 everywhere.
+        """
         state = self.init_state(1)
         return () if anchor_refusal(self.model, state) else layer_units(state)
 
@@ -149,10 +152,11 @@ class HFBackbone(nn.Module):
         return None
 
     def make_anchor(self, target: State, log_keep: Sequence[Tensor], share: Sequence[Tensor]) -> Anchor:
-        """Returns what pulls recurrent memories back; see `Backbone`. Keys and values of attention stay as they are.
+        """Returns what pulls recurrent memories back, or what attention in a window keeps; see `Backbone`.
 
         Raises:
-            ValueError: for a type whose memory is no tensor of `DynamicCache`, and where attention forgets the prompt.
+            ValueError: for a type whose memory is no tensor of `DynamicCache`, for attention over the whole text alone,
+                and where only some of the layers attend in a window.
         """
         if reason := anchor_refusal(self.model, target):
             raise ValueError(f"{self.model_type}: its state cannot be anchored: {reason}")
