@@ -42,6 +42,11 @@ def test_make_writes_the_rows_of_make_rows(data: Path) -> None:
     assert read_rows(data) == make_rows(["names", "code", "story"], 9, 5)
 
 
+def test_natural_stands_for_kinds_of_everyday_language(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", "make", str(tmp_path / "rows.jsonl"), "--kinds", "natural", "--size", "6"])
+    assert "6 rows of password, guests, meeting" in capsys.readouterr().out
+
+
 def test_make_takes_difficulty_options(tmp_path: Path) -> None:
     text, out = tmp_path / "text.txt", tmp_path / "rows.jsonl"
     text.write_text("\n\n".join(f"Number {n} was not here. It went to number {n + 1} at once." for n in range(90)))

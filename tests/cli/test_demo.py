@@ -13,6 +13,9 @@ BAD = [
     case("demo --rates fast", "--rates", "fast", "numbers"),
     case("demo --rates 0", "--rates"),
     case("demo --backbone lstm", "--backbone", "lstm", "rwkv4"),
+    case("demo --long", "--long is for the real model", "--real"),
+    case("demo --real --full", "--full is for the small models"),
+    case("demo --real --gguf missing.gguf --out missing", "--gguf", "missing.gguf", "allowed"),
 ]
 
 

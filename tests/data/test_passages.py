@@ -88,6 +88,11 @@ def test_kinds_are_mixed_by_weight() -> None:
         ValueError, match="mix names story, of which there are no rows; kinds of the rows: code, passage"
     ):
         mix_rows(rows, {"story": 1.0}, seed=1)
+    parts = [encoded("composed-1", i) for i in range(6)] + [encoded("composed-2", i) for i in range(2)] + rows
+    mixed = mix_rows(parts, {"composed-*": 1.0, "passage": 1.0}, seed=1)
+    assert Counter(row.kind for row in mixed) == {"composed-1": 6, "composed-2": 2, "passage": 8}
+    with pytest.raises(ValueError, match=r"composed-1 by composed-\* and composed-1; allowed: each kind once"):
+        mix_rows(parts, {"composed-*": 1.0, "composed-1": 1.0}, seed=1)
 
 
 @pytest.mark.parametrize(

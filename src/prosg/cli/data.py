@@ -52,7 +52,7 @@ def _make_parser() -> Parser:
 
 def _make(options: Namespace) -> int:
     from prosg.data.row import write_rows
-    from prosg.data.synthetic import DEMO_KINDS, SENTENCES, Difficulty, Filler, iter_rows
+    from prosg.data.synthetic import SENTENCES, Difficulty, Filler, expand_kinds, iter_rows
 
     if options.distance and options.sentences:
         raise ValueError("give --distance or --sentences, not both")
@@ -61,7 +61,7 @@ def _make(options: Namespace) -> int:
         name: tuple(limits) if (limits := getattr(options, name)) else None
         for name in ("distance", "sentences", "distractors", "turns", "items")
     }
-    kinds = options.kinds or DEMO_KINDS
+    kinds = expand_kinds(options.kinds or ())
     difficulty = Difficulty(
         distractors=ranges["distractors"],
         filler=Filler.read(options.filler) if options.filler is not None else None,

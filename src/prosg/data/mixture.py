@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import chain, islice, repeat
 from random import Random
 
@@ -41,22 +41,24 @@ def mix_rows(rows: Sequence[EncodedRow], weights: Mapping[str, float], seed: int
 
     Args:
         rows: Rows of several kinds.
-        weights: Kind -> weight.
+        weights: Kind -> weight. A kind with * in it stands for all that match, together: composed-*.
         seed: Of the choice.
 
     Raises:
-        ValueError: for a kind without rows, naming the kinds that there are.
+        ValueError: for a kind without rows, naming the kinds that there are, and for one that two weights name.
     """
-    by_kind: dict[str, list[EncodedRow]] = defaultdict(list)
-    for row in rows:
-        by_kind[row.kind].append(row)
-    if missing := [kind for kind in weights if kind not in by_kind]:
-        known = ", ".join(sorted(filter(None, by_kind))) or "none: no row names its kind"
+    kinds = {row.kind for row in rows}
+    named = {name: {kind for kind in kinds if fnmatchcase(kind, name)} for name in weights}
+    if missing := [name for name, found in named.items() if not found]:
+        known = ", ".join(sorted(filter(None, kinds))) or "none: no row names its kind"
         raise ValueError(f"mix names {', '.join(missing)}, of which there are no rows; kinds of the rows: {known}")
-    total, whole = sum(len(by_kind[kind]) for kind in weights), sum(weights.values())
+    if twice := [kind for kind in sorted(kinds) if sum(kind in found for found in named.values()) > 1]:
+        by = " and ".join(name for name, found in named.items() if twice[0] in found)
+        raise ValueError(f"mix names {twice[0]} by {by}; allowed: each kind once")
+    pools = {name: [row for row in rows if row.kind in found] for name, found in named.items()}
+    total, whole = sum(map(len, pools.values())), sum(weights.values())
     mixed: list[EncodedRow] = []
-    for kind, weight in weights.items():
-        own = by_kind[kind]
-        Random(f"{seed}/{kind}").shuffle(own)
-        mixed += islice(chain.from_iterable(repeat(own)), max(round(total * weight / whole), 1))
+    for name, pool in pools.items():
+        Random(f"{seed}/{name}").shuffle(pool)
+        mixed += islice(chain.from_iterable(repeat(pool)), max(round(total * weights[name] / whole), 1))
     return mixed

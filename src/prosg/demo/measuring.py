@@ -66,6 +66,8 @@ def measure(
     split: str = "test",
     kinds: Sequence[str] = (),
     free: bool = True,
+    measures: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
     reference: str = "",
     title: str = "Evaluation",
     device: str = "cpu",
@@ -83,6 +85,8 @@ def measure(
         split: Of the prompts.
         kinds: Kinds of instruction; the demo's by default.
         free: Also write answers of free length in range, and score the rows' own.
+        measures: In the place of those that `free` stands for.
+        data: Options of the evaluation's data that differ from the curve's: a file of rows.
         reference: Label that the others are compared with.
         title: Of the report.
         device: cpu, cuda or auto.
@@ -99,7 +103,7 @@ def measure(
         "out": str(out),
         "title": title,
         "systems": {name: dict(options) for name, options in systems.items()},
-        "measures": ["curve", "accuracy", "perplexity"] if free else ["curve"],
+        "measures": list(measures) or (["curve", "accuracy", "perplexity"] if free else ["curve"]),
         "reference": reference,
         "device": device,
         "data": {
@@ -108,6 +112,7 @@ def measure(
             "sentences": [first, first],
             "split": split,
             "seed": seed,
+            **(data or {}),
         },
         "generation": {"max_tokens": FREE_TOKENS + first * Sampling.tokens_per_sentence, "seed": seed},
         "curve": dict(curve),

@@ -131,7 +131,7 @@ def mean_state(backbone: Backbone, states: Iterable[State]) -> State:
     Token shifts are those of the first row.
 
     Raises:
-        ValueError: for no states, and for a backbone that keeps keys and values, of which prompts have different numbers.
+        ValueError: for no states, and for a backbone that keeps keys and values: prompts differ in their numbers.
     """
     if not any(backbone.anchor_units):
         raise ValueError(f"a mean prompt's keys and values are not defined for a {backbone.config.model_type}")

@@ -247,8 +247,9 @@ class TrainConfig:
         seed: Seed of initial weights, order of rows and perturbations.
         known: Share of prompts like the training's that the module is to know (synthesize only). It makes no update of
             others, under which the model would do worse than without one; 1 makes one of every prompt.
-        mix: Shares of the kinds of training rows, as kind=weight, like passage=2 code=1; kinds that are not named are
-            left out. By default all rows, each once an epoch. For jsonl rows.
+        mix: Shares of the kinds of training rows, as kind=weight, like passage=2 code=1; composed-*=1 stands for all
+            kinds that match, together; kinds that are not named are left out. By default all rows, each once an
+            epoch. For jsonl rows.
         distil: Which rows' answers the module learns from the model that has its prompt, instead of from their tokens:
             open, running text, which has no answer (see data passages); all; or none. The loss of a token is then the
             Kullback-Leibler divergence from that model's prediction. For synthesize and static.

@@ -67,7 +67,8 @@ def kept_mask(state: State, anchor: Anchor) -> Tensor:
 
 def _filled(keys: Tensor) -> Tensor:
     """(B, T) whether there is a key at all."""
-    return (keys != 0).any(3).any(1)
+    filled: Tensor = (keys != 0).any(3).any(1)
+    return filled
 
 
 def _also_kept(state: State, anchor: Anchor) -> Tensor:
@@ -77,9 +78,9 @@ def _also_kept(state: State, anchor: Anchor) -> Tensor:
     if not size or not room:
         return torch.zeros(len(window), size, dtype=torch.bool, device=window.device)
     place = state[0].tokens[:, None] - size + torch.arange(size, device=window.device)
-    at = place - (anchor[0].tokens[:, None] - room)
+    at: Tensor = place - (anchor[0].tokens[:, None] - room)
     index = at.clamp(0, room - 1)[:, None, :, None].expand_as(window)
-    same = (kept.to(window.dtype).gather(2, index) == window).all(3).all(1)
+    same: Tensor = (kept.to(window.dtype).gather(2, index) == window).all(3).all(1)
     return same & (at >= 0) & (at < room)
 
 
