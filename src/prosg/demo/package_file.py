@@ -53,7 +53,8 @@ def check_given(file: str | Path) -> Path:
     """Returns the path of a file that was given. Raises ValueError where there is none."""
     given = Path(user_path(file))
     if not given.is_file():
-        raise ValueError(f"--gguf is {given}, which is no file; allowed: {Path(MEMBER).name}, or the wheel of {PACKAGE}")
+        name = Path(MEMBER).name
+        raise ValueError(f"--gguf is {given}, which is no file; allowed: {name}, or the wheel of {PACKAGE}")
     return given
 
 

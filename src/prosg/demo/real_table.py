@@ -31,7 +31,7 @@ REACH = {
 
 
 def real_tables(run: Run) -> list[tuple[Table, str]]:
-    """Returns tables with their captions, of a run that has the systems of `REACH`.
+    """Returns tables with their captions, of a run that has systems of `REACH`; "-" stands for one that it has not.
 
     One is of whole answers by kind of row, one of late stages. A line says what answers cost under their own update, in
     nats per token, and what each of the other three costs more, with 95 % intervals over rows.
@@ -41,16 +41,12 @@ def real_tables(run: Run) -> list[tuple[Table, str]]:
     for name, value in (("answers", _nats), ("late stages", _late_nats)):
         table: Table = [[name, "own", "another's - own", "the mean - own", "none - own", "own: late exact"]]
         for reach, labels in REACH.items():
-            systems = [by_label[label] for label in labels if label in by_label]
-            if len(systems) < len(labels):
-                continue
-            kinds = sorted({row.kind for row in run.rows.values()})
-            for kind in kinds:
-                columns = [_of_kind(run, system, kind, value) for system in systems]
-                if not columns[0]:
+            systems = [by_label.get(label) for label in labels]
+            for kind in sorted({row.kind for row in run.rows.values()}):
+                own, *others = (_of_kind(run, system, kind, value) for system in systems)
+                if not own:
                     continue
-                own = columns[0]
-                more = [_signed(compare(other, own)) for other in columns[1:]]
+                more = [_signed(compare(other, own)) for other in others]
                 exact = mean_of(_of_kind(run, systems[0], kind, _late_exact))
                 cells = [_plain(mean_of(own)), *more, "-" if exact is None else amount(exact.mean)]
                 table.append([f"{kind}, {reach}", *cells])
@@ -60,8 +56,9 @@ def real_tables(run: Run) -> list[tuple[Table, str]]:
     return tables
 
 
-def _of_kind(run: Run, system: SystemResult, kind: str, value: Callable[[RowScore], float | None]) -> Values:
-    found = {key: value(score) for key, score in system.scores.items() if run.rows[key].kind == kind}
+def _of_kind(run: Run, system: SystemResult | None, kind: str, value: Callable[[RowScore], float | None]) -> Values:
+    scores = {} if system is None else system.scores
+    found = {key: value(score) for key, score in scores.items() if run.rows[key].kind == kind}
     return {key: number for key, number in found.items() if number is not None}
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 __all__ = ["Extra", "missing_extra"]
 
-Extra = Literal["data", "engines", "eval", "harness", "ray", "serve", "train"]
+Extra = Literal["data", "engines", "eval", "harness", "ray", "real", "serve", "train"]
 """Extras of the package that a feature may need; pyproject.toml has what they install."""
 
 
