@@ -10,7 +10,7 @@ from prosg.model.prosg import ProSG
 from support.hf_models import HF_TINY, hf_backbone
 from support.models import assert_near, tokens
 
-RECURRENT = ["mamba", "falcon_mamba", "mamba2", "qwen3_next"]
+RECURRENT = ["mamba", "falcon_mamba", "mamba2", "qwen3_next", "qwen3_5_text"]
 
 
 @pytest.mark.parametrize("name", RECURRENT)

@@ -18,7 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prosg.backbones.hf.anchors import pull_layers
-from prosg.backbones.hf.cache import AttentionState, ModelCache, TokensRead, TransformersModel, call_parameters
+from prosg.backbones.hf.cache import (
+    AttentionState,
+    CallRows,
+    ModelCache,
+    TokensRead,
+    TransformersModel,
+    call_parameters,
+)
 from prosg.backbones.hf.sites import ModelSites
 from prosg.core.state import Anchor, State, choose_rows, join_states, map_state, take_rows
 from prosg.core.update import Site, Update, add_delta, take_update_rows
@@ -40,6 +47,8 @@ class CallOptions(NamedTuple):
     """whether to return the inputs of each layer's first and last site"""
     anchor: Anchor | None = None
     """pulls the memory after every token"""
+    lengths: Tensor | None = None
+    """(B,) valid tokens of each row, for models that continue; None: all"""
 
 
 class CallResult(NamedTuple):
@@ -84,6 +93,9 @@ class HookedModel:
     def call(self, tokens: Tensor, state: State | None, options: CallOptions, keep_state: bool = True) -> CallResult:
         """Calls the model once: on texts of equal length from their beginning, or on one token from a state.
 
+        Models that continue (`ContinuingCache`) read any number of tokens from a state, in rows of any length, and
+        under an anchor.
+
         Raises:
             ValueError: for more tokens than the model reads in one call, and for a site whose module is not called
                 exactly once.
@@ -95,12 +107,13 @@ class HookedModel:
                 f"{time} tokens in one call; this {self.model_type} reads {longest} (max_inference_chunksize)"
             )
         read = torch.zeros(batch, dtype=torch.int64, device=tokens.device) if state is None else state[0].tokens
-        cache = self.cache(self.model, None if state is None else state[1:], batch, keep_state)
+        layers, anchor = (None if value is None else value[1:] for value in (state, options.anchor))
+        cache = self.cache(self.model, layers, CallRows(read, options.lengths, anchor), keep_state)
         arguments = cache.arguments()
         if state is not None and (attention := [layer for layer in state if isinstance(layer, AttentionState)]):
             seen = attention[0].keys.shape[2]
-            arguments["position_ids"] = read.unsqueeze(1)
-            mask = torch.arange(seen + 1, device=tokens.device) >= seen - read.unsqueeze(1)
+            arguments["position_ids"] = read.unsqueeze(1) + torch.arange(time, device=tokens.device)
+            mask = torch.arange(seen + time, device=tokens.device) >= seen - read.unsqueeze(1)
             if not bool(mask.all()):
                 arguments["attention_mask"] = mask.long()
         model_selects = options.positions is not None and "logits_to_keep" in call_parameters(self.model.__class__)
@@ -109,13 +122,14 @@ class HookedModel:
         try:
             with self._hooks(options) as inputs:
                 output = self.model(input_ids=tokens, **arguments)
-            layers = cache.layers()
+            after = cache.layers()
         finally:
             cache.release()
         logits: Tensor = output.logits
         if not model_selects:
             logits = _at_positions(logits, options.positions)
-        return CallResult(logits, inputs, (TokensRead(read + time), *layers) if keep_state else ())
+        now = read + (time if options.lengths is None else options.lengths)
+        return CallResult(logits, inputs, (TokensRead(now), *after) if keep_state else ())
 
     def step_by_step(self, tokens: Tensor, state: State, options: CallOptions, lengths: Tensor | None) -> CallResult:
         """Reads on from a state, token by token and without gradients; rows that have ended keep their state.

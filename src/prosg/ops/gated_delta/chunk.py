@@ -15,8 +15,8 @@ All but the last line is computed for all chunks at once; the last runs over the
 the decays are. Steps that are not valid are g = 0, beta = 0.
 
 A pull S_t <- lam S_t + P after every step multiplies e^g by lam in D. What is written, and what is read, is before the
-step's own pull: there D_t S_0 becomes (D_t S_0 + E_t P) / lam, with E_t = sum_{s < t} D_ts the sum of what is left of P,
-and S_c = D_c S_0 + lam U^T diag(D_cs) K + (E_c + 1) P. Factors of lam are part of the exponents: none is divided by.
+step's own pull: there D_t S_0 becomes (D_t S_0 + E_t P) / lam, with E_t = sum_{s < t} D_ts the sum of what is left of
+P, and S_c = D_c S_0 + lam U^T diag(D_cs) K + (E_c + 1) P. Factors of lam are part of the exponents: none is divided by.
 """
 
 from __future__ import annotations
