@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 from transformers.models.qwen3_next import modeling_qwen3_next
 
 from prosg.backbones.hf.model import HFBackbone
+from prosg.checkpoints.backbone import load_backbone, save_backbone
 from prosg.core.state import State, choose_rows, take_rows
 from prosg.core.update import LowRank, Site, take_update_rows
 from prosg.data.encode import EncodedRow
@@ -19,7 +22,7 @@ from prosg.model.prosg import ProSG
 from prosg.training.config import Perturbation, TrainConfig
 from prosg.training.perturbation import Perturber
 from prosg.training.setup import check
-from support.hf_models import BATCH, CONTINUING, backbone_update_tokens, hf_backbone, hf_model
+from support.hf_models import BATCH, CONTINUING, HF_TINY, VOCAB, backbone_update_tokens, hf_backbone, hf_model
 from support.models import assert_near, gap, tokens
 from support.two_passes import ANSWER, ANSWER_LENGTHS, LENGTHS, PROMPT, batch, draws, rows, touch
 
@@ -183,6 +186,21 @@ def test_a_step_of_phase_2_scores_perturbed_states(name: str) -> None:
         assert_near(scored.nll[row, 1 : length + 1].detach(), losses, 1e-4)
 
 
+def test_the_loss_of_phase_2_falls() -> None:
+    model = plus("qwen3_next")
+    changes = draws(wipe=rows(True, False, True), prompt_end=touch(load=rows(True, True, False), weight=torch.ones(3)))
+    perturber = Perturber(changes, model.backbone(tokens(2, 6, seed=9)).state)
+    optimiser = torch.optim.Adam(model.synthesizer.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(8):
+        optimiser.zero_grad()
+        loss = model(**batch(), perturber=perturber).loss
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
 @torch.no_grad()
 def test_a_prompt_is_read_in_chunks() -> None:
     model, prompt, lengths = plus("qwen3_next"), tokens(BATCH, 9, seed=3), torch.tensor([9, 4, 6])
@@ -203,7 +221,7 @@ def test_windows_of_an_anchor_have_gradients() -> None:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) and bool(p.grad.any()) for p in learned)
 
 
-def test_what_training_may_do(tmp_path: Any) -> None:
+def test_what_training_may_do(tmp_path: Path) -> None:
     model = plus("qwen3_next")
     examples = [EncodedRow(0, "a", [1, 2], [3, 4, 0], 1, False, 1)]
 
@@ -257,3 +275,22 @@ def test_a_cache_of_transformers_still_works() -> None:
     for t in range(6, 9):
         after = replaced(x[:, t : t + 1], use_cache=True, past_key_values=before.past_key_values)
         assert_near(after.logits, own[:, t : t + 1], 1e-5)
+
+
+@torch.no_grad()
+def test_a_model_of_text_and_pictures_is_read_as_its_language_model(tmp_path: Path) -> None:
+    language = HF_TINY["qwen3_5_text"].sizes
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 0, 0], "partial_rotary_factor": 0.25}
+    pictures = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": 12}
+    model = Qwen3_5ForConditionalGeneration(
+        Qwen3_5Config(
+            text_config={**language, "vocab_size": VOCAB, "rope_parameters": rope},
+            vision_config={**pictures, "num_position_embeddings": 16, "patch_size": 2},
+        )
+    )
+    model.eval().save_pretrained(tmp_path / "whole")
+    backbone, x = load_backbone(tmp_path / "whole"), tokens(BATCH, 9)
+    assert isinstance(backbone, HFBackbone) and backbone.continues and backbone.model_type == "qwen3_5_text"
+    assert_near(backbone(x).logits, model(input_ids=x).logits, 1e-5)
+    save_backbone(backbone, tmp_path / "language")
+    assert_near(load_backbone(tmp_path / "language")(x).logits, backbone(x).logits, 1e-6)

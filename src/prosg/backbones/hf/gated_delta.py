@@ -6,8 +6,8 @@ A mixer calls two functions of its module by name, which `mixers` replaces by on
     torch_recurrent_gated_delta_rule    one token from a memory
 
 The originals know neither rows of different lengths nor an anchor. Here a `ContinuingCache` hands a `CarriedMemory` to
-the rule. Keys and queries are normalised and scaled as in the originals; the recurrence runs in fp32, or fp64 in an fp64
-model. Memories are laid out as transformers has them, (B, H, K, V). Calls with a cache of transformers go to the
+the rule. Keys and queries are normalised and scaled as in the originals; the recurrence runs in fp32, or fp64 in an
+fp64 model. Memories are laid out as transformers has them, (B, H, K, V). Calls with a cache of transformers go to the
 originals.
 """
 
