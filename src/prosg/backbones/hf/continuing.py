@@ -56,9 +56,12 @@ class CallCache:
     def __init__(self, layers: State | None, rows: CallRows) -> None:
         self.before = layers
         self.rows = rows
+        self.convolved: dict[int, Tensor] = {}
         self.after: dict[int, LayerState] = {}
         attention = [layer for layer in layers or () if isinstance(layer, AttentionState)]
         self.seen = attention[0].keys.shape[2] if attention else 0
+        self.read = None if rows.lengths is None else rows.read + rows.lengths
+        self.longest = 0 if self.read is None else int(self.read.max())
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Returns the number of keys before the call."""
@@ -107,25 +110,23 @@ class CallCache:
             end = padded.shape[2] - time + self.rows.lengths.unsqueeze(1)
             place = end - conv_kernel_size + torch.arange(conv_kernel_size, device=end.device)
             last = padded.gather(2, place.unsqueeze(1).expand(-1, padded.shape[1], -1))
-        self.after[layer_idx] = RecurrentState(last, last.new_empty(0))
+        self.convolved[layer_idx] = last
         return inputs
 
     def update_recurrent_state(self, memory: Tensor, layer_idx: int, state_idx: int = 0) -> None:
         """Takes the memory of a layer whose convolution has run."""
-        layer = self.after[layer_idx]
-        assert isinstance(layer, RecurrentState)
-        self.after[layer_idx] = layer._replace(memory=memory)
+        self.after[layer_idx] = RecurrentState(self.convolved.pop(layer_idx), memory)
 
     def _ended(self, x: Tensor, time: int) -> Tensor:
         """(B, H, S + T, D) with each row's last valid token at the end, and zeros in front."""
-        if self.rows.lengths is None:
+        if self.rows.lengths is None or self.read is None:
             return x
-        read, length = self.rows.read + self.rows.lengths, x.shape[2]
+        length = x.shape[2]
         place = torch.arange(length, device=x.device)
         moved = (place - (time - self.rows.lengths).unsqueeze(1)).clamp(min=0)
         x = x.gather(2, moved[:, None, :, None].expand_as(x))
-        x = torch.where((place >= length - read.unsqueeze(1))[:, None, :, None], x, 0)
-        return x[:, :, length - int(read.max()) :]
+        x = torch.where((place >= length - self.read.unsqueeze(1))[:, None, :, None], x, 0)
+        return x[:, :, length - self.longest :]
 
 
 class ContinuingCache(ModelCache):

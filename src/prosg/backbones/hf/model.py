@@ -134,7 +134,10 @@ class HFBackbone(nn.Module):
 
     def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
         """Not possible: raises ValueError."""
-        raise ValueError(f"a memory of {self.model_type} cannot be aged: only the model's own code knows how it decays")
+        reason = (
+            "its decay depends on the text; use load" if self.continues else "only its own code knows how it decays"
+        )
+        raise ValueError(f"a memory of {self.model_type} cannot be aged: {reason}")
 
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
         """S <- keep S + S_other in recurrent layers, where `continues`; else raises ValueError."""
