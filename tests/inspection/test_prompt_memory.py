@@ -47,6 +47,14 @@ def test_a_row_of_the_server_takes_what_is_said(dtype: torch.dtype) -> None:
     assert f"{row.replace(anchor=None).nbytes / 1000:.3g} KB, however long" in whole
 
 
+def test_attention_adds_keys_and_values_with_every_token() -> None:
+    model = ProSG(hf_backbone("qwen3_next"))
+    few, many = (model.encode(torch.ones(1, count, dtype=torch.int64)).nbytes for count in (5, 6))
+    described = dict(describe_prompt(model))
+    for name in ("encoded prompt", "row of a server"):
+        assert f"KB, {many - few} bytes more with every token that attention sees" in described[name]
+
+
 def test_a_transformers_cache_is_that_of_a_transformer() -> None:
     model = ProSG(hf_backbone("gpt2"))
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prosg.ops import retention, wkv4, wkv7
+from prosg.ops import gated_delta, retention, wkv4, wkv7
 from prosg.ops.pull import Pull, pull_memory
 from prosg.ops.wkv4.compiled import LIBRARY as WKV4_LIBRARY
 from prosg.ops.wkv7.compiled import LIBRARY as WKV7_LIBRARY
@@ -75,6 +75,24 @@ def run_retention(kernel: str, x: Leaves, lengths: Tensor | None, pulled: bool) 
     return y, {"memory": memory}
 
 
+def draw_gated_delta(batch: int, time: int, heads: int, size: int) -> Leaves:
+    q, k = torch.randn(2, batch, time, heads, 2 * size)
+    return {
+        "t_q": q,
+        "t_k": F.normalize(k, dim=-1),
+        "t_v": torch.randn(batch, time, heads, size),
+        "t_g": -0.2 * torch.randn(batch, time, heads).exp(),
+        "t_beta": torch.rand(batch, time, heads),
+    } | draw_matrices(batch, heads, size, 2 * size)
+
+
+def run_gated_delta(kernel: str, x: Leaves, lengths: Tensor | None, pulled: bool) -> tuple[Tensor, Leaves]:
+    over_time = (x[name] for name in ("t_q", "t_k", "t_v", "t_g", "t_beta"))
+    pull = Pull(x["target"], x["log_keep"]) if pulled else None
+    y, memory = gated_delta.KERNELS[kernel](*over_time, x["memory"], lengths, pull)
+    return y, {"memory": memory}
+
+
 def draw_wkv4(batch: int, time: int, heads: int, size: int) -> Leaves:
     channels = heads * size
     memory = {name: torch.randn(batch, channels) for name in ("num", "top", "pull_num", "pull_top")}
@@ -107,6 +125,7 @@ RECURRENCES = {
     "wkv4": Recurrence("scan", draw_wkv4, run_wkv4, pull_wkv4, ("top", "pull_top")),
     "wkv7": Recurrence("scan", draw_wkv7, run_wkv7, pull_matrices),
     "retention": Recurrence("recurrent", draw_retention, run_retention, pull_matrices),
+    "gated_delta": Recurrence("scan", draw_gated_delta, run_gated_delta, pull_matrices),
 }
 FAST = [
     ("wkv4", "torch"),
@@ -115,6 +134,7 @@ FAST = [
     pytest.param("wkv7", "c", marks=built(WKV7_LIBRARY)),
     ("retention", "parallel"),
     ("retention", "chunked"),
+    ("gated_delta", "torch"),
 ]
 fast = pytest.mark.parametrize(("name", "kernel"), FAST)
 SHAPES = [(2, 1, 2, 5), (1, 2, 1, 3), (3, 40, 2, 17), (2, 33, 1, 64), (1, 130, 2, 16)]

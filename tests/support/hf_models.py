@@ -42,6 +42,8 @@ class HFTiny(NamedTuple):
     """a mask hides padding on the left"""
     differentiates: bool = False
     """gradients pass through its cache"""
+    ours: bool = False
+    """runs with this package's recurrence and cache, so that calls continue as those of native backbones do"""
 
 
 MAMBA2 = {**MAMBA, "num_heads": 3, "head_dim": 8, "n_groups": 1, "chunk_size": 4}
@@ -75,6 +77,7 @@ QWEN3_NEXT = {
     "num_experts": 4,
     "num_experts_per_tok": 2,
 }
+QWEN3_5 = {name: size for name, size in QWEN3_NEXT.items() if "expert" not in name and "moe" not in name}
 GPT2 = {"n_positions": 512, "n_embd": 12, "n_layer": 2, "n_head": 2}
 
 HF_TINY: dict[str, HFTiny] = {
@@ -83,15 +86,18 @@ HF_TINY: dict[str, HFTiny] = {
     "mamba2": HFTiny(MAMBA2, continues=True, pads=True),
     "recurrent_gemma": HFTiny(GRIFFIN, differentiates=True),
     "xlstm": HFTiny(XLSTM, continues=True),
-    "qwen3_next": HFTiny(QWEN3_NEXT, continues=True, pads=True),
+    "qwen3_next": HFTiny(QWEN3_NEXT, continues=True, pads=True, ours=True),
+    "qwen3_5_text": HFTiny({**QWEN3_5, "linear_num_value_heads": 4}, continues=True, pads=True, ours=True),
     "gpt2": HFTiny(GPT2, precise=True, continues=True, pads=True, differentiates=True),
     "llama": HFTiny(LLAMA, continues=True, pads=True, differentiates=True),
     "mistral": HFTiny({**LLAMA, "head_dim": 6, "sliding_window": 6}, continues=True, pads=True, differentiates=True),
     "qwen2": HFTiny(LLAMA, continues=True, pads=True, differentiates=True),
     "qwen3": HFTiny({**LLAMA, "head_dim": 6}, continues=True, pads=True, differentiates=True),
 }
-DISTINCT = [name for name in HF_TINY if name not in ("qwen2", "qwen3")]
-"""Without the types whose code is llama's."""
+DISTINCT = [name for name in HF_TINY if name not in ("qwen2", "qwen3", "qwen3_5_text")]
+"""Without the types whose code is llama's or qwen3_next's."""
+CONTINUING = [name for name, tiny in HF_TINY.items() if tiny.ours]
+ONE_PASS = [name for name in DISTINCT if name not in CONTINUING]
 
 
 def hf_model(name: str, dtype: torch.dtype = torch.float32, vocab: int = VOCAB, seed: int = 0, **sizes: Any) -> Any:

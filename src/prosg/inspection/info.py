@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from prosg.backbones import BackboneModule
-from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.native import NativeBackbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint, model_fingerprint
-from prosg.inspection.prompt_memory import describe_prompt
+from prosg.inspection.prompt_memory import describe_prompt, growth_text
 from prosg.model.anchor import StateAnchor
 from prosg.model.config import PRESETS, ProSGConfig
 from prosg.model.memory import ADAMW_BYTES, activation_bytes
@@ -61,8 +60,7 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
     yield "anchor", _anchor_text(model)
     weights = _bytes(backbone.parameters())
     state = _bytes(leaf for layer in backbone.init_state(1) for leaf in layer)
-    growth = _state_growth(backbone, state) if isinstance(backbone, HFBackbone) else ""
-    row = f"{bytes_text(state)} of state{growth}{update}"
+    row = f"{bytes_text(state)} of state{growth_text(backbone)}{update}"
     yield "generating", f"{bytes_text(weights)} of weights, and per row {row}"
     yield from describe_prompt(model)
     yield f"training, {BATCH} x {TOKENS} tokens", "fp32 with AdamW"
@@ -109,18 +107,6 @@ def _sizes(backbone: BackboneModule) -> dict[str, Any]:
     numbers = [name.rpartition(".")[2] for name in backbone.layer_names]
     layers = {"layers with sites": ", ".join(numbers)} if len(numbers) < backbone.config.num_hidden_layers else {}
     return {name: getattr(backbone.config, name) for name in names} | layers
-
-
-def _state_growth(backbone: HFBackbone, empty: int) -> str:
-    """Says by how much each token enlarges the state, for models with attention; "" for others."""
-    with torch.no_grad():
-        token = torch.zeros(1, 1, dtype=torch.int64, device=backbone.device)
-        more = _bytes(leaf for layer in backbone(token).state for leaf in layer) - empty
-    if not more:
-        return ""
-    if window := backbone.window:
-        return f", {bytes_text(more)} more with every token, up to {bytes_text(more * (window - 1))} ({window} tokens)"
-    return f", {bytes_text(more)} more with every token that attention sees"
 
 
 def _preset_memory(preset: ProSGConfig, backbone: BackboneModule, total: int, activations: float) -> str:

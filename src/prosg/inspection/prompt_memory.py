@@ -1,6 +1,7 @@
 """The memory that a prompt takes once it was read, beside what a transformer keeps of as many tokens.
 
-Counted on an encoded prompt of zeros, which has the shapes of every other: how long a prompt was does not matter.
+Counted on an encoded prompt of zeros, which has the shapes of every other: how long a prompt was matters only where a
+model has attention, whose keys and values are counted by the token.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from prosg.backbones import BackboneModule
 from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.encoded import flatten
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.state import State
 from prosg.core.update import LowRank, prepare_update
 from prosg.model.anchor import empty_anchor
 from prosg.model.prosg import ProSG
 from prosg.model.synthesizer import Synthesizer
 from prosg.utils.tables import bytes_text
 
-__all__ = ["blank_prompt", "cache_bytes", "describe_prompt", "file_bytes"]
+__all__ = ["blank_prompt", "cache_bytes", "describe_prompt", "file_bytes", "growth_text"]
 
 LENGTHS = (1024, 4096, 32768)
 """Tokens for which a transformer's cache is stated."""
@@ -72,12 +75,34 @@ def describe_prompt(model: ProSG) -> Iterator[tuple[str, str]]:
     if encoded.update is not None:
         parts["update"] = encoded.nbytes - sum(parts.values())
     told = ", ".join(f"{bytes_text(size)} of {name}" for name, size in parts.items())
-    yield "encoded prompt", f"{bytes_text(encoded.nbytes)}: {told}; as a file {bytes_text(file_bytes(encoded))}"
+    growth = growth_text(model.backbone)
+    yield "encoded prompt", f"{bytes_text(encoded.nbytes)}{growth}: {told}; as a file {bytes_text(file_bytes(encoded))}"
     row = encoded.replace(update=encoded.update and prepare_update(encoded.update, model.dtype))
-    yield "row of a server", f"{bytes_text(row.nbytes)}, however long the prompt{_anchored_text(model, row)}"
+    yield (
+        "row of a server",
+        f"{bytes_text(row.nbytes)}{growth or ', however long the prompt'}{_anchored_text(model, row)}",
+    )
     layers, width = _layers_and_width(model)
     lengths = ", ".join(f"{bytes_text(cache_bytes(model, tokens))} for {tokens:,}" for tokens in LENGTHS)
     yield "a transformer's cache", f"{lengths} tokens ({layers} layers of {width}, {model.dtype})"
+
+
+@torch.no_grad()
+def growth_text(backbone: BackboneModule) -> str:
+    """Says by how much each token enlarges the state, for models with attention; "" for others."""
+    if not isinstance(backbone, HFBackbone):
+        return ""
+    token = torch.zeros(1, 1, dtype=torch.int64, device=backbone.device)
+    more = _state_bytes(backbone(token).state) - _state_bytes(backbone.init_state(1))
+    if not more:
+        return ""
+    if window := backbone.window:
+        return f", {bytes_text(more)} more with every token, up to {bytes_text(more * (window - 1))} ({window} tokens)"
+    return f", {bytes_text(more)} more with every token that attention sees"
+
+
+def _state_bytes(state: State) -> int:
+    return sum(leaf.nbytes for layer in state for leaf in layer)
 
 
 def _anchored_text(model: ProSG, row: EncodedPrompt) -> str:

@@ -8,7 +8,6 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.native import NativeBackbone
 from prosg.data.encode import EncodedRow
 from prosg.model.prosg import ProSG
@@ -71,9 +70,9 @@ def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:
     ]
     if refused:
         options = " and ".join(f"perturbation.{name}" for name in refused)
-        hint = "; try --recipe durable-load" if "load" in possible else ""
-        if phase == "synthesize" and isinstance(model.backbone, HFBackbone):
-            hint = "; try --recipe plus-transformers"
+        hint = "; try --recipe durable-load"
+        if "load" not in possible:
+            hint = "; try --recipe plus-transformers" if phase == "synthesize" else ""
         raise ValueError(
             f"{options} must be 0 for a backbone of type {model.backbone.config.model_type}, whose memory allows only "
             f"{', '.join(possible)}{hint}"
@@ -82,9 +81,10 @@ def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:
         raise ValueError("optim.checkpointing must be false for a model that transformers runs")
     if config.lora and phase != "finetune":
         raise ValueError(f"lora is {config.lora}, must be 0 for {phase}: only finetune trains the backbone")
-    if config.cache_taps and (phase != "synthesize" or not isinstance(model.backbone, HFBackbone)):
+    if config.cache_taps and (phase != "synthesize" or model.backbone.continues):
         where = f"{phase} on a {model.backbone.config.model_type}"
-        raise ValueError(f"cache_taps is for synthesize on a model that transformers runs, not for {where}")
+        why = ", of whose prompts training needs the state" if model.backbone.continues else ""
+        raise ValueError(f"cache_taps is for synthesize on a model that transformers runs, not for {where}{why}")
     if config.distil == "all" and phase not in ("synthesize", "static"):
         raise ValueError(f"distil is 'all', but {phase} trains no module that a model could teach; allowed: open, none")
     _check_loggers(_loggers(config))

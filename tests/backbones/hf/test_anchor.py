@@ -1,4 +1,4 @@
-"""Anchored states of models that transformers runs: pulled between calls of one token, refused by name elsewhere."""
+"""Anchored states of models that transformers runs: pulled after every token, refused by name elsewhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 
 from prosg.model.anchor import StateAnchor
 from prosg.model.prosg import ProSG
-from support.hf_models import HF_TINY, hf_backbone
+from support.hf_models import CONTINUING, HF_TINY, hf_backbone, tolerance
 from support.models import assert_near, tokens
 
-RECURRENT = ["mamba", "falcon_mamba", "mamba2", "qwen3_next"]
+RECURRENT = ["mamba", "falcon_mamba", "mamba2", "qwen3_next", "qwen3_5_text"]
 WINDOWED = ["mistral"]  # its keys are kept: test_kept_keys
 
 
@@ -27,7 +27,8 @@ def test_reading_on_pulls_after_every_token(name: str) -> None:
         output = backbone(token, state)
         state = backbone.anchor(output.state, encoded.anchor)
         logits.append(output.logits)
-    assert_near(torch.cat(logits, 1), whole.logits, 1e-6)
+    # The recurrence of a continuing type runs in chunks, against single steps.
+    assert_near(torch.cat(logits, 1), whole.logits, tolerance(name) if name in CONTINUING else 1e-6)
     assert float((backbone(x, encoded.state).logits - whole.logits).abs().max()) > 1e-4
     # A ragged row is pulled as often as it has tokens.
     ragged = backbone(x, encoded.state, anchor=encoded.anchor, lengths=torch.tensor([7, 0, 3]))

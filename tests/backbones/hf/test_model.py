@@ -19,6 +19,7 @@ from support.hf_models import (
     BATCH,
     DISTINCT,
     HF_TINY,
+    ONE_PASS,
     TIME,
     VOCAB,
     backbone_update_tokens,
@@ -295,7 +296,7 @@ def test_gradients_of_the_weights_are_the_models_own(name: str) -> None:
             assert_near(a, b, 1e-4)
 
 
-@distinct_types
+@pytest.mark.parametrize("name", ONE_PASS)
 def test_gradients_through_a_state_are_refused(name: str) -> None:
     backbone, update, x = backbone_update_tokens(name)
     state = backbone(x[:, :4], update=update).state
@@ -315,8 +316,9 @@ def test_what_it_cannot_do_is_refused(name: str) -> None:
     state, numbers = backbone.init_state(BATCH), torch.zeros(BATCH)
     with pytest.raises(ValueError, match=f"{name} cannot be aged"):
         backbone.age(state, numbers, numbers)
-    with pytest.raises(ValueError, match=f"{name} cannot be loaded"):
-        backbone.load(state, state, numbers, numbers, state)
+    if name in ONE_PASS:
+        with pytest.raises(ValueError, match=f"{name} cannot be loaded"):
+            backbone.load(state, state, numbers, numbers, state)
     site = next(iter(update))
     with pytest.raises(ValueError, match="unknown site 9.x"):
         backbone(x, update={Site(9, "x"): update[site]})

@@ -5,6 +5,7 @@ So every call gets a new cache, filled with copies from the state, and what it h
 state is never written to, and nothing stays behind in a module.
 
     ModelCache      `DynamicCache`: keys and values of attention, convolution and memory of linear attention
+    ContinuingCache a state that several tokens are read on from, with gradients (`continuing`)
     XLSTMCache      xlstm's own class
     GriffinCache    recurrent_gemma: a `DynamicCache`, and attributes of its recurrent blocks
 
@@ -21,12 +22,15 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from prosg.core.state import State
+from prosg.core.state import Anchor, State
 
 __all__ = [
     "CACHES",
     "AttentionState",
+    "CallRows",
+    "LayerState",
     "ModelCache",
+    "RecurrentState",
     "TokensRead",
     "TransformersModel",
     "call_parameters",
@@ -85,6 +89,17 @@ class EmptyState(NamedTuple):
     """State of a layer without memory."""
 
 
+class CallRows(NamedTuple):
+    """What a call reads of each row."""
+
+    read: Tensor
+    """(B,) tokens read before"""
+    lengths: Tensor | None = None
+    """(B,) valid tokens of the call, which only a `ContinuingCache` heeds; None: all"""
+    anchor: Anchor | None = None
+    """pulls each layer's memory after every valid token, likewise"""
+
+
 LayerState = AttentionState | RecurrentState | ConvolutionState | XLSTMState | GriffinState | EmptyState
 
 
@@ -100,15 +115,15 @@ class ModelCache:
     Args:
         model: The model that is called.
         layers: The state without its `TokensRead`; None before the first token.
-        batch: Number of rows.
+        rows: What the call reads of each row.
         keep: Whether a state is wanted afterwards.
     """
 
     cache: Any
 
-    def __init__(self, model: TransformersModel, layers: State | None, batch: int, keep: bool) -> None:
-        self.keep = keep
-        self.name, self.cache = self.build(model, layers, batch) if keep else ("", None)
+    def __init__(self, model: TransformersModel, layers: State | None, rows: CallRows, keep: bool) -> None:
+        self.keep, self.read = keep, rows.read
+        self.name, self.cache = self.build(model, layers, rows) if keep else ("", None)
 
     @classmethod
     def unsupported(cls, model: TransformersModel) -> str:
@@ -129,7 +144,7 @@ class ModelCache:
             return f"its attention layers see windows of different sizes ({', '.join(seen)})"
         return ""
 
-    def build(self, model: TransformersModel, layers: State | None, batch: int) -> tuple[str, Any]:
+    def build(self, model: TransformersModel, layers: State | None, rows: CallRows) -> tuple[str, Any]:
         """Returns the name of the model's argument, and transformers' cache filled with copies."""
         from transformers import DynamicCache
 
@@ -145,7 +160,7 @@ class ModelCache:
 
     def arguments(self) -> dict[str, Any]:
         """Returns the arguments to call the model with."""
-        return {"use_cache": True, self.name: self.cache} if self.keep else {"use_cache": False}
+        return {"use_cache": False} if self.cache is None else {"use_cache": True, self.name: self.cache}
 
     def layers(self) -> State:
         """Returns the layers of the state after the call; () without `keep`."""
@@ -177,11 +192,11 @@ class XLSTMCache(ModelCache):
     def unsupported(cls, model: TransformersModel) -> str:
         return ""
 
-    def build(self, model: TransformersModel, layers: State | None, batch: int) -> tuple[str, Any]:
+    def build(self, model: TransformersModel, layers: State | None, rows: CallRows) -> tuple[str, Any]:
         from transformers.models.xlstm.modeling_xlstm import xLSTMCache
 
         weight = model.get_input_embeddings().weight
-        cache = xLSTMCache(model.config, batch, dtype=weight.dtype, device=weight.device)
+        cache = xLSTMCache(model.config, rows.read.shape[0], dtype=weight.dtype, device=weight.device)
         for i, layer in enumerate(layers or ()):
             cache.rnn_state[i] = tuple(leaf.clone() for leaf in layer)
         return "cache_params", cache
@@ -197,8 +212,8 @@ class GriffinCache(ModelCache):
     They keep the last memory even where no cache is wanted, and start from it in the next call.
     """
 
-    def __init__(self, model: TransformersModel, layers: State | None, batch: int, keep: bool) -> None:
-        super().__init__(model, layers, batch, keep)
+    def __init__(self, model: TransformersModel, layers: State | None, rows: CallRows, keep: bool) -> None:
+        super().__init__(model, layers, rows, keep)
         blocks = (layer.temporal_block for layer in model.model.layers)
         self.blocks = {i: block for i, block in enumerate(blocks) if hasattr(block, "rg_lru")}
         for i, block in self.blocks.items():

@@ -18,8 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prosg.backbones.hf.anchors import pull_layers
-from prosg.backbones.hf.cache import AttentionState, ModelCache, TokensRead, TransformersModel, call_parameters
-from prosg.backbones.hf.kept_keys import KeptCache, kept_keys, kept_mask, moved_on
+from prosg.backbones.hf.cache import (
+    AttentionState,
+    CallRows,
+    ModelCache,
+    TokensRead,
+    TransformersModel,
+    call_parameters,
+)
+from prosg.backbones.hf.kept_keys import KeptCache, kept_keys
 from prosg.backbones.hf.sites import ModelSites
 from prosg.backbones.hf.windows import attention_window
 from prosg.core.state import Anchor, State, choose_rows, join_states, map_state, take_rows
@@ -42,6 +49,8 @@ class CallOptions(NamedTuple):
     """whether to return the inputs of each layer's first and last site"""
     anchor: Anchor | None = None
     """pulls the memory after every token"""
+    lengths: Tensor | None = None
+    """(B,) valid tokens of each row, for models that continue; None: all"""
 
 
 class CallResult(NamedTuple):
@@ -86,6 +95,9 @@ class HookedModel:
     def call(self, tokens: Tensor, state: State | None, options: CallOptions, keep_state: bool = True) -> CallResult:
         """Calls the model once: on texts of equal length from their beginning, or on one token from a state.
 
+        Models that continue (`ContinuingCache`) read any number of tokens from a state, in rows of any length, and
+        under an anchor.
+
         Raises:
             ValueError: for more tokens than the model reads in one call, and for a site whose module is not called
                 exactly once.
@@ -96,28 +108,29 @@ class HookedModel:
             raise ValueError(
                 f"{time} tokens in one call; this {self.model_type} reads {longest} (max_inference_chunksize)"
             )
-        if state is not None and options.anchor is not None and (kept := kept_keys(options.anchor)):
-            state = (moved_on(state[0], options.anchor), *state[1:])
-            cache: ModelCache = KeptCache(self.model, state[1:], kept, attention_window(self.model.config))
-            arguments = {**cache.arguments(), "attention_mask": kept_mask(state, options.anchor)}
-            arguments["position_ids"] = state[0].tokens.unsqueeze(1)
-        else:
-            cache = self.cache(self.model, None if state is None else state[1:], batch, keep_state)
-            arguments = {**cache.arguments(), **_places(state, tokens)}
         read = torch.zeros(batch, dtype=torch.int64, device=tokens.device) if state is None else state[0].tokens
+        if state is not None and options.anchor is not None and kept_keys(options.anchor):
+            window = attention_window(self.model.config)
+            cache: ModelCache = KeptCache(self.model, state, options.anchor, window)
+            arguments = cache.arguments()
+        else:
+            layers, anchor = (None if value is None else value[1:] for value in (state, options.anchor))
+            cache = self.cache(self.model, layers, CallRows(read, options.lengths, anchor), keep_state)
+            arguments = {**cache.arguments(), **_places(state, tokens)}
         model_selects = options.positions is not None and "logits_to_keep" in call_parameters(self.model.__class__)
         if model_selects:
             arguments["logits_to_keep"] = options.positions
         try:
             with self._hooks(options) as inputs:
                 output = self.model(input_ids=tokens, **arguments)
-            layers = cache.layers()
+            after = cache.layers()
         finally:
             cache.release()
         logits: Tensor = output.logits
         if not model_selects:
             logits = _at_positions(logits, options.positions)
-        return CallResult(logits, inputs, (TokensRead(read + time), *layers) if keep_state else ())
+        now = cache.read + (time if options.lengths is None else options.lengths)
+        return CallResult(logits, inputs, (TokensRead(now), *after) if keep_state else ())
 
     def step_by_step(self, tokens: Tensor, state: State, options: CallOptions, lengths: Tensor | None) -> CallResult:
         """Reads on from a state, token by token and without gradients; rows that have ended keep their state.
@@ -210,13 +223,14 @@ class HookedModel:
 
 
 def _places(state: State | None, tokens: Tensor) -> dict[str, Tensor]:
-    """The arguments by which attention knows the place of a token (B, 1) after a state, and a row's own keys."""
+    """The arguments by which attention knows the places of tokens (B, T) after a state, and a row's own keys."""
     attention = [layer for layer in state or () if isinstance(layer, AttentionState)]
     if state is None or not attention:
         return {}
-    read, seen = state[0].tokens.unsqueeze(1), attention[0].keys.shape[2]
-    mask = torch.arange(seen + 1, device=tokens.device) >= seen - read
-    return {"position_ids": read} if bool(mask.all()) else {"position_ids": read, "attention_mask": mask.long()}
+    read, seen, time = state[0].tokens.unsqueeze(1), attention[0].keys.shape[2], tokens.shape[1]
+    places = {"position_ids": read + torch.arange(time, device=tokens.device)}
+    mask = torch.arange(seen + time, device=tokens.device) >= seen - read
+    return places if bool(mask.all()) else {**places, "attention_mask": mask.long()}
 
 
 def _at_positions(logits: Tensor, positions: Tensor | None) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 
 from prosg.backbones.config_json import read_config
 from prosg.backbones.hf.cache import TransformersModel
+from prosg.backbones.hf.kernels import kernel_names
 from prosg.backbones.hf.model import HFBackbone
-from prosg.backbones.hf.scan import KERNEL_NAMES
-from prosg.backbones.hf.sites import HF_SITES
+from prosg.backbones.hf.sites import HF_SITES, LANGUAGE_MODELS
 from prosg.backbones.hf.windows import windowed_config
 from prosg.tokenizers.files import TOKENIZER_FILES, stored_name
 from prosg.utils.io import CheckpointError, written_whole
@@ -43,7 +43,7 @@ MODEL_FOLDER = FolderKind(
 
 
 def hf_type(path: str | Path, names: Sequence[str] = ()) -> str:
-    """Returns the model_type of a folder that transformers loads; "" for any other path.
+    """Returns the model_type of what transformers loads from a folder; "" for any other path.
 
     Args:
         path: The folder.
@@ -51,6 +51,7 @@ def hf_type(path: str | Path, names: Sequence[str] = ()) -> str:
     """
     config = Path(path) / "config.json"
     model_type = str(read_config(config).get("model_type", "")) if config.is_file() else ""
+    model_type = LANGUAGE_MODELS.get(model_type, model_type)
     return model_type if model_type in HF_SITES or names else ""
 
 
@@ -70,14 +71,14 @@ def load_hf(
         names: The projections that updates act on; those of `HF_SITES` by default.
         dtype: Type of the weights; that of the folder by default.
         device: Where to put the model.
-        kernel: What runs Mamba's recurrence; see `HFBackbone`.
+        kernel: What runs the recurrence; see `HFBackbone`.
         sliding_window: Tokens that every layer's attention sees, in the place of what the folder says; 0: as it says.
 
     Raises:
         CheckpointError: for a folder that cannot be loaded, or that cannot be a backbone.
         ValueError: for a kernel or a window that this type does not have.
     """
-    if kernel not in (allowed := KERNEL_NAMES.get(hf_type(path, names), ("auto",))):
+    if kernel not in (allowed := kernel_names(hf_type(path, names))):
         raise ValueError(f"kernel is {kernel!r}, but {path} is run by transformers; allowed: {', '.join(allowed)}")
     model = load_hf_model(path, dtype, sliding_window)
     try:

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prosg.backbones.hf.cache import AttentionState, LayerState, ModelCache, TokensRead, TransformersModel
+from prosg.backbones.hf.cache import AttentionState, CallRows, LayerState, ModelCache, TokensRead, TransformersModel
 from prosg.core.state import Anchor, State
 
-__all__ = ["KeptCache", "KeptKeys", "PromptEnd", "keep_prompt", "kept_keys", "kept_mask", "moved_on"]
+__all__ = ["KeptCache", "KeptKeys", "PromptEnd", "keep_prompt", "kept_keys"]
 
 
 class PromptEnd(NamedTuple):
@@ -85,20 +85,25 @@ def _also_kept(state: State, anchor: Anchor) -> Tensor:
 
 
 class KeptCache(ModelCache):
-    """The cache of one call in which each layer has the kept keys in front of the window's own.
+    """The cache of one call on one token in which each layer has the kept keys in front of the window's own.
 
     Args:
         model: The model that is called.
-        layers: The state without its `TokensRead`.
-        kept: What each layer keeps of the prompt.
+        state: What was read.
+        anchor: What each layer keeps of the prompt.
         window: Tokens that attention sees without an anchor.
     """
 
-    def __init__(self, model: TransformersModel, layers: State, kept: tuple[KeptKeys, ...], window: int) -> None:
-        self.kept, self.window = kept, window
-        super().__init__(model, layers, 0, True)
+    def __init__(self, model: TransformersModel, state: State, anchor: Anchor, window: int) -> None:
+        self.kept, self.window = kept_keys(anchor), window
+        moved = (moved_on(state[0], anchor), *state[1:])
+        self.mask = kept_mask(moved, anchor)
+        super().__init__(model, state[1:], CallRows(moved[0].tokens), True)
 
-    def build(self, model: TransformersModel, layers: State | None, batch: int) -> tuple[str, Any]:
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "attention_mask": self.mask, "position_ids": self.read.unsqueeze(1)}
+
+    def build(self, model: TransformersModel, layers: State | None, rows: CallRows) -> tuple[str, Any]:
         """Returns a cache that drops nothing: what a token may see, the mask says."""
         from transformers import DynamicCache
 

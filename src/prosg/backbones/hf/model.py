@@ -9,6 +9,8 @@ differs from the native backbones where the models' own code does:
 - Rows of different lengths are read in groups of equal length where their states are wanted: masks are not exact for
   all types. Without a state they are read at once: all of these models are causal.
 - A memory can be wiped or swapped in training, not aged or loaded.
+- None of these three is so for Gated DeltaNet, whose recurrence and cache are this package's (`continues`): calls read
+  on as those of native backbones do, and a memory can be loaded, too.
 - The model is never in training mode: with dropout an encoded prompt would be another one in training than in use.
 - `Taps.memory` is the input of a layer's last site, after the gate.
 - Layers without a site do not count: `Site.layer` numbers the others from 0, `layer_names` are their paths.
@@ -28,8 +30,9 @@ from torch import Tensor, nn
 from prosg.backbones.base import Logits, Output, Taps, check_taps, update_mask
 from prosg.backbones.hf.anchors import anchor_layers, anchor_refusal, layer_units, pull_layers
 from prosg.backbones.hf.cache import CACHES, ModelCache, TransformersModel
-from prosg.backbones.hf.calls import CallOptions, HookedModel
-from prosg.backbones.hf.scan import KERNEL_NAMES, describe_scan, use_scan
+from prosg.backbones.hf.calls import CallOptions, CallResult, HookedModel
+from prosg.backbones.hf.continuing import ContinuingCache, load_layers
+from prosg.backbones.hf.kernels import use_kernel
 from prosg.backbones.hf.sites import find_sites, projection_shape
 from prosg.backbones.hf.windows import attention_window
 from prosg.core.state import Anchor, State
@@ -46,11 +49,13 @@ class HFBackbone(nn.Module):
         model: The model.
         names: The projections that updates act on instead of those of `HF_SITES`: ends of their modules' paths, as
             "out_proj" or "attn.c_proj", with dots or underscores between the parts.
-        kernel: What runs Mamba's recurrence, one of `KERNEL_NAMES`; "auto" for all other types.
+        kernel: What runs the recurrence, one of `kernel_names`.
         sliding_window: The window that `model` was loaded with in the place of its own (`load_hf`), which adapters
             remember; 0 for a model that is as its files say.
 
     Attributes:
+        continues: Whether several tokens are read on from a state in one call, with gradients through it.
+        perturbations: What training may do to the memory.
         window: Tokens that attention sees at most, which bounds the state; 0 where it sees the whole text.
 
     Raises:
@@ -58,8 +63,6 @@ class HFBackbone(nn.Module):
             type does not have.
     """
 
-    continues = False
-    perturbations = ("wipe", "swap")
     checkpoint_every = 0
 
     def __init__(
@@ -69,7 +72,10 @@ class HFBackbone(nn.Module):
         self.model = model
         self.model_type: str = model.config.model_type
         self.sliding_window, self.window = sliding_window, attention_window(model.config)
-        cache = CACHES.get(self.model_type, ModelCache)
+        self._kernel = use_kernel(model, kernel)
+        self.continues = self._kernel.continues
+        self.perturbations: tuple[str, ...] = ("wipe", "swap", "load") if self.continues else ("wipe", "swap")
+        cache = ContinuingCache if self.continues else CACHES.get(self.model_type, ModelCache)
         if reason := cache.unsupported(model):
             raise ValueError(f"{self.model_type}: {reason}")
         sites = find_sites(model, names)
@@ -80,7 +86,6 @@ class HFBackbone(nn.Module):
             module for module in model.modules() if hasattr(module, "gradient_checkpointing")
         ]
         self.kernel = kernel
-        self._no_scan = use_scan(model, kernel)
         self.train(self.training)
 
     @property
@@ -114,10 +119,8 @@ class HFBackbone(nn.Module):
         import transformers
 
         name = f"transformers {transformers.__version__}, {self.model_type}"
-        if self.model_type not in KERNEL_NAMES:
-            return name
-        dtype = self.model.get_input_embeddings().weight.dtype
-        return f"{name}; {describe_scan(self.kernel, self._no_scan, self.device, dtype)}"
+        recurrence = self._kernel.describe(self.device, self.model.get_input_embeddings().weight.dtype)
+        return f"{name}; {recurrence}" if recurrence else name
 
     def train(self, mode: bool = True) -> HFBackbone:
         """Sets the mode of this module alone: the model stays in evaluation mode."""
@@ -131,11 +134,18 @@ class HFBackbone(nn.Module):
 
     def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
         """Not possible: raises ValueError."""
-        raise ValueError(f"a memory of {self.model_type} cannot be aged: only the model's own code knows how it decays")
+        reason = (
+            "its decay depends on the text; use load" if self.continues else "only its own code knows how it decays"
+        )
+        raise ValueError(f"a memory of {self.model_type} cannot be aged: {reason}")
 
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
-        """Not possible: raises ValueError."""
-        raise ValueError(f"a memory of {self.model_type} cannot be loaded: only the model's own code knows its scale")
+        """S <- keep S + S_other in recurrent layers, where `continues`; else raises ValueError."""
+        if not self.continues:
+            raise ValueError(
+                f"a memory of {self.model_type} cannot be loaded: only the model's own code knows its scale"
+            )
+        return load_layers(state, other, keep, weight)
 
     @functools.cached_property
     def anchor_units(self) -> tuple[int, ...]:
@@ -186,30 +196,39 @@ class HFBackbone(nn.Module):
         taps: Collection[str] = (),
         keep_state: bool = True,
     ) -> Output:
-        """Reads tokens (B, T) on from a state; see `Backbone`. The returned state carries no gradient.
+        """Reads tokens (B, T) on from a state; see `Backbone`. Gradients pass through states where `continues`.
 
         Raises:
             ValueError: also for a site that the model does not call exactly once, gradients through a state, and
                 gradient checkpointing, whose recomputation would not see the update.
         """
-        batch, time = tokens.shape
         if update is not None:
-            check_update(update, self.sites, batch)
+            check_update(update, self.sites, tokens.shape[0])
         check_taps(taps)
         if any(module.gradient_checkpointing for module in self._checkpointable):
             raise ValueError("gradient checkpointing is on in the model; its recomputation does not see the update")
         positions = None if logits == "all" else _last_positions(tokens, lengths)
         options = CallOptions(update, update_mask(tokens, update_from), positions, bool(taps), anchor)
+        if self.continues:
+            result = self._hooked.call(tokens, state, options._replace(lengths=lengths), keep_state)
+        else:
+            result = self._read(tokens, state, options, lengths, keep_state)
+        scores = None if logits == "none" else result.logits if logits == "all" else result.logits.squeeze(1)
+        return Output(scores, result.state, self._taps(result.inputs, taps, lengths))
+
+    def _read(
+        self, tokens: Tensor, state: State | None, options: CallOptions, lengths: Tensor | None, keep_state: bool
+    ) -> CallResult:
+        """Reads tokens with the model's own code, which does not continue."""
+        batch, time = tokens.shape
+        anchor = options.anchor
         if anchor is not None and state is None:
             state = self.init_state(batch)
         if state is not None and (anchor is not None or bool(state[0].tokens.any())):
-            result = self._hooked.step_by_step(tokens, state, options, lengths)
-        elif keep_state and lengths is not None and bool((lengths != time).any()):
-            result = self._hooked.in_groups(tokens, options, lengths)
-        else:
-            result = self._hooked.call(tokens, None, options, keep_state)
-        scores = None if logits == "none" else result.logits if logits == "all" else result.logits.squeeze(1)
-        return Output(scores, result.state, self._taps(result.inputs, taps, lengths))
+            return self._hooked.step_by_step(tokens, state, options, lengths)
+        if keep_state and lengths is not None and bool((lengths != time).any()):
+            return self._hooked.in_groups(tokens, options, lengths)
+        return self._hooked.call(tokens, None, options, keep_state)
 
     def _taps(self, inputs: Mapping[Site, Tensor], taps: Collection[str], lengths: Tensor | None) -> Taps:
         if not taps:

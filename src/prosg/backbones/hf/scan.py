@@ -1,89 +1,33 @@
 """The compiled selective scan in the mixers of transformers' Mamba models.
 
 transformers' own code is a loop over tokens that keeps several tensors (B, D, T, N), and its backward pass takes time
-that grows with T squared. A mixer calls two functions of its module by name:
+that grows with T squared. A mixer calls two functions of its module by name, which `mixers` replaces:
 
     mamba_selective_scan            a text from its beginning
     mamba_selective_state_update    one token from a state, which is written in place
 
-Each mixer object gets a `forward` of its own: the code of its class, with other globals, in which these two names are
-the functions below. Classes and modules of transformers are not changed, and a copy of a model keeps its scan. Around
-the recurrence (softplus of dt + bias before, D x and the gate after) the functions compute what the originals do; the
-recurrence itself runs in fp32, or fp64 in an fp64 model. Calls that the library cannot do go to the originals.
+Around the recurrence (softplus of dt + bias before, D x and the gate after) the functions below compute what the
+originals do; the recurrence itself runs in fp32, or fp64 in an fp64 model. Calls that the library cannot do go to the
+originals.
 """
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Callable
-from functools import partial
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from prosg.backbones.hf.cache import TransformersModel
+from prosg.backbones.hf.mixers import MixerKernel
 from prosg.ops.selective_scan.compiled import LIBRARY, compiled_selective_scan
 
-__all__ = ["KERNEL_NAMES", "describe_scan", "use_scan"]
-
-KERNEL_NAMES = {"mamba": ("auto", "c", "transformers"), "falcon_mamba": ("auto", "c", "transformers")}
-"""model_type -> the values of `--kernel`; other types allow "auto" only."""
+__all__ = ["SCAN"]
 
 
-def use_scan(model: TransformersModel, kernel: str) -> str:
-    """Makes the mixers of a model use the compiled scan, or their own code again.
-
-    Args:
-        model: The model, changed in place.
-        kernel: "transformers" for the mixers' own code; "auto" or "c" for the compiled scan.
-
-    Returns:
-        "", or the reason why "auto" could not replace the mixers' own code, which is a warning too: that code is slow.
-
-    Raises:
-        ValueError: for a kernel that this type does not have, and for "c" where mixers cannot be changed.
-    """
-    model_type = model.config.model_type
-    if kernel not in (names := KERNEL_NAMES.get(model_type, ("auto",))):
-        raise ValueError(f"kernel is {kernel!r}; {model_type} is run by transformers; allowed: {', '.join(names)}")
-    if model_type not in KERNEL_NAMES:
-        return ""
-    mixers = [module for module in model.modules() if type(module).__name__.endswith("Mixer")]
-    for mixer in mixers:
-        if _is_ours(mixer):
-            del mixer.forward
-    if kernel == "transformers":
-        return ""
-    reason = next(filter(None, map(_refusal, mixers)), "" if mixers else "it has no mixers")
-    if not reason:
-        for mixer in mixers:
-            mixer.forward = MethodType(_with_scan(_code(mixer), kernel), mixer)
-        return ""
-    if kernel == "c":
-        raise ValueError(f"{model_type}: kernel 'c' is not available: {reason}; available are auto, transformers")
-    warnings.warn(
-        f"{model_type}: the compiled scan cannot be used: {reason}; transformers' own code runs, slow on a CPU",
-        stacklevel=3,
-    )
-    return reason
-
-
-def describe_scan(kernel: str, reason: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Returns what runs the recurrence, as one line.
-
-    Args:
-        kernel: As for `use_scan`.
-        reason: What `use_scan` returned.
-        device: Where the model is.
-        dtype: The type of its weights.
-
-    Raises:
-        ValueError: where `kernel` is "c" and the library cannot be used.
-    """
+def _describe(kernel: str, reason: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Says what runs the recurrence; raises ValueError where `kernel` is "c" and the library cannot be used."""
     if kernel == "transformers":
         return "selective_scan: transformers (chosen)"
     if not reason and _library_runs(device, dtype, kernel):
@@ -93,42 +37,6 @@ def describe_scan(kernel: str, reason: str, device: torch.device, dtype: torch.d
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-def _code(mixer: nn.Module) -> Any:
-    """The `forward` of the mixer's class, without transformers' decorator, which is for offloaded weights."""
-    return inspect.unwrap(type(mixer).forward)
-
-
-def _is_ours(mixer: nn.Module) -> bool:
-    """Whether this mixer has a `forward` that was made here: one with the code of its class."""
-    forward = vars(mixer).get("forward")
-    return isinstance(forward, MethodType) and forward.__code__ is _code(mixer).__code__
-
-
-def _refusal(mixer: nn.Module) -> str:
-    """Why the functions that this mixer calls cannot be replaced; "" where they can."""
-    forward = _code(mixer)
-    if "forward" in vars(mixer) or any(hasattr(module, "_hf_hook") for module in mixer.modules()):
-        return "a mixer's forward is replaced already, or its weights are offloaded"
-    if not isinstance(forward, FunctionType) or forward.__closure__:
-        return f"{type(mixer).__name__}.forward is no plain function"
-    for name, ours in REPLACEMENTS.items():
-        if name not in forward.__code__.co_names or name not in forward.__globals__:
-            return f"{type(mixer).__name__}.forward does not call {name}"
-        expected = list(inspect.signature(ours).parameters)[2:-1]
-        actual = list(inspect.signature(forward.__globals__[name]).parameters)
-        if actual[: len(expected)] != expected:
-            return f"{name} has other arguments: {', '.join(actual)}"
-    return ""
-
-
-def _with_scan(forward: FunctionType, kernel: str) -> FunctionType:
-    """A copy of the function that calls `REPLACEMENTS`."""
-    ours = {name: partial(function, forward.__globals__[name], kernel) for name, function in REPLACEMENTS.items()}
-    copy = FunctionType(forward.__code__, {**forward.__globals__, **ours}, forward.__name__, forward.__defaults__)
-    copy.__kwdefaults__ = forward.__kwdefaults__
-    return copy
 
 
 def _library_runs(device: torch.device, dtype: torch.dtype, kernel: str) -> bool:
@@ -215,5 +123,11 @@ def _update(
     return _add_and_gate(y.squeeze(1), x, D, z).to(x.dtype)
 
 
-REPLACEMENTS: dict[str, Callable[..., Any]] = {"mamba_selective_scan": _scan, "mamba_selective_state_update": _update}
-"""Function that a mixer calls -> its replacement, whose first two arguments are the original and the kernel."""
+SCAN = MixerKernel(
+    title="the compiled scan",
+    without="slow on a CPU",
+    kernels=("auto", "c", "transformers"),
+    mixer="Mixer",
+    replacements={"mamba_selective_scan": _scan, "mamba_selective_state_update": _update},
+    describe=_describe,
+)

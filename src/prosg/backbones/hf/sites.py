@@ -11,7 +11,7 @@ from torch import nn
 from prosg.backbones.hf.cache import TransformersModel
 from prosg.core.update import Site
 
-__all__ = ["HF_SITES", "ModelSites", "find_sites", "projection_shape"]
+__all__ = ["HF_SITES", "LANGUAGE_MODELS", "ModelSites", "find_sites", "projection_shape"]
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 HF_SITES: dict[str, tuple[str, ...]] = {
@@ -21,6 +21,7 @@ HF_SITES: dict[str, tuple[str, ...]] = {
     "recurrent_gemma": ("linear_y", "linear_x", "linear_out"),
     "xlstm": ("q", "k", "v", "ogate_preact", "out_proj"),
     "qwen3_next": ("in_proj_qkvz", "linear_attn.out_proj"),
+    "qwen3_5_text": ("in_proj_qkv", "in_proj_z", "linear_attn.out_proj"),
     "gpt2": ("c_attn", "attn.c_proj"),
     "llama": ATTENTION,
     "mistral": ATTENTION,
@@ -28,6 +29,8 @@ HF_SITES: dict[str, tuple[str, ...]] = {
     "qwen3": ATTENTION,
 }
 """model_type -> the projections of its time-mixing blocks, by the end of their modules' names, as in PEFT."""
+LANGUAGE_MODELS = {"qwen3_5": "qwen3_5_text"}
+"""model_type of a folder with a model of text and pictures -> that of its language model, which is loaded alone."""
 
 
 class ModelSites(NamedTuple):
