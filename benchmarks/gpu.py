@@ -67,10 +67,9 @@ Rows = list[dict[str, Any]]
 
 def make(version: str, shape: Shape, device: torch.device, dtype: torch.dtype, kernel: str) -> NativeBackbone:
     kind = BACKBONES[version]
-    with torch.device(device):
-        model = kind.model(kind.sizes[shape.size], kernel)
-    model.reset_parameters(torch.Generator(device).manual_seed(0))
-    return model.to(dtype)
+    model = kind.model(kind.sizes[shape.size], kernel)
+    model.reset_parameters(torch.Generator().manual_seed(0))
+    return model.to(device, dtype)
 
 
 def seconds(action: Callable[[], object], device: torch.device, repeats: int, calls: int = 1) -> float:

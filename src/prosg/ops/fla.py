@@ -1,9 +1,9 @@
 """The kernels of flash-linear-attention (fla-core, MIT): Triton, for GPUs, compiled at their first call.
 
-An operation's `fla.py` calls its functions; here is what these files share: whether the package can be used, the types
-that it computes in, and the layout of its states. fla's state of a head is (K, V), rows for keys: the transpose of
-ours. A state that comes from it is passed on as a transposed view, so that decoding, where it goes back unchanged,
-copies nothing.
+An operation's `fla.py` calls its functions, imported at the first call, which takes seconds; here is what these files
+share: whether the package can be used, the types that it computes in, and the layout of its states. fla's state of a
+head is (K, V), rows for keys: the transpose of ours. A state that comes from it is passed on as a transposed view, so
+that decoding, where it goes back unchanged, copies nothing.
 
 The rows of a batch end at different steps. Steps after a row's end are masked, not cut out with fla's `cu_seqlens`:
 packing the rows would need their lengths on the host, a synchronisation in every layer, and copies of all inputs. The
