@@ -1,4 +1,4 @@
-"""What the benchmarks of the recurrences share: all implementations, interleaved in one run, as a table and as rows."""
+"""What the benchmarks share: the recurrences, interleaved in one run; decoding; a training step; files of rows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prosg.backbones.native import NativeBackbone
+from prosg.core.update import LowRank, Update, prepare_update
+from prosg.model.prosg import ProSG
 from prosg.utils.environment import processor
 
 CPU = torch.device("cpu")
@@ -56,6 +59,57 @@ def commit() -> str:
     here = Path(__file__).parent
     result = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
     return result.stdout.strip()
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A JSON file with one row a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[\n" + ",\n".join("  " + json.dumps(row) for row in rows) + "\n]\n", "utf-8")
+
+
+RANK = 8
+
+
+def random_update(model: NativeBackbone, batch: int, dtype: torch.dtype) -> Update:
+    """Rank-8 changes of every projection, another for each row."""
+    device = model.emb.weight.device
+
+    def draw(*shape: int) -> Tensor:
+        return 0.01 * torch.randn(batch, *shape, device=device)
+
+    changes = {site: LowRank(draw(RANK, inp), draw(out, RANK)) for site, (out, inp) in model.sites.items()}
+    return prepare_update(changes, dtype)
+
+
+class Decoder:
+    """Writes a token of each row at a time."""
+
+    def __init__(self, model: NativeBackbone, batch: int, update: Update | None) -> None:
+        self.model, self.update = model, update
+        device, vocabulary = model.emb.weight.device, model.config.vocab_size
+        self.tokens = torch.randint(1, vocabulary, (batch, 1), device=device)
+        self.state = model(torch.randint(1, vocabulary, (batch, 8), device=device)).state
+
+    def __call__(self) -> Tensor:
+        output = self.model(self.tokens, self.state, update=self.update, logits="last")
+        self.state = output.state
+        return output.logits
+
+
+def training_step(
+    model: ProSG, optimiser: torch.optim.Optimizer, prompt: Tensor, answer: Tensor, *, autocast: bool
+) -> None:
+    """One step on rows of full length; under autocast products are bf16."""
+
+    def lengths(tokens: Tensor) -> Tensor:
+        return torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+
+    with torch.autocast(prompt.device.type, torch.bfloat16, enabled=autocast):
+        weights = torch.ones(answer.shape, device=answer.device)
+        scored = model(prompt, lengths(prompt), answer, lengths(answer), weights)
+    scored.loss.backward()
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
 
 
 def train(run: Callable[..., Tensor], inputs: list[Tensor], weight: Tensor) -> None:
@@ -109,5 +163,4 @@ def main(it: Recurrence, description: str | None) -> None:
         every += rows
     if args.out:
         origin = {"dtype": "float32", "machine": processor(), "commit": commit()}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text("[\n" + ",\n".join("  " + json.dumps(row | origin) for row in every) + "\n]\n")
+        write_rows(args.out, [row | origin for row in every])

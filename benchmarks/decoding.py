@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -23,19 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import commit, medians
-from torch import Tensor
+from _common import Decoder, commit, medians, random_update, write_rows
 
 from prosg.backbones import BACKBONES
 from prosg.backbones.native import NativeBackbone
 from prosg.backbones.quantised import quantise
 from prosg.checkpoints.backbone import load_backbone, save_backbone
-from prosg.core.update import LowRank, Update, prepare_update
+from prosg.core.update import LowRank
 from prosg.utils.allocation import keep_freed_memory
 from prosg.utils.environment import processor
 
 SIZES = {"rwkv4": "169M", "rwkv7": "0.1B"}
-RANK = 8
 PREFILL = 512
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "int8": 5e-2}
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -51,29 +48,8 @@ def random_model(version: str, small: bool, folder: Path) -> Path:
     return path
 
 
-def random_update(model: NativeBackbone, batch: int, dtype: torch.dtype) -> Update:
-    """Rank-8 changes of every projection, another for each row."""
-    return prepare_update(
-        {
-            site: LowRank(0.01 * torch.randn(batch, RANK, inp), 0.01 * torch.randn(batch, out, RANK))
-            for site, (out, inp) in model.sites.items()
-        },
-        dtype,
-    )
-
-
-class Decoder:
-    """prosg, a token of each row at a time."""
-
-    def __init__(self, model: NativeBackbone, batch: int, update: Update | None) -> None:
-        self.model, self.update = model, update
-        self.tokens = torch.randint(1, model.config.vocab_size, (batch, 1))
-        self.state = model(torch.randint(1, model.config.vocab_size, (batch, 8))).state
-
-    def __call__(self) -> Tensor:
-        output = self.model(self.tokens, self.state, update=self.update, logits="last")
-        self.state = output.state
-        return output.logits
+class CheckedDecoder(Decoder):
+    """A decoder whose rows are compared with the same rows alone."""
 
     def check(self, tolerance: float) -> None:
         """The first and the last row alone give the same as in the batch."""
@@ -166,7 +142,7 @@ def measure(version: str, dtype: str, batches: list[int], repeats: int, small: b
         counts = dict.fromkeys(systems, 1)
         for batch in batches:
             for name, update in (("prosg", None), ("prosg + update", random_update(model, batch, narrow))):
-                decoder = Decoder(model, batch, update)
+                decoder = CheckedDecoder(model, batch, update)
                 decoder.check(TOLERANCE[dtype])
                 systems[f"{name}, {batch} rows"], counts[f"{name}, {batch} rows"] = decoder, batch
         bandwidth, rate = machine(dtype, repeats)
@@ -220,8 +196,7 @@ def main() -> None:
                 )
                 every.append(row | {"machine": processor(), "commit": commit()})
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text("[\n" + ",\n".join("  " + json.dumps(row) for row in every) + "\n]\n", "utf-8")
+        write_rows(args.out, every)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import commit
+from _common import commit, training_step, write_rows
 
 from prosg.backbones import BACKBONES
 from prosg.checkpoints.backbone import load_backbone
@@ -70,21 +70,10 @@ def training(model: ProSG, phase: str, dtype: str, prompt: int) -> float:
     optimiser = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
     batch = BATCH if prompt < TOKENS else 1
     tokens = torch.randint(1, 50000, (batch, prompt + TOKENS // 2))
-    lengths = torch.full((batch,), TOKENS // 2)
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
-            scored = model(
-                prompt=tokens[:, :prompt],
-                prompt_lengths=torch.full((batch,), prompt),
-                answer=tokens[:, prompt:],
-                answer_lengths=lengths,
-                weights=torch.ones(batch, TOKENS // 2),
-            )
-        scored.loss.backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        training_step(model, optimiser, tokens[:, :prompt], tokens[:, prompt:], autocast=dtype == "bf16")
         seconds = time.perf_counter() - start
     return seconds
 
@@ -178,8 +167,7 @@ def main() -> None:
                     replaced = {(row["system"], row["quantity"]) for row in new}
                     rows = [row for row in rows if (row["system"], row["quantity"]) not in replaced] + new
                     if args.out:
-                        args.out.parent.mkdir(parents=True, exist_ok=True)
-                        args.out.write_text("[\n" + ",\n".join("  " + json.dumps(row) for row in rows) + "\n]\n")
+                        write_rows(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint
 from prosg.checkpoints.native_reader import read_checkpoint
 from prosg.core.update import LowRank, Site
-from prosg.ops.retention import KERNELS
+from prosg.ops.retention import KERNELS, RETENTION
 from prosg.utils.io import CheckpointError
+from support.kernels import CPU
 from support.models import TOLERANCE, assert_near, live_backbone, live_model, tokens
 
 NAMES = ("retnet", "retnet, own widths")
@@ -80,7 +81,7 @@ def by_the_paper(model: RetNet, text: list[int]) -> tuple[Array, list[Array]]:
     return layer_norm(x, w["ln_out.weight"], w["ln_out.bias"]) @ w["head.weight"].T, tapped
 
 
-@pytest.mark.parametrize("kernel", ["auto", *KERNELS])
+@pytest.mark.parametrize("kernel", ["auto", *RETENTION.available(CPU, torch.float64)])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_the_papers_model(name: str, dtype: torch.dtype, kernel: str) -> None:

@@ -19,7 +19,10 @@ from support.hf_models import HF_TINY, hf_backbone
 from support.models import TINY
 from support.training_folder import losses, make_training_folder
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:.*fla has no kernel for heads:RuntimeWarning"),  # the models are tiny
+]
 
 
 def models(name: str) -> tuple[ProSG, ProSG]:

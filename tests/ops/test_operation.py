@@ -20,7 +20,7 @@ COMPILED = {operation.name: operation for operation in (WKV4, WKV7, SELECTIVE_SC
 
 operations = pytest.mark.parametrize("operation", COMPILED.values(), ids=COMPILED)
 built_operations = pytest.mark.parametrize(
-    "operation", [pytest.param(op, marks=built(op.library), id=name) for name, op in COMPILED.items()]
+    "operation", [pytest.param(op, marks=built(op.libraries["c"]), id=name) for name, op in COMPILED.items()]
 )
 
 
@@ -28,7 +28,7 @@ built_operations = pytest.mark.parametrize(
 def test_selection(operation: Operation[Any]) -> None:
     default = operation.kernels[operation.default]
     assert operation.select("scan", CPU, torch.float32) is operation.kernels["scan"]
-    assert operation.select("auto", CUDA, torch.float32) is default
+    assert operation.select("auto", CUDA, torch.float64) is default
     assert operation.select("auto", CPU, torch.bfloat16) is default
     assert "c" not in operation.available(CUDA, torch.float32)
     with pytest.raises(ValueError, match=f"{operation.name} kernel 'cuda'.* auto, {', '.join(operation.kernels)}"):
@@ -41,7 +41,7 @@ def test_selection(operation: Operation[Any]) -> None:
 
 @operations
 def test_selection_without_the_library(operation: Operation[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(operation.library), "loaded", "it is not built")
+    monkeypatch.setitem(vars(operation.libraries["c"]), "loaded", "it is not built")
     assert operation.select("auto", CPU, torch.float32) is operation.kernels[operation.default]
     assert operation.describe(CPU, torch.float32) == f"{operation.name}: {operation.default} (c: it is not built)"
     with pytest.raises(ValueError, match="'c' .* it is not built"):
@@ -56,17 +56,20 @@ def test_selection_of_the_library(operation: Operation[Any]) -> None:
     assert operation.describe(CPU, torch.float32) in {f"{operation.name}: c ({name})" for name in instruction_sets}
 
 
-def test_an_operation_without_a_library() -> None:
+def test_an_operation_without_a_library_for_the_device() -> None:
+    plain = ["recurrent", "parallel", "chunked"]
     assert RETENTION.select("auto", CPU, torch.float32) is RETENTION.kernels["chunked"]
     assert RETENTION.describe(CPU, torch.float32) == "retention: chunked"
-    assert RETENTION.available(CUDA, torch.bfloat16) == RETENTION.kernels
-    with pytest.raises(ValueError, match="retention kernel 'c'.* auto, recurrent, parallel, chunked"):
+    assert list(RETENTION.available(CPU, torch.bfloat16)) == plain
+    assert list(RETENTION.available(CUDA, torch.float64)) == plain
+    assert SELECTIVE_SCAN.describe(CUDA, torch.float32) == "selective_scan: scan"
+    with pytest.raises(ValueError, match="retention kernel 'c'.* auto, recurrent, parallel, chunked, fla"):
         RETENTION.select("c", CPU, torch.float32)
 
 
 def test_a_library_that_is_missing_or_of_another_version() -> None:
     assert "not built" in CompiledLibrary("wkv3", 1, 0, {}).unavailable(CPU, torch.float32)
-    library = WKV4.library
+    library = WKV4.libraries["c"]
     if isinstance(library.loaded, str):
         pytest.skip(library.loaded)
     newer = CompiledLibrary(library.name, library.abi + 1, library.sizes, library.pointers)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from prosg.ops.retention import KERNELS, elapse
-from support.kernels import compare
+from prosg.ops.retention import KERNELS, RETENTION, elapse
+from support.kernels import CPU, compare
 from support.models import TOLERANCE
 
-FAST = [name for name in KERNELS if name != "recurrent"]
+FORMS = list(RETENTION.available(CPU, torch.float64))
+FAST = [name for name in FORMS if name != "recurrent"]
 
 
 class Inputs(NamedTuple):
@@ -83,7 +84,7 @@ def test_fast_is_the_oracle(name: str, shape: tuple[int, ...], empty: bool, dtyp
         compare(everything(name, ours), everything("recurrent", theirs), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", FORMS)
 def test_a_call_may_be_cut_anywhere(name: str) -> None:
     x = draw(2, 70, 2, 4, 6).to(torch.float64)
     y, after = call(name, x)
@@ -93,7 +94,7 @@ def test_a_call_may_be_cut_anywhere(name: str) -> None:
         compare({"y": torch.cat([first, rest], 1), "after": end}, {"y": y, "after": after}, 1e-12)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", FORMS)
 def test_steps_beyond_the_length_are_no_steps(name: str) -> None:
     lengths = torch.tensor([0, 5, 64, 80])
     x = draw(4, 80, 2, 4, 6)._replace(lengths=lengths).to(torch.float64)
@@ -129,7 +130,7 @@ def test_long_texts_keep_their_angles() -> None:
     compare({"a": long}, {"a": elapse(x.memory.double(), torch.zeros(1), torch.tensor([4000]))}, 1e-6)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", FORMS)
 def test_finite_differences(name: str) -> None:
     x = draw(2, 5, 2, 2, 3).to(torch.float64)._replace(lengths=torch.tensor([5, 3]))
     assert torch.autograd.gradcheck(lambda *z: call(name, Inputs(*z, x.lengths)), x[:4], fast_mode=True)

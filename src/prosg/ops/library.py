@@ -54,6 +54,8 @@ class CompiledLibrary:
         types: What the functions call the types that they compute in.
     """
 
+    device = "cpu"
+
     def __init__(
         self,
         name: str,
@@ -83,15 +85,15 @@ class CompiledLibrary:
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str:
         """Returns why the library cannot work on this device and in this type; "" where it can."""
-        if device.type != "cpu":
+        if device.type != self.device:
             return f"it runs on the CPU, not on {device.type}"
         if dtype not in self.types:
             known = " and ".join(str(one).removeprefix("torch.") for one in self.types)
             return f"it computes in {known}, not in {dtype}"
         return self.loaded if isinstance(self.loaded, str) else ""
 
-    def instruction_set(self) -> str:
-        """Returns which instruction set is used on this machine: "avx512f", "avx2", "plain" and the like."""
+    def description(self) -> str:
+        """Returns the instruction set that is used on this machine: "avx512f", "avx2", "plain" and the like."""
         function = self._library[f"prosg_{self.name}_instructions"]
         function.restype = ctypes.c_char_p
         return str(function().decode())

@@ -129,7 +129,7 @@ def test_it_belongs_to_one_model_and_its_copies() -> None:
 def test_kernel_in_use() -> None:
     for kernel in ("auto", "c"):
         assert with_kernel("mamba", kernel).kernel_in_use.endswith(
-            f", mamba; selective_scan: c ({LIBRARY.instruction_set()})"
+            f", mamba; selective_scan: c ({LIBRARY.description()})"
         )
     assert with_kernel("mamba", "transformers").kernel_in_use.endswith("; selective_scan: transformers (chosen)")
     assert HFBackbone(hf_model("gpt2")).kernel_in_use.endswith(", gpt2")

@@ -31,7 +31,7 @@ def _describe(kernel: str, reason: str, device: torch.device, dtype: torch.dtype
     if kernel == "transformers":
         return "selective_scan: transformers (chosen)"
     if not reason and _library_runs(device, dtype, kernel):
-        return f"selective_scan: c ({LIBRARY.instruction_set()})"
+        return f"selective_scan: c ({LIBRARY.description()})"
     return f"selective_scan: transformers (c: {reason or LIBRARY.unavailable(device, _wide(dtype))})"
 
 

@@ -41,7 +41,7 @@ class LinearKernel(Protocol):
 
 
 KERNELS: dict[str, LinearKernel] = {"torch": naive_linear, "c": compiled_linear}
-LINEAR: Operation[LinearKernel] = Operation("linear", KERNELS, "torch", LIBRARY)
+LINEAR: Operation[LinearKernel] = Operation("linear", KERNELS, "torch", {"c": LIBRARY})
 
 _most_rows = cache(most_rows)
 

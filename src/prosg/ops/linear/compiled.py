@@ -30,7 +30,7 @@ def most_rows(dtype: torch.dtype) -> int:
     """Returns up to how many rows the library is the faster one, for a matrix of this type; 0 where it cannot run."""
     if isinstance(LIBRARY.loaded, str) or dtype not in LIBRARY.types:
         return 0
-    return ROWS_ON_TILES if dtype == torch.bfloat16 and LIBRARY.instruction_set() == "amx" else ROWS
+    return ROWS_ON_TILES if dtype == torch.bfloat16 and LIBRARY.description() == "amx" else ROWS
 
 
 def compiled_linear(

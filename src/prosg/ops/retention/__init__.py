@@ -1,11 +1,12 @@
-"""RetNet's retention: its three forms by name. `naive` has the symbols and equations.
+"""RetNet's retention: its forms by name. `naive` has the symbols and equations.
 
     recurrent   the oracle, step by step (eq. 1, 6)
     parallel    a matrix of scores over all steps, as in attention (eq. 5)
     chunked     parallel within chunks of time, recurrent over them (eq. 7)
-    auto        chunked
+    fla         Triton, for a GPU, fp32 and narrower, where fla-core is installed; an anchor is left to chunked
+    auto        fla where it can run, else chunked
 
-All are differentiated by autograd and run on any device and in any type.
+The first three are differentiated by autograd and run on any device and in any type.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from prosg.ops.fla import FLA
 from prosg.ops.operation import Operation
 from prosg.ops.pull import Pull
 from prosg.ops.retention.chunk import chunked_retention, parallel_retention
+from prosg.ops.retention.fla import fla_retention
 from prosg.ops.retention.naive import elapse, recurrent_retention
 
 __all__ = ["KERNELS", "RETENTION", "RetentionKernel", "elapse"]
@@ -59,5 +62,6 @@ KERNELS: dict[str, RetentionKernel] = {
     "recurrent": recurrent_retention,
     "parallel": parallel_retention,
     "chunked": chunked_retention,
+    "fla": fla_retention,
 }
-RETENTION: Operation[RetentionKernel] = Operation("retention", KERNELS, "chunked")
+RETENTION: Operation[RetentionKernel] = Operation("retention", KERNELS, "chunked", {"fla": FLA})

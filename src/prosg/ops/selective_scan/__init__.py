@@ -49,4 +49,4 @@ class SelectiveScanKernel(Protocol):
 
 
 KERNELS: dict[str, SelectiveScanKernel] = {"scan": naive_selective_scan, "c": compiled_selective_scan}
-SELECTIVE_SCAN: Operation[SelectiveScanKernel] = Operation("selective_scan", KERNELS, "scan", LIBRARY)
+SELECTIVE_SCAN: Operation[SelectiveScanKernel] = Operation("selective_scan", KERNELS, "scan", {"c": LIBRARY})

@@ -3,7 +3,8 @@
 scan    the oracle, step by step, differentiated by autograd: any device and type
 torch   in chunks of time, with a hand-written backward pass: any device and type
 c       compiled, with a hand-written backward pass: CPU, fp32 and fp64, where a compiler was there at installation
-auto    c where it can run, else torch
+fla     Triton, for a GPU, fp32 and narrower, where fla-core is installed; an anchor is left to torch
+auto    c or fla where it can run, else torch
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from prosg.ops.fla import FLA
 from prosg.ops.operation import Operation
 from prosg.ops.wkv4.chunk import chunked_wkv4
 from prosg.ops.wkv4.compiled import LIBRARY, compiled_wkv4
+from prosg.ops.wkv4.fla import fla_wkv4
 from prosg.ops.wkv4.naive import EMPTY_TOP, WKV4Memory, WKV4Pull, naive_wkv4, pull_wkv4
 
 __all__ = ["EMPTY_TOP", "KERNELS", "WKV4", "WKV4Kernel", "WKV4Memory", "WKV4Pull", "pull_wkv4"]
@@ -53,5 +56,5 @@ class WKV4Kernel(Protocol):
         ...
 
 
-KERNELS: dict[str, WKV4Kernel] = {"scan": naive_wkv4, "torch": chunked_wkv4, "c": compiled_wkv4}
-WKV4: Operation[WKV4Kernel] = Operation("wkv4", KERNELS, "torch", LIBRARY)
+KERNELS: dict[str, WKV4Kernel] = {"scan": naive_wkv4, "torch": chunked_wkv4, "c": compiled_wkv4, "fla": fla_wkv4}
+WKV4: Operation[WKV4Kernel] = Operation("wkv4", KERNELS, "torch", {"c": LIBRARY, "fla": FLA})

@@ -3,7 +3,8 @@
 scan    the oracle, step by step, differentiated by autograd: any device and type
 torch   in chunks of time, differentiated by autograd: any device and type
 c       compiled, with a hand-written backward pass: CPU, fp32 and fp64, where a compiler was there at installation
-auto    c where it can run, else torch
+fla     Triton, for a GPU, fp32 and narrower, where fla-core is installed; an anchor is left to torch
+auto    c or fla where it can run, else torch
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from prosg.ops.fla import FLA
 from prosg.ops.operation import Operation
 from prosg.ops.pull import Pull
 from prosg.ops.wkv7.chunk import chunked_wkv7
 from prosg.ops.wkv7.compiled import LIBRARY, compiled_wkv7
+from prosg.ops.wkv7.fla import fla_wkv7
 from prosg.ops.wkv7.naive import naive_wkv7
 
 __all__ = ["KERNELS", "WKV7", "WKV7Kernel"]
@@ -57,5 +60,5 @@ class WKV7Kernel(Protocol):
         ...
 
 
-KERNELS: dict[str, WKV7Kernel] = {"scan": naive_wkv7, "torch": chunked_wkv7, "c": compiled_wkv7}
-WKV7: Operation[WKV7Kernel] = Operation("wkv7", KERNELS, "torch", LIBRARY)
+KERNELS: dict[str, WKV7Kernel] = {"scan": naive_wkv7, "torch": chunked_wkv7, "c": compiled_wkv7, "fla": fla_wkv7}
+WKV7: Operation[WKV7Kernel] = Operation("wkv7", KERNELS, "torch", {"c": LIBRARY, "fla": FLA})
