@@ -29,10 +29,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["FLA", "FlaLibrary", "from_fla", "instead", "matrix_type", "needs_gradient", "to_fla"]
+__all__ = ["FLA", "NARROWEST", "FlaLibrary", "from_fla", "instead", "matrix_type", "needs_gradient", "to_fla"]
 
 K = TypeVar("K", bound=Callable[..., Any])
 
+NARROWEST = 16
+"""Least width of a head's keys and values in chunked forms: that of a tile of a tensor core's product."""
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

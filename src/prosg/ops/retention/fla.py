@@ -14,15 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prosg.core.tensors import valid_mask
-from prosg.ops.fla import instead, matrix_type
+from prosg.ops.fla import NARROWEST, instead, matrix_type
 from prosg.ops.pull import Pull
 from prosg.ops.retention.chunk import chunked_retention
 from prosg.ops.retention.naive import angles, elapse, rotate_pairs
 
 __all__ = ["fla_retention"]
-
-NARROWEST = 16
-"""Least width of keys and values: that of a tile of a tensor core's product."""
 
 
 def fla_retention(

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prosg.core.tensors import valid_mask
-from prosg.ops.fla import from_fla, instead, matrix_type, needs_gradient, to_fla
+from prosg.ops.fla import NARROWEST, from_fla, instead, matrix_type, needs_gradient, to_fla
 from prosg.ops.pull import Pull
 from prosg.ops.wkv7.chunk import chunked_wkv7
 
@@ -21,8 +21,6 @@ __all__ = ["fla_wkv7"]
 
 LOWEST = -0.6066
 """A bound of the logarithm of RWKV-7's decays, which are at least -e^-.5 = -.60653."""
-NARROWEST = 16
-"""Least width of a head: that of a tile of a tensor core's product."""
 
 
 def fla_wkv7(
