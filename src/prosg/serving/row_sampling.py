@@ -46,6 +46,7 @@ class RowSampling:
         Returns:
             The tokens (B,), and in which rows (B,) the logits are finite; in others the token is an end token.
         """
+        logits = logits.float() if logits.dtype.itemsize < 4 else logits  # once: PyTorch is slow at comparing bf16
         finite = is_finite(logits)
         random = logits.new_zeros(0) if self.greedy else draws(self.seeds, self.steps, self.numbers, logits.device)
         self.steps += np.uint64(1)
