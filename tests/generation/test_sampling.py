@@ -94,7 +94,9 @@ def chosen_by_sorting(logits: Tensor, temperature: float, number: float, top_k: 
         return int((logits == logits.max()).nonzero()[0])
     scaled = logits.float() / temperature
     if top_k:
-        scaled = scaled.masked_fill(scaled < scaled.sort(descending=True).values[min(top_k, len(scaled)) - 1], -torch.inf)
+        scaled = scaled.masked_fill(
+            scaled < scaled.sort(descending=True).values[min(top_k, len(scaled)) - 1], -torch.inf
+        )
     p = torch.softmax(scaled.unsqueeze(0), 1)[0]
     if top_p < 1:
         ordered, index = torch.sort(p, descending=True, stable=True)

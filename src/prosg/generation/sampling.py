@@ -20,7 +20,7 @@ __all__ = ["Sampling", "SamplingOptions", "pick"]
 HOTTEST = 1000.0
 """Greatest temperature; under it every token is about as likely as any other."""
 MOST_ORDERED = 128
-"""Likeliest tokens that are put in order first; those of few answers hold less than a usual `top_p`."""
+"""Tokens that are put in order for `top_p` at first, the likeliest; they mostly hold as much."""
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -130,7 +130,7 @@ def pick(
         top_p: Draw from the likeliest tokens that hold this much probability, of equals those of the lowest ids. Also
             one per row.
     """
-    logits = logits.float() if logits.dtype.itemsize < 4 else logits  # NumPy has no bf16
+    logits = logits.detach() if logits.dtype.itemsize >= 4 else logits.detach().float()  # NumPy has no bf16
     top_k, top_p = (torch.as_tensor(option, device=logits.device).expand(len(logits)) for option in (top_k, top_p))
     return _change_rows(_likeliest(logits), temperature > 0, _draw, logits, temperature, numbers, top_k, top_p)
 
