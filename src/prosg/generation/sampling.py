@@ -132,7 +132,8 @@ def pick(
     """
     logits = logits.detach() if logits.dtype.itemsize >= 4 else logits.detach().float()  # NumPy has no bf16
     top_k, top_p = (torch.as_tensor(option, device=logits.device).expand(len(logits)) for option in (top_k, top_p))
-    return _change_rows(_likeliest(logits), temperature > 0, _draw, logits, temperature, numbers, top_k, top_p)
+    inputs, warm = (logits, temperature, numbers, top_k, top_p), temperature > 0
+    return _draw(*inputs) if bool(warm.all()) else _change_rows(_likeliest(logits), warm, _draw, *inputs)
 
 
 def _change_rows(values: Tensor, rows: Tensor, change: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

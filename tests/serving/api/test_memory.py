@@ -32,9 +32,10 @@ def send_all(server: Served, number: int) -> None:
 
 def test_objects_and_labels_do_not_grow_with_requests(demo: ProSG) -> None:
     with served(demo) as server:
+        server.client.get("/metrics")  # its own labels are there from now on
         counts = []
-        for rounds in ((1, 2), range(3, 8)):
-            for number in rounds:
+        for numbers in ((1,), (2, 3, 4)):
+            for number in numbers:
                 send_all(server, number)
             gc.collect()
             kept = Counter(type(thing) for thing in gc.get_objects() if isinstance(type(thing), type))
