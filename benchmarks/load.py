@@ -10,8 +10,8 @@ mistake, as are a traceback in the server's log, and tokens that `/metrics` does
   have had beside them; every answer that was submitted has ended;
 - in a last round, in which nobody goes away, they are equal, read, cached and written.
 
-Prints how often each kind met which status, the seconds to an answer, and the server's resident memory after a tenth of
-the time, in its middle and at its end. Exits with 1 after a mistake.
+Prints how often each kind met which status, the seconds to an answer, and the server's resident memory at the end of
+each minute. Exits with 1 after a mistake.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from prosg.utils.environment import processor
 OWNERS = ["ann", "bob"]
 MODEL = "demo"
 MOST_TOKENS = 60
-WARM = 0.1
-"""Share of the time after which memory is first measured."""
+MINUTE = 60.0
+"""Seconds between two measurements of memory."""
 MEMORIES = ("none", "anchor", "update", "both", "auto")
 
 
@@ -272,7 +272,7 @@ async def act(client: Client, name: str) -> None:
 
 
 async def load(server: Server, clients: int, seconds: float, totals: Totals) -> list[int]:
-    """All kinds for so long; returns resident memory at its beginning, middle and end."""
+    """All kinds for so long; returns resident memory at the end of each minute, and of the time."""
     begun = time.monotonic()
     names = [*ANSWERS, *ABUSE]
 
@@ -283,8 +283,8 @@ async def load(server: Server, clients: int, seconds: float, totals: Totals) -> 
 
     async def measure() -> list[int]:
         found = []
-        for share in (WARM, 0.5, 1.0):
-            await asyncio.sleep(max(0.0, begun + share * seconds - time.monotonic()))
+        while (left := begun + seconds - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, MINUTE))
             found.append(server.resident())
         return found
 
@@ -365,9 +365,8 @@ def main() -> int:
         "written tokens a second": round(counters["prosg_written_tokens_total"] / seconds),
         "median seconds to an answer": round(statistics.median(totals.seconds), 3),
         "99 % within, seconds": round(statistics.quantiles(totals.seconds, n=100)[98], 3),
-        "resident MB after a tenth": round(memory[0] / 1e6, 1),
-        "resident MB in the middle": round(memory[1] / 1e6, 1),
-        "resident MB at the end": round(memory[2] / 1e6, 1),
+        "answers": len(totals.seconds),
+        "resident MB by minute": [round(count / 1e6, 1) for count in memory],
         "mistakes": len(totals.mistakes),
     }
     for name, value in figures.items():

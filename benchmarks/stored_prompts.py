@@ -26,6 +26,7 @@ from prosg.backbones import BACKBONES
 from prosg.core.encoded import EncodedPrompt
 from prosg.inspection.prompt_memory import blank_prompt, file_bytes
 from prosg.serving.api.prompts import PromptRecord, PromptStore, prompt_id
+from prosg.serving.api.storage import Folder
 from prosg.utils.environment import processor
 
 OWNER = "local"
@@ -63,7 +64,7 @@ def measure(version: str, shape: str, dtype: torch.dtype, count: int) -> dict[st
     prompts = [copy_of(first, number) for number in range(count)]
     in_memory = (resident() - before) / count
     with tempfile.TemporaryDirectory(prefix="prosg-stored-") as folder:
-        store = PromptStore(Path(folder), model, FINGERPRINT, cache_bytes=0)
+        store = PromptStore(Folder(Path(folder)), model, FINGERPRINT, cache_bytes=0)
         records = [record_of(number) for number in range(count)]
         stored = [timed(lambda pair=pair: store.add(OWNER, *pair)) for pair in zip(records, prompts, strict=True)]
         files = [file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from prosg.generation.sampling import Sampling, pick
 
@@ -84,3 +86,48 @@ def test_each_row_may_have_its_own_top_k_and_top_p() -> None:
         part = slice(row, row + 1)
         alone = pick(logits[part], temperature[part], numbers[part], int(top_k[row]), float(top_p[row]))
         assert together[part].tolist() == alone.tolist()
+
+
+def chosen_by_sorting(logits: Tensor, temperature: float, number: float, top_k: int, top_p: float) -> int:
+    """What `pick` chooses, for one row (V,), by a stable order of all tokens: its oracle."""
+    if temperature == 0:
+        return int((logits == logits.max()).nonzero()[0])
+    scaled = logits.float() / temperature
+    if top_k:
+        scaled = scaled.masked_fill(
+            scaled < scaled.sort(descending=True).values[min(top_k, len(scaled)) - 1], -torch.inf
+        )
+    p = torch.softmax(scaled.unsqueeze(0), 1)[0]
+    if top_p < 1:
+        ordered, index = torch.sort(p, descending=True, stable=True)
+        p[index[ordered.cumsum(0) - ordered >= top_p]] = 0.0
+    total = p.cumsum(0)
+    target = min(number * total[-1], torch.nextafter(total[-1], torch.tensor(0.0)))
+    return int((total > target).nonzero()[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocab_size", [3, 700])
+def test_rows_choose_what_an_order_of_all_tokens_gives(dtype: torch.dtype, vocab_size: int) -> None:
+    """From peaked to flat distributions, with equals, mixed in one batch."""
+    generator = torch.Generator().manual_seed(vocab_size)
+    options = [*itertools.product((0.0, 0.7, 3.0), (0, 1, 40, 900), (1.0, 0.9, 0.4))]
+    spread = torch.tensor([0.01, 1.0, 8.0]).repeat(len(options) // 3).unsqueeze(1)
+    for equals in (False, True):
+        logits = spread * torch.randn(len(options), vocab_size, generator=generator)
+        logits = (logits.round() if equals else logits).to(dtype)
+        numbers = torch.rand(len(options), generator=generator)
+        temperature, top_k, top_p = (torch.tensor(column) for column in zip(*options, strict=True))
+        chosen = pick(logits, temperature, numbers, top_k, top_p).tolist()
+        assert chosen == [
+            chosen_by_sorting(row, hot, number, k, share)
+            for row, number, (hot, k, share) in zip(logits, numbers, options, strict=True)
+        ]
+
+
+def test_of_equals_the_lowest_ids_are_kept() -> None:
+    """However the likeliest tokens are found: a share that few hold, and one that nearly all hold."""
+    numbers = torch.linspace(0, 1, 50)
+    for vocab_size in (10, 1000):
+        drawn = pick(torch.zeros(50, vocab_size), torch.ones(50), numbers, top_p=0.3)
+        assert int(drawn.max()) == 0.3 * vocab_size - 1

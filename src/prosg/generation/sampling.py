@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypedDict
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,6 +19,8 @@ __all__ = ["Sampling", "SamplingOptions", "pick"]
 
 HOTTEST = 1000.0
 """Greatest temperature; under it every token is about as likely as any other."""
+MOST_ORDERED = 128
+"""Tokens that are put in order for `top_p` at first, the likeliest; they mostly hold as much."""
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -122,45 +126,80 @@ def pick(
         logits: Of the next token.
         temperature: Per row; 0 takes the likeliest token.
         numbers: Uniform random numbers, one per row.
-        top_k: Draw from the k likeliest tokens; 0 from all. Also one per row.
-        top_p: Draw from the likeliest tokens that hold this much probability. Also one per row.
+        top_k: Draw from the k likeliest tokens, and their equals; 0 from all. Also one per row.
+        top_p: Draw from the likeliest tokens that hold this much probability, of equals those of the lowest ids. Also
+            one per row.
     """
-    logits = logits.float() if logits.dtype.itemsize < 4 else logits  # PyTorch is slow at finding the greatest bf16
-    warm = temperature > 0
-    if not bool(warm.any()):
-        return logits.argmax(1)
+    logits = logits.detach() if logits.dtype.itemsize >= 4 else logits.detach().float()  # NumPy has no bf16
+    top_k, top_p = (torch.as_tensor(option, device=logits.device).expand(len(logits)) for option in (top_k, top_p))
+    inputs, warm = (logits, temperature, numbers, top_k, top_p), temperature > 0
+    return _draw(*inputs) if bool(warm.all()) else _change_rows(_likeliest(logits), warm, _draw, *inputs)
+
+
+def _change_rows(values: Tensor, rows: Tensor, change: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Returns `values` (B, ...) with the rows where `rows` (B,) is true replaced by `change` of the inputs' rows."""
+    if bool(rows.all()):
+        return change(*inputs)
+    if not bool(rows.any()):
+        return values
+    index = rows.nonzero().squeeze(1)
+    return values.index_copy(0, index, change(*(part[index] for part in inputs)))
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """Token ids (B,) of the greatest logits, the lowest id among equals."""
+    if logits.is_cpu:  # NumPy's argmax is vectorised, PyTorch's is not
+        return torch.from_numpy(np.argmax(logits.numpy(), 1))
+    return logits.argmax(1)
+
+
+def _greatest(values: Tensor, count: int) -> Tensor:
+    """The `count` greatest values (B, count) of each row of (B, V), in descending order."""
+    if count < values.shape[1] or not values.is_cpu:
+        return values.topk(count).values
+    # NumPy sorts values alone, vectorised; PyTorch sorts their indices, too
+    return torch.from_numpy(np.sort(values.numpy(), 1)[:, ::-1].copy())
+
+
+def _draw(logits: Tensor, temperature: Tensor, numbers: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Token ids (B,) that are drawn at temperatures above 0."""
     scaled = logits.float() / temperature.clamp(min=1e-6).unsqueeze(1)
-    p = torch.softmax(_keep_likeliest(scaled, top_k), 1)
-    if isinstance(top_p, Tensor):
-        if bool((cut := top_p < 1).any()):  # a row that keeps all keeps its bits, too: sums are rounded
-            p = p.index_put((cut,), _keep_share(p[cut], top_p[cut].unsqueeze(1)))
-    elif top_p < 1:
-        p = _keep_share(p, top_p)
+    cut = (top_k > 0) & (top_k < scaled.shape[1])
+    p = torch.softmax(_change_rows(scaled, cut, _keep_likeliest, scaled, top_k), 1)
+    p = _change_rows(p, top_p < 1, _keep_share, p, top_p)  # 1 keeps all; by rounded sums it could keep less
     total = p.cumsum(1)
     # A product that rounds up to the total would point behind the last token that may be drawn.
-    below = torch.nextafter(total[:, -1:], torch.zeros_like(total[:, -1:]))
+    below = torch.nextafter(total[:, -1:], total.new_zeros(1))
     target = torch.minimum(numbers.unsqueeze(1).to(total.dtype) * total[:, -1:], below)
-    drawn = torch.searchsorted(total, target, right=True).squeeze(1)
-    return drawn if bool(warm.all()) else torch.where(warm, drawn, logits.argmax(1))
+    return torch.searchsorted(total, target, right=True).squeeze(1)
 
 
-def _keep_likeliest(scaled: Tensor, top_k: int | Tensor) -> Tensor:
-    """Logits (B, V) that are -inf but for the `top_k` greatest of each row, and their equals."""
-    vocab_size = scaled.shape[1]
-    if isinstance(top_k, Tensor):
-        every = (top_k <= 0) | (top_k >= vocab_size)
-        if bool(every.all()):
-            return scaled
-        most = scaled.topk(int(top_k.masked_fill(every, 1).max())).values
-        least = most.gather(1, (top_k.masked_fill(every, 1) - 1).unsqueeze(1))
-        return scaled.masked_fill((scaled < least) & ~every.unsqueeze(1), -torch.inf)
-    if not 0 < top_k < vocab_size:
-        return scaled
-    return scaled.masked_fill(scaled < scaled.topk(top_k).values[:, -1:], -torch.inf)
+def _keep_likeliest(scaled: Tensor, top_k: Tensor) -> Tensor:
+    """Logits (B, V) that are -inf but for the `top_k` (B,) greatest of each row, and their equals."""
+    least = _greatest(scaled, int(top_k.max())).gather(1, top_k.unsqueeze(1) - 1)
+    return torch.where(scaled < least, -torch.inf, scaled)
 
 
-def _keep_share(p: Tensor, top_p: float | Tensor) -> Tensor:
-    """Probabilities (B, V) that are 0 but for the greatest, which hold `top_p`: a number, or (B, 1)."""
-    ordered, index = p.sort(1, descending=True)
+def _keep_share(p: Tensor, top_p: Tensor, most: int = MOST_ORDERED) -> Tensor:
+    """Probabilities (B, V) that are 0 but for the greatest, which hold `top_p` (B,).
+
+    All are put in order only in rows whose `most` greatest hold less than that.
+    """
+    most = min(most, p.shape[1])
+    ordered = _greatest(p, most)
     before = ordered.cumsum(1) - ordered
-    return torch.zeros_like(p).scatter(1, index, ordered.masked_fill(before >= top_p, 0.0))
+    count = (before < top_p.unsqueeze(1)).sum(1, keepdim=True)
+    least = ordered.gather(1, count - 1)
+    kept = torch.where(p < least, 0.0, p)
+    is_tied = (count < most) & (ordered.gather(1, count.clamp(max=most - 1)) == least)
+    equals = count - (ordered > least).sum(1, keepdim=True)
+    kept = _change_rows(kept, is_tied.squeeze(1), _keep_first_equals, kept, least, equals)
+    if most == p.shape[1]:
+        return kept
+    return _change_rows(kept, count.squeeze(1) == most, partial(_keep_share, most=p.shape[1]), p, top_p)
+
+
+def _keep_first_equals(p: Tensor, value: Tensor, count: Tensor) -> Tensor:
+    """Probabilities (B, V) of which those that equal `value` (B, 1) are 0 but for the first `count` (B, 1)."""
+    equal = p == value
+    return torch.where(equal & (equal.cumsum(1) > count), 0.0, p)

@@ -20,6 +20,10 @@ Listener = Callable[[Piece | Finished], None]
 _log = logging.getLogger(__name__)
 
 
+def _nobody(_: Piece | Finished) -> None:
+    """Listens once all has been told."""
+
+
 class Answering:
     """A request that was taken, from its arrival to its end.
 
@@ -114,6 +118,7 @@ class Answering:
             self.future.set_exception(RuntimeError(error or f"the prompt was not encoded: {reason}"))
         stop = None if self._stream is None else self._stream.stop or None
         self._tell(Finished(reason, len(self.request.ids), self.cached, self.written, stop, error))
+        self._listener = _nobody  # most have the request's handle: a cycle, which would stay until a full collection
 
     def _tell_piece(self, text: str) -> None:
         self._tell(Piece(text, tuple(self._untold)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from prosg.core.checks import check_layers, check_token_id
 from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.core.update import check_update
@@ -15,6 +17,7 @@ from prosg.tokenizers.special import SpecialTokens
 __all__ = ["checked_request"]
 
 
+@torch.no_grad()
 def checked_request(request: Request, model: ProSG) -> tuple[Request, Memory | None]:
     """Returns a request, its encoded prompt held as it says, and what holds its prompt; None for an encoded one.
 

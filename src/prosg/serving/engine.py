@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+import torch
+
 from prosg.checkpoints.fingerprints import model_fingerprint
 from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.model.prosg import ProSG
@@ -180,6 +182,7 @@ class Engine:
             self.step()
         return future.result()
 
+    @torch.no_grad()  # an anchor follows from weights: what rows wrote into the slots would keep all of its graph
     def step(self) -> bool:
         """Schedules, reads at most a chunk of prompts, and writes a token of every answer; False when idle.
 

@@ -32,9 +32,8 @@ class RowSampling:
         self.steps = np.array(steps, np.uint64)
         self.temperature = torch.tensor([option.temperature for option in options], device=device)
         self.ends = torch.tensor([option.ends[0] for option in options], device=device)
-        top_k, top_p = [option.top_k for option in options], [float(option.top_p) for option in options]
-        self.top_k: int | Tensor = torch.tensor(top_k, device=device) if any(top_k) else 0
-        self.top_p: float | Tensor = torch.tensor(top_p, device=device) if min(top_p) < 1 else 1.0
+        self.top_k = torch.tensor([option.top_k for option in options], device=device)
+        self.top_p = torch.tensor([float(option.top_p) for option in options], device=device)
         self.greedy = not any(option.temperature for option in options)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,6 +45,7 @@ class RowSampling:
         Returns:
             The tokens (B,), and in which rows (B,) the logits are finite; in others the token is an end token.
         """
+        logits = logits.float() if logits.dtype.itemsize < 4 else logits  # once: PyTorch is slow at comparing bf16
         finite = is_finite(logits)
         random = logits.new_zeros(0) if self.greedy else draws(self.seeds, self.steps, self.numbers, logits.device)
         self.steps += np.uint64(1)

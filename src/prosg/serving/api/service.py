@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -148,7 +149,11 @@ def run_service(plan: Plan) -> Iterator[Service]:
         fingerprint=fingerprint,
     ) as service:
         engine.start()
+        # Full collections of garbage come when a share of all objects is new: without those that stay, soon.
+        gc.collect()
+        gc.freeze()
         try:
             yield service
         finally:
+            gc.unfreeze()
             engine.stop(0.0)
