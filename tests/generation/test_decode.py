@@ -90,7 +90,7 @@ def test_what_is_sampled_for_a_row_does_not_depend_on_its_neighbours() -> None:
     def sampled(rows: list[int]) -> list[list[int]]:
         steps = decode(model.backbone, encoded.take(torch.tensor(rows)), options, numbers=np.array(rows))
         with torch.no_grad():
-            return torch.stack([step.token for step in steps], 1).tolist()
+            return [[*row] for row in zip(*(step.tokens for step in steps), strict=True)]
 
     whole = sampled([0, 1, 2, 3])
     for few in ([2, 0], [3]):

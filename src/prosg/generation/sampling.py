@@ -126,8 +126,8 @@ def pick(
         top_p: Draw from the likeliest tokens that hold this much probability. Also one per row.
     """
     logits = logits.float() if logits.dtype.itemsize < 4 else logits  # PyTorch is slow at finding the greatest bf16
-    warm = temperature > 0
-    if not bool(warm.any()):
+    temperatures = temperature.tolist()
+    if not max(temperatures) > 0:
         return logits.argmax(1)
     scaled = logits.float() / temperature.clamp(min=1e-6).unsqueeze(1)
     p = torch.softmax(_keep_likeliest(scaled, top_k), 1)
@@ -137,11 +137,12 @@ def pick(
     elif top_p < 1:
         p = _keep_share(p, top_p)
     total = p.cumsum(1)
+    whole = total[:, -1:]
     # A product that rounds up to the total would point behind the last token that may be drawn.
-    below = torch.nextafter(total[:, -1:], torch.zeros_like(total[:, -1:]))
-    target = torch.minimum(numbers.unsqueeze(1).to(total.dtype) * total[:, -1:], below)
+    below = torch.nextafter(whole, whole.new_zeros(()))
+    target = torch.minimum(numbers.unsqueeze(1).to(total.dtype) * whole, below)
     drawn = torch.searchsorted(total, target, right=True).squeeze(1)
-    return drawn if bool(warm.all()) else torch.where(warm, drawn, logits.argmax(1))
+    return drawn if min(temperatures) > 0 else torch.where(temperature > 0, drawn, logits.argmax(1))
 
 
 def _keep_likeliest(scaled: Tensor, top_k: int | Tensor) -> Tensor:
