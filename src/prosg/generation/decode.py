@@ -148,12 +148,13 @@ def decode(
     longest = sampling.max_tokens + sampling.longest_story
     for step in range(longest):
         finite = [*map(and_, finite, is_finite(encoded.logits))]
-        logits, chosen = encoded.logits, not control.forces
+        logits, as_drawn = encoded.logits, not control.forces
         if not all(finite):
-            logits, chosen = logits.masked_fill(~torch.tensor(finite, device=device).unsqueeze(1), 0.0), False
+            as_drawn = False
+            logits = logits.masked_fill(~torch.tensor(finite, device=device).unsqueeze(1), 0.0)
         token = pick(control.mask(logits), control.temperature, random(step), sampling.top_k, sampling.top_p)
         tokens = token.tolist()
-        if not chosen:
+        if not as_drawn:
             forced = control.force(tokens)
             tokens = [one if fine else sampling.ends[0] for one, fine in zip(forced, finite, strict=True)]
             token = torch.tensor(tokens, device=device)
