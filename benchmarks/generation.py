@@ -7,6 +7,11 @@ Prints, per system, seconds and seconds of processor time, all threads together 
 all answers: prompts encoded, tokens sampled at temperature .8 with numbers of their own per row, text decoded. The
 quickest repetition counts; the systems take turns. `--out` gets the same as rows. Beside other work, two threads wait
 for each other with less waste under GOMP_SPINCOUNT=30000, as `prosg eval` sets it for its processes.
+
+    python benchmarks/generation.py --steps 200 [--rows 1 8 48]
+
+Prints instead what a step of `decode` takes while a story is held, as in `prosg curve`: models of the demo's size, one
+thread, milliseconds of processor time, the best of many short runs of steps.
 """
 
 from __future__ import annotations
@@ -21,10 +26,16 @@ from typing import Any
 import torch
 from _common import commit
 
+from prosg.backbones import BACKBONES
+from prosg.backbones.native import NativeBackbone
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.load import load_model
+from prosg.core.encoded import EncodedPrompt
 from prosg.core.tensors import pad
+from prosg.core.update import LowRank
 from prosg.data.synthetic import make_rows
+from prosg.generation.decode import decode
+from prosg.generation.length_control import sentence_ends
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
 from prosg.model.config import ProSGConfig
@@ -32,6 +43,9 @@ from prosg.model.prosg import ProSG
 from prosg.utils.environment import processor
 
 HIDDEN, LAYERS = 112, 3
+VERSIONS = ("rwkv4", "rwkv7")
+RANK = 8
+RUN = 5
 
 
 def make_model() -> ProSG:
@@ -81,6 +95,54 @@ def measure(model: ProSG, prompts: list[list[int]], sizes: dict[str, int], repea
     return best
 
 
+@torch.no_grad()
+def held_place(model: NativeBackbone, rows: int, update: bool) -> EncodedPrompt:
+    """The place after random prompts, under random updates or none."""
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return 0.05 * torch.randn(shape, generator=generator)
+
+    prompt = torch.randint(1, model.config.vocab_size, (rows, 20), generator=generator)
+    output = model(prompt, logits="last")
+    factors = {site: LowRank(draw(rows, RANK, inp), draw(rows, out, RANK)) for site, (out, inp) in model.sites.items()}
+    assert output.logits is not None
+    return EncodedPrompt(output.state, factors if update else None, output.logits)
+
+
+def time_steps(model: NativeBackbone, place: EncodedPrompt, ends: torch.Tensor, steps: int) -> float:
+    """Milliseconds of processor time that a step takes while all rows are held."""
+    sampling = Sampling(temperature=0.8, hold_until=steps, force_marker=["held"] * place.batch)
+    best, start = float("inf"), 0.0
+    for count, _ in enumerate(decode(model, place, sampling, markers=[[5, 6, 7]] * place.batch, ends_sentence=ends)):
+        if count % RUN == 0:
+            now = time.process_time()
+            best, start = min(best, now - start) if count else best, now
+        if count == steps:
+            break
+    return 1e3 * best / RUN
+
+
+def measure_steps(steps: int, sizes: list[int]) -> list[dict[str, Any]]:
+    """What a step of each model takes, for each number of rows."""
+    torch.set_num_threads(1)
+    tokenizer = load_model("demo").tokenizer
+    rows = []
+    print(f"{'':8}{'':14}{'rows':>6}{'ms a step':>12}")
+    for version in VERSIONS:
+        kind = BACKBONES[version]
+        model = kind.model(kind.sizes["demo"])
+        model.reset_parameters(torch.Generator().manual_seed(0))
+        ends = sentence_ends(tokenizer, model.config.vocab_size)
+        for size in sizes:
+            for name, update in (("no update", False), ("own updates", True)):
+                value = time_steps(model.eval(), held_place(model, size, update), ends, steps)
+                print(f"{version:8}{name:14}{size:6}{value:12.2f}", flush=True)
+                row = {"quantity": "decoding step", "version": version, "system": name, "rows": size, "value": value}
+                rows.append({**row, "unit": "ms", "threads": 1})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file for the rows")
@@ -89,7 +151,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="time so many steps under length control instead")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 48], help="rows of such steps")
     args = parser.parse_args()
+    if args.steps:
+        origin = {"machine": processor(), "commit": commit(), "dtype": "float32"}
+        write_rows(args.out, [row | origin for row in measure_steps(args.steps, args.rows)])
+        return
     model = make_model()
     count = sum(parameter.numel() for parameter in model.backbone.parameters())  # type: ignore[attr-defined]
     prompts = [model.tokenizer.encode(row.prompt) for row in make_rows(size=args.answers, split="test")]
@@ -104,9 +172,13 @@ def main() -> None:
             print(f"{threads:7} {name:14}{seconds:10.2f}{used:11.2f}{args.answers * args.tokens / seconds:18,.0f}")
             for quantity, value in (("generation", seconds), ("generation, processor time", used)):
                 rows.append({"quantity": quantity, "system": name, "value": value, "unit": "s", **sizes, **origin})
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text("[\n" + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n]\n", "utf-8")
+    write_rows(args.out, rows)
+
+
+def write_rows(out: Path | None, rows: list[dict[str, Any]]) -> None:
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("[\n" + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n]\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prosg.backbones.quantised import quantise_matrix
+from prosg.backbones.layers import quantise_matrix
 from prosg.checkpoints.load import load_model
 from prosg.utils.environment import processor
 

@@ -1,7 +1,11 @@
-"""Blocks of one token in one call, against the same blocks in their ordinary form."""
+"""All blocks for one token in one call, against the same blocks in their ordinary form."""
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
+import weakref
 from collections.abc import Iterator
 from importlib import import_module
 
@@ -15,7 +19,7 @@ from prosg.backbones.quantised import quantise
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.core.state import State
-from prosg.core.update import LowRank, Update, prepare_update
+from prosg.core.update import LowRank, Site, Update, prepare_update
 from prosg.ops.block import LIBRARY
 from support.kernels import built
 
@@ -82,11 +86,11 @@ def write(model: NativeBackbone, **options: object) -> tuple[Tensor, State, list
 
 
 def both(model: NativeBackbone, monkeypatch: pytest.MonkeyPatch, **options: object) -> tuple[object, object, int]:
-    """The same steps in one call a block and in the ordinary form, and how many blocks were one call."""
+    """The same steps in one call each and in the ordinary form, and how many were one call."""
     calls = []
     for module in ("rwkv4", "rwkv7"):
-        path = f"prosg.backbones.{module}.run_block"
-        run = import_module(f"prosg.backbones.{module}").run_block
+        path = f"prosg.backbones.{module}.run_blocks"
+        run = import_module(f"prosg.backbones.{module}").run_blocks
         monkeypatch.setattr(path, lambda *args, run=run: (calls.append(args), run(*args)))
     fused = write(model, **options)
     monkeypatch.setattr(native, "can_run_blocks", lambda *args: False)
@@ -115,7 +119,7 @@ def test_the_call_equals_the_block(name: str, dtype: torch.dtype, how: str, monk
         keep = [torch.full((units,), -0.02) for units in model.anchor_units]
         options["anchor"] = model.make_anchor(target, keep, [0.02 + 0 * one for one in keep])
     fused, plain, calls = both(model, monkeypatch, **options)
-    assert calls == (STEPS - 2) * len(model.blocks)
+    assert calls == STEPS - 2
     assert_near(fused, plain, TOLERANCE[dtype])
 
 
@@ -125,7 +129,7 @@ def test_int8(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) ->
     model = make(name, dtype)
     quantise(model)
     fused, plain, calls = both(model, monkeypatch, update=draw_update(model, dtype))
-    assert calls == (STEPS - 2) * len(model.blocks)
+    assert calls == STEPS - 2
     assert_near(fused, plain, TOLERANCE[dtype])
 
 
@@ -133,7 +137,7 @@ def test_an_update_of_some_sites(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("rwkv4", torch.float32)
     update = {site: delta for site, delta in draw_update(model, torch.float32).items() if site.name != "value"}
     fused, plain, calls = both(model, monkeypatch, update=update)
-    assert calls and calls == (STEPS - 2) * len(model.blocks)
+    assert calls and calls == STEPS - 2
     assert_near(fused, plain, 1e-5)
 
 
@@ -147,15 +151,118 @@ class Wrapper(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["rwkv4", "rwkv7"])
-def test_a_layer_with_a_wrapped_or_hooked_projection_is_left_as_it_is(
-    name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("change", ["wrapped", "hooked", "block hooked", "forward"])
+def test_a_model_with_a_projection_or_block_that_is_not_plain_is_left_as_it_is(
+    name: str, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make(name, torch.float32)
-    model.blocks[0].att.key = Wrapper(model.blocks[0].att.key)
-    model.blocks[1].ffn.value.register_forward_hook(lambda module, args, y: y + 1)
+    write(model)  # what was found out about the model before does not hold any more
+    block = model.blocks[1]
+    if change == "wrapped":
+        block.att.key = Wrapper(block.att.key)
+    elif change == "hooked":
+        block.ffn.value.register_forward_hook(lambda module, args, y: y + 1)
+    elif change == "block hooked":
+        block.register_forward_hook(lambda module, args, output: output._replace(memory=output.memory + 1))
+    else:
+        block.att.key.forward = lambda x, forward=block.att.key.forward: 2 * forward(x)
     fused, plain, calls = both(model, monkeypatch)
-    assert calls == (STEPS - 2) * (len(model.blocks) - 2)
+    assert not calls
+    assert_near(fused, plain, 0.0)
+
+
+@models
+@pytest.mark.parametrize("change", ["in place", "replaced", "moved", "narrowed and widened", "another norm"])
+def test_changed_weights_are_seen_at_once(name: str, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(name, torch.float32)
+    before = write(model)[0]
+    weight = model.blocks[1].att.value.weight
+    with torch.no_grad():
+        if change == "in place":
+            weight.mul_(1.5)
+        elif change == "replaced":
+            model.blocks[1].att.value.weight = nn.Parameter(1.5 * weight)
+        elif change == "moved":
+            weight.data = 1.5 * weight
+        elif change == "narrowed and widened":
+            model.to(torch.bfloat16)
+            write(model)
+            model.to(torch.float32)
+        else:
+            model.blocks[0].ln1 = nn.LayerNorm(model.config.hidden_size)
+    fused, plain, calls = both(model, monkeypatch)
+    assert calls == STEPS - 2
     assert_near(fused, plain, 1e-5)
+    assert not torch.equal(fused[0], before)
+
+
+@models
+def test_an_update_never_gets_anothers_factors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(name, torch.float32)
+    for _ in range(3):  # an update that is freed leaves its place, and its tensors', to the next
+        fused, plain, _ = both(model, monkeypatch, update=draw_update(model, torch.float32))
+        monkeypatch.undo()
+        assert_near(fused, plain, 1e-5)
+    update = draw_update(model, torch.float32)
+    before = write(model, update=update)[0]
+    next(iter(update.values())).a.mul_(2.0)
+    fused, plain, _ = both(model, monkeypatch, update=update)
+    assert_near(fused, plain, 1e-5)
+    assert not torch.equal(fused[0], before)
+
+
+def test_an_update_of_other_rows_or_sites_is_refused_at_every_step() -> None:
+    model = make("rwkv4", torch.float32)
+    update = draw_update(model, torch.float32)
+    with torch.no_grad():
+        model(torch.zeros(BATCH, 1, dtype=torch.int64), update=update)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="a has shape"):
+                model(torch.zeros(BATCH + 1, 1, dtype=torch.int64), update=update)
+            with pytest.raises(ValueError, match="unknown site"):
+                model(
+                    torch.zeros(BATCH, 1, dtype=torch.int64),
+                    update=prepare_update({**update, Site(9, "key"): update[Site(0, "key")]}, torch.float32),
+                )
+
+
+@models
+@torch.no_grad()
+def test_a_copy_of_a_state_lies_elsewhere(name: str) -> None:
+    model = make(name, torch.float32)
+    token = torch.zeros(BATCH, 1, dtype=torch.int64)
+    state = model(token, model(token).state).state
+    expected = model(token, state).logits
+    for copied in (copy.copy(state), copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        assert type(copied) is tuple
+        assert torch.equal(model(token, copied).logits, expected)
+    other = make(name, torch.float32)
+    with torch.no_grad():
+        other.blocks[0].att.key.weight.mul_(2.0)
+    changed = other(token, copy.deepcopy(state)).logits
+    assert torch.equal(other(token, state).logits, changed) and not torch.equal(changed, expected)
+
+
+@torch.no_grad()
+def test_a_state_of_other_rows_is_refused() -> None:
+    model = make("rwkv4", torch.float32)
+    state = model(torch.zeros(BATCH, 1, dtype=torch.int64)).state
+    with pytest.raises((ValueError, TypeError)):
+        model(torch.zeros(BATCH + 2, 1, dtype=torch.int64), state)
+
+
+@torch.no_grad()
+def test_a_model_that_is_gone_leaves_nothing_behind() -> None:
+    model = make("rwkv4", torch.float32)
+    update = draw_update(model, torch.float32)
+    model(torch.zeros(BATCH, 1, dtype=torch.int64), update=update)
+    weight, factor = weakref.ref(model.blocks[0].att.key.weight), weakref.ref(update)
+    del update
+    gc.collect()
+    assert factor() is None and weight() is not None
+    del model
+    gc.collect()
+    assert weight() is None
 
 
 def test_rows_of_different_ranks_or_an_unprepared_update_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

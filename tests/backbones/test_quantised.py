@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import prosg
-from prosg.backbones.quantised import is_quantised, quantise, quantise_matrix
+from prosg.backbones.layers import quantise_matrix
+from prosg.backbones.quantised import is_quantised, quantise
 from prosg.checkpoints.fingerprints import fingerprint
 
 PROMPT = "The code is 415263. Tell a short story, then give the code."

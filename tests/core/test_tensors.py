@@ -26,5 +26,5 @@ def test_sums_are_kept_wide() -> None:
 @pytest.mark.parametrize("lengths", [None, torch.tensor([7])])
 def test_the_last_position_keeps_no_other_alive(lengths: Any) -> None:
     x = torch.randn(1, 7, 3)
-    last = last_valid(x, torch.zeros(1, 3), lengths)
+    last = last_valid(x, lengths, torch.zeros(1, 3))
     assert torch.equal(last, x[:, -1]) and last.untyped_storage().nbytes() == last.nbytes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prosg.core.encoded import EncodedPrompt
-from prosg.generation.decode import decode
+from prosg.generation.decode import STEPS, _Draws, decode, draws
 from prosg.generation.length_control import sentence_ends
 from prosg.generation.sampling import Sampling, pick
 from prosg.generation.text import Generation, generate_texts, stream_text
@@ -90,7 +90,7 @@ def test_what_is_sampled_for_a_row_does_not_depend_on_its_neighbours() -> None:
     def sampled(rows: list[int]) -> list[list[int]]:
         steps = decode(model.backbone, encoded.take(torch.tensor(rows)), options, numbers=np.array(rows))
         with torch.no_grad():
-            return torch.stack([step.token for step in steps], 1).tolist()
+            return [[*row] for row in zip(*(step.tokens for step in steps), strict=True)]
 
     whole = sampled([0, 1, 2, 3])
     for few in ([2, 0], [3]):
@@ -100,6 +100,13 @@ def test_what_is_sampled_for_a_row_does_not_depend_on_its_neighbours() -> None:
     same = encoded.take(torch.tensor([1, 1]))
     twins = generate_texts(model.backbone, same, model.tokenizer, options)
     assert twins[0].ids != twins[1].ids  # the same prompt twice gives two answers
+
+
+def test_numbers_made_for_many_steps_at_once_are_those_of_each_step() -> None:
+    numbers, cpu = np.array([7, 2**63, 0], np.uint64), torch.device("cpu")
+    many = _Draws(5, numbers, cpu)
+    for step in range(2 * STEPS + 3):
+        assert torch.equal(many(step), draws(5, step, numbers, cpu))
 
 
 def test_a_seed_fixes_an_answer() -> None:

@@ -16,12 +16,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from prosg.core.state import Anchor, State
+from prosg.core.tensors import last_valid
 from prosg.core.update import Site, Update
 
 __all__ = [
     "TAPS",
     "Backbone",
     "BackboneConfig",
+    "KeptTaps",
     "Logits",
     "Output",
     "Taps",
@@ -45,6 +47,34 @@ class Taps(NamedTuple):
     """(B, T, E) the same input at every position."""
     memory: tuple[Tensor, ...] = ()
     """(B, T, I) what the recurrence returned there, before the output projection. I may differ from E."""
+
+
+class KeptTaps:
+    """The taps of the blocks that have run, as far as they are wanted.
+
+    Args:
+        wanted: Names of taps, out of `TAPS`.
+        lengths: (B,) valid tokens of each row; None for all.
+    """
+
+    def __init__(self, wanted: Collection[str], lengths: Tensor | None) -> None:
+        self.wanted, self.lengths = wanted, lengths
+        self._last: list[Tensor] = []
+        self._inputs: list[Tensor] = []
+        self._memory: list[Tensor] = []
+
+    def add(self, inputs: Tensor, memory: Tensor) -> None:
+        """Takes a block's."""
+        if "last" in self.wanted:
+            self._last.append(last_valid(inputs, self.lengths))
+        if "inputs" in self.wanted:
+            self._inputs.append(inputs)
+        if "memory" in self.wanted:
+            self._memory.append(memory)
+
+    def taps(self) -> Taps:
+        """Returns those of all blocks."""
+        return Taps(tuple(self._last), tuple(self._inputs), tuple(self._memory))
 
 
 class Output(NamedTuple):

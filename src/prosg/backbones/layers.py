@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from prosg.core.state import Anchor, State
@@ -11,11 +13,13 @@ from prosg.ops.linear import linear
 from prosg.ops.pull import Pull, pull_memory
 
 __all__ = [
+    "Int8Linear",
     "MetaAwareEmbedding",
     "MetaAwareLinear",
     "add_memories",
     "anchor_to_memories",
     "pull_memories",
+    "quantise_matrix",
 ]
 
 
@@ -40,6 +44,38 @@ class MetaAwareEmbedding(nn.Embedding):
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
             super().reset_parameters()
+
+
+def quantise_matrix(weight: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[Tensor, " O"]]:
+    """Returns Q and the scale of each output, fp32; an output of zeros has scale 0."""
+    wide = weight.float()
+    scale = wide.abs().amax(1) / 127
+    return torch.round(wide / scale.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)).to(torch.int8), scale
+
+
+class Int8Linear(nn.Module):
+    """y = (x Q^T) scale, for inference; the sums are fp32. See `prosg.backbones.quantised`.
+
+    Args:
+        layer: The layer that it stands for, without a bias.
+    """
+
+    scale: Tensor
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        assert getattr(layer, "bias", None) is None
+        self.out_features: int = layer.out_features
+        self.in_features: int = layer.in_features
+        weight, scale = quantise_matrix(layer.weight.detach())
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.scale)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, int8"
 
 
 def add_memories(state: State, other: State, keep: Tensor, weight: Tensor) -> State:

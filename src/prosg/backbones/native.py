@@ -8,6 +8,7 @@ A subclass defines how tokens become the residual stream, what a block does, and
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -15,13 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prosg.backbones.base import Logits, Output, Taps, check_taps, update_mask
+from prosg.backbones.base import KeptTaps, Logits, Output, check_taps, update_mask
+from prosg.backbones.fused import BlockTable, UnsuitableError, Weights, weights_of
 from prosg.backbones.layers import MetaAwareEmbedding, MetaAwareLinear
 from prosg.backbones.layouts import Layout
+from prosg.backbones.step_buffers import BlocksOutput
 from prosg.core.state import Anchor, State
 from prosg.core.tensors import keeping_wide, last_valid
 from prosg.core.update import LowRank, Site, Update, check_update
-from prosg.ops.block import can_run_blocks
+from prosg.ops.block import Addresses, can_run_blocks
 from prosg.ops.linear import LINEAR
 from prosg.ops.operation import Operation
 from prosg.utils.values import check_fields
@@ -69,8 +72,6 @@ class BlockContext(NamedTuple):
     """the selected kernel of the backbone's `operation`"""
     pull: Any = None
     """the block's layer of the anchor; None without an anchor"""
-    fused: bool = False
-    """whether a block may be one call of a compiled library"""
 
 
 class BlockOutput(NamedTuple):
@@ -115,6 +116,8 @@ class NativeBackbone(nn.Module):
     """The recurrence."""
     layout: ClassVar[Layout]
     """How files name its tensors, and which of them are never narrowed."""
+    table: ClassVar[BlockTable | None] = None
+    """What a compiled library reads of a block, where there is one that runs a step's blocks (`run_step`)."""
     perturbations: ClassVar[tuple[str, ...]] = ("wipe", "swap", "load", "age")
 
     continues = True
@@ -138,6 +141,24 @@ class NativeBackbone(nn.Module):
         """Returns x (B, T, E) of a residual stream."""
         x: Tensor = stream
         return x
+
+    def run_step(
+        self, x: Tensor, state: State, weights: Weights, factors: Addresses | None, anchor: Anchor | None, tapped: bool
+    ) -> BlocksOutput:
+        """Runs all blocks for one token of each row, in one call.
+
+        Args:
+            x: The residual stream (B, 1, E) before the first block.
+            state: The state before the token.
+            weights: Where the blocks' weights lie.
+            factors: Where the update's factors lie (`Factors`); None without an update.
+            anchor: Pulls the memory.
+            tapped: Whether taps are wanted.
+
+        Raises:
+            UnsuitableError: where something does not fit.
+        """
+        raise UnsuitableError
 
     def init_state(self, batch: int) -> State:
         """Returns the state of `batch` rows before their first token."""
@@ -243,19 +264,62 @@ class NativeBackbone(nn.Module):
         """Reads tokens (B, T) on from a state; see `Backbone`."""
         batch, _ = tokens.shape
         state = self.init_state(batch) if state is None else state
+        check_taps(taps)
+        kept = KeptTaps(taps, lengths)
+        stream = self.embed(tokens)
+        after: State | None = None
+        x = self.hidden(stream)
+        if self.kernel == "auto" and update_from is None and lengths is None and can_run_blocks(x, self.state_dtype):
+            with suppress(UnsuitableError):
+                x, after, inputs, memories = self._run_at_once(x, state, update, anchor, bool(taps))
+                if inputs is not None and memories is not None:
+                    for seen, memory in zip(inputs, memories, strict=True):
+                        kept.add(seen, memory)
+        if after is None:
+            active = update_mask(tokens, update_from)
+            context = self.context(None if active is None else active.to(x.dtype), lengths)
+            x, after = self._run_in_turn(stream, state, update, anchor, context, kept)
+        scores = None
+        if logits == "all":
+            scores = self.head(self.ln_out(x))
+        elif logits == "last":
+            scores = self.head(self.ln_out(last_valid(x, lengths)))
+        return Output(scores, after, kept.taps())
+
+    def _run_at_once(
+        self, x: Tensor, state: State, update: Update | None, anchor: Anchor | None, tapped: bool
+    ) -> BlocksOutput:
+        """All blocks for one token of each row in one call. Raises UnsuitableError where something does not fit."""
+        if self.table is None:
+            raise UnsuitableError
+        weights = weights_of(self, self.table, x.dtype)
+        if len(state) != weights.blocks or not x.is_contiguous():
+            raise UnsuitableError
+        factors: Addresses | None = None
+        if update:
+            kept = weights.kept_factors(update, len(x))
+            if kept is None:
+                check_update(update, self.sites, len(x))
+                kept = weights.find_factors(update)
+            factors = kept.addresses
+        return self.run_step(x, state, weights, factors, anchor, tapped)
+
+    def _run_in_turn(
+        self,
+        stream: Any,
+        state: State,
+        update: Update | None,
+        anchor: Anchor | None,
+        context: BlockContext,
+        kept: KeptTaps,
+    ) -> tuple[Tensor, State]:
+        """Block by block: the residual stream after the last (B, T, E), and the state."""
         deltas: list[dict[str, LowRank]] = [{} for _ in self.blocks]
         if update is not None:
-            check_update(update, self.sites, batch)
+            check_update(update, self.sites, len(self.hidden(stream)))
             for site, delta in update.items():
                 deltas[site.layer][site.name] = delta
-        check_taps(taps)
-
-        stream = self.embed(tokens)
-        active = update_mask(tokens, update_from)
-        context = self.context(None if active is None else active.to(self.hidden(stream).dtype), lengths)
-        if self.kernel == "auto" and active is None and lengths is None:
-            context = context._replace(fused=can_run_blocks(self.hidden(stream), self.state_dtype))
-        layers, last, inputs, memories = [], [], [], []
+        layers = []
         every = self.checkpoint_every if torch.is_grad_enabled() else 0
         for index, (block, layer, layer_deltas) in enumerate(zip(self.blocks, state, deltas, strict=True)):
             pulled = context if anchor is None else context._replace(pull=anchor[index])
@@ -267,15 +331,5 @@ class NativeBackbone(nn.Module):
                 output = block(*arguments)
             stream, layer, seen, memory = output
             layers.append(layer)
-            if "last" in taps:
-                last.append(last_valid(seen, seen[:, 0], lengths))
-            if "inputs" in taps:
-                inputs.append(seen)
-            if "memory" in taps:
-                memories.append(memory)
-        x, scores = self.hidden(stream), None
-        if logits == "all":
-            scores = self.head(self.ln_out(x))
-        elif logits == "last":
-            scores = self.head(self.ln_out(last_valid(x, x[:, 0], lengths)))
-        return Output(scores, tuple(layers), Taps(tuple(last), tuple(inputs), tuple(memories)))
+            kept.add(seen, memory)
+        return self.hidden(stream), tuple(layers)

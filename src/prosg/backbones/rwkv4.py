@@ -16,20 +16,27 @@ is fp32 (fp64 in an fp64 model) whatever the weights are; `attention_size` and `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from prosg.backbones.fused import UnsuitableError, addresses, matrices, update_shape, vectors
+from prosg.backbones.fused import BlockTable, Weights
 from prosg.backbones.layers import MetaAwareLinear
 from prosg.backbones.layouts import RWKV4_LAYOUT
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
+from prosg.backbones.step_buffers import (
+    BlocksOutput,
+    Buffers,
+    StepState,
+    leaf_addresses,
+    leaf_tensors,
+    state_addresses,
+)
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank
-from prosg.ops.block import run_block
+from prosg.ops.block import Addresses, run_blocks
 from prosg.ops.library import bits
 from prosg.ops.operation import Operation
 from prosg.ops.step import Shifted, project_each, shift_mix
@@ -176,44 +183,12 @@ class RWKV4Block(Block):
         self, stream: Tensor, layer: RWKV4Layer, deltas: Mapping[str, LowRank], context: BlockContext
     ) -> BlockOutput:
         """Residual stream x (B, T, E) -> x."""
-        if context.fused:
-            with suppress(UnsuitableError):
-                return self.step(stream, layer, deltas, context)
         lengths = context.lengths
         read = shift_mix(stream, None, self.ln1, layer.att_shift, self.att.mixes, lengths=lengths)
         y, memory, layer = self.att(read, layer, deltas, context)
         again = shift_mix(stream, y, self.ln2, layer.ffn_shift, self.ffn.mixes, lengths=lengths)
         y, layer = self.ffn(again, layer)
         return BlockOutput(again.stream + y, layer, read.seen, memory)
-
-    def step(self, x: Tensor, layer: RWKV4Layer, deltas: Mapping[str, LowRank], context: BlockContext) -> BlockOutput:
-        """`forward` for one token of each row, in one call. Raises UnsuitableError where something does not fit."""
-        (batch, _, width), dtype = x.shape, x.dtype
-        size = layer.num.shape[1]
-        att, ffn = self.att, self.ffn
-        if self.ln1.eps != self.ln2.eps or not x.is_contiguous():
-            raise UnsuitableError
-        layer = RWKV4Layer(*(leaf.contiguous() for leaf in layer))
-        after = RWKV4Layer(*(torch.empty_like(leaf) for leaf in layer))
-        out, seen, memory = torch.empty_like(x), torch.empty_like(x), x.new_empty((batch, 1, size), dtype=torch.float32)
-        pointers = [
-            x.data_ptr(),
-            *vectors(self.ln1._parameters, ("weight", "bias"), dtype),
-            *vectors(self.ln2._parameters, ("weight", "bias"), dtype),
-            *vectors(att._parameters, ("time_decay", "time_first"), torch.float32),
-            *vectors(att._parameters, ("time_mix_k", "time_mix_v", "time_mix_r"), dtype),
-            *vectors(ffn._parameters, ("time_mix_k", "time_mix_r"), dtype),
-            *matrices(att, ("key", "value", "receptance", "output"), deltas, dtype),
-            *matrices(ffn, ("key", "receptance", "value"), {}, dtype),
-            *addresses(layer),
-            *([None] * 4 if context.pull is None else addresses(context.pull)),
-            *addresses(after),
-            *(out.data_ptr(), seen.data_ptr(), memory.data_ptr()),
-        ]
-        inner = ffn.key.out_features
-        sizes = (batch, width, size, inner, *update_shape(deltas, 4), bits(self.ln1.eps))
-        run_block("rwkv4", dtype, sizes, pointers)
-        return BlockOutput(out, after, seen, memory)
 
 
 class RWKV4(NativeBackbone):
@@ -222,6 +197,18 @@ class RWKV4(NativeBackbone):
     site_names = ("key", "value", "receptance", "output")
     operation: ClassVar[Operation[WKV4Kernel]] = WKV4
     layout = RWKV4_LAYOUT
+    table = BlockTable(
+        block=RWKV4Block,
+        vectors=(
+            *("ln1.weight", "ln1.bias", "ln2.weight", "ln2.bias", "att.time_decay", "att.time_first"),
+            *("att.time_mix_k", "att.time_mix_v", "att.time_mix_r", "ffn.time_mix_k", "ffn.time_mix_r"),
+        ),
+        wide=frozenset({"att.time_decay", "att.time_first"}),
+        matrices=(
+            *("att.key", "att.value", "att.receptance", "att.output"),
+            *("ffn.key", "ffn.receptance", "ffn.value"),
+        ),
+    )
 
     config: RWKV4Config
     blocks: Sequence[RWKV4Block]
@@ -233,6 +220,30 @@ class RWKV4(NativeBackbone):
         """(B, T) -> (B, T, E)."""
         x: Tensor = self.blocks[0].ln0(self.emb(tokens))
         return x
+
+    def run_step(
+        self, x: Tensor, state: State, weights: Weights, factors: Addresses | None, anchor: Anchor | None, tapped: bool
+    ) -> BlocksOutput:
+        """All blocks for one token of each row, in one call."""
+        (batch, _, width), blocks = x.shape, weights.blocks
+        size, inner = weights.shape("att.key")[0], weights.shape("ffn.key")[0]
+        memory = (batch, size)
+        shapes = ((batch, width), (batch, width), memory, memory, memory)
+        before = state_addresses(state, shapes)
+        shifts, shift_at = leaf_tensors(x, 2 * blocks, shapes[0])
+        rest, rest_at = leaf_tensors(x, 3 * blocks, memory)
+        buffers = Buffers(x, blocks, size, tapped)
+        step = buffers.addresses
+        for i in range(blocks):
+            step += before[i]
+            step += [None] * 4 if anchor is None else leaf_addresses(anchor[i], (memory,) * 4)
+            step += (shift_at[2 * i], rest_at[3 * i])
+        sizes = (batch, width, size, inner, bits(weights.eps[nn.LayerNorm]))
+        run_blocks("rwkv4", x.dtype, sizes, blocks, weights.addresses, factors, step)
+        after = StepState(RWKV4Layer(*shifts[2 * i : 2 * i + 2], *rest[3 * i : 3 * i + 3]) for i in range(blocks))
+        after.shapes = shapes
+        after.addresses = [(*shift_at[2 * i : 2 * i + 2], *rest_at[3 * i : 3 * i + 3]) for i in range(blocks)]
+        return buffers.output(after)
 
     def init_state(self, batch: int) -> tuple[RWKV4Layer, ...]:
         """Returns token shifts of zeros and an empty memory."""

@@ -23,14 +23,13 @@ whatever the weights are; widths, ranks and the heads' size are free.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from prosg.backbones.fused import UnsuitableError, addresses, matrices, update_shape, vectors
+from prosg.backbones.fused import BlockTable, Weights
 from prosg.backbones.layers import (
     MetaAwareLinear,
     add_memories,
@@ -39,9 +38,17 @@ from prosg.backbones.layers import (
 )
 from prosg.backbones.layouts import RWKV7_LAYOUT
 from prosg.backbones.native import Block, BlockContext, BlockOutput, NativeBackbone, check_positive
+from prosg.backbones.step_buffers import (
+    BlocksOutput,
+    Buffers,
+    StepState,
+    leaf_addresses,
+    leaf_tensors,
+    state_addresses,
+)
 from prosg.core.state import Anchor, State
 from prosg.core.update import LowRank
-from prosg.ops.block import run_block
+from prosg.ops.block import Addresses, run_blocks
 from prosg.ops.library import bits
 from prosg.ops.operation import Operation
 from prosg.ops.step import RWKV7Vectors, Shifted, finish, project_each, replacement, shift_mix
@@ -233,60 +240,12 @@ class RWKV7Block(Block):
         self, stream: RWKV7Stream, layer: RWKV7Layer, deltas: Mapping[str, LowRank], context: BlockContext
     ) -> BlockOutput:
         """Residual stream -> residual stream."""
-        if context.fused:
-            with suppress(UnsuitableError):
-                return self.step(stream, layer, deltas, context)
         lengths = context.lengths
         read = shift_mix(stream.x, None, self.ln1, layer.att_shift, self.att.mixes, True, lengths)
         y, memory, first, layer = self.att(read, stream.first, layer, deltas, context)
         again = shift_mix(read.stream, y, self.ln2, layer.ffn_shift, self.ffn.mixes, True, lengths)
         y, layer = self.ffn(again, layer)
         return BlockOutput(RWKV7Stream(again.stream + y, first), layer, read.seen, memory)
-
-    def step(
-        self, stream: RWKV7Stream, layer: RWKV7Layer, deltas: Mapping[str, LowRank], context: BlockContext
-    ) -> BlockOutput:
-        """`forward` for one token of each row, in one call. Raises UnsuitableError where something does not fit."""
-        x, first = stream
-        (batch, _, width), dtype = x.shape, x.dtype
-        att, ffn = self.att, self.ffn
-        heads, head_size = att.r_k.shape
-        same_eps = self.ln1.eps == self.ln2.eps
-        if not (same_eps and x.is_contiguous() and (first is None or first.is_contiguous())):
-            raise UnsuitableError
-        layer = RWKV7Layer(*(leaf.contiguous() for leaf in layer))
-        after = RWKV7Layer(*(torch.empty_like(leaf) for leaf in layer))
-        out, seen = torch.empty_like(x), torch.empty_like(x)
-        memory = x.new_empty((batch, 1, heads * head_size), dtype=torch.float32)
-        value = x.new_empty((batch, 1, heads * head_size))
-        own = att._parameters
-        kept = None if context.pull is None else context.pull.log_keep.exp()  # named: the library reads its memory
-        pointers = [
-            x.data_ptr(),
-            None if first is None else first.data_ptr(),
-            *vectors(self.ln1._parameters, ("weight", "bias"), dtype),
-            *vectors(self.ln2._parameters, ("weight", "bias"), dtype),
-            *vectors(att.ln_x._parameters, ("weight", "bias"), dtype),
-            *vectors(own, ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g"), dtype),
-            *vectors(ffn._parameters, ("x_k",), dtype),
-            *vectors(own, ("w0",), torch.float32),
-            *vectors(own, ("a0", "v0", "k_k", "k_a", "r_k", "w1", "w2", "a1", "a2", "v1", "v2", "g1", "g2"), dtype),
-            *matrices(att, ("receptance", "key", "value", "output"), deltas, dtype),
-            *matrices(ffn, ("key", "value"), {}, dtype),
-            *addresses(layer),
-            *((None, None) if kept is None else addresses((context.pull.memory, kept))),
-            *addresses(after),
-            *(out.data_ptr(), seen.data_ptr(), memory.data_ptr(), value.data_ptr()),
-        ]
-        low = 0
-        for place, name in enumerate(("w1", "a1", "v1", "g1")):
-            if (one := own.get(name)) is not None:
-                low |= one.shape[1] << 16 * place
-        inner = ffn.key.out_features
-        eps = bits(self.ln1.eps), bits(att.ln_x.eps)
-        sizes = (batch, width, heads, head_size, inner, *update_shape(deltas, 4), *eps, low)
-        run_block("rwkv7", dtype, sizes, pointers)
-        return BlockOutput(RWKV7Stream(out, value if first is None else first), after, seen, memory)
 
 
 class RWKV7(NativeBackbone):
@@ -296,6 +255,18 @@ class RWKV7(NativeBackbone):
     site_names = ("receptance", "key", "value", "output")
     operation: ClassVar[Operation[WKV7Kernel]] = WKV7
     layout = RWKV7_LAYOUT
+    table = BlockTable(
+        block=RWKV7Block,
+        vectors=(
+            *("ln1.weight", "ln1.bias", "ln2.weight", "ln2.bias", "att.ln_x.weight", "att.ln_x.bias"),
+            *("att.x_r", "att.x_w", "att.x_k", "att.x_v", "att.x_a", "att.x_g", "ffn.x_k"),
+            *("att.w0", "att.a0", "att.v0", "att.k_k", "att.k_a", "att.r_k"),
+            *("att.w1", "att.w2", "att.a1", "att.a2", "att.v1", "att.v2", "att.g1", "att.g2"),
+        ),
+        wide=frozenset({"att.w0"}),
+        later=frozenset({"att.v0", "att.v1", "att.v2"}),
+        matrices=("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value"),
+    )
 
     config: RWKV7Config
     blocks: Sequence[RWKV7Block]
@@ -310,6 +281,38 @@ class RWKV7(NativeBackbone):
     def hidden(self, stream: RWKV7Stream) -> Tensor:
         """x (B, T, E)."""
         return stream.x
+
+    def run_step(
+        self, x: Tensor, state: State, weights: Weights, factors: Addresses | None, anchor: Anchor | None, tapped: bool
+    ) -> BlocksOutput:
+        """All blocks for one token of each row, in one call."""
+        (batch, _, width), blocks = x.shape, weights.blocks
+        (heads, head_size), inner = weights.shape("att.r_k"), weights.shape("ffn.key")[0]
+        memory = (batch, heads, head_size, head_size)
+        shapes = ((batch, width), (batch, width), memory)
+        before = state_addresses(state, shapes)
+        shifts, shift_at = leaf_tensors(x, 2 * blocks, shapes[0])
+        # Each block's memory by itself: one piece of all would be too large to be used again without fresh pages.
+        memories = [x.new_empty(memory, dtype=torch.float32) for _ in range(blocks)]
+        memory_at = [leaf.data_ptr() for leaf in memories]
+        buffers = Buffers(x, blocks, heads * head_size, tapped)
+        step, pulls = buffers.addresses, []
+        for i in range(blocks):
+            step += before[i]
+            if anchor is None:
+                step += (None, None)
+            else:
+                pulls.append(anchor[i]._replace(log_keep=anchor[i].log_keep.exp()))  # kept: the library reads it
+                step += leaf_addresses(pulls[-1], (memory, memory[:2]))
+            step += (shift_at[2 * i], memory_at[i])
+        low = sum(weights.shape(f"att.{name}")[1] << 16 * place for place, name in enumerate(("w1", "a1", "v1", "g1")))
+        eps = bits(weights.eps[nn.LayerNorm]), bits(weights.eps[nn.GroupNorm])
+        sizes = (batch, width, heads, head_size, inner, *eps, low)
+        run_blocks("rwkv7", x.dtype, sizes, blocks, weights.addresses, factors, step)
+        after = StepState(RWKV7Layer(shifts[2 * i], shifts[2 * i + 1], memories[i]) for i in range(blocks))
+        after.shapes = shapes
+        after.addresses = [(*shift_at[2 * i : 2 * i + 2], memory_at[i]) for i in range(blocks)]
+        return buffers.output(after)
 
     def init_state(self, batch: int) -> tuple[RWKV7Layer, ...]:
         """Returns zeros."""

@@ -27,9 +27,9 @@ def valid_mask(lengths: Int[Tensor, " B"], width: int) -> Bool[Tensor, "B {width
 
 
 def last_valid(
-    x: Float[Tensor, "B T E"], previous: Float[Tensor, "B E"], lengths: Int[Tensor, " B"] | None
+    x: Float[Tensor, "B T E"], lengths: Int[Tensor, " B"] | None, previous: Float[Tensor, "B E"] | None = None
 ) -> Float[Tensor, "B E"]:
-    """Returns x at each row's last valid position; `previous` in rows without one.
+    """Returns x at each row's last valid position; in rows without one `previous`, by default any numbers.
 
     It is a tensor of its own: a state is kept for long, and a view would keep x at all positions.
     """
@@ -37,6 +37,8 @@ def last_valid(
         return x[:, -1].clone() if x.shape[1] > 1 else x[:, -1]
     index = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, x.shape[-1])
     last = x.gather(1, index).squeeze(1)
+    if previous is None:
+        return last
     return torch.where((lengths > 0).unsqueeze(1), last, previous.to(x.dtype))
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "LowRank",
+    "PreparedUpdate",
     "Site",
     "Update",
     "acting_rows",
@@ -154,15 +155,42 @@ def detach_update(update: Update) -> Update:
     return {site: LowRank(delta.a.detach(), delta.b.detach()) for site, delta in update.items()}
 
 
-def prepare_update(update: Update, dtype: torch.dtype) -> Update:
+class PreparedUpdate(Mapping[Site, LowRank]):
+    """An update as decoding reads it: what is found out about it in one step holds in the next.
+
+    Which tensors it has is fixed, and it is known by its identity. Their values may change.
+
+    Args:
+        factors: The factors of each site, laid out as `prepare_update` does.
+    """
+
+    def __init__(self, factors: Mapping[Site, LowRank]) -> None:
+        self._factors = dict(factors)
+
+    def __getitem__(self, site: Site) -> LowRank:
+        return self._factors[site]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._factors)
+
+    def __len__(self) -> int:
+        return len(self._factors)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+def prepare_update(update: Update, dtype: torch.dtype) -> PreparedUpdate:
     """Returns the same update as decoding reads it fastest: in the activations' type, each row of b^T in one piece.
 
     Steps would cast the factors, too, each anew.
     """
-    return {
-        site: LowRank(delta.a.to(dtype).contiguous(), delta.b.mT.to(dtype).contiguous().mT)
-        for site, delta in update.items()
-    }
+    return PreparedUpdate(
+        {
+            site: LowRank(delta.a.to(dtype).contiguous(), delta.b.mT.to(dtype).contiguous().mT)
+            for site, delta in update.items()
+        }
+    )
 
 
 def take_update_rows(update: Update, rows: Tensor) -> Update:

@@ -100,15 +100,16 @@ class LateStages:
         place = advance(self.backbone, place, pad(forced).to(place.logits.device), lengths)
         sampling = Sampling(max_tokens=late_tokens(self.rows), temperature=0.0, end_token=self.end_token)
         late: list[list[int]] = [[] for _ in forced]
-        finite = torch.ones(len(forced), dtype=torch.bool, device=place.logits.device)
+        finite = [True] * len(forced)
         for step in decode(self.backbone, place, sampling):
-            finite = finite & (step.finite | ~step.running)
-            for ids, token, running in zip(late, step.token.tolist(), step.running.tolist(), strict=True):
-                if running and token not in sampling.ends:
-                    ids.append(token)
+            for row, (token, running) in enumerate(zip(step.tokens, step.running, strict=True)):
+                if running:
+                    finite[row] &= step.finite[row]
+                    if token not in sampling.ends:
+                        late[row].append(token)
         return [
             ControlledAnswer(self.tokenizer.decode(ids + marker + end), len(ids), numbers)
-            for ids, marker, end, numbers in zip(before, self.markers, late, finite.tolist(), strict=True)
+            for ids, marker, end, numbers in zip(before, self.markers, late, finite, strict=True)
         ]
 
 
@@ -141,7 +142,7 @@ def length_controlled(
     """
     device, longest = encoded.logits.device, max(sentences)
     forks = dict.fromkeys(sentences, encoded)
-    lengths = {n: torch.zeros(encoded.batch, dtype=torch.int64, device=device) for n in sentences}
+    lengths = {n: [0] * encoded.batch for n in sentences}
     sampling = Sampling(
         temperature=TEMPERATURE,
         seed=seed,
@@ -161,24 +162,26 @@ def length_controlled(
         numbers=np.array([row.row_id for row in late.rows], dtype=np.uint64),
         replay=replay,
     )
-    story: list[Tensor] = []
-    written = torch.zeros(encoded.batch, dtype=torch.int64, device=device)
+    story: list[Sequence[int]] = []
+    written: Sequence[int] = [0] * encoded.batch
     for step in steps:  # the place before a step is the one after the token of the step before
-        for n in sentences:
-            ended = ~step.finite | (len(story) == sampling.longest_story)
-            arrived = (lengths[n] == 0) & ((written >= n) | ended)
-            if story and bool(arrived.any()):
-                forks[n] = _fork(forks[n], step.before, arrived.nonzero().squeeze(1))
-                lengths[n] = lengths[n].masked_fill(arrived, len(story))
-        if all(bool((tokens > 0).all()) for tokens in lengths.values()):
+        last = len(story) == sampling.longest_story
+        ended = [last or not finite for finite in step.finite]
+        for n in sentences if story else ():
+            arrived = [row for row, length in enumerate(lengths[n]) if not length and (written[row] >= n or ended[row])]
+            if arrived:
+                forks[n] = _fork(forks[n], step.before, torch.tensor(arrived, device=device))
+                for row in arrived:
+                    lengths[n][row] = len(story)
+        if all(map(all, lengths.values())):
             break
-        story.append(step.token)
+        story.append(step.tokens)
         written = step.sentences
         if tell is not None and len(story) % 50 == 1:
-            tell(float(written.min()) / longest)
-    table = torch.stack(story, 1).tolist()
+            tell(min(written) / longest)
+    table = [*zip(*story, strict=True)]
     return [
-        late.write(encoded, forks[n], [row[:end] for row, end in zip(table, lengths[n].tolist(), strict=True)])
+        late.write(encoded, forks[n], [[*row[:end]] for row, end in zip(table, lengths[n], strict=True)])
         for n in sentences
     ]
 

@@ -14,8 +14,10 @@ Random numbers are a function of (seed, step, row number): what is drawn for a r
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from operator import and_
 from typing import NamedTuple
 
 import numpy as np
@@ -32,20 +34,23 @@ from prosg.generation.sampling import Sampling, pick
 
 __all__ = ["Replay", "Step", "advance", "decode", "draws", "is_finite"]
 
+STEPS = 64
+"""Steps that `decode` draws random numbers for at once."""
+
 
 class Step(NamedTuple):
-    """One step of the loop, for each of B rows."""
+    """One step of the loop: for each of B rows what stands here."""
 
-    token: Tensor
-    """(B,) int64, the token that was chosen"""
-    running: Tensor
-    """(B,) bool: rows that had not ended before this token"""
-    sentences: Tensor
-    """(B,) int64: sentences written under length control, this token included"""
+    tokens: Sequence[int]
+    """the token that was chosen"""
+    running: Sequence[bool]
+    """whether the row had not ended before this token"""
+    sentences: Sequence[int]
+    """sentences written under length control, this token included"""
     before: EncodedPrompt
     """the place in the text before this token was read"""
-    finite: Tensor
-    """(B,) bool: False from where a row's logits are no numbers; the row has ended there"""
+    finite: Sequence[bool]
+    """False from where a row's logits are no numbers; the row has ended there"""
 
 
 class Replay(NamedTuple):
@@ -78,9 +83,9 @@ def advance(backbone: Backbone, encoded: EncodedPrompt, tokens: Tensor, lengths:
     return encoded.replace(state=state, logits=logits)
 
 
-def is_finite(logits: Tensor) -> Tensor:
-    """Returns in which rows (B,) of logits (B, V) a token can be chosen: False for no number, or an infinite one."""
-    return logits.amax(1).isfinite()
+def is_finite(logits: Tensor) -> list[bool]:
+    """Returns in which rows of logits (B, V) a token can be chosen: False for no number, or an infinite one."""
+    return [*map(math.isfinite, logits.amax(1).tolist())]
 
 
 def draws(seed: int | np.ndarray, step: int | np.ndarray, numbers: np.ndarray, device: torch.device) -> Tensor:
@@ -93,6 +98,21 @@ def draws(seed: int | np.ndarray, step: int | np.ndarray, numbers: np.ndarray, d
         device: Where they are needed.
     """
     return torch.from_numpy(uniforms(seed, step, numbers, 1)[:, 0]).float().to(device)
+
+
+class _Draws:
+    """`draws` of the same rows step by step, made for many steps at once."""
+
+    def __init__(self, seed: int, numbers: np.ndarray, device: torch.device) -> None:
+        self.seed, self.numbers, self.device = seed, numbers, device
+
+    def __call__(self, step: int) -> Tensor:
+        """The numbers (B,) of a step; steps are asked for in their order."""
+        if step % STEPS == 0:
+            steps = np.repeat(np.arange(step, step + STEPS), len(self.numbers))
+            many = draws(self.seed, steps, np.tile(self.numbers, STEPS), self.device)
+            self._drawn = many.view(STEPS, len(self.numbers)).unbind()
+        return self._drawn[step % STEPS]
 
 
 def decode(
@@ -121,29 +141,34 @@ def decode(
     if encoded.update is not None:
         encoded = encoded.replace(update=prepare_update(encoded.update, encoded.logits.dtype))
     begin = encoded
-    ends = torch.tensor(sampling.ends, device=device)
-    recent: deque[Tensor] = deque(maxlen=sampling.refresh_keep)
+    recent: deque[Sequence[int]] = deque(maxlen=sampling.refresh_keep)
     numbers = np.arange(encoded.batch) if numbers is None else numbers
-    running = torch.ones(encoded.batch, dtype=torch.bool, device=device)
-    finite = running
+    running = finite = [True] * encoded.batch
+    random = _Draws(sampling.seed, numbers, device)
     longest = sampling.max_tokens + sampling.longest_story
     for step in range(longest):
-        finite = finite & is_finite(encoded.logits)
-        random = draws(sampling.seed, step, numbers, device)
-        logits = encoded.logits.masked_fill(~finite.unsqueeze(1), 0.0)
-        token = pick(control.mask(logits), control.temperature, random, sampling.top_k, sampling.top_p)
-        token = torch.where(finite, control.force(token), sampling.ends[0])
-        control.update(token, step + 1)
-        yield Step(token, running.clone(), control.sentences.clone(), encoded, finite)
-        running = running & ~torch.isin(token, ends)
-        if not bool(running.any()) or step + 1 == longest:
+        finite = [*map(and_, finite, is_finite(encoded.logits))]
+        logits, as_drawn = encoded.logits, not control.forces
+        if not all(finite):
+            as_drawn = False
+            logits = logits.masked_fill(~torch.tensor(finite, device=device).unsqueeze(1), 0.0)
+        token = pick(control.mask(logits), control.temperature, random(step), sampling.top_k, sampling.top_p)
+        tokens = token.tolist()
+        if not as_drawn:
+            forced = control.force(tokens)
+            tokens = [one if fine else sampling.ends[0] for one, fine in zip(forced, finite, strict=True)]
+            token = torch.tensor(tokens, device=device)
+        control.update(tokens, step + 1)
+        yield Step(tokens, running, control.sentences, encoded, finite)
+        running = [going and one not in sampling.ends for going, one in zip(running, tokens, strict=True)]
+        if not any(running) or step + 1 == longest:
             return
-        recent.append(token)
+        recent.append(tokens)
         if sampling.refresh_every and (step + 1) % sampling.refresh_every == 0:
-            encoded = advance(backbone, begin, torch.stack([*recent], 1))
+            encoded = advance(backbone, begin, torch.tensor([*zip(*recent, strict=True)], device=device))
         elif replay is None or (step + 1) % replay.every:
             encoded = advance(backbone, encoded, token.unsqueeze(1))
         else:
-            texts = [[*prompt, last] for prompt, last in zip(replay.prompts, token.tolist(), strict=True)]
+            texts = [[*prompt, last] for prompt, last in zip(replay.prompts, tokens, strict=True)]
             lengths = torch.tensor([len(text) for text in texts], device=device)
             encoded = advance(backbone, encoded, pad(texts).to(device), lengths)

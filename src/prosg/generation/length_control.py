@@ -33,79 +33,100 @@ def sentence_ends(tokenizer: Tokenizer, vocab_size: int) -> Tensor:
 
 
 class Markers:
-    """The marker of each row, and how much of it has been written."""
+    """The marker of each row, and how much of it has been written.
 
-    def __init__(self, ids: Sequence[Sequence[int]], device: torch.device) -> None:
+    Attributes:
+        late: Rows whose marker has been written.
+        next: The token that continues each row's marker; -1 where there is none.
+    """
+
+    def __init__(self, ids: Sequence[Sequence[int]]) -> None:
         """`ids` are the tokens of each row's marker; an empty one is never written."""
-        width = max((len(row) for row in ids), default=0) or 1
-        self.ids = torch.tensor([[*row, *[-1] * (width - len(row))] for row in ids], device=device)
-        self.lengths = torch.tensor([len(row) for row in ids], device=device)
-        self.matched = torch.zeros(len(ids), dtype=torch.int64, device=device)
+        self.ids = ids
+        self.late = [False] * len(ids)
+        self.next = [row[0] if row else -1 for row in ids]
+        self._matched = [0] * len(ids)
 
-    def next(self) -> Tensor:
-        """(B,) the token that continues each marker; -1 where there is none."""
-        at = self.matched.clamp(max=self.ids.shape[1] - 1).unsqueeze(1)
-        return torch.where(self.late, -1, self.ids.gather(1, at).squeeze(1))
-
-    @property
-    def late(self) -> Tensor:
-        """(B,) rows whose marker has been written."""
-        return (self.lengths > 0) & (self.matched >= self.lengths)
-
-    def update(self, token: Tensor) -> None:
-        """Takes note of the tokens (B,) just written."""
-        follows = token == self.next()
-        restarts = (token == self.ids[:, 0]).long()
-        self.matched = torch.where(self.late, self.matched, torch.where(follows, self.matched + 1, restarts))
+    def update(self, tokens: Sequence[int]) -> bool:
+        """Takes note of the rows' tokens just written; returns whether a marker was completed."""
+        completed = False
+        for row, (token, following, matched) in enumerate(zip(tokens, self.next, self._matched, strict=True)):
+            if following < 0 or (token != following and not matched):
+                continue
+            marker = self.ids[row]
+            matched = matched + 1 if token == following else int(token == marker[0])
+            self._matched[row] = matched
+            if matched == len(marker):
+                self.late[row] = completed = True
+            self.next[row] = -1 if self.late[row] else marker[matched]
+        return completed
 
 
 class LengthControl:
     """Which rows are held, forced or late; none is where `sampling.hold_until` is 0 and there are no markers.
 
     Attributes:
-        sentences: Sentences that each row wrote while it was held, (B,) int64.
-        markers: Each row's marker.
+        sentences: Sentences that each row wrote while it was held.
+        temperature: (B,) of the next token.
+        forces: Whether any row is forced.
     """
 
     def __init__(
         self, sampling: Sampling, markers: Sequence[Sequence[int]] | None, ends_sentence: Tensor | None, logits: Tensor
     ) -> None:
         """Starts before the first token; `logits` (B, V) give batch and device, `ends_sentence` see `sentence_ends`."""
-        batch, device = logits.shape[0], logits.device
+        self._rows, self._vocab_size = logits.shape
+        self._device = logits.device
         self.sampling = sampling
-        self.has_markers = markers is not None
-        self.markers = Markers(markers or [[]] * batch, device)
-        self.ends_sentence = None if ends_sentence is None else ends_sentence.to(device)
-        self.held = torch.full((batch,), sampling.hold_until > 0, device=device)
-        self.forced = torch.zeros_like(self.held)
-        self.sentences = torch.zeros(batch, dtype=torch.int64, device=device)
+        self._has_markers = markers is not None
+        self._markers = Markers(markers or [[]] * self._rows)
+        self._held = [sampling.hold_until > 0] * self._rows
+        self._forced = [False] * self._rows
+        self._ends_sentence = None
+        if ends_sentence is not None and sampling.hold_until:
+            self._ends_sentence = frozenset(ends_sentence.nonzero().flatten().tolist())
+        self.sentences: Sequence[int] = [0] * self._rows
+        self._settle()
 
-    @property
-    def temperature(self) -> Tensor:
-        """(B,) of the next token."""
-        return torch.where(self.markers.late, self.sampling.late_temperature, self.sampling.temperature)
+    def _settle(self) -> None:
+        """Finds what follows from which rows are held, forced and late, which few steps change."""
+        warm, late = self.sampling.temperature, self.sampling.late_temperature
+        self.temperature = torch.tensor([late if one else warm for one in self._markers.late], device=self._device)
+        self.forces = any(self._forced)
+        self._banned: Tensor | None = None
+        if any(self._held):
+            banned = torch.zeros(self._rows, self._vocab_size, dtype=torch.bool)
+            banned[:, list(self.sampling.ends)] = True
+            first = torch.tensor([[marker[0] if marker else 0] for marker in self._markers.ids])
+            banned.scatter_(1, first, True)
+            self._banned = (banned & torch.tensor(self._held).unsqueeze(1)).to(self._device)
 
     def mask(self, logits: Tensor) -> Tensor:
         """Logits (B, V) without what held rows must not write."""
-        if not bool(self.held.any()):
-            return logits
-        banned = torch.zeros_like(logits, dtype=torch.bool)
-        banned[:, list(self.sampling.ends)] = True
-        banned.scatter_(1, self.markers.ids[:, :1].clamp(min=0), True)
-        return logits.masked_fill(banned & self.held.unsqueeze(1), -torch.inf)
+        return logits if self._banned is None else logits.masked_fill(self._banned, -torch.inf)
 
-    def force(self, token: Tensor) -> Tensor:
-        """The tokens (B,) with the marker's next one in rows that are forced."""
-        return torch.where(self.forced, self.markers.next(), token)
+    def force(self, tokens: Sequence[int]) -> list[int]:
+        """The rows' tokens with the marker's next one in rows that are forced."""
+        return [
+            following if forced else token
+            for token, following, forced in zip(tokens, self._markers.next, self._forced, strict=True)
+        ]
 
-    def update(self, token: Tensor, written: int) -> None:
-        """Takes note of the tokens (B,) just written, the `written`-th of each row."""
-        if self.ends_sentence is not None and self.sampling.hold_until:
-            self.sentences += self.ends_sentence[token] & self.held
-            enough = (self.sentences >= self.sampling.hold_until) | (written >= self.sampling.longest_story)
-            released = self.held & enough
-            self.held, self.forced = self.held & ~released, self.forced | released
-        if self.has_markers:
-            # A held or freely written marker is matched as it comes; a forced one starts from its first token.
-            self.markers.update(token)
-            self.forced = self.forced & ~self.markers.late
+    def update(self, tokens: Sequence[int], written: int) -> None:
+        """Takes note of the rows' tokens just written, the `written`-th of each row."""
+        changed = False
+        if self._ends_sentence is not None and self._banned is not None:
+            self.sentences = [
+                count + (held and token in self._ends_sentence)
+                for count, token, held in zip(self.sentences, tokens, self._held, strict=True)
+            ]
+            over = written >= self.sampling.longest_story
+            for row, (count, held) in enumerate(zip(self.sentences, self._held, strict=True)):
+                if held and (over or count >= self.sampling.hold_until):
+                    self._held[row], self._forced[row], changed = False, True, True
+        # A held or freely written marker is matched as it comes; a forced one starts from its first token.
+        if self._has_markers and self._markers.update(tokens):
+            changed = True
+            self._forced = [forced and not late for forced, late in zip(self._forced, self._markers.late, strict=True)]
+        if changed:
+            self._settle()

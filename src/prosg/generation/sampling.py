@@ -168,9 +168,10 @@ def _draw(logits: Tensor, temperature: Tensor, numbers: Tensor, top_k: Tensor, t
     p = torch.softmax(_change_rows(scaled, cut, _keep_likeliest, scaled, top_k), 1)
     p = _change_rows(p, top_p < 1, _keep_share, p, top_p)  # 1 keeps all; by rounded sums it could keep less
     total = p.cumsum(1)
+    whole = total[:, -1:]
     # A product that rounds up to the total would point behind the last token that may be drawn.
-    below = torch.nextafter(total[:, -1:], total.new_zeros(1))
-    target = torch.minimum(numbers.unsqueeze(1).to(total.dtype) * total[:, -1:], below)
+    below = torch.nextafter(whole, whole.new_zeros(()))
+    target = torch.minimum(numbers.unsqueeze(1).to(total.dtype) * whole, below)
     return torch.searchsorted(total, target, right=True).squeeze(1)
 
 

@@ -83,7 +83,7 @@ def generate_texts(
     for step in decode(
         backbone, encoded, sampling, markers=markers, ends_sentence=ends, numbers=numbers, replay=replay
     ):
-        for writer, token, finite in zip(writers, step.token.tolist(), step.finite.tolist(), strict=True):
+        for writer, token, finite in zip(writers, step.tokens, step.finite, strict=True):
             if not writer.reason:
                 writer.write(token, sampling.ends, finite)
         if all(writer.reason for writer in writers):
@@ -146,9 +146,7 @@ def stream_texts(
     rows = [AnswerStream(tokenizer, [*sampling.stop, *filter(None, [stop])]) for stop in stops or [""] * encoded.batch]
     markers, ends = _Control.of(sampling, tokenizer, encoded)
     for step in decode(backbone, encoded, sampling, markers=markers, ends_sentence=ends):
-        for number, (row, token, finite) in enumerate(
-            zip(rows, step.token.tolist(), step.finite.tolist(), strict=True)
-        ):
+        for number, (row, token, finite) in enumerate(zip(rows, step.tokens, step.finite, strict=True)):
             if row.ended:
                 continue
             if not finite:

@@ -67,7 +67,7 @@ class Decoding:
         self.statistics.steps += 1
         self.statistics.row_steps += len(self.rows)
         now = time.monotonic()
-        for slot, (one, token, fine) in enumerate(zip(self.rows, tokens.tolist(), finite.tolist(), strict=True)):
+        for slot, (one, token, fine) in enumerate(zip(self.rows, tokens.tolist(), finite, strict=True)):
             if not one.written:
                 self.statistics.first_token.add(now - one.arrived)
             if not fine:

@@ -36,24 +36,27 @@ class RowSampling:
         self.top_p = torch.tensor([float(option.top_p) for option in options], device=device)
         self.greedy = not any(option.temperature for option in options)
 
-    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, logits: Tensor) -> tuple[Tensor, list[bool]]:
         """Chooses the rows' next tokens, as `decode` does.
 
         Args:
             logits: (B, V) after the tokens before.
 
         Returns:
-            The tokens (B,), and in which rows (B,) the logits are finite; in others the token is an end token.
+            The tokens (B,), and in which rows the logits are finite; in others the token is an end token.
         """
         logits = logits.float() if logits.dtype.itemsize < 4 else logits  # once: PyTorch is slow at comparing bf16
         finite = is_finite(logits)
         random = logits.new_zeros(0) if self.greedy else draws(self.seeds, self.steps, self.numbers, logits.device)
         self.steps += np.uint64(1)
         chosen = pick(
-            logits if bool(finite.all()) else logits.masked_fill(~finite.unsqueeze(1), 0.0),
+            logits if all(finite) else logits.masked_fill(~self._rows(finite).unsqueeze(1), 0.0),
             self.temperature,
             self.temperature if self.greedy else random,
             self.top_k,
             self.top_p,
         )
-        return torch.where(finite, chosen, self.ends), finite
+        return chosen if all(finite) else torch.where(self._rows(finite), chosen, self.ends), finite
+
+    def _rows(self, flags: Sequence[bool]) -> Tensor:
+        return torch.tensor(flags, device=self.ends.device)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import Anchor, State, join_states, map_state, no_pull, take_rows
-from prosg.core.update import LowRank, Site, Update, pad_rank, prepare_update
+from prosg.core.update import LowRank, PreparedUpdate, Site, Update, pad_rank, prepare_update
 
 __all__ = ["Slots", "join_places"]
 
@@ -58,10 +58,12 @@ class Slots:
         """What holds the rows, as far as any of them has it."""
         update: Update | None = None
         if any(self._updated):
-            update = {
-                site: LowRank(delta.a[: self.count], delta.b if delta.b.dim() == 2 else delta.b[: self.count])
-                for site, delta in self._update.items()
-            }
+            update = PreparedUpdate(
+                {
+                    site: LowRank(delta.a[: self.count], delta.b if delta.b.dim() == 2 else delta.b[: self.count])
+                    for site, delta in self._update.items()
+                }
+            )
         anchor: Anchor | None = None
         if self._anchor is not None and any(self._anchored):
             anchor = map_state(lambda leaf: leaf[: self.count], self._anchor)

@@ -235,7 +235,7 @@ class HFBackbone(nn.Module):
             return Taps()
         first, last = zip(*((inputs[first], inputs[last]) for first, last in self._hooked.sites.ends()), strict=True)
         return Taps(
-            tuple(last_valid(x, x[:, 0], lengths) for x in first) if "last" in taps else (),
+            tuple(last_valid(x, lengths) for x in first) if "last" in taps else (),
             first if "inputs" in taps else (),
             last if "memory" in taps else (),
         )

@@ -1,6 +1,6 @@
-"""Whole blocks for one token of each row, in one call of a compiled library: `block.c`.
+"""All blocks of a backbone for one token of each row, in one call of a compiled library: `block.c`.
 
-What they compute is written in the backbones, whose blocks are the oracle. A block gathers what `block.c` lists.
+What they compute is written in the backbones, whose blocks are the oracle. A backbone gathers what `block.c` lists.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from prosg.ops.library import ACTIVATIONS, CFunction, CompiledLibrary
+from prosg.ops.library import ACTIVATIONS, CompiledLibrary
 from prosg.ops.linear.compiled import LIBRARY as LINEAR
 from prosg.ops.step.compiled import LIBRARY as STEP
 from prosg.ops.wkv4.compiled import LIBRARY as WKV4
 from prosg.ops.wkv7.compiled import LIBRARY as WKV7
 
-__all__ = ["LIBRARY", "can_run_blocks", "run_block"]
+__all__ = ["LIBRARY", "Addresses", "address_array", "can_run_blocks", "run_blocks"]
 
-SIZES = 10
-LIBRARY = CompiledLibrary("block", abi=1, sizes=SIZES, pointers={"rwkv4": 0, "rwkv7": 0}, types=ACTIVATIONS)
+Addresses = ctypes.Array[ctypes.c_void_p]
+SIZES = 8
+LIBRARY = CompiledLibrary("block", abi=2, sizes=SIZES, pointers={"rwkv4": 3, "rwkv7": 3}, types=ACTIVATIONS)
 
 
 NARROW = 512
-"""Width up to which a block is one call whatever the threads: its matrices are too small to be shared out."""
+"""Width up to which blocks are one call whatever the threads: its matrices are too small to be shared out."""
 PARTS = {library.name: library for library in (LINEAR, STEP, WKV4, WKV7)}
 """The libraries whose functions it calls."""
 
@@ -48,7 +49,7 @@ def _is_built() -> bool:
 
 
 def can_run_blocks(x: Tensor, state: torch.dtype) -> bool:
-    """Whether a block may be one call: a token of each row on the CPU, no gradients; one thread, or a narrow model.
+    """Whether blocks may be one call: a token of each row on the CPU, no gradients; one thread, or a narrow model.
 
     The call has one thread. Where there are more, wide matrices are better spread over them, each in a call of its own.
 
@@ -69,24 +70,34 @@ def can_run_blocks(x: Tensor, state: torch.dtype) -> bool:
     )
 
 
-def run_block(name: str, dtype: torch.dtype, sizes: Sequence[int], pointers: Sequence[int | None]) -> None:
-    """Runs a block.
+def address_array(addresses: Sequence[int | None]) -> Addresses:
+    """Returns addresses as the library reads them; None where there is nothing."""
+    return (ctypes.c_void_p * len(addresses))(*addresses)
+
+
+def run_blocks(
+    name: str,
+    dtype: torch.dtype,
+    sizes: Sequence[int],
+    blocks: int,
+    weights: Addresses,
+    update: Addresses | None,
+    step: Sequence[int | None],
+) -> None:
+    """Runs all blocks.
 
     Args:
         name: "rwkv4" or "rwkv7".
         dtype: Type of the activations.
         sizes: The rows and what `block.c` names after them.
-        pointers: To contiguous tensors, in the order of `block.c`; None where there is none.
+        blocks: How many there are.
+        weights: Where their weights are, in the order of `block.c`.
+        update: Where the update's factors are, and their ranks; None without one.
+        step: Where is what the step reads and writes.
 
     Raises:
         MemoryError: where there was no memory for the working space.
     """
-    function = _function(name, dtype)
-    array = (ctypes.c_void_p * len(pointers))(*pointers)
-    if function(*sizes, *[0] * (SIZES - len(sizes)), 0, sizes[0], array):
+    function = LIBRARY.function(name, dtype)
+    if function(*sizes, *[0] * (SIZES - len(sizes)), 0, blocks, weights, update, address_array(step)):
         raise MemoryError("block: no memory for the working space")
-
-
-@cache
-def _function(name: str, dtype: torch.dtype) -> CFunction:
-    return LIBRARY.function(name, dtype)

@@ -73,7 +73,7 @@ def naive_shift_mix(
     seen: Tensor = norm(stream)
     before = shift_tokens(seen, previous)
     mixed = [torch.lerp(seen, before, mu) if backwards else torch.lerp(before, seen, mu) for mu in mixes]
-    return Shifted(stream, seen, mixed, last_valid(seen, previous, lengths).to(previous.dtype))
+    return Shifted(stream, seen, mixed, last_valid(seen, lengths, previous).to(previous.dtype))
 
 
 def naive_add_deltas(

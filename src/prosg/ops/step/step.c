@@ -135,6 +135,8 @@ EACH(columns, bf16)
 typedef float NAME(vec) __attribute__((vector_size(BYTES), may_alias, aligned(4)));
 #define VEC NAME(vec)
 #define WIDTH ((int)(BYTES / 4))
+#define TILE (LANES / 2 / WIDTH) /* vectors of a tile of columns, and its rows: as many as there are registers for */
+#define TILE_ROWS ((int)(BYTES / 16))
 
 /* A register of numbers as fp32. */
 TARGET static INLINE VEC NAME(load)(const REAL *x)
@@ -430,18 +432,14 @@ TARGET static int NAME(add)(int64_t count, int64_t q, int64_t r, int64_t s, int6
 TARGET static INLINE void NAME(tile)(const int R, int64_t I, int64_t O, const float *x, const REAL *w,
                                      float sum[][LANES / 2])
 {
-    typedef float vector __attribute__((vector_size(LANES / 4 * sizeof(float)), may_alias, aligned(4)));
-    vector parts[4][2] = {{{0}}};
+    VEC parts[TILE_ROWS][TILE] = {{{0}}};
     for (int64_t i = 0; i < I; i++) {
-        float from[LANES / 2];
-        for (int l = 0; l < LANES / 2; l++)
-            from[l] = GET(w[i * O + l]);
-        const vector low = *(const vector *)from, high = *(const vector *)(from + LANES / 4);
+        VEC from[TILE];
+        _Pragma("GCC unroll 8") for (int l = 0; l < TILE; l++)
+            from[l] = NAME(load)(w + i * O + l * WIDTH);
         _Pragma("GCC unroll 4") for (int n = 0; n < R; n++)
-        {
-            parts[n][0] += x[n * I + i] * low;
-            parts[n][1] += x[n * I + i] * high;
-        }
+            _Pragma("GCC unroll 8") for (int l = 0; l < TILE; l++)
+                parts[n][l] += x[n * I + i] * from[l];
     }
     memcpy(sum, parts, (size_t)R * sizeof(parts[0]));
 }
@@ -460,15 +458,16 @@ TARGET static int NAME(columns)(int64_t rows, int64_t I, int64_t O, int64_t act,
         wide[i] = GET(x[i]);
     for (int64_t o = 0; o < O; o += LANES / 2)
         for (int64_t n = 0; n < rows;) {
-            const int64_t lanes = O - o < LANES / 2 ? O - o : LANES / 2, left = rows - n, count = left >= 4 ? 4 : 1;
-            float sum[4][LANES / 2] = {{0}};
+            const int64_t lanes = O - o < LANES / 2 ? O - o : LANES / 2, left = rows - n;
+            const int64_t count = left >= TILE_ROWS ? TILE_ROWS : 1;
+            float sum[TILE_ROWS][LANES / 2] = {{0}};
             if (lanes < LANES / 2)
                 for (int64_t i = 0; i < I; i++)
                     for (int64_t m = 0; m < count; m++)
                         for (int64_t l = 0; l < lanes; l++)
                             sum[m][l] += wide[(n + m) * I + i] * GET(w[i * O + o + l]);
-            else if (count == 4)
-                NAME(tile)(4, I, O, wide + n * I, w + o, sum);
+            else if (count == TILE_ROWS)
+                NAME(tile)(TILE_ROWS, I, O, wide + n * I, w + o, sum);
             else
                 NAME(tile)(1, I, O, wide + n * I, w + o, sum);
             for (int64_t m = 0; m < count; m++)
@@ -487,5 +486,7 @@ TARGET static int NAME(columns)(int64_t rows, int64_t I, int64_t O, int64_t act,
 #undef LANES
 #undef VEC
 #undef WIDTH
+#undef TILE
+#undef TILE_ROWS
 
 #endif
