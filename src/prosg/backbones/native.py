@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prosg.backbones.base import Logits, Output, Taps, check_taps, update_mask
+from prosg.backbones.base import DeferredLogits, Logits, Output, Taps, check_taps, update_mask
 from prosg.backbones.layers import MetaAwareEmbedding, MetaAwareLinear
 from prosg.backbones.layouts import Layout
 from prosg.core.state import Anchor, State
@@ -273,9 +273,11 @@ class NativeBackbone(nn.Module):
                 inputs.append(seen)
             if "memory" in taps:
                 memories.append(memory)
-        x, scores = self.hidden(stream), None
+        x, scores, deferred = self.hidden(stream), None, None
         if logits == "all":
             scores = self.head(self.ln_out(x))
+        elif logits == "deferred":
+            deferred = DeferredLogits(self.ln_out(x), self.head)
         elif logits == "last":
             scores = self.head(self.ln_out(last_valid(x, x[:, 0], lengths)))
-        return Output(scores, tuple(layers), Taps(tuple(last), tuple(inputs), tuple(memories)))
+        return Output(scores, tuple(layers), Taps(tuple(last), tuple(inputs), tuple(memories)), deferred)

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prosg.backbones.base import Logits, Output, Taps, check_taps, update_mask
+from prosg.backbones.base import DeferredLogits, Logits, Output, Taps, check_taps, update_mask
 from prosg.backbones.hf.anchors import anchor_layers, anchor_refusal, layer_units, pull_layers
 from prosg.backbones.hf.cache import CACHES, ModelCache, TransformersModel
-from prosg.backbones.hf.calls import CallOptions, HookedModel
+from prosg.backbones.hf.calls import CallOptions, HookedModel, find_head
 from prosg.backbones.hf.scan import KERNEL_NAMES, describe_scan, use_scan
 from prosg.backbones.hf.sites import find_sites, projection_shape
 from prosg.backbones.hf.windows import attention_window
@@ -194,7 +194,8 @@ class HFBackbone(nn.Module):
         check_taps(taps)
         if any(module.gradient_checkpointing for module in self._checkpointable):
             raise ValueError("gradient checkpointing is on in the model; its recomputation does not see the update")
-        positions = None if logits == "all" else _last_positions(tokens, lengths)
+        every = logits in ("all", "deferred")
+        positions = None if every else _last_positions(tokens, lengths)
         options = CallOptions(update, update_mask(tokens, update_from), positions, bool(taps), anchor)
         if anchor is not None and state is None:
             state = self.init_state(batch)
@@ -203,9 +204,19 @@ class HFBackbone(nn.Module):
         elif keep_state and lengths is not None and bool((lengths != time).any()):
             result = self._hooked.in_groups(tokens, options, lengths)
         else:
-            result = self._hooked.call(tokens, None, options, keep_state)
-        scores = None if logits == "none" else result.logits if logits == "all" else result.logits.squeeze(1)
-        return Output(scores, result.state, self._taps(result.inputs, taps, lengths))
+            head = self._head if logits == "deferred" else None
+            result = self._hooked.call(tokens, None, options._replace(head=head), keep_state)
+        seen = self._taps(result.inputs, taps, lengths)
+        if logits == "deferred":
+            hidden, head = (result.logits, nn.Identity()) if result.hidden is None else (result.hidden, self._head)
+            return Output(None, result.state, seen, DeferredLogits(hidden, head))
+        scores = None if logits == "none" else result.logits if every else result.logits.squeeze(1)
+        return Output(scores, result.state, seen)
+
+    @functools.cached_property
+    def _head(self) -> nn.Module | None:
+        """What makes logits of hidden states, where it can be called outside of the model."""
+        return find_head(self.model, self.device)
 
     def _taps(self, inputs: Mapping[Site, Tensor], taps: Collection[str], lengths: Tensor | None) -> Taps:
         if not taps:
