@@ -149,10 +149,14 @@ def score_in_one_call(
     check_answer(answer, lengths, prompt.shape[0], backbone.config.vocab_size)
     check_lengths(prompt_lengths, prompt.shape[0], prompt.shape[1], least=0, name="prompt_lengths")
     update = None if encoded is None else encoded.update
-    hidden, head = _read_joined(backbone, prompt, prompt_lengths, answer, lengths, update)
-    rows, places = valid_mask(lengths - 1, max(answer.shape[1] - 1, 1)).nonzero(as_tuple=True)
-    first = head(hidden[:, 0]) if encoded is None else encoded.logits
-    read = _Predictions(_at(hidden, rows, places + 1), rows, places + 1, head)
+    (hidden, head), index = _read_joined(backbone, prompt, prompt_lengths, answer, lengths, update)
+    if encoded is None:
+        first: Tensor = head(_at(hidden, torch.arange(len(answer), device=answer.device), index[:, 0]))
+    else:
+        first = encoded.logits
+    rows, places = valid_mask(lengths, answer.shape[1])[:, 1:].nonzero(as_tuple=True)
+    places = places + 1
+    read = _Predictions(_at(hidden, rows, index[rows, places]), rows, places, head)
     return _score(first, read, answer, objective), first
 
 
@@ -180,8 +184,8 @@ def read_teacher(
     rows = taught.nonzero().squeeze(1)
     answer, lengths = answer[rows], lengths[rows]
     if not backbone.continues:
-        read = _read_joined(backbone, prompt[rows], prompt_lengths[rows], answer, lengths, None)
-        return Teacher(taught, read.hidden[:, 1:])
+        (hidden, _), index = _read_joined(backbone, prompt[rows], prompt_lengths[rows], answer, lengths, None)
+        return Teacher(taught, hidden.gather(1, index[:, 1:].unsqueeze(2).expand(-1, -1, hidden.shape[2])))
     # Of an answer of one token nothing is read: its first token has no teacher.
     output = backbone(
         answer[:, : max(answer.shape[1] - 1, 1)],
@@ -260,18 +264,16 @@ def _read_span(
 
 def _read_joined(
     backbone: Backbone, prompt: Tensor, prompt_lengths: Tensor, answer: Tensor, lengths: Tensor, update: Update | None
-) -> DeferredLogits:
-    """What predicts each answer token, (B, T), of prompt and answer read in one row."""
+) -> tuple[DeferredLogits, Tensor]:
+    """Reads prompt and answer in one row; returns what predicts, and where in it each answer token (B, T) stands."""
     read = prompt_lengths + lengths - 1
     rows = join_texts(prompt, prompt_lengths, answer, max(int(read.max()), 1))
     output = backbone(
         rows, update=update, update_from=prompt_lengths, lengths=read, logits="deferred", keep_state=False
     )
     assert output.deferred is not None
-    hidden, head = output.deferred
     place = torch.arange(answer.shape[1], device=answer.device)
-    index = (prompt_lengths.unsqueeze(1) - 1 + place).clamp(min=0, max=rows.shape[1] - 1)
-    return DeferredLogits(hidden.gather(1, index.unsqueeze(2).expand(-1, -1, hidden.shape[2])), head)
+    return output.deferred, (prompt_lengths.unsqueeze(1) - 1 + place).clamp(min=0, max=rows.shape[1] - 1)
 
 
 def _at(hidden: Tensor, rows: Tensor, places: Tensor) -> Tensor:
@@ -297,16 +299,14 @@ def _score(first: Tensor, later: _Predictions, answer: Tensor, objective: Object
         hits = torch.zeros_like(answer, dtype=torch.bool)
         nll[:, 0], hits[:, 0] = at_start.nll, at_start.hits
         loss = at_start.loss
-        every = torch.ones_like(rows, dtype=torch.bool)
-        for chosen in [every] if taught is None else [~taught, taught]:
+        parts: list[slice | Tensor] = [slice(None)] if taught is None else [~taught, taught]
+        for chosen in parts:
             row, place = rows[chosen], places[chosen]
             imitated = None
             if teacher is not None and chosen is taught:
                 number = teacher.rows.cumsum(0) - 1
                 imitated = _at(teacher.hidden, number[row], place - 1)
-            scores = token_losses(
-                hidden if taught is None else hidden[chosen], head, targets[chosen], weights[row, place], imitated
-            )
+            scores = token_losses(hidden[chosen], head, targets[chosen], weights[row, place], imitated)
             nll[row, place], hits[row, place] = scores.nll, scores.hits
             loss = loss + scores.loss
     return AnswerScores(nll, hits, None if objective is None else loss)

@@ -208,8 +208,10 @@ class HFBackbone(nn.Module):
             result = self._hooked.call(tokens, None, options._replace(head=head), keep_state)
         seen = self._taps(result.inputs, taps, lengths)
         if logits == "deferred":
-            hidden, head = (result.logits, nn.Identity()) if result.hidden is None else (result.hidden, self._head)
-            return Output(None, result.state, seen, DeferredLogits(hidden, head))
+            deferred = DeferredLogits(result.logits, nn.Identity())
+            if result.hidden is not None and self._head is not None:
+                deferred = DeferredLogits(result.hidden, self._head)
+            return Output(None, result.state, seen, deferred)
         scores = None if logits == "none" else result.logits if every else result.logits.squeeze(1)
         return Output(scores, result.state, seen)
 
