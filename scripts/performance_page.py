@@ -79,11 +79,12 @@ def training() -> str:
     for shape, version, phase, dtype in dict.fromkeys(key[:4] for key in found):
         own, peer = (found.get((shape, version, phase, dtype, "step", name)) for name in ("prosg", "transformers"))
         assert own is not None
-        held = found[shape, version, phase, dtype, "memory", "prosg"]
+        held = found.get((shape, version, phase, dtype, "memory", "prosg"))
         name = (NAMES if shape == "169m" else SMALL)[version]
         ratio = "" if peer is None else f"{own['value'] / peer['value']:.1f}"
         cells = [f"{name}, {dtype}", str(phase), value(peer), value(own), ratio]
-        cells += [f"{own['limit']:,.0f}", f"{own['share']:.2f}", f"{held['value']:.2f}", f"{held['share']:.2f}"]
+        cells += [f"{own['limit']:,.0f}", f"{own['share']:.2f}"]
+        cells += ["", ""] if held is None else [f"{held['value']:.2f}", f"{held['share']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
