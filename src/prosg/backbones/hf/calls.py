@@ -16,7 +16,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from prosg.backbones.hf.anchors import pull_layers
 from prosg.backbones.hf.cache import AttentionState, ModelCache, TokensRead, TransformersModel, call_parameters
@@ -235,7 +234,7 @@ def find_head(model: TransformersModel, device: torch.device) -> nn.Module | Non
 
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         wanted = head(made_up).float()
-        with _removed(head.register_forward_pre_hook(replace)):
+        with head.register_forward_pre_hook(replace):
             logits = model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device), use_cache=False).logits
     fits = calls == [made_up.shape] and logits.shape == wanted.shape
     return head if fits and torch.allclose(logits.float(), wanted, rtol=1e-5) else None
@@ -253,17 +252,8 @@ def _head_inputs(head: nn.Module | None) -> Iterator[list[Tensor]]:
         inputs.append(arguments[0])
         return (arguments[0][:, :1],)
 
-    with _removed(head.register_forward_pre_hook(first)):
+    with head.register_forward_pre_hook(first):
         yield inputs
-
-
-@contextmanager
-def _removed(handle: RemovableHandle) -> Iterator[None]:
-    """Removes a hook at its end."""
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _at_positions(logits: Tensor, positions: Tensor | None) -> Tensor:
