@@ -42,16 +42,22 @@ class Recurrence:
     """the implementation that is used here"""
 
 
-def medians(actions: dict[str, Callable[[], object]], repeats: int, calls: int) -> dict[str, float]:
+def medians(
+    actions: dict[str, Callable[[], object]],
+    repeats: int,
+    calls: int,
+    clock: Callable[[], float] = time.perf_counter,
+    warm_up: bool = True,
+) -> dict[str, float]:
     """Seconds of one call: the systems take turns, so that what disturbs the machine disturbs all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for repeat in range(repeats + 1):
+    for repeat in range(1 - warm_up, repeats + 1):
         for name, action in actions.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(calls):
                 action()
             if repeat:  # the first is the warm-up
-                seconds[name].append((time.perf_counter() - start) / calls)
+                seconds[name].append((clock() - start) / calls)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -67,7 +67,7 @@ def training(model: ProSG, phase: str, dtype: str, prompt: int) -> float:
     """Seconds of a step, the second one: the first also sets things up. One row where the prompt is long."""
     model.backbone.float()
     model.backbone.requires_grad_(phase == "1")
-    optimiser = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
+    optimiser = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), fused=True)
     batch = BATCH if prompt < TOKENS else 1
     tokens = torch.randint(1, 50000, (batch, prompt + TOKENS // 2))
     seconds = 0.0

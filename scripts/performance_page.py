@@ -1,4 +1,4 @@
-"""Writes the tables of docs/performance.md from benchmarks/results/decoding.json.
+"""Writes the tables of docs/performance.md from benchmarks/results/decoding.json and training.json.
 
 python scripts/performance_page.py            writes them
 python scripts/performance_page.py --check    says whether they are those of the file; exit status 1 if not
@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "results" / "decoding.json"
+PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n\n).*?(<!-- end -->)", re.DOTALL)
 NAMES = {"rwkv4": "RWKV-4 169M", "rwkv7": "RWKV-7 0.1B"}
+SMALL = {"rwkv4": "RWKV-4, 3 layers of 96", "rwkv7": "RWKV-7, 3 layers of 96"}
 
 
-def rows() -> list[dict[str, Any]]:
-    """The rows of the benchmark."""
-    found: list[dict[str, Any]] = json.loads(RESULTS.read_text("utf-8"))
+def rows(benchmark: str = "decoding") -> list[dict[str, Any]]:
+    """The rows of a benchmark."""
+    found: list[dict[str, Any]] = json.loads((RESULTS / f"{benchmark}.json").read_text("utf-8"))
     return found
 
 
@@ -66,14 +67,49 @@ def prefill() -> str:
     return "\n".join(lines)
 
 
+def training() -> str:
+    """The table of training: a line for each version, phase and type."""
+    found = {
+        (r["shape"], r["version"], r["phase"], r["dtype"], r["quantity"], r["system"]): r for r in rows("training")
+    }
+    lines = [
+        "| tokens/s of a step | phase | transformers | prosg | times | limit | share | peak, GB | over what it needs |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for shape, version, phase, dtype in dict.fromkeys(key[:4] for key in found):
+        own, peer = (found.get((shape, version, phase, dtype, "step", name)) for name in ("prosg", "transformers"))
+        assert own is not None
+        held = found.get((shape, version, phase, dtype, "memory", "prosg"))
+        name = (NAMES if shape == "169m" else SMALL)[version]
+        ratio = "" if peer is None else f"{own['value'] / peer['value']:.1f}"
+        cells = [f"{name}, {dtype}", str(phase), value(peer), value(own), ratio]
+        cells += [f"{own['limit']:,.0f}", f"{own['share']:.2f}"]
+        cells += ["", ""] if held is None else [f"{held['value']:.2f}", f"{held['share']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def training_machine() -> str:
+    """What training was measured on."""
+    row = rows("training")[0]
+    what = f"{row['machine']}, one core, one thread; commit `{row['commit'][:7]}`"
+    return f"{what}; a large product in fp32 ran at {row['rate'] / 1e9:.0f} GFLOP/s."
+
+
 def machine() -> str:
-    """What it was measured on."""
+    """What decoding was measured on."""
     row = rows()[0]
     what = f"{row['machine']}, one core, one thread; commit `{row['commit'][:7]}`"
     return f"{what}; it read {row['bandwidth'] / 1e9:.1f} GB/s."
 
 
-TABLES = {"decoding": decoding, "prefill": prefill, "machine": machine}
+TABLES = {
+    "decoding": decoding,
+    "prefill": prefill,
+    "machine": machine,
+    "training": training,
+    "training_machine": training_machine,
+}
 
 
 def main() -> int:
@@ -84,7 +120,7 @@ def main() -> int:
         PAGE.write_text(new, "utf-8")
         return 0
     if new != text:
-        print(f"{PAGE.relative_to(ROOT)} has not the figures of {RESULTS.relative_to(ROOT)}; run {sys.argv[0]}")
+        print(f"{PAGE.relative_to(ROOT)} has not the figures of {RESULTS.relative_to(ROOT)}/; run {sys.argv[0]}")
     return int(new != text)
 
 

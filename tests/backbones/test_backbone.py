@@ -217,6 +217,15 @@ def test_an_update_of_zero_is_bit_equal_to_none(name: str) -> None:
 
 
 @backbones
+def test_deferred_logits_are_the_heads(name: str) -> None:
+    backbone, x = live_backbone(name), tokens(BATCH, TIME)
+    with torch.no_grad():
+        output = backbone(x, logits="deferred")
+        assert output.logits is None and output.deferred is not None
+        assert torch.equal(output.deferred.head(output.deferred.hidden), backbone(x).logits)
+
+
+@backbones
 def test_gradients_through_state_and_update(name: str) -> None:
     """Finite differences in fp64, through two calls: weights, the state between them, the update's factors."""
     backbone = live_backbone(name, vocab=5)

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 import prosg.training.precision
 from prosg.checkpoints.backbone import load_backbone
 from prosg.model.prosg import ProSG
-from prosg.training.precision import probe_dtype, resolve_dtype
+from prosg.training.precision import narrowed, probe_dtype, resolve_dtype
+from support.models import live_model
 from support.training_folder import TrainingFolder, losses
+from support.two_passes import batch
 
 
 def test_bf16_is_autocast_over_fp32_weights(whole_run: Callable[..., Path]) -> None:
@@ -33,6 +36,36 @@ def test_the_probed_type_is_kept_for_a_run(
     assert resolve_dtype(dtype, tmp_path, model) == first
     monkeypatch.setattr(prosg.training.precision, "probe_dtype", lambda _: "fp32")
     assert resolve_dtype("auto", tmp_path, model) == first
+
+
+def bf16_loss(model: ProSG, dtype: str) -> tuple[Tensor, list[Tensor]]:
+    """A step's loss, and the gradients of the module."""
+    with narrowed(model.backbone, dtype), torch.autocast("cpu", torch.bfloat16):
+        loss = model(**batch()).loss
+    return loss.detach(), list(torch.autograd.grad(loss, model.synthesizer.parameters(), allow_unused=True))
+
+
+def test_frozen_matrices_that_are_cast_once_change_no_bit() -> None:
+    model = live_model("rwkv7", "plus", torch.float32)
+    model.backbone.requires_grad_(False)
+    with torch.no_grad():
+        model.backbone.head.weight.copy_(model.backbone.head.weight.bfloat16())  # exact, as from a file of bf16
+    before = {name: p.clone() for name, p in model.backbone.named_parameters()}
+    (loss, gradients), (once, same) = (bf16_loss(model, dtype) for dtype in ("fp32", "bf16"))
+    assert torch.equal(loss, once)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(gradients, same, strict=True))
+    assert all(torch.equal(p, before[name]) for name, p in model.backbone.named_parameters())
+
+
+def test_only_frozen_matrices_are_narrowed() -> None:
+    model = live_model("rwkv4", "plus", torch.float32)
+    model.backbone.requires_grad_(False)
+    model.backbone.head.requires_grad_(True)
+    with narrowed(model.backbone, "bf16"):
+        narrow = {name for name, p in model.backbone.named_parameters() if p.dtype == torch.bfloat16}
+    matrices = {f"{name}.weight" for name, m in model.backbone.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert narrow == matrices - {"head.weight"}
+    assert {p.dtype for p in model.backbone.parameters()} == {torch.float32}
 
 
 def test_the_probe_leaves_a_backbone_as_it_was(folder: TrainingFolder) -> None:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from prosg.core.state import Anchor, State
 from prosg.core.tensors import last_valid
@@ -23,6 +23,7 @@ __all__ = [
     "TAPS",
     "Backbone",
     "BackboneConfig",
+    "DeferredLogits",
     "KeptTaps",
     "Logits",
     "Output",
@@ -31,8 +32,9 @@ __all__ = [
     "update_mask",
 ]
 
-Logits = Literal["all", "last", "none"]
-"""Which logits a call returns: at all positions, at each row's last valid token, or none."""
+Logits = Literal["all", "deferred", "last", "none"]
+"""Which logits a call returns: at all positions, at all but left for the caller to compute, at each row's last valid
+token, or none."""
 TAPS = ("last", "inputs", "memory")
 """The fields of `Taps`."""
 
@@ -77,14 +79,24 @@ class KeptTaps:
         return Taps(tuple(self._last), tuple(self._inputs), tuple(self._memory))
 
 
+class DeferredLogits(NamedTuple):
+    """All logits, as what they are computed from: they are head(hidden), and may be computed some at a time."""
+
+    hidden: Tensor
+    """(B, T, E); (B, T, V) where the head is the identity, because logits cannot be had otherwise"""
+    head: nn.Module
+
+
 class Output(NamedTuple):
     """What a call of a backbone returns."""
 
     logits: Tensor | None
-    """(B, T, V) for logits="all"; (B, V) for "last"; None for "none". Undefined at positions beyond a row's length."""
+    """(B, T, V) for logits="all"; (B, V) for "last"; else None. Undefined at positions beyond a row's length."""
     state: State
     """The state after each row's last valid token."""
     taps: Taps
+    deferred: DeferredLogits | None = None
+    """for logits="deferred" """
 
 
 @runtime_checkable

@@ -18,6 +18,7 @@ __all__ = [
     "MetaAwareLinear",
     "add_memories",
     "anchor_to_memories",
+    "plain_matrix",
     "pull_memories",
     "quantise_matrix",
 ]
@@ -76,6 +77,18 @@ class Int8Linear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, int8"
+
+
+def plain_matrix(layer: nn.Module) -> Tensor | None:
+    """Returns W of a layer that is y = x W^T and nothing else, so that the product may be computed outside of it.
+
+    Returns:
+        None for a layer with a bias or a hook, and one that is wrapped (PEFT), quantised or sharded.
+    """
+    if type(layer) not in (nn.Linear, MetaAwareLinear) or layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    weight = layer._parameters["weight"]
+    return weight if layer._parameters["bias"] is None and type(weight) is nn.Parameter else None
 
 
 def add_memories(state: State, other: State, keep: Tensor, weight: Tensor) -> State:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prosg.backbones.base import KeptTaps, Logits, Output, check_taps, update_mask
+from prosg.backbones.base import DeferredLogits, KeptTaps, Logits, Output, check_taps, update_mask
 from prosg.backbones.fused import BlockTable, UnsuitableError, Weights, weights_of
 from prosg.backbones.layers import MetaAwareEmbedding, MetaAwareLinear
 from prosg.backbones.layouts import Layout
@@ -279,12 +279,14 @@ class NativeBackbone(nn.Module):
             active = update_mask(tokens, update_from)
             context = self.context(None if active is None else active.to(x.dtype), lengths)
             x, after = self._run_in_turn(stream, state, update, anchor, context, kept)
-        scores = None
+        scores, deferred = None, None
         if logits == "all":
             scores = self.head(self.ln_out(x))
+        elif logits == "deferred":
+            deferred = DeferredLogits(self.ln_out(x), self.head)
         elif logits == "last":
             scores = self.head(self.ln_out(last_valid(x, lengths)))
-        return Output(scores, after, kept.taps())
+        return Output(scores, after, kept.taps(), deferred)
 
     def _run_at_once(
         self, x: Tensor, state: State, update: Update | None, anchor: Anchor | None, tapped: bool

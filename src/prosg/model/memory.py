@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from prosg.backbones import BackboneModule
+from prosg.backbones.base import DeferredLogits
 from prosg.backbones.hf.model import HFBackbone
+from prosg.model.scoring import token_losses
 
 __all__ = ["ADAMW_BYTES", "activation_bytes"]
 
@@ -42,16 +44,17 @@ def _saved_by_pass(backbone: BackboneModule, time: int, frozen: bool) -> float:
     try:
         with torch.enable_grad():
             if isinstance(backbone, HFBackbone):
-                model = backbone.model
-                embedded = model.get_input_embeddings()(tokens).detach().requires_grad_()
-                return _saved_bytes(
-                    lambda: _log_probabilities(model(inputs_embeds=embedded, use_cache=False).logits), backbone
-                )
+                embeddings = backbone.model.get_input_embeddings()
+                handle = embeddings.register_forward_hook(lambda module, arguments, y: y.detach().requires_grad_())
+                try:
+                    return _saved_bytes(lambda: _loss(backbone(tokens, logits="deferred").deferred), backbone)
+                finally:
+                    handle.remove()
             context, state = backbone.context(), backbone.init_state(1)
             stream = _as_leaves(backbone.blocks[0](backbone.embed(tokens), state[0], {}, context).stream)
             block = _saved_bytes(lambda: backbone.blocks[-1](stream, state[-1], {}, context), backbone)
             head = _saved_bytes(
-                lambda: _log_probabilities(backbone.head(backbone.ln_out(backbone.hidden(stream)))), backbone
+                lambda: _loss(DeferredLogits(backbone.ln_out(backbone.hidden(stream)), backbone.head)), backbone
             )
             return block * len(backbone.blocks) + head
     finally:
@@ -81,5 +84,8 @@ def _as_leaves(stream: Any) -> Any:
     return type(stream)(*(_as_leaves(part) for part in stream))
 
 
-def _log_probabilities(logits: Tensor) -> Tensor:
-    return torch.log_softmax(logits.float(), 2)
+def _loss(predicted: DeferredLogits | None) -> Tensor:
+    assert predicted is not None
+    hidden = predicted.hidden.flatten(0, 1)
+    targets = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
+    return token_losses(hidden, predicted.head, targets, torch.ones_like(targets, dtype=hidden.dtype)).loss

@@ -33,10 +33,10 @@ from prosg.model.reading import PromptReader, encode_with_gradients, read_window
 from prosg.model.scoring import (
     AnswerScores,
     Interruption,
-    answer_logits,
+    Objective,
+    read_teacher,
     score_answer,
     score_in_one_call,
-    score_taught,
 )
 from prosg.model.synthesizer import Synthesizer
 from prosg.model.text_model import TextModel
@@ -51,7 +51,7 @@ class Scored(NamedTuple):
     loss: Tensor
     """() weighted negative log-likelihood per answer token, nats"""
     nll: Tensor
-    """(B, T) negative log-likelihood of each answer token, 0 beyond its length"""
+    """(B, T) negative log-likelihood of each answer token, 0 beyond its length; without a gradient"""
     hits: Tensor
     """(B, T) whether the likeliest token was the right one"""
     encoded: EncodedPrompt
@@ -300,8 +300,16 @@ class ProSG(TextModel):
             reader: Called in the place of a backbone that cannot continue, to read the prompts: a cache of their taps.
         """
         read = partial(encode_with_gradients, self.backbone, self.synthesizer, self.initial, chunk=self.chunk)
-        teach = partial(answer_logits, self.backbone, prompt, prompt_lengths, answer, answer_lengths)
-        wanted = distil is not None and bool(distil.any())
+        objective = Objective(weights / (answer_lengths.sum() if count is None else count))
+        if distil is not None and not bool(distil.any()):
+            distil = None
+
+        def taught(state: State) -> Objective:
+            if distil is None:
+                return objective
+            teacher = read_teacher(self.backbone, prompt, prompt_lengths, answer, answer_lengths, state, distil)
+            return objective._replace(teacher=teacher)
+
         if self.backbone.continues:
             encoded = read(prompt, prompt_lengths, start=None if perturber is None else perturber.at_start(self))
             if self.anchor is not None:
@@ -310,22 +318,19 @@ class ProSG(TextModel):
             if perturber is not None:
                 start = encoded.replace(state=perturber.at_prompt_end(self, encoded.state))
                 interruption = perturber.in_answer(self, answer_lengths - 1)
-            teacher = teach(encoded.state) if wanted else None
-            scores = score_taught(self.backbone, start, answer, answer_lengths, teacher, interruption=interruption)
+            scores = score_answer(
+                self.backbone, start, answer, answer_lengths, taught(encoded.state), interruption=interruption
+            )
         else:
             shown, lengths, own = prompt, prompt_lengths, None
             if perturber is not None:
                 shown, lengths = perturber.exchange_prompts(prompt, prompt_lengths)
             if perturber is not None or self.synthesizer is not None:
                 own = read(prompt, prompt_lengths, reader=reader)
-            teacher = teach(()) if wanted else None
-            scores, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own, teacher)
+            scores, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own, taught(()))
             encoded = EncodedPrompt((), None, logits) if own is None else own
-        losses = scores.nll
-        if distil is not None and scores.divergence is not None:
-            losses = torch.where(distil.unsqueeze(1), scores.divergence, losses)
-        loss = (weights * losses).sum() / (answer_lengths.sum() if count is None else count)
-        return Scored(loss, scores.nll, scores.hits, encoded)
+        assert scores.loss is not None
+        return Scored(scores.loss, scores.nll, scores.hits, encoded)
 
     @torch.no_grad()
     def score(self, encoded: EncodedPrompt, answer: Int[Tensor, "B T"], lengths: Int[Tensor, " B"]) -> AnswerScores:
@@ -361,7 +366,7 @@ class ProSG(TextModel):
             return self.score(encoded, answer, lengths)
         synthesizer = self.synthesizer if with_update(memory) else None
         encoded = encode_with_gradients(self.backbone, synthesizer, None, prompt, prompt_lengths)
-        return score_in_one_call(self.backbone, prompt, prompt_lengths, answer, lengths, encoded)[0].plain()
+        return score_in_one_call(self.backbone, prompt, prompt_lengths, answer, lengths, encoded)[0]
 
     @torch.no_grad()
     def score_wiped(
@@ -394,7 +399,7 @@ class ProSG(TextModel):
         state = self.init_state(2 * batch) if backbone.continues else ()
         start = EncodedPrompt(state, update, encoded.logits[twice])
         if backbone.continues:
-            scores = score_taught(backbone, start, answer[twice], lengths[twice], None, chunk=self.chunk)
+            scores = score_answer(backbone, start, answer[twice], lengths[twice], chunk=self.chunk)
         else:
             none = torch.zeros_like(lengths)[twice]
             scores, _ = score_in_one_call(backbone, prompt[twice], none, answer[twice], lengths[twice], start)

@@ -2,35 +2,37 @@
 
 token 1           predicted by the prompt's own last logits, from the unmodified weights
 tokens 2, 3, ...  predicted by the backbone under the update, from the state after the prompt       (eq. 2, 22, 23)
+
+Logits (B, T, V) are never whole: `ops.head_loss` computes those of some tokens at a time, padding left out.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
-from prosg.backbones.base import Backbone
+from prosg.backbones.base import Backbone, DeferredLogits
+from prosg.backbones.layers import plain_matrix
 from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import EncodedPrompt
-from prosg.core.state import State
-from prosg.core.tensors import join_texts, valid_mask, wide
+from prosg.core.state import State, take_rows
+from prosg.core.tensors import join_texts, valid_mask
 from prosg.core.update import Update
+from prosg.ops.head_loss import HeadLoss, head_loss, join_losses, naive_head_loss, piece_starts
 
 __all__ = [
     "AnswerScores",
     "Interruption",
-    "TaughtScores",
-    "answer_logits",
+    "Objective",
+    "Teacher",
+    "read_teacher",
     "score_answer",
     "score_in_one_call",
-    "score_taught",
-    "token_scores",
+    "token_losses",
 ]
 
 
@@ -38,24 +40,31 @@ class AnswerScores(NamedTuple):
     """Scores of answer tokens, 0 and False beyond each answer's length."""
 
     nll: Tensor
-    """(B, T) negative log-likelihood of each token, nats, fp32 (fp64 in an fp64 model)"""
+    """(B, T) negative log-likelihood of each token, nats, fp32 (fp64 in an fp64 model); without a gradient"""
     hits: Tensor
     """(B, T) bool: whether the token was the likeliest one"""
+    loss: Tensor | None = None
+    """() what training minimises; None without an objective"""
 
 
-class TaughtScores(NamedTuple):
-    """`AnswerScores`, and how far the predictions are from a teacher's."""
+class Teacher(NamedTuple):
+    """What the unmodified backbone, which has its prompts, predicts in some rows (`read_teacher`)."""
 
-    nll: Tensor
-    """(B, T) as in `AnswerScores`"""
-    hits: Tensor
-    """(B, T) as in `AnswerScores`"""
-    divergence: Tensor | None = None
-    """(B, T) Kullback-Leibler divergence from the teacher's predictions, nats; None without a teacher"""
+    rows: Bool[Tensor, " B"]
+    """which rows are taught by it"""
+    hidden: Float[Tensor, "R S E"]
+    """of these rows, what the head reads after each answer token but the last"""
 
-    def plain(self) -> AnswerScores:
-        """Leaves the teacher out."""
-        return AnswerScores(self.nll, self.hits)
+
+class Objective(NamedTuple):
+    """The loss of a training: the sum over answer tokens of weight times negative log-likelihood.
+
+    In rows that are taught the Kullback-Leibler divergence from the teacher's predictions stands in its place; that of
+    their first tokens is 0, for the prompt's own logits predict them.
+    """
+
+    weights: Float[Tensor, "B T"]
+    teacher: Teacher | None = None
 
 
 class Interruption(NamedTuple):
@@ -71,6 +80,7 @@ def score_answer(
     encoded: EncodedPrompt,
     answer: Int[Tensor, "B T"],
     lengths: Int[Tensor, " B"],
+    objective: Objective | None = None,
     *,
     chunk: int | None = None,
     interruption: Interruption | None = None,
@@ -82,26 +92,13 @@ def score_answer(
         encoded: State, update, last logits and anchor of the prompts.
         answer: Token ids, padded on the right, the end token included.
         lengths: Tokens of each answer, at least 1.
+        objective: What the loss is (training); None for none.
         chunk: Tokens per call of the backbone; None reads the whole answer in one call, as gradients need it.
         interruption: A change of the state on the way (training).
 
     Raises:
         ValueError: for rows, ids or lengths that do not fit each other, the prompts or the vocabulary.
     """
-    return score_taught(backbone, encoded, answer, lengths, None, chunk=chunk, interruption=interruption).plain()
-
-
-def score_taught(
-    backbone: Backbone,
-    encoded: EncodedPrompt,
-    answer: Int[Tensor, "B T"],
-    lengths: Int[Tensor, " B"],
-    teacher: Float[Tensor, "B S V"] | None,
-    *,
-    chunk: int | None = None,
-    interruption: Interruption | None = None,
-) -> TaughtScores:
-    """`score_answer`, beside a teacher's logits (`answer_logits`) if there is one."""
     encoded.check_rows()
     check_answer(answer, lengths, encoded.batch, encoded.logits.shape[1])
     steps = lengths - 1  # tokens that are read to predict the next
@@ -120,9 +117,10 @@ def score_taught(
     for number, (start, count) in enumerate(spans):
         if number and interruption is not None:
             state = interruption.change(state)
-        state, scores = _score_span(backbone, encoded.replace(state=state), answer, start, count, teacher)
-        parts.append(scores)
-    return _with_first_token(encoded.logits, answer, functools.reduce(_added, parts))
+        state, read = _read_span(backbone, encoded.replace(state=state), answer, start, count)
+        parts.append(read)
+    hidden, rows, places = (torch.cat(tensors) for tensors in zip(*(part[:3] for part in parts), strict=True))
+    return _score(encoded.logits, _Predictions(hidden, rows, places, parts[-1].head), answer, objective)
 
 
 def score_in_one_call(
@@ -132,8 +130,8 @@ def score_in_one_call(
     answer: Int[Tensor, "B T"],
     lengths: Int[Tensor, " B"],
     encoded: EncodedPrompt | None,
-    teacher: Float[Tensor, "B S V"] | None = None,
-) -> tuple[TaughtScores, Tensor]:
+    objective: Objective | None = None,
+) -> tuple[AnswerScores, Tensor]:
     """Scores answers with a backbone that cannot continue: prompt and answer in one row, the update on the answer.
 
     Args:
@@ -143,60 +141,175 @@ def score_in_one_call(
         answer: As in `score_answer`.
         lengths: As in `score_answer`.
         encoded: Has the update, and the logits that predict the first token; None without an update.
-        teacher: As in `score_taught`.
+        objective: As in `score_answer`.
 
     Returns:
-        The scores, and the logits (B, V) that predicted each answer's first token in this call.
+        The scores, and the logits (B, V) that predicted each answer's first token.
     """
     check_answer(answer, lengths, prompt.shape[0], backbone.config.vocab_size)
     check_lengths(prompt_lengths, prompt.shape[0], prompt.shape[1], least=0, name="prompt_lengths")
-    logits = _joined_logits(
-        backbone, prompt, prompt_lengths, answer, lengths, None if encoded is None else encoded.update
-    )
-    later = token_scores(logits[:, 1:], answer[:, 1:], valid_mask(lengths - 1, answer.shape[1] - 1), teacher)
-    first = logits[:, 0] if encoded is None else encoded.logits
-    return _with_first_token(first, answer, later), logits[:, 0]
+    update = None if encoded is None else encoded.update
+    (hidden, head), index = _read_joined(backbone, prompt, prompt_lengths, answer, lengths, update)
+    if encoded is None:
+        first: Tensor = head(_at(hidden, torch.arange(len(answer), device=answer.device), index[:, 0]))
+    else:
+        first = encoded.logits
+    rows, places = valid_mask(lengths, answer.shape[1])[:, 1:].nonzero(as_tuple=True)
+    places = places + 1
+    read = _Predictions(_at(hidden, rows, index[rows, places]), rows, places, head)
+    return _score(first, read, answer, objective), first
 
 
 @torch.no_grad()
-def answer_logits(
+def read_teacher(
     backbone: Backbone,
     prompt: Int[Tensor, "B Tp"],
     prompt_lengths: Int[Tensor, " B"],
     answer: Int[Tensor, "B T"],
     lengths: Int[Tensor, " B"],
     state: State,
-) -> Float[Tensor, "B S V"]:
-    """Returns what the unmodified backbone, which has its prompts, predicts after each answer token but the last.
+    taught: Bool[Tensor, " B"],
+) -> Teacher:
+    """Reads the answers of some rows with the unmodified backbone, which has their prompts.
 
     Args:
         backbone: What reads.
         prompt: Token ids of the prompts.
         prompt_lengths: Tokens of each.
-        answer: As in `score_answer`, S + 1 tokens.
+        answer: As in `score_answer`.
         lengths: As in `score_answer`.
         state: After the prompts, of a backbone that can continue; another reads them once more.
+        taught: Which rows.
     """
+    rows = taught.nonzero().squeeze(1)
+    answer, lengths = answer[rows], lengths[rows]
     if not backbone.continues:
-        return _joined_logits(backbone, prompt, prompt_lengths, answer, lengths, None)[:, 1:]
-    if answer.shape[1] == 1:
-        return answer.new_zeros(answer.shape[0], 0, backbone.config.vocab_size, dtype=torch.float32)
-    output = backbone(answer[:, :-1], state, lengths=lengths - 1, keep_state=False)
-    assert output.logits is not None
-    return output.logits
+        (hidden, _), index = _read_joined(backbone, prompt[rows], prompt_lengths[rows], answer, lengths, None)
+        return Teacher(taught, hidden.gather(1, index[:, 1:].unsqueeze(2).expand(-1, -1, hidden.shape[2])))
+    # Of an answer of one token nothing is read: its first token has no teacher.
+    output = backbone(
+        answer[:, : max(answer.shape[1] - 1, 1)],
+        take_rows(state, rows),
+        lengths=lengths - 1,
+        logits="deferred",
+        keep_state=False,
+    )
+    assert output.deferred is not None
+    return Teacher(taught, output.deferred.hidden)
 
 
-def _joined_logits(
+def token_losses(
+    hidden: Float[Tensor, "N E"],
+    head: nn.Module,
+    targets: Int[Tensor, " N"],
+    weights: Float[Tensor, " N"],
+    teacher: Float[Tensor, "N E"] | None = None,
+) -> HeadLoss:
+    """Scores tokens in pieces; through a head that is no plain matrix, gradients need their logits at once.
+
+    Args:
+        hidden: What the head reads, `DeferredLogits.hidden`.
+        head: Its head.
+        targets: The tokens that came.
+        weights: Of each in the loss.
+        teacher: What the head reads of the model that is to be imitated; None to learn the targets.
+    """
+    if (matrix := plain_matrix(head)) is not None:
+        return head_loss(hidden, matrix, targets, weights, teacher)
+    trained = hidden.requires_grad or any(parameter.requires_grad for parameter in head.parameters())
+
+    def losses(piece: slice) -> HeadLoss:
+        with torch.no_grad():
+            imitated = None if teacher is None else head(teacher[piece])
+        return naive_head_loss(head(hidden[piece]), targets[piece], weights[piece], imitated)
+
+    if torch.is_grad_enabled() and trained:
+        return losses(slice(None))
+    size = getattr(head, "out_features", hidden.shape[1])
+    return join_losses([losses(piece) for piece in piece_starts(len(targets), size, hidden.device)])
+
+
+class _Predictions(NamedTuple):
+    """What predicts tokens after the first of answers: N of them, padding left out."""
+
+    hidden: Tensor
+    """(N, E) what the head reads"""
+    rows: Tensor
+    """(N,) the answer of each"""
+    places: Tensor
+    """(N,) the place of each in its answer"""
+    head: nn.Module
+
+
+def _read_span(
+    backbone: Backbone, encoded: EncodedPrompt, answer: Tensor, start: Tensor, count: Tensor
+) -> tuple[State, _Predictions]:
+    """Reads `count` (B,) answer tokens from `start` (B,), which predict the token after each."""
+    time = answer.shape[1]
+    longest = max(int(count.max()), 1)
+    index = (start.unsqueeze(1) + torch.arange(longest, device=answer.device)).clamp(max=max(time - 2, 0))
+    output = backbone(
+        answer.gather(1, index),
+        encoded.state,
+        update=encoded.update,
+        anchor=encoded.anchor,
+        lengths=count,
+        logits="deferred",
+    )
+    assert output.deferred is not None
+    hidden, head = output.deferred
+    rows, steps = valid_mask(count, longest).nonzero(as_tuple=True)
+    return output.state, _Predictions(_at(hidden, rows, steps), rows, index[rows, steps] + 1, head)
+
+
+def _read_joined(
     backbone: Backbone, prompt: Tensor, prompt_lengths: Tensor, answer: Tensor, lengths: Tensor, update: Update | None
-) -> Tensor:
-    """Logits (B, T, V) that predict each answer token, of prompt and answer read in one row."""
+) -> tuple[DeferredLogits, Tensor]:
+    """Reads prompt and answer in one row; returns what predicts, and where in it each answer token (B, T) stands."""
     read = prompt_lengths + lengths - 1
     rows = join_texts(prompt, prompt_lengths, answer, max(int(read.max()), 1))
-    output = backbone(rows, update=update, update_from=prompt_lengths, lengths=read, keep_state=False)
-    assert output.logits is not None
+    output = backbone(
+        rows, update=update, update_from=prompt_lengths, lengths=read, logits="deferred", keep_state=False
+    )
+    assert output.deferred is not None
     place = torch.arange(answer.shape[1], device=answer.device)
-    index = (prompt_lengths.unsqueeze(1) - 1 + place).clamp(min=0, max=rows.shape[1] - 1)
-    return output.logits.gather(1, index.unsqueeze(2).expand(-1, -1, output.logits.shape[2]))
+    return output.deferred, (prompt_lengths.unsqueeze(1) - 1 + place).clamp(min=0, max=rows.shape[1] - 1)
+
+
+def _at(hidden: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    """(B, T, E) -> (N, E) at places (N,) of rows (N,); an `index_select`, whose gradient is the fastest."""
+    return hidden.flatten(0, 1).index_select(0, rows * hidden.shape[1] + places)
+
+
+def _score(first: Tensor, later: _Predictions, answer: Tensor, objective: Objective | None) -> AnswerScores:
+    """Scores answers, whose first tokens the logits `first` (B, V) predict."""
+    hidden, rows, places, head = later
+    targets = answer[rows, places]
+    with torch.set_grad_enabled(objective is not None and torch.is_grad_enabled()):
+        if objective is None:
+            weights, teacher = torch.zeros(answer.shape, device=answer.device), None
+        else:
+            weights, teacher = objective
+        first_weights, taught = weights[:, 0], None
+        if teacher is not None:
+            first_weights = first_weights.masked_fill(teacher.rows, 0.0)
+            taught = teacher.rows[rows]
+        at_start = naive_head_loss(first, answer[:, 0], first_weights)
+        nll = at_start.nll.new_zeros(answer.shape)
+        hits = torch.zeros_like(answer, dtype=torch.bool)
+        nll[:, 0], hits[:, 0] = at_start.nll, at_start.hits
+        loss = at_start.loss
+        parts: list[slice | Tensor] = [slice(None)] if taught is None else [~taught, taught]
+        for chosen in parts:
+            row, place = rows[chosen], places[chosen]
+            imitated = None
+            if teacher is not None and chosen is taught:
+                number = teacher.rows.cumsum(0) - 1
+                imitated = _at(teacher.hidden, number[row], place - 1)
+            scores = token_losses(hidden[chosen], head, targets[chosen], weights[row, place], imitated)
+            nll[row, place], hits[row, place] = scores.nll, scores.hits
+            loss = loss + scores.loss
+    return AnswerScores(nll, hits, None if objective is None else loss)
 
 
 def check_answer(answer: Tensor, lengths: Tensor, batch: int, vocab_size: int) -> None:
@@ -205,61 +318,3 @@ def check_answer(answer: Tensor, lengths: Tensor, batch: int, vocab_size: int) -
     if answer.shape[0] != batch:
         raise ValueError(f"answer has {answer.shape[0]} rows for {batch} prompts")
     check_lengths(lengths, batch, answer.shape[1])
-
-
-def token_scores(
-    logits: Float[Tensor, "B T V"],
-    targets: Int[Tensor, "B T"],
-    valid: Tensor,
-    teacher: Float[Tensor, "B T V"] | None = None,
-) -> TaughtScores:
-    """Scores of targets under logits, and how far these are from a teacher's; nothing where not valid (B, T)."""
-    nll = F.cross_entropy(wide(logits.flatten(0, 1)), targets.flatten(), reduction="none").view_as(targets)
-    divergence = None
-    if teacher is not None:
-        own, wanted = wide(logits).log_softmax(2), wide(teacher).log_softmax(2)
-        divergence = F.kl_div(own, wanted, reduction="none", log_target=True).sum(2) * valid
-    return TaughtScores(nll * valid, (logits.argmax(2) == targets) & valid, divergence)
-
-
-def _added(one: TaughtScores, other: TaughtScores) -> TaughtScores:
-    """Scores of two spans of the same answers."""
-    both = None
-    if one.divergence is not None and other.divergence is not None:
-        both = one.divergence + other.divergence
-    return TaughtScores(one.nll + other.nll, one.hits | other.hits, both)
-
-
-def _score_span(
-    backbone: Backbone, encoded: EncodedPrompt, answer: Tensor, start: Tensor, count: Tensor, teacher: Tensor | None
-) -> tuple[State, TaughtScores]:
-    """Reads `count` (B,) answer tokens from `start` (B,); (B, T - 1) scores of the tokens after each."""
-    batch, time = answer.shape
-    longest = max(int(count.max()), 1)
-    index = start.unsqueeze(1) + torch.arange(longest, device=answer.device)
-    index = index.clamp(max=time - 2) if time > 1 else index * 0
-    tokens = answer.gather(1, index)
-    output = backbone(tokens, encoded.state, update=encoded.update, anchor=encoded.anchor, lengths=count)
-    assert output.logits is not None
-    targets = answer.gather(1, (index + 1).clamp(max=time - 1))
-    if teacher is not None and time > 1:
-        teacher = teacher.gather(1, index.unsqueeze(2).expand(-1, -1, teacher.shape[2]))
-    scores = token_scores(output.logits, targets, valid_mask(count, longest), teacher if time > 1 else None)
-
-    def placed(values: Tensor) -> Tensor:
-        whole = values.new_zeros(batch, max(time - 1, 1)).scatter_add(1, index, values)
-        return whole[:, : time - 1]
-
-    nll = placed(scores.nll)
-    divergence = None if scores.divergence is None else placed(scores.divergence)
-    return output.state, TaughtScores(nll, placed(scores.hits.to(nll.dtype)) > 0, divergence)
-
-
-def _with_first_token(logits: Tensor, answer: Tensor, later: TaughtScores) -> TaughtScores:
-    """Puts the first token, which the logits (B, V) predict, in front."""
-    first = F.cross_entropy(wide(logits), answer[:, 0], reduction="none").unsqueeze(1)
-    hit = (logits.argmax(1) == answer[:, 0]).unsqueeze(1)
-    divergence = None  # of the first token it is 0: the prompt's own logits predict it
-    if later.divergence is not None:
-        divergence = torch.cat([torch.zeros_like(first), later.divergence], 1)
-    return TaughtScores(torch.cat([first, later.nll], 1), torch.cat([hit, later.hits], 1), divergence)

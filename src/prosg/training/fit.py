@@ -17,7 +17,7 @@ from prosg.training.callbacks import EarlyStopping, NoiseWarning, ProgressReport
 from prosg.training.config import Phase, TrainConfig
 from prosg.training.damage import set_damaged_aside
 from prosg.training.display import TrainingDisplay
-from prosg.training.precision import resolve_dtype
+from prosg.training.precision import narrowed, resolve_dtype
 from prosg.training.run_checkpoints import complete_checkpoints, remove_staging
 from prosg.training.setup import check, prepare, training_arguments
 from prosg.training.sharding import gather_weights
@@ -86,7 +86,9 @@ def fit(
     trainer.add_callback(stopping)
     if report is not None and distributed.is_first():
         trainer.add_callback(ProgressReporter(report))
-    _train_or_resume(trainer, folder, stopping)
+    # Of sharded weights all have to be of one type.
+    with narrowed(model.backbone, dtype if distributed.size() == 1 else "fp32"):
+        _train_or_resume(trainer, folder, stopping)
     distributed.barrier()  # at its end transformers' Trainer lists the folder that is removed next
     if distributed.is_first():
         remove_staging(folder)

@@ -1,19 +1,27 @@
-"""Which arithmetic a training runs in: fp32, or bf16 by autocast."""
+"""Which arithmetic a training runs in: fp32, or bf16 by autocast over fp32 weights.
+
+Autocast would cast a frozen matrix anew at every call, and keep the copy until the backward pass; `narrowed` casts it
+once.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prosg.backbones.base import Backbone
+from prosg.backbones.layers import MetaAwareLinear
 from prosg.model.prosg import ProSG
+from prosg.model.scoring import token_losses
 from prosg.utils import distributed
 from prosg.utils.io import written_whole
 
-__all__ = ["probe_dtype", "resolve_dtype"]
+__all__ = ["narrowed", "probe_dtype", "resolve_dtype"]
 
 SPEEDUP = 1.5
 """How much faster than fp32 bf16 has to be, to be worth its rounding."""
@@ -44,9 +52,10 @@ def probe_dtype(backbone: Backbone, rows: int = 32, seconds: float = 0.5) -> str
                 start = time.perf_counter()
             tokens = torch.zeros(rows, 33 + 7 * (count % 5), dtype=torch.int64, device=device)
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                logits = backbone(tokens, keep_state=False).logits
-                assert logits is not None
-                loss = torch.log_softmax(logits.float(), 2)[..., 0].mean()
+                deferred = backbone(tokens, logits="deferred", keep_state=False).deferred
+                assert deferred is not None
+                targets, weights = tokens.flatten(), torch.ones(tokens.numel(), device=device)
+                loss = token_losses(deferred.hidden.flatten(0, 1), deferred.head, targets, weights).loss
             loss.backward()
             count += 1
         return count / (time.perf_counter() - start)
@@ -78,3 +87,28 @@ def resolve_dtype(dtype: str, folder: Path, model: ProSG) -> str:
         return chosen
 
     return distributed.run_on_first(resolve)
+
+
+@contextmanager
+def narrowed(backbone: nn.Module, dtype: str) -> Iterator[None]:
+    """Within, the frozen matrices of a native backbone are bf16, as autocast would make them at every call.
+
+    Afterwards they are what they were, to the last bit. The wide ones are kept only where bf16 rounds them; files of
+    RWKV models are bf16 themselves.
+
+    Args:
+        backbone: What autocast runs; its projections and its head are cast, vectors and embeddings are not.
+        dtype: The training's, "fp32" or "bf16"; nothing happens in fp32.
+    """
+    kept: list[tuple[MetaAwareLinear, torch.dtype, Tensor | None]] = []
+    for layer in backbone.modules() if dtype == "bf16" else ():
+        if isinstance(layer, MetaAwareLinear) and not layer.weight.requires_grad:
+            wide, narrow = layer.weight.data, layer.weight.data.bfloat16()
+            exact = torch.equal(narrow.to(wide.dtype), wide)
+            kept.append((layer, wide.dtype, None if exact else wide))
+            layer.weight.data = narrow
+    try:
+        yield
+    finally:
+        for layer, wide_dtype, original in kept:
+            layer.weight.data = layer.weight.data.to(wide_dtype) if original is None else original

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
@@ -203,6 +203,18 @@ def test_nothing_stays_behind_and_nothing_given_is_written_to(name: str) -> None
         left = [value for key, value in vars(module).items() if "state" in key and isinstance(value, Tensor)]
         assert left == []
     assert torch.equal(backbone.model(x, use_cache=False).logits, before)
+
+
+@types
+@torch.no_grad()
+def test_deferred_logits_are_the_models_own(name: str) -> None:
+    backbone, update, x = backbone_update_tokens(name)
+    own = backbone(x, update=update, keep_state=False).logits
+    hidden, head = backbone(x, update=update, logits="deferred", keep_state=False).deferred
+    assert_near(head(hidden), own, tolerance(name))
+    # These two cap their logits, so that the head alone is not what makes them.
+    assert isinstance(head, nn.Identity) == (name in ("recurrent_gemma", "xlstm"))
+    assert torch.equal(backbone(x, update=update, keep_state=False).logits, own)  # no hook is left
 
 
 @distinct_types

@@ -29,10 +29,11 @@ from prosg.backbones.hf.cache import (
 from prosg.backbones.hf.kept_keys import KeptCache, kept_keys
 from prosg.backbones.hf.sites import ModelSites
 from prosg.backbones.hf.windows import attention_window
+from prosg.backbones.layers import plain_matrix
 from prosg.core.state import Anchor, State, choose_rows, join_states, map_state, take_rows
 from prosg.core.update import Site, Update, add_delta, take_update_rows
 
-__all__ = ["CallOptions", "CallResult", "HookedModel"]
+__all__ = ["CallOptions", "CallResult", "HookedModel", "find_head"]
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
@@ -51,16 +52,20 @@ class CallOptions(NamedTuple):
     """pulls the memory after every token"""
     lengths: Tensor | None = None
     """(B,) valid tokens of each row, for models that continue; None: all"""
+    head: nn.Module | None = None
+    """whose inputs are wanted in the place of logits"""
 
 
 class CallResult(NamedTuple):
     """What a call returns."""
 
     logits: Tensor
-    """(B, T or 1, V)"""
+    """(B, T or 1, V); of no meaning where `hidden` is wanted"""
     inputs: dict[Site, Tensor]
     """(B, T, I) the inputs of the sites that taps are taken from"""
     state: State
+    hidden: Tensor | None = None
+    """(B, T, E) the inputs of `CallOptions.head`"""
 
 
 @dataclass
@@ -121,7 +126,7 @@ class HookedModel:
         if model_selects:
             arguments["logits_to_keep"] = options.positions
         try:
-            with self._hooks(options) as inputs:
+            with self._hooks(options) as inputs, _head_inputs(options.head) as hidden:
                 output = self.model(input_ids=tokens, **arguments)
             after = cache.layers()
         finally:
@@ -130,7 +135,8 @@ class HookedModel:
         if not model_selects:
             logits = _at_positions(logits, options.positions)
         now = cache.read + (time if options.lengths is None else options.lengths)
-        return CallResult(logits, inputs, (TokensRead(now), *after) if keep_state else ())
+        state = (TokensRead(now), *after) if keep_state else ()
+        return CallResult(logits, inputs, state, hidden[0] if hidden else None)
 
     def step_by_step(self, tokens: Tensor, state: State, options: CallOptions, lengths: Tensor | None) -> CallResult:
         """Reads on from a state, token by token and without gradients; rows that have ended keep their state.
@@ -231,6 +237,49 @@ def _places(state: State | None, tokens: Tensor) -> dict[str, Tensor]:
     places = {"position_ids": read + torch.arange(time, device=tokens.device)}
     mask = torch.arange(seen + time, device=tokens.device) >= seen - read
     return places if bool(mask.all()) else {**places, "attention_mask": mask.long()}
+
+
+def find_head(model: TransformersModel, device: torch.device) -> nn.Module | None:
+    """Returns the module by which a model makes logits of hidden states, and nothing else does (no scale, no cap).
+
+    It is tried: large inputs that are put in the place of the head's own have to come out as the head's outputs.
+
+    Returns:
+        None where there is no such module, or it is no plain matrix.
+    """
+    head = model.get_output_embeddings()
+    if head is None or plain_matrix(head) is None:
+        return None
+    weight = head.weight
+    made_up = 1e3 * torch.linspace(-1, 1, weight.shape[1], device=device).to(weight.dtype).view(1, 1, -1)
+    calls = []
+
+    def replace(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
+        calls.append(arguments[0].shape)
+        return (made_up,)
+
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        wanted = head(made_up).float()
+        with head.register_forward_pre_hook(replace):
+            logits = model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device), use_cache=False).logits
+    fits = calls == [made_up.shape] and logits.shape == wanted.shape
+    return head if fits and torch.allclose(logits.float(), wanted, rtol=1e-5) else None
+
+
+@contextmanager
+def _head_inputs(head: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Within, a head computes the first position alone; the list gets what it would have read at all of them."""
+    inputs: list[Tensor] = []
+    if head is None:
+        yield inputs
+        return
+
+    def first(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
+        inputs.append(arguments[0])
+        return (arguments[0][:, :1],)
+
+    with head.register_forward_pre_hook(first):
+        yield inputs
 
 
 def _at_positions(logits: Tensor, positions: Tensor | None) -> Tensor:

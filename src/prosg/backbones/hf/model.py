@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prosg.backbones.base import Logits, Output, Taps, check_taps, update_mask
+from prosg.backbones.base import DeferredLogits, Logits, Output, Taps, check_taps, update_mask
 from prosg.backbones.hf.anchors import anchor_layers, anchor_refusal, layer_units, pull_layers
 from prosg.backbones.hf.cache import CACHES, ModelCache, TransformersModel
-from prosg.backbones.hf.calls import CallOptions, CallResult, HookedModel
+from prosg.backbones.hf.calls import CallOptions, CallResult, HookedModel, find_head
 from prosg.backbones.hf.continuing import ContinuingCache, load_layers
 from prosg.backbones.hf.kernels import use_kernel
 from prosg.backbones.hf.sites import find_sites, projection_shape
@@ -207,14 +207,22 @@ class HFBackbone(nn.Module):
         check_taps(taps)
         if any(module.gradient_checkpointing for module in self._checkpointable):
             raise ValueError("gradient checkpointing is on in the model; its recomputation does not see the update")
-        positions = None if logits == "all" else _last_positions(tokens, lengths)
-        options = CallOptions(update, update_mask(tokens, update_from), positions, bool(taps), anchor)
+        every = logits in ("all", "deferred")
+        positions = None if every else _last_positions(tokens, lengths)
+        head = self._head if logits == "deferred" else None
+        options = CallOptions(update, update_mask(tokens, update_from), positions, bool(taps), anchor, head=head)
         if self.continues:
             result = self._hooked.call(tokens, state, options._replace(lengths=lengths), keep_state)
         else:
             result = self._read(tokens, state, options, lengths, keep_state)
-        scores = None if logits == "none" else result.logits if logits == "all" else result.logits.squeeze(1)
-        return Output(scores, result.state, self._taps(result.inputs, taps, lengths))
+        seen = self._taps(result.inputs, taps, lengths)
+        if logits == "deferred":
+            deferred = DeferredLogits(result.logits, nn.Identity())
+            if result.hidden is not None and head is not None:
+                deferred = DeferredLogits(result.hidden, head)
+            return Output(None, result.state, seen, deferred)
+        scores = None if logits == "none" else result.logits if every else result.logits.squeeze(1)
+        return Output(scores, result.state, seen)
 
     def _read(
         self, tokens: Tensor, state: State | None, options: CallOptions, lengths: Tensor | None, keep_state: bool
@@ -229,6 +237,11 @@ class HFBackbone(nn.Module):
         if keep_state and lengths is not None and bool((lengths != time).any()):
             return self._hooked.in_groups(tokens, options, lengths)
         return self._hooked.call(tokens, None, options, keep_state)
+
+    @functools.cached_property
+    def _head(self) -> nn.Module | None:
+        """What makes logits of hidden states, where it can be called outside of the model."""
+        return find_head(self.model, self.device)
 
     def _taps(self, inputs: Mapping[Site, Tensor], taps: Collection[str], lengths: Tensor | None) -> Taps:
         if not taps:
