@@ -198,7 +198,9 @@ def _trainings(out: Path, plan: RealPlan) -> list[Job]:
         )
 
     mixture = ("--mix", f"{PASSAGE}=2", *(f"{kind}=0.5" for kind in KINDS))
-    work = [job("plus", "synthesize", "train.jsonl", plan.steps, "--recipe", "plus-transformers", *mixture)]
+    work = [
+        job("plus", "synthesize", "train.jsonl", plan.steps, "--recipe", "plus-transformers", "--known", "1", *mixture)
+    ]
     if plan.lora:
         work.append(job("lora", "finetune", "beyond.jsonl", plan.lora, "--lora", "8", "--optim.lr", "3e-4"))
     return work

@@ -300,7 +300,7 @@ class ProSG(TextModel):
             reader: Called in the place of a backbone that cannot continue, to read the prompts: a cache of their taps.
         """
         read = partial(encode_with_gradients, self.backbone, self.synthesizer, self.initial, chunk=self.chunk)
-        objective = Objective(weights / (answer_lengths.sum() if count is None else count))
+        objective = Objective(weights)
         if distil is not None and not bool(distil.any()):
             distil = None
 
@@ -330,7 +330,8 @@ class ProSG(TextModel):
             scores, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own, taught(()))
             encoded = EncodedPrompt((), None, logits) if own is None else own
         assert scores.loss is not None
-        return Scored(scores.loss, scores.nll, scores.hits, encoded)
+        loss = scores.loss / (answer_lengths.sum() if count is None else count)
+        return Scored(loss, scores.nll, scores.hits, encoded)
 
     @torch.no_grad()
     def score(self, encoded: EncodedPrompt, answer: Int[Tensor, "B T"], lengths: Int[Tensor, " B"]) -> AnswerScores:
