@@ -103,7 +103,7 @@ def main() -> int:
         seed=1,
         split="validation",
         kinds=kinds,
-        free=False,
+        measures=("curve",),
         jobs=1,
         live=False,
     )

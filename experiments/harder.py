@@ -168,7 +168,7 @@ def main() -> int:
         curve={**experiment.curve, "rows": options.rows, **({"filler": options.filler} if experiment.filler else {})},
         seed=min(folders),
         kinds=experiment.kinds,
-        free=False,
+        measures=("curve",),
         reference="plus, own update",
         title=f"Harder data: {options.name}",
         notes=training_notes(trainings),

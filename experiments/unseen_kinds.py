@@ -92,7 +92,7 @@ def main() -> int:
             curve={"sentences": sentences, "rows": options.rows},
             seed=min(folders),
             kinds=(kind,),
-            free=False,
+            measures=("curve",),
             reference="plus that did not, own update",
             title=f"A kind that the module never saw: {kind}, {options.backbone}",
             jobs=options.jobs,

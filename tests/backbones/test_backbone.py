@@ -182,7 +182,8 @@ def test_two_calls_equal_one_with_update_from(name: str, module: str, dtype: tor
         one = model.backbone(joined, update=encoded.update, update_from=PROMPT_LENGTHS, lengths=PROMPT_LENGTHS + TIME)
     assert_same_state(name, one.state, two.state, TOLERANCE[dtype])
     for row, length in enumerate(PROMPT_LENGTHS.tolist()):
-        assert_near(one.logits[row, length : length + TIME], two.logits[row], TOLERANCE[dtype])
+        rounding = TINY[name].rounding if dtype == torch.float32 else 1.0
+        assert_near(one.logits[row, length : length + TIME], two.logits[row], TOLERANCE[dtype] * rounding)
         assert_near(one.logits[row, length - 1], encoded.logits[row], TOLERANCE[dtype])
 
 

@@ -87,7 +87,7 @@ def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(real, "measure", measured)
     with pytest.raises(MeasuredError):
         run_real_demo(tmp_path, PLAN, live=False)
-    assert [job.name for job in jobs] == ["whole", "windowed", "plus", "lora"]
+    assert [job.name for job in jobs] == [f"{tmp_path.name} {name}" for name in ("whole", "windowed", "plus", "lora")]
     for job in jobs:
         command, options = parsed(list(job.command))
         assert command in COMMANDS.values() or job.command[0] == "train"

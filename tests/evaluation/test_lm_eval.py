@@ -108,7 +108,7 @@ def by_hand(model: ProSG, prompt: str, answer: str, update: str) -> tuple[float,
     if update == "none":
         encoded = encoded.replace(update=None)
     ids, lengths = model.tokenise([answer])
-    nll, hits, _ = model.score(encoded, ids, lengths)
+    nll, hits = model.score(encoded, ids, lengths)
     return -float(nll.sum()), bool(hits.all())
 
 
@@ -162,7 +162,7 @@ def test_long_texts_are_read_in_pieces(model: ProSG) -> None:
     ids = torch.randint(1, len(WORDS), (3, 21))
     lengths = torch.tensor([21, 1, 9])
     encoded = model.encode(["Tom saw", "a b c", "red."])
-    nll, hits, _ = model.score(encoded, ids, lengths)
+    nll, hits = model.score(encoded, ids, lengths)
     valid = torch.arange(21) < lengths.unsqueeze(1)
     for chunk in (1, 4, 20, 512):
         scores = score_answer(model.backbone, encoded, ids, lengths, chunk=chunk)

@@ -83,7 +83,7 @@ def test_a_model_of_transformers_agrees_with_the_cpu(name):
     for model in (cpu, copy.deepcopy(cpu).to("cuda")):
         rows = [t.to(next(model.parameters()).device) for t in (prompt, lengths, answer, steps, torch.ones(3, 5))]
         scored = model(*rows)
-        nll = model.score(model.encode(*rows[:2]), *rows[2:4]).nll
+        nll, _ = model.score(model.encode(*rows[:2]), *rows[2:4])
         results.append((scored.nll.detach().cpu(), nll.cpu()))
     for ours, theirs in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)

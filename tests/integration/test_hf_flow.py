@@ -113,7 +113,7 @@ def test_a_step_scores_what_the_state_would(name: str) -> None:
     wiped = model.backbone.init_state(1)
     for row, state in ((0, wiped), (1, encoded.take(torch.tensor([2])).state), (2, wiped)):
         own = encoded.take(torch.tensor([row])).replace(state=state)
-        nll = model.score(own, rows["answer"][row : row + 1], rows["answer_lengths"][row : row + 1]).nll
+        nll, _ = model.score(own, rows["answer"][row : row + 1], rows["answer_lengths"][row : row + 1])
         assert_near(scored.nll[row : row + 1, : nll.shape[1]].detach(), nll, 1e-4)
 
 

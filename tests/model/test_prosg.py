@@ -212,9 +212,9 @@ def test_the_loss_is_the_weighted_likelihood_of_the_answer(name: str, module: st
     assert_near(scored.loss, (batch()["weights"] * nll).sum() / (4 + 6 + 1), 1e-10)
     with torch.no_grad():
         assert_near(model(**batch(), count=50).loss, (batch()["weights"] * nll).sum() / 50, 1e-10)
-    again = model.score(encoded, ANSWER, ANSWER_LENGTHS)
-    assert_near(again.nll, nll, 1e-10)
-    assert torch.equal(again.hits, scored.hits)
+    nll_again, hits = model.score(encoded, ANSWER, ANSWER_LENGTHS)
+    assert_near(nll_again, nll, 1e-10)
+    assert torch.equal(hits, scored.hits)
 
 
 def test_hits_are_the_likeliest_tokens() -> None:
@@ -226,7 +226,7 @@ def test_hits_are_the_likeliest_tokens() -> None:
     # An answer that is right in places: odd positions are what the model likes best.
     answer = torch.where(torch.arange(6) % 2 == 0, best, ANSWER)
     answer[:, 1:] = ANSWER[:, 1:]
-    hits = model.score(encoded, answer, ANSWER_LENGTHS).hits
+    _, hits = model.score(encoded, answer, ANSWER_LENGTHS)
     assert hits[:, 0].all()
     for row, length in enumerate(ANSWER_LENGTHS.tolist()):
         with torch.no_grad():

@@ -25,7 +25,7 @@ from prosg.model.prosg import ProSG
 from prosg.tokenizers.json_file import JsonTokenizer
 
 VOCAB = 23
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 class Tiny(NamedTuple):
@@ -39,6 +39,8 @@ class Tiny(NamedTuple):
     """a state as tensors that are the same however the memory was normalised"""
     ages: bool = True
     """whether its memory can be aged by steps: where the decay depends on the text it cannot"""
+    rounding: float = 1.0
+    """how many times fp32's tolerance two ways of reading differ by rounding alone, on the least exact processor"""
 
 
 def att_weight(backbone: Any, site: Site) -> Tensor:
@@ -90,7 +92,9 @@ TINY: dict[str, Tiny] = {
     "rwkv7": rwkv7(hidden_size=12, num_layers=2, head_size=6),
     "rwkv7, own widths": rwkv7(hidden_size=12, num_layers=3, head_size=5, attention_size=20, ffn_size=28),
     "retnet": retnet(hidden_size=12, num_layers=2, num_heads=3),
-    "retnet, own widths": retnet(hidden_size=24, num_layers=3, num_heads=2, value_size=20, ffn_size=28),
+    "retnet, own widths": retnet(hidden_size=24, num_layers=3, num_heads=2, value_size=20, ffn_size=28)._replace(
+        rounding=1.1
+    ),
 }
 
 MODULES: dict[str, ProSGConfig] = {

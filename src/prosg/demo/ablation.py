@@ -151,7 +151,7 @@ def _run(
         systems,
         **measuring,
         seed=config.seed,
-        free=False,
+        measures=("curve",),
         reference=f"{FULL}, own update",
         title="What each part is worth",
         device=config.device,

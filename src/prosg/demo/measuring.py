@@ -65,8 +65,7 @@ def measure(
     seed: int,
     split: str = "test",
     kinds: Sequence[str] = (),
-    free: bool = True,
-    measures: Sequence[str] = (),
+    measures: Sequence[str] = ("curve", "accuracy", "perplexity"),
     data: Mapping[str, Any] | None = None,
     reference: str = "",
     title: str = "Evaluation",
@@ -84,8 +83,7 @@ def measure(
         seed: Of prompts and stories.
         split: Of the prompts.
         kinds: Kinds of instruction; the demo's by default.
-        free: Also write answers of free length in range, and score the rows' own.
-        measures: In the place of those that `free` stands for.
+        measures: What is measured; by default also answers of free length, and the rows' own are scored, in range.
         data: Options of the evaluation's data that differ from the curve's: a file of rows.
         reference: Label that the others are compared with.
         title: Of the report.
@@ -103,7 +101,7 @@ def measure(
         "out": str(out),
         "title": title,
         "systems": {name: dict(options) for name, options in systems.items()},
-        "measures": list(measures) or (["curve", "accuracy", "perplexity"] if free else ["curve"]),
+        "measures": list(measures),
         "reference": reference,
         "device": device,
         "data": {

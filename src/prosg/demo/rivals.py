@@ -143,7 +143,7 @@ def choose(
         curve=CHOICE,
         seed=seed,
         split="validation",
-        free=False,
+        measures=("curve",),
         title="Learning rates and refreshes",
         jobs=jobs,
         live=live,

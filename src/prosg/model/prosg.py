@@ -34,6 +34,7 @@ from prosg.model.scoring import (
     AnswerScores,
     Interruption,
     Objective,
+    answer_loss,
     read_teacher,
     score_answer,
     score_in_one_call,
@@ -300,15 +301,14 @@ class ProSG(TextModel):
             reader: Called in the place of a backbone that cannot continue, to read the prompts: a cache of their taps.
         """
         read = partial(encode_with_gradients, self.backbone, self.synthesizer, self.initial, chunk=self.chunk)
-        objective = Objective(weights)
         if distil is not None and not bool(distil.any()):
             distil = None
 
         def taught(state: State) -> Objective:
             if distil is None:
-                return objective
+                return Objective(weights)
             teacher = read_teacher(self.backbone, prompt, prompt_lengths, answer, answer_lengths, state, distil)
-            return objective._replace(teacher=teacher)
+            return Objective(weights, teacher)
 
         if self.backbone.continues:
             encoded = read(prompt, prompt_lengths, start=None if perturber is None else perturber.at_start(self))
@@ -318,7 +318,7 @@ class ProSG(TextModel):
             if perturber is not None:
                 start = encoded.replace(state=perturber.at_prompt_end(self, encoded.state))
                 interruption = perturber.in_answer(self, answer_lengths - 1)
-            scores = score_answer(
+            taken = answer_loss(
                 self.backbone, start, answer, answer_lengths, taught(encoded.state), interruption=interruption
             )
         else:
@@ -327,11 +327,10 @@ class ProSG(TextModel):
                 shown, lengths = perturber.exchange_prompts(prompt, prompt_lengths)
             if perturber is not None or self.synthesizer is not None:
                 own = read(prompt, prompt_lengths, reader=reader)
-            scores, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own, taught(()))
+            taken, logits = score_in_one_call(self.backbone, shown, lengths, answer, answer_lengths, own, taught(()))
             encoded = EncodedPrompt((), None, logits) if own is None else own
-        assert scores.loss is not None
-        loss = scores.loss / (answer_lengths.sum() if count is None else count)
-        return Scored(loss, scores.nll, scores.hits, encoded)
+        loss = taken.loss / (answer_lengths.sum() if count is None else count)
+        return Scored(loss, *taken.scores, encoded)
 
     @torch.no_grad()
     def score(self, encoded: EncodedPrompt, answer: Int[Tensor, "B T"], lengths: Int[Tensor, " B"]) -> AnswerScores:
@@ -367,7 +366,7 @@ class ProSG(TextModel):
             return self.score(encoded, answer, lengths)
         synthesizer = self.synthesizer if with_update(memory) else None
         encoded = encode_with_gradients(self.backbone, synthesizer, None, prompt, prompt_lengths)
-        return score_in_one_call(self.backbone, prompt, prompt_lengths, answer, lengths, encoded)[0]
+        return score_in_one_call(self.backbone, prompt, prompt_lengths, answer, lengths, encoded)[0].scores
 
     @torch.no_grad()
     def score_wiped(
@@ -403,7 +402,8 @@ class ProSG(TextModel):
             scores = score_answer(backbone, start, answer[twice], lengths[twice], chunk=self.chunk)
         else:
             none = torch.zeros_like(lengths)[twice]
-            scores, _ = score_in_one_call(backbone, prompt[twice], none, answer[twice], lengths[twice], start)
+            taken, _ = score_in_one_call(backbone, prompt[twice], none, answer[twice], lengths[twice], start)
+            scores = taken.scores
         return (
             AnswerScores(scores.nll[:batch], scores.hits[:batch]),
             AnswerScores(scores.nll[batch:], scores.hits[batch:]),

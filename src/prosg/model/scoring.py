@@ -25,10 +25,12 @@ from prosg.core.update import Update
 from prosg.ops.head_loss import HeadLoss, head_loss, join_losses, naive_head_loss, piece_starts
 
 __all__ = [
+    "AnswerLoss",
     "AnswerScores",
     "Interruption",
     "Objective",
     "Teacher",
+    "answer_loss",
     "read_teacher",
     "score_answer",
     "score_in_one_call",
@@ -43,8 +45,14 @@ class AnswerScores(NamedTuple):
     """(B, T) negative log-likelihood of each token, nats, fp32 (fp64 in an fp64 model); without a gradient"""
     hits: Tensor
     """(B, T) bool: whether the token was the likeliest one"""
-    loss: Tensor | None = None
-    """() what training minimises; None without an objective"""
+
+
+class AnswerLoss(NamedTuple):
+    """What training minimises, and the scores beside it."""
+
+    loss: Tensor
+    """() the sum that `Objective` describes, with a gradient; 0 without an objective"""
+    scores: AnswerScores
 
 
 class Teacher(NamedTuple):
@@ -80,10 +88,8 @@ def score_answer(
     encoded: EncodedPrompt,
     answer: Int[Tensor, "B T"],
     lengths: Int[Tensor, " B"],
-    objective: Objective | None = None,
     *,
     chunk: int | None = None,
-    interruption: Interruption | None = None,
 ) -> AnswerScores:
     """Scores answers under their encoded prompts.
 
@@ -92,9 +98,34 @@ def score_answer(
         encoded: State, update, last logits and anchor of the prompts.
         answer: Token ids, padded on the right, the end token included.
         lengths: Tokens of each answer, at least 1.
-        objective: What the loss is (training); None for none.
-        chunk: Tokens per call of the backbone; None reads the whole answer in one call, as gradients need it.
-        interruption: A change of the state on the way (training).
+        chunk: Tokens per call of the backbone; None reads the whole answer in one call.
+
+    Raises:
+        ValueError: for rows, ids or lengths that do not fit each other, the prompts or the vocabulary.
+    """
+    return answer_loss(backbone, encoded, answer, lengths, None, chunk=chunk).scores
+
+
+def answer_loss(
+    backbone: Backbone,
+    encoded: EncodedPrompt,
+    answer: Int[Tensor, "B T"],
+    lengths: Int[Tensor, " B"],
+    objective: Objective | None,
+    *,
+    chunk: int | None = None,
+    interruption: Interruption | None = None,
+) -> AnswerLoss:
+    """Scores answers under their encoded prompts, with the loss of a training.
+
+    Args:
+        backbone: As in `score_answer`.
+        encoded: As in `score_answer`.
+        answer: As in `score_answer`.
+        lengths: As in `score_answer`.
+        objective: What the loss is; None for none.
+        chunk: As in `score_answer`; gradients need None.
+        interruption: A change of the state on the way.
 
     Raises:
         ValueError: for rows, ids or lengths that do not fit each other, the prompts or the vocabulary.
@@ -131,7 +162,7 @@ def score_in_one_call(
     lengths: Int[Tensor, " B"],
     encoded: EncodedPrompt | None,
     objective: Objective | None = None,
-) -> tuple[AnswerScores, Tensor]:
+) -> tuple[AnswerLoss, Tensor]:
     """Scores answers with a backbone that cannot continue: prompt and answer in one row, the update on the answer.
 
     Args:
@@ -141,10 +172,10 @@ def score_in_one_call(
         answer: As in `score_answer`.
         lengths: As in `score_answer`.
         encoded: Has the update, and the logits that predict the first token; None without an update.
-        objective: As in `score_answer`.
+        objective: As in `answer_loss`.
 
     Returns:
-        The scores, and the logits (B, V) that predicted each answer's first token.
+        Loss and scores, and the logits (B, V) that predicted each answer's first token.
     """
     check_answer(answer, lengths, prompt.shape[0], backbone.config.vocab_size)
     check_lengths(prompt_lengths, prompt.shape[0], prompt.shape[1], least=0, name="prompt_lengths")
@@ -281,7 +312,7 @@ def _at(hidden: Tensor, rows: Tensor, places: Tensor) -> Tensor:
     return hidden.flatten(0, 1).index_select(0, rows * hidden.shape[1] + places)
 
 
-def _score(first: Tensor, later: _Predictions, answer: Tensor, objective: Objective | None) -> AnswerScores:
+def _score(first: Tensor, later: _Predictions, answer: Tensor, objective: Objective | None) -> AnswerLoss:
     """Scores answers, whose first tokens the logits `first` (B, V) predict."""
     hidden, rows, places, head = later
     targets = answer[rows, places]
@@ -309,7 +340,7 @@ def _score(first: Tensor, later: _Predictions, answer: Tensor, objective: Object
             scores = token_losses(hidden[chosen], head, targets[chosen], weights[row, place], imitated)
             nll[row, place], hits[row, place] = scores.nll, scores.hits
             loss = loss + scores.loss
-    return AnswerScores(nll, hits, None if objective is None else loss)
+    return AnswerLoss(loss, AnswerScores(nll, hits))
 
 
 def check_answer(answer: Tensor, lengths: Tensor, batch: int, vocab_size: int) -> None:
