@@ -74,6 +74,12 @@ def _parser() -> Parser:
         default="",
         help="a text file that stories are read from, sentence by sentence, instead of sampled",
     )
+    parser.add_argument(
+        "--tokens-per-sentence",
+        type=int,
+        default=24,
+        help="a story that has not ended its sentences after so many tokens each is judged where it is",
+    )
     add_window(parser)
     return parser
 
@@ -111,6 +117,7 @@ def _run(options: Namespace) -> int:
             turns=options.turns,
             items=options.items,
             filler=options.filler,
+            tokens_per_sentence=options.tokens_per_sentence,
         ),
     )
 

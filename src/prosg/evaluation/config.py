@@ -166,6 +166,7 @@ class CurveConfig:
         turns: So many other turns of the kind, read with their answers, between story and late stage; none by default.
         items: So many digits, names or pairs in a prompt; the kind's own by default.
         filler: A text file that stories are read from, sentence by sentence, instead of sampled.
+        tokens_per_sentence: A story that has not ended its sentences after so many tokens each is judged where it is.
     """
 
     rows: int = 64
@@ -174,6 +175,7 @@ class CurveConfig:
     turns: list[int] = field(default_factory=list)
     items: list[int] = field(default_factory=list)
     filler: UserPath = ""
+    tokens_per_sentence: int = 24
 
     def __post_init__(self) -> None:
         expand_paths(self)

@@ -178,7 +178,8 @@ def length_controlled(
         story.append(step.tokens)
         written = step.sentences
         if tell is not None and len(story) % 50 == 1:
-            tell(min(written) / longest)
+            under_way = [count for count, over in zip(written, ended, strict=True) if not over]
+            tell(max(min(under_way, default=longest) / longest, (len(story) - 1) / sampling.longest_story))
     table = [*zip(*story, strict=True)]
     return [
         late.write(encoded, forks[n], [[*row[:end]] for row, end in zip(table, lengths[n], strict=True)])

@@ -191,6 +191,7 @@ def _late_answers(
             replay=replay,
             refresh_every=system.refresh_every,
             refresh_keep=system.refresh_keep,
+            tokens_per_sentence=measurement.config.curve.tokens_per_sentence,
             tell=measurement.tell,
         )
     else:
