@@ -170,7 +170,13 @@ def test_other_kinds_of_instruction_are_not_known(capsys: pytest.CaptureFixture[
         return [row.prompt for row in make_rows(kinds, size, 3, split)]
 
     train, _ = encode_rows(make_rows(DEMO_KINDS, 900, 1, "train"), made.tokenizer)
-    learn_prompts(made, train, 0.99, seed=0)
+    told: list[float] = []
+
+    def tell(share: float, note: str = "") -> None:
+        told.append(share)
+
+    learn_prompts(made, train, 0.99, seed=0, tell=tell)
+    assert told[0] == 0.0 and told == sorted(told) and len(told) > 1
 
     def known(kinds: tuple[str, ...], size: int) -> float:
         encoded = made.encode(rows(kinds, size, "test"), memory="update")
@@ -179,5 +185,5 @@ def test_other_kinds_of_instruction_are_not_known(capsys: pytest.CaptureFixture[
 
     assert known(DEMO_KINDS, 150) >= 0.97
     assert known(("pairs", "sentence", "steps", "reverse"), 100) <= 0.02
-    learn_prompts(made, train[:90], 0.99, seed=0)
+    learn_prompts(made, train[:90], 0.99, seed=0, tell=tell)
     assert "too few" in capsys.readouterr().err and made.memory == "update"

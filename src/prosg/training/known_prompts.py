@@ -16,6 +16,7 @@ from prosg.model.prosg import ProSG
 from prosg.model.reading import read_prompt
 from prosg.model.synthesizer import Synthesizer
 from prosg.utils import distributed
+from prosg.utils.progress import Progress
 
 __all__ = ["learn_prompts"]
 
@@ -25,7 +26,7 @@ HELD_OUT = 0.2
 """Share of the prompts that the threshold is taken from. Not from validation rows, which may be of other sorts."""
 
 
-def learn_prompts(model: ProSG, rows: Sequence[EncodedRow], share: float, seed: int) -> None:
+def learn_prompts(model: ProSG, rows: Sequence[EncodedRow], share: float, seed: int, tell: Progress) -> None:
     """Gives a module the prompts that it knows; says why not where it cannot.
 
     Args:
@@ -33,6 +34,7 @@ def learn_prompts(model: ProSG, rows: Sequence[EncodedRow], share: float, seed: 
         rows: What it was trained on.
         share: Share of prompts like those that is to be known.
         seed: Of the draw of prompts.
+        tell: Gets the share done.
     """
     synthesizer = model.synthesizer
     assert isinstance(synthesizer, Synthesizer)
@@ -50,7 +52,8 @@ def learn_prompts(model: ProSG, rows: Sequence[EncodedRow], share: float, seed: 
         return
     familiarity = Familiarity(synthesizer.input_widths).to(model.device)
     synthesizer.familiarity = familiarity
-    familiarity.fit(_means(model, prompts), _means(model, others), share)
+    means = _means(model, prompts + others, tell)
+    familiarity.fit(means[: len(prompts)], means[len(prompts) :], share)
 
 
 def _distinct(rows: Sequence[EncodedRow], seed: int) -> list[tuple[int, ...]]:
@@ -61,13 +64,15 @@ def _distinct(rows: Sequence[EncodedRow], seed: int) -> list[tuple[int, ...]]:
 
 
 @torch.no_grad()
-def _means(model: ProSG, prompts: Sequence[tuple[int, ...]]) -> Tensor:
-    """The mean inputs (N, D) of N prompts, in the order of their lengths."""
+def _means(model: ProSG, prompts: Sequence[tuple[int, ...]], tell: Progress) -> Tensor:
+    """The mean inputs (N, D) of N prompts."""
     synthesizer = model.synthesizer
     assert synthesizer is not None
-    ordered, means = sorted(prompts, key=len), []
-    for start in range(0, len(ordered), BATCH):
-        batch = ordered[start : start + BATCH]
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    means = []
+    for start in range(0, len(order), BATCH):
+        tell(start / len(order), "which prompts it knows")
+        batch = [prompts[number] for number in order[start : start + BATCH]]
         lengths = torch.tensor([len(ids) for ids in batch], device=model.device)
         tokens = pad([list(ids) for ids in batch]).to(model.device)
         chunk = model.chunk if model.backbone.continues else tokens.shape[1]
@@ -75,4 +80,4 @@ def _means(model: ProSG, prompts: Sequence[tuple[int, ...]]) -> Tensor:
         _, reads, _ = read_prompt(model.backbone, tokens, lengths, None, synthesizer, reads, chunk=chunk)
         assert reads.inputs is not None
         means.append(reads.inputs / lengths.unsqueeze(1))
-    return torch.cat(means)
+    return torch.cat(means)[torch.tensor(order).argsort().to(model.device)]

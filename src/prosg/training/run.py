@@ -45,6 +45,7 @@ from prosg.utils.io import read_json, write_json
 from prosg.utils.jobs import write_progress
 from prosg.utils.leftovers import sweep
 from prosg.utils.options import dotted
+from prosg.utils.progress import ProgressDisplay
 
 __all__ = ["train"]
 
@@ -173,11 +174,23 @@ def _train(
     result = fit(model, phase, config, rows, validation, report_progress)
     if distributed.is_first():
         if phase == "synthesize" and config.known < 1:
-            learn_prompts(model, rows, config.known, config.seed)
+            _learn_prompts(model, rows, config)
         trained = _save(model, phase, config, base)
         write_json(out / RESULT, dataclasses.asdict(result))
         distributed.print_once(f"{trained}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
     distributed.barrier()
+
+
+def _learn_prompts(model: ProSG, rows: Sequence[EncodedRow], config: TrainConfig) -> None:
+    """Gives a module the prompts that it knows, and shows how far that is: a large model takes minutes."""
+    display = ProgressDisplay("learning", bar=config.progress)
+
+    def tell(share: float, note: str = "") -> None:
+        write_progress(Path(config.out) / "progress.json", 1.0, f"{note}: {share:.0%}")
+        display(share, note)
+
+    learn_prompts(model, rows, config.known, config.seed, tell)
+    display.close()
 
 
 def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:

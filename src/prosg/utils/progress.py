@@ -43,18 +43,19 @@ def no_progress(count: int) -> None:
     """Ignores progress."""
 
 
-def progress_bar(description: str, total: int, unit: str) -> Any:
-    """Returns a tqdm bar, which shows nothing unless stderr is a terminal."""
-    return tqdm(total=total, desc=description, unit=unit, disable=not sys.stderr.isatty(), leave=False)
+def progress_bar(description: str, total: int, unit: str, shown: bool = True) -> Any:
+    """Returns a tqdm bar, which shows nothing unless it is to be shown and stderr is a terminal."""
+    return tqdm(total=total, desc=description, unit=unit, disable=not (shown and sys.stderr.isatty()), leave=False)
 
 
 class ProgressDisplay:
     """Shows on stderr how far work is: a bar on a terminal, else a line at once and then every `LINE_SECONDS`."""
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, bar: bool = True) -> None:
+        """`description` stands before the notes; without `bar` a terminal gets lines, too."""
         self.description, self.begun = description, time.monotonic()
         self.shown: float | None = None  # when the last line was
-        self.bar = progress_bar(description, 100, "%")
+        self.bar = progress_bar(description, 100, "%", bar)
 
     def __call__(self, share: float, note: str = "") -> None:
         """Shows the share done, 0 to 1, and what is being done."""
