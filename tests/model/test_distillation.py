@@ -52,7 +52,7 @@ def batch() -> dict[str, Tensor]:
     return {**texts, "prompt_lengths": PROMPT_LENGTHS, "answer_lengths": ANSWER_LENGTHS}
 
 
-@pytest.mark.parametrize("name", ["rwkv4", "llama"])
+@pytest.mark.parametrize("name", ["rwkv4", "mamba"])
 @pytest.mark.parametrize("wiped", [False, True])
 def test_the_divergence_is_that_of_the_two_models(name: str, wiped: bool) -> None:
     model, inputs = make(name), batch()
@@ -82,7 +82,7 @@ def test_the_divergence_is_that_of_the_two_models(name: str, wiped: bool) -> Non
     assert all(p.grad is None for p in model.backbone.parameters())
 
 
-@pytest.mark.parametrize("name", ["rwkv4", "llama"])
+@pytest.mark.parametrize("name", ["rwkv4", "llama", "mamba"])
 def test_some_rows_are_distilled_and_an_update_of_nothing_diverges_by_nothing(name: str) -> None:
     model, inputs = make(name), batch()
     plain = model(**inputs, count=1)

@@ -33,20 +33,23 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_bpe([text for row in (*rows, *passages) for text in (row.prompt, row.answer)], 300)
     hf_model("llama", vocab=300).save_pretrained(folder / "m")
     tokenizer.save(folder / "m")
+    for seed in (0, 1):
+        hf_model("mamba", vocab=300, seed=seed).save_pretrained(folder / f"mamba-{seed}")
+        tokenizer.save(folder / f"mamba-{seed}")
     return folder
 
 
-def train(start: Path, out: Path, *options: Any, status: int = 0, phase: str = "synthesize") -> None:
+def train(start: Path, out: Path, *options: Any, status: int = 0, phase: str = "synthesize", model: str = "m") -> None:
     few = ["--optim.steps", STEPS, "--optim.batch-size", 5, "--optim.warmup-steps", 1, "--save-steps", 100]
     recipe = ["--recipe", "plus-transformers"] if phase == "synthesize" else []
-    command = ["train", phase, "--model", start / "m", "--train", start / "rows.jsonl", "--out", out, *recipe, *few]
+    command = ["train", phase, "--model", start / model, "--train", start / "rows.jsonl", "--out", out, *recipe, *few]
     assert main([*map(str, command), "--device", "cpu", "--threads", "1", *map(str, options)]) == status
 
 
 def test_cached_taps_give_the_same_training(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(start, tmp_path / "plain")
+    train(start, tmp_path / "plain", model="mamba-0")
     taps = tmp_path / "taps"
-    train(start, tmp_path / "first", "--cache-taps", taps)
+    train(start, tmp_path / "first", "--cache-taps", taps, model="mamba-0")
     files = sorted(taps.iterdir())
     assert 0 < len(files) <= STEPS * 5
     calls = []
@@ -58,13 +61,13 @@ def test_cached_taps_give_the_same_training(start: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(HookedModel, "call", watch)
     files[0].write_bytes(b"damaged")
-    train(start, tmp_path / "second", "--cache-taps", taps)
+    train(start, tmp_path / "second", "--cache-taps", taps, model="mamba-0")
     assert sum(calls) == 1  # the damaged entry alone is read again
     assert losses(tmp_path / "first") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
     assert losses(tmp_path / "second") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
-    train(start, tmp_path / "bounded", "--cache-taps", tmp_path / "small", "--cache-taps-gb", 20e-6)
+    train(start, tmp_path / "bounded", "--cache-taps", tmp_path / "small", "--cache-taps-gb", 20e-6, model="mamba-0")
     assert sum(file.stat().st_size for file in (tmp_path / "small").iterdir()) < 30_000
-    train(start, tmp_path / "other", "--cache-taps", taps, "--sliding-window", 4)
+    train(start, tmp_path / "other", "--cache-taps", taps, model="mamba-1")
     assert len(list(taps.iterdir())) > len(files)  # another model's taps are others
 
 

@@ -265,7 +265,8 @@ class TrainConfig:
         max_tokens: Longest row, prompt and answer together; longer ones are left out and counted. 0 keeps all.
         truncate: Cut longer rows instead: the prompt's beginning, and the end of an answer that is too long by itself.
         cache_taps: Folder in which what the frozen backbone leaves of each prompt is kept, so that it reads none twice:
-            for synthesize, on a model that transformers runs. Runs may share it; none by default.
+            for synthesize, on a model that reads prompt and answer in one call (mamba). Runs may share it; none by
+            default.
         cache_taps_gb: Most gigabytes of that folder; what is beyond is read anew each time.
         threads: CPU threads; 0 takes all cores where a probe finds that faster right now, else one.
         progress: Show a bar on a terminal; false prints a line every `log_steps` there, too, as in a file or a pipe.

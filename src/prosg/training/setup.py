@@ -84,7 +84,9 @@ def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:
     if config.cache_taps and (phase != "synthesize" or model.backbone.continues):
         where = f"{phase} on a {model.backbone.config.model_type}"
         why = ", of whose prompts training needs the state" if model.backbone.continues else ""
-        raise ValueError(f"cache_taps is for synthesize on a model that transformers runs, not for {where}{why}")
+        raise ValueError(
+            f"cache_taps is for synthesize on a model that reads prompt and answer in one call, not for {where}{why}"
+        )
     if config.distil == "all" and phase not in ("synthesize", "static"):
         raise ValueError(f"distil is 'all', but {phase} trains no module that a model could teach; allowed: open, none")
     _check_loggers(_loggers(config))

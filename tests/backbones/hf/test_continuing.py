@@ -1,4 +1,7 @@
-"""Gated DeltaNet hybrids of transformers: read on with gradients, in rows of any length; memories loaded and pulled."""
+"""Models of transformers with a cache of this package: read on with gradients, in rows of any length.
+
+Those are attention alone, and Gated DeltaNet hybrids, whose memories are loaded and pulled as well.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +25,37 @@ from prosg.model.prosg import ProSG
 from prosg.training.config import Perturbation, TrainConfig
 from prosg.training.perturbation import Perturber
 from prosg.training.setup import check
-from support.hf_models import BATCH, CONTINUING, HF_TINY, VOCAB, backbone_update_tokens, hf_backbone, hf_model
+from support.hf_models import (
+    BATCH,
+    CONTINUING,
+    HF_TINY,
+    HYBRIDS,
+    VOCAB,
+    backbone_update_tokens,
+    hf_backbone,
+    hf_model,
+)
 from support.models import assert_near, gap, tokens
 from support.two_passes import ANSWER, ANSWER_LENGTHS, LENGTHS, PROMPT, batch, draws, rows, touch
 
 types = pytest.mark.parametrize("name", CONTINUING)
+hybrids = pytest.mark.parametrize("name", HYBRIDS)
 
 
-def hybrid(name: str, kernel: str = "auto") -> HFBackbone:
-    """A model whose memory lasts: at random, most heads forget within a token."""
+def lasting(name: str, kernel: str = "auto") -> HFBackbone:
+    """A model whose memory lasts: at random, most heads of Gated DeltaNet forget within a token."""
     model = hf_model(name)
     with torch.no_grad():
-        for layer in model.model.layers:
-            if hasattr(layer, "linear_attn"):
-                layer.linear_attn.A_log.sub_(4.0)
+        for module in model.modules():
+            if hasattr(module, "linear_attn"):
+                module.linear_attn.A_log.sub_(4.0)
     return HFBackbone(model, kernel=kernel)
 
 
-def hybrid_update_tokens(name: str) -> tuple[HFBackbone, dict[Site, LowRank], Tensor]:
+def lasting_update_tokens(name: str) -> tuple[HFBackbone, dict[Site, LowRank], Tensor]:
     """The same with an update as large as its weights, and tokens."""
     _, update, x = backbone_update_tokens(name)
-    return hybrid(name), update, x
+    return lasting(name), update, x
 
 
 def memories(state: State) -> list[Tensor]:
@@ -61,9 +74,9 @@ def gradients_of(loss: Tensor, backbone: HFBackbone, update: dict[Site, LowRank]
 @types
 def test_calls_from_a_state_have_the_gradients_of_transformers_one_call(name: str) -> None:
     """Prompts and answers of any length in two calls, the second cut once more, against one call of its own code."""
-    ours, update, _ = hybrid_update_tokens(name)
-    theirs = hybrid(name, "transformers")
-    assert ours.continues and not theirs.continues
+    ours, update, _ = lasting_update_tokens(name)
+    theirs = lasting(name, "transformers" if name in HYBRIDS else "auto")
+    assert ours.continues and theirs.continues == (name not in HYBRIDS)
     for delta in update.values():
         delta.a.requires_grad_(), delta.b.requires_grad_()
     whole = torch.zeros(BATCH, 15, dtype=torch.int64)
@@ -90,7 +103,7 @@ def test_calls_from_a_state_have_the_gradients_of_transformers_one_call(name: st
 
 @types
 def test_gradients_reach_every_part_of_a_state(name: str) -> None:
-    backbone, update, x = hybrid_update_tokens(name)
+    backbone, update, x = lasting_update_tokens(name)
     state = backbone(x[:, :5], update=update).state
     leaves = [leaf.detach().requires_grad_() for layer in state[1:] for leaf in layer]
     parts = iter(leaves)
@@ -103,7 +116,7 @@ def test_gradients_reach_every_part_of_a_state(name: str) -> None:
 @types
 @torch.no_grad()
 def test_a_row_of_any_length_keeps_the_state_that_it_has_alone(name: str) -> None:
-    backbone, update, x = hybrid_update_tokens(name)
+    backbone, update, x = lasting_update_tokens(name)
     more = tokens(BATCH, 4, seed=5)
     first = backbone(x, update=update, lengths=torch.tensor([9, 1, 5])).state
     after = backbone(more, first, update=update, lengths=torch.tensor([2, 4, 0])).state
@@ -120,10 +133,10 @@ def test_a_row_of_any_length_keeps_the_state_that_it_has_alone(name: str) -> Non
                 assert_near(leaf[row : row + 1], expected, 1e-5)
 
 
-@types
+@hybrids
 @torch.no_grad()
 def test_loading_mixes_memories_and_leaves_attention_and_convolutions(name: str) -> None:
-    backbone, _, x = hybrid_update_tokens(name)
+    backbone, _, x = lasting_update_tokens(name)
     state, other = backbone(x[:, :4]).state, backbone(x[:, 2:]).state
     keep, weight = torch.tensor([0.5, 1.0, 0.0]), torch.tensor([1.0, 0.0, 3.0])
     loaded = backbone.load(state, other, keep, weight, state)
@@ -141,7 +154,7 @@ def test_loading_mixes_memories_and_leaves_attention_and_convolutions(name: str)
 
 def plus(name: str) -> ProSG:
     """A model whose update is as large as its weights, on a frozen backbone."""
-    model = ProSG(hybrid(name), PRESETS["plus"], seed=0)
+    model = ProSG(lasting(name), PRESETS["plus"], seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.synthesizer.parameters():
@@ -150,7 +163,7 @@ def plus(name: str) -> ProSG:
     return model
 
 
-@types
+@hybrids
 def test_a_step_of_phase_2_scores_perturbed_states(name: str) -> None:
     """Row 0 is wiped and loaded, row 1 has the next prompt's state, and is loaded inside its answer."""
     model = plus(name)
@@ -227,7 +240,7 @@ def test_training_reads_a_long_prompt_in_chunks() -> None:
 
 
 def test_windows_of_an_anchor_have_gradients() -> None:
-    model = ProSG(hybrid("qwen3_next").requires_grad_(False))
+    model = ProSG(lasting("qwen3_next").requires_grad_(False))
     model.anchor = StateAnchor(model.backbone).requires_grad_(True)
     model(**batch()).loss.backward()
     learned = [p for p in model.anchor.parameters() if p.numel()]  # none of attention's

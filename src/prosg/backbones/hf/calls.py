@@ -28,7 +28,6 @@ from prosg.backbones.hf.cache import (
 )
 from prosg.backbones.hf.kept_keys import KeptCache, kept_keys
 from prosg.backbones.hf.sites import ModelSites
-from prosg.backbones.hf.windows import attention_window
 from prosg.backbones.layers import plain_matrix
 from prosg.core.state import Anchor, State, choose_rows, join_states, map_state, take_rows
 from prosg.core.update import Site, Update, add_delta, take_update_rows
@@ -114,9 +113,9 @@ class HookedModel:
                 f"{time} tokens in one call; this {self.model_type} reads {longest} (max_inference_chunksize)"
             )
         read = torch.zeros(batch, dtype=torch.int64, device=tokens.device) if state is None else state[0].tokens
-        if state is not None and options.anchor is not None and kept_keys(options.anchor):
-            window = attention_window(self.model.config)
-            cache: ModelCache = KeptCache(self.model, state, options.anchor, window)
+        if options.anchor is not None and kept_keys(options.anchor):
+            before = self.init_state(batch) if state is None else state
+            cache: ModelCache = KeptCache(self.model, before, options.anchor, time, options.lengths, keep_state)
             arguments = cache.arguments()
         else:
             layers, anchor = (None if value is None else value[1:] for value in (state, options.anchor))

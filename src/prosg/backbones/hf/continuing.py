@@ -1,4 +1,4 @@
-"""States that calls read on from with gradients: hybrids of Gated DeltaNet and attention.
+"""States that calls read on from with gradients: attention alone, and hybrids of Gated DeltaNet and attention.
 
 A `DynamicCache` of transformers is written in place, which no gradient passes, and knows no rows of different lengths.
 In its place a model is called with a `CallCache`: it answers the same questions from a state, and what the model gives
@@ -6,7 +6,8 @@ it becomes the next state. Of a row, only its valid tokens count:
 
     memory        the recurrence itself leaves it as it is at other steps (`CarriedMemory`)
     convolution   its last inputs end at the row's last valid token
-    attention     keys and values end there, with zeros in front (`core.state`); what is behind them no token sees
+    attention     keys and values end there, with zeros in front (`core.state`); what is behind them no token sees; in a
+                  window of N tokens the last N - 1 are kept
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ from prosg.backbones.hf.cache import (
     RecurrentState,
     TransformersModel,
 )
+from prosg.backbones.hf.windows import attention_window
 from prosg.backbones.layers import add_memories
 from prosg.core.state import State
 from prosg.ops.pull import Pull
 
-__all__ = ["CarriedMemory", "ContinuingCache", "load_layers"]
+__all__ = ["ATTENTION", "CallCache", "CarriedMemory", "ContinuingCache", "load_layers"]
+
+ATTENTION = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+"""Types of attention alone, whose code asks a cache for nothing but what a `CallCache` answers."""
 
 
 class CarriedMemory(NamedTuple):
@@ -49,13 +54,15 @@ class CallCache:
     Args:
         layers: The state without its `TokensRead`; None before the first token.
         rows: What of each row is read.
+        window: Tokens that attention sees at most; 0 for the whole text.
     """
 
     is_compileable = False
 
-    def __init__(self, layers: State | None, rows: CallRows) -> None:
+    def __init__(self, layers: State | None, rows: CallRows, window: int = 0) -> None:
         self.before = layers
         self.rows = rows
+        self.window = window
         self.convolved: dict[int, Tensor] = {}
         self.after: dict[int, LayerState] = {}
         attention = [layer for layer in layers or () if isinstance(layer, AttentionState)]
@@ -118,15 +125,17 @@ class CallCache:
         self.after[layer_idx] = RecurrentState(self.convolved.pop(layer_idx), memory)
 
     def _ended(self, x: Tensor, time: int) -> Tensor:
-        """(B, H, S + T, D) with each row's last valid token at the end, and zeros in front."""
-        if self.rows.lengths is None or self.read is None:
-            return x
+        """(B, H, S + T, D) with each row's last valid token at the end, zeros in front, and no more than is seen."""
         length = x.shape[2]
-        place = torch.arange(length, device=x.device)
+        kept = length if self.read is None else min(self.longest, length)
+        if self.window:
+            kept = min(kept, self.window - 1)
+        if self.rows.lengths is None or self.read is None:
+            return x if kept == length else x[:, :, length - kept :].clone()
+        place = torch.arange(length - kept, length, device=x.device)
         moved = (place - (time - self.rows.lengths).unsqueeze(1)).clamp(min=0)
-        x = x.gather(2, moved[:, None, :, None].expand_as(x))
-        x = torch.where((place >= length - self.read.unsqueeze(1))[:, None, :, None], x, 0)
-        return x[:, :, length - self.longest :]
+        x = x.gather(2, moved[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+        return torch.where((place >= length - self.read.unsqueeze(1))[:, None, :, None], x, 0)
 
 
 class ContinuingCache(ModelCache):
@@ -137,7 +146,7 @@ class ContinuingCache(ModelCache):
         self.keep = keep
 
     def build(self, model: TransformersModel, layers: State | None, rows: CallRows) -> tuple[str, Any]:
-        return "past_key_values", CallCache(layers, rows)
+        return "past_key_values", CallCache(layers, rows, attention_window(model.config))
 
     def layers(self) -> State:
         return tuple(layer for _, layer in sorted(self.cache.after.items())) if self.keep else ()

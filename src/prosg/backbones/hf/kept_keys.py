@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prosg.backbones.hf.cache import AttentionState, CallRows, LayerState, ModelCache, TokensRead, TransformersModel
+from prosg.backbones.hf.cache import CallRows, TokensRead, TransformersModel
+from prosg.backbones.hf.continuing import CallCache, ContinuingCache
+from prosg.backbones.hf.windows import attention_window
 from prosg.core.state import Anchor, State
 
 __all__ = ["KeptCache", "KeptKeys", "PromptEnd", "keep_prompt", "kept_keys"]
@@ -53,16 +55,25 @@ def moved_on(read: TokensRead, anchor: Anchor) -> TokensRead:
     return TokensRead(torch.maximum(read.tokens, anchor[0].tokens))
 
 
-def kept_mask(state: State, anchor: Anchor) -> Tensor:
-    """Returns what a new token attends to: (B, 1, 1, K + T + 1), 0 where it does and the lowest number elsewhere.
+def kept_mask(state: State, anchor: Anchor, time: int, window: int) -> Tensor:
+    """Returns what T new tokens attend to: (B, 1, T, K + S + T), 0 where they do and the lowest number elsewhere.
 
     Zeros that fill a row up are not seen, nor is a key of the window that is also kept: at the prompt's end all are.
+
+    Args:
+        state: Before the tokens, with S keys.
+        anchor: With K keys.
+        time: T.
+        window: Tokens that each one sees without an anchor, itself among them.
     """
-    kept, window = kept_keys(anchor)[-1], state[-1]
-    places = torch.cat([_filled(kept.keys), _filled(window.keys) & ~_also_kept(state, anchor)], 1)
-    seen = torch.cat([places, places.new_ones(len(places), 1)], 1)
-    lowest = torch.finfo(window.keys.dtype).min
-    return torch.zeros_like(seen, dtype=window.keys.dtype).masked_fill(~seen, lowest)[:, None, None]
+    kept, keys = kept_keys(anchor)[-1].keys, state[-1].keys
+    seen, device = keys.shape[2], keys.device
+    real = torch.cat([_filled(keys) & ~_also_kept(state, anchor), keys.new_ones(len(keys), time, dtype=torch.bool)], 1)
+    back = torch.arange(seen, seen + time, device=device)[:, None] - torch.arange(seen + time, device=device)
+    within = real[:, None] & (back >= 0) & (back < window)
+    sees = torch.cat([_filled(kept)[:, None].expand(-1, time, -1), within], 2)
+    lowest = torch.finfo(keys.dtype).min
+    return torch.zeros_like(sees, dtype=keys.dtype).masked_fill(~sees, lowest)[:, None]
 
 
 def _filled(keys: Tensor) -> Tensor:
@@ -84,37 +95,50 @@ def _also_kept(state: State, anchor: Anchor) -> Tensor:
     return same & (at >= 0) & (at < room)
 
 
-class KeptCache(ModelCache):
-    """The cache of one call on one token in which each layer has the kept keys in front of the window's own.
+class KeptCallCache(CallCache):
+    """A `CallCache` in which each layer has the kept keys in front of the window's own; they do not become its state.
+
+    Args:
+        layers: As in `CallCache`.
+        rows: Likewise.
+        window: Likewise.
+        kept: Of each layer.
+    """
+
+    def __init__(self, layers: State, rows: CallRows, window: int, kept: tuple[KeptKeys, ...]) -> None:
+        super().__init__(layers, rows, window)
+        self.kept = kept
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, **others: Any) -> tuple[Tensor, Tensor]:
+        """Takes keys and values (B, H, T, D); returns those that attention sees."""
+        seen, kept = super().update(keys, values, layer_idx), self.kept[layer_idx]
+        keys, values = (torch.cat([a.to(b.dtype), b], 2) for a, b in zip(kept, seen, strict=True))
+        return keys, values
+
+
+class KeptCache(ContinuingCache):
+    """What a call on several tokens gets in a window, under an anchor: what a token may see, its mask says.
 
     Args:
         model: The model that is called.
         state: What was read.
         anchor: What each layer keeps of the prompt.
-        window: Tokens that attention sees without an anchor.
+        time: Tokens of the call.
+        lengths: Valid ones of each row (B,); None for all.
+        keep: Whether a state is wanted afterwards.
     """
 
-    def __init__(self, model: TransformersModel, state: State, anchor: Anchor, window: int) -> None:
-        self.kept, self.window = kept_keys(anchor), window
+    def __init__(
+        self, model: TransformersModel, state: State, anchor: Anchor, time: int, lengths: Tensor | None, keep: bool
+    ) -> None:
         moved = (moved_on(state[0], anchor), *state[1:])
-        self.mask = kept_mask(moved, anchor)
-        super().__init__(model, state[1:], CallRows(moved[0].tokens), True)
+        self.kept = kept_keys(anchor)
+        self.mask = kept_mask(moved, anchor, time, attention_window(model.config))
+        self.places = moved[0].tokens.unsqueeze(1) + torch.arange(time, device=moved[0].tokens.device)
+        super().__init__(model, state[1:], CallRows(moved[0].tokens, lengths), keep)
 
     def arguments(self) -> dict[str, Any]:
-        return {**super().arguments(), "attention_mask": self.mask, "position_ids": self.read.unsqueeze(1)}
+        return {**super().arguments(), "attention_mask": self.mask, "position_ids": self.places}
 
     def build(self, model: TransformersModel, layers: State | None, rows: CallRows) -> tuple[str, Any]:
-        """Returns a cache that drops nothing: what a token may see, the mask says."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for i, (layer, kept) in enumerate(zip(layers or (), self.kept, strict=True)):
-            front = (leaf.to(layer.keys.dtype) for leaf in kept)
-            cache.update(*(torch.cat(pair, 2) for pair in zip(front, layer, strict=True)), i)
-        return "past_key_values", cache
-
-    def layer(self, index: int) -> LayerState:
-        """Returns the window after the call: of all but what is kept, the last tokens."""
-        layer, room = self.cache.layers[index], self.kept[index].keys.shape[2]
-        leaves = (leaf.detach()[:, :, room:][:, :, 1 - self.window :].clone() for leaf in (layer.keys, layer.values))
-        return AttentionState(*leaves)
+        return "past_key_values", KeptCallCache(layers or (), rows, attention_window(model.config), self.kept)

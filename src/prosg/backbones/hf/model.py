@@ -3,14 +3,15 @@
 Nothing of the model is rewritten; `calls` adds the update to the outputs of its projections, which `sites` finds. It
 differs from the native backbones where the models' own code does:
 
-- Reading on from a state is done token by token and without gradients: in one call several types give wrong results
+- Types of attention alone and those of Gated DeltaNet get a cache of this package (`continues`): calls read on as those
+  of native backbones do, in rows of any length, with gradients.
+- All others read on from a state token by token and without gradients: in one call several types give wrong results
   silently, others raise in the backward pass. So a prompt is read in one call, and training reads prompt and answer in
-  one call, in which the update acts from the prompt's end (`update_from`).
-- Rows of different lengths are read in groups of equal length where their states are wanted: masks are not exact for
-  all types. Without a state they are read at once: all of these models are causal.
-- A memory can be wiped or swapped in training, not aged or loaded.
-- None of these three is so for Gated DeltaNet, whose recurrence and cache are this package's (`continues`): calls read
-  on as those of native backbones do, and a memory can be loaded, too.
+  one call, in which the update acts from the prompt's end (`update_from`). Rows of different lengths are read in groups
+  of equal length where their states are wanted: masks are not exact for all types. Without a state they are read at
+  once: all of these models are causal.
+- A memory can be wiped or swapped in training, not aged; only that of Gated DeltaNet, whose recurrence is this
+  package's, can be loaded.
 - The model is never in training mode: with dropout an encoded prompt would be another one in training than in use.
 - `Taps.memory` is the input of a layer's last site, after the gate.
 - Layers without a site do not count: `Site.layer` numbers the others from 0, `layer_names` are their paths.
@@ -31,7 +32,7 @@ from prosg.backbones.base import DeferredLogits, Logits, Output, Taps, check_tap
 from prosg.backbones.hf.anchors import anchor_layers, anchor_refusal, layer_units, pull_layers
 from prosg.backbones.hf.cache import CACHES, ModelCache, TransformersModel
 from prosg.backbones.hf.calls import CallOptions, CallResult, HookedModel, find_head
-from prosg.backbones.hf.continuing import ContinuingCache, load_layers
+from prosg.backbones.hf.continuing import ATTENTION, ContinuingCache, load_layers
 from prosg.backbones.hf.kernels import use_kernel
 from prosg.backbones.hf.sites import find_sites, projection_shape
 from prosg.backbones.hf.windows import attention_window
@@ -73,8 +74,8 @@ class HFBackbone(nn.Module):
         self.model_type: str = model.config.model_type
         self.sliding_window, self.window = sliding_window, attention_window(model.config)
         self._kernel = use_kernel(model, kernel)
-        self.continues = self._kernel.continues
-        self.perturbations: tuple[str, ...] = ("wipe", "swap", "load") if self.continues else ("wipe", "swap")
+        self.continues = self._kernel.continues or self.model_type in ATTENTION
+        self.perturbations: tuple[str, ...] = ("wipe", "swap", "load") if self._kernel.continues else ("wipe", "swap")
         cache = ContinuingCache if self.continues else CACHES.get(self.model_type, ModelCache)
         if reason := cache.unsupported(model):
             raise ValueError(f"{self.model_type}: {reason}")
@@ -134,17 +135,18 @@ class HFBackbone(nn.Module):
 
     def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
         """Not possible: raises ValueError."""
-        reason = (
-            "its decay depends on the text; use load" if self.continues else "only its own code knows how it decays"
-        )
+        reason = "only its own code knows how it decays"
+        if "load" in self.perturbations:
+            reason = "its decay depends on the text; use load"
+        elif self.continues:
+            reason = "attention does not decay"
         raise ValueError(f"a memory of {self.model_type} cannot be aged: {reason}")
 
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
-        """S <- keep S + S_other in recurrent layers, where `continues`; else raises ValueError."""
-        if not self.continues:
-            raise ValueError(
-                f"a memory of {self.model_type} cannot be loaded: only the model's own code knows its scale"
-            )
+        """S <- keep S + S_other in recurrent layers of this package; else raises ValueError."""
+        if "load" not in self.perturbations:
+            reason = "keys and values do not add up" if self.continues else "only the model's own code knows its scale"
+            raise ValueError(f"a memory of {self.model_type} cannot be loaded: {reason}")
         return load_layers(state, other, keep, weight)
 
     @functools.cached_property
