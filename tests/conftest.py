@@ -6,13 +6,14 @@ import os
 import random
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
 
-# Before the first import of prosg: from here on its annotations, shapes included, are checked on every call.
-jaxtyping.install_import_hook("prosg", "beartype.beartype")
+from support.first_calls import forget_calls, install_checks
+
+# Before the first import of prosg: from here on its annotations, shapes included, are checked.
+install_checks("prosg", "beartype.beartype")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -27,7 +28,8 @@ SHARED_DATA = Path(os.environ.get("PROSG_SHARED_DATA") or Path(__file__).parents
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _fresh() -> None:
+    forget_calls()
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
