@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from prosg.backbones.hf.calls import HookedModel
+from prosg.checkpoints.anchor import load_anchor
 from prosg.checkpoints.load import load_model
 from prosg.cli import main
 from prosg.data.row import Row, write_rows
@@ -105,6 +106,17 @@ def test_passages_and_kinds_are_mixed_and_taught(
     train(start, tmp_path / "x", "--distil", "all", phase="finetune", status=2)
     assert "finetune trains no module" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_an_anchor_that_keeps_keys_is_trained_under_and_has_nothing_to_learn(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    window = ("--sliding-window", 8)
+    train(start, tmp_path / "windows", *window, phase="anchor", status=2)
+    assert "has none to learn: its anchor keeps" in capsys.readouterr().err
+    assert not (tmp_path / "windows").exists()
+    train(start, tmp_path / "under", *window, "--anchor.enabled", "true")
+    load_anchor(tmp_path / "under", load_model(tmp_path / "under").backbone)
 
 
 def test_validation_says_whether_prompts_are_told_apart(

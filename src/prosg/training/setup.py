@@ -52,6 +52,11 @@ def _check_parts(model: ProSG, phase: Phase) -> None:
         raise ValueError(
             f"anchor.enabled must be false: a {model.backbone.config.model_type} gives no gradients through its state"
         )
+    if phase == "anchor" and not any(model.backbone.anchor_units):
+        raise ValueError(
+            f"phase anchor learns windows, and a {model.backbone.config.model_type} has none to learn: its anchor "
+            "keeps the prompt's keys and values"
+        )
     module = model.prosg_config
     if module is not None and (module.reads == "nothing") != (phase == "static"):
         allowed = "nothing" if phase == "static" else "last_input, last_position or all_positions"
