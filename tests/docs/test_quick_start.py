@@ -49,5 +49,5 @@ def test_every_command_does_what_the_page_says(
     assert done.count("train") == 5 and done.count("chat") == 4
     printed = capsys.readouterr().out
     assert re.search(r"^memory +none; renewed: never$", printed, re.MULTILINE)
-    for name in ("forgets.json", "small", "tuned/model", "module/adapter", "my-module/adapter"):
+    for name in ("demo-forgets.json", "small", "tuned/model", "module/adapter", "my-module/adapter"):
         assert (tmp_path / name).exists(), name
