@@ -175,6 +175,16 @@ def test_one_model_has_one_fingerprint_wherever_it_is_named(
     assert part(tmp_path / "out", "plus", "perplexity") != part(tmp_path / "out", "base", "perplexity")
 
 
+def test_parts_that_were_stored_before_an_option_was_there_are_good(models: Path, tmp_path: Path) -> None:
+    def settings(curve: dict[str, Any]) -> dict[str, Any]:
+        file = write_config(tmp_path, {"plus": {"model": str(models / "plus")}}, measures=["curve"], curve=curve)
+        config = load_config(file)
+        return settings_of(config, "plus", "curve", hash_rows(ROWS), kept_hashes(config))
+
+    assert "tokens_per_sentence" not in settings({"rows": 4})["curve"]
+    assert settings({"rows": 4, "tokens_per_sentence": 30})["curve"]["tokens_per_sentence"] == 30
+
+
 @pytest.mark.parametrize("named", ["data.train", "curve.filler", "tokenizer"])
 def test_files_of_other_options_stand_by_their_content(models: Path, tmp_path: Path, named: str) -> None:
     rows = tmp_path / "file"

@@ -303,12 +303,12 @@ def test_every_command_does_its_work(name: str, tmp_path: Path, capsys: pytest.C
     start, tuned, module = str(folder / "start"), str(folder / "tuned"), str(folder / "module")
     said("train", "finetune", "--model", start, "--output", tuned, *common)
     assert checkpoint_fingerprint(folder / "tuned" / "model") != checkpoint_fingerprint(folder / "start")
-    bears = name in HYBRIDS  # whether its memory can be loaded
-    if not bears:
+    can_load = name in HYBRIDS
+    if not can_load:
         assert main(["train", "synthesize", "--model", tuned, "--output", module, *common]) == 2
         assert "perturbation.load and perturbation.load_story must be 0" in capsys.readouterr().err
         assert not Path(module).exists()
-    said("train", "synthesize", "--model", tuned, "--output", module, *common, *(() if bears else NO_LOAD))
+    said("train", "synthesize", "--model", tuned, "--output", module, *common, *(() if can_load else NO_LOAD))
     assert checkpoint_fingerprint(folder / "tuned" / "model") == backbone_fingerprint(load_model(module).backbone)
 
     encoded = str(folder / "hello.safetensors")

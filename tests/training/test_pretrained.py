@@ -115,6 +115,8 @@ def test_an_anchor_that_keeps_keys_is_trained_under_and_has_nothing_to_learn(
     train(start, tmp_path / "windows", *window, phase="anchor", status=2)
     assert "has none to learn: its anchor keeps" in capsys.readouterr().err
     assert not (tmp_path / "windows").exists()
+    train(start, tmp_path / "started", "--perturbation.start", 0.1, status=2)
+    assert "perturbation.start must be 0" in capsys.readouterr().err  # its bank would grow without end
     train(start, tmp_path / "under", *window, "--anchor.enabled", "true")
     load_anchor(tmp_path / "under", load_model(tmp_path / "under").backbone)
 

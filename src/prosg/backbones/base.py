@@ -137,7 +137,7 @@ class Backbone(Protocol):
 
     @property
     def perturbations(self) -> tuple[str, ...]:
-        """The perturbations of its memory that training may apply: some of "wipe", "swap", "load" and "age"."""
+        """What training may do to its memory: some of "wipe", "swap", "load", "age" and "start"."""
         ...
 
     @property

@@ -118,7 +118,7 @@ class NativeBackbone(nn.Module):
     """How files name its tensors, and which of them are never narrowed."""
     table: ClassVar[BlockTable | None] = None
     """What a compiled library reads of a block, where there is one that runs a step's blocks (`run_step`)."""
-    perturbations: ClassVar[tuple[str, ...]] = ("wipe", "swap", "load", "age")
+    perturbations: ClassVar[tuple[str, ...]] = ("wipe", "swap", "load", "age", "start")
 
     continues = True
     checkpoint_every = 0

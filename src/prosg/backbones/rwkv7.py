@@ -251,7 +251,7 @@ class RWKV7Block(Block):
 class RWKV7(NativeBackbone):
     """RWKV-7; see `Backbone` for its methods."""
 
-    perturbations = ("wipe", "swap", "load")
+    perturbations = ("wipe", "swap", "load", "start")
     site_names = ("receptance", "key", "value", "output")
     operation: ClassVar[Operation[WKV7Kernel]] = WKV7
     layout = RWKV7_LAYOUT

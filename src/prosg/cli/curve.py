@@ -18,6 +18,7 @@ from prosg.cli.common import (
     load_from,
 )
 from prosg.cli.parser import Command, Parser, path_text
+from prosg.evaluation.config import CurveConfig
 from prosg.evaluation.curve_columns import COLUMNS, HOW_TO_READ
 from prosg.utils.spelling import check_known
 
@@ -77,7 +78,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--tokens-per-sentence",
         type=int,
-        default=24,
+        default=CurveConfig.tokens_per_sentence,
         help="a story that has not ended its sentences after so many tokens each is judged where it is",
     )
     add_window(parser)
@@ -87,7 +88,6 @@ def _parser() -> Parser:
 def _run(options: Namespace) -> int:
     from prosg.data.synthetic import expand_kinds
     from prosg.data.templates import known_template
-    from prosg.evaluation.config import CurveConfig
     from prosg.evaluation.curve_file import measure_curve
 
     for file in (options.out, Path(options.out).with_suffix(".png")):

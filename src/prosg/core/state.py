@@ -23,6 +23,7 @@ __all__ = [
     "pulling_rows",
     "replace_rows",
     "take_rows",
+    "write_rows",
 ]
 
 State = tuple[Any, ...]
@@ -76,6 +77,21 @@ def replace_rows(state: State, rows: Tensor, new: State) -> State:
         return leaf.index_copy(0, rows, value.to(leaf.dtype))
 
     return map_state(replace, state, new)
+
+
+def write_rows(state: State, rows: slice, new: State) -> State:
+    """Writes the rows of `new` into the rows `rows` of `state`, in place; a tensor that is too short is made anew.
+
+    Returns:
+        The state with the rows.
+    """
+
+    def write(leaf: Tensor, value: Tensor) -> Tensor:
+        leaf, value = _padded_in_front(leaf, value)
+        leaf[rows] = value
+        return leaf
+
+    return map_state(write, state, new)
 
 
 def choose_rows(mask: Tensor, yes: State, no: State) -> State:

@@ -185,15 +185,7 @@ def _jobs(out: Path, plan: RealPlan, file: Path) -> list[Job]:
         return Job(f"{out.name} {name}", command, folder / "config.json", progress, log, seconds=60.0)
 
     def trained(name: str, phase: Phase, data: str, steps: int, *options: str) -> Job:
-        common = (
-            *common_options(plan.seed, "fp32"),
-            "--save-steps",
-            "50",
-            "--report-to",
-            "none",
-            "--template",
-            "model",
-        )
+        common = (*common_options(plan.seed, "fp32", save_steps=50), "--report-to", "none", "--template", "model")
         sizes = (*length(steps), "--optim.batch-size", str(plan.batch), "--eval-steps", str(max(50, steps // 8)))
         return training(name, phase, out, "windowed", data, SECONDS * steps * plan.batch, *common, *sizes, *options)
 

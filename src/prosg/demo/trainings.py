@@ -77,9 +77,9 @@ def training(name: str, phase: Phase, folder: Path, model: str, data: str, secon
     )
 
 
-def common_options(seed: int, dtype: str) -> tuple[str, ...]:
+def common_options(seed: int, dtype: str, save_steps: int = 250) -> tuple[str, ...]:
     """Options of every training."""
-    return ("--seed", str(seed), "--dtype", dtype, "--progress", "false", "--save-steps", "250")
+    return ("--seed", str(seed), "--dtype", dtype, "--progress", "false", "--save-steps", str(save_steps))
 
 
 def length(steps: int) -> tuple[str, ...]:

@@ -22,7 +22,6 @@ from prosg.evaluation.results import Run, SystemResult
 from prosg.evaluation.rows import asked_rows
 from prosg.evaluation.system_result import system_result
 from prosg.evaluation.systems.local import check_model, memory_of
-from prosg.generation.sampling import Sampling
 from prosg.model.prosg import ProSG
 from prosg.utils.io import write_json, written_whole
 from prosg.utils.jobs import write_progress
@@ -88,7 +87,7 @@ def measure_curve(
     if not curve.sentences or min(curve.sentences) < 1:
         raise ValueError(f"--sentences {curve.sentences}: each story has at least one")
     first = curve.sentences[0]
-    room = FREE_TOKENS + first * Sampling.tokens_per_sentence
+    room = FREE_TOKENS + first * curve.tokens_per_sentence
     plain = not (curve.turns or curve.filler)  # nobody could wait for a story that is given
     measures = [
         "curve",
@@ -127,6 +126,8 @@ def measure_curve(
     run = _measured(config, systems, model, tell)
     display.close()
     named = {"filler": Path(curve.filler).name, "window": window, "replay": replay}
+    if curve.tokens_per_sentence != CurveConfig.tokens_per_sentence:
+        named["tokens_per_sentence"] = curve.tokens_per_sentence
     how = {name: value for name, value in named.items() if value}
     rows = [row.to_dict() | how for row in result_rows(run)]
     write_json(

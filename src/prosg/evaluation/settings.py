@@ -25,6 +25,8 @@ __all__ = ["hash_rows", "kept_hashes", "settings_of"]
 
 MODEL = ("model", "base", "tokenizer")
 """Options of a system that name the files of its model."""
+LATER = ("tokens_per_sentence",)
+"""Options that came after the first parts had been stored: at their defaults such parts are as good as ever."""
 BESIDE = {"initial": STATE_FILE, "anchor": ANCHOR_FILE}
 """Options that name a file, and what it is called in a folder."""
 
@@ -42,13 +44,20 @@ def settings_of(config: EvalConfig, name: str, measure: str, rows: str, hashes: 
     elif measure == "perplexity":
         own = {"rows": rows}
     else:
-        own = {measure: dataclasses.asdict(getattr(config, measure))}
+        own = {measure: _options(getattr(config, measure))}
     data: dict[str, Any] = {"seed": config.data.seed, "split": config.data.split}
     data["train"] = _content(config.data.train, hashes)
     if measure == "curve":
         data["kinds"] = kinds_of(config)
         data["filler"] = _content(config.curve.filler, hashes)
     return {**_system(config.system(name), hashes), "data": data, **own}
+
+
+def _options(group: Any) -> dict[str, Any]:
+    """The options of a measure, without later ones that are at their defaults."""
+    usual = dataclasses.asdict(type(group)())
+    options = dataclasses.asdict(group)
+    return {name: value for name, value in options.items() if name not in LATER or value != usual[name]}
 
 
 def _system(system: SystemConfig, hashes: FileHashes) -> dict[str, Any]:

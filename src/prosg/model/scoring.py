@@ -51,7 +51,7 @@ class AnswerLoss(NamedTuple):
     """What training minimises, and the scores beside it."""
 
     loss: Tensor
-    """() the sum that `Objective` describes, with a gradient; 0 without an objective"""
+    """() the sum that `Objective` describes, with a gradient"""
     scores: AnswerScores
 
 
@@ -103,7 +103,8 @@ def score_answer(
     Raises:
         ValueError: for rows, ids or lengths that do not fit each other, the prompts or the vocabulary.
     """
-    return answer_loss(backbone, encoded, answer, lengths, None, chunk=chunk).scores
+    read = _read_answer(backbone, encoded, answer, lengths, chunk, None)
+    return _score(encoded.logits, read, answer, None).scores
 
 
 def answer_loss(
@@ -111,25 +112,36 @@ def answer_loss(
     encoded: EncodedPrompt,
     answer: Int[Tensor, "B T"],
     lengths: Int[Tensor, " B"],
-    objective: Objective | None,
+    objective: Objective,
     *,
-    chunk: int | None = None,
     interruption: Interruption | None = None,
 ) -> AnswerLoss:
-    """Scores answers under their encoded prompts, with the loss of a training.
+    """Scores answers under their encoded prompts, with the loss of a training. Each is read in one call, or in two.
 
     Args:
         backbone: As in `score_answer`.
         encoded: As in `score_answer`.
         answer: As in `score_answer`.
         lengths: As in `score_answer`.
-        objective: What the loss is; None for none.
-        chunk: As in `score_answer`; gradients need None.
+        objective: What the loss is.
         interruption: A change of the state on the way.
 
     Raises:
         ValueError: for rows, ids or lengths that do not fit each other, the prompts or the vocabulary.
     """
+    read = _read_answer(backbone, encoded, answer, lengths, None, interruption)
+    return _score(encoded.logits, read, answer, objective)
+
+
+def _read_answer(
+    backbone: Backbone,
+    encoded: EncodedPrompt,
+    answer: Tensor,
+    lengths: Tensor,
+    chunk: int | None,
+    interruption: Interruption | None,
+) -> _Predictions:
+    """Reads answers from the state, in chunks or up to an interruption and on from it."""
     encoded.check_rows()
     check_answer(answer, lengths, encoded.batch, encoded.logits.shape[1])
     steps = lengths - 1  # tokens that are read to predict the next
@@ -148,10 +160,11 @@ def answer_loss(
     for number, (start, count) in enumerate(spans):
         if number and interruption is not None:
             state = interruption.change(state)
-        state, read = _read_span(backbone, encoded.replace(state=state), answer, start, count)
+        goes_on = number + 1 < len(spans)
+        state, read = _read_span(backbone, encoded.replace(state=state), answer, start, count, keep_state=goes_on)
         parts.append(read)
     hidden, rows, places = (torch.cat(tensors) for tensors in zip(*(part[:3] for part in parts), strict=True))
-    return _score(encoded.logits, _Predictions(hidden, rows, places, parts[-1].head), answer, objective)
+    return _Predictions(hidden, rows, places, parts[-1].head)
 
 
 def score_in_one_call(
@@ -172,7 +185,7 @@ def score_in_one_call(
         answer: As in `score_answer`.
         lengths: As in `score_answer`.
         encoded: Has the update, and the logits that predict the first token; None without an update.
-        objective: As in `answer_loss`.
+        objective: What the loss is; None for scores alone, the loss is then 0.
 
     Returns:
         Loss and scores, and the logits (B, V) that predicted each answer's first token.
@@ -273,7 +286,7 @@ class _Predictions(NamedTuple):
 
 
 def _read_span(
-    backbone: Backbone, encoded: EncodedPrompt, answer: Tensor, start: Tensor, count: Tensor
+    backbone: Backbone, encoded: EncodedPrompt, answer: Tensor, start: Tensor, count: Tensor, *, keep_state: bool
 ) -> tuple[State, _Predictions]:
     """Reads `count` (B,) answer tokens from `start` (B,), which predict the token after each."""
     time = answer.shape[1]
@@ -286,6 +299,7 @@ def _read_span(
         anchor=encoded.anchor,
         lengths=count,
         logits="deferred",
+        keep_state=keep_state,
     )
     assert output.deferred is not None
     hidden, head = output.deferred

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from prosg.core.encoded import EncodedPrompt
-from prosg.core.state import Anchor, State, join_states, map_state, no_pull, take_rows
+from prosg.core.state import Anchor, State, join_states, map_state, no_pull, take_rows, write_rows
 from prosg.core.update import LowRank, PreparedUpdate, Site, Update, pad_rank, prepare_update
 
 __all__ = ["Slots", "join_places"]
@@ -146,7 +146,7 @@ class Slots:
             return
         if self._anchor is None:
             self._anchor = no_pull(anchor, self.size)
-        map_state(lambda leaf, row: leaf[rows].copy_(row), self._anchor, anchor)
+        self._anchor = write_rows(self._anchor, rows, anchor)
 
 
 def join_places(places: Sequence[EncodedPrompt]) -> EncodedPrompt:

@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -183,14 +184,13 @@ def _train(
 
 def _learn_prompts(model: ProSG, rows: Sequence[EncodedRow], config: TrainConfig) -> None:
     """Gives a module the prompts that it knows, and shows how far that is: a large model takes minutes."""
-    display = ProgressDisplay("learning", bar=config.progress)
 
     def tell(share: float, note: str = "") -> None:
         write_progress(Path(config.out) / "progress.json", 1.0, f"{note}: {share:.0%}")
         display(share, note)
 
-    learn_prompts(model, rows, config.known, config.seed, tell)
-    display.close()
+    with closing(ProgressDisplay("learning", bar=config.progress)) as display:
+        learn_prompts(model, rows, config.known, config.seed, tell)
 
 
 def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:

@@ -66,7 +66,7 @@ def _check_parts(model: ProSG, phase: Phase) -> None:
 def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:
     """Checks options against the phase, the backbone and the installed loggers."""
     perturbation = config.perturbation
-    possible = (*model.backbone.perturbations, *(("start",) if model.backbone.continues else ()))
+    possible = model.backbone.perturbations
     refused = [
         name
         for kind, names in perturbation.KINDS.items()
@@ -88,7 +88,7 @@ def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:
         raise ValueError(f"lora is {config.lora}, must be 0 for {phase}: only finetune trains the backbone")
     if config.cache_taps and (phase != "synthesize" or model.backbone.continues):
         where = f"{phase} on a {model.backbone.config.model_type}"
-        why = ", of whose prompts training needs the state" if model.backbone.continues else ""
+        why = ", of whose prompts training needs the state: leave it out" if model.backbone.continues else ""
         raise ValueError(
             f"cache_taps is for synthesize on a model that reads prompt and answer in one call, not for {where}{why}"
         )

@@ -133,6 +133,33 @@ def test_a_row_of_any_length_keeps_the_state_that_it_has_alone(name: str) -> Non
                 assert_near(leaf[row : row + 1], expected, 1e-5)
 
 
+@torch.no_grad()
+def test_padding_needs_no_positions_of_its_own() -> None:
+    """A long text with little to read on beside a short one with much: together they pass the table's end."""
+    backbone = HFBackbone(hf_model("gpt2", n_positions=12))
+    text, more = tokens(2, 10), tokens(2, 9, seed=1)
+    state = backbone(text, lengths=torch.tensor([10, 2])).state
+    together = backbone(more, state, lengths=torch.tensor([2, 9])).logits
+    for row, (before, length) in enumerate(((10, 2), (2, 9))):
+        alone = backbone(torch.cat([text[row, :before], more[row, :length]]).unsqueeze(0)).logits[0, before:]
+        assert_near(together[row, :length], alone, 1e-5)
+
+
+@types
+@torch.no_grad()
+def test_keys_that_no_row_needs_any_more_are_dropped(name: str) -> None:
+    backbone, _, x = lasting_update_tokens(name)
+    state = backbone(x, lengths=torch.tensor([9, 2, 3])).state
+    rest = take_rows(state, torch.tensor([1, 2]))
+    after = backbone(x[1:, :1], rest).state
+    widths = {layer.keys.shape[2] for layer in after[1:] if hasattr(layer, "keys")}
+    assert widths == {4} and after[0].tokens.tolist() == [3, 4]
+    kept = backbone(x[1:, 2:3], after).logits
+    for row, (own, text) in enumerate(((x[1, :2], x[1, :1]), (x[2, :3], x[2, :1]))):
+        alone = backbone(torch.cat([own, text, x[1 + row, 2:3]]).unsqueeze(0)).logits[0, -1]
+        assert_near(kept[row, 0], alone, 1e-5)
+
+
 @hybrids
 @torch.no_grad()
 def test_loading_mixes_memories_and_leaves_attention_and_convolutions(name: str) -> None:

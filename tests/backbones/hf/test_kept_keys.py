@@ -94,6 +94,25 @@ def test_another_prompt_and_a_wiped_state(folder: Path) -> None:
     assert float((far - read_on(backbone, wiped.replace(anchor=None), text)[:, WINDOW:]).abs().max()) > 1e-3
 
 
+@torch.no_grad()
+def test_wiped_rows_read_on_at_different_speeds(folder: Path) -> None:
+    """Few keys are there, and a row that reads less than others has none that it did not write."""
+    backbone, text = load_hf(folder, sliding_window=WINDOW), tokens(2, TIME, seed=1)
+    encoded = ProSG(backbone).encode(tokens(2, 5), memory="anchor").replace(state=backbone.init_state(2))
+
+    def read(place: EncodedPrompt, row: Tensor, lengths: Tensor) -> EncodedPrompt:
+        state = backbone(row, place.state, anchor=place.anchor, lengths=lengths, logits="none").state
+        return place.replace(state=state)
+
+    together = read(read(encoded, text[:, :2], torch.tensor([2, 2])), text[:, 2:8], torch.tensor([6, 1]))
+    ahead = read_on(backbone, together, text[:, 8:9])
+    for row, length in enumerate((6, 1)):
+        alone = encoded.take(torch.tensor([row]))
+        for t in range(2 + length):
+            alone = read(alone, text[row : row + 1, t : t + 1], torch.tensor([1]))
+        assert_near(ahead[row], read_on(backbone, alone, text[row : row + 1, 8:9])[0], 1e-5)
+
+
 def test_what_has_no_window_or_mean(folder: Path) -> None:
     backbone = load_hf(folder, sliding_window=WINDOW)
     model = ProSG(backbone)

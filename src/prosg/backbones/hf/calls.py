@@ -26,6 +26,7 @@ from prosg.backbones.hf.cache import (
     TransformersModel,
     call_parameters,
 )
+from prosg.backbones.hf.continuing import position_ids
 from prosg.backbones.hf.kept_keys import KeptCache, kept_keys
 from prosg.backbones.hf.sites import ModelSites
 from prosg.backbones.layers import plain_matrix
@@ -120,7 +121,7 @@ class HookedModel:
         else:
             layers, anchor = (None if value is None else value[1:] for value in (state, options.anchor))
             cache = self.cache(self.model, layers, CallRows(read, options.lengths, anchor), keep_state)
-            arguments = {**cache.arguments(), **_places(state, tokens)}
+            arguments = {**cache.arguments(), **_places(state, tokens, options.lengths)}
         model_selects = options.positions is not None and "logits_to_keep" in call_parameters(self.model.__class__)
         if model_selects:
             arguments["logits_to_keep"] = options.positions
@@ -227,14 +228,14 @@ class HookedModel:
                 )
 
 
-def _places(state: State | None, tokens: Tensor) -> dict[str, Tensor]:
+def _places(state: State | None, tokens: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
     """The arguments by which attention knows the places of tokens (B, T) after a state, and a row's own keys."""
     attention = [layer for layer in state or () if isinstance(layer, AttentionState)]
     if state is None or not attention:
         return {}
-    read, seen, time = state[0].tokens.unsqueeze(1), attention[0].keys.shape[2], tokens.shape[1]
-    places = {"position_ids": read + torch.arange(time, device=tokens.device)}
-    mask = torch.arange(seen + time, device=tokens.device) >= seen - read
+    read, seen, time = state[0].tokens, attention[0].keys.shape[2], tokens.shape[1]
+    places = {"position_ids": position_ids(read, time, lengths)}
+    mask = torch.arange(seen + time, device=tokens.device) >= seen - read.unsqueeze(1)
     return places if bool(mask.all()) else {**places, "attention_mask": mask.long()}
 
 

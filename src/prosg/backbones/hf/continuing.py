@@ -31,9 +31,9 @@ from prosg.backbones.layers import add_memories
 from prosg.core.state import State
 from prosg.ops.pull import Pull
 
-__all__ = ["ATTENTION", "CallCache", "CarriedMemory", "ContinuingCache", "load_layers"]
+__all__ = ["ATTENTION_TYPES", "CallCache", "CarriedMemory", "ContinuingCache", "load_layers", "position_ids"]
 
-ATTENTION = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+ATTENTION_TYPES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 """Types of attention alone, whose code asks a cache for nothing but what a `CallCache` answers."""
 
 
@@ -64,11 +64,11 @@ class CallCache:
         self.rows = rows
         self.window = window
         self.convolved: dict[int, Tensor] = {}
+        self._known: tuple[tuple[int, int], tuple[int, Tensor | None, Tensor | None]] | None = None
         self.after: dict[int, LayerState] = {}
         attention = [layer for layer in layers or () if isinstance(layer, AttentionState)]
         self.seen = attention[0].keys.shape[2] if attention else 0
-        self.read = None if rows.lengths is None else rows.read + rows.lengths
-        self.longest = 0 if self.read is None else int(self.read.max())
+        self.keep = True
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Returns the number of keys before the call."""
@@ -102,7 +102,8 @@ class CallCache:
         if self.before is not None:
             layer = self.before[layer_idx]
             keys, values = torch.cat([layer.keys, keys], 2), torch.cat([layer.values, values], 2)
-        self.after[layer_idx] = AttentionState(self._ended(keys, time), self._ended(values, time))
+        if self.keep:
+            self.after[layer_idx] = AttentionState(*(self._aligned(x, time) for x in (keys, values)))
         return keys, values
 
     def update_conv_state(self, inputs: Tensor, layer_idx: int, conv_kernel_size: int, state_idx: int = 0) -> Tensor:
@@ -124,18 +125,29 @@ class CallCache:
         """Takes the memory of a layer whose convolution has run."""
         self.after[layer_idx] = RecurrentState(self.convolved.pop(layer_idx), memory)
 
-    def _ended(self, x: Tensor, time: int) -> Tensor:
+    def _aligned(self, x: Tensor, time: int) -> Tensor:
         """(B, H, S + T, D) with each row's last valid token at the end, zeros in front, and no more than is seen."""
         length = x.shape[2]
-        kept = length if self.read is None else min(self.longest, length)
-        if self.window:
-            kept = min(kept, self.window - 1)
-        if self.rows.lengths is None or self.read is None:
+        kept, source, filled = self._alignment(length, time)
+        if source is None or filled is None:
             return x if kept == length else x[:, :, length - kept :].clone()
-        place = torch.arange(length - kept, length, device=x.device)
-        moved = (place - (time - self.rows.lengths).unsqueeze(1)).clamp(min=0)
-        x = x.gather(2, moved[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
-        return torch.where((place >= length - self.read.unsqueeze(1))[:, None, :, None], x, 0)
+        x = x.gather(2, source[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+        return torch.where(filled[:, None, :, None], x, 0)
+
+    def _alignment(self, length: int, time: int) -> tuple[int, Tensor | None, Tensor | None]:
+        """How many of S + T keys are kept, where each row's come from (B, kept), and which there are: of all layers."""
+        if self._known is None or self._known[0] != (length, time):
+            read, lengths = self.rows.read, self.rows.lengths
+            read = read + (time if lengths is None else lengths)
+            kept = min(int(read.max()), length, *([self.window - 1] if self.window else []))
+            source = filled = None
+            if lengths is not None:
+                place = torch.arange(length - kept, length, device=read.device)
+                source = place - (time - lengths).unsqueeze(1)
+                filled = (place >= length - read.unsqueeze(1)) & (source >= 0)
+                source = source.clamp(min=0)
+            self._known = ((length, time), (kept, source, filled))
+        return self._known[1]
 
 
 class ContinuingCache(ModelCache):
@@ -144,12 +156,23 @@ class ContinuingCache(ModelCache):
     def __init__(self, model: TransformersModel, layers: State | None, rows: CallRows, keep: bool) -> None:
         super().__init__(model, layers, rows, keep or layers is not None or rows.anchor is not None)
         self.keep = keep
+        if self.cache is not None:
+            self.cache.keep = keep
 
     def build(self, model: TransformersModel, layers: State | None, rows: CallRows) -> tuple[str, Any]:
         return "past_key_values", CallCache(layers, rows, attention_window(model.config))
 
     def layers(self) -> State:
         return tuple(layer for _, layer in sorted(self.cache.after.items())) if self.keep else ()
+
+
+def position_ids(read: Tensor, time: int, lengths: Tensor | None) -> Tensor:
+    """Returns the positions (B, T) of tokens in rows that have read `read` (B,) tokens.
+
+    Padding has none of its own beyond the last token of the longest row: a table of positions may end there.
+    """
+    places = read.unsqueeze(1) + torch.arange(time, device=read.device)
+    return places if lengths is None else places.clamp(max=(read + lengths).max().sub(1).clamp(min=0))
 
 
 def load_layers(state: State, other: State, keep: Tensor, weight: Tensor) -> State:

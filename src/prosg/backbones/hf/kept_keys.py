@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from prosg.backbones.hf.cache import CallRows, TokensRead, TransformersModel
-from prosg.backbones.hf.continuing import CallCache, ContinuingCache
+from prosg.backbones.hf.continuing import CallCache, ContinuingCache, position_ids
 from prosg.backbones.hf.windows import attention_window
 from prosg.core.state import Anchor, State
 
@@ -50,7 +50,7 @@ def kept_keys(anchor: Anchor | None) -> tuple[KeptKeys, ...]:
     return tuple(layer for layer in anchor or () if isinstance(layer, KeptKeys))
 
 
-def moved_on(read: TokensRead, anchor: Anchor) -> TokensRead:
+def positions_after_prompt(read: TokensRead, anchor: Anchor) -> TokensRead:
     """Returns the tokens read, at least as many as the prompt has: no position comes before a key that is kept."""
     return TokensRead(torch.maximum(read.tokens, anchor[0].tokens))
 
@@ -62,8 +62,8 @@ def kept_mask(state: State, anchor: Anchor, time: int, window: int) -> Tensor:
 
     Args:
         state: Before the tokens, with S keys.
-        anchor: With K keys.
-        time: T.
+        anchor: What is kept of the prompt, K keys.
+        time: The number of new tokens, T.
         window: Tokens that each one sees without an anchor, itself among them.
     """
     kept, keys = kept_keys(anchor)[-1].keys, state[-1].keys
@@ -96,7 +96,7 @@ def _also_kept(state: State, anchor: Anchor) -> Tensor:
 
 
 class KeptCallCache(CallCache):
-    """A `CallCache` in which each layer has the kept keys in front of the window's own; they do not become its state.
+    """A `CallCache` whose attention also sees the keys that are kept; the state after the call has the window's alone.
 
     Args:
         layers: As in `CallCache`.
@@ -117,7 +117,7 @@ class KeptCallCache(CallCache):
 
 
 class KeptCache(ContinuingCache):
-    """What a call on several tokens gets in a window, under an anchor: what a token may see, its mask says.
+    """Cache, mask and positions of a call on T tokens of attention in a window that also sees the prompt's kept keys.
 
     Args:
         model: The model that is called.
@@ -131,14 +131,14 @@ class KeptCache(ContinuingCache):
     def __init__(
         self, model: TransformersModel, state: State, anchor: Anchor, time: int, lengths: Tensor | None, keep: bool
     ) -> None:
-        moved = (moved_on(state[0], anchor), *state[1:])
+        moved = (positions_after_prompt(state[0], anchor), *state[1:])
         self.kept = kept_keys(anchor)
         self.mask = kept_mask(moved, anchor, time, attention_window(model.config))
-        self.places = moved[0].tokens.unsqueeze(1) + torch.arange(time, device=moved[0].tokens.device)
+        self.position_ids = position_ids(moved[0].tokens, time, lengths)
         super().__init__(model, state[1:], CallRows(moved[0].tokens, lengths), keep)
 
     def arguments(self) -> dict[str, Any]:
-        return {**super().arguments(), "attention_mask": self.mask, "position_ids": self.places}
+        return {**super().arguments(), "attention_mask": self.mask, "position_ids": self.position_ids}
 
     def build(self, model: TransformersModel, layers: State | None, rows: CallRows) -> tuple[str, Any]:
         return "past_key_values", KeptCallCache(layers or (), rows, attention_window(model.config), self.kept)

@@ -32,7 +32,7 @@ from prosg.backbones.base import DeferredLogits, Logits, Output, Taps, check_tap
 from prosg.backbones.hf.anchors import anchor_layers, anchor_refusal, layer_units, pull_layers
 from prosg.backbones.hf.cache import CACHES, ModelCache, TransformersModel
 from prosg.backbones.hf.calls import CallOptions, CallResult, HookedModel, find_head
-from prosg.backbones.hf.continuing import ATTENTION, ContinuingCache, load_layers
+from prosg.backbones.hf.continuing import ATTENTION_TYPES, ContinuingCache, load_layers
 from prosg.backbones.hf.kernels import use_kernel
 from prosg.backbones.hf.sites import find_sites, projection_shape
 from prosg.backbones.hf.windows import attention_window
@@ -74,8 +74,15 @@ class HFBackbone(nn.Module):
         self.model_type: str = model.config.model_type
         self.sliding_window, self.window = sliding_window, attention_window(model.config)
         self._kernel = use_kernel(model, kernel)
-        self.continues = self._kernel.continues or self.model_type in ATTENTION
-        self.perturbations: tuple[str, ...] = ("wipe", "swap", "load") if self._kernel.continues else ("wipe", "swap")
+        self.continues = self._kernel.continues or self.model_type in ATTENTION_TYPES
+        possible = {
+            "wipe": True,
+            "swap": True,
+            "load": self._kernel.continues,
+            # A bank of states of attention over the whole text would grow with every text that they read on.
+            "start": self._kernel.continues or (self.continues and self.window > 0),
+        }
+        self.perturbations = tuple(kind for kind, can in possible.items() if can)
         cache = ContinuingCache if self.continues else CACHES.get(self.model_type, ModelCache)
         if reason := cache.unsupported(model):
             raise ValueError(f"{self.model_type}: {reason}")
@@ -136,7 +143,7 @@ class HFBackbone(nn.Module):
     def age(self, state: State, steps: Tensor, shift: Tensor) -> State:
         """Not possible: raises ValueError."""
         reason = "only its own code knows how it decays"
-        if "load" in self.perturbations:
+        if self._kernel.continues:
             reason = "its decay depends on the text; use load"
         elif self.continues:
             reason = "attention does not decay"
@@ -144,7 +151,7 @@ class HFBackbone(nn.Module):
 
     def load(self, state: State, other: State, keep: Tensor, weight: Tensor, reference: State) -> State:
         """S <- keep S + S_other in recurrent layers of this package; else raises ValueError."""
-        if "load" not in self.perturbations:
+        if not self._kernel.continues:
             reason = "keys and values do not add up" if self.continues else "only the model's own code knows its scale"
             raise ValueError(f"a memory of {self.model_type} cannot be loaded: {reason}")
         return load_layers(state, other, keep, weight)
