@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from prosg.core.state import State, choose_rows, detach_state, join_states, map_state, replace_rows, take_rows
+from prosg.core.state import (
+    State,
+    choose_rows,
+    detach_state,
+    join_states,
+    map_state,
+    replace_rows,
+    take_rows,
+    write_rows,
+)
 
 
 class Shift(NamedTuple):
@@ -78,3 +87,13 @@ def test_detached_states_have_no_history() -> None:
 def test_rows_of_different_length_meet_at_their_ends() -> None:
     short, long = (Shift(torch.full((1, 2), 2.0)),), (Shift(torch.ones(2, 3)),)
     assert join_states([short, long])[0].shift.tolist() == [[0, 2, 2], [1, 1, 1], [1, 1, 1]]
+
+
+def test_rows_are_written_in_place_unless_they_are_longer() -> None:
+    slab = random_state(4)
+    new = random_state(2)
+    written = write_rows(slab, slice(1, 3), new)
+    for ours, old, rows in zip(*map(leaves, (written, slab, new)), strict=True):
+        assert ours is old and torch.equal(ours[1:3], rows)
+    wider = write_rows((Shift(torch.ones(3, 1)),), slice(2, 3), (Shift(torch.full((1, 2), 2.0)),))
+    assert wider[0].shift.tolist() == [[0, 1], [0, 1], [2, 2]]
