@@ -1,7 +1,7 @@
 # Each target sets up what it needs: a virtual environment in .venv (reused if there is one) and what it runs there.
 #   make demo    train a small model and its module here, and print what the update does and the proof
 #   make test    the test suite
-#   make lint    ruff, the order of imports, mypy, and the documents' links, paths and figures
+#   make lint    ruff, the order of imports, mypy, and the documents: links, paths, figures, and the site without a warning
 #   make docs    the documents as a site, in build/site
 #   make bench   every benchmark, one after the other; writes benchmarks/results and docs/performance.md
 # Another Python: make test PYTHON=python3.12; another environment: make test VENV=path.
@@ -30,6 +30,7 @@ lint: $(VENV)/.prosg-dev
 	$(BIN)/python scripts/check_docs.py
 	$(BIN)/python scripts/check_figures.py
 	$(BIN)/python scripts/performance_page.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 docs: $(VENV)/.prosg-docs
 	$(BIN)/python -m mkdocs build --strict

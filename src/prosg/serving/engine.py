@@ -168,7 +168,8 @@ class Engine:
 
         Args:
             ids: The prompt.
-            memory, tau: As in `ProSG.encode`.
+            memory: As in `ProSG.encode`.
+            tau: As in `ProSG.encode`.
             owner: As in `Request`.
 
         Raises:
