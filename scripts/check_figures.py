@@ -241,7 +241,7 @@ def write(document: Path) -> None:
         lines = match[4].splitlines(keepends=True)[:2]
         for line, cells in zip(table.lines, expected(table), strict=True):
             merged = [cell if figure is None or not cell else figure for cell, figure in zip(line, cells, strict=True)]
-            lines.append(f"| {' | '.join(merged)} |\n")
+            lines.append(f"| {' | '.join(merged)} |\n".replace("|  ", "| "))
         text = text[: match.start(4)] + "".join(lines) + text[match.end(4) :]
     document.write_text(text, "utf-8")
 

@@ -19,9 +19,8 @@ from prosg.model.prosg import ProSG
 from prosg.model.text_model import SAMPLE_BITS
 from prosg.ops.block import LIBRARY, run_blocks
 from prosg.serving import Engine, EngineStopped, Finished, Piece, QueueFull, Request, decoding
-from support.hf_models import hf_backbone
 from support.kernels import built
-from support.models import WORDS, live_model, random_initial_state, word_tokenizer
+from support.models import WORDS, live_model, random_initial_state
 from support.serving import Told, alone, finish, request, serving_model, submit
 
 
@@ -80,25 +79,6 @@ def test_rows_that_join_and_leave_at_random_write_what_each_writes_alone(
     assert done.written_tokens == sum(len(ids) for _, ids in expected)
     assert done.rows == done.reading == done.waiting == 0
     assert done.row_steps > 3 * done.steps  # they did run together
-
-
-@pytest.mark.parametrize("name", ["llama", "mistral"])
-def test_rows_of_attention_alone_and_in_a_window(name: str) -> None:
-    """Prompts of any length, so rows have keys of any number; in a window (mistral) anchors keep as many."""
-    model = ProSG(hf_backbone(name, vocab=len(WORDS)))
-    model.tokenizer = word_tokenizer()
-    draw, memories = random.Random(2), ["none", "anchor"] if name == "mistral" else ["none"]
-    requests = [
-        request([draw.randrange(1, len(WORDS)) for _ in range(size)], memory=draw.choice(memories), max_tokens=9)
-        for size in (3, 12, 1, 7, 2, 16, 5, 4)
-    ]
-    expected = [alone(model, one) for one in requests]
-    engine, told = Engine(model, max_rows=3, prefill_chunk=8), list[Told]()
-    for one in requests:
-        told.append(submit(engine, one)[1])
-        engine.step()
-    finish(engine)
-    assert [(ours.text, ours.ids) for ours in told] == expected
 
 
 def test_in_single_precision_texts_are_equal_too() -> None:

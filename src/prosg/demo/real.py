@@ -100,15 +100,14 @@ def run_real_demo(out: str | Path, plan: RealPlan, *, file: str | Path = "", job
     out = Path(user_path(out))
     with locked(out):
         check_plan(out / "plan.json", dataclasses.asdict(plan), "--out")
-        work = _jobs(out, plan, fetch_model_file(out / "package", file))
-        seconds = duration_text(sum(job.seconds for job in work))
+        seconds = duration_text(sum(job.seconds for job in _jobs(out, plan, Path(file))))
         print(
             f"SmolLM2-135M-Instruct: about {seconds} of a slow core to train, then the evaluation; 4 GB of "
             f"memory, 1.3 GB in {out}; whatever is stopped goes on"
         )
         text = _write_data(out, plan)
         try:
-            run_jobs(work, jobs, live)
+            run_jobs(_jobs(out, plan, fetch_model_file(out / "package", file)), jobs, live)
         except ChildProcessError as error:
             print(error, file=sys.stderr)
             return 1

@@ -48,6 +48,17 @@ class CarriedMemory(NamedTuple):
     """pulls the memory after every valid token"""
 
 
+class Alignment(NamedTuple):
+    """How the keys of S + T tokens become those of a state, the same in every layer of a call."""
+
+    kept: int
+    """as many of the last places are kept"""
+    source: Tensor | None = None
+    """(B, kept) the place that each comes from; None where all rows are as long as the call"""
+    filled: Tensor | None = None
+    """(B, kept) bool: whether there is such a token"""
+
+
 class CallCache:
     """The cache of one call, with the methods of transformers' `Cache` that a model calls.
 
@@ -64,7 +75,7 @@ class CallCache:
         self.rows = rows
         self.window = window
         self.convolved: dict[int, Tensor] = {}
-        self._known: tuple[tuple[int, int], tuple[int, Tensor | None, Tensor | None]] | None = None
+        self._alignment: Alignment | None = None
         self.after: dict[int, LayerState] = {}
         attention = [layer for layer in layers or () if isinstance(layer, AttentionState)]
         self.seen = attention[0].keys.shape[2] if attention else 0
@@ -127,27 +138,24 @@ class CallCache:
 
     def _aligned(self, x: Tensor, time: int) -> Tensor:
         """(B, H, S + T, D) with each row's last valid token at the end, zeros in front, and no more than is seen."""
-        length = x.shape[2]
-        kept, source, filled = self._alignment(length, time)
+        if self._alignment is None:
+            self._alignment = self._align(x.shape[2], time)
+        kept, source, filled = self._alignment
         if source is None or filled is None:
-            return x if kept == length else x[:, :, length - kept :].clone()
+            return x if kept == x.shape[2] else x[:, :, x.shape[2] - kept :].clone()
         x = x.gather(2, source[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
         return torch.where(filled[:, None, :, None], x, 0)
 
-    def _alignment(self, length: int, time: int) -> tuple[int, Tensor | None, Tensor | None]:
-        """How many of S + T keys are kept, where each row's come from (B, kept), and which there are: of all layers."""
-        if self._known is None or self._known[0] != (length, time):
-            read, lengths = self.rows.read, self.rows.lengths
-            read = read + (time if lengths is None else lengths)
-            kept = min(int(read.max()), length, *([self.window - 1] if self.window else []))
-            source = filled = None
-            if lengths is not None:
-                place = torch.arange(length - kept, length, device=read.device)
-                source = place - (time - lengths).unsqueeze(1)
-                filled = (place >= length - read.unsqueeze(1)) & (source >= 0)
-                source = source.clamp(min=0)
-            self._known = ((length, time), (kept, source, filled))
-        return self._known[1]
+    def _align(self, length: int, time: int) -> Alignment:
+        """Finds which of `length` = S + T keys are kept after a call on `time` = T tokens."""
+        lengths = self.rows.lengths
+        read = self.rows.read + (time if lengths is None else lengths)
+        kept = min(int(read.max()), length, *([self.window - 1] if self.window else []))
+        if lengths is None:
+            return Alignment(kept)
+        place = torch.arange(length - kept, length, device=read.device)
+        source = place - (time - lengths).unsqueeze(1)
+        return Alignment(kept, source.clamp(min=0), (place >= length - read.unsqueeze(1)) & (source >= 0))
 
 
 class ContinuingCache(ModelCache):
