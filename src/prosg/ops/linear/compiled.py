@@ -20,7 +20,7 @@ LIBRARY = CompiledLibrary(
 
 PARALLEL_FROM = 1 << 19
 """Elements of the matrix from which on several threads are used."""
-ROWS, ROWS_ON_TILES = 32, 128
+ROWS, ROWS_ON_TILES = 64, 128
 """Rows up to which the library is at least as fast as PyTorch's product; the second for bf16 on matrix units."""
 
 _item = 0

@@ -26,8 +26,12 @@
 /* To be raised with every change of the functions' arguments: a library left over from an older build is refused. */
 #define ABI 1
 #define ITEM 96
-/* Bytes of W that are asked for before they are needed, at least. */
+/* Bytes of W that are asked for before they are needed, at least, where rows are few. */
 #define AHEAD 16384
+/* Bytes of a row from which on a single pass fetches rows side by side, as it reads them. */
+#define WIDE 4096
+/* Bytes of W that stay in the cache while all rows pass: these and as many that follow, which are fetched meanwhile. */
+#define CHUNK 131072
 /* Rows from which on tiles are faster than dot products. */
 #define TILES_FROM 4
 
@@ -291,12 +295,9 @@ TARGET static INLINE VEC NAME(part)(const int type, const int part, const char *
 
 /* One step of the sums of R rows and P outputs, at place `at` of I. */
 TARGET static INLINE void NAME(step)(const int type, const int R, const int P, int64_t I, int64_t at, const char *w,
-                                     const void *x, int64_t ahead, VEC sum[][4])
+                                     const void *x, VEC sum[][4])
 {
     const int size = type == F32 ? 4 : type == BF16 ? 2 : 1;
-    UNROLL
-    for (int p = 0; p < P; p++)
-        __builtin_prefetch(w + (p * I + at) * size + ahead, 0, 2);
 #ifdef DOT
     if (DOTS(type)) {
         __m512bh pairs[4];
@@ -329,11 +330,12 @@ TARGET static INLINE void NAME(step)(const int type, const int R, const int P, i
     }
 }
 
-/* P outputs of R rows, out (R, P); `x` is as NAME(prepare) has left it. What lies `ahead` bytes on is fetched meanwhile. */
+/* P outputs of R rows, out (R, P); `x` is as NAME(prepare) has left it. Meanwhile what lies from `next` on is fetched,
+ * `stride` bytes at every step, or, with `beside`, so many of each of P rows. */
 TARGET static INLINE void NAME(block)(const int type, const int R, const int P, int64_t I, const char *w, const void *x,
-                                      int64_t ahead, float *out)
+                                      const char *next, int64_t stride, const int beside, float *out)
 {
-    const int step = STEP(type);
+    const int step = STEP(type), size = type == F32 ? 4 : type == BF16 ? 2 : 1;
     VEC sum[8][4];
     UNROLL
     for (int r = 0; r < R; r++)
@@ -341,8 +343,17 @@ TARGET static INLINE void NAME(block)(const int type, const int R, const int P, 
         for (int p = 0; p < P; p++)
             sum[r][p] = (VEC){0};
     int64_t i = 0;
-    for (; i + step <= I; i += step)
-        NAME(step)(type, R, P, I, i, w, x, ahead, sum);
+    for (; i + step <= I; i += step) {
+        if (beside)
+            UNROLL
+            for (int p = 0; p < P; p++)
+                __builtin_prefetch(next + p * I * size, 0, 2);
+        else
+            for (int64_t byte = 0; byte < stride; byte += 64)
+                __builtin_prefetch(next + byte, 0, 2);
+        next += stride;
+        NAME(step)(type, R, P, I, i, w, x, sum);
+    }
     UNROLL
     for (int r = 0; r < R; r++)
         NAME(sums)(P, sum[r], out + r * P);
@@ -362,27 +373,28 @@ TARGET static INLINE void NAME(block)(const int type, const int R, const int P, 
         }
 }
 
-/* Outputs [first, last) of R rows. */
+/* Outputs [first, last) of R rows, in pass `pass` over a chunk of W. */
 TARGET static INLINE void NAME(outputs)(const int type, const int R, int64_t I, int narrowed, int64_t first, int64_t last,
-                                        int64_t O, const char *w, const void *x, const float *scale, int pass, int passes,
-                                        void *y)
+                                        int64_t O, const char *w, const void *x, const float *scale, int64_t chunk, int pass,
+                                        int passes, void *y)
 {
     const int size = type == F32 ? 4 : type == BF16 ? 2 : 1;
     /* As many sums as registers hold. */
-    const int P = BYTES == 64 ? (R > 6 ? 3 : 4) : R > 2 ? 2 : 4;
+    const int P = BYTES == 64 ? (R > 6 ? 3 : 4) : R > 2 ? (type == F32 ? 3 : 2) : 4;
     float out[8 * 4];
-    int group = 0;
-    for (int64_t o = first; o < last; group++) {
+    for (int64_t o = first; o < last;) {
         const char *from = w + o * I * size;
         const int count = last - o >= P ? P : 1;
-        /* Of what the next item needs each pass fetches a part; at the end nothing is left to fetch. A single pass is
-         * so far ahead as memory needs to answer. */
-        const int64_t next = passes == 1 ? P * (1 + AHEAD / (P * I * size)) : ITEM;
-        const int64_t ahead = group % passes == pass && o + next + P <= O ? next * I * size : 0;
-        if (count == P)
-            NAME(block)(type, R, P, I, from, x, ahead, out);
+        /* A single pass is so far ahead as memory needs to answer. Of several each fetches its even part of the next
+         * chunk, so that memory is never asked for more than it delivers. At the end nothing is left to fetch. */
+        const int64_t ahead = passes == 1 ? P * (1 + AHEAD / (P * I * size)) : chunk;
+        const int64_t stride = o + ahead + P <= O ? P * STEP(type) * size / passes : 0;
+        if (count < P)
+            NAME(block)(type, R, 1, I, from, x, from, 0, 0, out);
+        else if (passes == 1 && I * size > WIDE && stride)
+            NAME(block)(type, R, P, I, from, x, from + ahead * I * size, stride / P, 1, out);
         else
-            NAME(block)(type, R, 1, I, from, x, 0, out);
+            NAME(block)(type, R, P, I, from, x, from + ahead * I * size + P * I * size * pass / passes, stride, 0, out);
         for (int r = 0; r < R; r++)
             for (int p = 0; p < count; p++)
                 put(y, r * O + o + p, out[r * count + p] * (scale ? scale[o + p] : 1), narrowed);
@@ -423,15 +435,18 @@ TARGET static INLINE int NAME(rows)(const int type, int64_t N, int64_t I, int64_
     const int64_t row = I * (narrowed && DOTS(type) ? 2 : 4);
     const int most = BYTES == 64 ? 8 : 4;
     const int passes = (int)((N + most - 1) / most);
-    for (int64_t item = first; item < last; item += ITEM) {
-        const int64_t end = MIN(item + ITEM, last);
+    /* Of whole blocks of outputs, whatever their size. */
+    const int64_t fitting = CHUNK / (I * (type == F32 ? 4 : type == BF16 ? 2 : 1)) / 12 * 12;
+    const int64_t chunk = fitting < 12 ? 12 : MIN(fitting, ITEM);
+    for (int64_t o = first; o < last; o += chunk) {
+        const int64_t end = MIN(o + chunk, last);
         for (int pass = 0; pass < passes; pass++) {
             /* Blocks of rows are of almost the same size. */
             const int64_t from = N * pass / passes, count = N * (pass + 1) / passes - from;
             void *to = (char *)y + from * O * (narrowed ? 2 : 4);
 #define CASE(R)                                                                                                       \
     case R:                                                                                                           \
-        NAME(outputs)(type, R, I, (int)narrowed, item, end, O, w, ready + from * row, scale, pass, passes, to);       \
+        NAME(outputs)(type, R, I, (int)narrowed, o, end, O, w, ready + from * row, scale, chunk, pass, passes, to);   \
         break;
             switch (count) {
                 CASE(1) CASE(2) CASE(3) CASE(4)
