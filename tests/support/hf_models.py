@@ -88,6 +88,7 @@ HF_TINY: dict[str, HFTiny] = {
     "xlstm": HFTiny(XLSTM, continues=True),
     "qwen3_next": HFTiny(QWEN3_NEXT, continues=True, pads=True, ours=True),
     "qwen3_5_text": HFTiny({**QWEN3_5, "linear_num_value_heads": 4}, continues=True, pads=True, ours=True),
+    "qwen3_5_moe_text": HFTiny(QWEN3_NEXT, continues=True, pads=True, ours=True),
     "gpt2": HFTiny(GPT2, precise=True, continues=True, pads=True, differentiates=True, ours=True),
     "llama": HFTiny(LLAMA, continues=True, pads=True, differentiates=True, ours=True),
     "mistral": HFTiny(
@@ -96,10 +97,10 @@ HF_TINY: dict[str, HFTiny] = {
     "qwen2": HFTiny(LLAMA, continues=True, pads=True, differentiates=True, ours=True),
     "qwen3": HFTiny({**LLAMA, "head_dim": 6}, continues=True, pads=True, differentiates=True, ours=True),
 }
-DISTINCT = [name for name in HF_TINY if name not in ("qwen2", "qwen3", "qwen3_5_text")]
+DISTINCT = [name for name in HF_TINY if name not in ("qwen2", "qwen3", "qwen3_5_text", "qwen3_5_moe_text")]
 """Without the types whose code is llama's or qwen3_next's."""
 CONTINUING = [name for name, tiny in HF_TINY.items() if tiny.ours]
-HYBRIDS = ["qwen3_next", "qwen3_5_text"]
+HYBRIDS = ["qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"]
 """Gated DeltaNet and attention: their recurrence is this package's, too."""
 ONE_PASS = [name for name in DISTINCT if name not in CONTINUING]
 

@@ -10,7 +10,7 @@ from prosg.model.prosg import ProSG
 from support.hf_models import CONTINUING, HF_TINY, hf_backbone, tolerance
 from support.models import assert_near, tokens
 
-RECURRENT = ["mamba", "falcon_mamba", "mamba2", "qwen3_next", "qwen3_5_text"]
+RECURRENT = ["mamba", "falcon_mamba", "mamba2", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"]
 WINDOWED = ["mistral"]  # its keys are kept: test_kept_keys
 
 

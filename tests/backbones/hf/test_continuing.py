@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+from transformers import (
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
+)
 from transformers.models.qwen3_next import modeling_qwen3_next
 
 from prosg.backbones.hf.model import HFBackbone
@@ -331,20 +336,28 @@ def test_a_cache_of_transformers_still_works() -> None:
         assert_near(after.logits, own[:, t : t + 1], 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "config", "language"),
+    [
+        (Qwen3_5ForConditionalGeneration, Qwen3_5Config, "qwen3_5_text"),
+        (Qwen3_5MoeForConditionalGeneration, Qwen3_5MoeConfig, "qwen3_5_moe_text"),
+    ],
+)
 @torch.no_grad()
-def test_a_model_of_text_and_pictures_is_read_as_its_language_model(tmp_path: Path) -> None:
-    language = HF_TINY["qwen3_5_text"].sizes
+def test_a_model_of_text_and_pictures_is_read_as_its_language_model(
+    kind: Any, config: Any, language: str, tmp_path: Path
+) -> None:
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 0, 0], "partial_rotary_factor": 0.25}
     pictures = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": 12}
-    model = Qwen3_5ForConditionalGeneration(
-        Qwen3_5Config(
-            text_config={**language, "vocab_size": VOCAB, "rope_parameters": rope},
+    model = kind(
+        config(
+            text_config={**HF_TINY[language].sizes, "vocab_size": VOCAB, "rope_parameters": rope},
             vision_config={**pictures, "num_position_embeddings": 16, "patch_size": 2},
         )
     )
     model.eval().save_pretrained(tmp_path / "whole")
     backbone, x = load_backbone(tmp_path / "whole"), tokens(BATCH, 9)
-    assert isinstance(backbone, HFBackbone) and backbone.continues and backbone.model_type == "qwen3_5_text"
+    assert isinstance(backbone, HFBackbone) and backbone.continues and backbone.model_type == language
     assert_near(backbone(x).logits, model(input_ids=x).logits, 1e-5)
     save_backbone(backbone, tmp_path / "language")
     assert_near(load_backbone(tmp_path / "language")(x).logits, backbone(x).logits, 1e-6)

@@ -19,6 +19,7 @@ MIXER_KERNELS: dict[str, MixerKernel] = {
     "falcon_mamba": SCAN,
     "qwen3_next": GATED_DELTA_RULE,
     "qwen3_5_text": GATED_DELTA_RULE,
+    "qwen3_5_moe_text": GATED_DELTA_RULE,
 }
 """By model_type; transformers' own code runs all other types."""
 

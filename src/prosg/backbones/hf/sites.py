@@ -22,6 +22,7 @@ HF_SITES: dict[str, tuple[str, ...]] = {
     "xlstm": ("q", "k", "v", "ogate_preact", "out_proj"),
     "qwen3_next": ("in_proj_qkvz", "linear_attn.out_proj"),
     "qwen3_5_text": ("in_proj_qkv", "in_proj_z", "linear_attn.out_proj"),
+    "qwen3_5_moe_text": ("in_proj_qkv", "in_proj_z", "linear_attn.out_proj"),
     "gpt2": ("c_attn", "attn.c_proj"),
     "llama": ATTENTION,
     "mistral": ATTENTION,
@@ -29,7 +30,7 @@ HF_SITES: dict[str, tuple[str, ...]] = {
     "qwen3": ATTENTION,
 }
 """model_type -> the projections of its time-mixing blocks, by the end of their modules' names, as in PEFT."""
-LANGUAGE_MODELS = {"qwen3_5": "qwen3_5_text"}
+LANGUAGE_MODELS = {"qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text"}
 """model_type of a folder with a model of text and pictures -> that of its language model, which is loaded alone."""
 
 
