@@ -3,8 +3,8 @@
     python benchmarks/stored_prompts.py [--count 1000] [--version rwkv4] [--shape demo] [--dtype fp32] [--out FILE]
 
 Weights are random, of a published shape, as in benchmarks/serving.py; the prompts differ in their values alone, since
-that is all in which prompts of any text and length differ. All are kept in memory, then stored as the server stores
-them, each synced before the next, then read back. What `prosg info` says stands beside what was measured.
+that is all in which prompts of any text and length differ. All are kept in memory as the server keeps them, then stored
+as it stores them, each synced before the next, then read back. What `prosg info` says stands beside what was measured.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from serving import DTYPES, make_model
 
 from prosg.backbones import BACKBONES
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.packed import PackedPrompt
 from prosg.inspection.prompt_memory import blank_prompt, file_bytes
 from prosg.serving.api.prompts import PromptRecord, PromptStore, prompt_id
 from prosg.serving.api.storage import Folder
@@ -61,16 +62,17 @@ def measure(version: str, shape: str, dtype: torch.dtype, count: int) -> dict[st
     model = make_model(version, shape, dtype)
     first = model.encode(torch.ones(1, 20, dtype=torch.int64), memory="update")
     before = resident()
-    prompts = [copy_of(first, number) for number in range(count)]
+    prompts = [PackedPrompt(copy_of(first, number)) for number in range(count)]
     in_memory = (resident() - before) / count
     with tempfile.TemporaryDirectory(prefix="prosg-stored-") as folder:
         store = PromptStore(Folder(Path(folder)), model, FINGERPRINT, cache_bytes=0)
         records = [record_of(number) for number in range(count)]
-        stored = [timed(lambda pair=pair: store.add(OWNER, *pair)) for pair in zip(records, prompts, strict=True)]
+        pairs = ((record, prompt.unpack()) for record, prompt in zip(records, prompts, strict=True))
+        stored = [timed(lambda pair=pair: store.add(OWNER, *pair)) for pair in pairs]
         files = [file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()]
         listed = timed(lambda: store.owned_by(OWNER))
         loaded = [timed(lambda record=record: store.load(OWNER, record)) for record in records]
-        assert torch.equal(store.load(OWNER, records[-1]).encoded.logits, prompts[-1].logits)
+        assert torch.equal(store.load(OWNER, records[-1]).encoded.logits, prompts[-1].unpack().logits)
     blank = blank_prompt(model)
     return {
         "bytes in memory": in_memory,

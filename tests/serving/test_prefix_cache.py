@@ -11,6 +11,7 @@ import torch
 from prosg.checkpoints.encoded import flatten
 from prosg.checkpoints.fingerprints import model_fingerprint
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.packed import PackedPrompt
 from prosg.model.anchor import StateAnchor
 from prosg.model.prosg import ProSG
 from prosg.serving import Engine, Request
@@ -42,11 +43,12 @@ def test_the_longest_beginning_of_a_text_is_found() -> None:
     short, long = encoded(model, 1, 2), encoded(model, 1, 2, 3)
     cache.put(chain, (1, 2), short)
     cache.put(chain, (1, 2, 3), long)
-    assert cache.longest(chain, (1, 2, 3, 4)) == (3, long)
-    assert cache.longest(chain, (1, 2, 4)) == (2, short)
+    for text, length, place in (((1, 2, 3, 4), 3, long), ((1, 2, 4), 2, short)):
+        found = cache.longest(chain, text)
+        assert found is not None and found[0] == length and same_encoded(found[1], place)
     assert cache.longest(chain, (1, 2, 4), 3) is None and cache.longest(chain, (1, 3)) is None
     assert cache.longest(other, (1, 2)) is None
-    assert cache.bytes == short.nbytes + long.nbytes and len(cache) == 2
+    assert cache.bytes == PackedPrompt(short).nbytes + PackedPrompt(long).nbytes and len(cache) == 2
 
 
 def test_a_chain_is_of_all_that_a_place_depends_on() -> None:
@@ -67,12 +69,13 @@ def test_a_chain_is_of_all_that_a_place_depends_on() -> None:
 def test_what_was_not_used_for_longest_goes_first_and_comes_back_from_disk(tmp_path: Path) -> None:
     model = serving_model()
     places = [encoded(model, 1, 2, last) for last in range(1, 5)]
-    size = places[0].nbytes
+    size = PackedPrompt(places[0]).nbytes
     cache = cache_of(model, 2 * size, folder=tmp_path, most_disk_bytes=10**9)
     chain = cache.chain("prompt", True)
     for last, place in enumerate(places[:2], 1):
         cache.put(chain, (1, 2, last), place)
-    assert cache.longest(chain, (1, 2, 1)) == (3, places[0])  # used again, so the second goes
+    used = cache.longest(chain, (1, 2, 1))  # so the second goes
+    assert used is not None and same_encoded(used[1], places[0])
     cache.put(chain, (1, 2, 3), places[2])
     assert len(cache) == 2 and cache.files == 1 and cache.bytes == 2 * size
     back = cache.longest(chain, (1, 2, 2))
@@ -176,7 +179,7 @@ def test_the_cache_keeps_no_more_alive_than_it_counts(backbone: str) -> None:
     cached = engine._cache._entries.values()
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for place in cached
+        for place in (packed.unpack() for packed in cached)
         for tensor in [*flatten(place.state, place.update).values(), place.logits]
     }
     assert len(cached) > 4 and sum(storages.values()) <= engine.statistics().cache_bytes

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from prosg.checkpoints.encoded import load_encoded, save_encoded
 from prosg.checkpoints.fingerprints import hash_weights
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.packed import PackedPrompt
 from prosg.model.prosg import ProSG
 from prosg.utils.leftovers import sweep
 from prosg.utils.store import record_id
@@ -66,7 +67,7 @@ class PrefixCache:
         self.most_bytes, self.most_disk_bytes = most_bytes, most_disk_bytes
         self._identity = _identity(model, fingerprint)
         self.bytes = self.disk_bytes = 0
-        self._entries: OrderedDict[str, EncodedPrompt] = OrderedDict()
+        self._entries: OrderedDict[str, PackedPrompt] = OrderedDict()
         self._files: OrderedDict[str, int] = OrderedDict()
         self._lengths: dict[str, Counter[int]] = {}
         if folder is not None:
@@ -119,12 +120,12 @@ class PrefixCache:
     def flush(self) -> None:
         """Writes all that is in memory into the folder, if there is one."""
         for key, place in self._entries.items():
-            self._write(key, place)
+            self._write(key, place.unpack())
 
     def _get(self, key: str) -> EncodedPrompt | None:
         if key in self._entries:
             self._entries.move_to_end(key)
-            return self._entries[key]
+            return self._entries[key].unpack()
         if key not in self._files:
             return None
         try:
@@ -141,12 +142,12 @@ class PrefixCache:
         if key in self._entries:
             self._entries.move_to_end(key)
             return
-        self._entries[key] = place
-        self.bytes += place.nbytes
+        self._entries[key] = packed = PackedPrompt(place)
+        self.bytes += packed.nbytes
         self._note(key, 1)
         while self.bytes > self.most_bytes:
             oldest, evicted = self._entries.popitem(last=False)
-            self._write(oldest, evicted)
+            self._write(oldest, evicted.unpack())
             self.bytes -= evicted.nbytes
             self._note(oldest, -1)
 

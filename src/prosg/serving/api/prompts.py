@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prosg.checkpoints.encoded import flatten, load_encoded, save_encoded
+from prosg.checkpoints.encoded import load_encoded, save_encoded
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory
+from prosg.core.packed import PackedPrompt
 from prosg.data.templates import Turn
 from prosg.model.prosg import ProSG
 from prosg.serving.api.storage import Folder, Storage
@@ -120,7 +121,7 @@ class PromptStore:
         """
         self.storage, self.fingerprint = storage, fingerprint
         self._model, self._cache_bytes = model, cache_bytes
-        self._cached: OrderedDict[tuple[str, str], tuple[EncodedPrompt, int]] = OrderedDict()
+        self._cached: OrderedDict[tuple[str, str], PackedPrompt] = OrderedDict()
         self._lock = threading.Lock()  # of the cache
         self._adding = threading.Lock()  # so that the number of prompts is what it was when it was counted
         if isinstance(storage, Folder):  # of another storage a list of all may be long, and cost money
@@ -217,18 +218,17 @@ class PromptStore:
         with self._lock:
             if key in self._cached:
                 self._cached.move_to_end(key)
-                return StoredPrompt(record, self._cached[key][0], True)
+                return StoredPrompt(record, self._cached[key].unpack(), True)
         with self.storage.fetched(_name(owner, record.id, ".safetensors")) as path:
             encoded = load_encoded(path, self._model, fingerprint=self.fingerprint)
         self._keep(owner, record.id, encoded)
         return StoredPrompt(record, encoded, False)
 
     def _keep(self, owner: str, name: str, encoded: EncodedPrompt) -> None:
-        tensors = flatten(encoded.state, encoded.update, encoded.anchor).values()
-        size = sum(tensor.nbytes for tensor in (*tensors, encoded.logits))
+        packed = PackedPrompt(encoded)
         with self._lock:
-            self._cached[owner, name] = (encoded, size)
-            while sum(size for _, size in self._cached.values()) > self._cache_bytes and len(self._cached) > 1:
+            self._cached[owner, name] = packed
+            while sum(one.nbytes for one in self._cached.values()) > self._cache_bytes and len(self._cached) > 1:
                 self._cached.popitem(last=False)
 
     def delete(self, owner: str, name: str) -> bool:
