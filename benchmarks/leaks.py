@@ -77,12 +77,16 @@ def verdict(answer: str, code: str, sent: set[str]) -> str:
 
 async def ask_all(url: str, keys: list[str], sent: list[str], clients: int) -> list[str]:
     """All answers, so many at once."""
-    answers, left = [""] * len(sent), iter(range(len(sent)))
+    answers, left, done = [""] * len(sent), iter(range(len(sent))), 0
     async with httpx.AsyncClient(base_url=url, timeout=300) as client:
 
         async def work() -> None:
+            nonlocal done
             for number in left:
                 answers[number] = await ask(client, number, sent[number], keys[number % len(keys)])
+                done += 1
+                if not done % 500:
+                    print(f"{done} of {len(sent)} answered", file=sys.stderr, flush=True)
 
         await asyncio.gather(*(work() for _ in range(clients)))
     return answers

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/performance.md from benchmarks/results/decoding.json and training.json.
+"""Writes the tables of docs/performance.md from benchmarks/results: decoding*.json, linear.json and training.json.
 
 python scripts/performance_page.py            writes them
 python scripts/performance_page.py --check    says whether they are those of the file; exit status 1 if not
@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,11 @@ def times(row: Mapping[str, Any] | None) -> str:
     return "" if row is None or "times_rwkv" not in row else f"{row['times_rwkv']:.1f}"
 
 
-def decoding() -> str:
+def decoding(benchmark: str = "decoding") -> str:
     """The table of decoding: a line for each version, type and batch."""
-    found = {(r["version"], r["dtype"], r["system"], r["batch"]): r for r in rows() if r["quantity"] == "decode"}
+    found = {
+        (r["version"], r["dtype"], r["system"], r["batch"]): r for r in rows(benchmark) if r["quantity"] == "decode"
+    }
     lines = [
         "| tokens/s | rows | `rwkv` | transformers | prosg | times `rwkv` | with updates | they cost | limit | share |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -96,15 +99,44 @@ def training_machine() -> str:
     return f"{what}; a large product in fp32 ran at {row['rate'] / 1e9:.0f} GFLOP/s."
 
 
-def machine() -> str:
+def machine(benchmark: str = "decoding") -> str:
     """What decoding was measured on."""
-    row = rows()[0]
+    row = rows(benchmark)[0]
     what = f"{row['machine']}, one core, one thread; commit `{row['commit'][:7]}`"
     return f"{what}; it read {row['bandwidth'] / 1e9:.1f} GB/s."
 
 
+def linear() -> str:
+    """The table of products: a line for each type and matrix, GFLOP/s of this package, PyTorch and at most."""
+    found = {(r["dtype"], r["outputs"], r["inputs"], r["rows"], r["system"]): r for r in rows("linear")}
+    counts = sorted({key[3] for key in found})
+    lines = [
+        f"| GFLOP/s: prosg / PyTorch / limit | {' | '.join(f'{count} rows' for count in counts)} |",
+        f"| --- |{' ---: |' * len(counts)}",
+    ]
+    for dtype, outputs, inputs in dict.fromkeys(key[:3] for key in found):
+        cells = []
+        for count in counts:
+            ours = found[dtype, outputs, inputs, count, "c"]
+            theirs = found.get((dtype, outputs, inputs, count, "torch"))
+            peer = "-" if theirs is None else f"{theirs['gflops']:.0f}"
+            cells.append(f"{ours['gflops']:.0f} / {peer} / {ours['limit']:.0f}")
+        lines.append(f"| {dtype}, {outputs:,} x {inputs:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def linear_machine() -> str:
+    """What products were measured on."""
+    row = rows("linear")[0]
+    return f"{row['machine']}, one core, one thread; commit `{row['commit'][:7]}`."
+
+
 TABLES = {
     "decoding": decoding,
+    "decoding_avx2": partial(decoding, "decoding_avx2"),
+    "machine_avx2": partial(machine, "decoding_avx2"),
+    "linear": linear,
+    "linear_machine": linear_machine,
     "prefill": prefill,
     "machine": machine,
     "training": training,
