@@ -111,7 +111,7 @@ def linear() -> str:
     found = {(r["dtype"], r["outputs"], r["inputs"], r["rows"], r["system"]): r for r in rows("linear")}
     counts = sorted({key[3] for key in found})
     lines = [
-        f"| GFLOP/s: prosg / PyTorch / limit | {' | '.join(f'{count} rows' for count in counts)} |",
+        f"| GFLOP/s: prosg / PyTorch / limit | {' | '.join(f'{count} rows' if count > 1 else '1 row' for count in counts)} |",
         f"| --- |{' ---: |' * len(counts)}",
     ]
     for dtype, outputs, inputs in dict.fromkeys(key[:3] for key in found):
