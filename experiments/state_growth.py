@@ -69,7 +69,7 @@ def growth(model: ProSG, rows: int, tokens: int, seed: int, tau: float | None) -
     for written, step in enumerate(steps):
         if written in MARKS:
             found[written] = norms(step.before.state).tolist()
-            broken = int((~step.finite).sum())
+            broken = step.finite.count(False)
         if written == tokens:
             break
     return found, broken

@@ -110,8 +110,9 @@ def linear() -> str:
     """The table of products: a line for each type and matrix, GFLOP/s of this package, PyTorch and at most."""
     found = {(r["dtype"], r["outputs"], r["inputs"], r["rows"], r["system"]): r for r in rows("linear")}
     counts = sorted({key[3] for key in found})
+    heads = (f"{count} rows" if count > 1 else "1 row" for count in counts)
     lines = [
-        f"| GFLOP/s: prosg / PyTorch / limit | {' | '.join(f'{count} rows' if count > 1 else '1 row' for count in counts)} |",
+        f"| GFLOP/s: prosg / PyTorch / limit | {' | '.join(heads)} |",
         f"| --- |{' ---: |' * len(counts)}",
     ]
     for dtype, outputs, inputs in dict.fromkeys(key[:3] for key in found):

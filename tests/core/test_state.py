@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prosg.core.state import (
     State,
+    bound_state,
     choose_rows,
     detach_state,
     join_states,
@@ -97,3 +98,26 @@ def test_rows_are_written_in_place_unless_they_are_longer() -> None:
         assert ours is old and torch.equal(ours[1:3], rows)
     wider = write_rows((Shift(torch.ones(3, 1)),), slice(2, 3), (Shift(torch.full((1, 2), 2.0)),))
     assert wider[0].shift.tolist() == [[0, 1], [0, 1], [2, 2]]
+
+
+def test_a_memory_is_kept_within_bounds_by_powers_of_two() -> None:
+    state = random_state(3)
+    assert bound_state(state) is state
+    (shift, matrix), large = state, torch.ones(3, 2, 1, 1)
+    large[1, 0], large[2, 1] = 2.0**90, 2.0**41
+    grown = (shift, matrix._replace(memory=matrix.memory * large))
+    bounded = bound_state(grown)
+    assert torch.equal(bounded[0].shift, shift.shift) and torch.equal(bounded[1].shift, matrix.shift)
+    memory = bounded[1].memory
+    assert torch.equal(memory[0], matrix.memory[0]) and torch.equal(memory[1, 1], matrix.memory[1, 1])
+    assert 2.0**39 <= memory[1, 0].abs().max() < 2.0**40 and memory[2, 1].abs().max() < 2.0**40
+    share = (memory[1, 0] / matrix.memory[1, 0]).flatten()
+    assert torch.equal(share, share[:1].expand_as(share)) and torch.frexp(share[0]).mantissa == 0.5
+
+
+def test_what_is_no_number_is_left_as_it_is() -> None:
+    memory = torch.full((2, 2, 4, 5), 2.0**50)
+    memory[0, 0, 0, 0], memory[1, 1, 0, 0] = torch.inf, torch.nan
+    bounded = bound_state((Matrix(torch.zeros(2, 2), memory),))[0].memory
+    assert bounded[0, 0].isinf().sum() == 1 and bounded[1, 1].isnan().sum() == 1
+    assert bounded[0, 1].isfinite().all()

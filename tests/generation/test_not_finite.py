@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from prosg.core.state import map_state
+from prosg.generation.decode import BOUND_EVERY, decode
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts, stream_text
-from support.models import WORDS, word_tokenizer
+from support.models import WORDS, live_model, tokens, word_tokenizer
 from support.scripted import Place, Script, ids
 
 
@@ -50,3 +52,17 @@ def test_a_held_row_ends_there_too() -> None:
     with pytest.warns(RuntimeWarning, match="not finite"):
         written = generate_texts(script, script.encoded(), word_tokenizer(), held)
     assert [answer.reason for answer in written] == ["length", "not_finite"]
+
+
+@torch.no_grad()
+def test_a_memory_that_grows_is_kept_within_bounds() -> None:
+    model = live_model("rwkv7", None, torch.float32)
+    encoded = model.encode(tokens(2, 5), memory="none")
+    grown = encoded.replace(state=map_state(lambda leaf: leaf * 1e15 if leaf.ndim == 4 else leaf, encoded.state))
+
+    def largest(steps: int) -> float:
+        *_, last = decode(model.backbone, grown, Sampling(max_tokens=steps + 1, temperature=0.0, end_token=10**6))
+        return max(float(leaf.abs().max()) for layer in last.before.state for leaf in layer if leaf.ndim == 4)
+
+    assert largest(BOUND_EVERY - 1) > 1e12
+    assert largest(BOUND_EVERY) < 2.0**40

@@ -1,4 +1,4 @@
-"""The recurrent state, and operations on its rows: take, join, replace, choose.
+"""The recurrent state, and operations on its rows: take, join, replace, choose, bound.
 
 Perturbations in training, forked generation and continuous batching are built of these operations alone.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = [
     "Anchor",
     "State",
+    "bound_state",
     "choose_rows",
     "detach_state",
     "join_states",
@@ -39,6 +40,10 @@ Anchor = State
 It has rows as a state has them, so the functions here take, join and replace its rows, too. Made by
 `Backbone.make_anchor`, it is `WKV4Pull` for RWKV-4, `Pull` for memories that are one tensor.
 """
+
+
+LARGEST = 40
+"""Memories are kept below two to this power, 1.1e12: their squares, which norms add up, are far from fp32's largest."""
 
 
 def map_state(fn: Callable[..., Tensor], *states: State) -> State:
@@ -102,6 +107,31 @@ def choose_rows(mask: Tensor, yes: State, no: State) -> State:
         return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)
 
     return map_state(choose, yes, no)
+
+
+def bound_state(state: State) -> State:
+    """Keeps memories from outgrowing their type: what is 2^40 or larger is divided by a power of two.
+
+    A memory that the model multiplies with matrices can grow without end where these are not normal (RWKV-7's
+    transitions), and what is read of it is normalised, so that its size alone does not count. Nothing changes below
+    2^40, and no bit of a mantissa above: only what is written from there on weighs more. Each unit (B, H, ...) of a
+    memory has a power of its own. What is infinite or no number stays so.
+
+    Returns:
+        The state itself where nothing is as large.
+    """
+    found = [(leaf, *leaf.aminmax()) for layer in state for leaf in layer if leaf.ndim > 2 and leaf.numel()]
+    if not found or max(max(-float(least), float(most)) for _, least, most in found) < 2.0**LARGEST:
+        return state
+
+    def bound(leaf: Tensor) -> Tensor:
+        if leaf.ndim <= 2 or not leaf.numel():
+            return leaf
+        largest = leaf.abs().flatten(2).amax(2)
+        excess = (torch.frexp(largest).exponent - LARGEST).clamp(min=0) * largest.isfinite()
+        return torch.ldexp(leaf, -excess.view(*excess.shape, *[1] * (leaf.ndim - 2)))
+
+    return map_state(bound, state)
 
 
 def detach_state(state: State) -> State:

@@ -27,15 +27,18 @@ from torch import Tensor
 from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.rng import uniforms
+from prosg.core.state import bound_state
 from prosg.core.tensors import CHUNK, chunks, pad
 from prosg.core.update import prepare_update
 from prosg.generation.length_control import LengthControl
 from prosg.generation.sampling import Sampling, pick
 
-__all__ = ["Replay", "Step", "advance", "decode", "draws", "is_finite"]
+__all__ = ["Replay", "Step", "advance", "decode", "draws", "is_finite", "within_bounds"]
 
 STEPS = 64
 """Steps that `decode` draws random numbers for at once."""
+BOUND_EVERY = 32
+"""Steps after which memories are kept from outgrowing their type."""
 
 
 class Step(NamedTuple):
@@ -81,6 +84,11 @@ def advance(backbone: Backbone, encoded: EncodedPrompt, tokens: Tensor, lengths:
         state = output.state
         logits = output.logits if left is None else torch.where((left > 0).unsqueeze(1), output.logits, logits)
     return encoded.replace(state=state, logits=logits)
+
+
+def within_bounds(encoded: EncodedPrompt, step: int) -> EncodedPrompt:
+    """Returns the place after `step` tokens, at every 32nd with its state bounded; see `bound_state`."""
+    return encoded if step % BOUND_EVERY else encoded.replace(state=bound_state(encoded.state))
 
 
 def is_finite(logits: Tensor) -> list[bool]:
@@ -172,3 +180,4 @@ def decode(
             texts = [[*prompt, last] for prompt, last in zip(replay.prompts, tokens, strict=True)]
             lengths = torch.tensor([len(text) for text in texts], device=device)
             encoded = advance(backbone, encoded, pad(texts).to(device), lengths)
+        encoded = within_bounds(encoded, step + 1)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prosg.generation.decode import advance
+from prosg.generation.decode import advance, within_bounds
 from prosg.model.prosg import ProSG
 from prosg.serving.answering import Answering
 from prosg.serving.request import Chosen
@@ -85,7 +85,8 @@ class Decoding:
     def read(self) -> None:
         """Reads the tokens that were chosen, in all rows that go on."""
         if self.rows and self._chosen is not None:
-            self._slots.move(advance(self.model.backbone, self._slots.place, self._chosen.unsqueeze(1)))
+            place = advance(self.model.backbone, self._slots.place, self._chosen.unsqueeze(1))
+            self._slots.move(within_bounds(place, self.statistics.steps))
         self._chosen = None
 
     def _logprobs(self, logits: Tensor, tokens: Tensor) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:
