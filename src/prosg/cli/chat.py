@@ -24,6 +24,7 @@ from prosg.cli.common import (
 )
 from prosg.cli.parser import Command, Parser
 from prosg.cli.typed_lines import typed_lines
+from prosg.utils.interrupts import noting_interrupts
 from prosg.utils.io import read_json, written_whole
 from prosg.utils.paths import user_path
 from prosg.utils.spelling import meant, meant_path
@@ -153,10 +154,12 @@ class _Chat:
         """Prints an answer as it comes; Ctrl-C ends it."""
         begun = not self.talk.template.reshapes
         try:
-            for piece in pieces:
-                shown = piece if begun else piece.lstrip(" ")
-                begun = begun or shown != ""
-                print(shown, end="", flush=True)
+            with noting_interrupts() as interrupts:
+                for piece in pieces:
+                    interrupts.check()
+                    shown = piece if begun else piece.lstrip(" ")
+                    begun = begun or shown != ""
+                    print(shown, end="", flush=True)
         except KeyboardInterrupt:
             if not sys.stdin.isatty():
                 raise
