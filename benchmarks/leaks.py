@@ -9,7 +9,9 @@ each answer all runs of digits are compared with all codes that were ever sent:
     own       its own code alone
     garbled   digits that nobody's prompt gives
     none      no code
-    leaked    another request's code: must not be
+    chance    another request's code, and the same text when it is sent again alone: digits garbled into a code that
+              happens to be one, as one in 900,000 / REQUESTS of them are
+    leaked    another request's code, and another text alone: must not be
 
 The first `--alone` requests are sent again afterwards, one at a time: the texts must be equal, character for character.
 """
@@ -24,6 +26,7 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +78,12 @@ def verdict(answer: str, code: str, sent: set[str]) -> str:
     return "own" if found == {code} else "garbled"
 
 
-async def ask_all(url: str, keys: list[str], sent: list[str], clients: int) -> list[str]:
-    """All answers, so many at once."""
-    answers, left, done = [""] * len(sent), iter(range(len(sent))), 0
+async def ask_all(
+    url: str, keys: list[str], sent: list[str], clients: int, numbers: Sequence[int] | None = None
+) -> list[str]:
+    """The answers to all requests, or to these, so many at once."""
+    asked = range(len(sent)) if numbers is None else numbers
+    answers, left, done = [""] * len(sent), iter(asked), 0
     async with httpx.AsyncClient(base_url=url, timeout=300) as client:
 
         async def work() -> None:
@@ -86,7 +92,7 @@ async def ask_all(url: str, keys: list[str], sent: list[str], clients: int) -> l
                 answers[number] = await ask(client, number, sent[number], keys[number % len(keys)])
                 done += 1
                 if not done % 500:
-                    print(f"{done} of {len(sent)} answered", file=sys.stderr, flush=True)
+                    print(f"{done} of {len(asked)} answered", file=sys.stderr, flush=True)
 
         await asyncio.gather(*(work() for _ in range(clients)))
     return answers
@@ -105,13 +111,19 @@ def main() -> int:
         answers = asyncio.run(ask_all(server.url, keys, sent, options.clients))
         seconds = time.perf_counter() - begun
         again = asyncio.run(ask_all(server.url, keys, sent[: options.alone], 1))
+        verdicts = [verdict(answer, code, {*sent}) for answer, code in zip(answers, sent, strict=True)]
+        suspects = [number for number, name in enumerate(verdicts) if name == "leaked"]
+        alone = asyncio.run(ask_all(server.url, keys, sent, 1, suspects))
+        for number in suspects:
+            if alone[number] == answers[number]:
+                verdicts[number] = "chance"
     found = Counter(
-        (KINDS[number % len(KINDS)], MEMORIES[number // len(KINDS) % len(MEMORIES)], verdict(answer, code, {*sent}))
-        for number, (answer, code) in enumerate(zip(answers, sent, strict=True))
+        (KINDS[number % len(KINDS)], MEMORIES[number // len(KINDS) % len(MEMORIES)], name)
+        for number, name in enumerate(verdicts)
     )
     for kind in KINDS:
         for memory in MEMORIES:
-            counts = {name: found[kind, memory, name] for name in ("own", "garbled", "none", "leaked")}
+            counts = {name: found[kind, memory, name] for name in ("own", "garbled", "none", "chance", "leaked")}
             print(f"{kind:14}{memory:8}{', '.join(f'{count} {name}' for name, count in counts.items())}")
     leaked = sum(count for (_, _, name), count in found.items() if name == "leaked")
     other = sum(ours != theirs for ours, theirs in zip(answers, again, strict=False))
