@@ -25,13 +25,16 @@ from itertools import permutations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from prosg import load_model
-from prosg.core.state import State
+from prosg.core.encoded import EncodedPrompt
+from prosg.core.tensors import pad
 from prosg.core.update import LowRank, Update
 from prosg.data.row import Row, derived_id, write_rows
 from prosg.data.synthetic import DEMO_KINDS, make_rows
+from prosg.generation.decode import advance
+from prosg.generation.sampling import Sampling
+from prosg.generation.text import generate_texts
 from prosg.model.prosg import ProSG
 from prosg.model.reading import read_prompt
 from prosg.utils.tables import to_text
@@ -64,8 +67,8 @@ def pairs_of(count: int, seed: int, split: str) -> list[tuple[Row, Row]]:
 
 
 @torch.no_grad()
-def updates_of(model: ProSG, pairs: list[tuple[Row, Row]]) -> tuple[dict[str, Update], State]:
-    """The updates by what they are called in the table, and the state after both prompts as one text."""
+def updates_of(model: ProSG, pairs: list[tuple[Row, Row]]) -> tuple[dict[str, Update], EncodedPrompt]:
+    """The updates by what they are called in the table, and both prompts as one text."""
     assert model.synthesizer is not None
     sides = [model.padded(model.prepare([pair[side].prompt for pair in pairs])) for side in (0, 1)]
     reads = model.synthesizer.init(sides[0][1] + sides[1][1])
@@ -80,33 +83,26 @@ def updates_of(model: ProSG, pairs: list[tuple[Row, Row]]) -> tuple[dict[str, Up
         for site in first
     }
     found = {"first alone": first, "second alone": second, "added": added}
-    return found | {"one set of reads": model.synthesizer.finish(reads), "one text": text.update}, text.state
+    return found | {"one set of reads": model.synthesizer.finish(reads), "one text": text.update}, text
 
 
-@torch.no_grad()
-def written(model: ProSG, texts: list[str], update: Update, state: State) -> list[str]:
+def written(model: ProSG, texts: list[str], place: EncodedPrompt) -> list[str]:
     """What the model writes greedily after each text, to the end of the line."""
     tokenizer = model.tokenizer
     assert tokenizer is not None
     rows = [tokenizer.encode(text) for text in texts]
-    lengths = torch.tensor([len(row) for row in rows])
-    tokens = torch.tensor([row + [0] * (int(lengths.max()) - len(row)) for row in rows])
-    output = model.backbone(tokens, state, lengths=lengths, update=update, logits="last")
-    chosen: list[Tensor] = []
-    for _ in range(LONGEST):
-        assert output.logits is not None
-        chosen.append(output.logits.argmax(-1))
-        output = model.backbone(chosen[-1].unsqueeze(1), output.state, update=update, logits="last")
-    return [tokenizer.decode(row).split("<|")[0].split("\n")[0].strip() for row in torch.stack(chosen, 1).tolist()]
+    place = advance(model.backbone, place, pad(rows), torch.tensor([len(row) for row in rows]))
+    sampling = Sampling(max_tokens=LONGEST, temperature=0.0, stop=("\n",), end_token=model.special.end)
+    return [answer.text.strip() for answer in generate_texts(model.backbone, place, tokenizer, sampling)]
 
 
 def measure(name: str, pairs: list[tuple[Row, Row]]) -> list[dict[str, object]]:
     """Shares of prompts whose late stage is right, by update, state and place."""
     model = load_model(name)
-    updates, state = updates_of(model, pairs)
+    updates, text = updates_of(model, pairs)
     stories = [first.answer[: first.stages[-1].start] for first, _ in pairs]
     found: list[dict[str, object]] = []
-    for where, start in (("kept", state), ("wiped", model.init_state(len(pairs)))):
+    for where, start in (("kept", text.state), ("wiped", model.init_state(len(pairs)))):
         for called, update in updates.items():
             shares = []
             for side in (0, 1):
@@ -116,7 +112,7 @@ def measure(name: str, pairs: list[tuple[Row, Row]]) -> list[dict[str, object]]:
                     pair[side].answer[stage.start + len(stage.marker) :].strip()
                     for pair, stage in zip(pairs, late, strict=True)
                 ]
-                got = written(model, texts, update, start)
+                got = written(model, texts, text.replace(state=start, update=update))
                 shares.append(sum(a == b for a, b in zip(got, wanted, strict=True)) / len(pairs))
             found.append({"module": name, "state": where, "update": called, "first": shares[0], "second": shares[1]})
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -56,12 +56,15 @@ class EncodedPrompt:
         """Number of prompts."""
         return self.logits.shape[0]
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yields those of the state, the update and the anchor, then the logits; `known` is none of them."""
+        for group in (*self.state, *(self.update or {}).values(), *(self.anchor or ()), (self.logits,)):
+            yield from group
+
     @property
     def nbytes(self) -> int:
         """Bytes that its tensors take in memory."""
-        tensors = [leaf for layers in (self.state, self.anchor or ()) for layer in layers for leaf in layer]
-        tensors += [factor for delta in (self.update or {}).values() for factor in delta]
-        return sum(tensor.nbytes for tensor in (self.logits, *tensors))
+        return sum(tensor.nbytes for tensor in self.tensors())
 
     def __len__(self) -> int:
         return self.batch

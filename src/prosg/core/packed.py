@@ -64,24 +64,16 @@ class PackedPrompt:
         state = tuple(_layer(kind, parts) for kind in layout.state)
         update = None if layout.sites is None else {site: LowRank(next(parts), next(parts)) for site in layout.sites}
         anchor = None if layout.anchor is None else tuple(_layer(kind, parts) for kind in layout.anchor)
-        known = next(parts) if layout.known else None
-        return EncodedPrompt(state, update, next(parts), anchor, known)
+        logits = next(parts)
+        return EncodedPrompt(state, update, logits, anchor, next(parts) if layout.known else None)
 
 
 def _layer(kind: type[Any], parts: Iterator[Tensor]) -> Any:
     return kind(*(next(parts) for _ in kind._fields))
 
 
-def _tensors(encoded: EncodedPrompt) -> Iterator[Tensor]:
-    for layer in encoded.state:
-        yield from layer
-    for delta in (encoded.update or {}).values():
-        yield from delta
-    for layer in encoded.anchor or ():
-        yield from layer
-    if encoded.known is not None:
-        yield encoded.known
-    yield encoded.logits
+def _tensors(encoded: EncodedPrompt) -> list[Tensor]:
+    return [*encoded.tensors(), *([] if encoded.known is None else [encoded.known])]
 
 
 def _layout(encoded: EncodedPrompt) -> Layout:

@@ -120,8 +120,8 @@ def bound_state(state: State) -> State:
     Returns:
         The state itself where nothing is as large.
     """
-    found = [(leaf, *leaf.aminmax()) for layer in state for leaf in layer if leaf.ndim > 2 and leaf.numel()]
-    if not found or max(max(-float(least), float(most)) for _, least, most in found) < 2.0**LARGEST:
+    extremes = [leaf.aminmax() for layer in state for leaf in layer if leaf.ndim > 2 and leaf.numel()]
+    if all(float(least) > -(2.0**LARGEST) and float(most) < 2.0**LARGEST for least, most in extremes):
         return state
 
     def bound(leaf: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ class PrefixCache:
     def flush(self) -> None:
         """Writes all that is in memory into the folder, if there is one."""
         for key, place in self._entries.items():
-            self._write(key, place.unpack())
+            self._write(key, place)
 
     def _get(self, key: str) -> EncodedPrompt | None:
         if key in self._entries:
@@ -147,17 +147,17 @@ class PrefixCache:
         self._note(key, 1)
         while self.bytes > self.most_bytes:
             oldest, evicted = self._entries.popitem(last=False)
-            self._write(oldest, evicted.unpack())
+            self._write(oldest, evicted)
             self.bytes -= evicted.nbytes
             self._note(oldest, -1)
 
-    def _write(self, key: str, place: EncodedPrompt) -> None:
+    def _write(self, key: str, place: PackedPrompt) -> None:
         """Writes an entry into the folder; a full disk costs the entry, and nothing else."""
         if self.folder is None or key in self._files:
             return
         path = self._path(key)
         try:
-            save_encoded(place, path, self.model, overwrite=True, fingerprint=self.fingerprint)
+            save_encoded(place.unpack(), path, self.model, overwrite=True, fingerprint=self.fingerprint)
         except (OSError, ValueError) as error:
             _log.warning("a prompt is not stored: %s", error)
             return
