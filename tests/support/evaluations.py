@@ -56,6 +56,27 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return measured
 
 
+def jobs_run_here(monkeypatch: pytest.MonkeyPatch, caller: str) -> list[str]:
+    """Jobs of the module `caller` and of its evaluation run in this process, one after the other, and must not fail.
+
+    Returns:
+        The list that the names of those that were not done go to.
+    """
+    names: list[str] = []
+
+    def run_jobs(jobs: Sequence[Job], width: int, live: bool, keep_going: bool = False) -> dict[str, str]:
+        for job in jobs:
+            if not job.done.exists():
+                names.append(job.name)
+                assert main(job.command) == 0
+                assert job.done.exists()
+        return {}
+
+    for place in (caller, "prosg.evaluation.runner"):
+        monkeypatch.setattr(f"{place}.run_jobs", run_jobs)
+    return names
+
+
 def part(out: Path, system: str, measure: str) -> dict[str, Any]:
     """What a measure gave."""
     result: dict[str, Any] = json.loads((out / "parts" / system / f"{measure}.json").read_text())["result"]

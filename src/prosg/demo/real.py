@@ -163,25 +163,25 @@ def _write_data(out: Path, plan: RealPlan) -> Path:
 
 def _passages(text: Path, split: str, seed: int, size: int) -> list[Row]:
     """So many passages of a split: cut anew at other places where the text has not so many."""
-    rows: list[Row] = []
+    rows: dict[str, Row] = {}
     for cut in range(16):
-        new = list(
-            iter_passages(text, split, prompt_words=PROMPT_WORDS, answer_words=ANSWER_WORDS, seed=seed + 100 * cut)
-        )
-        rows += new[: size - len(rows)]
-        if len(rows) == size:
+        for row in iter_passages(
+            text, split, prompt_words=PROMPT_WORDS, answer_words=ANSWER_WORDS, seed=seed + 100 * cut
+        ):
+            rows.setdefault(row.id, row)  # another cut may begin and end where one did
+        if len(rows) >= size:
             break
-    return rows
+    return list(rows.values())[:size]
 
 
 def _jobs(out: Path, plan: RealPlan, file: Path) -> list[Job]:
     """The package's file as a folder, with its whole attention and in a window; and the trainings in the window."""
 
-    def converted(name: str, *options: str) -> Job:
+    def converted(name: str, source: Path, *options: str, needs: tuple[str, ...] = ()) -> Job:
         folder = out / name
-        command = ("convert", str(file), str(folder), *options)
+        command = ("convert", str(source), str(folder), *options)
         progress, log = (out / f"{name}{ending}" for ending in (".progress", ".log"))
-        return Job(f"{out.name} {name}", command, folder / "config.json", progress, log, seconds=60.0)
+        return Job(f"{out.name} {name}", command, folder / "config.json", progress, log, needs, seconds=30.0)
 
     def trained(name: str, phase: Phase, data: str, steps: int, *options: str) -> Job:
         common = (*common_options(plan.seed, "fp32", save_steps=50), "--report-to", "none", "--template", "model")
@@ -190,8 +190,8 @@ def _jobs(out: Path, plan: RealPlan, file: Path) -> list[Job]:
 
     mixture = ("--mix", f"{PASSAGE}=2", *(f"{kind}=0.5" for kind in KINDS))
     jobs = [
-        converted("whole"),
-        converted("windowed", "--sliding-window", str(WINDOW)),
+        converted("whole", file),
+        converted("windowed", out / "whole", "--sliding-window", str(WINDOW), needs=(f"{out.name} whole",)),
         trained(
             "plus", "synthesize", "train.jsonl", plan.steps, "--recipe", "plus-transformers", "--known", "1", *mixture
         ),
