@@ -114,6 +114,8 @@ def test_a_file_is_accepted_only_if_finite_and_consistent(kind: str, tmp_path: P
         name, damage = draw.choice(sorted(whole)), draw.choice(DAMAGE)
         if name.endswith("top") and damage is DAMAGE[2]:
             continue  # a logarithm, of which only the greatest counts
+        if name == "limit" and damage is DAMAGE[-1]:
+            continue  # earlier versions wrote none
         changed = damage(whole[name])
         tensors = {**whole, name: changed}
         if changed is None:

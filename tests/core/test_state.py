@@ -14,7 +14,9 @@ from prosg.core.state import (
     choose_rows,
     detach_state,
     join_states,
+    limit_memory,
     map_state,
+    memory_limit,
     replace_rows,
     take_rows,
     write_rows,
@@ -121,3 +123,25 @@ def test_what_is_no_number_is_left_as_it_is() -> None:
     bounded = bound_state((Matrix(torch.zeros(2, 2), memory),))[0].memory
     assert bounded[0, 0].isinf().sum() == 1 and bounded[1, 1].isnan().sum() == 1
     assert bounded[0, 1].isfinite().all()
+
+
+def test_a_memory_is_shrunk_to_its_limit() -> None:
+    state = random_state(3)
+    memory = state[1].memory
+    norms = memory.flatten(2).norm(dim=2)
+    limit = memory_limit((state[1], state[1]))
+    assert limit.shape == (3, 2)
+    torch.testing.assert_close(limit, 8 * norms.amax(1, keepdim=True).expand(3, 2))
+    grown = (Matrix(state[1].shift, memory * torch.tensor([100.0, 1, 100]).view(3, 1, 1, 1)),)
+    before = map_state(torch.clone, grown)
+    one = limit[:, :1].clone()
+    one[2] = 0.0  # none
+    limit_memory(grown, one)
+    found = grown[0].memory.flatten(2).norm(dim=2)
+    torch.testing.assert_close(found[0], torch.minimum(one[0].expand(found.shape[1]), 100 * norms[0]))
+    torch.testing.assert_close(grown[0].memory[0, 0] / found[0, 0], memory[0, 0] / norms[0, 0])
+    assert torch.equal(grown[0].memory[1:], before[0].memory[1:]) and torch.equal(grown[0].shift, before[0].shift)
+    grown = map_state(torch.clone, before)
+    limit_memory(grown, limit[:, :1], torch.tensor([2]))
+    assert torch.equal(grown[0].memory[:2], before[0].memory[:2])
+    assert float(grown[0].memory[2].flatten(1).norm(dim=1).max()) <= 1.001 * float(limit[2, 0])

@@ -197,6 +197,8 @@ def same_encoded(a: EncodedPrompt, b: EncodedPrompt) -> bool:
         and state_bits_equal(a.state, b.state)
         and (a.anchor is None) == (b.anchor is None)
         and state_bits_equal(a.anchor or (), b.anchor or ())
+        and (a.limit is None) == (b.limit is None)
+        and (a.limit is None or (b.limit is not None and torch.equal(a.limit, b.limit)))
         and (a.update is None) == (b.update is None)
         and set(a.update or {}) == set(b.update or {})
         and all(torch.equal(x, y) for s, d in (a.update or {}).items() for x, y in zip(d, b.update[s], strict=True))

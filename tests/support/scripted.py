@@ -29,6 +29,7 @@ class Script:
     anchor_units: Any = ()
     log_decay = None
     checkpoint_every = 0
+    memory_grows = False
 
     def __init__(self, rows: Sequence[Sequence[int]], vocab: int) -> None:
         self.rows, self.vocab = rows, vocab

@@ -141,6 +141,11 @@ class Backbone(Protocol):
         ...
 
     @property
+    def memory_grows(self) -> bool:
+        """Whether its memory can grow although nothing is written into it, so that long answers need a limit."""
+        ...
+
+    @property
     def sites(self) -> Mapping[Site, tuple[int, int]]:
         """The projections of all time-mixing blocks that an update may act on, with their shapes (O, I)."""
         ...

@@ -121,6 +121,7 @@ class NativeBackbone(nn.Module):
     perturbations: ClassVar[tuple[str, ...]] = ("wipe", "swap", "load", "age", "start")
 
     continues = True
+    memory_grows = False
     checkpoint_every = 0
 
     def __init__(self, config: NativeConfig, blocks: Sequence[Block], kernel: str = "auto") -> None:

@@ -252,6 +252,7 @@ class RWKV7(NativeBackbone):
     """RWKV-7; see `Backbone` for its methods."""
 
     perturbations = ("wipe", "swap", "load", "start")
+    memory_grows = True  # transitions are not normal: products of them can lengthen what they are given
     site_names = ("receptance", "key", "value", "output")
     operation: ClassVar[Operation[WKV7Kernel]] = WKV7
     layout = RWKV7_LAYOUT

@@ -4,6 +4,7 @@
     update.LAYER.SITE.a, .b   the factors of a site's weight change
     anchor.LAYER.NAME         a tensor of the anchor
     logits                    the prompt's last logits
+    limit                     the largest norm of each layer's memory, where it is limited; 0 for none
 
 The metadata holds the format's version and the fingerprint of the model that encoded the prompt.
 """
@@ -107,6 +108,8 @@ def save_encoded(
     except ValueError as error:
         raise ValueError(f"{path}: not written: {error}; the model's weights or its memory have overflowed") from None
     tensors = flatten(encoded.state, encoded.update, encoded.anchor) | {"logits": encoded.logits.contiguous()}
+    if encoded.limit is not None:
+        tensors["limit"] = encoded.limit.contiguous()
     if encoded.known is not None:
         tensors["known"] = encoded.known.to(encoded.logits.dtype)
     metadata = {"format": FORMATS[encoded.anchor is not None], "model": fingerprint or model_fingerprint(model)}
@@ -142,12 +145,12 @@ def load_encoded(path: str | Path, model: ProSG, *, fingerprint: str = "") -> En
         if "logits" not in tensors:
             raise ValueError("tensor 'logits' is missing")
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        logits, known = tensors.pop("logits"), tensors.pop("known", None)
+        logits, known, limit = tensors.pop("logits"), tensors.pop("known", None), tensors.pop("limit", None)
         if known is not None and not bool(((known == 0) | (known == 1)).all()):
             raise ValueError("tensor 'known' has other values than 0 and 1")
         state, update = unflatten(tensors, model.backbone)
         anchor = unflatten_anchor(tensors, model.backbone)
-        encoded = EncodedPrompt(state, update, logits, anchor, None if known is None else known != 0)
+        encoded = EncodedPrompt(state, update, logits, anchor, None if known is None else known != 0, limit)
         check_encoded(encoded, model.backbone.config.vocab_size)
         check_update(update or {}, model.backbone.sites, encoded.batch)
         if unknown := tensors.keys() - flatten(state, update, anchor).keys():

@@ -101,6 +101,14 @@ def check_update_values(update: Update) -> None:
             check_values(f"update.{site}.{name}", factor)
 
 
+def _check_limit(limit: Tensor, layers: int) -> None:
+    if limit.dim() != 2 or limit.shape[1] != layers or not limit.is_floating_point():
+        raise ValueError(f"limit has shape {tuple(limit.shape)}; must be (B, {layers}) of floating-point numbers")
+    check_values("limit", limit)
+    if bool((limit < 0).any()):
+        raise ValueError("limit has values below 0")
+
+
 def check_encoded(encoded: EncodedPrompt, vocab_size: int) -> None:
     """Raises ValueError unless an encoded prompt's numbers are finite, and its parts have the same rows.
 
@@ -110,6 +118,8 @@ def check_encoded(encoded: EncodedPrompt, vocab_size: int) -> None:
     check_values("logits", encoded.logits)
     if encoded.logits.shape[1] != vocab_size:
         raise ValueError(f"logits has {encoded.logits.shape[1]} columns; the model's vocabulary has {vocab_size} ids")
+    if encoded.limit is not None:
+        _check_limit(encoded.limit, len(encoded.state))
     for part, layers in (("state", encoded.state), ("anchor", encoded.anchor or ())):
         for number, layer in enumerate(layers):
             for field, leaf in layer._asdict().items():

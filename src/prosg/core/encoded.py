@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prosg.core.state import Anchor, State, join_states, map_state, no_pull, take_rows
@@ -50,6 +50,8 @@ class EncodedPrompt:
     """what pulls the state back after every token of the answer; None for nothing"""
     known: Bool[Tensor, " B"] | None = None
     """which prompts are like those that the module was trained on; None where it does not tell"""
+    limit: Float[Tensor, "B L"] | None = None
+    """largest norm of each layer's memory while the answer is written, see `limit_memory`; None for none"""
 
     @property
     def batch(self) -> int:
@@ -57,9 +59,11 @@ class EncodedPrompt:
         return self.logits.shape[0]
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yields those of the state, the update and the anchor, then the logits; `known` is none of them."""
+        """Yields those of the state, the update and the anchor, then the logits and the limit, but not `known`."""
         for group in (*self.state, *(self.update or {}).values(), *(self.anchor or ()), (self.logits,)):
             yield from group
+        if self.limit is not None:
+            yield self.limit
 
     @property
     def nbytes(self) -> int:
@@ -95,8 +99,8 @@ class EncodedPrompt:
 
         update = self.update and {site: LowRank(d.a.to(device), d.b.to(device)) for site, d in self.update.items()}
         anchor = None if self.anchor is None else moved(self.anchor)
-        known = None if self.known is None else self.known.to(device)
-        return EncodedPrompt(moved(self.state), update, self.logits.to(device), anchor, known)
+        known, limit = (None if one is None else one.to(device) for one in (self.known, self.limit))
+        return EncodedPrompt(moved(self.state), update, self.logits.to(device), anchor, known, limit)
 
     def check_rows(self) -> None:
         """Raises ValueError unless there is a prompt, and every part has as many rows as the logits."""
@@ -105,6 +109,8 @@ class EncodedPrompt:
         rows = {f"update.{site}": delta.a.shape[:1] for site, delta in (self.update or {}).items()}
         if self.known is not None:
             rows["known"] = self.known.shape
+        if self.limit is not None:
+            rows["limit"] = self.limit.shape[:1]
         for part, layers in (("state", self.state), ("anchor", self.anchor or ())):
             for number, layer in enumerate(layers):
                 rows |= {f"{part}.{number}.{name}": leaf.shape[:1] for name, leaf in layer._asdict().items()}
@@ -124,8 +130,8 @@ class EncodedPrompt:
             rows = torch.tensor(rows, dtype=torch.int64, device=self.logits.device)
         update = None if self.update is None else take_update_rows(self.update, rows)
         anchor = None if self.anchor is None else take_rows(self.anchor, rows)
-        known = None if self.known is None else self.known[rows]
-        return EncodedPrompt(take_rows(self.state, rows), update, self.logits[rows], anchor, known)
+        known, limit = (None if one is None else one[rows] for one in (self.known, self.limit))
+        return EncodedPrompt(take_rows(self.state, rows), update, self.logits[rows], anchor, known, limit)
 
     @staticmethod
     def join(parts: Sequence[EncodedPrompt]) -> EncodedPrompt:
@@ -142,10 +148,16 @@ class EncodedPrompt:
         anchored = next((part.anchor for part in parts if part.anchor is not None), None)
         anchors = [] if anchored is None else [part.anchor or no_pull(anchored, part.batch) for part in parts]
         known = [part.known for part in parts if part.known is not None]
+        limited = next((part.limit for part in parts if part.limit is not None), None)
+        limits: list[Tensor] = []
+        if limited is not None:
+            no_limits = (limited.new_zeros(part.batch, limited.shape[1]) for part in parts)
+            limits = [none if part.limit is None else part.limit for part, none in zip(parts, no_limits, strict=True)]
         return EncodedPrompt(
             join_states([part.state for part in parts]),
             join_updates(updates) if updates else None,
             torch.cat([part.logits for part in parts]),
             join_states(anchors) if anchors else None,
             torch.cat(known) if len(known) == len(parts) else None,
+            torch.cat(limits) if limits else None,
         )

@@ -32,6 +32,7 @@ class Layout(NamedTuple):
     sites: tuple[Site, ...] | None
     """of the update"""
     known: bool
+    limit: bool
     tensors: tuple[tuple[torch.Size, torch.dtype, int], ...]
     """shape, type and bytes"""
 
@@ -65,7 +66,8 @@ class PackedPrompt:
         update = None if layout.sites is None else {site: LowRank(next(parts), next(parts)) for site in layout.sites}
         anchor = None if layout.anchor is None else tuple(_layer(kind, parts) for kind in layout.anchor)
         logits = next(parts)
-        return EncodedPrompt(state, update, logits, anchor, next(parts) if layout.known else None)
+        limit = next(parts) if layout.limit else None
+        return EncodedPrompt(state, update, logits, anchor, next(parts) if layout.known else None, limit)
 
 
 def _layer(kind: type[Any], parts: Iterator[Tensor]) -> Any:
@@ -82,6 +84,7 @@ def _layout(encoded: EncodedPrompt) -> Layout:
         None if encoded.anchor is None else tuple(map(type, encoded.anchor)),
         None if encoded.update is None else tuple(encoded.update),
         encoded.known is not None,
+        encoded.limit is not None,
         tuple((tensor.shape, tensor.dtype, tensor.nbytes) for tensor in _tensors(encoded)),
     )
 

@@ -1,4 +1,4 @@
-"""The recurrent state, and operations on its rows: take, join, replace, choose, bound.
+"""The recurrent state, and operations on its rows: take, join, replace, choose, bound, limit.
 
 Perturbations in training, forked generation and continuous batching are built of these operations alone.
 """
@@ -19,7 +19,9 @@ __all__ = [
     "choose_rows",
     "detach_state",
     "join_states",
+    "limit_memory",
     "map_state",
+    "memory_limit",
     "no_pull",
     "pulling_rows",
     "replace_rows",
@@ -44,6 +46,9 @@ It has rows as a state has them, so the functions here take, join and replace it
 
 LARGEST = 40
 """Memories are kept below two to this power, 1.1e12: their squares, which norms add up, are far from fp32's largest."""
+GROWTH = 8.0
+"""How much larger than a prompt left it a memory may grow, where it is limited. In answers of 50 tokens, on which
+models were trained, memories grow fourfold."""
 
 
 def map_state(fn: Callable[..., Tensor], *states: State) -> State:
@@ -132,6 +137,44 @@ def bound_state(state: State) -> State:
         return torch.ldexp(leaf, -excess.view(*excess.shape, *[1] * (leaf.ndim - 2)))
 
     return map_state(bound, state)
+
+
+def _norms(layer: Any) -> list[Tensor]:
+    """For each memory of a layer the norm (B, H) of each unit of each row."""
+    return [leaf.flatten(2).norm(dim=2) for leaf in layer if leaf.ndim > 2]
+
+
+def memory_limit(state: State) -> Tensor:
+    """Returns what `limit_memory` takes for memories that grow from here on: (B, L), `GROWTH` times the largest norm of
+    a unit in each layer.
+    """
+    return GROWTH * torch.stack([torch.stack([one.amax(1) for one in _norms(layer)]).amax(0) for layer in state], 1)
+
+
+def limit_memory(state: State, limit: Tensor, rows: Tensor | None = None) -> None:
+    """Shrinks memories that have outgrown a limit, in place.
+
+    A memory that the model multiplies with matrices can grow although nothing is written (RWKV-7's), until what a token
+    writes counts for nothing beside it. Normalisation makes what is read of it independent of its size, so it can be
+    shrunk: every unit (a head) whose norm exceeds the limit is scaled to it, its direction unchanged (as state
+    normalisation in Chen et al., arXiv 2410.07145).
+
+    Args:
+        state: Memories are its tensors of more than two axes, (B, H, ...).
+        limit: (B, L) largest norm in each row and layer; 0 for none.
+        rows: Indices of the rows to look at; all by default.
+    """
+    chosen = slice(None) if rows is None else rows
+    limit = limit[chosen]
+    limit = torch.where(limit > 0, limit, torch.inf)
+    for number, layer in enumerate(state):
+        for leaf in layer:
+            if leaf.ndim <= 2:
+                continue
+            part = leaf[chosen]
+            factor = (limit[:, number, None].to(part.dtype) / part.flatten(2).norm(dim=2)).clamp(max=1.0)
+            if bool((factor < 1).any()):
+                leaf[chosen] = part * factor.view(*factor.shape, *[1] * (leaf.ndim - 2))
 
 
 def detach_state(state: State) -> State:

@@ -27,7 +27,7 @@ from torch import Tensor
 from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.rng import uniforms
-from prosg.core.state import bound_state
+from prosg.core.state import bound_state, limit_memory
 from prosg.core.tensors import CHUNK, chunks, pad
 from prosg.core.update import prepare_update
 from prosg.generation.length_control import LengthControl
@@ -82,12 +82,25 @@ def advance(backbone: Backbone, encoded: EncodedPrompt, tokens: Tensor, lengths:
         output = backbone(part, state, update=encoded.update, anchor=encoded.anchor, lengths=left, logits="last")
         assert output.logits is not None
         state = output.state
+        if encoded.limit is not None and part.shape[1] > 1:
+            limit_memory(state, encoded.limit)
         logits = output.logits if left is None else torch.where((left > 0).unsqueeze(1), output.logits, logits)
     return encoded.replace(state=state, logits=logits)
 
 
-def within_bounds(encoded: EncodedPrompt, step: int) -> EncodedPrompt:
-    """Returns the place after `step` tokens, at every 32nd with its state bounded; see `bound_state`."""
+def within_bounds(encoded: EncodedPrompt, step: int, written: Sequence[int] | None = None) -> EncodedPrompt:
+    """Returns the place after `step` steps, its memories bounded and limited; see `bound_state` and `limit_memory`.
+
+    Args:
+        encoded: Where the last step led; its state may be written to.
+        step: Number of the step; at every 32nd memories are bounded.
+        written: Tokens of each row's answer, of which every 32nd limits the row's memory; `step` of all by default.
+    """
+    if encoded.limit is not None:
+        due = [row for row, tokens in enumerate(written or ()) if tokens % BOUND_EVERY == 0]
+        if due or (written is None and step % BOUND_EVERY == 0):
+            rows = torch.tensor(due, device=encoded.logits.device) if due else None
+            limit_memory(encoded.state, encoded.limit, rows)
     return encoded if step % BOUND_EVERY else encoded.replace(state=bound_state(encoded.state))
 
 

@@ -50,12 +50,15 @@ def blank_prompt(model: ProSG, *, anchor: bool = False) -> EncodedPrompt:
         }
     logits = torch.zeros(1, backbone.config.vocab_size, dtype=model.dtype, device=device)
     pull = empty_anchor(backbone) if anchor else None
-    return EncodedPrompt(backbone.init_state(1), update, logits, pull)
+    limit = torch.zeros(1, len(backbone.init_state(1)), device=device) if update and backbone.memory_grows else None
+    return EncodedPrompt(backbone.init_state(1), update, logits, pull, limit=limit)
 
 
 def file_bytes(encoded: EncodedPrompt) -> int:
     """Returns the size of the file that `save_encoded` writes of such a prompt."""
     tensors = flatten(encoded.state, encoded.update, encoded.anchor) | {"logits": encoded.logits}
+    if encoded.limit is not None:
+        tensors["limit"] = encoded.limit
     return len(save({name: tensor.cpu() for name, tensor in tensors.items()}, {"model": FINGERPRINT}))
 
 

@@ -19,7 +19,7 @@ from prosg.backbones import BackboneModule
 from prosg.backbones.base import Output
 from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
-from prosg.core.state import State, choose_rows, no_pull, pulling_rows
+from prosg.core.state import State, choose_rows, memory_limit, no_pull, pulling_rows
 from prosg.core.tensors import CHUNK, keeping_wide
 from prosg.core.update import keep_rows, take_update_rows
 from prosg.data.templates import OwnTemplate
@@ -441,10 +441,11 @@ class ProSG(TextModel):
         update = encoded.update if with_update(memory) else None
         if update is not None and known is not None:
             update = keep_rows(update, known)
+        encoded = encoded.replace(update=update, limit=self._limit(encoded, known) if update is not None else None)
         needless = memory == "auto" and (known is None or bool(known.all()))
         if needless or not with_anchor(memory):
-            return encoded.replace(update=update, anchor=None)
-        held = self.anchored(encoded.replace(update=update), tau, age)
+            return encoded.replace(anchor=None)
+        held = self.anchored(encoded, tau, age)
         assert held.anchor is not None
         anchor, kept = held.anchor, encoded.anchor
         if kept is not None and tau is None and age is None:
@@ -452,6 +453,13 @@ class ProSG(TextModel):
         if known is not None:
             anchor = choose_rows(known, no_pull(anchor, encoded.batch), anchor)
         return held.replace(anchor=anchor)
+
+    def _limit(self, encoded: EncodedPrompt, known: Tensor | None) -> Tensor | None:
+        """How large memories may grow beside an update, which holds the prompt: they have to hear the answer alone."""
+        if not self.backbone.memory_grows:
+            return None
+        limit = memory_limit(encoded.state) if encoded.limit is None else encoded.limit
+        return limit if known is None else limit * known.unsqueeze(1)
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, **options: Any

@@ -86,7 +86,8 @@ class Decoding:
         """Reads the tokens that were chosen, in all rows that go on."""
         if self.rows and self._chosen is not None:
             place = advance(self.model.backbone, self._slots.place, self._chosen.unsqueeze(1))
-            self._slots.move(within_bounds(place, self.statistics.steps))
+            written = [one.written for one in self.rows]
+            self._slots.move(within_bounds(place, self.statistics.steps, written))
         self._chosen = None
 
     def _logprobs(self, logits: Tensor, tokens: Tensor) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:

@@ -41,6 +41,7 @@ class Slots:
         self._logits: Tensor | None = None
         self._update: dict[Site, LowRank] = {}
         self._anchor: Anchor | None = None
+        self._limit: Tensor | None = None
         self._updated: list[bool] = []  # which rows have an update, and an anchor
         self._anchored: list[bool] = []
         self._views: tuple[Update | None, Anchor | None] | None = None
@@ -52,7 +53,8 @@ class Slots:
         if self._views is None:
             self._views = self._first_rows()
         update, anchor = self._views
-        return EncodedPrompt(self._state, update, self._logits, anchor)
+        limit = None if self._limit is None else self._limit[: self.count]
+        return EncodedPrompt(self._state, update, self._logits, anchor, limit=limit)
 
     def _first_rows(self) -> tuple[Update | None, Anchor | None]:
         """What holds the rows, as far as any of them has it."""
@@ -83,6 +85,7 @@ class Slots:
             state, logits = join_states([self._state, state]), torch.cat([self._logits, logits])
         self._write_update(rows, prepare_update(place.update or {}, place.logits.dtype))
         self._write_anchor(rows, place.anchor)
+        self._write_limit(rows, place.limit)
         self._updated += [place.update is not None] * place.batch
         self._anchored += [place.anchor is not None] * place.batch
         self._state, self._logits, self._views, self.count = state, logits, None, rows.stop
@@ -119,6 +122,8 @@ class Slots:
                 delta.b[to] = delta.b[come]
         for leaf in (leaf for layer in self._anchor or () for leaf in layer):
             leaf[to] = leaf[come]
+        if self._limit is not None:
+            self._limit[to] = self._limit[come]
 
     def _write_update(self, rows: slice, update: Update) -> None:
         for site in [*self._update, *(site for site in update if site not in self._update)]:
@@ -147,6 +152,12 @@ class Slots:
         if self._anchor is None:
             self._anchor = no_pull(anchor, self.size)
         self._anchor = write_rows(self._anchor, rows, anchor)
+
+    def _write_limit(self, rows: slice, limit: Tensor | None) -> None:
+        if self._limit is None and limit is not None:
+            self._limit = limit.new_zeros(self.size, limit.shape[1])
+        if self._limit is not None:
+            self._limit[rows] = 0.0 if limit is None else limit
 
 
 def join_places(places: Sequence[EncodedPrompt]) -> EncodedPrompt:

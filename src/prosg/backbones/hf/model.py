@@ -65,6 +65,7 @@ class HFBackbone(nn.Module):
     """
 
     checkpoint_every = 0
+    memory_grows = False
 
     def __init__(
         self, model: TransformersModel, names: Sequence[str] = (), kernel: str = "auto", sliding_window: int = 0

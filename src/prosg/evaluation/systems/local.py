@@ -184,7 +184,7 @@ class LocalSystem:
             source = own.replace(state=target, update=join_updates(updates) if synthesize else None)
         held = self.model.held_by(source, self.memory, self.config.tau or None, _age(self.config))
         state = self.model.init_state(own.batch) if self.condition.state == "wiped" else own.state
-        return EncodedPrompt(state, held.update, own.logits, held.anchor)
+        return EncodedPrompt(state, held.update, own.logits, held.anchor, limit=held.limit)
 
     def _read(self, indices: Sequence[int], synthesize: bool) -> EncodedPrompt:
         """The prompts of some rows, without an anchor; with their own updates where wanted."""
