@@ -27,7 +27,7 @@ def test_a_dry_run_counts_measures_and_writes_nothing(
     kept, left_out = (int(word) for word in table["rows"].replace("; ", " ").split() if word.isdigit() and word != "90")
     assert kept + left_out == 40 and left_out > 0
     assert table["validation"].endswith(" rows, every 7 steps")
-    assert table["steps"].startswith("3 of 8 rows in 2 parts: ")
+    assert table["steps"].startswith("3, each of 8 rows in 2 parts: ")
     assert "of 3 taken" in table["time"] and " in fp32" in table["time"]
     assert not (tmp_path / "run").exists()
 

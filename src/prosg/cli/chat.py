@@ -28,7 +28,7 @@ from prosg.utils.interrupts import noting_interrupts
 from prosg.utils.io import read_json, written_whole
 from prosg.utils.paths import user_path
 from prosg.utils.spelling import meant, meant_path
-from prosg.utils.tables import print_table
+from prosg.utils.tables import counted, print_table
 
 if TYPE_CHECKING:
     from prosg.core.encoded import Memory
@@ -45,9 +45,11 @@ HELP = """/memory WORD   what holds the prompt from here on, as --memory; withou
 /load FILE     take one up
 /info          the model, its memory, and how far it is
 /quit          end; so does Ctrl-D. Ctrl-C ends an answer
-anything else is your turn; a line that ends with \\ goes on in the next"""
+anything else is your turn, also what begins with //; a line that ends with \\ goes on in the next"""
 
 
+ALONE = ("/help", "/again", "/reset", "/info", "/quit", "/exit")
+"""Commands that take nothing."""
 RENEWALS = ("never", "turn")
 """`prosg.model.conversation.Renewal`."""
 
@@ -55,7 +57,8 @@ RENEWALS = ("never", "turn")
 def _parser() -> Parser:
     parser = Parser(
         "Talk with a model, streamed. The system turn, or else your first, is held by --memory while the conversation "
-        "goes on. From a pipe each line is a turn. In the conversation, /help lists what else can be typed."
+        "goes on. From a pipe each line is a turn, and the first error ends it. In the conversation, /help lists what "
+        "else can be typed."
     )
     add_model(parser)
     add_state(parser)
@@ -131,6 +134,8 @@ class _Chat:
     def take(self, line: str) -> bool:
         """Does what a line says; whether the conversation goes on."""
         word, _, rest = line.strip().partition(" ")
+        if rest.strip() and word in ALONE:
+            raise ValueError(f"{word} takes nothing after it; it is typed alone")
         if word in ("/quit", "/exit"):
             return False
         if word in self.commands:
@@ -207,7 +212,7 @@ class _Chat:
                 ("template", talk.template.name),
                 ("memory", f"{talk.memory}{window}; renewed: {talk.renew}"),
                 ("holds", "nothing: memory is none" if talk.memory == "none" else held + _acting(talk)),
-                ("so far", f"{_turns(talk.turns)}; {_counted(sum(tokens), 'token')}"),
+                ("so far", f"{_turns(talk.turns)}; {counted(sum(tokens), 'token')}"),
             ]
         )
 
@@ -282,12 +287,8 @@ def _turns(turns: Sequence[Turn]) -> str:
     """How many turns of whom."""
     roles = [turn.role for turn in turns]
     parts = ["the system's turn"] * ("system" in roles)
-    parts += [f"{_counted(roles.count('user'), 'turn')} of yours", _counted(roles.count("assistant"), "answer")]
+    parts += [f"{counted(roles.count('user'), 'turn')} of yours", counted(roles.count("assistant"), "answer")]
     return ", ".join(parts)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 COMMAND = Command("talk with a model, its first prompt held", _parser, _run)

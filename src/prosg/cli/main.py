@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when it is imported: advice is not for a screen
     arguments = list(sys.argv[1:] if argv is None else argv)
     command: Command | None = None
+    options = Namespace()
     if refusal := prepare_streams():
         return complain(refusal)
     try:
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("PROSG_DEBUG") or (message is None and not isinstance(error, Exception)):
             raise
         if message is not None:
-            return complain(message)
+            return complain(_as_typed(message, options))
         complain(f"{type(error).__name__}: {error}{_kept(error)}")
         return 1
 
@@ -151,6 +152,14 @@ def _message(error: BaseException) -> str | None:
     if type(error).__name__ == "PanicException":  # of libraries written in Rust; no class of theirs can be imported
         return f"a tokenizer failed on what it was given, its file or a text ({error}); give another with --tokenizer"
     return None
+
+
+def _as_typed(message: str, options: Namespace) -> str:
+    """A message that begins with an option's name in Python, max_tokens, with the one that is typed, --max-tokens."""
+    name, space, rest = message.partition(" ")
+    if rest.startswith(("is ", "has ")) and hasattr(options, name):
+        return f"--{name.replace('_', '-')}{space}{rest}"
+    return message
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[Command | None, Namespace]:

@@ -13,6 +13,7 @@ a mere bias works as well with another prompt's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Literal, NamedTuple
@@ -56,6 +57,16 @@ CONDITIONS = {
     "wiped": Condition("own", "wiped"),
 }
 """The conditions that a module is measured under, by their short names."""
+
+
+def check_partners(groups: Sequence[str], where: str) -> None:
+    """Raises ValueError, naming `where` the number of rows comes from, for a group without another row to exchange."""
+    counts = Counter(groups)
+    if alone := [name for name, number in counts.items() if number < 2]:
+        raise ValueError(
+            f"{where}: another prompt's memory is a control, which needs two rows of each kind, {2 * len(counts)} of "
+            f"{len(counts)} kind{'s' * (len(counts) > 1)}; {alone[0]!r} has one"
+        )
 
 
 def derangement(groups: Sequence[str], seed: int) -> list[int]:

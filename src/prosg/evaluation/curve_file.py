@@ -12,7 +12,7 @@ from typing import Any
 from prosg.core.encoded import Memory, with_anchor, with_update
 from prosg.evaluation.answer_cache import Answer, AnswerCache
 from prosg.evaluation.config import CurveConfig, DataConfig, EvalConfig, GenerationConfig, SystemConfig
-from prosg.evaluation.controls import CONDITIONS, Condition
+from prosg.evaluation.controls import CONDITIONS, Condition, check_partners
 from prosg.evaluation.curve_columns import COLUMNS, HOW_TO_READ
 from prosg.evaluation.measures import run_measures
 from prosg.evaluation.report.curves import LATE, forgetting_panels
@@ -28,7 +28,7 @@ from prosg.utils.jobs import write_progress
 from prosg.utils.progress import Progress, ProgressDisplay, part_of, say
 from prosg.utils.replaceable import check_replaceable
 from prosg.utils.spelling import check_known
-from prosg.utils.tables import perplexity_text
+from prosg.utils.tables import counted, perplexity_text
 
 __all__ = ["FREE_TOKENS", "measure_curve"]
 
@@ -116,6 +116,8 @@ def measure_curve(
         for memory in memories or [model.memory]
         for name in _conditions(model, memory, updates)
     }
+    if any(one.update == "other" for one in systems.values()):
+        check_partners([asked.kind for asked in asked_rows(config)], f"--rows {curve.rows}")
     progress = path.with_suffix(".progress")
     display = ProgressDisplay("measuring")
 
@@ -123,8 +125,11 @@ def measure_curve(
         write_progress(progress, share, note)
         display(share, note)
 
-    run = _measured(config, systems, model, tell)
-    display.close()
+    try:
+        run = _measured(config, systems, model, tell)
+    finally:
+        display.close()
+        progress.unlink(missing_ok=True)
     named = {"filler": Path(curve.filler).name, "window": window, "replay": replay}
     if curve.tokens_per_sentence != CurveConfig.tokens_per_sentence:
         named["tokens_per_sentence"] = curve.tokens_per_sentence
@@ -136,7 +141,6 @@ def measure_curve(
         overwrite=overwrite,
     )
     _draw(run, path.with_suffix(".png"), overwrite)
-    progress.unlink(missing_ok=True)
     _print(rows)
     return 0
 
@@ -146,7 +150,8 @@ def _plan_line(config: EvalConfig, systems: Mapping[str, SystemConfig]) -> str:
     curve = config.curve
     held = ", ".join(name.replace("-", " ") for name in systems).replace("none none", "none")
     lengths = ", ".join(map(str, curve.sentences))
-    return f"measuring {curve.rows} prompts, stories of {lengths} sentences, memory {held}"
+    prompts, sentences = counted(curve.rows, "prompt"), "sentence" + "s" * (curve.sentences != [1])
+    return f"measuring {prompts}, stories of {lengths} {sentences}, memory {held}"
 
 
 def _conditions(model: ProSG, memory: Memory, updates: Sequence[str]) -> Sequence[str]:

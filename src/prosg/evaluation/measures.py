@@ -22,7 +22,7 @@ from prosg.data.synthetic import KINDS, Difficulty, Filler, make_rows
 from prosg.data.synthetic.difficulty_grid import difficulty_grid
 from prosg.evaluation.answer_cache import Answer, AnswerCache, batched
 from prosg.evaluation.config import EvalConfig, SystemConfig
-from prosg.evaluation.forgetting import LateStages, length_controlled, read_stories
+from prosg.evaluation.forgetting import ControlledAnswer, LateStages, length_controlled, read_stories
 from prosg.evaluation.overhead import overhead
 from prosg.evaluation.rows import kinds_of, training_rows
 from prosg.evaluation.systems.local import LocalSystem
@@ -70,7 +70,7 @@ def accuracy(measurement: Measurement) -> dict[str, Any]:
     answers = batched(
         [hash_json(settings) for settings in local.settings(config.generation)],
         [row.id for row in measurement.rows],
-        config.batch_size,
+        local.at_once(config.batch_size),
         measurement.cache,
         lambda indices: local.write(indices, config.generation),
         measurement.tell,
@@ -158,7 +158,7 @@ def _late_answers(
         difficulty: What makes instructions harder. With a filler the story is read from it, not sampled.
         asked: The other coordinates of the place.
     """
-    data, batch_size = measurement.config.data, measurement.config.batch_size
+    data = measurement.config.data
 
     def generate(length: int) -> list[Row]:
         return make_rows(kinds, size, data.seed, data.split, sentences=(length, length), difficulty=difficulty)
@@ -166,39 +166,17 @@ def _late_answers(
     rows = generate(sentences[0])
     # A filler's parts differ by split, and stories have no part in what a prompt gives.
     local = measurement.prepare(rows, replace(difficulty, filler=None))
-    batches = [range(start, min(start + batch_size, len(rows))) for start in range(0, len(rows), batch_size)]
-    encoded = EncodedPrompt.join([local.encode(batch) for batch in batches])
-    system = measurement.system
-    late = LateStages(
-        measurement.model.backbone,
-        local.tokenizer,
-        local.encoded_rows,
-        [row.stages[-1].marker for row in local.rows],
-        turns=[row.answer[row.stages[1].start : row.stages[-1].start] for row in local.rows]
-        if difficulty.turns
-        else (),
-        replay=system.late_replay,
-        refresh=system.refresh_keep if system.late_refresh else None,
-        end_token=local.ends,
-    )
-    if difficulty.filler is None:
-        replay = local.replay(range(len(rows)))
-        cells = length_controlled(
-            late,
-            encoded,
-            sentences,
-            data.seed,
-            replay=replay,
-            refresh_every=system.refresh_every,
-            refresh_keep=system.refresh_keep,
-            tokens_per_sentence=measurement.config.curve.tokens_per_sentence,
-            tell=measurement.tell,
-        )
-    else:
-        stories = []
+    stories: list[list[str]] = []
+    turns = [row.answer[row.stages[1].start : row.stages[-1].start] for row in local.rows] if difficulty.turns else []
+    if difficulty.filler is not None:
         for n in sorted(sentences):  # the same contents, and stories that begin alike
             stories.append([row.answer[: row.stages[1].start] for row in generate(n)])
-        cells = read_stories(late, encoded, stories, tell=measurement.tell)
+    parts = _cut(range(len(rows)), local.at_once(len(rows)))
+    cells: list[list[ControlledAnswer]] = [[] for _ in sentences]
+    for number, part in enumerate(parts):
+        tell = part_of(measurement.tell, number, len(parts))
+        for cell, more in zip(cells, _cells(measurement, local, part, sentences, stories, turns, tell), strict=True):
+            cell += more
     place = {name: number for name, number in asked.items() if number is not None and name != "prompt_tokens"}
     answers = []
     for length, cell in zip(sentences if difficulty.filler is None else sorted(sentences), cells, strict=True):
@@ -216,6 +194,48 @@ def _late_answers(
                 answer["prompt_tokens_asked"] = asked["prompt_tokens"]
             answers.append(answer)
     return answers
+
+
+def _cut(indices: range, most: int) -> list[range]:
+    return [indices[start : start + most] for start in range(0, len(indices), most)]
+
+
+def _cells(
+    measurement: Measurement,
+    local: LocalSystem,
+    part: range,
+    sentences: Sequence[int],
+    stories: Sequence[Sequence[str]],
+    turns: Sequence[str],
+    tell: Callable[[float], None],
+) -> list[list[ControlledAnswer]]:
+    """The answers of some rows for each length, after the stories and turns that are given, or else their own."""
+    system, config = measurement.system, measurement.config
+    rows = [local.rows[i] for i in part]
+    encoded = EncodedPrompt.join([local.encode(batch) for batch in _cut(part, config.batch_size)])
+    late = LateStages(
+        measurement.model.backbone,
+        local.tokenizer,
+        [local.encoded_rows[i] for i in part],
+        [row.stages[-1].marker for row in rows],
+        turns=[turns[i] for i in part] if turns else (),
+        replay=system.late_replay,
+        refresh=system.refresh_keep if system.late_refresh else None,
+        end_token=local.ends,
+    )
+    if stories:
+        return read_stories(late, encoded, [[texts[i] for i in part] for texts in stories], tell=tell)
+    return length_controlled(
+        late,
+        encoded,
+        sentences,
+        config.data.seed,
+        replay=local.replay(part),
+        refresh_every=system.refresh_every,
+        refresh_keep=system.refresh_keep,
+        tokens_per_sentence=config.curve.tokens_per_sentence,
+        tell=tell,
+    )
 
 
 def costs(measurement: Measurement) -> dict[str, Any]:

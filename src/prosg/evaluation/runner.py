@@ -10,7 +10,6 @@ import os
 import shlex
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from prosg.data.synthetic import KINDS, Difficulty
 from prosg.evaluation.answer_cache import AnswerCache
 from prosg.evaluation.config import EvalConfig, SystemConfig
 from prosg.evaluation.config_file import load_config
-from prosg.evaluation.controls import LEAST_PROMPTS
+from prosg.evaluation.controls import LEAST_PROMPTS, check_partners
 from prosg.evaluation.rows import asked_rows, kinds_of, training_rows
 from prosg.evaluation.settings import hash_rows, kept_hashes
 from prosg.evaluation.store import check_folder, stale_measures, write_answers, write_part, write_plan
@@ -255,10 +254,7 @@ def _check_updates(config: EvalConfig, rows: Sequence[Row]) -> None:
         where, update = f"systems.{name}", config.system(name).update
         if update == "other":
             for key, names in kinds_by_key.items():
-                if alone := [kind for kind, number in Counter(names).items() if number < 2]:
-                    raise ValueError(
-                        f"{where}: another prompt's update needs two rows of each kind; by {key}, {alone[0]!r} has one"
-                    )
+                check_partners(names, f"{where}, {key}")
         elif update == "mean":
             training = training_rows(config, kinds) if training is None else training
             if few := [kind for kind in kinds if len(training[kind]) < LEAST_PROMPTS]:

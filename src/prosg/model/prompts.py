@@ -9,11 +9,20 @@ from torch import Tensor
 
 from prosg.core.encoded import EncodedPrompt
 from prosg.data.chat import Messages, is_messages, prompt_turns
-from prosg.data.templates import ChatTemplate, FramedPrompt
+from prosg.data.templates import NONE, ChatTemplate, FramedPrompt
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import SpecialTokens
 
-__all__ = ["Batch", "PreparedPrompt", "Prompt", "check_answers", "is_single", "listed", "prepare_prompts"]
+__all__ = [
+    "Batch",
+    "PreparedPrompt",
+    "Prompt",
+    "check_answers",
+    "check_template_used",
+    "is_single",
+    "listed",
+    "prepare_prompts",
+]
 
 Prompt = str | Messages | FramedPrompt
 """One prompt: a text, which is read as it is; messages, which the chat template writes; or what it has written."""
@@ -40,6 +49,18 @@ def is_single(prompt: Prompt | Batch) -> TypeGuard[Prompt]:
 def listed(prompt: Prompt | Batch) -> Sequence[Prompt]:
     """The prompts, also where there is one; for neither ids nor encoded ones."""
     return [prompt] if is_single(prompt) else cast(Sequence[Prompt], prompt)
+
+
+def check_template_used(prompt: Prompt | Batch | Sequence[Prompt], template: str) -> None:
+    """Raises ValueError for the name of a template where none of the prompts is written by it."""
+    if template in ("", NONE.name):
+        return
+    what = "was encoded already" if isinstance(prompt, EncodedPrompt) else "is token ids"
+    if not isinstance(prompt, EncodedPrompt | Tensor):
+        if not any(isinstance(one, str) for one in listed(cast(Batch, prompt))):
+            return
+        what = 'is a text, which is read as it is; give messages: [{"role": "user", "content": "..."}]'
+    raise ValueError(f"template is {template!r}, but the prompt {what}")
 
 
 def prepare_prompts(

@@ -28,7 +28,7 @@ from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.config import ProSGConfig
 from prosg.model.initial_state import InitialState
 from prosg.model.options import EncodeOptions, check_names
-from prosg.model.prompts import Batch, Prompt, listed
+from prosg.model.prompts import Batch, Prompt, check_template_used, listed
 from prosg.model.reading import PromptReader, encode_with_gradients, read_windows
 from prosg.model.scoring import (
     AnswerScores,
@@ -199,6 +199,7 @@ class ProSG(TextModel):
         memory = self.check_memory(options.get("memory"), tau)
         if isinstance(prompt, EncodedPrompt):
             raise ValueError("the prompt is encoded already; `held_by` changes what holds it")
+        check_template_used(prompt, options.get("template", ""))
         if not isinstance(prompt, Tensor):
             prompt, lengths = self.padded(self.prepare(listed(prompt), options.get("template", "")))
         check_tokens(prompt, self.backbone.config.vocab_size, "prompt")

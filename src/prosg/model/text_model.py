@@ -17,7 +17,16 @@ from prosg.data.templates import ChatTemplate, OwnTemplate, without_blank_lines
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import generate_texts, stream_texts
 from prosg.model.options import EncodeOptions, GenerateOptions, HoldOptions, check_names
-from prosg.model.prompts import Batch, PreparedPrompt, Prompt, check_answers, is_single, listed, prepare_prompts
+from prosg.model.prompts import (
+    Batch,
+    PreparedPrompt,
+    Prompt,
+    check_answers,
+    check_template_used,
+    is_single,
+    listed,
+    prepare_prompts,
+)
 from prosg.model.scoring import AnswerScores
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import SpecialTokens
@@ -76,8 +85,9 @@ class TextModel(nn.Module):
             template: Name of a template for messages; the model's own by default.
 
         Raises:
-            ValueError: without a tokenizer, and as `encode`.
+            ValueError: without a tokenizer, for a template where a prompt is a text, and as `encode`.
         """
+        check_template_used(prompts, template)
         chosen = self.own_template.choose(template, self.tokenizer)
         return prepare_prompts(prompts, self._tokenizer(), self.special, chosen)
 
@@ -102,6 +112,7 @@ class TextModel(nn.Module):
     ) -> tuple[EncodedPrompt, list[PreparedPrompt]]:
         """Encodes prompts that are not encoded; also what was read, () of what came as ids or encoded."""
         memory, tau = options.get("memory"), options.get("tau")
+        check_template_used(prompt, options.get("template", ""))
         if isinstance(prompt, EncodedPrompt):
             prompt.check_rows()
             return (prompt if memory is None and tau is None else self._held(prompt, memory, tau)), []

@@ -125,9 +125,11 @@ def _describe(
     parts = f" in {optim.accumulation} parts" * (optim.accumulation > 1)
     shared = f" by {processes} processes" * (processes > 1)
     epochs = optim.steps * batch / len(rows)
+    epochs_text = f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}"
     yield (
         "steps",
-        f"{optim.steps:,} of {batch} rows{parts}{shared}: {epochs:.3g} epochs, about {epochs * tokens:,.0f} tokens",
+        f"{optim.steps:,}, each of {batch} rows{parts}{shared}: {epochs_text} epochs, about {epochs * tokens:,.0f} "
+        "tokens",
     )
     micro_batch = math.ceil(batch / (optim.accumulation * processes))
     activations = activation_bytes(model.backbone, frozen=phase != "finetune") * micro_batch * longest

@@ -10,10 +10,13 @@ from prosg.data.encode import EncodedRow
 from prosg.data.joined import sample_rows
 from prosg.model.config import PRESETS, ProSGConfig, Reads
 from prosg.training.config import Phase, TrainConfig
+from prosg.training.known_prompts import too_few
 from prosg.training.recipes import RECIPES, Recipe
 
 __all__ = ["idle_options"]
 
+MANY_EPOCHS = 200
+"""Times that a row is read; so many are mostly the default number of steps on a small file."""
 ATTENTION = ("log_length", "reference_length")
 POSITIONS = ("bottleneck", "memory_tap", *ATTENTION)
 STACK = ("state_embedding", "blocks", "hidden", "share_stack", "final_norm")
@@ -56,6 +59,10 @@ def idle_options(phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow]) 
     if config.known != TrainConfig.known and not (phase == "synthesize" and reads):
         why = f"module.reads is {config.module.reads}" if phase == "synthesize" else f"{phase} trains no module"
         yield f"known is {config.known:g}, but {why}: it has no effect"
+    if phase == "synthesize" and reads and config.known < 1 and (reason := too_few(rows)):
+        yield reason
+    if (epochs := optim.steps * optim.batch_size / len(rows)) >= MANY_EPOCHS:
+        yield f"every row is read {epochs:,.0f} times; fewer steps (optim.steps) or more rows would do"
     if not config.anchor.enabled:
         yield from _without_effect("anchor", config.anchor, recipe.anchor, "anchor.enabled is false", ("tau", "age"))
     yield from _idle_perturbations(config, recipe)

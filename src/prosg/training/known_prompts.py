@@ -17,13 +17,27 @@ from prosg.model.reading import read_prompt
 from prosg.model.synthesizer import Synthesizer
 from prosg.utils import distributed
 from prosg.utils.progress import Progress
+from prosg.utils.tables import counted
 
-__all__ = ["learn_prompts"]
+__all__ = ["LEAST_DISTINCT", "learn_prompts", "too_few"]
 
 MOST_PROMPTS = 4096
 BATCH = 32
 HELD_OUT = 0.2
 """Share of the prompts that the threshold is taken from. Not from validation rows, which may be of other sorts."""
+LEAST_DISTINCT = round(LEAST_PROMPTS / HELD_OUT)
+"""Fewest distinct prompts of a training whose module tells which ones it knows."""
+
+
+def too_few(rows: Sequence[EncodedRow]) -> str:
+    """Says that there are too few prompts to tell which ones a module knows; "" where there are enough."""
+    distinct = len({tuple(row.prompt) for row in sample_rows(rows, MOST_PROMPTS)})
+    if distinct >= LEAST_DISTINCT:
+        return ""
+    return (
+        f"{counted(distinct, 'distinct prompt')}: too few to tell which prompts the module knows, for which it takes "
+        f"{LEAST_DISTINCT}; every prompt will get an update (memory update, not auto)"
+    )
 
 
 def learn_prompts(model: ProSG, rows: Sequence[EncodedRow], share: float, seed: int, tell: Progress) -> None:
@@ -41,15 +55,12 @@ def learn_prompts(model: ProSG, rows: Sequence[EncodedRow], share: float, seed: 
     if "inputs" not in synthesizer.taps:
         return  # it reads too little of a prompt to tell; `idle_options` says so
     synthesizer.familiarity = None
+    if reason := too_few(rows):
+        distributed.print_once(reason)
+        return
     prompts = _distinct(rows, seed)[:MOST_PROMPTS]
     held = round(HELD_OUT * len(prompts))
     prompts, others = prompts[held:], prompts[:held]
-    if min(len(prompts), len(others)) < LEAST_PROMPTS:
-        distributed.print_once(
-            f"{len(prompts) + len(others)} distinct prompts are too few to tell which ones the module knows: "
-            "every prompt will get an update"
-        )
-        return
     familiarity = Familiarity(synthesizer.input_widths).to(model.device)
     synthesizer.familiarity = familiarity
     means = _means(model, prompts + others, tell)

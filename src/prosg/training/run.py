@@ -95,7 +95,9 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     )
     tokenizer = require_tokenizer(model, config.model)
     if model.synthesizer is not None:
-        raise ValueError(f"{config.model}: is an adapter already; train on its backbone, {model.base}")
+        raise ValueError(
+            f"{config.model}: is an adapter already; train on its backbone, {os.path.normpath(model.base)}"
+        )
     backbone, base = model.backbone, Path(model.base)
     backbone.float()  # master weights; bf16 is autocast
     if phase in ("synthesize", "static"):
@@ -314,7 +316,10 @@ def _template_used(phase: Phase, rows: Sequence[EncodedRow], config: TrainConfig
         distributed.print_once(f"template: {name}; use what is trained with --template {name}, not the model's {usual}")
     if len(counts) > 1:
         parts = ", ".join(f"{other} {count}" for other, count in counts.most_common())
-        distributed.print_once(f"template: {name}, that of most rows ({parts}); one for all with --template")
+        distributed.print_once(
+            f"template: rows are written in several ({parts}), and the model's own is {name} from here on; one for all "
+            "with --template"
+        )
     elif template != NONE:
         chosen = "" if config.template else " (another with --template)"
         distributed.print_once(f"template: {name}{chosen}")

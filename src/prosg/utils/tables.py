@@ -7,6 +7,7 @@ from collections.abc import Sequence
 __all__ = [
     "Table",
     "bytes_text",
+    "counted",
     "duration_text",
     "perplexity_text",
     "print_table",
@@ -57,6 +58,11 @@ def duration_text(seconds: float) -> str:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 prompt", "1,024 prompts"."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def perplexity_text(value: float) -> str:

@@ -39,6 +39,8 @@ from prosg.model.perplexity import RowScore, score_rows
 from prosg.model.prosg import ProSG
 from prosg.utils.device import parse_dtype, resolve_device
 
+MEAN_BYTES = 700 * 2**20
+"""Most bytes of the mean updates of rows that are answered at once."""
 ANSWER_OPTIONS = ("dtype", "window", "replay_every", "refresh_every", "refresh_keep")
 """Options of a system that its answers follow from, beside its model, its memory and its condition."""
 
@@ -171,6 +173,14 @@ class LocalSystem:
             )
         return means
 
+    def at_once(self, rows: int) -> int:
+        """How many of so many rows can be answered at once: the mean update is as large as what it changes."""
+        if self.condition.update != "mean" or not with_update(self.memory):
+            return rows
+        updates = [update for update, _ in self.means.values() if update is not None]
+        size = max(sum(factor.nbytes for delta in update.values() for factor in delta.rows()) for update in updates)
+        return min(rows, max(1, MEAN_BYTES // size))
+
     def encode(self, indices: Sequence[int]) -> EncodedPrompt:
         """The prompts of some rows under the system's condition."""
         synthesize, whose = with_update(self.memory), self.condition.update
@@ -197,7 +207,7 @@ class LocalSystem:
 
     def scores(self, batch_size: int) -> list[RowScore]:
         """Scores every row's answer, teacher-forced."""
-        return score_rows(self.model, self.encoded_rows, batch_size, self.encode)
+        return score_rows(self.model, self.encoded_rows, self.at_once(batch_size), self.encode)
 
     def settings(self, generation: GenerationConfig) -> list[dict[str, Any]]:
         """All that each row's answer follows from."""

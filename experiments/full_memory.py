@@ -1,0 +1,128 @@
+"""Why an update's late stage is missed far from its prompt: what is wrong with the state there.
+
+    python experiments/full_memory.py DIR/plus --tokens 10000 --rows 24 --out full_memory.json
+
+A model with a module writes stories whose memories are not limited. At several lengths the late stage is asked for:
+from the state as it is, from one whose memories are scaled to the norms that they had after the story's first 50
+tokens (the directions stay), from one without the memory of one layer, and from an empty state. Where the late stage
+is right again, the update had its prompt all along.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prosg import load_model
+from prosg.core.encoded import EncodedPrompt
+from prosg.core.state import GROWTH, State, limit_memory, map_state, memory_limit
+from prosg.data.row import Row
+from prosg.data.synthetic import DEMO_KINDS, make_rows
+from prosg.generation.decode import decode
+from prosg.generation.length_control import sentence_ends
+from prosg.generation.sampling import Sampling
+from prosg.model.prosg import ProSG
+from prosg.utils.io import write_json
+from prosg.utils.tables import to_text
+from two_prompts import written
+
+FIRST = 50
+"""Tokens of a story in range."""
+
+
+def without(state: State, number: int) -> State:
+    """The state without the memory of a layer."""
+    return tuple(
+        type(layer)(*(torch.zeros_like(leaf) if leaf.ndim > 2 and at == number else leaf for leaf in layer))
+        for at, layer in enumerate(state)
+    )
+
+
+def scaled(state: State, limit: Tensor) -> State:
+    """The state with memories of at most these norms."""
+    copy = map_state(torch.clone, state)
+    limit_memory(copy, limit)
+    return copy
+
+
+def right(model: ProSG, rows: list[Row], place: EncodedPrompt) -> float:
+    """Share of rows whose late stage is exactly right from here."""
+    stages = [row.stages[-1] for row in rows]
+    wanted = [row.answer[stage.start + len(stage.marker) :].strip() for row, stage in zip(rows, stages, strict=True)]
+    got = written(model, [stage.marker for stage in stages], place)
+    return sum(a == b for a, b in zip(got, wanted, strict=True)) / len(rows)
+
+
+@torch.no_grad()
+def measure(name: str, count: int, lengths: list[int], seed: int, split: str) -> list[dict[str, object]]:
+    """Shares by length and state."""
+    model = load_model(name)
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    rows = make_rows(DEMO_KINDS, count, seed, split, sentences=(5, 5))
+    encoded = model.encode([row.prompt for row in rows], memory="update").replace(limit=None)
+    sampling = Sampling(
+        max_tokens=1, seed=seed, hold_until=max(lengths), force_marker=["held"] * count, end_token=model.special.end
+    )
+    steps = decode(
+        model.backbone,
+        encoded,
+        sampling,
+        markers=[tokenizer.encode(row.stages[-1].marker) for row in rows],
+        ends_sentence=sentence_ends(tokenizer, model.backbone.config.vocab_size),
+        numbers=np.arange(count, dtype=np.uint64),
+    )
+    found: list[dict[str, object]] = []
+    in_range = None
+    for at, step in enumerate(steps):
+        if at not in (FIRST, *lengths):
+            continue
+        place, state = step.before, step.before.state
+        norms = memory_limit(state) / GROWTH
+        in_range = norms if in_range is None else in_range
+        states = {"as it is": state, "memories scaled": scaled(state, in_range), "empty": model.init_state(count)}
+        states |= {f"without the memory of layer {number}": without(state, number) for number in range(len(state))}
+        largest = (norms / in_range).amax(0).tolist()
+        for called, one in states.items():
+            share = right(model, rows, place.replace(state=one))
+            found.append({"model": name, "tokens": at, "state": called, "late": share, "growth": largest})
+            print(f"{name}: {at} tokens, {called}: {share:.2f}", file=sys.stderr)
+        if at == max(lengths):
+            break
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="adapters' folders")
+    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1000, 3000, 10_000])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    found = [
+        line
+        for name in options.models
+        for line in measure(name, options.rows, options.tokens, options.seed, options.split)
+    ]
+    head = ["model", "tokens", "state", "late stage right", "growth of the memory, by layer"]
+    lines = []
+    for line in found:
+        growth = line["growth"]
+        assert isinstance(growth, list)
+        told = " ".join(f"{one:.3g}" for one in growth)
+        lines.append([str(line["model"]), str(line["tokens"]), str(line["state"]), f"{line['late']:.2f}", told])
+    print(to_text([head, *lines]))
+    if options.out:
+        write_json(options.out, {"rows": options.rows, "seed": options.seed, "split": options.split, "found": found})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
