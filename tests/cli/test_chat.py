@@ -64,6 +64,8 @@ def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # 
         (["/again"], "no answer yet"),
         (["/system be kind"], "no system turn; put what it says into the first"),
         (["/save"], "/save needs the name of a file"),
+        (["/reset now"], "/reset takes nothing after it"),
+        (["one", "caf\udce9"], "standard input, line 2: not UTF-8"),
         (["/load nowhere.json"], "nowhere.json: no such file"),
     ],
 )
@@ -71,6 +73,12 @@ def test_what_cannot_be_is_one_line(chat, lines: list[str], words: str) -> None:
     status, _, err = chat(*lines)
     assert status == 2
     assert err.strip().splitlines()[-1].startswith("error: ") and words in err
+
+
+def test_lines_of_a_pipe_are_joined_at_a_backslash(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "talk.json"
+    assert chat("one \\", "two", f"/save {file}")[0] == 0
+    assert json.loads(file.read_text())["messages"][0]["content"] == "one \ntwo"
 
 
 @pytest.mark.parametrize(

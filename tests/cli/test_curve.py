@@ -9,8 +9,15 @@ import pytest
 from support.commands import case
 
 BAD = [
-    case("curve start --out x.json --kinds nonsense", "nonsense", "allowed: ending"),
-    case("curve start --out x.json --rows 0", "0"),
+    case("curve start --out x.json --kinds nonsense", "--kinds", "nonsense", "allowed: ending"),
+    case("curve start --out x.json --split half", "--split", "half", "allowed: train, validation, test"),
+    case("curve start --out x.json --rows 0", "--rows is 0"),
+    case(
+        "curve plus --out x.json --memory none,anchor --kinds natural --rows 4",
+        "--rows 4",
+        "two rows of each kind",
+        "6",
+    ),
     case("curve start --out x.json --sentences 0", "--sentences"),
     case("curve start --out x.json --updates own", "no module"),
     case("curve plus --out x.json --updates mine", "--updates", "mine", "own, other, mean, none, wiped"),

@@ -95,6 +95,19 @@ def test_what_is_no_prompt_is_refused(model: ProSG, messages: Any, words: str) -
             use(messages)
 
 
+def test_a_template_is_for_messages(model: ProSG) -> None:
+    """For a text, ids and encoded prompts it would do nothing."""
+    encoded = model.encode("Tom saw")
+    for prompt in ("Tom saw", ["Tom saw", "a b"], encoded):
+        with pytest.raises(ValueError, match="template is 'world', but the prompt (is a text.*messages|was encoded)"):
+            model.generate(prompt, template="world", max_tokens=2)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="template is 'world', but the prompt is token ids"):
+        model.encode(torch.tensor([[1, 2]]), template="world")
+    assert model.generate("Tom saw", template="none", max_tokens=2, seed=1) == model.generate(
+        "Tom saw", max_tokens=2, seed=1
+    )
+
+
 def by_hand(model: ProSG, prompt: Any, ids: list[int]) -> float:
     encoded = model.encode(prompt)
     nll = model.score(encoded, torch.tensor([ids]), torch.tensor([len(ids)])).nll

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from prosg.cli.parser import Parser, path_text
 from prosg.utils.replaceable import ReplaceableError, check_replaceable
+from prosg.utils.spelling import check_known
 
 if TYPE_CHECKING:
     from prosg.core.encoded import EncodedPrompt, Memory
@@ -150,6 +151,15 @@ def add_kinds(parser: Parser) -> None:
         help=f"kinds of instruction, of {', '.join(KINDS)}; natural stands for {', '.join(NATURAL_KINDS)} "
         f"(default: {','.join(DEMO_KINDS)})",
     )
+
+
+def kinds_and_split(options: Namespace) -> list[str]:
+    """Returns the kinds that were asked for, of none the demo's. ValueError for one, or a split, that there is not."""
+    from prosg.data.synthetic import KINDS, SPLITS, expand_kinds
+
+    check_known("--kinds", options.kinds or (), [*KINDS, "natural"])
+    check_known("--split", [options.split], SPLITS)
+    return expand_kinds(options.kinds or ())
 
 
 def add_overwrite(parser: Parser) -> None:

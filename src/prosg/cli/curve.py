@@ -15,6 +15,7 @@ from prosg.cli.common import (
     add_template,
     add_window,
     check_new_file,
+    kinds_and_split,
     load_from,
 )
 from prosg.cli.parser import Command, Parser, path_text
@@ -86,7 +87,6 @@ def _parser() -> Parser:
 
 
 def _run(options: Namespace) -> int:
-    from prosg.data.synthetic import expand_kinds
     from prosg.data.templates import known_template
     from prosg.evaluation.curve_file import measure_curve
 
@@ -94,6 +94,9 @@ def _run(options: Namespace) -> int:
         check_new_file("--out", file, options.overwrite)
     known_template(options.template)
     check_known("--memory", options.memory or [], MEMORIES)
+    kinds = kinds_and_split(options)
+    if options.rows < 1:
+        raise ValueError(f"--rows is {options.rows}, must be at least 1")
     model = load_from(options)
     return measure_curve(
         model,
@@ -104,7 +107,7 @@ def _run(options: Namespace) -> int:
         memories=options.memory or [],
         tau=options.tau,
         updates=options.updates or [],
-        kinds=expand_kinds(options.kinds or ()),
+        kinds=kinds,
         template=options.template,
         split=options.split,
         free=not options.no_free,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosg.cli.common import add_kinds, add_overwrite, check_new_file
+from prosg.cli.common import add_kinds, add_overwrite, check_new_file, kinds_and_split
 from prosg.cli.parser import Command, Group, Parser, path_text
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _make_parser() -> Parser:
 
 def _make(options: Namespace) -> int:
     from prosg.data.row import write_rows
-    from prosg.data.synthetic import SENTENCES, Difficulty, Filler, expand_kinds, iter_rows
+    from prosg.data.synthetic import SENTENCES, Difficulty, Filler, iter_rows
 
     if options.distance and options.sentences:
         raise ValueError("give --distance or --sentences, not both")
@@ -61,7 +61,7 @@ def _make(options: Namespace) -> int:
         name: tuple(limits) if (limits := getattr(options, name)) else None
         for name in ("distance", "sentences", "distractors", "turns", "items")
     }
-    kinds = expand_kinds(options.kinds or ())
+    kinds = kinds_and_split(options)
     difficulty = Difficulty(
         distractors=ranges["distractors"],
         filler=Filler.read(options.filler) if options.filler is not None else None,

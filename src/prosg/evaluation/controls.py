@@ -59,13 +59,13 @@ CONDITIONS = {
 """The conditions that a module is measured under, by their short names."""
 
 
-def check_partners(groups: Sequence[str], where: str) -> None:
-    """Raises ValueError, naming `where` the number of rows comes from, for a group without another row to exchange."""
+def check_partners(groups: Sequence[str], by: str) -> None:
+    """Raises ValueError for rows of which a group (kind) has one alone, naming what says how many there are (`by`)."""
     counts = Counter(groups)
     if alone := [name for name, number in counts.items() if number < 2]:
         raise ValueError(
-            f"{where}: another prompt's memory is a control, which needs two rows of each kind, {2 * len(counts)} of "
-            f"{len(counts)} kind{'s' * (len(counts) > 1)}; {alone[0]!r} has one"
+            f"another prompt's memory needs two rows of each kind; by {by}, {alone[0]!r} has one, so give "
+            f"{2 * len(counts)} or more"
         )
 
 

@@ -217,7 +217,8 @@ def _draw(run: Run, path: Path, overwrite: bool) -> None:
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints a line for each place, and on stderr what its columns are."""
+    """Prints a line for each place under a line of names, and on stderr what the columns are."""
+    print(f"{'memory':>6} {'whose':>6} {'state':>6} {'written':>13}")
     for row in rows:
         if row["kind"] != "all":
             continue

@@ -254,7 +254,10 @@ def _check_updates(config: EvalConfig, rows: Sequence[Row]) -> None:
         where, update = f"systems.{name}", config.system(name).update
         if update == "other":
             for key, names in kinds_by_key.items():
-                check_partners(names, f"{where}, {key}")
+                try:
+                    check_partners(names, key)
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from None
         elif update == "mean":
             training = training_rows(config, kinds) if training is None else training
             if few := [kind for kind in kinds if len(training[kind]) < LEAST_PROMPTS]:
