@@ -75,9 +75,10 @@ def _beside_reference(run: Run) -> Iterator[Block]:
             [compare(value(ours), value(theirs)) for ours, theirs in pairs_of(run, label)] for _, value in measures
         ]
         table.append([label, *(SIGNS.get(word, word) for word in map(verdict, means))])
+    measured = [column for column in range(len(table[0])) if {row[column] for row in table[1:]} != {"-"}]
     if others:
         yield TableBlock(
-            table,
+            [[row[column] for column in measured] for row in table],
             "Better and worse where the interval of the difference on the same prompts excludes zero for every seed; "
             "=: it does not.",
         )
@@ -118,7 +119,7 @@ def controls(run: Run, most: int = 3) -> Iterator[Block]:
         yield TableBlock(table, f"Late stage exactly right, {place}. {explanation}")
         return
     for group in groups:
-        yield TableBlock(_conditions_of(group), f"{next(iter(group.values())).config.model}. {explanation}")
+        yield TableBlock(_conditions_of(group), f"Model: {next(iter(group.values())).config.model}. {explanation}")
 
 
 def _conditions_of(group: Mapping[str, SystemResult]) -> Table:
