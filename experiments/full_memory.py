@@ -20,7 +20,7 @@ from torch import Tensor
 
 from prosg import load_model
 from prosg.core.encoded import EncodedPrompt
-from prosg.core.state import GROWTH, State, limit_memory, map_state, memory_limit
+from prosg.core.state import State, limit_memory, map_state, memory_norms
 from prosg.data.row import Row
 from prosg.data.synthetic import DEMO_KINDS, make_rows
 from prosg.generation.decode import decode
@@ -83,7 +83,7 @@ def measure(name: str, count: int, lengths: list[int], seed: int, split: str) ->
         if at not in (FIRST, *lengths):
             continue
         place, state = step.before, step.before.state
-        norms = memory_limit(state) / GROWTH
+        norms = memory_norms(state)
         in_range = norms if in_range is None else in_range
         states = {"as it is": state, "memories scaled": scaled(state, in_range), "empty": model.init_state(count)}
         states |= {f"without the memory of layer {number}": without(state, number) for number in range(len(state))}

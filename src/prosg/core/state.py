@@ -22,6 +22,7 @@ __all__ = [
     "limit_memory",
     "map_state",
     "memory_limit",
+    "memory_norms",
     "no_pull",
     "pulling_rows",
     "replace_rows",
@@ -144,11 +145,14 @@ def _norms(layer: Any) -> list[Tensor]:
     return [leaf.flatten(2).norm(dim=2) for leaf in layer if leaf.ndim > 2]
 
 
+def memory_norms(state: State) -> Tensor:
+    """Returns (B, L) the largest norm of a memory's unit (a head) in each layer; every layer has a memory."""
+    return torch.stack([torch.stack([one.amax(1) for one in _norms(layer)]).amax(0) for layer in state], 1)
+
+
 def memory_limit(state: State) -> Tensor:
-    """Returns what `limit_memory` takes for memories that grow from here on: (B, L), `GROWTH` times the largest norm of
-    a unit in each layer.
-    """
-    return GROWTH * torch.stack([torch.stack([one.amax(1) for one in _norms(layer)]).amax(0) for layer in state], 1)
+    """Returns what `limit_memory` takes (B, L) for memories that grow from here on: `GROWTH` times their norms."""
+    return GROWTH * memory_norms(state)
 
 
 def limit_memory(state: State, limit: Tensor, rows: Tensor | None = None) -> None:

@@ -22,7 +22,7 @@ from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import replace_rows, take_rows
 from prosg.core.tensors import pad
 from prosg.data.encode import EncodedRow
-from prosg.generation.decode import Replay, advance, decode
+from prosg.generation.decode import Replay, advance, decode, limited
 from prosg.generation.length_control import sentence_ends
 from prosg.generation.sampling import Sampling
 from prosg.tokenizers.base import Tokenizer
@@ -223,7 +223,7 @@ def read_stories(
             raise ValueError("a row's longer story has to begin with its shorter one")
         more = [late.tokenizer.encode(text[len(before) :]) for text, before in zip(texts, read, strict=True)]
         lengths = torch.tensor([len(row) for row in more], device=encoded.logits.device)
-        encoded = advance(late.backbone, encoded, pad(more).to(encoded.logits.device), lengths)
+        encoded = limited(advance(late.backbone, encoded, pad(more).to(encoded.logits.device), lengths))
         ids, read = [a + b for a, b in zip(ids, more, strict=True)], list(texts)
         answers.append(late.write(begin, encoded, ids))
         if tell is not None:

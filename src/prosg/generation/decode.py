@@ -27,13 +27,13 @@ from torch import Tensor
 from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.rng import uniforms
-from prosg.core.state import bound_state, limit_memory
+from prosg.core.state import bound_state, limit_memory, map_state, memory_norms
 from prosg.core.tensors import CHUNK, chunks, pad
 from prosg.core.update import prepare_update
 from prosg.generation.length_control import LengthControl
 from prosg.generation.sampling import Sampling, pick
 
-__all__ = ["Replay", "Step", "advance", "decode", "draws", "is_finite", "within_bounds"]
+__all__ = ["Replay", "Step", "advance", "decode", "draws", "is_finite", "limited", "within_bounds"]
 
 STEPS = 64
 """Steps that `decode` draws random numbers for at once."""
@@ -82,10 +82,23 @@ def advance(backbone: Backbone, encoded: EncodedPrompt, tokens: Tensor, lengths:
         output = backbone(part, state, update=encoded.update, anchor=encoded.anchor, lengths=left, logits="last")
         assert output.logits is not None
         state = output.state
-        if encoded.limit is not None and part.shape[1] > 1:
-            limit_memory(state, encoded.limit)
         logits = output.logits if left is None else torch.where((left > 0).unsqueeze(1), output.logits, logits)
     return encoded.replace(state=state, logits=logits)
+
+
+def limited(encoded: EncodedPrompt) -> EncodedPrompt:
+    """Returns the place with memories within their limit, as answers begin: much may have been read after the prompt.
+
+    Not while it is read: what a text is cut into then would change what comes out.
+    """
+    if encoded.limit is None:
+        return encoded
+    exceeds = (memory_norms(encoded.state) > encoded.limit) & (encoded.limit > 0)
+    if not bool(exceeds.any()):
+        return encoded
+    state = map_state(torch.clone, encoded.state)
+    limit_memory(state, encoded.limit)
+    return encoded.replace(state=state)
 
 
 def within_bounds(encoded: EncodedPrompt, step: int, written: Sequence[int] | None = None) -> EncodedPrompt:
@@ -161,7 +174,7 @@ def decode(
     device = encoded.logits.device
     if encoded.update is not None:
         encoded = encoded.replace(update=prepare_update(encoded.update, encoded.logits.dtype))
-    begin = encoded
+    encoded = begin = limited(encoded)
     recent: deque[Sequence[int]] = deque(maxlen=sampling.refresh_keep)
     numbers = np.arange(encoded.batch) if numbers is None else numbers
     running = finite = [True] * encoded.batch

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prosg.generation.decode import advance, within_bounds
+from prosg.generation.decode import advance, limited, within_bounds
 from prosg.model.prosg import ProSG
 from prosg.serving.answering import Answering
 from prosg.serving.request import Chosen
@@ -38,7 +38,7 @@ class Decoding:
     def join(self, answering: Answering) -> None:
         """Gives a request whose prompt is read a slot."""
         assert answering.place is not None
-        self._slots.join(answering.place)
+        self._slots.join(limited(answering.place))
         answering.place = None  # it is in the slots from here on
         self.rows.append(answering)
         self._sampling = None
