@@ -30,12 +30,12 @@ BAD = [
     case(f"{GENERATE} --temperature -1", "temperature is -1.0"),
     case(f"{GENERATE} --temperature hot", "--temperature", "hot", "float"),
     case(f"{GENERATE} --tem 1", "--tem"),
-    case(f"{GENERATE} --top-p 0", "top_p is 0.0"),
-    case(f"{GENERATE} --top-k -1", "top_k is -1"),
+    case(f"{GENERATE} --top-p 0", "--top-p is 0.0"),
+    case(f"{GENERATE} --top-k -1", "--top-k is -1"),
     case(f"{GENERATE} --window 0", "window is 0"),
     case(f"{GENERATE} --hold-until 2", "force_marker"),
     case(f"{GENERATE} --nonsense", "--nonsense"),
-    case("generate plus --prompt x --max-tokens 0", "max_tokens is 0"),
+    case("generate plus --prompt x --max-tokens 0", "--max-tokens is 0"),
     case(GENERATE, "stop", "empty", more=("--stop", "")),
 ]
 

@@ -24,7 +24,7 @@ SERVING = pytest.mark.skipif(find_spec("prometheus_client") is None, reason="the
         case("serve demo --limits.rows -1", "rows"),
         case("serve demo --time-out 3", "--time-out", "--timeout"),
         case("serve demo --replicas -1", "replicas", "-1"),
-        case("serve demo --replica-cpus 0", "replica_cpus"),
+        case("serve demo --replica-cpus 0", "--replica-cpus"),
         case("serve demo --replicas 2", "--replicas", "--prompts"),
         case("serve demo --replicas 2 --prompts memory://prompts", "memory://prompts"),
         case("serve demo --replicas 2 --prompts new --cache-folder cache", "--cache-folder"),

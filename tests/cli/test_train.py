@@ -43,7 +43,7 @@ BAD = [
     case(f"{TRAIN} --dtype fp8", "--dtype", "fp8", "bf16"),
     case(f"{TRAIN} --device tpu", "--device", "tpu", "cuda"),
     case(f"{TRAIN} --progress maybe", "--progress", "maybe", "true or false"),
-    case(f"{TRAIN} --save_steps 0", "save_steps is 0"),
+    case(f"{TRAIN} --save_steps 0", "--save-steps is 0"),
     case(f"{TRAIN} --threads -1", "threads is -1"),
     case(f"{TRAIN} --seed -1", "seed is -1"),
     case(f"{TRAIN} --replay 2", "replay is 2.0"),

@@ -13,7 +13,7 @@ from prosg.data.encode import EncodedRow
 from prosg.model.config import PRESETS
 from prosg.training.config import Anchoring, Optimisation, Perturbation, Phase, StopRule, TrainConfig
 from prosg.training.display import step_line, validation_line
-from prosg.training.idle_options import idle_options
+from prosg.training.idle_options import doubtful_sizes, idle_options
 from prosg.training.recipes import RECIPES
 from support.training_folder import TrainingFolder
 
@@ -116,3 +116,11 @@ def test_notes_come_before_the_first_step(
     folder.run("finetune", tmp_path / "run", "--optim.warmup-steps", 8)
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("note: optim.warmup_steps is 8") and lines[1].startswith("training ")
+
+
+def test_rows_that_are_too_few_for_what_is_wanted_are_said(rows: list[EncodedRow]) -> None:
+    config = dataclasses.replace(CONFIG, optim=Optimisation(steps=10_000, batch_size=32))
+    few, often = doubtful_sizes("synthesize", config, rows)
+    assert few.startswith(f"{len({tuple(row.prompt) for row in rows})} distinct prompts: too few") and "320" in few
+    assert often.startswith(f"every row is read {10_000 * 32 / len(rows):,.0f} times")
+    assert list(doubtful_sizes("finetune", dataclasses.replace(CONFIG, optim=Optimisation(steps=3)), rows)) == []

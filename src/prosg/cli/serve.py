@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND"]
 
+BACKLOG = 2048
+"""Connections that wait to be accepted, as uvicorn has it."""
 MEBIBYTE = 1 << 20
 T = TypeVar("T")
 
@@ -91,6 +93,7 @@ def _serve(options: Namespace, api: ApiOptions) -> int:
 
     with listen(api.host, api.port) as listener, run_service(_plan(options, api)) as service:
         host, port = listener.getsockname()[:2]
+        listener.listen(BACKLOG)  # whoever reads the address may connect at once
         print(f"{service.name}, memory {service.memory}: {_address(host, port)}    Ctrl-C ends", flush=True)
         serve(service, listener)
     return 0

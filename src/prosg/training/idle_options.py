@@ -13,7 +13,7 @@ from prosg.training.config import Phase, TrainConfig
 from prosg.training.known_prompts import too_few
 from prosg.training.recipes import RECIPES, Recipe
 
-__all__ = ["idle_options"]
+__all__ = ["doubtful_sizes", "idle_options"]
 
 MANY_EPOCHS = 200
 """Times that a row is read; so many are mostly the default number of steps on a small file."""
@@ -59,14 +59,25 @@ def idle_options(phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow]) 
     if config.known != TrainConfig.known and not (phase == "synthesize" and reads):
         why = f"module.reads is {config.module.reads}" if phase == "synthesize" else f"{phase} trains no module"
         yield f"known is {config.known:g}, but {why}: it has no effect"
-    if phase == "synthesize" and reads and config.known < 1 and (reason := too_few(rows)):
-        yield reason
-    if (epochs := optim.steps * optim.batch_size / len(rows)) >= MANY_EPOCHS:
-        yield f"every row is read {epochs:,.0f} times; fewer steps (optim.steps) or more rows would do"
     if not config.anchor.enabled:
         yield from _without_effect("anchor", config.anchor, recipe.anchor, "anchor.enabled is false", ("tau", "age"))
     yield from _idle_perturbations(config, recipe)
     yield from _idle_evaluations(config)
+
+
+def doubtful_sizes(phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow]) -> Iterator[str]:
+    """Yields a line for rows that are too few for what is wanted of them.
+
+    Args:
+        phase: What is trained.
+        config: The run's options.
+        rows: Training rows.
+    """
+    reads = config.module.reads in ("all_positions", "last_position")
+    if phase == "synthesize" and reads and config.known < 1 and (reason := too_few(rows)):
+        yield reason
+    if (times := config.optim.steps * min(config.optim.batch_size, len(rows)) / len(rows)) >= MANY_EPOCHS:
+        yield f"every row is read {times:,.0f} times; fewer steps (optim.steps) or more rows would do"
 
 
 def _idle_perturbations(config: TrainConfig, recipe: Recipe) -> Iterator[str]:

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from prosg.model.prosg import ProSG
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import WORLD, tokenizer_beside, tokenizer_file
 from prosg.training.config import Phase, TrainConfig
-from prosg.training.idle_options import idle_options
+from prosg.training.idle_options import doubtful_sizes, idle_options
 from prosg.training.inputs import NAMED_INPUTS, check_inputs, record_inputs
 from prosg.training.known_prompts import learn_prompts
 from prosg.training.lora import add_lora, remove_lora
@@ -132,7 +133,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     from prosg.training.setup import check  # transformers takes seconds to import; errors above come at once
 
     check(model, phase, config, rows, validation)
-    for line in idle_options(phase, config, rows):
+    for line in chain(idle_options(phase, config, rows), doubtful_sizes(phase, config, rows)):
         distributed.print_once(f"note: {line}")
     if dry_run:
         from prosg.training.dry_run import dry_run as print_dry_run
