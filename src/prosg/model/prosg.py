@@ -18,14 +18,15 @@ from torch import Tensor
 from prosg.backbones import BackboneModule
 from prosg.backbones.base import Output
 from prosg.core.checks import check_lengths, check_tokens
-from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_anchor, with_update
-from prosg.core.state import State, choose_rows, memory_limit, no_pull, pulling_rows
+from prosg.core.encoded import EncodedPrompt, Memory, with_anchor, with_update
+from prosg.core.state import State
 from prosg.core.tensors import CHUNK, keeping_wide
-from prosg.core.update import keep_rows, take_update_rows
+from prosg.core.update import take_update_rows
 from prosg.data.templates import OwnTemplate
 from prosg.model.anchor import StateAnchor
 from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.config import ProSGConfig
+from prosg.model.holding import HoldingModel
 from prosg.model.initial_state import InitialState
 from prosg.model.options import EncodeOptions, check_names
 from prosg.model.prompts import Batch, Prompt, check_template_used, listed
@@ -40,7 +41,6 @@ from prosg.model.scoring import (
     score_in_one_call,
 )
 from prosg.model.synthesizer import Synthesizer
-from prosg.model.text_model import TextModel
 from prosg.tokenizers.special import RWKV_SPECIAL
 
 __all__ = ["ProSG", "Scored", "StatePerturber"]
@@ -79,7 +79,7 @@ class StatePerturber(Protocol):
         ...
 
 
-class ProSG(TextModel):
+class ProSG(HoldingModel):
     """A backbone, and the module that turns its prompts into updates.
 
     Attributes:
@@ -133,18 +133,6 @@ class ProSG(TextModel):
     def prosg_config(self) -> ProSGConfig | None:
         """The module's configuration; None without a module, and for a synthesizer of another class."""
         return self.synthesizer.config if isinstance(self.synthesizer, Synthesizer) else None
-
-    @property
-    def memory(self) -> Memory:
-        """What holds prompts unless a call says otherwise: the update and the anchor that the model has, if any.
-
-        With a module that tells which prompts it knows, and no anchor of the model's own, "auto".
-        """
-        if self.anchor is not None:
-            return "anchor" if self.synthesizer is None else "both"
-        if self.synthesizer is None:
-            return "none"
-        return "auto" if self.synthesizer.is_selective and self.backbone.anchor_units else "update"
 
     @property
     def device(self) -> torch.device:
@@ -234,44 +222,6 @@ class ProSG(TextModel):
         if state is None and self.initial is not None:
             state = self.init_state(lengths.shape[0])
         return PromptReader(self.backbone, self.synthesizer if update else None, state, lengths)
-
-    def check_memory(self, memory: Memory | None, tau: float | None = None, age: float | None = None) -> Memory:
-        """Returns `memory`, or the model's own for None.
-
-        Raises:
-            ValueError: for an unknown name, an update where there is no module, and an anchor that cannot be had.
-        """
-        memory = self.memory if memory is None else memory
-        if memory not in MEMORIES:
-            raise ValueError(f"memory is {memory!r}; allowed: {', '.join(MEMORIES)}")
-        if with_update(memory) and self.synthesizer is None:
-            raise ValueError(
-                f"memory is {memory!r}: this model has no module that makes updates; allowed: none, anchor"
-            )
-        if with_anchor(memory):
-            self._anchor(tau, age)
-        elif tau is not None:
-            raise ValueError(f"tau is {tau:g}, but memory is {memory!r}: a window is for memory anchor, both or auto")
-        return memory
-
-    def _anchor(self, tau: float | None, age: float | None) -> StateAnchor:
-        """The model's own anchor, or one with this window and age."""
-        if self.anchor is not None and tau is None and age is None:
-            return self.anchor
-        return StateAnchor(self.backbone, tau, age)
-
-    def anchored(self, encoded: EncodedPrompt, tau: float | None = None, age: float | None = None) -> EncodedPrompt:
-        """Anchors prompts to the states that they are in, for what is written from here on.
-
-        Args:
-            encoded: The prompts; also a later place in a text, as the end of a conversation's turn.
-            tau: Window, tokens; that of the model's own anchor, or the backbone's default.
-            age: Empty tokens by which the state's memory is aged; likewise.
-
-        Raises:
-            ValueError: for values out of range, and a backbone whose states cannot be anchored.
-        """
-        return encoded.replace(anchor=self._anchor(tau, age)(self.backbone, encoded.state))
 
     def forward(
         self,
@@ -413,54 +363,6 @@ class ProSG(TextModel):
     def run_backbone(self, *args: Any, **kwargs: Any) -> Output:
         """Calls the backbone through the module, so that FSDP gathers its weights."""
         return self.backbone(*args, **kwargs)  # type: ignore[no-any-return]
-
-    def held_by(
-        self, encoded: EncodedPrompt, memory: Memory, tau: float | None = None, age: float | None = None
-    ) -> EncodedPrompt:
-        """Returns encoded prompts as `memory` holds them: without what it does not name, anchored where it says so.
-
-        Args:
-            encoded: The prompts, as `encode` returns them. Anchors that are there are kept, unless `tau` or `age` is
-                given.
-            memory: "none", "anchor", "update", "both" or "auto".
-            tau: Window of the anchor, as in `encode`.
-            age: Empty tokens by which its memory is aged, as in `anchored`.
-
-        Raises:
-            ValueError: for an update that is not there, and as `anchored`.
-        """
-        memory = self.check_memory(memory, tau, age)
-        if with_update(memory) and (encoded.update is None or (memory != "auto" and not encoded.has_updates)):
-            raise ValueError(f"memory is {memory!r}, but the prompt was encoded without an update")
-        return self.hold(encoded, memory, tau, age)
-
-    def hold(
-        self, encoded: EncodedPrompt, memory: Memory, tau: float | None, age: float | None = None
-    ) -> EncodedPrompt:
-        """`held_by` for a memory that was checked, of prompts that have what it names."""
-        known = encoded.known if memory == "auto" else None
-        update = encoded.update if with_update(memory) else None
-        if update is not None and known is not None:
-            update = keep_rows(update, known)
-        encoded = encoded.replace(update=update, limit=self._limit(encoded, known) if update is not None else None)
-        needless = memory == "auto" and (known is None or bool(known.all()))
-        if needless or not with_anchor(memory):
-            return encoded.replace(anchor=None)
-        held = self.anchored(encoded, tau, age)
-        assert held.anchor is not None
-        anchor, kept = held.anchor, encoded.anchor
-        if kept is not None and tau is None and age is None:
-            anchor = choose_rows(pulling_rows(kept), kept, anchor)
-        if known is not None:
-            anchor = choose_rows(known, no_pull(anchor, encoded.batch), anchor)
-        return held.replace(anchor=anchor)
-
-    def _limit(self, encoded: EncodedPrompt, known: Tensor | None) -> Tensor | None:
-        """How large memories may grow beside an update, which holds the prompt: they have to hear the answer alone."""
-        if not self.backbone.memory_grows:
-            return None
-        limit = memory_limit(encoded.state) if encoded.limit is None else encoded.limit
-        return limit if known is None else limit * known.unsqueeze(1)
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, **options: Any
