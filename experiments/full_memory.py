@@ -14,7 +14,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,13 +22,11 @@ from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State, limit_memory, map_state, memory_norms
 from prosg.data.row import Row
 from prosg.data.synthetic import DEMO_KINDS, make_rows
-from prosg.generation.decode import decode
-from prosg.generation.length_control import sentence_ends
-from prosg.generation.sampling import Sampling
 from prosg.model.prosg import ProSG
 from prosg.utils.io import write_json
 from prosg.utils.tables import to_text
-from two_prompts import written
+from state_growth import stories
+from two_prompts import late_text, written
 
 FIRST = 50
 """Tokens of a story in range."""
@@ -52,34 +49,19 @@ def scaled(state: State, limit: Tensor) -> State:
 
 def right(model: ProSG, rows: list[Row], place: EncodedPrompt) -> float:
     """Share of rows whose late stage is exactly right from here."""
-    stages = [row.stages[-1] for row in rows]
-    wanted = [row.answer[stage.start + len(stage.marker) :].strip() for row, stage in zip(rows, stages, strict=True)]
-    got = written(model, [stage.marker for stage in stages], place)
-    return sum(a == b for a, b in zip(got, wanted, strict=True)) / len(rows)
+    got = written(model, [row.stages[-1].marker for row in rows], place)
+    return sum(a == late_text(row) for a, row in zip(got, rows, strict=True)) / len(rows)
 
 
 @torch.no_grad()
 def measure(name: str, count: int, lengths: list[int], seed: int, split: str) -> list[dict[str, object]]:
     """Shares by length and state."""
     model = load_model(name)
-    tokenizer = model.tokenizer
-    assert tokenizer is not None
     rows = make_rows(DEMO_KINDS, count, seed, split, sentences=(5, 5))
     encoded = model.encode([row.prompt for row in rows], memory="update").replace(limit=None)
-    sampling = Sampling(
-        max_tokens=1, seed=seed, hold_until=max(lengths), force_marker=["held"] * count, end_token=model.special.end
-    )
-    steps = decode(
-        model.backbone,
-        encoded,
-        sampling,
-        markers=[tokenizer.encode(row.stages[-1].marker) for row in rows],
-        ends_sentence=sentence_ends(tokenizer, model.backbone.config.vocab_size),
-        numbers=np.arange(count, dtype=np.uint64),
-    )
     found: list[dict[str, object]] = []
     in_range = None
-    for at, step in enumerate(steps):
+    for at, step in enumerate(stories(model, rows, encoded, max(lengths), seed)):
         if at not in (FIRST, *lengths):
             continue
         place, state = step.before, step.before.state

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from torch import Tensor
 
 from prosg.backbones.rwkv7 import RWKV7
 from prosg.checkpoints.load import load_model, require_tokenizer
+from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
+from prosg.data.row import Row
 from prosg.data.synthetic import DEMO_KINDS, make_rows
-from prosg.generation.decode import decode
+from prosg.generation.decode import Step, decode
 from prosg.generation.length_control import sentence_ends
 from prosg.generation.sampling import Sampling
 from prosg.model.prosg import ProSG
@@ -44,29 +47,34 @@ def norms(state: State) -> Tensor:
     return torch.stack(found).amax(0)
 
 
-@torch.no_grad()
-def growth(model: ProSG, rows: int, tokens: int, seed: int, tau: float | None) -> tuple[dict[int, list[float]], int]:
-    """By length, each row's norm; and the number of rows whose logits were not finite at the end."""
-    asked = make_rows(DEMO_KINDS, rows, seed, "test", sentences=(5, 5))
+def stories(model: ProSG, rows: Sequence[Row], encoded: EncodedPrompt, tokens: int, seed: int) -> Iterator[Step]:
+    """The steps of held stories of at least so many tokens under encoded prompts, sampled as `prosg curve` does."""
     tokenizer = require_tokenizer(model, "model")
     sampling = Sampling(
         max_tokens=1,
         temperature=0.8,
         seed=seed,
         hold_until=tokens,
-        force_marker=["held"] * rows,
+        force_marker=["held"] * len(rows),
         end_token=model.special.end,
     )
-    steps = decode(
+    return decode(
         model.backbone,
-        model.encode([row.prompt for row in asked], memory="none" if tau is None else "anchor", tau=tau),
+        encoded,
         sampling,
-        markers=[tokenizer.encode(row.stages[-1].marker) for row in asked],
+        markers=[tokenizer.encode(row.stages[-1].marker) for row in rows],
         ends_sentence=sentence_ends(tokenizer, model.backbone.config.vocab_size),
-        numbers=np.arange(rows, dtype=np.uint64),
+        numbers=np.arange(len(rows), dtype=np.uint64),
     )
+
+
+@torch.no_grad()
+def growth(model: ProSG, rows: int, tokens: int, seed: int, tau: float | None) -> tuple[dict[int, list[float]], int]:
+    """By length, each row's norm; and the number of rows whose logits were not finite at the end."""
+    asked = make_rows(DEMO_KINDS, rows, seed, "test", sentences=(5, 5))
+    encoded = model.encode([row.prompt for row in asked], memory="none" if tau is None else "anchor", tau=tau)
     found, broken = {}, 0
-    for written, step in enumerate(steps):
+    for written, step in enumerate(stories(model, asked, encoded, tokens, seed)):
         if written in MARKS:
             found[written] = norms(step.before.state).tolist()
             broken = step.finite.count(False)

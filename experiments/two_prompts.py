@@ -51,6 +51,12 @@ def joined(first: Row, second: Row) -> Row:
     return Row(derived_id(prompt, answer), prompt, answer, "two", stages, first.distance_words)
 
 
+def late_text(row: Row) -> str:
+    """The row's own late stage, after its marker."""
+    late = row.stages[-1]
+    return row.answer[late.start + len(late.marker) :].strip()
+
+
 def pairs_of(count: int, seed: int, split: str) -> list[tuple[Row, Row]]:
     """Pairs of instructions of different kinds, each order as often."""
     orders = list(permutations(DEMO_KINDS, 2))
@@ -108,10 +114,7 @@ def measure(name: str, pairs: list[tuple[Row, Row]]) -> list[dict[str, object]]:
             for side in (0, 1):
                 late = [pair[side].stages[-1] for pair in pairs]
                 texts = [story + stage.marker for story, stage in zip(stories, late, strict=True)]
-                wanted = [
-                    pair[side].answer[stage.start + len(stage.marker) :].strip()
-                    for pair, stage in zip(pairs, late, strict=True)
-                ]
+                wanted = [late_text(pair[side]) for pair in pairs]
                 got = written(model, texts, text.replace(state=start, update=update))
                 shares.append(sum(a == b for a, b in zip(got, wanted, strict=True)) / len(pairs))
             found.append({"module": name, "state": where, "update": called, "first": shares[0], "second": shares[1]})

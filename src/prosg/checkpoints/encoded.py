@@ -30,7 +30,7 @@ from prosg.model.prosg import ProSG
 from prosg.utils.io import CheckpointError, written_whole
 from prosg.utils.spelling import meant_path
 
-__all__ = ["flatten", "load_encoded", "save_encoded", "unflatten", "unflatten_anchor"]
+__all__ = ["file_tensors", "flatten", "load_encoded", "save_encoded", "unflatten", "unflatten_anchor"]
 
 FORMATS = "prosg-encoded-1", "prosg-encoded-2"
 """Without an anchor, and with one, which the first version would lose silently."""
@@ -48,6 +48,16 @@ def flatten(state: State, update: Update | None, anchor: Anchor | None = None) -
     for site, delta in (update or {}).items():
         flat |= {f"update.{site}.a": delta.a.contiguous(), f"update.{site}.b": delta.b.contiguous()}
     return flat
+
+
+def file_tensors(encoded: EncodedPrompt) -> dict[str, Tensor]:
+    """Returns all tensors of a file of encoded prompts, by their names."""
+    tensors = flatten(encoded.state, encoded.update, encoded.anchor) | {"logits": encoded.logits.contiguous()}
+    if encoded.limit is not None:
+        tensors["limit"] = encoded.limit.contiguous()
+    if encoded.known is not None:
+        tensors["known"] = encoded.known.to(encoded.logits.dtype)
+    return tensors
 
 
 def unflatten(flat: Mapping[str, Tensor], backbone: Backbone) -> tuple[State, Update | None]:
@@ -107,11 +117,7 @@ def save_encoded(
         check_encoded(encoded, encoded.logits.shape[-1])
     except ValueError as error:
         raise ValueError(f"{path}: not written: {error}; the model's weights or its memory have overflowed") from None
-    tensors = flatten(encoded.state, encoded.update, encoded.anchor) | {"logits": encoded.logits.contiguous()}
-    if encoded.limit is not None:
-        tensors["limit"] = encoded.limit.contiguous()
-    if encoded.known is not None:
-        tensors["known"] = encoded.known.to(encoded.logits.dtype)
+    tensors = file_tensors(encoded)
     metadata = {"format": FORMATS[encoded.anchor is not None], "model": fingerprint or model_fingerprint(model)}
     with written_whole(Path(path), overwrite=overwrite) as temporary:
         save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary, metadata=metadata)

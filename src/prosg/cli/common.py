@@ -153,8 +153,8 @@ def add_kinds(parser: Parser) -> None:
     )
 
 
-def kinds_and_split(options: Namespace) -> list[str]:
-    """Returns the kinds that were asked for, of none the demo's. ValueError for one, or a split, that there is not."""
+def checked_kinds(options: Namespace) -> list[str]:
+    """Returns --kinds, of none the demo's. ValueError for a kind, or a --split, that there is not."""
     from prosg.data.synthetic import KINDS, SPLITS, expand_kinds
 
     check_known("--kinds", options.kinds or (), [*KINDS, "natural"])

@@ -15,7 +15,7 @@ from prosg.cli.common import (
     add_template,
     add_window,
     check_new_file,
-    kinds_and_split,
+    checked_kinds,
     load_from,
 )
 from prosg.cli.parser import Command, Parser, path_text
@@ -94,7 +94,7 @@ def _run(options: Namespace) -> int:
         check_new_file("--out", file, options.overwrite)
     known_template(options.template)
     check_known("--memory", options.memory or [], MEMORIES)
-    kinds = kinds_and_split(options)
+    kinds = checked_kinds(options)
     if options.rows < 1:
         raise ValueError(f"--rows is {options.rows}, must be at least 1")
     model = load_from(options)

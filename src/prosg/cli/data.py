@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosg.cli.common import add_kinds, add_overwrite, check_new_file, kinds_and_split
+from prosg.cli.common import add_kinds, add_overwrite, check_new_file, checked_kinds
 from prosg.cli.parser import Command, Group, Parser, path_text
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _make(options: Namespace) -> int:
         name: tuple(limits) if (limits := getattr(options, name)) else None
         for name in ("distance", "sentences", "distractors", "turns", "items")
     }
-    kinds = kinds_and_split(options)
+    kinds = checked_kinds(options)
     difficulty = Difficulty(
         distractors=ranges["distractors"],
         filler=Filler.read(options.filler) if options.filler is not None else None,

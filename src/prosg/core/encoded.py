@@ -151,8 +151,8 @@ class EncodedPrompt:
         limited = next((part.limit for part in parts if part.limit is not None), None)
         limits: list[Tensor] = []
         if limited is not None:
-            no_limits = (limited.new_zeros(part.batch, limited.shape[1]) for part in parts)
-            limits = [none if part.limit is None else part.limit for part, none in zip(parts, no_limits, strict=True)]
+            unlimited = limited.new_zeros(1, limited.shape[1])
+            limits = [unlimited.expand(part.batch, -1) if part.limit is None else part.limit for part in parts]
         return EncodedPrompt(
             join_states([part.state for part in parts]),
             join_updates(updates) if updates else None,

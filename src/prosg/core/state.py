@@ -140,14 +140,16 @@ def bound_state(state: State) -> State:
     return map_state(bound, state)
 
 
-def _norms(layer: Any) -> list[Tensor]:
-    """For each memory of a layer the norm (B, H) of each unit of each row."""
-    return [leaf.flatten(2).norm(dim=2) for leaf in layer if leaf.ndim > 2]
+def _unit_norms(memory: Tensor) -> Tensor:
+    """The norm (B, H) of each unit of a memory (B, H, ...)."""
+    norms: Tensor = memory.flatten(2).norm(dim=2)
+    return norms
 
 
 def memory_norms(state: State) -> Tensor:
     """Returns (B, L) the largest norm of a memory's unit (a head) in each layer; every layer has a memory."""
-    return torch.stack([torch.stack([one.amax(1) for one in _norms(layer)]).amax(0) for layer in state], 1)
+    layers = ([_unit_norms(leaf).amax(1) for leaf in layer if leaf.ndim > 2] for layer in state)
+    return torch.stack([torch.stack(norms).amax(0) for norms in layers], 1)
 
 
 def memory_limit(state: State) -> Tensor:
@@ -176,7 +178,7 @@ def limit_memory(state: State, limit: Tensor, rows: Tensor | None = None) -> Non
             if leaf.ndim <= 2:
                 continue
             part = leaf[chosen]
-            factor = (limit[:, number, None].to(part.dtype) / part.flatten(2).norm(dim=2)).clamp(max=1.0)
+            factor = (limit[:, number, None].to(part.dtype) / _unit_norms(part)).clamp(max=1.0)
             if bool((factor < 1).any()):
                 leaf[chosen] = part * factor.view(*factor.shape, *[1] * (leaf.ndim - 2))
 

@@ -116,8 +116,6 @@ def measure_curve(
         for memory in memories or [model.memory]
         for name in _conditions(model, memory, updates)
     }
-    if any(one.update == "other" for one in systems.values()):
-        check_partners([asked.kind for asked in asked_rows(config)], f"--rows {curve.rows}")
     progress = path.with_suffix(".progress")
     display = ProgressDisplay("measuring")
 
@@ -164,6 +162,8 @@ def _conditions(model: ProSG, memory: Memory, updates: Sequence[str]) -> Sequenc
 def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG, tell: Progress) -> Run:
     """Every system's measures, one after the other, in memory."""
     rows = asked_rows(config)
+    if any(system.update == "other" for system in systems.values()):
+        check_partners([row.kind for row in rows], f"--rows {config.curve.rows}")
     say(_plan_line(config, systems))
     by_id = {row.id: row for row in rows}
     backbone, cache, results = model.backbone.config.model_type, AnswerCache(), []

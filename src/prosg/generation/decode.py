@@ -27,7 +27,7 @@ from torch import Tensor
 from prosg.backbones.base import Backbone
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.rng import uniforms
-from prosg.core.state import bound_state, limit_memory, map_state, memory_norms
+from prosg.core.state import bound_state, limit_memory, map_state
 from prosg.core.tensors import CHUNK, chunks, pad
 from prosg.core.update import prepare_update
 from prosg.generation.length_control import LengthControl
@@ -92,9 +92,6 @@ def limited(encoded: EncodedPrompt) -> EncodedPrompt:
     Not while it is read: what a text is cut into then would change what comes out.
     """
     if encoded.limit is None:
-        return encoded
-    exceeds = (memory_norms(encoded.state) > encoded.limit) & (encoded.limit > 0)
-    if not bool(exceeds.any()):
         return encoded
     state = map_state(torch.clone, encoded.state)
     limit_memory(state, encoded.limit)

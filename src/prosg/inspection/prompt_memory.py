@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from prosg.backbones import BackboneModule
 from prosg.backbones.hf.model import HFBackbone
-from prosg.checkpoints.encoded import flatten
+from prosg.checkpoints.encoded import file_tensors
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
 from prosg.core.update import LowRank, prepare_update
@@ -56,10 +56,8 @@ def blank_prompt(model: ProSG, *, anchor: bool = False) -> EncodedPrompt:
 
 def file_bytes(encoded: EncodedPrompt) -> int:
     """Returns the size of the file that `save_encoded` writes of such a prompt."""
-    tensors = flatten(encoded.state, encoded.update, encoded.anchor) | {"logits": encoded.logits}
-    if encoded.limit is not None:
-        tensors["limit"] = encoded.limit
-    return len(save({name: tensor.cpu() for name, tensor in tensors.items()}, {"model": FINGERPRINT}))
+    tensors = {name: tensor.cpu() for name, tensor in file_tensors(encoded).items()}
+    return len(save(tensors, {"model": FINGERPRINT}))
 
 
 def cache_bytes(model: ProSG, tokens: int) -> int:

@@ -203,6 +203,10 @@ class Optimisation:
     scale_rates: bool = True
     checkpointing: bool = False
 
+    def epochs(self, rows: int) -> float:
+        """How often each of so many rows is read; a step has no more rows than there are."""
+        return self.steps * min(self.batch_size, rows) / rows
+
     def __post_init__(self) -> None:
         check_fields(self, "optim.")
         _check_range(self, "optim.", ["steps", "batch_size", "accumulation"], 1, math.inf, "be at least 1")

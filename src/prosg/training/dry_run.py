@@ -124,7 +124,7 @@ def _describe(
     batch = min(optim.batch_size, len(rows))
     parts = f" in {optim.accumulation} parts" * (optim.accumulation > 1)
     shared = f" by {processes} processes" * (processes > 1)
-    epochs = optim.steps * batch / len(rows)
+    epochs = optim.epochs(len(rows))
     epochs_text = f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}"
     yield (
         "steps",

@@ -55,8 +55,7 @@ def idle_options(phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow]) 
     else:
         why, usual = f"module.reads is {config.module.reads}", PRESETS[config.module.preset]
         yield from _without_effect("module", config.module, usual, why, NOT_READ[config.module.reads])
-    reads = config.module.reads in ("all_positions", "last_position")
-    if config.known != TrainConfig.known and not (phase == "synthesize" and reads):
+    if config.known != TrainConfig.known and not (phase == "synthesize" and config.module.reads_positions):
         why = f"module.reads is {config.module.reads}" if phase == "synthesize" else f"{phase} trains no module"
         yield f"known is {config.known:g}, but {why}: it has no effect"
     if not config.anchor.enabled:
@@ -73,11 +72,10 @@ def doubtful_sizes(phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow]
         config: The run's options.
         rows: Training rows.
     """
-    reads = config.module.reads in ("all_positions", "last_position")
-    if phase == "synthesize" and reads and config.known < 1 and (reason := too_few(rows)):
+    if phase == "synthesize" and config.module.reads_positions and config.known < 1 and (reason := too_few(rows)):
         yield reason
-    if (times := config.optim.steps * min(config.optim.batch_size, len(rows)) / len(rows)) >= MANY_EPOCHS:
-        yield f"every row is read {times:,.0f} times; fewer steps (optim.steps) or more rows would do"
+    if (epochs := config.optim.epochs(len(rows))) >= MANY_EPOCHS:
+        yield f"every row is read {epochs:,.0f} times; fewer steps (optim.steps) or more rows would do"
 
 
 def _idle_perturbations(config: TrainConfig, recipe: Recipe) -> Iterator[str]:

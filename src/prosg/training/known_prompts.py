@@ -19,7 +19,7 @@ from prosg.utils import distributed
 from prosg.utils.progress import Progress
 from prosg.utils.tables import counted
 
-__all__ = ["LEAST_DISTINCT", "learn_prompts", "too_few"]
+__all__ = ["learn_prompts", "too_few"]
 
 MOST_PROMPTS = 4096
 BATCH = 32
@@ -31,7 +31,7 @@ LEAST_DISTINCT = round(LEAST_PROMPTS / HELD_OUT)
 
 def too_few(rows: Sequence[EncodedRow]) -> str:
     """Says that there are too few prompts to tell which ones a module knows; "" where there are enough."""
-    distinct = len({tuple(row.prompt) for row in sample_rows(rows, MOST_PROMPTS)})
+    distinct = len(_distinct(rows))
     if distinct >= LEAST_DISTINCT:
         return ""
     return (
@@ -58,7 +58,8 @@ def learn_prompts(model: ProSG, rows: Sequence[EncodedRow], share: float, seed: 
     if reason := too_few(rows):
         distributed.print_once(reason)
         return
-    prompts = _distinct(rows, seed)[:MOST_PROMPTS]
+    prompts = _distinct(rows)
+    Random(seed).shuffle(prompts)
     held = round(HELD_OUT * len(prompts))
     prompts, others = prompts[held:], prompts[:held]
     familiarity = Familiarity(synthesizer.input_widths).to(model.device)
@@ -67,11 +68,9 @@ def learn_prompts(model: ProSG, rows: Sequence[EncodedRow], share: float, seed: 
     familiarity.fit(means[: len(prompts)], means[len(prompts) :], share)
 
 
-def _distinct(rows: Sequence[EncodedRow], seed: int) -> list[tuple[int, ...]]:
-    """Each prompt once, in random order."""
-    prompts = list(dict.fromkeys(tuple(row.prompt) for row in sample_rows(rows, MOST_PROMPTS)))
-    Random(seed).shuffle(prompts)
-    return prompts
+def _distinct(rows: Sequence[EncodedRow]) -> list[tuple[int, ...]]:
+    """Each prompt once, of at most `MOST_PROMPTS` rows."""
+    return list(dict.fromkeys(tuple(row.prompt) for row in sample_rows(rows, MOST_PROMPTS)))
 
 
 @torch.no_grad()

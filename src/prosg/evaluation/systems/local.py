@@ -177,8 +177,8 @@ class LocalSystem:
         """How many of so many rows can be answered at once: the mean update is as large as what it changes."""
         if self.condition.update != "mean" or not with_update(self.memory):
             return rows
-        updates = [update for update, _ in self.means.values() if update is not None]
-        size = max(sum(factor.nbytes for delta in update.values() for factor in delta.rows()) for update in updates)
+        sites = self.model.backbone.sites.values()  # of full rank: a (min(O, I), I) and b (O, min(O, I)) of each, fp32
+        size = sum(4 * min(outputs, inputs) * (outputs + inputs) for outputs, inputs in sites)
         return min(rows, max(1, MEAN_BYTES // size))
 
     def encode(self, indices: Sequence[int]) -> EncodedPrompt:
