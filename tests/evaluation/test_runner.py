@@ -21,6 +21,7 @@ import yaml
 from prosg.cli import main
 from prosg.data.row import write_rows
 from prosg.data.synthetic import make_rows
+from prosg.evaluation.systems.local import LocalSystem
 from support.evaluations import DEMO_BASE, answers, part, results, run_here, write_config
 
 TWO = {"base": {"model": DEMO_BASE}, "plus": {"model": "demo"}}
@@ -99,7 +100,7 @@ def test_killed_at_any_moment_it_goes_on(whole: Path, tmp_path: Path, monkeypatc
         counts.append(stored(out)[0])
         assert counts == sorted(counts) and stored(out)[1] == counts[-1]
     run_here(monkeypatch)
-    assert main(["eval", file, "--plain"]) == 0
+    assert main(["eval", file]) == 0
     assert stored(out) == (8, 8)
     assert report(out) == report(whole / "out")
     assert answers(out, "plus") == answers(whole / "out", "plus")
@@ -121,7 +122,7 @@ def test_killed_with_all_its_processes_it_goes_on(whole: Path, tmp_path: Path, m
             break
         time.sleep(0.01)
     run_here(monkeypatch)
-    assert main(["eval", file, "--plain"]) == 0
+    assert main(["eval", file]) == 0
     assert stored(out) == (8, 8)
     assert report(out) == report(whole / "out")
 
@@ -293,3 +294,26 @@ def test_systems_with_other_special_tokens_do_not_share_a_model() -> None:
     plain = models.open(SystemConfig(model="demo")).special
     assert models.open(SystemConfig(model="demo", end_token=[7], begin_token="5")).special == ((7,), 5)
     assert models.open(SystemConfig(model="demo")).special == plain == ((0,), None)
+
+
+def test_rows_of_the_mean_update_are_answered_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large as what it changes, it would not fit for all rows of a large model; the answers are the same."""
+    run_here(monkeypatch)
+    encoded = LocalSystem.encode
+    sizes: dict[str, list[int]] = {"all": [], "few": []}
+    for name, most in (("all", 1 << 40), ("few", 1)):
+        (tmp_path / name).mkdir()
+        file = write_config(tmp_path / name, {"mean": {"model": "demo", "update": "mean"}}, batch_size=4)
+
+        def noted(self: LocalSystem, indices: Any, name: str = name) -> Any:
+            sizes[name].append(len(indices))
+            return encoded(self, indices)
+
+        monkeypatch.setattr(LocalSystem, "encode", noted)
+        monkeypatch.setattr("prosg.evaluation.systems.local.MEAN_BYTES", most)
+        assert main(["eval", file]) == 0
+    assert set(sizes["few"]) == {1} and max(sizes["all"]) > 1
+    both = [{key: one["text"] for key, one in answers(tmp_path / name / "out", "mean").items()} for name in sizes]
+    assert both[0] == both[1] and len(both[0]) == 4
+    late = [results(tmp_path / name / "out", measure="curve", kind="all") for name in sizes]
+    assert late[0] and late[0] == late[1]
