@@ -7,7 +7,7 @@ import json
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,13 @@ def medians(
             if repeat:  # the first is the warm-up
                 seconds[name].append((clock() - start) / calls)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """A 95 % interval of the median, from the order of the values alone."""
+    ordered = sorted(values)
+    outside = max(0, int(len(ordered) / 2 - 0.98 * len(ordered) ** 0.5))  # the binomial's normal approximation
+    return ordered[outside], ordered[-1 - outside]
 
 
 def commit() -> str:

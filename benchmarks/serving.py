@@ -6,7 +6,9 @@ Weights are random, of a published shape; the module (`plus`) has an update that
 what it is compared with, the median of `--repeats`:
 
 - tokens a second with 32 requests at once, and one at a time: prompts read, tokens sampled, text decoded;
-- a step of 32 and of 64 rows whose prompts all differ, with an update, an anchor or both for each, against none;
+- a step of 32 and of 64 rows whose prompts all differ, with an update, an anchor or both for each, against none: one
+  engine each, which take turns step by step, so that each step is compared with the one beside it (`--steps` of them;
+  in processor time where there is one thread, as the machine may be shared);
 - the first token of a short request, on an idle engine and while a prompt of 4,000 tokens is read;
 - the first token of a prompt of 2,000 tokens that is encoded already, against the same prompt as text.
 """
@@ -18,13 +20,12 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
-from _common import commit
+from _common import commit, median_interval
 from tokenizers import models, pre_tokenizers
 
 from prosg.backbones import BACKBONES
@@ -92,18 +93,24 @@ class Bench:
             pass
         return engine.statistics().written_tokens / (time.perf_counter() - start)
 
-    def step_seconds(self, places: Sequence[EncodedPrompt]) -> float:
-        """Median seconds of a step of rows that begin at these places."""
-        engine = self.engine(len(places))
-        for place in places:
-            engine.submit(self.request(encoded=place), lambda _: None)
-        engine.step()
-        seconds = []
-        for _ in range(self.tokens - 2):
-            start = time.perf_counter()
-            engine.step()
-            seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds)
+    def step_seconds(self, begun: dict[str, Sequence[EncodedPrompt]], steps: int) -> dict[str, list[float]]:
+        """Seconds of each of so many steps of rows that begin at these places; the engines take turns."""
+        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+        engines = {}
+        for name, places in begun.items():
+            engines[name] = self.engine(len(places))
+            for place in places:
+                engines[name].submit(self.request(encoded=place, tokens=steps + 3), lambda _: None)
+            for _ in range(2):
+                engines[name].step()
+        seconds: dict[str, list[float]] = {name: [] for name in engines}
+        for turn in range(steps):
+            # Backwards every other time, so that none always follows the same one.
+            for name, engine in list(engines.items())[:: 1 if turn % 2 else -1]:
+                start = clock()
+                engine.step()
+                seconds[name].append(clock() - start)
+        return seconds
 
     def first_token(self, request: Request, before: Request | None = None) -> tuple[float, int]:
         """Seconds and steps to a request's first token, maybe while another one's prompt is read."""
@@ -128,12 +135,14 @@ class Bench:
         return {name: statistics.median(found) for name, found in values.items()}
 
 
-def measure(bench: Bench, rows: Sequence[int], long: int, stored: int) -> list[dict[str, Any]]:
+def measure(bench: Bench, rows: Sequence[int], steps: int, long: int, stored: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
-    def add(quantity: str, system: str, value: float, unit: str) -> None:
-        found.append({"quantity": quantity, "system": system, "value": float(f"{value:.4g}"), "unit": unit})
-        print(f"{quantity:38}{system:28}{value:12.4g} {unit}", flush=True)
+    def add(quantity: str, system: str, value: float, unit: str, between: Sequence[float] = ()) -> None:
+        row = {"quantity": quantity, "system": system, "value": float(f"{value:.4g}"), "unit": unit}
+        bounds = [float(f"{bound:.4g}") for bound in between]
+        found.append(row | ({"interval": bounds} if bounds else {}))
+        print(f"{quantity:38}{system:28}{value:12.4g} {unit}{f'  {bounds}' if bounds else ''}", flush=True)
 
     most = rows[0]
     speed = bench.turns({"1": lambda: bench.throughput(1, 2), str(most): lambda: bench.throughput(most, most)})
@@ -145,11 +154,12 @@ def measure(bench: Bench, rows: Sequence[int], long: int, stored: int) -> list[d
         both = bench.model.encode(prompts, memory="both")
         held = {memory: bench.model.held_by(both, memory) for memory in MEMORIES}
         places = {memory: [place.take([row]) for row in range(count)] for memory, place in held.items()}
-        seconds = bench.turns({memory: partial(bench.step_seconds, begun) for memory, begun in places.items()})
-        for memory, value in seconds.items():
-            add(f"step of {count} rows", memory, 1e3 * value, "ms")
+        seconds = bench.step_seconds(places, steps)
+        for memory, taken in seconds.items():
+            add(f"step of {count} rows", memory, 1e3 * statistics.median(taken), "ms")
             if memory != "none":
-                add(f"cost of {count} of their own", memory, 100 * (value / seconds["none"] - 1), "%")
+                costs = [100 * (own / none - 1) for own, none in zip(taken, seconds["none"], strict=True)]
+                add(f"cost of {count} of their own", memory, statistics.median(costs), "%", median_interval(costs))
     text = bench.ids(stored)
     kept = bench.model.encode(torch.tensor([text]), memory="update")
     waits = bench.turns(
@@ -179,6 +189,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--rows", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
+    parser.add_argument("--steps", type=int, default=40, help="that are compared")
     parser.add_argument("--long", type=int, default=4000, help="tokens of the prompt that is read meanwhile")
     parser.add_argument("--stored", type=int, default=2000, help="tokens of the prompt that is encoded already")
     parser.add_argument("--chunk", type=int, default=256, help="tokens of prompts between two steps")
@@ -194,7 +205,7 @@ def main() -> None:
     print(f"{processor()}; torch {torch.__version__}; {model.backbone.kernel_in_use}; {options.threads} thread(s)")
     bench = Bench(model, options.tokens, options.repeats, options.chunk)
     about = {"model": f"{options.version} {options.shape}", "dtype": options.dtype, "threads": options.threads}
-    rows = [row | about for row in measure(bench, options.rows, options.long, options.stored)]
+    rows = [row | about for row in measure(bench, options.rows, options.steps, options.long, options.stored)]
     if options.out:
         before = json.loads(options.out.read_text()) if options.out.exists() else []
         kept = [row for row in before if any(row[name] != value for name, value in about.items())]
