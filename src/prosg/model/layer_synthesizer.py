@@ -76,13 +76,13 @@ class LayerSynthesizer(nn.Module):
                 self.from_memory = _init_linear(MetaAwareLinear(memory, d, bias=False), (3 * width) ** -0.5)
             self.shape = (slots, d)
             if config.reads == "all_positions":
-                self.queries = nn.Parameter(torch.randn(slots, d))
-            self.slots = nn.Parameter(0.02 * torch.randn(slots, d)) if config.state_embedding else None
+                self.queries = nn.Parameter(_normal(slots, d))
+            self.slots = nn.Parameter(_normal(slots, d, scale=0.02)) if config.state_embedding else None
             self.stack = stack or make_stack(config, d)
             self.norm = nn.LayerNorm(d) if config.final_norm else nn.Identity()
         elif config.reads == "last_input":
             self.slots = (
-                nn.Parameter(0.02 * torch.randn(len(self.names), n * width)) if config.state_embedding else None
+                nn.Parameter(_normal(len(self.names), n * width, scale=0.02)) if config.state_embedding else None
             )
             self.stack = stack or make_stack(config, n * width)
             self.norm = nn.LayerNorm(n * width) if config.final_norm else nn.Identity()
@@ -91,7 +91,7 @@ class LayerSynthesizer(nn.Module):
         for name, (out, inp) in self.shapes.items():
             self.base_b[name] = nn.Parameter(torch.zeros(n, out))
             if config.reads != "last_input":
-                self.base_a[name] = nn.Parameter(torch.randn(n, inp))
+                self.base_a[name] = nn.Parameter(_normal(n, inp))
             if config.reads_positions:
                 self.map_a[name] = _init_linear(MetaAwareLinear(d, inp), (3 * d) ** -0.5)
             if config.synthesize == "both":
@@ -185,6 +185,12 @@ class LayerSynthesizer(nn.Module):
 def make_stack(config: ProSGConfig, width: int) -> Stack:
     """Builds the transforming stack for slots of this width."""
     return Stack(width, config.hidden or width, config.blocks)
+
+
+def _normal(*shape: int, scale: float = 1.0) -> Tensor:
+    """As `scale * torch.randn`; nothing is drawn on "meta", where arithmetic imports torch's compiler, for seconds."""
+    values = torch.empty(*shape)
+    return values if values.is_meta else scale * values.normal_()
 
 
 def _init_linear(linear: nn.Linear, std: float) -> nn.Linear:
