@@ -56,6 +56,13 @@ def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # 
     assert chat(TURN, f"/save {file}", options=("--overwrite",))[0] == 0
 
 
+def test_a_conversation_that_another_model_held_is_said(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "talk.json"
+    chat(TURN, f"/save {file}")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model": "other.pth"}))
+    assert "1 answer, held with other.pth so far; memory" in chat(options=("--load", str(file)))[2]
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [

@@ -224,7 +224,8 @@ class _Chat:
         if path.exists() and not self.options.overwrite and path.resolve() not in self.files:
             raise ValueError(f"{path}: exists; save under another name, or start with --overwrite")
         with written_whole(path, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(self.talk.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+            content = {"model": self.options.model} | self.talk.to_dict()
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
         self.files.add(path.resolve())
         _say(f"{path}: {_turns(self.talk.turns)}")
 
@@ -245,7 +246,9 @@ class _Chat:
             raise ValueError(f"{path}: {error}") from None
         self.seed += sum(turn.role == "assistant" for turn in turns)  # else /again would draw the same answer
         self.files.add(path.resolve())
-        _say(f"{path}: {_turns(self.talk.turns)}; memory {self.talk.memory}")
+        other = content.get("model", self.options.model) != self.options.model
+        of = f", held with {content['model']} so far" if other else ""
+        _say(f"{path}: {_turns(self.talk.turns)}{of}; memory {self.talk.memory}")
 
 
 def _read_conversation(path: Path, template: str) -> tuple[Mapping[str, Any], list[Turn]]:

@@ -8,7 +8,8 @@ COLUMNS = {
     "memory": "what holds the prompt: none, anchor, update, both or auto",
     "whose": "own: made of the prompt itself; other: of another prompt of its kind; mean: of many prompts; none",
     "state": "kept: as the prompt left it; wiped: empty, so that the memory alone knows the prompt",
-    "written": "tokens before the last thing that was asked for; free length: the model ends its story itself",
+    "written": "tokens before the last thing that was asked for; free length: the model ends its story itself; "
+    "rows' answers: these are scored, none is written",
     "late": "share of the prompts whose last request is met exactly, and its 95 % interval",
     "all stages": "share of the prompts of which every request is met",
     "perplexity": "of the rows' own answers",

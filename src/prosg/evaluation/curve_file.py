@@ -222,7 +222,8 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         if row["kind"] != "all":
             continue
-        where = f"{row['distance_tokens']:>6} tokens" if "distance_tokens" in row else f"{'free length':>13}"
+        own = "free length" if "late_accuracy" in row else "rows' answers"  # the latter are scored, not written
+        where = f"{row['distance_tokens']:>6} tokens" if "distance_tokens" in row else f"{own:>13}"
         text = f"{row['memory']:>6} {row['update']:>6} {row['state']:>6} {where}"
         if "late_accuracy" in row:
             low, high = row["late_interval"]
