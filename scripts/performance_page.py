@@ -1,4 +1,4 @@
-"""Writes the tables of docs/performance.md from benchmarks/results: decoding*.json, linear.json and training.json.
+"""Writes the tables of docs/performance.md from benchmarks/results: decoding*, linear, reading and training.json.
 
 python scripts/performance_page.py            writes them
 python scripts/performance_page.py --check    says whether they are those of the file; exit status 1 if not
@@ -61,12 +61,21 @@ def decoding(benchmark: str = "decoding") -> str:
     return "\n".join(lines)
 
 
-def prefill() -> str:
-    """The table of reading."""
-    lines = ["| 512 tokens in one call, tokens a second | prosg |", "| --- | ---: |"]
-    for row in rows():
-        if row["quantity"] == "prefill":
-            lines.append(f"| {NAMES[row['version']]}, {row['dtype']} | {row['value']:,.0f} |")
+def reading() -> str:
+    """The table of reading: a line for each version, type and machine."""
+    found = {(r["version"], r["dtype"], r["machine"], r["system"]): r for r in rows("reading")}
+    lines = [
+        "| 512 tokens, tokens/s | `rwkv` | transformers | prosg | share of limit | update adds | anchor adds | machine |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for version, dtype, machine in dict.fromkeys(key[:3] for key in found):
+        read = [found.get((version, dtype, machine, name)) for name in ("rwkv", "transformers", "prosg")]
+        cells = [f"{NAMES[version]}, {dtype}", *map(value, read)]
+        cells.append(f"{read[-1]['share']:.2f}" if read[-1] and "share" in read[-1] else "")
+        for name in ("update", "anchor"):
+            added = found.get((version, dtype, machine, name))
+            cells.append("" if added is None else "{:.0f}% [{:.0f}, {:.0f}]".format(added["value"], *added["interval"]))
+        lines.append(f"| {' | '.join([*cells, machine])} |")
     return "\n".join(lines)
 
 
@@ -138,7 +147,7 @@ TABLES = {
     "machine_avx2": partial(machine, "decoding_avx2"),
     "linear": linear,
     "linear_machine": linear_machine,
-    "prefill": prefill,
+    "reading": reading,
     "machine": machine,
     "training": training,
     "training_machine": training_machine,

@@ -1,0 +1,103 @@
+"""Reading 512 tokens at the 169M shapes, beside the peers, and what an update or an anchor adds to it, on one core.
+
+    python benchmarks/reading.py [--out FILE] [--versions rwkv4 rwkv7] [--types fp32 bf16] [--repeats 9] [--small]
+
+Random weights of the published shapes. Systems: the `rwkv` package, transformers, prosg's backbone alone, and encoding
+with a module of the preset `plus` (its update), an anchor, or both. All of one version and type take turns; times are
+the processor's, of one thread, since the machine may be shared. What encoding adds is the median over turns of its time
+over the backbone's in the same turn, with a 95 % interval. The peers are compared with prosg before anything is timed.
+
+The limit: the operations of the matrix products over the core's rate in a large one, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import commit, median_interval, write_rows
+from _peers import TYPES, machine, random_model, rwkv_peer, transformers_peer
+
+from prosg.checkpoints.backbone import load_backbone
+from prosg.core.encoded import Memory
+from prosg.model.config import ProSGConfig
+from prosg.model.prosg import ProSG
+from prosg.utils.allocation import keep_freed_memory
+from prosg.utils.environment import processor
+
+TOKENS = 512
+MEMORIES: tuple[Memory, ...] = ("update", "anchor", "both")
+
+
+def measure(version: str, dtype: str, repeats: int, small: bool) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = random_model(version, small, Path(folder))
+        model = ProSG(load_backbone(path, dtype=TYPES[dtype]), ProSGConfig.from_preset("plus"), seed=0).eval()
+        model.to(TYPES[dtype])
+        backbone = model.backbone
+        text = torch.randint(1, backbone.config.vocab_size, (1, TOKENS))
+        systems: dict[str, Callable[[], Any]] = {"prosg": lambda: backbone(text, logits="last")}
+        for memory in MEMORIES:
+            systems[memory] = lambda memory=memory: model.encode(text, memory=memory)
+        if (rwkv := rwkv_peer(path, version, dtype, backbone)) is not None:
+            systems["rwkv"] = lambda: rwkv.forward(text[0].tolist(), None)
+        if (hf := transformers_peer(version, dtype, backbone)) is not None:
+            systems["transformers"] = lambda: hf(text, use_cache=True)
+        seconds: dict[str, list[float]] = {name: [] for name in systems}
+        for turn in range(repeats + 1):
+            for name, system in systems.items():
+                start = time.process_time()
+                system()
+                if turn:  # the first is the warm-up
+                    seconds[name].append(time.process_time() - start)
+    rate = machine(dtype, 3)[1]
+    matrices = [
+        p for name, p in backbone.named_parameters() if p.dim() == 2 and name not in ("emb.weight", "head.weight")
+    ]
+    limit = rate / (2 * sum(p.numel() for p in matrices))
+    rows = []
+    for name, taken in seconds.items():
+        row: dict[str, Any] = {"version": version, "dtype": dtype, "system": name, "tokens": TOKENS}
+        if name in MEMORIES:
+            added = [100 * (own / alone - 1) for own, alone in zip(taken, seconds["prosg"], strict=True)]
+            row |= {"quantity": "encoding adds", "value": statistics.median(added), "unit": "%"}
+            row["interval"] = median_interval(added)
+        else:
+            value = TOKENS / statistics.median(taken)
+            row |= {"quantity": "reading", "value": value, "unit": "tokens/s", "limit": limit, "share": value / limit}
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser.add_argument("--versions", nargs="+", default=["rwkv4", "rwkv7"])
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--small", action="store_true", help="tiny shapes, to try the script")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    torch.manual_seed(0)
+    print(f"{processor()}; torch {torch.__version__}; one thread; {TOKENS} tokens")
+    every = []
+    for version in args.versions:
+        for dtype in args.types:
+            for row in measure(version, dtype, args.repeats, args.small):
+                shown = f"{row['quantity']:16}{row['value']:9.1f} {row['unit']}"
+                more = f"  {row['interval']}" if "interval" in row else f"  {row['share']:.2f} of the limit"
+                print(f"{version:8}{dtype:6}{row['system']:14}{shown}{more}", flush=True)
+                every.append(row | {"machine": processor(), "commit": commit()})
+    if args.out:
+        write_rows(args.out, every)
+
+
+if __name__ == "__main__":
+    main()
