@@ -65,7 +65,7 @@ def reading() -> str:
     """The table of reading: a line for each version, type and machine."""
     found = {(r["version"], r["dtype"], r["machine"], r["system"]): r for r in rows("reading")}
     lines = [
-        "| 512 tokens, tokens/s | `rwkv` | transformers | prosg | share of limit | update adds | anchor adds | machine |",
+        "| 512 tokens a call, tokens/s | `rwkv` | transformers | prosg | share | update adds | anchor adds | machine |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for version, dtype, machine in dict.fromkeys(key[:3] for key in found):
