@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -82,13 +83,16 @@ def unflatten_anchor(flat: Mapping[str, Tensor], backbone: Backbone) -> Anchor |
 
 
 def _layers(flat: Mapping[str, Tensor], part: str, empty: State) -> State:
-    """The layers of a part, shaped as `empty` but for the rows."""
+    """The layers of a part, shaped as `empty` but for the rows, and of its types."""
     layers = tuple(
         type(layer)(**{name: _tensor(flat, f"{part}.{i}.{name}") for name in layer._fields})
         for i, layer in enumerate(empty)
     )
     check_layers(part, layers, empty)
-    return layers
+    return tuple(
+        type(layer)(*(leaf.to(blank.dtype) for leaf, blank in zip(layer, like, strict=True)))
+        for layer, like in zip(layers, empty, strict=True)
+    )
 
 
 def _tensor(flat: Mapping[str, Tensor], name: str) -> Tensor:
@@ -124,7 +128,7 @@ def save_encoded(
 
 
 def load_encoded(path: str | Path, model: ProSG, *, fingerprint: str = "") -> EncodedPrompt:
-    """Reads encoded prompts, on the model's device.
+    """Reads encoded prompts, on the model's device and in its types.
 
     Args:
         path: The file.
@@ -154,7 +158,14 @@ def load_encoded(path: str | Path, model: ProSG, *, fingerprint: str = "") -> En
         logits, known, limit = tensors.pop("logits"), tensors.pop("known", None), tensors.pop("limit", None)
         if known is not None and not bool(((known == 0) | (known == 1)).all()):
             raise ValueError("tensor 'known' has other values than 0 and 1")
+        exact = torch.promote_types(model.dtype, torch.float32)
+        logits, limit = logits.to(model.dtype), None if limit is None else limit.to(exact)
         state, update = unflatten(tensors, model.backbone)
+        if update is not None:
+            update = {
+                site: LowRank(*(factor if factor.dtype == exact else factor.float() for factor in delta))
+                for site, delta in update.items()
+            }
         anchor = unflatten_anchor(tensors, model.backbone)
         encoded = EncodedPrompt(state, update, logits, anchor, None if known is None else known != 0, limit)
         check_encoded(encoded, model.backbone.config.vocab_size)

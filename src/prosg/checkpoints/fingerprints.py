@@ -36,6 +36,7 @@ __all__ = [
     "fingerprint",
     "hash_weights",
     "model_fingerprint",
+    "reading_identity",
     "sampled_fingerprint",
 ]
 
@@ -133,6 +134,20 @@ def hash_weights(digest: Any, module: nn.Module) -> None:
     """Adds all names, shapes and values of a module to a hash of hashlib."""
     for name, tensor in sorted(module.state_dict().items()):
         _add_tensor(digest, name, tensor)
+
+
+def reading_identity(model: ProSG, fingerprint: str) -> str:
+    """A hash of all that reading a prompt follows from: a model's fingerprint, and the state that it begins with.
+
+    Args:
+        model: What reads.
+        fingerprint: Its `model_fingerprint`, which is what comes back where it begins with no state of its own.
+    """
+    if model.initial is None:
+        return fingerprint
+    digest = hashlib.sha256(fingerprint.encode())
+    hash_weights(digest, model.initial)
+    return digest.hexdigest()
 
 
 def _native_options(config: Any) -> dict[str, Any]:

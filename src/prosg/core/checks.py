@@ -73,10 +73,11 @@ def check_lengths(lengths: Tensor, batch: int, width: int, *, least: int = 1, na
         raise ValueError(f"{name} has {int(wrong)}; the rows have {width} tokens, so each must be {least} to {width}")
 
 
-def check_layers(part: str, layers: State | Anchor, like: State | Anchor) -> None:
+def check_layers(part: str, layers: State | Anchor, like: State | Anchor, *, exact: bool = False) -> None:
     """Raises ValueError unless the layers of a state or an anchor have the shapes and types of `like`, but for rows.
 
-    An axis that is empty in `like` grows with the text, and may have any length.
+    An axis that is empty in `like` grows with the text, and may have any length. Of types only the kind has to be
+    the same, unless they are to be `exact`.
     """
     if len(layers) != len(like):
         raise ValueError(f"{part} has {len(layers)} layers, must have {len(like)}")
@@ -88,8 +89,10 @@ def check_layers(part: str, layers: State | Anchor, like: State | Anchor) -> Non
             )
             if not fits:
                 raise ValueError(f"{name} has shape {tuple(leaf.shape)}, expected (B, {tuple(empty.shape[1:])})")
-            if leaf.is_floating_point() != empty.is_floating_point() or (leaf.dtype == torch.bool) != (
-                empty.dtype == torch.bool
+            if (
+                leaf.is_floating_point() != empty.is_floating_point()
+                or (leaf.dtype == torch.bool) != (empty.dtype == torch.bool)
+                or (exact and leaf.dtype != empty.dtype)
             ):
                 raise ValueError(f"{name} is {leaf.dtype}, expected {empty.dtype}".replace("torch.", ""))
 

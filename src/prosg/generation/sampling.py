@@ -189,7 +189,7 @@ def _keep_share(p: Tensor, top_p: Tensor, most: int = MOST_ORDERED) -> Tensor:
     most = min(most, p.shape[1])
     ordered = _greatest(p, most)
     before = ordered.cumsum(1) - ordered
-    count = (before < top_p.unsqueeze(1)).sum(1, keepdim=True)
+    count = (before < top_p.unsqueeze(1)).sum(1, keepdim=True).clamp(min=1)  # a share may round to 0
     least = ordered.gather(1, count - 1)
     kept = torch.where(p < least, 0.0, p)
     is_tied = (count < most) & (ordered.gather(1, count.clamp(max=most - 1)) == least)

@@ -45,7 +45,7 @@ def _check_encoded(encoded: EncodedPrompt, model: ProSG) -> None:
             f"logits has {encoded.logits.shape[1]} columns; the model's vocabulary has "
             f"{model.backbone.config.vocab_size} ids"
         )
-    check_layers("state", encoded.state, model.backbone.init_state(1))
+    check_layers("state", encoded.state, model.backbone.init_state(1), exact=True)
     check_update(encoded.update or {}, model.backbone.sites, encoded.batch)
     if encoded.anchor is not None:
-        check_layers("anchor", encoded.anchor, empty_anchor(model.backbone))
+        check_layers("anchor", encoded.anchor, empty_anchor(model.backbone), exact=True)

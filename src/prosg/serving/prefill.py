@@ -149,7 +149,8 @@ class Prefill:
         """Finds what is known of a prompt: all of it, or, where no module has to be shown all, a beginning."""
         update, prompt = with_update(answering.memory or "none"), answering.prompt
         # A module has to be shown all of a prompt; that one was shown what another only reads does not matter.
-        chains = [self._chain(True)] if update else [self._chain(False), self._chain(True)]
+        kinds = [True] if update else [False, True]
+        chains = [self._chain(kind, answering) for kind in kinds]
         least = len(prompt) if update or not self.model.backbone.continues else 1
         found = [known for chain in chains if (known := self.cache.longest(chain, prompt, least)) is not None]
         if not found:
@@ -167,7 +168,7 @@ class Prefill:
     def _keep(self, answering: Answering, encoded: EncodedPrompt) -> None:
         """Takes a prompt that was read into the cache, and holds it."""
         update = with_update(answering.memory or "none")
-        self.cache.put(self._chain(update), answering.prompt, encoded)
+        self.cache.put(self._chain(update, answering), answering.prompt, encoded)
         self._hold(answering, encoded)
 
     def _hold(self, answering: Answering, encoded: EncodedPrompt) -> None:
@@ -177,7 +178,7 @@ class Prefill:
         place = self.model.hold(encoded, memory, tau)
         answering.reader, answering.read = None, 0
         if answering.rest:
-            answering.chain = self.cache.chain("rest", memory, tau, after=answering.prompt)
+            answering.chain = self.cache.chain("rest", answering.request.owner, memory, tau, after=answering.prompt)
             if (found := self.cache.longest(answering.chain, answering.rest)) is not None:
                 answering.read, later = found
                 self._hit(answering, answering.read)
@@ -189,5 +190,6 @@ class Prefill:
         self.statistics.cache_hits += 1
         self.statistics.cached_tokens += tokens
 
-    def _chain(self, update: bool) -> str:
-        return self.cache.chain("prompt", update)
+    def _chain(self, update: bool, answering: Answering) -> str:
+        """Of the owner's own prompts: whether another has asked the same would tell what it asked."""
+        return self.cache.chain("prompt", answering.request.owner, update)

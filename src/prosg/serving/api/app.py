@@ -17,6 +17,7 @@ from prosg.serving.api.edge import layers
 from prosg.serving.api.errors import ApiError, add_handlers
 from prosg.serving.api.keys import Key
 from prosg.serving.api.metrics import CONTENT_TYPE
+from prosg.serving.api.prompts import PromptRecord
 from prosg.serving.api.service import Service
 
 __all__ = ["inner_app", "make_app"]
@@ -97,11 +98,11 @@ async def models(request: Request) -> dict[str, Any]:
     service: Service = request.app.state.service
     key: Key = request.state.key
     records = await asyncio.to_thread(service.prompts.owned_by, key.id)
-    inner = [_model(service, f"{service.name}:{record.id}", record.created) for record in records]
-    return {"object": "list", "data": [_model(service, service.name, service.started), *inner]}
+    inner = [_model(service, f"{service.name}:{record.id}", record) for record in records]
+    return {"object": "list", "data": [_model(service, service.name, None), *inner]}
 
 
-@router.get("/v1/models/{model}", tags=["models"], summary="The model, or the model under a stored prompt")
+@router.get("/v1/models/{model:path}", tags=["models"], summary="The model, or the model under a stored prompt")
 async def model(request: Request, model: str) -> dict[str, Any]:
     """As in the list."""
     service: Service = request.app.state.service
@@ -110,17 +111,17 @@ async def model(request: Request, model: str) -> dict[str, Any]:
     record = await asyncio.to_thread(service.prompts.find, key.id, prompt) if colon else None
     if name != service.name or (colon and record is None):
         raise ApiError(404, "there is no such model", code="model_not_found", param="model")
-    return _model(service, model, service.started if record is None else record.created)
+    return _model(service, model, record)
 
 
-def _model(service: Service, name: str, created: int) -> dict[str, Any]:
+def _model(service: Service, name: str, record: PromptRecord | None) -> dict[str, Any]:
     allowed = [memory for memory in MEMORIES if _can_have(service, memory)]
     return {
         "id": name,
         "object": "model",
-        "created": created,
+        "created": service.started if record is None else record.created,
         "owned_by": "prosg",
-        "memory": service.memory,
+        "memory": (record and record.memory) or service.memory,
         "memories": allowed,
     }
 

@@ -64,7 +64,7 @@ def layers(service: Guarded) -> list[tuple[Callable[..., ASGIApp], dict[str, Any
         allowed = {
             "allow_origins": [*service.options.allow_origin],
             "allow_methods": ["GET", "POST", "DELETE"],
-            "allow_headers": ["authorization", "content-type", "x-request-id"],
+            "allow_headers": ["*"],  # OpenAI's own client for JavaScript sends a dozen of its own
             "expose_headers": ["x-request-id", "retry-after"],
         }
         found.append((CORSMiddleware, allowed))
@@ -123,12 +123,12 @@ class Edge:
         options, path = self.service.options, scope["path"]
         host = headers.get("host", "")
         # Against DNS rebinding: pages of other sites may reach a local port under a host name of theirs.
-        name = urlsplit(f"//{host}").hostname or "" if _is_host(host) else ""
-        if is_loopback(options.host) and not is_loopback(name):
+        name = _hostname(host) if _is_host(host) else ""
+        if self.service.keys is None and is_loopback(options.host) and not is_loopback(name):
             return ApiError(421, "the Host header names another machine; this server answers to localhost")
         if self.service.keys is None:
             origin = headers.get("origin")
-            known = origin is None or urlsplit(origin).netloc == host or origin in options.allow_origin
+            known = origin is None or _netloc(origin) == host or origin in options.allow_origin
             return None if known or scope["method"] in SAFE else ApiError(403, "pages of other sites may not do that")
         if path in PUBLIC or path.startswith(PAGES):
             return None
@@ -176,6 +176,22 @@ class Edge:
         said = " ".join(f"{name}={value}" for name, value in state.get("logged", {}).items())
         path = shortened(ascii(scope["path"])[1:-1])
         log.info("%s %s %s %d %.3fs key=%s %s", state["request_id"], method, path, status, seconds, key.name, said)
+
+
+def _hostname(host: str) -> str:
+    """The name in a Host header; "" for one that cannot be taken apart."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _netloc(origin: str) -> str | None:
+    """The host and port in an Origin header; None for one that cannot be taken apart."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _is_host(text: str) -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.checkpoints.encoded import load_encoded, save_encoded
+from prosg.checkpoints.fingerprints import reading_identity
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory
 from prosg.core.packed import PackedPrompt
 from prosg.data.templates import Turn
@@ -52,7 +53,7 @@ class PromptRecord:
         source: "text", "messages" or "upload".
         tokens: Its length; 0 for an upload, which does not say.
         bytes: Of its file.
-        model: Fingerprint of the model that it belongs to.
+        model: What it was made by: `reading_identity`, or the fingerprint that an upload names.
         memory: What holds it where a request does not say; None for what its file has.
         tau: Window of its anchor, tokens.
         known: Whether the module was trained on prompts like it; None where the module does not tell.
@@ -120,6 +121,7 @@ class PromptStore:
             cache_bytes: Encoded prompts that are kept in memory.
         """
         self.storage, self.fingerprint = storage, fingerprint
+        self.identity = reading_identity(model, fingerprint)
         self._model, self._cache_bytes = model, cache_bytes
         self._cached: OrderedDict[tuple[str, str], PackedPrompt] = OrderedDict()
         self._lock = threading.Lock()  # of the cache
@@ -136,16 +138,30 @@ class PromptStore:
                 record = PromptRecord.from_dict(read_json(path))
         except (FileNotFoundError, ValueError):  # it is not there, or nobody can use it
             return None
-        return record if record.model == self.fingerprint else None
+        made_here = self.fingerprint if record.source == "upload" else self.identity
+        return record if record.model == made_here else None
+
+    def whole(self, owner: str, name: str) -> PromptRecord | None:
+        """As `find`; None also where the prompt's file is missing or damaged."""
+        record = self.find(owner, name)
+        if record is None:
+            return None
+        try:
+            with self.storage.fetched(_name(owner, name, ".safetensors")) as path:
+                if path.stat().st_size == record.bytes:
+                    load_encoded(path, self._model, fingerprint=self.fingerprint)
+                    return record
+        except (FileNotFoundError, CheckpointError):
+            pass
+        with self._lock:
+            self._cached.pop((owner, name), None)
+        return None
 
     def owned_by(self, owner: str) -> list[PromptRecord]:
         """All prompts of an owner, the newest first."""
-        records = [record for name in self._names(owner) if (record := self.find(owner, name)) is not None]
+        names = [name.removesuffix(".json") for name in self.storage.names(owner) if name.endswith(".json")]
+        records = [record for name in names if (record := self.find(owner, name)) is not None]
         return sorted(records, key=lambda record: (-record.created, record.id))
-
-    def _names(self, owner: str) -> list[str]:
-        """Names of all prompts of an owner, other models' included."""
-        return [name.removesuffix(".json") for name in self.storage.names(owner) if name.endswith(".json")]
 
     def content(self, owner: str, name: str) -> bytes:
         """The content of the file of a prompt that `find` knows. FileNotFoundError where it was deleted meanwhile."""
@@ -167,15 +183,18 @@ class PromptStore:
             OSError: if it cannot be written.
         """
         with self._adding:
-            if (there := self.find(owner, record.id)) is not None:
+            if (there := self.whole(owner, record.id)) is not None:
                 return there
-            if most and len(self._names(owner)) >= most:
+            if most and sum(one.id != record.id for one in self.owned_by(owner)) >= most:
                 raise TooManyPromptsError(f"there are {most} stored prompts, the most that this key may have")
             with self.storage.written(_name(owner, record.id, ".safetensors")) as path:
                 save_encoded(encoded, path, self._model, overwrite=True, fingerprint=self.fingerprint)
                 record = dataclasses.replace(record, bytes=path.stat().st_size)
             with self.storage.written(_name(owner, record.id, ".json")) as path:
                 write_json(path, record.to_dict())
+            if most and len(self.owned_by(owner)) > most:  # another server has stored one meanwhile
+                self._remove(owner, record.id)
+                raise TooManyPromptsError(f"there are {most} stored prompts, the most that this key may have")
         self._keep(owner, record.id, encoded)
         return record
 
@@ -233,13 +252,17 @@ class PromptStore:
 
     def delete(self, owner: str, name: str) -> bool:
         """Deletes a prompt; returns whether there was one."""
-        if self.find(owner, name) is None:
-            return False
+        with self._adding:  # not beside a store of the same prompt, which would be confirmed and then lose its file
+            if self.find(owner, name) is None:
+                return False
+            self._remove(owner, name)
+        return True
+
+    def _remove(self, owner: str, name: str) -> None:
         with self._lock:
             self._cached.pop((owner, name), None)
         for suffix in (".json", ".safetensors"):  # without its record it does not count
             self.storage.remove(_name(owner, name, suffix))
-        return True
 
 
 def _name(owner: str, name: str, suffix: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from prosg.utils.io import CheckpointError
 
 __all__ = ["Job", "chat_job", "completion_job", "encoded_ids", "messages_of", "wanted_memory"]
 
+log = logging.getLogger("prosg.serve")
 COMPLETION_TOKENS = 16
 """Longest answer of POST /v1/completions where a request does not say, as OpenAI's."""
 
@@ -207,7 +209,8 @@ def _stored(service: Service, body: GenerationBody, owner: str) -> StoredPrompt 
     except FileNotFoundError:  # deleted meanwhile
         pass
     except CheckpointError as error:
-        raise ApiError(409, f"the stored prompt cannot be read, store it again ({error})", param="prompt_id") from None
+        log.error("a stored prompt cannot be read: %s", error)
+        raise ApiError(409, "the stored prompt cannot be read; store it again", param="prompt_id") from None
     raise ApiError(404, "there is no such stored prompt", code="prompt_not_found", param="prompt_id")
 
 

@@ -71,8 +71,8 @@ def _encoded_record(service: Service, key: Key, body: PromptBody) -> PromptRecor
     template = service.template.name if turns else ""
     label = body.name or ""
     content = {"ids": ids, "memory": memory, "tau": tau, "template": template, "turns": [[*turn] for turn in turns]}
-    identity = prompt_id(key.id, model=service.fingerprint, name=label, **content)
-    if (there := service.prompts.find(key.id, identity)) is not None:
+    identity = prompt_id(key.id, model=service.prompts.identity, name=label, **content)
+    if (there := service.prompts.whole(key.id, identity)) is not None:
         return there
     # With all that any memory may need: what holds it is decided when it is used.
     try:
@@ -84,7 +84,18 @@ def _encoded_record(service: Service, key: Key, body: PromptBody) -> PromptRecor
     known = None if encoded.known is None else bool(encoded.known.all())
     source = "messages" if turns else "text"
     record = PromptRecord(
-        identity, int(time.time()), label, source, len(ids), 0, service.fingerprint, memory, tau, known, template, turns
+        identity,
+        int(time.time()),
+        label,
+        source,
+        len(ids),
+        0,
+        service.prompts.identity,
+        memory,
+        tau,
+        known,
+        template,
+        turns,
     )
     return _add(service, key, record, encoded)
 
