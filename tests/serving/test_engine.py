@@ -200,19 +200,36 @@ def test_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert running.text == alone(model, request([1, 2], **options | {"max_tokens": 20}))[0]
 
 
-def test_the_queue_is_bounded_and_owners_take_turns() -> None:
+def test_owners_take_turns() -> None:
     model = serving_model()
     engine = Engine(model, max_rows=1, queue=5)
     order = list[str]()
     for name in ("ann 1", "ann 2", "ann 3", "bob 1", "cem 1"):
         one = request([1, 2], max_tokens=2, temperature=0.0, end_token=15, owner=name.split()[0])
         engine.submit(one, lambda event, name=name: order.append(name) if isinstance(event, Finished) else None)
-    with pytest.raises(QueueFull, match="5 requests wait") as refused:
-        submit(engine, request([1]))
-    assert refused.value.seconds >= 1
-    assert engine.statistics().refused == 1 and engine.statistics().waiting == 5
     finish(engine)
     assert order == ["ann 1", "bob 1", "cem 1", "ann 2", "ann 3"]
+
+
+def test_one_owner_leaves_room_in_the_queue_for_others() -> None:
+    engine = Engine(serving_model(), max_rows=1, queue=5)
+
+    def ask(owner: str) -> None:
+        submit(engine, request([1, 2], max_tokens=2, end_token=15, owner=owner))
+
+    for _ in range(6):  # five wait, and one for the free row
+        ask("ann")
+    with pytest.raises(QueueFull, match="6 requests wait") as refused:
+        ask("ann")
+    assert refused.value.seconds >= 1
+    for owner in ("bob", "bob", "bob", "cem", "cem"):  # a half and a third of the room
+        ask(owner)
+    for owner in ("ann", "bob", "cem"):
+        with pytest.raises(QueueFull):
+            ask(owner)
+    assert engine.statistics().refused == 4 and engine.statistics().waiting == 11
+    finish(engine)
+    ask("ann")
 
 
 def test_log_probabilities_are_the_models_own() -> None:

@@ -42,7 +42,11 @@ def _run(options: Namespace) -> int:
     model = load_from(options)
     say_template(options, model)
     engine = Engine(
-        model, max_rows=options.rows, prefill_chunk=options.prefill_chunk, cache_folder=options.cache_folder
+        model,
+        max_rows=options.rows,
+        prefill_chunk=options.prefill_chunk,
+        cache_folder=options.cache_folder,
+        queue=2 * max(options.rows, 1),
     )
     result = answer_file(
         engine,

@@ -180,28 +180,38 @@ class AnswerStream:
         pending: Text that has not been returned yet.
         ended: Whether the answer has ended.
         stop: The stop string that ended it; "" where none did.
+        decoded: Characters that the tokens so far have made.
+        returned: Characters that were returned.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self.decoder, self.stops = tokenizer.stream(), stops
         self.held = max((len(stop) for stop in stops), default=0) - 1  # characters that may begin a stop string
         self.pending, self.ended, self.stop = "", False, ""
+        self.decoded = self.returned = 0
 
     def push(self, token: int) -> str:
         """Takes a token in; the text that no later one can take back, maybe ""."""
-        self.pending += self.decoder.push(token)
+        self._decode(self.decoder.push(token))
         if (cut := self._cut()) < len(self.pending):
             self.ended = True
-            return self.pending[:cut]
-        ready = max(len(self.pending) - max(self.held, 0), 0)
-        piece, self.pending = self.pending[:ready], self.pending[ready:]
-        return piece
+            return self._take(cut)
+        return self._take(max(len(self.pending) - max(self.held, 0), 0))
 
     def end(self) -> str:
         """The rest of the answer."""
         self.ended = True
-        self.pending += self.decoder.flush()
-        return self.pending[: self._cut()]
+        self._decode(self.decoder.flush())
+        return self._take(self._cut())
+
+    def _decode(self, text: str) -> None:
+        self.pending += text
+        self.decoded += len(text)
+
+    def _take(self, characters: int) -> str:
+        piece, self.pending = self.pending[:characters], self.pending[characters:]
+        self.returned += characters
+        return piece
 
     def _cut(self) -> int:
         """Where the first stop string begins in what is pending, of which note is taken; else its length."""

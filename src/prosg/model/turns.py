@@ -5,7 +5,7 @@ A conversation is tokenised turn by turn, so that one more turn leaves the ids b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from prosg.data.templates import NONE, ChatTemplate, FramedPrompt, Turn, no_system_turn, without_blank_lines
 from prosg.tokenizers.base import Tokenizer
@@ -84,12 +84,13 @@ def later_ids(turns: Sequence[Turn], held: FramedPrompt, template: ChatTemplate,
     return ids
 
 
-def _steps(turns: Sequence[Turn], template: ChatTemplate) -> list[FramedPrompt]:
+def _steps(turns: Sequence[Turn], template: ChatTemplate) -> Iterator[FramedPrompt]:
     """The texts up to each question and each answer of a conversation."""
-    steps: list[FramedPrompt] = []
+    last: FramedPrompt | None = None
     for place, turn in enumerate(turns):
         if turn.role == "user":
-            steps.append(conversation_text(turns[: place + 1], template))
-        elif turn.role == "assistant" and steps:
-            steps.append(with_answer(steps[-1].text, clean_answer(turn.text, template), template))
-    return steps
+            last = conversation_text(turns[: place + 1], template)
+            yield last
+        elif turn.role == "assistant" and last is not None:
+            last = with_answer(last.text, clean_answer(turn.text, template), template)
+            yield last

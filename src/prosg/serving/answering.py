@@ -95,7 +95,7 @@ class Answering:
         """Takes a token of the answer in, which is no end token, and tells what can be told."""
         assert self._stream is not None
         self.written += 1
-        self._untold.append(chosen)
+        self._untold.append(chosen._replace(place=self._stream.decoded))
         text = self._stream.push(chosen.id)
         if self._stream.ended:
             self._close("stop", text)
@@ -113,7 +113,8 @@ class Answering:
         self.ended, self.reason = True, reason
         self.reader = self.place = None
         if text or self._untold:
-            self._tell_piece(text)
+            self._tell(Piece(text, tuple(self._untold)))
+        self._untold = []
         if self.future is not None and not self.future.done():
             self.future.set_exception(RuntimeError(error or f"the prompt was not encoded: {reason}"))
         stop = None if self._stream is None else self._stream.stop or None
@@ -121,8 +122,11 @@ class Answering:
         self._listener = _nobody  # most have the request's handle: a cycle, which would stay until a full collection
 
     def _tell_piece(self, text: str) -> None:
-        self._tell(Piece(text, tuple(self._untold)))
-        self._untold = []
+        """Tells a text, and the tokens that have begun in what was told."""
+        assert self._stream is not None
+        told = sum(chosen.place < self._stream.returned for chosen in self._untold)
+        tokens, self._untold = self._untold[:told], self._untold[told:]
+        self._tell(Piece(text, tuple(tokens)))
 
     def _tell(self, event: Piece | Finished) -> None:
         try:

@@ -5,7 +5,8 @@
     -> {"line": 2, "key": ..., "id": "", "error": "'prompt' is empty; ..."}
 
 Answers are written as they come, not in the order of the lines. A file of answers that is there is gone on with: lines
-that it answers, with the same options and by the same model, are left out.
+that it answers, with the same options and by the same model, are left out; one that could not be answered, and was
+changed since, is answered now, in a further record.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def _answer(
     engine: Engine, path: Path, lines: Iterator[tuple[int, bytes]], log: Log, usual: Mapping[str, Any]
 ) -> BatchResult:
     done = _answered(log)
+    failures = {record["line"] for record in log.records if "error" in record}  # mended since, they are answered
     answered = failed = skipped = 0
     running: list[_Line] = []
     ended = False
@@ -138,13 +140,14 @@ def _answer(
                 break
             key = record_id(line=content.decode("latin-1").strip(), model=engine.fingerprint, usual=dict(usual))
             if number in done:
-                if done[number] != key:
+                if done[number] != key and number not in failures:
                     raise ValueError(
                         f"{log.path}: answers line {number} of {path} as it was before, under other options, or by "
                         "another model; name another file"
                     )
-                skipped += 1
-                continue
+                if done[number] == key:
+                    skipped += 1
+                    continue
             try:
                 running.append(_submit(engine, number, key, parse_json(content, f"{path}:{number}"), usual))
             except ValueError as error:

@@ -65,7 +65,7 @@ class Engine:
     Attributes:
         model: What answers.
         max_rows: Requests that are read and answered at once.
-        queue: Requests that may wait.
+        queue: Requests that may wait, beside those for which there is a free row. Owners who wait share it alike.
         fingerprint: The model's.
 
     Example:
@@ -176,12 +176,34 @@ class Engine:
             ValueError, QueueFull, EngineStopped: as `submit`.
             RuntimeError: where the engine was stopped meanwhile, or the prompt could not be read.
         """
-        future: Future[EncodedPrompt] = Future()
-        request, memory = checked_request(Request(tuple(ids), memory=memory, tau=tau, owner=owner), self.model)
-        self._put(Answering(request, lambda _: None, None, memory, future))
+        future = self.begin_encoding(ids, memory, tau, owner=owner)
         while self._thread is None and not future.done():
             self.step()
         return future.result()
+
+    def begin_encoding(
+        self,
+        ids: Sequence[int],
+        memory: Memory | None = None,
+        tau: float | None = None,
+        *,
+        owner: str = "",
+        deadline: float | None = None,
+    ) -> Future[EncodedPrompt]:
+        """As `encode`, but waits for nothing: the prompt, or a RuntimeError, comes later.
+
+        Args:
+            ids, memory, tau, owner: As in `encode`.
+            deadline: As in `Request`.
+
+        Raises:
+            ValueError, QueueFull, EngineStopped: as `submit`.
+        """
+        future: Future[EncodedPrompt] = Future()
+        asked = Request(tuple(ids), memory=memory, tau=tau, owner=owner, deadline=deadline)
+        request, memory = checked_request(asked, self.model)
+        self._put(Answering(request, lambda _: None, None, memory, future))
+        return future
 
     @torch.no_grad()  # an anchor follows from weights: what rows wrote into the slots would keep all of its graph
     def step(self) -> bool:
@@ -272,7 +294,8 @@ class Engine:
             if self._stopping:
                 raise EngineStopped
             waiting = len(self._waiting)
-            if waiting >= self.queue:
+            free = max(0, self.max_rows - len(self._decoding.rows) - len(self._prefill.reading))
+            if not self._waiting.room(answering.request.owner, self.queue + free):
                 self._statistics.refused += 1
                 raise QueueFull(waiting, self._pace * (waiting + 1))
             self._waiting.push(answering.request.owner, answering)
@@ -338,7 +361,8 @@ class Engine:
             assert answering.place is not None
             self._statistics.encoded += 1
             answering.ended = True
-            answering.future.set_result(answering.place)
+            if not answering.future.done():
+                answering.future.set_result(answering.place)
             return
         try:
             self._decoding.join(answering)

@@ -34,6 +34,7 @@ class Prefill:
         """Sets up; `chunk` is the number of tokens per call."""
         self.model, self.cache, self.chunk, self.statistics = model, cache, chunk, statistics
         self.reading: list[Answering] = []
+        self._followers: list[Answering] = []  # of those: another reads the same prompt
         self._group: list[Answering] = []
         self._is_firsts_turn = False
 
@@ -42,6 +43,8 @@ class Prefill:
         encoded = answering.request.encoded
         if encoded is not None:
             answering.place = encoded.replace(known=None)
+        elif any(self._reads_for(one, answering) for one in self.reading):
+            self._followers.append(answering)
         else:
             self._look_up(answering)
         if answering.left:
@@ -52,8 +55,12 @@ class Prefill:
         """Reads a chunk; returns the requests whose prompts have been read."""
         if not self.reading:
             return []
+        self._look_up_followers()
+        able = [one for one in self.reading if one not in self._followers and one.left]
+        if not able:
+            return self._take_ready()
         self._is_firsts_turn = not self._is_firsts_turn
-        first = self.reading[0] if self._is_firsts_turn else min(self.reading, key=lambda one: one.left)
+        first = able[0] if self._is_firsts_turn else min(able, key=lambda one: one.left)
         if first.place is not None:
             self._group = self._fitting(first, lambda one: one.place is not None)
             self._read_rest(self._group)
@@ -68,13 +75,38 @@ class Prefill:
             self._read_part(first)
         self.statistics.chunks += 1
         self._group = []
+        return self._take_ready()
+
+    def _take_ready(self) -> list[Answering]:
+        """Takes out the requests whose prompts have been read."""
         ready = [one for one in self.reading if one.place is not None and not one.left]
         self.reading = [one for one in self.reading if one.place is None or one.left]
         return ready
 
+    def _reads_for(self, one: Answering, other: Answering) -> bool:
+        """Whether what one is reading will be found in the cache by the other."""
+        return (
+            self.cache.most_bytes > 0
+            and one.place is None
+            and one not in self._followers
+            and one.request.owner == other.request.owner
+            and with_update(one.memory or "none") == with_update(other.memory or "none")
+            and one.prompt == other.prompt
+        )
+
+    def _look_up_followers(self) -> None:
+        """Looks for the prompts of those that waited for another to read the same, once that has been done."""
+        for follower in self._followers[:]:
+            self._followers.remove(follower)
+            if any(self._reads_for(one, follower) for one in self.reading if one is not follower):
+                self._followers.append(follower)
+            elif follower in self.reading:
+                self._look_up(follower)
+
     def drop(self, answering: Sequence[Answering]) -> None:
         """Leaves requests out."""
         self.reading = [one for one in self.reading if one not in answering]
+        self._followers = [one for one in self._followers if one not in answering]
 
     def take_failed(self) -> list[Answering]:
         """The requests that the last step read, if it failed; they are left out."""
@@ -96,7 +128,7 @@ class Prefill:
 
         group, width = [first], size(first)
         for one in self.reading:
-            if one is not first and allowed(one):
+            if one is not first and one not in self._followers and allowed(one):
                 widest = max(width, size(one))
                 if widest * (len(group) + 1) <= self.chunk:
                     group.append(one)

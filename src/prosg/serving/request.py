@@ -78,6 +78,8 @@ class Chosen(NamedTuple):
     """of the model's own distribution, at temperature 1 and without top_k and top_p; None unless it was asked for"""
     top: tuple[tuple[int, float], ...]
     """the likeliest tokens and their log-probabilities, as many as were asked for"""
+    place: int = 0
+    """characters of the answer before its text: as many as the answer has in the end, or more, where it was cut off"""
 
 
 class Piece(NamedTuple):
@@ -86,7 +88,8 @@ class Piece(NamedTuple):
     text: str
     """maybe "" in the last piece, where tokens are left that a stop string cut off"""
     tokens: tuple[Chosen, ...]
-    """the tokens written since the last piece, the end token left out; not all of their text need be in `text`"""
+    """the tokens whose text has begun in what was told so far, each once, the end token left out; the last piece has
+    all that are left"""
 
 
 class Finished(NamedTuple):

@@ -43,6 +43,11 @@ class WaitingList(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return (item for queue in self._queues.values() for item in queue)
 
+    def room(self, owner: str, most: int) -> bool:
+        """Whether one more of an owner's may wait: its share of `most` among those who wait."""
+        owners = len(self._queues.keys() | {owner})
+        return len(self._queues.get(owner, ())) < max(1, most // owners)
+
     def push(self, owner: str, item: T) -> None:
         """Puts an item at the end of its owner's queue."""
         self._queues.setdefault(owner, deque()).append(item)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from prosg.core.encoded import EncodedPrompt
@@ -28,6 +30,8 @@ __all__ = ["router"]
 
 router = APIRouter(route_class=JsonRoute, tags=["answers"])
 log = logging.getLogger("prosg.serve")
+SENDING_SECONDS = 5.0
+"""That a reply may take to be sent, after the last moment at which it may be written."""
 
 
 @router.post("/v1/chat/completions", summary="Answer a conversation", response_model=None)
@@ -58,7 +62,7 @@ async def _answer(
     service: Service,
     body: Any,
     prompts: int,
-    make_job: Callable[[Service, Any, str], Job],
+    make_job: Callable[[Service, Any, str, float], Job],
     reply: Reply,
 ) -> Response:
     """Answers a request, streamed or whole.
@@ -71,7 +75,8 @@ async def _answer(
     key: Key = request.state.key
     admission = service.limiter.admit(key.id, key.may_use(service.options.limits), prompts * (body.n or 1))
     try:
-        job = await asyncio.to_thread(make_job, service, body, key.id)
+        deadline = request.state.started + service.options.timeout
+        job = await asyncio.to_thread(make_job, service, body, key.id, deadline)
         answers = _Answers(request, service, job, admission, reply, Running(service, job))
     except BaseException:
         admission.end(0)
@@ -95,7 +100,14 @@ class _Answers:
         self._admission: Admission | None = admission
         self._texts = ["" for _ in job.requests]
         self._tokens: list[list[Chosen]] = [[] for _ in job.requests]
+        self._written = 0
         self._trims = isinstance(reply, ChatReply) and service.template.reshapes
+
+    @property
+    def last_moment(self) -> float:
+        """Of the event loop's clock, by which a reply has been sent, or is given up."""
+        left = self.request.state.started + self.service.options.timeout - time.monotonic()
+        return float(asyncio.get_running_loop().time() + left + SENDING_SECONDS)
 
     async def pieces(self) -> AsyncIterator[tuple[int, str, tuple[Chosen, ...]]]:
         """Yields (choice, text, tokens).
@@ -114,8 +126,11 @@ class _Answers:
             if self._trims and not self._texts[choice]:  # the space between the template's cue and the answer
                 text = text.removeprefix(" ")
             self._texts[choice] += event.text
-            self._tokens[choice] += event.tokens
-            yield choice, text, event.tokens
+            self._written += len(event.tokens)
+            # What a stop string cut off is not in the answer, and neither are its log-probabilities.
+            tokens = tuple(token for token in event.tokens if token.place < len(self._texts[choice]))
+            self._tokens[choice] += tokens
+            yield choice, text, tokens
 
     async def stream(self) -> AsyncIterator[str]:
         """Yields server-sent events."""
@@ -154,7 +169,9 @@ class _Answers:
             self.close()
         texts = [text.removeprefix(" ") for text in self._texts] if self._trims else self._texts
         reasons = [self.running.ends[choice].reason for choice in range(len(texts))]
-        return JSONResponse(self.reply.whole(texts, self._tokens, reasons) | self._usage())
+        return await asyncio.to_thread(  # with log-probabilities it may be megabytes
+            lambda: JSONResponse(self.reply.whole(texts, self._tokens, reasons) | self._usage())
+        )
 
     async def _collect(self) -> None:
         async for _ in self.pieces():
@@ -182,7 +199,7 @@ class _Answers:
         self.running.cancel()
         if self._admission is None:
             return
-        written = sum(len(tokens) for tokens in self._tokens)
+        written = self._written
         read = sum(len(request.ids) for request in self.job.requests[:: self.job.samples])
         self._admission.end(read + written)
         self._admission = None
@@ -200,7 +217,11 @@ class _AnswerStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            # A client that reads nothing holds its rows and its connection no longer than an answer may take.
+            async with asyncio.timeout_at(self._answers.last_moment):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            raise ClientDisconnect from None
         finally:
             self._answers.close()
 

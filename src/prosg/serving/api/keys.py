@@ -7,6 +7,7 @@ a slow hash would protect. It is shown once, when it is made.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import hmac
 import logging
@@ -14,7 +15,8 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,21 +103,36 @@ def add_key(path: Path, name: str, limits: dict[str, int]) -> str:
     KeyLimits(**limits)
     if not NAME.fullmatch(name):
         raise ValueError(f"name is {name!r}; allowed: up to 64 letters, digits, spaces and . _ @ -")
-    keys = read_keys(path) if path.exists() else []
-    if any(key.name == name for key in keys):
-        raise ValueError(f"{path}: has a key named {name!r} already; revoke it first, or take another name")
-    number = secrets.token_hex(6)
-    secret = f"prosg-{number}-{secrets.token_urlsafe(32)}"
-    _write(path, [*keys, Key(number, name, _hash(secret), int(time.time()), limits)])
+    with _alone(path):
+        keys = read_keys(path) if path.exists() else []
+        if any(key.name == name for key in keys):
+            raise ValueError(f"{path}: has a key named {name!r} already; revoke it first, or take another name")
+        number = secrets.token_hex(6)
+        secret = f"prosg-{number}-{secrets.token_urlsafe(32)}"
+        _write(path, [*keys, Key(number, name, _hash(secret), int(time.time()), limits)])
     return secret
 
 
 def revoke_key(path: Path, name: str) -> None:
     """Removes a key from a file. A running server refuses it from its next request on."""
-    keys = read_keys(path)
-    if all(key.name != name for key in keys):
-        raise ValueError(f"{path}: has no key named {name!r}; it has {', '.join(key.name for key in keys) or 'none'}")
-    _write(path, [key for key in keys if key.name != name])
+    with _alone(path):
+        keys = read_keys(path)
+        if all(key.name != name for key in keys):
+            has = ", ".join(key.name for key in keys) or "none"
+            raise ValueError(f"{path}: has no key named {name!r}; it has {has}")
+        _write(path, [key for key in keys if key.name != name])
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Waits until no other command changes a file of keys, and keeps others from it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _hash(secret: str) -> str:

@@ -43,6 +43,7 @@ class Reply:
 
     def __post_init__(self) -> None:
         self.id = self.id or f"{self.prefix}-{secrets.token_hex(12)}"
+        self._decoded_texts: dict[int, str] = {}
 
     def opening(self, choice: int) -> dict[str, Any] | None:
         """The chunk before a choice's text, if there is one."""
@@ -63,6 +64,12 @@ class Reply:
     def whole(self, texts: Sequence[str], tokens: Sequence[Sequence[Chosen]], reasons: Sequence[str]) -> dict[str, Any]:
         """The reply that is not streamed, but for its usage."""
         raise NotImplementedError
+
+    def _decoded(self, token: int) -> str:
+        """What a token decodes to alone."""
+        if token not in self._decoded_texts:
+            self._decoded_texts[token] = self.tokenizer.decode([token])
+        return self._decoded_texts[token]
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -117,7 +124,7 @@ class ChatReply(Reply):
             return None
         content = [
             self._token(token.text, token.logprob)
-            | {"top_logprobs": [self._token(self.tokenizer.decode([other]), logprob) for other, logprob in token.top]}
+            | {"top_logprobs": [self._token(self._decoded(other), logprob) for other, logprob in token.top]}
             for token in tokens
         ]
         return {"content": content, "refusal": None}
@@ -135,10 +142,6 @@ class CompletionReply(Reply):
     """Of POST /v1/completions."""
 
     prefix = "cmpl"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._offsets: dict[int, int] = {}  # characters of each choice's tokens so far
 
     def opening(self, choice: int) -> dict[str, Any] | None:
         return None
@@ -159,22 +162,19 @@ class CompletionReply(Reply):
         return self._head("text_completion") | {"choices": choices}
 
     def _choice(self, choice: int, text: str, tokens: Sequence[Chosen], reason: str | None) -> dict[str, Any]:
-        logprobs = self._logprobs(choice, tokens) if self.logprobs and (tokens or reason is None) else None
+        logprobs = self._logprobs(tokens) if self.logprobs and (tokens or reason is None) else None
         return {"index": choice, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
-    def _logprobs(self, choice: int, tokens: Sequence[Chosen]) -> dict[str, Any]:
-        offsets, place = [], self._offsets.get(choice, 0)
-        for token in tokens:
-            offsets.append(place)
-            place += len(token.text)
-        self._offsets[choice] = place
+    def _logprobs(self, tokens: Sequence[Chosen]) -> dict[str, Any]:
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [_finite(token.logprob) for token in tokens],
             "top_logprobs": [
-                {self.tokenizer.decode([other]): _finite(logprob) for other, logprob in token.top} for token in tokens
+                # The token itself is always there, as OpenAI's: maybe one more than was asked for.
+                {self._decoded(other): _finite(logprob) for other, logprob in ((token.id, token.logprob), *token.top)}
+                for token in tokens
             ],
-            "text_offset": offsets,
+            "text_offset": [token.place for token in tokens],
         }
 
 

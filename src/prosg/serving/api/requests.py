@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -83,7 +82,7 @@ def wanted_memory(
         raise ApiError(400, str(error), param="memory" if tau is None else "tau") from None
 
 
-def chat_job(service: Service, body: ChatBody, owner: str) -> Job:
+def chat_job(service: Service, body: ChatBody, owner: str, deadline: float) -> Job:
     """What a chat request asks for. It tokenises, and may read a file: not for the event loop.
 
     Raises:
@@ -103,13 +102,13 @@ def chat_job(service: Service, body: ChatBody, owner: str) -> Job:
             ids, prefix = _following(service, stored, messages), 0
     except ValueError as error:
         raise ApiError(400, str(error), param="messages") from None
-    options = _options(body, service.options.default_output_tokens)
+    options = _options(body, service, service.options.default_output_tokens)
     options["end_token"] = template.special(service.model.special, tokenizer).end
     options["stop"] = [*options["stop"], *filter(None, [template.stop])]
     if body.max_completion_tokens is not None:
         options["max_tokens"] = body.max_completion_tokens
     likeliest = (body.top_logprobs or 0) if body.logprobs else None
-    return _job(service, body, owner, stored, [(ids, prefix)], options, likeliest)
+    return _job(service, body, owner, deadline, stored, [(ids, prefix)], options, likeliest)
 
 
 def _following(service: Service, stored: StoredPrompt, messages: list[dict[str, str]]) -> list[int]:
@@ -136,7 +135,7 @@ def _stored_text(service: Service, turns: Sequence[Turn]) -> FramedPrompt:
     return whole.before(len(opening)) if whole.text.startswith(opening) else FramedPrompt(opening)
 
 
-def completion_job(service: Service, body: CompletionBody, owner: str) -> Job:
+def completion_job(service: Service, body: CompletionBody, owner: str, deadline: float) -> Job:
     """What a completion request asks for; as `chat_job`."""
     stored = _stored(service, body, owner)
     prompt = body.prompt
@@ -145,9 +144,9 @@ def completion_job(service: Service, body: CompletionBody, owner: str) -> Job:
     read = [(_prompt_ids(service, one, stored is not None), 0) for one in prompts]
     if stored is None and not all(ids for ids, _ in read):
         raise ApiError(400, "a prompt is empty; every prompt needs at least one token", param="prompt")
-    options = _options(body, COMPLETION_TOKENS)
+    options = _options(body, service, COMPLETION_TOKENS)
     options["end_token"] = service.model.special.end
-    return _job(service, body, owner, stored, read, options, body.logprobs)
+    return _job(service, body, owner, deadline, stored, read, options, body.logprobs)
 
 
 def _prompt_ids(service: Service, prompt: str | list[int], follows: bool) -> list[int]:
@@ -214,11 +213,11 @@ def _stored(service: Service, body: GenerationBody, owner: str) -> StoredPrompt 
     raise ApiError(404, "there is no such stored prompt", code="prompt_not_found", param="prompt_id")
 
 
-def _options(body: GenerationBody, tokens: int) -> SamplingOptions:
-    """Options of writing, with OpenAI's defaults."""
+def _options(body: GenerationBody, service: Service, tokens: int) -> SamplingOptions:
+    """Options of writing, with OpenAI's defaults; `tokens` where nothing is said, or what the server writes at most."""
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return {
-        "max_tokens": tokens if body.max_tokens is None else body.max_tokens,
+        "max_tokens": min(tokens, service.options.max_output_tokens) if body.max_tokens is None else body.max_tokens,
         "temperature": 1.0 if body.temperature is None else float(body.temperature),
         "top_p": 1.0 if body.top_p is None else float(body.top_p),
         "top_k": body.top_k or 0,
@@ -237,6 +236,7 @@ def _job(
     service: Service,
     body: GenerationBody,
     owner: str,
+    deadline: float,
     stored: StoredPrompt | None,
     prompts: list[tuple[list[int], int]],
     options: SamplingOptions,
@@ -251,7 +251,8 @@ def _job(
         _check_length(service, len(ids), "messages" if isinstance(body, ChatBody) else "prompt")
     if options["max_tokens"] > limits.max_output_tokens:
         message = f"{options['max_tokens']} tokens are asked for; this server writes at most {limits.max_output_tokens}"
-        raise ApiError(400, message, param="max_tokens")
+        param = "max_tokens" if getattr(body, "max_completion_tokens", None) is None else "max_completion_tokens"
+        raise ApiError(400, message, param=param)
     memory, tau = wanted_memory(service, body.memory, body.tau, None if stored is None else stored.record)
     try:
         sampling = service.model.sampling(**options)
@@ -266,7 +267,7 @@ def _job(
                 number=row | sample << SAMPLE_BITS,
                 logprobs=likeliest,
                 owner=owner,
-                deadline=time.monotonic() + limits.timeout,
+                deadline=deadline,
             )
             for row, (ids, prefix) in enumerate(prompts)
             for sample in range(samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 
 from prosg.serving.answering import Listener
@@ -60,10 +60,14 @@ class Running:
     async def events(self) -> AsyncIterator[tuple[int, Piece | Finished]]:
         """Yields (choice, event) until all choices have ended."""
         while len(self.ends) < self._choices:
-            choice, event = await self._events.get()
-            if isinstance(event, Finished):
-                self.ends[choice] = event
-            yield choice, event
+            waiting = [await self._events.get()]
+            while not self._events.empty():
+                waiting.append(self._events.get_nowait())
+            for choice, event in _joined(waiting):
+                if isinstance(event, Finished):
+                    self.ends[choice] = event
+                yield choice, event
+                await asyncio.sleep(0)  # whoever takes them may never wait: others have their turn
 
     def cancel(self) -> None:
         """Ends what has not ended."""
@@ -75,6 +79,20 @@ class Running:
     def completion_tokens(self) -> int:
         """Tokens that were written, of the choices that have ended."""
         return sum(end.completion_tokens for end in self.ends.values())
+
+
+def _joined(events: Iterable[tuple[int, Piece | Finished]]) -> Iterator[tuple[int, Piece | Finished]]:
+    """Events that have piled up behind a slow reader: the pieces of a choice become one."""
+    pieces: dict[int, Piece] = {}
+    for choice, event in events:
+        if isinstance(event, Piece):
+            before = pieces.get(choice, Piece("", ()))
+            pieces[choice] = Piece(before.text + event.text, before.tokens + event.tokens)
+            continue
+        if (piece := pieces.pop(choice, None)) is not None:
+            yield choice, piece
+        yield choice, event
+    yield from pieces.items()
 
 
 def ended_badly(end: Finished) -> ApiError | None:

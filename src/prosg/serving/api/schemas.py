@@ -18,7 +18,7 @@ __all__ = ["ChatBody", "CompletionBody", "GenerationBody", "Message", "PromptBod
 
 LONGEST_STOP = 256
 MOST_STOPS = 16
-MOST_MESSAGES = 4096
+MOST_MESSAGES = 1024
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 Nothing = Annotated[list[Any], Field(max_length=0)]
 Zero = Annotated[float, Field(ge=0, le=0)]

@@ -6,6 +6,7 @@ import logging
 import math
 import signal
 import socket
+import threading
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,8 @@ MOST_CONNECTIONS = 4096
 KEEP_ALIVE = 75
 """Seconds that a connection may idle: longer than clients and proxies keep theirs, commonly 5 to 60. Else a request
 can meet a connection that is just being closed."""
+SAYING_SECONDS = 3
+"""In which answers that are cancelled when `drain` is over can say so."""
 log = logging.getLogger("prosg.serve")
 
 
@@ -31,7 +34,13 @@ class _Server(uvicorn.Server):
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._service.draining = True
+        if not self._service.draining:
+            self._service.draining = True
+            # Not before uvicorn gives up its connections: what is cancelled says so to its client.
+            stopping = threading.Thread(
+                target=self._service.engine.stop, args=(self._service.options.drain,), daemon=True
+            )
+            stopping.start()
         super().handle_exit(sig, frame)
 
 
@@ -65,7 +74,7 @@ def serve(service: Service, listener: socket.socket) -> None:
         server_header=False,
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=max(1, math.ceil(service.options.drain)),
+        timeout_graceful_shutdown=math.ceil(service.options.drain) + SAYING_SECONDS,
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     before = signal.signal(signal.SIGTERM, _end)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
-from prosg.core.encoded import EncodedPrompt
+from prosg.core.encoded import EncodedPrompt, Memory
+from prosg.data.templates import Turn
 from prosg.serving.api.edge import UPLOAD
 from prosg.serving.api.errors import ApiError, retry_after, server_ends
 from prosg.serving.api.json_body import JsonRoute
@@ -56,7 +58,12 @@ async def store(request: Request, body: PromptBody) -> Response:
     admission = service.limiter.admit(key.id, key.may_use(service.options.limits), 1)
     tokens = 0
     try:
-        record = await asyncio.to_thread(_encoded_record, service, key, body)
+        found = await asyncio.to_thread(_asked, service, key, body)
+        if isinstance(found, PromptRecord):
+            record = found
+        else:
+            encoded = await _encoded(service, key, found.ids, request.state.started + service.options.timeout)
+            record = await asyncio.to_thread(found.stored, service, key, encoded)
         tokens = record.tokens
         request.state.prompt = record.id
         return JSONResponse(prompt_object(record), 201)
@@ -64,40 +71,65 @@ async def store(request: Request, body: PromptBody) -> Response:
         admission.end(tokens)
 
 
-def _encoded_record(service: Service, key: Key, body: PromptBody) -> PromptRecord:
-    """Encodes and stores a prompt."""
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt that is to be stored."""
+
+    identity: str
+    name: str
+    ids: list[int]
+    memory: Memory | None
+    tau: float | None
+    template: str
+    turns: tuple[Turn, ...]
+
+    def stored(self, service: Service, key: Key, encoded: EncodedPrompt) -> PromptRecord:
+        """Stores what was read; not for the event loop."""
+        known = None if encoded.known is None else bool(encoded.known.all())
+        record = PromptRecord(
+            id=self.identity,
+            created=int(time.time()),
+            name=self.name,
+            source="messages" if self.turns else "text",
+            tokens=len(self.ids),
+            bytes=0,
+            model=service.prompts.identity,
+            memory=self.memory,
+            tau=self.tau,
+            known=known,
+            template=self.template,
+            turns=self.turns,
+        )
+        return _add(service, key, record, encoded)
+
+
+def _asked(service: Service, key: Key, body: PromptBody) -> _Asked | PromptRecord:
+    """What a request wants stored, or its record where it is stored already; not for the event loop."""
     memory, tau = wanted_memory(service, body.memory, body.tau)
     ids, turns = encoded_ids(service, body)
     template = service.template.name if turns else ""
-    label = body.name or ""
+    name = body.name or ""
     content = {"ids": ids, "memory": memory, "tau": tau, "template": template, "turns": [[*turn] for turn in turns]}
-    identity = prompt_id(key.id, model=service.prompts.identity, name=label, **content)
-    if (there := service.prompts.whole(key.id, identity)) is not None:
-        return there
-    # With all that any memory may need: what holds it is decided when it is used.
+    identity = prompt_id(key.id, model=service.prompts.identity, name=name, **content)
+    there = service.prompts.whole(key.id, identity)
+    return _Asked(identity, name, ids, memory, tau, template, turns) if there is None else there
+
+
+async def _encoded(service: Service, key: Key, ids: list[int], deadline: float) -> EncodedPrompt:
+    """A prompt, with all that any memory may need: what holds it is decided when it is used."""
+    memory: Memory = "none" if service.model.synthesizer is None else "update"
     try:
-        encoded = service.engine.encode(ids, "none" if service.model.synthesizer is None else "update", owner=key.id)
+        return await asyncio.wrap_future(service.engine.begin_encoding(ids, memory, owner=key.id, deadline=deadline))
     except EngineStopped:
         raise server_ends() from None
     except QueueFull as full:
         raise ApiError(429, "too many requests wait; try again later", headers=retry_after(full.seconds)) from None
-    known = None if encoded.known is None else bool(encoded.known.all())
-    source = "messages" if turns else "text"
-    record = PromptRecord(
-        identity,
-        int(time.time()),
-        label,
-        source,
-        len(ids),
-        0,
-        service.prompts.identity,
-        memory,
-        tau,
-        known,
-        template,
-        turns,
-    )
-    return _add(service, key, record, encoded)
+    except RuntimeError:
+        if service.draining:
+            raise server_ends() from None
+        if time.monotonic() >= deadline:
+            raise ApiError(504, "the prompt was not read in time", code="timeout") from None
+        raise
 
 
 def _add(service: Service, key: Key, record: PromptRecord, encoded: EncodedPrompt) -> PromptRecord:
