@@ -95,6 +95,11 @@ def _layers(flat: Mapping[str, Tensor], part: str, empty: State) -> State:
     )
 
 
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in the model's type; what is none stays, to be refused."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
 def _tensor(flat: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in flat:
         raise ValueError(f"tensor {name!r} is missing")
@@ -159,11 +164,11 @@ def load_encoded(path: str | Path, model: ProSG, *, fingerprint: str = "") -> En
         if known is not None and not bool(((known == 0) | (known == 1)).all()):
             raise ValueError("tensor 'known' has other values than 0 and 1")
         exact = torch.promote_types(model.dtype, torch.float32)
-        logits, limit = logits.to(model.dtype), None if limit is None else limit.to(exact)
+        logits, limit = _as(logits, model.dtype), None if limit is None else _as(limit, exact)
         state, update = unflatten(tensors, model.backbone)
         if update is not None:
             update = {
-                site: LowRank(*(factor if factor.dtype == exact else factor.float() for factor in delta))
+                site: LowRank(*(factor if factor.dtype == exact else _as(factor, torch.float32) for factor in delta))
                 for site, delta in update.items()
             }
         anchor = unflatten_anchor(tensors, model.backbone)

@@ -67,7 +67,7 @@ def load_model(
         ValueError: for a tokenizer that does not fit the model or its training, and for a base without an adapter.
     """
     dtype = parse_dtype(dtype) if isinstance(dtype, str) else dtype
-    device = resolve_device(device) if device == "auto" else device
+    device = resolve_device(device) if device in ("auto", "cuda") else device
     path = demo_model() if str(model) == "demo" else trained_model(local_path(model))
     adapter = adapter_config(path) if is_adapter(path) else {}
     if is_adapter(path):

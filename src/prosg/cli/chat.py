@@ -22,7 +22,9 @@ from prosg.cli.common import (
     note_off_topic,
     say_template,
 )
+from prosg.cli.messages import message_of
 from prosg.cli.parser import Command, Parser
+from prosg.cli.streams import OUTPUT
 from prosg.cli.typed_lines import typed_lines
 from prosg.utils.interrupts import noting_interrupts
 from prosg.utils.io import read_json, written_whole
@@ -95,7 +97,10 @@ def _run(options: Namespace) -> int:
     )
     say_template(options, model)
     chat = _Chat(talk, options)
+    model.sampling(**chat.sampling(0))
     if options.load:
+        if options.system:
+            raise ValueError("--system and --load are given: a conversation that is taken up has its own system turn")
         chat.load(options.load)
     _say(
         f"{options.model}: template {talk.template.name}, memory {talk.memory}"
@@ -105,8 +110,12 @@ def _run(options: Namespace) -> int:
         try:
             if not chat.take(line):
                 break
+        except BrokenPipeError:
+            raise
         except (ValueError, OSError) as error:
-            _say(f"error: {error}")
+            if isinstance(error, OSError) and error.filename in (None, OUTPUT):
+                raise
+            _say(f"error: {message_of(error)}")
             if not sys.stdin.isatty():
                 return 2
     return 0
@@ -149,11 +158,11 @@ class _Chat:
             self.show(self.talk.ask(line, **self.sampling()))
         return True
 
-    def sampling(self) -> dict[str, Any]:
-        """Options of the next answer."""
-        self.seed += 1
+    def sampling(self, answers: int = 1) -> dict[str, Any]:
+        """Options of the next answer; its number is one that others do not have, unless `answers` is 0."""
+        self.seed += answers
         names = ("max_tokens", "temperature", "top_k", "top_p")
-        return {name: getattr(self.options, name) for name in names} | {"seed": self.seed - 1}
+        return {name: getattr(self.options, name) for name in names} | {"seed": self.seed - answers}
 
     def show(self, pieces: Iterator[str]) -> None:
         """Prints an answer as it comes; Ctrl-C ends it."""
@@ -236,12 +245,16 @@ class _Chat:
         path = Path(user_path(name))
         content, turns = _read_conversation(path, self.talk.template.name)
         try:
+            tau = content.get("tau")
+            if isinstance(tau, bool) or not isinstance(tau, int | float | None):
+                raise ValueError(f"tau is {tau!r}; it must be a number, or null")
+            self.talk.resume(turns)
             said = (self.options.memory, self.options.tau, self.options.anchor)
             if said == (None, None, None) and content.get("memory") in MEMORIES:
-                self.talk.hold(content["memory"], content.get("tau"))
+                self.talk.hold(content["memory"], tau)
+                self.options.tau = tau
             if self.options.renew is None and content.get("renew") in RENEWALS:
                 self.talk.renew = content["renew"]
-            self.talk.resume(turns)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
         self.seed += sum(turn.role == "assistant" for turn in turns)  # else /again would draw the same answer

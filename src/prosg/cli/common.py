@@ -295,7 +295,7 @@ def prompt_text(prompt: str) -> str:
         ValueError: for an empty prompt, and one that is not text.
     """
     if prompt == "-":
-        prompt = sys.stdin.read().removesuffix("\n")
+        prompt = sys.stdin.read().removeprefix("\ufeff").replace("\r\n", "\n").removesuffix("\n")
     if not prompt:
         raise ValueError("--prompt is empty; a prompt needs at least one character")
     check_text("--prompt", prompt)

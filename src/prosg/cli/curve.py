@@ -90,6 +90,8 @@ def _run(options: Namespace) -> int:
     from prosg.data.templates import known_template
     from prosg.evaluation.curve_file import measure_curve
 
+    if Path(options.out).suffix == ".png":
+        raise ValueError(f"--out is {options.out}; it names the .json file, the picture lies beside it")
     for file in (options.out, Path(options.out).with_suffix(".png")):
         check_new_file("--out", file, options.overwrite)
     known_template(options.template)

@@ -7,9 +7,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosg.cli.common import add_model, add_overwrite, add_prompt, framed, load_from, prompt_text
+from prosg.cli.common import add_model, add_overwrite, add_prompt, check_new_file, framed, load_from, prompt_text
 from prosg.cli.merge import LOST, model_and_update
 from prosg.cli.parser import Command, Parser, path_text
+from prosg.utils.replaceable import check_replaceable
 
 if TYPE_CHECKING:
     from prosg.core.update import Update
@@ -59,6 +60,14 @@ def _parser() -> Parser:
 def _run(options: Namespace) -> int:
     if not any(getattr(options, name) for name in OUTPUTS):
         raise ValueError(f"nothing to write: give one or more of {', '.join(OUTPUTS.values())}")
+    for name, option in OUTPUTS.items():  # all of them before the first is written
+        if path := getattr(options, name):
+            if name == "peft":
+                from prosg.checkpoints.export import PEFT_FOLDER
+
+                check_replaceable(path, overwrite=options.overwrite, kind=PEFT_FOLDER)
+            else:
+                check_new_file(option, path, options.overwrite)
     if options.prompt is not None:
         options.prompt = prompt_text(options.prompt)  # read once, where it comes from standard input
     if options.peft or options.gguf:

@@ -62,6 +62,8 @@ def _run(options: Namespace) -> int:
     one_prompt_source(options)
     if options.encoded is not None and options.state is not None:
         raise ValueError("--state begins a prompt, but --encoded holds the state after one: encode it with --state")
+    if options.encoded is not None and options.window is not None:
+        raise ValueError("--window is for reading a prompt, but --encoded was read already: encode it with --window")
     check_text("--force-marker", options.force_marker)
     rows = [] if options.prompt_file is None else read_rows(options.prompt_file, need_answers=False)
     model = load_from(options)

@@ -41,12 +41,12 @@ from prosg.cli import (
     serve,
     train,
 )
+from prosg.cli.messages import message_of
 from prosg.cli.parser import Command, Group, Parser, complain
-from prosg.cli.streams import OUTPUT, close_output, flush_or_close, prepare_streams
+from prosg.cli.streams import close_output, flush_or_close, prepare_streams
 from prosg.utils.allocation import keep_freed_memory
 from prosg.utils.errors import causes
-from prosg.utils.replaceable import ReplaceableError
-from prosg.utils.spelling import meant, meant_path
+from prosg.utils.spelling import meant
 
 __all__ = ["COMMANDS", "main"]
 
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             goes_on = command is not None and command.resumes
             print("\nstopped" + "; the same command goes on from what it has saved" * goes_on, file=sys.stderr)
             return 130
-        message = _message(error)
+        message = message_of(error)
         if os.environ.get("PROSG_DEBUG") or (message is None and not isinstance(error, Exception)):
             raise
         if message is not None:
@@ -132,26 +132,6 @@ def _kept(error: BaseException) -> str:
     except OSError:
         return "; PROSG_DEBUG=1 shows where"
     return f"; this should not happen, its traceback is in {file.name}"
-
-
-def _message(error: BaseException) -> str | None:
-    """What a user is told of an error that can be mended; None for any other."""
-    if isinstance(error, ReplaceableError):
-        return error.named("--overwrite")
-    if isinstance(error, OSError):
-        if error.filename == OUTPUT:
-            return f"{OUTPUT} cannot be written ({error.strerror}); send it to another place"
-        if error.filename is not None and error.strerror is not None:
-            near = meant_path(error.filename) if isinstance(error, FileNotFoundError) else ""
-            return f"{error.filename}: {error.strerror}{near}"
-        return str(error)
-    if isinstance(error, ValueError):
-        return str(error)
-    if isinstance(error, EOFError):
-        return "standard input ended; this command asks questions there"
-    if type(error).__name__ == "PanicException":  # of libraries written in Rust; no class of theirs can be imported
-        return f"a tokenizer failed on what it was given, its file or a text ({error}); give another with --tokenizer"
-    return None
 
 
 def _as_typed(message: str, options: Namespace) -> str:

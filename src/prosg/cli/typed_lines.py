@@ -46,7 +46,7 @@ def _piped_lines(pipe: Iterable[str]) -> Iterator[str]:
     for number, line in enumerate(pipe, 1):
         if not line.isascii() and any("\ud800" <= letter <= "\udfff" for letter in line):
             raise ValueError(f"standard input, line {number}: not UTF-8")
-        lines.append(line.rstrip("\n"))
+        lines.append((line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n"))
         if lines[-1].endswith("\\"):
             lines[-1] = lines[-1][:-1]
             continue

@@ -125,6 +125,8 @@ class EncodedPrompt:
             ValueError: for a number that is no row; IndexError where `rows` is a tensor.
         """
         if not isinstance(rows, Tensor):
+            if odd := [row for row in rows if isinstance(row, bool) or not isinstance(row, int)]:
+                raise ValueError(f"{odd[0]!r} is no row's number; give whole numbers, 0 to {self.batch - 1}")
             if wrong := [row for row in rows if not -self.batch <= row < self.batch]:
                 raise ValueError(f"row {wrong[0]} is not there; the rows are 0 to {self.batch - 1}")
             rows = torch.tensor(rows, dtype=torch.int64, device=self.logits.device)

@@ -82,6 +82,11 @@ def measure_curve(
     if not memories and model.memory == "none" and any(name != "none" for name in updates):
         raise ValueError("this model has no module, so no update; --memory anchor needs none")
     path = Path(out)
+    if path.suffix == ".png":
+        raise ValueError(f"--out is {path}; it names the .json file, the picture lies beside it")
+    for name, value in (("--tau", tau), ("--window", window)):
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} is {value:g}, must be above 0")
     for file in (path, path.with_suffix(".png")):
         check_replaceable(file, overwrite=overwrite)
     if not curve.sentences or min(curve.sentences) < 1:
@@ -116,7 +121,7 @@ def measure_curve(
         for memory in memories or [model.memory]
         for name in _conditions(model, memory, updates)
     }
-    progress = path.with_suffix(".progress")
+    progress = path.with_name(f".{path.name}.progress")
     display = ProgressDisplay("measuring")
 
     def tell(share: float, note: str = "") -> None:

@@ -194,13 +194,20 @@ class Conversation:
             raise ValueError("a conversation is at most one system turn, then user and assistant in turn")
         if rest and rest[-1].role == "user":
             raise ValueError("a conversation that is taken up ends with the assistant's turn")
+        if any(turn.role == "user" and not turn.text for turn in turns):
+            raise ValueError("a turn of the user is empty; it must hold some text")
+        before = (self.turns, self._read, self._held_text, self._place, self._held, self._before)
         self.system = turns[0].text if turns and turns[0].role == "system" else ""
-        for asked, answered in zip(rest[::2], rest[1::2], strict=True):
-            self.turns.append(asked)
-            self._read_on(self._text(self.turns))
-            assert self._place is not None
-            self._before = (self._read, self._place)
-            self._said(answered.text)
+        try:
+            for asked, answered in zip(rest[::2], rest[1::2], strict=True):
+                self.turns.append(asked)
+                self._read_on(self._text(self.turns))
+                assert self._place is not None
+                self._before = (self._read, self._place)
+                self._said(answered.text)
+        except BaseException:
+            self.turns, self._read, self._held_text, self._place, self._held, self._before = before
+            raise
 
     def _options(self, sampling: SamplingOptions) -> Sampling:
         """Options of an answer, which ends where the user's next turn would begin."""
@@ -275,4 +282,4 @@ class Conversation:
         """A place with the prompt's update and anchor, as far as `memory` has them."""
         assert self._held is not None
         held = self.model.held_by(self._held.replace(anchor=None), self.memory, self.tau)
-        return place.replace(update=held.update, anchor=held.anchor)
+        return place.replace(update=held.update, anchor=held.anchor, limit=held.limit)

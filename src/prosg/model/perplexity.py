@@ -20,6 +20,7 @@ from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.data.collate import collate
 from prosg.data.encode import EncodedRow
 from prosg.model.prosg import ProSG
+from prosg.utils.values import exponential
 
 __all__ = ["Perplexity", "RowScore", "batches_by_length", "perplexity", "score_rows", "summarize"]
 
@@ -118,10 +119,10 @@ def summarize(scores: Sequence[RowScore]) -> Perplexity:
     return Perplexity(
         rows=len(scores),
         tokens=sum(s.tokens for s in scores),
-        perplexity=math.exp(math.fsum(s.nll for s in scores) / sum(s.tokens for s in scores)),
-        sample_perplexity=math.fsum(math.exp(s.nll / s.tokens) for s in scores) / len(scores),
+        perplexity=exponential(math.fsum(s.nll for s in scores) / sum(s.tokens for s in scores)),
+        sample_perplexity=math.fsum(exponential(s.nll / s.tokens) for s in scores) / len(scores),
         exact=sum(s.exact for s in scores) / len(scores),
-        late_perplexity=math.exp(late_nll / late_tokens) if late else None,
+        late_perplexity=exponential(late_nll / late_tokens) if late else None,
         late_exact=sum(bool(s.late_exact) for s in late) / len(late) if late else None,
     )
 

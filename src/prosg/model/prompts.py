@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeGuard, cast
 
 from torch import Tensor
@@ -42,7 +42,19 @@ class PreparedPrompt(NamedTuple):
 
 
 def is_single(prompt: Prompt | Batch) -> TypeGuard[Prompt]:
-    """Whether there is one prompt, whose answer is one text."""
+    """Whether there is one prompt, whose answer is one text.
+
+    Raises:
+        ValueError: for what is neither a prompt nor several.
+    """
+    if isinstance(prompt, Mapping):
+        raise ValueError('a message is no prompt; give a list of messages: [{"role": "user", "content": "..."}]')
+    several = isinstance(prompt, Sequence) and not any(isinstance(one, int | float) for one in prompt)
+    if not several and not isinstance(prompt, FramedPrompt | EncodedPrompt | Tensor):
+        kind = f"a list of {type(prompt[0]).__name__}" if isinstance(prompt, Sequence) else type(prompt).__name__
+        raise ValueError(
+            f"the prompt is {kind}; allowed: a text, a list of messages or of prompts, ids (B, T), and what was encoded"
+        )
     return isinstance(prompt, str | FramedPrompt) or is_messages(prompt)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Unpack, overload
 
@@ -30,6 +29,7 @@ from prosg.model.prompts import (
 from prosg.model.scoring import AnswerScores
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import SpecialTokens
+from prosg.utils.values import exponential
 
 __all__ = ["TextModel"]
 
@@ -262,5 +262,5 @@ class TextModel(nn.Module):
             ids.append([*self._tokenizer().encode(shaped), special.end[0]])
         lengths = torch.tensor([len(row) for row in ids], device=encoded.logits.device)
         nll = self.score(encoded, pad(ids).to(encoded.logits.device), lengths).nll.double().sum(1) / lengths
-        values = [math.exp(value) for value in nll.tolist()]
+        values = [exponential(value) for value in nll.tolist()]
         return values[0] if single else values

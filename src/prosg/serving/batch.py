@@ -146,7 +146,8 @@ def _answer(
                         "another model; name another file"
                     )
                 if done[number] == key:
-                    skipped += 1
+                    failed += number in failures
+                    skipped += number not in failures
                     continue
             try:
                 running.append(_submit(engine, number, key, parse_json(content, f"{path}:{number}"), usual))
@@ -195,10 +196,12 @@ def _parsed(data: Any, usual: Mapping[str, Any]) -> tuple[Row, dict[str, Any]]:
     """The row of a line, and its options on top of the usual ones."""
     row = row_from_dict(data, need_answer=False)
     given = {name: value for name, value in data.items() if name not in PROMPTS}
-    for name in given:
-        if name not in OPTIONS:
-            close = meant(name, [*OPTIONS])
+    for name in [*given]:
+        if name in OPTIONS:
+            continue
+        if close := meant(name, [*OPTIONS]):
             raise ValueError(f"field {shortened(name)!r} is unknown{close}; allowed: {', '.join((*PROMPTS, *OPTIONS))}")
+        del given[name]  # data sets have fields of their own
     if isinstance(given.get("stop"), str):
         given["stop"] = [given["stop"]]
     return row, {**usual, **{name: typed(name, value, OPTIONS[name]) for name, value in given.items()}}

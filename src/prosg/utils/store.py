@@ -16,6 +16,7 @@ from typing import Any
 
 from prosg.utils.locks import check_locks
 from prosg.utils.outside import parse_json
+from prosg.utils.replaceable import check_replaceable
 from prosg.utils.write_errors import write_errors
 
 __all__ = ["Log", "hash_json", "read_log", "record_id"]
@@ -91,6 +92,7 @@ class Log:
                 it is somebody else's, and is not cut.
         """
         self.path = path
+        check_replaceable(path, overwrite=True)
         self.records, size = _read_whole_lines(path)
         cut_short = path.read_bytes()[size:] if path.exists() and not self.records else b""
         if not cut_short.startswith(RECORD_START[: len(cut_short)]):

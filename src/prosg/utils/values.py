@@ -16,7 +16,17 @@ from typing import Any, Literal
 
 from prosg.utils.spelling import meant
 
-__all__ = ["GREATEST_OPTION", "INFINITE", "check_fields", "check_number", "check_whole", "shortened", "shown", "typed"]
+__all__ = [
+    "GREATEST_OPTION",
+    "INFINITE",
+    "check_fields",
+    "check_number",
+    "check_whole",
+    "exponential",
+    "shortened",
+    "shown",
+    "typed",
+]
 
 GREATEST_OPTION = 1e30
 """The greatest number that an option may be: its square root times itself is still a number in fp32."""
@@ -24,6 +34,14 @@ MOST_WHOLE = 2**63 - 1
 INFINITE = {"infinite": True}
 """Metadata of a dataclass' field that may be infinite."""
 LONGEST_SHOWN = 80
+
+
+def exponential(nats: float) -> float:
+    """Returns e^nats; infinity where that is beyond the numbers."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
 
 
 def shown(value: Any) -> str:
