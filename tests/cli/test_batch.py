@@ -18,6 +18,7 @@ BAD = [
     case("batch plus train.jsonl --out x.jsonl --temperature -1", "temperature is -1.0"),
     case("batch plus train.jsonl --out x.jsonl --template alpaca", "'alpaca'", "world"),
     case("batch plus train.jsonl --out train.jsonl", "train.jsonl:1", "name another"),
+    case("batch plus train.jsonl --out /dev/null", "/dev/null: is a device"),
 ]
 
 
@@ -39,3 +40,14 @@ def test_a_file_is_answered_and_gone_on_with(tmp_path: Path, output: Callable[..
     assert "2 were answered before" in output(*command)
     file.write_text(file.read_text() + '{"prompt": ""}\n')
     assert status([str(part) for part in command]) == 1
+    assert status([str(part) for part in command]) == 1  # what failed is no answer
+    good = file.read_text().replace('{"prompt": ""}', '{"prompt": "Say it.", "kind": "own", "note": "mine"}')
+    file.write_text(good)  # mended, it is answered; fields of a data set are no options
+    assert "1 answers, 2 were answered before" in output(*command)
+
+
+def test_more_rows_than_the_queue_has_places(tmp_path: Path, output: Callable[..., str]) -> None:
+    file, out = tmp_path / "requests.jsonl", tmp_path / "answers.jsonl"
+    file.write_text('{"prompt": "Go."}\n' * 300)
+    said = output("batch", "plus", file, "--out", out, "--max-tokens", 1, "--rows", 150, "--template", "none")
+    assert "300 answers" in said

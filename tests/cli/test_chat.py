@@ -152,3 +152,21 @@ def test_the_output_of_a_pipe_is_in_the_order_of_what_was_typed(tmp_path: Path) 
     assert text.startswith("demo: template none, memory auto\n")
     places = [text.index("memory: none"), text.index("/memory WORD"), text.index("memory: anchor")]
     assert places == sorted(places) and text.rindex("/memory WORD") > places[-1]
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_a_turn(chat) -> None:  # type: ignore[no-untyped-def]
+    plain = chat(KNOWN, "/info")[1]
+    assert chat("\ufeff" + KNOWN + "\r", "/info\r")[1] == plain
+    assert chat("/memory \\\r", "none\r")[2].count("error") == chat("/memory \\", "none")[2].count("error")
+
+
+def test_options_are_checked_before_the_first_line(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    status, _, err = chat(options=("--max-tokens", "0"))
+    assert status == 2 and err.startswith("error: --max-tokens is 0")
+    file = tmp_path / "talk.json"
+    chat(TURN, f"/save {file}")
+    status, _, err = chat(options=("--load", str(file), "--system", "You are Ada.", "--template", "world"))
+    assert status == 2 and "--system and --load" in err
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tau": "abc"}))
+    status, _, err = chat(options=("--load", str(file)))
+    assert status == 2 and "tau is 'abc'" in err

@@ -23,6 +23,9 @@ BAD = [
     case("curve plus --out x.json --updates mine", "--updates", "mine", "own, other, mean, none, wiped"),
     case("curve plus --out x.json --updates own,mine", "--updates", "mine"),
     case("curve plus --out full", "--out", "folder"),
+    case("curve plus --out x.png", "--out is x.png", "names the .json file"),
+    case("curve plus --out x.json --memory anchor --tau 0", "--tau is 0", "above 0"),
+    case("curve plus --out x.json --window 0", "--window is 0", "above 0"),
 ]
 
 

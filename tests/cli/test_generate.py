@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,3 +116,13 @@ def test_a_reply_ends_where_the_next_turn_would_begin(
     assert output(*command, "--template", "world") == " Tree.\n"
     assert output(*command) == "  Tree.\n"
     assert stops == [["x", "\n\nUser:"], ["x"]]
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_a_prompt(
+    monkeypatch: pytest.MonkeyPatch, output: Callable[..., str]
+) -> None:
+    def answer(text: str) -> str:
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        return output("generate", "start", "--prompt", "-", "--max-tokens", "12", "--temperature", "0")
+
+    assert answer("\ufeffHello,\r\nyou.\r\n") == answer("Hello,\nyou.\n")

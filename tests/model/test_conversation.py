@@ -123,6 +123,26 @@ def test_a_conversation_is_taken_up() -> None:
     assert said(other, "Code: 1") == said(talk, "Code: 1")
 
 
+def test_what_cannot_be_taken_up_changes_nothing() -> None:
+    talk = Conversation(model(), "none")
+    said(talk, "Tom saw")
+    before, place = list(talk.turns), place_of(talk)
+    with pytest.raises(ValueError, match="empty"):
+        talk.resume([Turn("user", ""), Turn("assistant", "x")])
+    assert talk.turns == before and place_of(talk) is place
+    assert said(talk, "why?")
+
+
+@pytest.mark.parametrize("memory", ["none", "anchor", "update"])
+def test_a_memory_is_limited_beside_an_update_alone(memory: Memory) -> None:
+    tokenizer = train_bpe(TEXTS, vocab_size=300)
+    made = live_model("rwkv7", "plus", torch.float64, vocab=tokenizer.vocab_size)
+    made.tokenizer = tokenizer
+    talk = Conversation(made, "none", memory=memory)
+    said(talk, "Tom saw")
+    assert (place_of(talk).limit is not None) == (memory == "update")
+
+
 @pytest.mark.parametrize(
     "roles", [["assistant"], ["user", "user"], ["user"], ["user", "assistant", "system"], ["system", "system"]]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +133,13 @@ def test_texts_are_encoded_as_their_ids() -> None:
     for empty in ("", [], ["Tom", ""]):
         with pytest.raises(ValueError, match="is empty"):
             model.encode(empty)
+
+
+@pytest.mark.parametrize("rows", [[True, False], [0.5], ["0"]])
+def test_what_is_no_rows_number_is_refused(rows: Any) -> None:
+    encoded = live_model("rwkv4", None).encode(torch.tensor([[1, 2], [3, 4]]), memory="none")
+    with pytest.raises(ValueError, match="no row's number"):
+        inspect.unwrap(EncodedPrompt.take)(encoded, rows)  # without the check of types that there is under pytest only
 
 
 def test_encoded_prompts_are_taken_joined_and_flattened() -> None:

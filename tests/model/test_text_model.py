@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from prosg.checkpoints.load import load_model
 from prosg.data.templates import TEMPLATES, OwnTemplate, Turn
 from prosg.model.conversation import Conversation
+from prosg.model.prompts import is_single
 from prosg.model.prosg import ProSG
 from support.chat_models import CHATML, chat_model
 from support.models import WORDS, assert_near, live_model, word_tokenizer
@@ -162,3 +164,20 @@ def test_a_conversation_is_in_the_state_of_what_its_template_writes(source: str,
     other.resume(talk.to_dict()["messages"])
     assert other._place is not None
     assert_near(other._place.logits, talk._place.logits, 1e-10)
+
+
+@pytest.mark.parametrize("wrong", [USER, {"messages": [USER]}, [1, 2, 3], None, 7])
+def test_what_is_no_prompt_is_refused_in_words(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="prompt"):
+        inspect.unwrap(is_single)(wrong)  # without the check of types that there is under pytest only
+
+
+def test_a_loss_beyond_the_numbers_is_infinite(model: ProSG, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = model.score
+
+    def huge(*arguments: Any, **options: Any) -> Any:
+        found = scored(*arguments, **options)
+        return found._replace(nll=found.nll + 1000)
+
+    monkeypatch.setattr(model, "score", huge)
+    assert model.perplexity(TEXTS[0], "why?") == math.inf

@@ -194,8 +194,6 @@ class Conversation:
             raise ValueError("a conversation is at most one system turn, then user and assistant in turn")
         if rest and rest[-1].role == "user":
             raise ValueError("a conversation that is taken up ends with the assistant's turn")
-        if any(turn.role == "user" and not turn.text for turn in turns):
-            raise ValueError("a turn of the user is empty; it must hold some text")
         before = (self.turns, self._read, self._held_text, self._place, self._held, self._before)
         self.system = turns[0].text if turns and turns[0].role == "system" else ""
         try:
