@@ -10,6 +10,7 @@ import pytest
 from support.commands import case
 
 BAD = [
+    case("convert start x.gguf", "x.gguf", "prosg export MODEL --gguf-model"),
     case("convert start full --overwrite", "full", "not replaced"),
     case("convert start x.bin", ".bin", ".pth"),
     case("convert nowhere x", "nowhere", "no such file"),
