@@ -75,6 +75,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     """
     check_recipe(phase, config.recipe)
     out = Path(config.out)
+    _check_folder(out)
     if not dry_run:
         _check_config(config, out)
     if (out / RESULT).exists() and not dry_run:
@@ -251,12 +252,19 @@ def _save_lora(backbone: Any, factors: Update, folder: Path, base: Path) -> None
     export_peft(backbone, factors, folder, base=str(base) if base.is_dir() else "", overwrite=True)
 
 
+def _check_folder(out: Path) -> None:
+    """Refuses what is no folder, and a folder of something else than a run."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; --out names a folder")
+    path = out / CONFIG
+    if path.exists() and not {"optim", "train"} & read_json(path).keys():
+        raise ValueError(f"{out}: has a {CONFIG} that is no run's, as a model's folder has; choose another --out")
+
+
 def _check_config(config: TrainConfig, out: Path) -> None:
     """Refuses to go on with another configuration or from other files: the result would be neither's."""
     passing = ["progress", "threads", "log_steps", "report_to", "out", "cache_taps", "cache_taps_gb"]
     now = json.loads(json.dumps(dataclasses.asdict(config)))
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file; --out names a folder")
     path = out / CONFIG
     if path.exists():
         before = _with_defaults(read_json(path))
