@@ -49,7 +49,19 @@ def medians(
     clock: Callable[[], float] = time.perf_counter,
     warm_up: bool = True,
 ) -> dict[str, float]:
-    """Seconds of one call: the systems take turns, so that what disturbs the machine disturbs all of them."""
+    """Median seconds of one call; see `turns`."""
+    seconds = turns(actions, repeats, calls, clock, warm_up)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def turns(
+    actions: dict[str, Callable[[], object]],
+    repeats: int,
+    calls: int,
+    clock: Callable[[], float] = time.perf_counter,
+    warm_up: bool = True,
+) -> dict[str, list[float]]:
+    """Seconds of one call, in each turn: the systems take turns, so that what disturbs the machine disturbs all."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for repeat in range(1 - warm_up, repeats + 1):
         for name, action in actions.items():
@@ -58,7 +70,7 @@ def medians(
                 action()
             if repeat:  # the first is the warm-up
                 seconds[name].append((clock() - start) / calls)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from _common import medians
 from prosg.backbones import BACKBONES
 from prosg.backbones.native import NativeBackbone
 from prosg.checkpoints.backbone import save_backbone
+from prosg.utils.allocation import keep_freed_memory
 
 SIZES = {"rwkv4": "169M", "rwkv7": "0.1B"}
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "int8": 5e-2}
@@ -73,3 +76,23 @@ def machine(dtype: str, repeats: int) -> tuple[float, float]:
 
     taken = medians({"sum": big.sum, "row": lambda: linear(one, big), "product": lambda: square @ square}, repeats, 1)
     return 4 * big.numel() / min(taken["sum"], taken["row"]), 2 * 1024**3 / taken["product"]
+
+
+def shapes_parser(description: str | None, types: Sequence[str], repeats: int) -> argparse.ArgumentParser:
+    """The options of what is measured at the published shapes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser.add_argument("--versions", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--types", nargs="+", choices=types, default=types)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--small", action="store_true", help="tiny shapes, to try the script")
+    return parser
+
+
+def begin(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Reads the options, and sets up one thread."""
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    torch.manual_seed(0)
+    return args

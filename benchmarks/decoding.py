@@ -13,7 +13,6 @@ anything is timed every batched system is compared with the same rows alone, and
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +20,22 @@ from typing import Any
 
 import torch
 from _common import Decoder, commit, medians, random_update, write_rows
-from _peers import TEXT, TOLERANCE, TYPES, machine, random_model, rwkv_peer, transformers_peer
+from _peers import (
+    TEXT,
+    TOLERANCE,
+    TYPES,
+    begin,
+    machine,
+    random_model,
+    rwkv_peer,
+    shapes_parser,
+    transformers_peer,
+)
 
 from prosg.backbones.native import NativeBackbone
 from prosg.backbones.quantised import quantise
 from prosg.checkpoints.backbone import load_backbone
 from prosg.core.update import LowRank
-from prosg.utils.allocation import keep_freed_memory
 from prosg.utils.environment import processor
 
 
@@ -108,17 +116,9 @@ def measure(version: str, dtype: str, batches: list[int], repeats: int, small: b
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
-    parser.add_argument("--versions", nargs="+", default=["rwkv4", "rwkv7"])
-    parser.add_argument("--types", nargs="+", default=["fp32", "bf16", "int8"])
+    parser = shapes_parser(__doc__, [*TYPES, "int8"], repeats=7)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--small", action="store_true", help="tiny shapes, to try the script")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    torch.manual_seed(0)
+    args = begin(parser)
     print(f"{processor()}; torch {torch.__version__}; one thread")
     print(f"{'':8}{'':6}{'':18}{'rows':>5}{'tokens/s':>10}{'x rwkv':>8}{'limit':>8}{'share':>7}")
     every = []

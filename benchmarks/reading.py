@@ -12,7 +12,6 @@ The limit: the operations of the matrix products over the core's rate in a large
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -21,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import commit, median_interval, write_rows
-from _peers import TYPES, machine, random_model, rwkv_peer, transformers_peer
+from _common import commit, median_interval, turns, write_rows
+from _peers import TYPES, begin, machine, random_model, rwkv_peer, shapes_parser, transformers_peer
 
 from prosg.checkpoints.backbone import load_backbone
 from prosg.core.encoded import Memory
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
-from prosg.utils.allocation import keep_freed_memory
 from prosg.utils.environment import processor
 
 TOKENS = 512
@@ -49,13 +47,7 @@ def measure(version: str, dtype: str, repeats: int, small: bool) -> list[dict[st
             systems["rwkv"] = lambda: rwkv.forward(text[0].tolist(), None)
         if (hf := transformers_peer(version, dtype, backbone)) is not None:
             systems["transformers"] = lambda: hf(text, use_cache=True)
-        seconds: dict[str, list[float]] = {name: [] for name in systems}
-        for turn in range(repeats + 1):
-            for name, system in systems.items():
-                start = time.process_time()
-                system()
-                if turn:  # the first is the warm-up
-                    seconds[name].append(time.process_time() - start)
+        seconds = turns(systems, repeats, 1, time.process_time)
     rate = machine(dtype, 3)[1]
     matrices = [
         p for name, p in backbone.named_parameters() if p.dim() == 2 and name not in ("emb.weight", "head.weight")
@@ -76,16 +68,7 @@ def measure(version: str, dtype: str, repeats: int, small: bool) -> list[dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
-    parser.add_argument("--versions", nargs="+", default=["rwkv4", "rwkv7"])
-    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--small", action="store_true", help="tiny shapes, to try the script")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    torch.manual_seed(0)
+    args = begin(shapes_parser(__doc__, list(TYPES), repeats=9))
     print(f"{processor()}; torch {torch.__version__}; one thread; {TOKENS} tokens")
     every = []
     for version in args.versions:

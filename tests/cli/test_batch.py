@@ -44,6 +44,7 @@ def test_a_file_is_answered_and_gone_on_with(tmp_path: Path, output: Callable[..
     good = file.read_text().replace('{"prompt": ""}', '{"prompt": "Say it.", "kind": "own", "note": "mine"}')
     file.write_text(good)  # mended, it is answered; fields of a data set are no options
     assert "1 answers, 2 were answered before" in output(*command)
+    assert "0 answers, 3 were answered before" in output(*command)
 
 
 def test_more_rows_than_the_queue_has_places(tmp_path: Path, output: Callable[..., str]) -> None:

@@ -31,6 +31,7 @@ from prosg.utils.io import read_json, written_whole
 from prosg.utils.paths import user_path
 from prosg.utils.spelling import meant, meant_path
 from prosg.utils.tables import counted, print_table
+from prosg.utils.values import check_number
 
 if TYPE_CHECKING:
     from prosg.core.encoded import Memory
@@ -97,7 +98,7 @@ def _run(options: Namespace) -> int:
     )
     say_template(options, model)
     chat = _Chat(talk, options)
-    model.sampling(**chat.sampling(0))
+    model.sampling(**chat.usual)
     if options.load:
         if options.system:
             raise ValueError("--system and --load are given: a conversation that is taken up has its own system turn")
@@ -110,10 +111,8 @@ def _run(options: Namespace) -> int:
         try:
             if not chat.take(line):
                 break
-        except BrokenPipeError:
-            raise
         except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.filename in (None, OUTPUT):
+            if isinstance(error, OSError) and error.filename == OUTPUT:
                 raise
             _say(f"error: {message_of(error)}")
             if not sys.stdin.isatty():
@@ -126,7 +125,7 @@ class _Chat:
 
     def __init__(self, talk: Conversation, options: Namespace) -> None:
         self.talk, self.options = talk, options
-        self.seed = options.seed
+        self.seed, self.tau = options.seed, options.tau
         self.noted = False  # whether it was said what the packaged model knows
         self.files: set[Path] = set()  # that the conversation is in already, so that it may be saved there again
         self.commands: dict[str, Callable[[str], None]] = {
@@ -158,11 +157,15 @@ class _Chat:
             self.show(self.talk.ask(line, **self.sampling()))
         return True
 
-    def sampling(self, answers: int = 1) -> dict[str, Any]:
-        """Options of the next answer; its number is one that others do not have, unless `answers` is 0."""
-        self.seed += answers
-        names = ("max_tokens", "temperature", "top_k", "top_p")
-        return {name: getattr(self.options, name) for name in names} | {"seed": self.seed - answers}
+    @property
+    def usual(self) -> dict[str, Any]:
+        """Options of every answer."""
+        return {name: getattr(self.options, name) for name in ("max_tokens", "temperature", "top_k", "top_p")}
+
+    def sampling(self) -> dict[str, Any]:
+        """Options of the next answer."""
+        self.seed += 1
+        return self.usual | {"seed": self.seed - 1}
 
     def show(self, pieces: Iterator[str]) -> None:
         """Prints an answer as it comes; Ctrl-C ends it."""
@@ -189,7 +192,7 @@ class _Chat:
             if word not in MEMORIES:
                 raise ValueError(f"/memory {word}{meant(word, MEMORIES)}; allowed: {', '.join(MEMORIES)}")
             chosen: Memory = word  # type: ignore[assignment]
-            self.talk.hold(chosen, self.options.tau if with_anchor(chosen) else None)
+            self.talk.hold(chosen, self.tau if with_anchor(chosen) else None)
         _say(f"memory: {self.talk.memory}")
 
     def system(self, text: str) -> None:
@@ -246,13 +249,12 @@ class _Chat:
         content, turns = _read_conversation(path, self.talk.template.name)
         try:
             tau = content.get("tau")
-            if isinstance(tau, bool) or not isinstance(tau, int | float | None):
-                raise ValueError(f"tau is {tau!r}; it must be a number, or null")
+            tau = None if tau is None else check_number("tau", tau)
             self.talk.resume(turns)
             said = (self.options.memory, self.options.tau, self.options.anchor)
             if said == (None, None, None) and content.get("memory") in MEMORIES:
                 self.talk.hold(content["memory"], tau)
-                self.options.tau = tau
+                self.tau = tau
             if self.options.renew is None and content.get("renew") in RENEWALS:
                 self.talk.renew = content["renew"]
         except (ValueError, TypeError) as error:

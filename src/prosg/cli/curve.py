@@ -88,11 +88,9 @@ def _parser() -> Parser:
 
 def _run(options: Namespace) -> int:
     from prosg.data.templates import known_template
-    from prosg.evaluation.curve_file import measure_curve
+    from prosg.evaluation.curve_file import measure_curve, picture_path
 
-    if Path(options.out).suffix == ".png":
-        raise ValueError(f"--out is {options.out}; it names the .json file, the picture lies beside it")
-    for file in (options.out, Path(options.out).with_suffix(".png")):
+    for file in (options.out, picture_path(Path(options.out))):
         check_new_file("--out", file, options.overwrite)
     known_template(options.template)
     check_known("--memory", options.memory or [], MEMORIES)

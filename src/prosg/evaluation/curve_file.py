@@ -82,12 +82,10 @@ def measure_curve(
     if not memories and model.memory == "none" and any(name != "none" for name in updates):
         raise ValueError("this model has no module, so no update; --memory anchor needs none")
     path = Path(out)
-    if path.suffix == ".png":
-        raise ValueError(f"--out is {path}; it names the .json file, the picture lies beside it")
     for name, value in (("--tau", tau), ("--window", window)):
         if value is not None and value <= 0:
             raise ValueError(f"{name} is {value:g}, must be above 0")
-    for file in (path, path.with_suffix(".png")):
+    for file in (path, picture_path(path)):
         check_replaceable(file, overwrite=overwrite)
     if not curve.sentences or min(curve.sentences) < 1:
         raise ValueError(f"--sentences {curve.sentences}: each story has at least one")
@@ -143,9 +141,16 @@ def measure_curve(
         {"rows": rows, "answers": [answer for result in run.systems for answer in _answers(result)]},
         overwrite=overwrite,
     )
-    _draw(run, path.with_suffix(".png"), overwrite)
+    _draw(run, picture_path(path), overwrite)
     _print(rows)
     return 0
+
+
+def picture_path(out: Path) -> Path:
+    """Where the picture of a curve's file lies. ValueError for a file that has the picture's name itself."""
+    if out.suffix == ".png":
+        raise ValueError(f"--out is {out}; it names the .json file, the picture lies beside it")
+    return out.with_suffix(".png")
 
 
 def _plan_line(config: EvalConfig, systems: Mapping[str, SystemConfig]) -> str:

@@ -47,6 +47,8 @@ def is_single(prompt: Prompt | Batch) -> TypeGuard[Prompt]:
     Raises:
         ValueError: for what is neither a prompt nor several.
     """
+    if isinstance(prompt, str):
+        return True
     if isinstance(prompt, Mapping):
         raise ValueError('a message is no prompt; give a list of messages: [{"role": "user", "content": "..."}]')
     several = isinstance(prompt, Sequence) and not any(isinstance(one, int | float) for one in prompt)

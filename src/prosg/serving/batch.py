@@ -128,7 +128,8 @@ def _answer(
     engine: Engine, path: Path, lines: Iterator[tuple[int, bytes]], log: Log, usual: Mapping[str, Any]
 ) -> BatchResult:
     done = _answered(log)
-    failures = {record["line"] for record in log.records if "error" in record}  # mended since, they are answered
+    last = {record["line"]: record for record in log.records}
+    failures = {number for number, record in last.items() if "error" in record}  # changed since, they are answered
     answered = failed = skipped = 0
     running: list[_Line] = []
     ended = False
@@ -146,8 +147,10 @@ def _answer(
                         "another model; name another file"
                     )
                 if done[number] == key:
-                    failed += number in failures
-                    skipped += number not in failures
+                    if number in failures:
+                        failed += 1
+                    else:
+                        skipped += 1
                     continue
             try:
                 running.append(_submit(engine, number, key, parse_json(content, f"{path}:{number}"), usual))

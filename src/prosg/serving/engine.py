@@ -200,6 +200,7 @@ class Engine:
             ValueError, QueueFull, EngineStopped: as `submit`.
         """
         future: Future[EncodedPrompt] = Future()
+        future.set_running_or_notify_cancel()  # from here on nobody can cancel it, and the engine need not ask
         asked = Request(tuple(ids), memory=memory, tau=tau, owner=owner, deadline=deadline)
         request, memory = checked_request(asked, self.model)
         self._put(Answering(request, lambda _: None, None, memory, future))
@@ -361,8 +362,7 @@ class Engine:
             assert answering.place is not None
             self._statistics.encoded += 1
             answering.ended = True
-            if not answering.future.done():
-                answering.future.set_result(answering.place)
+            answering.future.set_result(answering.place)
             return
         try:
             self._decoding.join(answering)

@@ -100,7 +100,7 @@ class Prefill:
             self._followers.remove(follower)
             if any(self._reads_for(one, follower) for one in self.reading if one is not follower):
                 self._followers.append(follower)
-            elif follower in self.reading:
+            else:
                 self._look_up(follower)
 
     def drop(self, answering: Sequence[Answering]) -> None:
@@ -181,8 +181,7 @@ class Prefill:
         """Finds what is known of a prompt: all of it, or, where no module has to be shown all, a beginning."""
         update, prompt = with_update(answering.memory or "none"), answering.prompt
         # A module has to be shown all of a prompt; that one was shown what another only reads does not matter.
-        kinds = [True] if update else [False, True]
-        chains = [self._chain(kind, answering) for kind in kinds]
+        chains = [self._chain(shown, answering) for shown in ([True] if update else [False, True])]
         least = len(prompt) if update or not self.model.backbone.continues else 1
         found = [known for chain in chains if (known := self.cache.longest(chain, prompt, least)) is not None]
         if not found:

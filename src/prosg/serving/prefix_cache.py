@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prosg.checkpoints.encoded import load_encoded, save_encoded
-from prosg.checkpoints.fingerprints import hash_weights
+from prosg.checkpoints.fingerprints import hash_weights, reading_identity
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.packed import PackedPrompt
 from prosg.model.prosg import ProSG
@@ -193,11 +193,9 @@ class PrefixCache:
 
 def _identity(model: ProSG, fingerprint: str) -> str:
     """All that a place in a text depends on: weights, also those that a fingerprint leaves out, and their type."""
-    digest = sha256(f"{fingerprint} {model.dtype}".encode())
-    for part in (model.initial, model.anchor):
-        digest.update(b"\n")
-        if part is not None:
-            hash_weights(digest, part)
+    digest = sha256(f"{reading_identity(model, fingerprint)} {model.dtype}".encode())
+    if model.anchor is not None:
+        hash_weights(digest, model.anchor)
     return f"{digest.hexdigest()} {None if model.anchor is None else model.anchor.age}"
 
 

@@ -123,7 +123,7 @@ class Edge:
         options, path = self.service.options, scope["path"]
         host = headers.get("host", "")
         # Against DNS rebinding: pages of other sites may reach a local port under a host name of theirs.
-        name = _hostname(host) if _is_host(host) else ""
+        name = _hostname(host)
         if self.service.keys is None and is_loopback(options.host) and not is_loopback(name):
             return ApiError(421, "the Host header names another machine; this server answers to localhost")
         if self.service.keys is None:
@@ -180,6 +180,8 @@ class Edge:
 
 def _hostname(host: str) -> str:
     """The name in a Host header; "" for one that cannot be taken apart."""
+    if not re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::\d{1,5})?", host, re.ASCII):
+        return ""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -192,8 +194,3 @@ def _netloc(origin: str) -> str | None:
         return urlsplit(origin).netloc
     except ValueError:
         return None
-
-
-def _is_host(text: str) -> bool:
-    """Whether a Host header can be taken apart."""
-    return re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::\d{1,5})?", text, re.ASCII) is not None

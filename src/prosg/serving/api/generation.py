@@ -181,7 +181,7 @@ class _Answers:
         """What was read and written, and how far the first answer's end is from its prompt's."""
         job, ends = self.job, self.running.ends
         stored = 0 if job.stored is None else job.stored.record.tokens
-        prompt, written = job.prompt_tokens, sum(end.completion_tokens for end in ends.values())
+        prompt, written = job.prompt_tokens, self.running.completion_tokens
         firsts = range(0, len(job.requests), job.samples)
         cached = sum(stored + ends[choice].cached_tokens for choice in firsts if choice in ends)
         first = stored + len(job.requests[0].ids) - job.held_tokens + ends[0].completion_tokens
@@ -199,11 +199,10 @@ class _Answers:
         self.running.cancel()
         if self._admission is None:
             return
-        written = self._written
         read = sum(len(request.ids) for request in self.job.requests[:: self.job.samples])
-        self._admission.end(read + written)
+        self._admission.end(read + self._written)
         self._admission = None
-        self.request.state.logged = {"read": read, "written": written}
+        self.request.state.logged = {"read": read, "written": self._written}
         if self.service.options.log_prompts:
             log.info("%s answers %s", self.request.state.request_id, json.dumps(self._texts))
 

@@ -103,6 +103,7 @@ def add_key(path: Path, name: str, limits: dict[str, int]) -> str:
     KeyLimits(**limits)
     if not NAME.fullmatch(name):
         raise ValueError(f"name is {name!r}; allowed: up to 64 letters, digits, spaces and . _ @ -")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path):
         keys = read_keys(path) if path.exists() else []
         if any(key.name == name for key in keys):
@@ -126,7 +127,6 @@ def revoke_key(path: Path, name: str) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Waits until no other command changes a file of keys, and keeps others from it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

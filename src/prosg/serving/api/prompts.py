@@ -159,9 +159,17 @@ class PromptStore:
 
     def owned_by(self, owner: str) -> list[PromptRecord]:
         """All prompts of an owner, the newest first."""
-        names = [name.removesuffix(".json") for name in self.storage.names(owner) if name.endswith(".json")]
-        records = [record for name in names if (record := self.find(owner, name)) is not None]
+        records = [record for name in self._names(owner) if (record := self.find(owner, name)) is not None]
         return sorted(records, key=lambda record: (-record.created, record.id))
+
+    def _names(self, owner: str) -> list[str]:
+        """Names of all prompts of an owner, other models' included."""
+        return [name.removesuffix(".json") for name in self.storage.names(owner) if name.endswith(".json")]
+
+    def _has_more(self, owner: str, most: int, besides: str = "") -> bool:
+        """Whether an owner has more of this model's prompts; records are read only where there are as many names."""
+        names = [name for name in self._names(owner) if name != besides]
+        return len(names) > most and sum(self.find(owner, name) is not None for name in names) > most
 
     def content(self, owner: str, name: str) -> bytes:
         """The content of the file of a prompt that `find` knows. FileNotFoundError where it was deleted meanwhile."""
@@ -185,14 +193,14 @@ class PromptStore:
         with self._adding:
             if (there := self.whole(owner, record.id)) is not None:
                 return there
-            if most and sum(one.id != record.id for one in self.owned_by(owner)) >= most:
+            if most and self._has_more(owner, most - 1, record.id):
                 raise TooManyPromptsError(f"there are {most} stored prompts, the most that this key may have")
             with self.storage.written(_name(owner, record.id, ".safetensors")) as path:
                 save_encoded(encoded, path, self._model, overwrite=True, fingerprint=self.fingerprint)
                 record = dataclasses.replace(record, bytes=path.stat().st_size)
             with self.storage.written(_name(owner, record.id, ".json")) as path:
                 write_json(path, record.to_dict())
-            if most and len(self.owned_by(owner)) > most:  # another server has stored one meanwhile
+            if most and self._has_more(owner, most):  # another server has stored one meanwhile
                 self._remove(owner, record.id)
                 raise TooManyPromptsError(f"there are {most} stored prompts, the most that this key may have")
         self._keep(owner, record.id, encoded)

@@ -36,7 +36,7 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self._service.draining:
             self._service.draining = True
-            # Not before uvicorn gives up its connections: what is cancelled says so to its client.
+            # It cancels what has not ended before uvicorn gives up the connections, so that clients are told.
             stopping = threading.Thread(
                 target=self._service.engine.stop, args=(self._service.options.drain,), daemon=True
             )
