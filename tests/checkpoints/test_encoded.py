@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from prosg.checkpoints.encoded import load_encoded, save_encoded
 from prosg.checkpoints.fingerprints import model_fingerprint
 from prosg.checkpoints.tensors import read_safetensors
+from prosg.core.encoded import EncodedPrompt
 from prosg.model.prosg import ProSG
 from prosg.utils.io import CheckpointError
 from support.checkpoints import assert_refused
@@ -49,6 +50,17 @@ def test_an_encoded_prompt_belongs_to_the_model_that_made_it(tmp_path: Path) -> 
     assert len({model_fingerprint(other) for other in (*others, trained)}) == 5
     for other in others:
         assert_refused(lambda other=other: load_encoded(path, other), "prompt.safetensors: .*another model")
+
+
+def test_prompts_of_another_model_are_neither_written_nor_joined(tmp_path: Path) -> None:
+    mine, other, path = model(None), live_model("rwkv7", None, torch.float32), tmp_path / "prompt.safetensors"
+    wider = live_model("rwkv4", None, torch.float32, vocab=77)
+    for encoded in (other.encode(PROMPT), wider.encode(PROMPT)):
+        with pytest.raises(ValueError, match="prompt.safetensors: not written: .*another model encoded"):
+            save_encoded(encoded, path, mine)
+        with pytest.raises(ValueError, match="of several models"):
+            EncodedPrompt.join([mine.encode(PROMPT), encoded])
+    assert not path.exists()
 
 
 def test_damaged_encoded_prompts_are_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +47,23 @@ def test_a_tokenizer_must_fit_the_vocabulary(tmp_path: Path) -> None:
     folder = save_with_base(live_model("rwkv4", "plus", torch.float32, vocab=12), tmp_path / "adapter")
     with pytest.raises(ValueError, match="tokenizer.json: 16 .* 12"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"device": "gpu"}, "device is 'gpu'; allowed: auto, cpu, cuda"),
+        ({"kernel": "gpu"}, "unknown wkv4 kernel 'gpu'; known are auto"),
+        ({"begin_token": "x"}, "begin token is 'x'"),
+    ],
+)
+def test_a_name_or_an_id_that_is_none_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        load_model("demo", **options)
+
+
+def test_a_begin_token_is_a_number_too() -> None:
+    assert load_model("demo", begin_token=5).special.begin == load_model("demo", begin_token="5").special.begin == 5
 
 
 def small(vocab: int) -> ProSG:

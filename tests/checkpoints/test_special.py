@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,9 @@ def test_info_shows_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_model_without_files_has_rwkvs() -> None:
     assert ProSG(live_model("rwkv4", None).backbone).special == RWKV_SPECIAL
+
+
+@pytest.mark.parametrize("end", [["a"], [True], [1.0]])
+def test_what_is_no_id_ends_no_answer(end: Any) -> None:
+    with pytest.raises(ValueError, match=f"end token is {end[0]!r}; allowed: ids"):
+        inspect.unwrap(SpecialTokens.changed)(RWKV_SPECIAL, end)

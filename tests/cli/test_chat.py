@@ -59,8 +59,10 @@ def test_a_conversation_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # 
 def test_a_conversation_that_another_model_held_is_said(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     file = tmp_path / "talk.json"
     chat(TURN, f"/save {file}")
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"model": "other.pth"}))
-    assert "1 answer, held with other.pth so far; memory" in chat(options=("--load", str(file)))[2]
+    before = {"model": "other.pth", "initial state": "state.pth"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | before))
+    held = "1 answer, held with model other.pth and initial state state.pth so far; memory"
+    assert held in chat(options=("--load", str(file)))[2]
 
 
 @pytest.mark.parametrize(

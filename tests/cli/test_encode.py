@@ -16,6 +16,8 @@ BAD = [
     case("encode plus --prompt x --out train.jsonl/e.safetensors", "no folder train.jsonl"),
     case("encode plus --prompt x --out /proc/e.safetensors", "/proc/e.safetensors", "cannot be written"),
     case("encode plus --prompt x", "required", "--out"),
+    case("encode plus --prompt x --out e.safetensors/", "--out", "names a folder"),
+    case("encode plus --prompt-file train.jsonl --out train.jsonl --overwrite", "--out train.jsonl", "that is read"),
 ]
 
 

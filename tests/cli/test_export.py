@@ -32,6 +32,11 @@ BAD = [
     case("export run --gguf-state x", "RWKV-7 alone", "rwkv4", more=("--prompt", PROMPT)),
     case("export run --prompt x --gguf-state x", "1 tokens", "all but the last 1"),
     case("export run --prompt x --gguf-model x.gguf", "without a prompt"),
+    case("export run --gguf-model x.gguf --activated", "--activated is for --peft, --gguf or --gguf-state"),
+    case("export run --gguf-model x.gguf --gguf-state-version 3", "--gguf-state-version is for --gguf-state"),
+    case("export run --gguf-model x.gguf --window 3", "--window is for --peft or --gguf"),
+    case("export run --gguf-model x.gguf --template world", "--template is for --prompt"),
+    case("export run --gguf-model x.gguf/", "--gguf-model x.gguf/", "names a folder"),
 ]
 
 

@@ -38,6 +38,9 @@ BAD = [
     case(f"{GENERATE} --nonsense", "--nonsense"),
     case("generate plus --prompt x --max-tokens 0", "--max-tokens is 0"),
     case(GENERATE, "stop", "empty", more=("--stop", "")),
+    case(f"{GENERATE} --late-temperature 0.5", "--late-temperature is for --force-marker"),
+    case(f"{GENERATE} --refresh-keep 9", "--refresh-keep is for --refresh-every"),
+    case(f"{GENERATE} --memory update --anchor x", "--anchor is for --memory anchor, both or auto", "update"),
 ]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from prosg.serving import Engine
 from prosg.serving.batch import BatchResult, answer_file
+from prosg.utils.store import Log
 from support.serving import serving_model
 
 LINES: list[Any] = [
@@ -71,6 +72,13 @@ def test_it_goes_on_where_it_was_stopped(requests: Path, tmp_path: Path) -> None
     (tmp_path / "other.jsonl").write_text('{"prompt": "x"}\n')
     with pytest.raises(ValueError, match="other.jsonl:1: no answer of prosg batch"):
         answer_file(Engine(model), requests, tmp_path / "other.jsonl")
+
+
+def test_two_at_once_do_not_write_one_file(requests: Path, tmp_path: Path) -> None:
+    log = Log(tmp_path / "answers.jsonl", alone=True)
+    with pytest.raises(ValueError, match=r"answers.jsonl: another command is at work"):
+        answer_file(Engine(serving_model()), requests, log.path)
+    log.close()
 
 
 def test_options_of_all_lines_are_checked_before_anything_is_written(requests: Path, tmp_path: Path) -> None:

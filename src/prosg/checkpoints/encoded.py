@@ -120,13 +120,19 @@ def save_encoded(
 
     Raises:
         FileExistsError: for what may not be replaced.
-        ValueError: for numbers that are not finite, which `load_encoded` would refuse: weights or memory overflowed.
+        ValueError: for what `load_encoded` would refuse: prompts that another model encoded, where their shapes tell,
+            and numbers that are not finite, because weights or memory overflowed.
     """
+    tensors = file_tensors(encoded)
+    reason = "another model encoded the prompts"
     try:
+        unflatten(tensors, model.backbone)
+        if encoded.logits.shape[-1] != model.backbone.config.vocab_size:
+            raise ValueError(f"there are logits of {encoded.logits.shape[-1]} tokens")
+        reason = "the model's weights or its memory have overflowed"
         check_encoded(encoded, encoded.logits.shape[-1])
     except ValueError as error:
-        raise ValueError(f"{path}: not written: {error}; the model's weights or its memory have overflowed") from None
-    tensors = file_tensors(encoded)
+        raise ValueError(f"{path}: not written: {error}; {reason}") from None
     metadata = {"format": FORMATS[encoded.anchor is not None], "model": fingerprint or model_fingerprint(model)}
     with written_whole(Path(path), overwrite=overwrite) as temporary:
         save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, temporary, metadata=metadata)

@@ -20,7 +20,7 @@ from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
 from prosg.tokenizers.special import RWKV_SPECIAL
 from prosg.utils import distributed
-from prosg.utils.device import parse_dtype, resolve_device
+from prosg.utils.device import parse_device, parse_dtype
 from prosg.utils.io import CheckpointError
 from prosg.utils.spelling import check_known
 
@@ -37,7 +37,7 @@ def load_model(
     kernel: str = "auto",
     target_modules: Sequence[str] = (),
     end_token: Sequence[int] | int = (),
-    begin_token: str = "",
+    begin_token: str | int = "",
     quantize: str = "none",
     sliding_window: int = 0,
 ) -> ProSG:
@@ -52,7 +52,7 @@ def load_model(
             printed on stderr), else none.
         dtype: Type of the backbone's weights, also by name (fp32, bf16, fp16, fp64); that of the file by default.
         device: Where to put the model; "auto" is a CUDA device where there is one.
-        kernel: Implementation of the recurrence.
+        kernel: Implementation of the recurrence; "auto" is the fastest that can run.
         target_modules: Projections that an update may act on, for a backbone that transformers runs. An adapter knows
             its own.
         end_token: Ids that end an answer; by default those of the adapter, then of the model's files, else 0.
@@ -64,10 +64,11 @@ def load_model(
 
     Raises:
         CheckpointError, FileNotFoundError: naming the file and what is wrong with it.
-        ValueError: for a tokenizer that does not fit the model or its training, and for a base without an adapter.
+        ValueError: for a tokenizer that does not fit the model or its training, for a base without an adapter, and for
+            names and ids that are not there, or cannot run here.
     """
     dtype = parse_dtype(dtype) if isinstance(dtype, str) else dtype
-    device = resolve_device(device) if device in ("auto", "cuda") else device
+    device = parse_device(device)
     path = demo_model() if str(model) == "demo" else trained_model(local_path(model))
     adapter = adapter_config(path) if is_adapter(path) else {}
     if is_adapter(path):
@@ -99,7 +100,7 @@ def load_model(
         special = RWKV_SPECIAL  # an adapter of version 0.1, which knew no others
     if special is None:
         special = read_special(Path(where), loaded.tokenizer, loaded.backbone.config.vocab_size)
-    special = special.changed(end_token, begin_token)
+    special = special.changed(end_token, str(begin_token))
     loaded.special = special.check(loaded.backbone.config.vocab_size, str(path))
     loaded.own_template = read_template(Path(where), loaded.tokenizer)
     if adapter and (trained := read_template(path, loaded.tokenizer, tokens_in=Path(where)).known) is not None:
@@ -107,6 +108,8 @@ def load_model(
     check_known("quantize", [quantize], QUANTISATIONS)
     if quantize == "int8":
         quantise(loaded.backbone)
+    if kernel != "auto":
+        _ = loaded.backbone.kernel_in_use  # says why it cannot run
     loaded.eval()
     return loaded
 

@@ -236,7 +236,7 @@ class _Chat:
         if path.exists() and not self.options.overwrite and path.resolve() not in self.files:
             raise ValueError(f"{path}: exists; save under another name, or start with --overwrite")
         with written_whole(path, overwrite=True) as temporary:
-            content = {"model": self.options.model} | self.talk.to_dict()
+            content = self.loaded() | self.talk.to_dict()
             temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
         self.files.add(path.resolve())
         _say(f"{path}: {_turns(self.talk.turns)}")
@@ -261,9 +261,21 @@ class _Chat:
             raise ValueError(f"{path}: {error}") from None
         self.seed += sum(turn.role == "assistant" for turn in turns)  # else /again would draw the same answer
         self.files.add(path.resolve())
-        other = content.get("model", self.options.model) != self.options.model
-        of = f", held with {content['model']} so far" if other else ""
+        other = [
+            f"{name} {content[name]}" if content[name] else f"no {name}"
+            for name, value in self.loaded().items()
+            if content.get(name, value) != value
+        ]
+        of = f", held with {' and '.join(other)} so far" if other else ""
         _say(f"{path}: {_turns(self.talk.turns)}{of}; memory {self.talk.memory}")
+
+    def loaded(self) -> dict[str, str]:
+        """What the conversation is held with: the model, and what was loaded beside it."""
+        return {
+            "model": self.options.model,
+            "initial state": self.options.state or "",
+            "anchor": self.options.anchor or "",
+        }
 
 
 def _read_conversation(path: Path, template: str) -> tuple[Mapping[str, Any], list[Turn]]:

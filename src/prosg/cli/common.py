@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +35,10 @@ __all__ = [
     "add_tau",
     "add_template",
     "add_window",
+    "check_anchor_used",
     "check_new_file",
     "check_text",
+    "check_used",
     "encode_prompt",
     "framed",
     "load_from",
@@ -222,6 +226,19 @@ def load_from(options: Namespace, needs_tokenizer: bool = True) -> ProSG:
     return model
 
 
+def check_used(option: str, value: object, needed: str, there: object) -> None:
+    """Raises ValueError for an option that is given, so that `value` is true, without the one that it is for."""
+    if value and not there:
+        raise ValueError(f"{option} is for {needed}, which is not given; leave {option} out, or give {needed}")
+
+
+def check_anchor_used(options: Namespace, memories: Iterable[str] = ()) -> None:
+    """Raises ValueError for --anchor where none of the `memories` that are said, or --memory, is one with an anchor."""
+    memories = [*memories] or [*filter(None, [getattr(options, "memory", None)])]
+    if options.anchor is not None and memories and not {"anchor", "both", "auto"} & {*memories}:
+        raise ValueError(f"--anchor is for --memory anchor, both or auto, but --memory is {','.join(memories)}")
+
+
 SOURCES = {"prompt": "--prompt TEXT", "prompt_file": "--prompt-file FILE", "encoded": "--encoded FILE"}
 
 
@@ -310,12 +327,16 @@ def check_text(option: str, text: str) -> None:
         raise ValueError(f"{option} is not UTF-8 text") from None
 
 
-def check_new_file(option: str, path: str | Path, overwrite: bool) -> Path:
+def check_new_file(option: str, path: str | Path, overwrite: bool, read: str | Path | None = None) -> Path:
     """Returns the path of a file to write.
 
     Raises:
-        ValueError: for what is no file, and for a file that may not be replaced.
+        ValueError: for what is no file, for a file that may not be replaced, and for `read`, which the command reads.
     """
+    if str(path).endswith(("/", os.sep)):
+        raise ValueError(f"{option} {path}: names a folder; name a file in it")
+    if read is not None and Path(path).exists() and Path(read).exists() and os.path.samefile(path, read):
+        raise ValueError(f"{option} {path}: is the file that is read; name another")
     try:
         check_replaceable(path, overwrite=overwrite)
     except ReplaceableError as error:

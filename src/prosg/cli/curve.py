@@ -14,6 +14,7 @@ from prosg.cli.common import (
     add_tau,
     add_template,
     add_window,
+    check_anchor_used,
     check_new_file,
     checked_kinds,
     load_from,
@@ -94,6 +95,7 @@ def _run(options: Namespace) -> int:
         check_new_file("--out", file, options.overwrite)
     known_template(options.template)
     check_known("--memory", options.memory or [], MEMORIES)
+    check_anchor_used(options, options.memory or [])
     kinds = checked_kinds(options)
     if options.rows < 1:
         raise ValueError(f"--rows is {options.rows}, must be at least 1")

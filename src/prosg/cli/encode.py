@@ -12,6 +12,7 @@ from prosg.cli.common import (
     add_state,
     add_template,
     add_window,
+    check_anchor_used,
     check_new_file,
     encode_prompt,
     load_from,
@@ -45,10 +46,11 @@ def _run(options: Namespace) -> int:
 
     known_template(options.template)
 
-    out = check_new_file("--out", options.out, options.overwrite)
+    out = check_new_file("--out", options.out, options.overwrite, read=options.prompt_file)
     if not out.parent.is_dir():
         raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
     one_prompt_source(options)
+    check_anchor_used(options)
     rows = [] if options.prompt_file is None else read_rows(options.prompt_file, need_answers=False)
     model = load_from(options)
     if options.prompt_file is None:

@@ -7,7 +7,16 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosg.cli.common import add_model, add_overwrite, add_prompt, check_new_file, framed, load_from, prompt_text
+from prosg.cli.common import (
+    add_model,
+    add_overwrite,
+    add_prompt,
+    check_new_file,
+    check_used,
+    framed,
+    load_from,
+    prompt_text,
+)
 from prosg.cli.merge import LOST, model_and_update
 from prosg.cli.parser import Command, Parser, path_text
 from prosg.utils.replaceable import check_replaceable
@@ -47,8 +56,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--gguf-state-version",
         type=int,
-        default=4,
-        help="of that file's format: 4, or 3 for earlier releases (llama-cpp-python's up to 0.3.36 at least)",
+        help="of that file's format: 4 by default, or 3 for earlier ones (llama-cpp-python's up to 0.3.36 at least)",
     )
     parser.add_argument(
         "--gguf-model", type=path_text, help="the .gguf file to write the RWKV-7 itself into, for llama.cpp"
@@ -60,6 +68,11 @@ def _parser() -> Parser:
 def _run(options: Namespace) -> int:
     if not any(getattr(options, name) for name in OUTPUTS):
         raise ValueError(f"nothing to write: give one or more of {', '.join(OUTPUTS.values())}")
+    adapters = options.peft or options.gguf
+    check_used("--activated", options.activated, "--peft, --gguf or --gguf-state", adapters or options.gguf_state)
+    check_used("--gguf-state-version", options.gguf_state_version is not None, "--gguf-state", options.gguf_state)
+    check_used("--window", options.window is not None, "--peft or --gguf", adapters)
+    check_used("--template", options.template, "--prompt", adapters or options.gguf_state)
     for name, option in OUTPUTS.items():  # all of them before the first is written
         if path := getattr(options, name):
             if name == "peft":
@@ -70,7 +83,7 @@ def _run(options: Namespace) -> int:
                 check_new_file(option, path, options.overwrite)
     if options.prompt is not None:
         options.prompt = prompt_text(options.prompt)  # read once, where it comes from standard input
-    if options.peft or options.gguf:
+    if adapters:
         model, update = model_and_update(options)
         _export_update(options, model, update)
     elif options.gguf_state or options.prompt is None:
@@ -137,7 +150,7 @@ def _export_state(options: Namespace, model: ProSG) -> None:
     if not read:
         raise ValueError(f"--prompt has {len(ids)} tokens; a state is written of all but the last {left}")
     state = model.encode(torch.tensor([read], device=model.device), memory="none").state
-    version = options.gguf_state_version
+    version = 4 if options.gguf_state_version is None else options.gguf_state_version
     export_llama_state(model.backbone, state, read, options.gguf_state, version=version, overwrite=options.overwrite)
     print(f"{options.gguf_state}: the state after {len(read)} of {len(ids)} tokens, for llama.cpp")
 

@@ -13,7 +13,9 @@ from prosg.cli.common import (
     add_prompt_file,
     add_sampling,
     add_state,
+    check_anchor_used,
     check_text,
+    check_used,
     encode_prompt,
     load_from,
     one_prompt_source,
@@ -47,7 +49,9 @@ def _parser() -> Parser:
         "--refresh-every", type=int, default=0, help="begin the state anew from the prompt's end every so many tokens"
     )
     parser.add_argument(
-        "--refresh-keep", type=int, default=50, help="tokens at the answer's end that are then read once more"
+        "--refresh-keep",
+        type=int,
+        help="tokens at the answer's end that are then read once more; 50 by default",
     )
     return parser
 
@@ -65,6 +69,9 @@ def _run(options: Namespace) -> int:
     if options.encoded is not None and options.window is not None:
         raise ValueError("--window is for reading a prompt, but --encoded was read already: encode it with --window")
     check_text("--force-marker", options.force_marker)
+    check_used("--late-temperature", options.late_temperature, "--force-marker", options.force_marker)
+    check_used("--refresh-keep", options.refresh_keep is not None, "--refresh-every", options.refresh_every)
+    check_anchor_used(options)
     rows = [] if options.prompt_file is None else read_rows(options.prompt_file, need_answers=False)
     model = load_from(options)
     assert model.tokenizer is not None
@@ -81,8 +88,9 @@ def _run(options: Namespace) -> int:
         "force_marker": options.force_marker.replace("\\n", "\n"),
         "late_temperature": options.late_temperature,
         "refresh_every": options.refresh_every,
-        "refresh_keep": options.refresh_keep,
     }
+    if options.refresh_keep is not None:
+        sampling["refresh_keep"] = options.refresh_keep
     if options.prompt_file is not None:
         return _answer_file(options, model, rows, model.sampling(**sampling))
     sampling["stop"] = [*texts, *([template.stop] if template.stop else [])]

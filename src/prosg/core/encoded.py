@@ -70,6 +70,12 @@ class EncodedPrompt:
         """Bytes that its tensors take in memory."""
         return sum(tensor.nbytes for tensor in self.tensors())
 
+    def _layout(self) -> tuple[Any, ...]:
+        """What prompts of one model have in common: types, and shapes but for rows and T of (B, H, T, D)."""
+        leaves = [*(leaf for layer in self.state for leaf in layer), self.logits]
+        shapes = [(leaf.shape[1:2] + leaf.shape[3:]) if leaf.dim() == 4 else leaf.shape[1:] for leaf in leaves]
+        return tuple((shape, leaf.dtype, leaf.device) for shape, leaf in zip(shapes, leaves, strict=True))
+
     def __len__(self) -> int:
         return self.batch
 
@@ -140,10 +146,13 @@ class EncodedPrompt:
         """Concatenates encoded prompts of one model.
 
         Raises:
-            ValueError: for no parts, and if only some of them have an update.
+            ValueError: for no parts, if only some of them have an update, and for states or logits that differ in
+                shape or type: those of two models.
         """
         if not parts:
             raise ValueError("there are no encoded prompts to join; give at least one")
+        if len({part._layout() for part in parts}) > 1:
+            raise ValueError("the encoded prompts are of several models, or of several types; encode them with one")
         updates = [part.update for part in parts if part.update is not None]
         if 0 < len(updates) < len(parts):
             raise ValueError("encoded prompts with and without an update cannot be joined")

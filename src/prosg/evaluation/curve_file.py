@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def measure_curve(
     for name, value in (("--tau", tau), ("--window", window)):
         if value is not None and value <= 0:
             raise ValueError(f"{name} is {value:g}, must be above 0")
+    _check_used(memories or [model.memory], tau, window, updates)
     for file in (path, picture_path(path)):
         check_replaceable(file, overwrite=overwrite)
     if not curve.sentences or min(curve.sentences) < 1:
@@ -167,6 +168,18 @@ def _conditions(model: ProSG, memory: Memory, updates: Sequence[str]) -> Sequenc
     if model.check_memory(memory) == "none":
         return ["none"]
     return updates or [name for name in CONDITIONS if name != "none"]
+
+
+def _check_used(memories: Sequence[Memory], tau: float | None, window: int | None, updates: Sequence[str]) -> None:
+    """Raises ValueError for an option that none of the memories uses."""
+    uses: list[tuple[str, object, Callable[[Memory], bool], str]] = [
+        ("--tau", tau, with_anchor, "anchor, both or auto"),
+        ("--window", window, with_update, "update, both or auto"),
+        ("--updates", [name for name in updates if name != "none"], lambda memory: memory != "none", "other than none"),
+    ]
+    for option, value, uses_it, allowed in uses:
+        if value and not any(map(uses_it, memories)):
+            raise ValueError(f"{option} is for memories {allowed}, but --memory is {','.join(memories)}")
 
 
 def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG, tell: Progress) -> Run:

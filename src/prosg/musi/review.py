@@ -22,7 +22,6 @@ from prosg.data.checks import check_stages, find_stages
 from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict, write_rows
 from prosg.musi.stages import words_before
 from prosg.utils.inside import inside
-from prosg.utils.locks import lock_file
 from prosg.utils.outside import parse_json
 from prosg.utils.store import Log, read_log
 
@@ -204,8 +203,7 @@ def review(file: str, *, sample: int = 0, seed: int = 0, apply_to: str | None = 
         raise ValueError(f"--sample is {sample}; it must be 0 (all rows) or more")
     if sample:
         rows = [rows[place] for place in sorted(Random(seed).sample(range(len(rows)), min(sample, len(rows))))]
-    log = Log(path)
-    lock_file(log.handle, path)
+    log = Log(path, alone=True)
     try:
         _decide(rows, log)
         return 0

@@ -11,6 +11,7 @@ changed since, is answered now, in a further record.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -108,7 +109,8 @@ def answer_file(
         sampling: Options of `Sampling` where a line does not say; of those, what a line may say (`OPTIONS`).
 
     Raises:
-        ValueError: for files that cannot be read, options out of range, and a file of answers to other requests.
+        ValueError: for files that cannot be read, options out of range, a file of answers to other requests, and one
+            that another process writes.
     """
     usual: dict[str, Any] = {"memory": memory, "tau": tau, "template": template, **sampling}
     if unknown := sampling.keys() - OPTIONS.keys():
@@ -117,7 +119,7 @@ def answer_file(
     engine.model.check_memory(memory, tau)
     lines = iter_lines(path)
     lines = chain([*islice(lines, 1)], lines)  # whether it can be read is known before anything is written
-    log = Log(Path(out))
+    log = Log(Path(out), alone=True)
     try:
         return _answer(engine, Path(path), lines, log, usual)
     finally:
@@ -139,7 +141,8 @@ def _answer(
             if not number:
                 ended = True
                 break
-            key = record_id(line=content.decode("latin-1").strip(), model=engine.fingerprint, usual=dict(usual))
+            line = content.removeprefix(BOM_UTF8).decode("latin-1").strip()
+            key = record_id(line=line, model=engine.fingerprint, usual=dict(usual))
             if number in done:
                 if done[number] != key and number not in failures:
                     raise ValueError(

@@ -46,6 +46,8 @@ class SpecialTokens(NamedTuple):
             begin: An id, "none", or "" for the own.
         """
         ends = (end,) if isinstance(end, int) else tuple(end)
+        if odd := [token for token in ends if isinstance(token, bool) or not isinstance(token, int)]:
+            raise ValueError(f"end token is {odd[0]!r}; allowed: ids, whole numbers")
         return SpecialTokens(ends or self.end, parse_begin(begin) if begin else self.begin)
 
 

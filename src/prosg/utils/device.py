@@ -6,7 +6,7 @@ import torch
 
 from prosg.utils.spelling import meant
 
-__all__ = ["dtype_name", "parse_dtype", "resolve_device"]
+__all__ = ["dtype_name", "parse_device", "parse_dtype", "resolve_device"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
@@ -21,6 +21,16 @@ def parse_dtype(name: str | None) -> torch.dtype | None:
     if name is not None and name not in DTYPES:
         raise ValueError(f"--dtype is {name!r}{meant(name, DTYPES)}; allowed: {', '.join(DTYPES)}")
     return None if name is None else DTYPES[name]
+
+
+def parse_device(device: torch.device | str) -> torch.device:
+    """Returns a device; "auto" is CUDA if there is one. Raises ValueError for what PyTorch does not know or have."""
+    if device in ("auto", "cuda"):
+        return torch.device(resolve_device(str(device)))
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device is {device!r}; allowed: auto, cpu, cuda, or any other of torch.device") from None
 
 
 def resolve_device(name: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prosg.utils.locks import check_locks
+from prosg.utils.locks import check_locks, lock_file
 from prosg.utils.outside import parse_json
 from prosg.utils.replaceable import check_replaceable
 from prosg.utils.write_errors import write_errors
@@ -84,22 +84,34 @@ class Log:
         records: All records, in order.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, alone: bool = False) -> None:
         """Opens or creates the file.
 
+        Args:
+            path: The file.
+            alone: Lock it until it is closed. A file in a folder that is `locked` needs no lock of its own.
+
         Raises:
-            ValueError: for a damaged line, and for a file without a record whose only line is not the beginning of one:
-                it is somebody else's, and is not cut.
+            ValueError: for a damaged line, for a file without a record whose only line is not the beginning of one: it
+                is somebody else's, and is not cut; and for one that another process has locked.
         """
         self.path = path
         check_replaceable(path, overwrite=True)
-        self.records, size = _read_whole_lines(path)
-        cut_short = path.read_bytes()[size:] if path.exists() and not self.records else b""
-        if not cut_short.startswith(RECORD_START[: len(cut_short)]):
-            raise ValueError(f"{path}:1: not the beginning of a record; the file is left as it is, so name another one")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        self._whole, self._size = size, os.fstat(self.handle).st_size
+        try:
+            if alone:
+                lock_file(self.handle, path)
+            self.records, self._whole = _read_whole_lines(path)
+            self._size = os.fstat(self.handle).st_size
+            cut_short = b"" if self.records else path.read_bytes()[self._whole :]
+            if not cut_short.startswith(RECORD_START[: len(cut_short)]):
+                raise ValueError(
+                    f"{path}:1: not the beginning of a record; the file is left as it is, so name another one"
+                )
+        except BaseException:
+            os.close(self.handle)
+            raise
 
     def append(self, *records: Mapping[str, Any], wait: bool = True) -> None:
         """Writes records and waits until they are on the disk.
