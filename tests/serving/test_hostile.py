@@ -48,6 +48,21 @@ def test_a_file_of_other_types_is_read_in_the_models(dtype: torch.dtype, tmp_pat
         engine.submit(request((), encoded=wrong), print)
 
 
+def test_a_row_whose_text_cannot_be_had_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = serving_model()
+    engine, other = Engine(model), request([3, 4], max_tokens=6, end_token=15, seed=2)
+    told, beside = submit(engine, request([1, 2], max_tokens=6, end_token=15, seed=1))[1], submit(engine, other)[1]
+    engine.step()
+    broken = engine._decoding.rows[0]
+    assert broken._stream is not None
+    for name in ("push", "end"):
+        monkeypatch.setattr(broken._stream, name, lambda *_: 1 / 0)
+    finish(engine)
+    assert told.end is not None and told.end.reason == "error" and "ZeroDivisionError" in str(told.end.error)
+    assert beside.text == alone(model, other)[0]
+    assert engine.statistics().finished["error"] == 1
+
+
 def test_an_owner_finds_nothing_of_anothers_in_the_cache() -> None:
     engine = Engine(serving_model())
     for owner, cached in (("ann", 0), ("ann", 3), ("bob", 0), ("bob", 3)):

@@ -29,6 +29,9 @@ class CharacterTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(map(chr, ids))
 
+    def bytes_of(self, token: int) -> bytes:
+        return chr(token).encode()
+
     def stream(self) -> StreamDecoder:
         raise NotImplementedError
 

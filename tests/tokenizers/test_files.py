@@ -86,6 +86,21 @@ def test_json_that_is_no_tokenizer_is_one_line(text: str, tmp_path: Path) -> Non
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
+def test_bytes_of_ids_that_are_parts_of_characters(tmp_path: Path) -> None:
+    text = "naïve 東京 \ufffd a\n"
+    fallback = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    decoder = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}
+    model = {"type": "BPE", "vocab": fallback, "merges": [], "byte_fallback": True, "unk_token": "<0x00>"}
+    in_bytes = load_tokenizer(write(tmp_path, model=model, decoder=decoder))
+    for tokenizer in (train_bpe(["abc"], 300), read_vocabulary(world_file()), in_bytes):
+        parts = [tokenizer.bytes_of(token) for token in tokenizer.encode(text)]
+        assert None not in parts and b"".join(part or b"" for part in parts) == text.encode()
+    unknown = load_tokenizer(
+        write(tmp_path, decoder={"type": "Replace", "pattern": {"String": "a"}, "content": "\ufffd"})
+    )
+    assert unknown.bytes_of(7) is None
+
+
 def test_the_size_of_a_vocabulary_is_its_greatest_id_plus_one(tmp_path: Path) -> None:
     assert load_tokenizer(write(tmp_path)).vocab_size == 8
     special = {"id": 30, "content": "<x>", "special": True}

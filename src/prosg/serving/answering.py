@@ -108,6 +108,15 @@ class Answering:
         """Ends it, and tells the text that was held back."""
         self._close(reason, "" if self._stream is None else self._stream.end(), error)
 
+    def fail(self, error: Exception) -> None:
+        """Ends it by an error."""
+        reason = f"{type(error).__name__}: {error}"
+        try:
+            self.end("error", reason)
+        except Exception:  # the text that was held back is to blame
+            self._stream = None
+            self.end("error", reason)
+
     def _close(self, reason: Reason, text: str, error: str | None = None) -> None:
         """Tells the last text, and why it is the last."""
         self.ended, self.reason = True, reason

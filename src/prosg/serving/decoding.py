@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ from prosg.serving.slots import Slots
 from prosg.serving.statistics import EngineStatistics
 
 __all__ = ["Decoding"]
+
+_log = logging.getLogger(__name__)
 
 
 class Decoding:
@@ -70,13 +73,17 @@ class Decoding:
         for slot, (one, token, fine) in enumerate(zip(self.rows, tokens.tolist(), finite, strict=True)):
             if not one.written:
                 self.statistics.first_token.add(now - one.arrived)
-            if not fine:
-                one.end("not_finite")
-            elif token in one.request.sampling.ends:
-                one.end("stop")
-            else:
-                one.write(Chosen(token, self._text(token), *reported.get(slot, (None, ()))))
-                self.statistics.written_tokens += 1
+            try:
+                if not fine:
+                    one.end("not_finite")
+                elif token in one.request.sampling.ends:
+                    one.end("stop")
+                else:
+                    one.write(Chosen(token, self._text(token), *reported.get(slot, (None, ()))))
+                    self.statistics.written_tokens += 1
+            except Exception as error:  # its own text is to blame, and must not stop the others
+                _log.exception("a row failed")
+                one.fail(error)
         self._chosen = tokens
         over = [one for one in self.rows if one.ended]
         self.free()

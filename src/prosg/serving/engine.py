@@ -383,5 +383,5 @@ class Engine:
         """Ends requests by an error, whose traceback goes to the log."""
         _log.error("%d requests failed", len(answerings), exc_info=error)
         for answering in answerings:
-            answering.end("error", f"{type(error).__name__}: {error}")
+            answering.fail(error)
             self._count(answering)

@@ -81,6 +81,10 @@ class Tokenizer(Protocol):
         """Returns the text of ids, special tokens spelled out. Bytes that form no character become U+FFFD."""
         ...
 
+    def bytes_of(self, token: int) -> bytes | None:
+        """Returns the bytes of an id, which may be a part of a character; None where its files do not tell them."""
+        ...
+
     def stream(self) -> StreamDecoder:
         """Returns a new decoder for ids that arrive one by one."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +20,23 @@ from prosg.utils.io import written_whole
 __all__ = ["JSON_NAME", "JsonTokenizer"]
 
 JSON_NAME = "tokenizer.json"
-_REPLACEMENT = "\ufffd"
+REPLACEMENT = "\ufffd"
+BYTE_TOKEN = re.compile("<0x(?P<digits>[0-9A-Fa-f]{2})>")
+"""How vocabularies that fall back to bytes spell one."""
 CHARACTER = 4
 """Bytes of a character at most, and so ids that may hold one."""
 LONGEST_WINDOW = 64
 """Ids without a whole character after which a decoder of single ids looks for a place to cut."""
+
+
+def _byte_level() -> dict[str, int]:
+    """The byte that each character stands for in GPT-2's spelling: itself where it can be printed, else the next."""
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+
+
+BYTE_LEVEL = _byte_level()
 
 
 class JsonTokenizer:
@@ -88,6 +101,22 @@ class JsonTokenizer:
         with guarded("the tokenizer cannot decode the ids"):
             return self._inner.decode(list(ids), skip_special_tokens=False)
 
+    def bytes_of(self, token: int) -> bytes | None:
+        text = self.decode([token])
+        if REPLACEMENT not in text:
+            return text.encode()
+        spelled = self._inner.id_to_token(token) or ""
+        if byte := BYTE_TOKEN.fullmatch(spelled):
+            return bytes.fromhex(byte["digits"])
+        if self._spells_bytes and all(character in BYTE_LEVEL for character in spelled):
+            return bytes(BYTE_LEVEL[character] for character in spelled)
+        return None
+
+    @cached_property
+    def _spells_bytes(self) -> bool:
+        """Whether each character of a token's spelling stands for a byte."""
+        return '"ByteLevel"' in json.dumps(self.described.get("decoder"))
+
     def stream(self) -> StreamDecoder:
         return _WindowDecoder(self)
 
@@ -115,7 +144,7 @@ class _WindowDecoder:
         self._window.append(token)
         text = self._tokenizer.decode(self._window)
         # A broken character at the end may be completed by the next id.
-        if text.endswith(_REPLACEMENT) or len(text) <= len(self._returned):
+        if text.endswith(REPLACEMENT) or len(text) <= len(self._returned):
             return self._cut(text) if len(self._window) - self._context >= LONGEST_WINDOW else ""
         piece = text[len(self._returned) :]
         del self._window[: self._context]

@@ -43,7 +43,6 @@ class Reply:
 
     def __post_init__(self) -> None:
         self.id = self.id or f"{self.prefix}-{secrets.token_hex(12)}"
-        self._decoded_texts: dict[int, str] = {}
 
     def opening(self, choice: int) -> dict[str, Any] | None:
         """The chunk before a choice's text, if there is one."""
@@ -64,12 +63,6 @@ class Reply:
     def whole(self, texts: Sequence[str], tokens: Sequence[Sequence[Chosen]], reasons: Sequence[str]) -> dict[str, Any]:
         """The reply that is not streamed, but for its usage."""
         raise NotImplementedError
-
-    def _decoded(self, token: int) -> str:
-        """What a token decodes to alone."""
-        if token not in self._decoded_texts:
-            self._decoded_texts[token] = self.tokenizer.decode([token])
-        return self._decoded_texts[token]
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -123,18 +116,19 @@ class ChatReply(Reply):
         if not self.logprobs:
             return None
         content = [
-            self._token(token.text, token.logprob)
-            | {"top_logprobs": [self._token(self._decoded(other), logprob) for other, logprob in token.top]}
+            self._token(token.id, token.logprob)
+            | {"top_logprobs": [self._token(other, logprob) for other, logprob in token.top]}
             for token in tokens
         ]
         return {"content": content, "refusal": None}
 
-    def _token(self, text: str, logprob: float | None) -> dict[str, Any]:
-        """A token; one that is a part of a character has no bytes, since its text does not tell which."""
+    def _token(self, token: int, logprob: float | None) -> dict[str, Any]:
+        """A token; its bytes tell parts of characters from one another, whose texts are alike."""
+        spelled = self.tokenizer.bytes_of(token)
         return {
-            "token": text,
+            "token": self.tokenizer.decode([token]),
             "logprob": _finite(logprob),
-            "bytes": None if "\ufffd" in text else [*text.encode()],
+            "bytes": None if spelled is None else [*spelled],
         }
 
 
@@ -167,15 +161,22 @@ class CompletionReply(Reply):
 
     def _logprobs(self, tokens: Sequence[Chosen]) -> dict[str, Any]:
         return {
-            "tokens": [token.text for token in tokens],
+            "tokens": [self._spelled(token.id) for token in tokens],
             "token_logprobs": [_finite(token.logprob) for token in tokens],
             "top_logprobs": [
                 # The token itself is always there, as OpenAI's: maybe one more than was asked for.
-                {self._decoded(other): _finite(logprob) for other, logprob in ((token.id, token.logprob), *token.top)}
+                {self._spelled(other): _finite(logprob) for other, logprob in ((token.id, token.logprob), *token.top)}
                 for token in tokens
             ],
             "text_offset": [token.place for token in tokens],
         }
+
+    def _spelled(self, token: int) -> str:
+        """The text of a token; of a part of a character its bytes, as OpenAI writes them: texts are keys here."""
+        text, spelled = self.tokenizer.decode([token]), self.tokenizer.bytes_of(token)
+        if spelled is None or text.encode() == spelled:
+            return text
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
 
 
 def _finite(logprob: float | None) -> float:
