@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prosg.model.prosg import ProSG as ProSG
     from prosg.tokenizers.files import load_tokenizer as load_tokenizer
     from prosg.training.config import TrainConfig as TrainConfig
+    from prosg.training.recipes import train_config as train_config
     from prosg.training.run import train as train
 
     __version__: str
@@ -49,6 +50,7 @@ _MODULES = {
     "save_backbone": "prosg.checkpoints.backbone",
     "save_encoded": "prosg.checkpoints.encoded",
     "train": "prosg.training.run",
+    "train_config": "prosg.training.recipes",
 }
 
 __all__ = [*_MODULES]

@@ -60,6 +60,7 @@ def test_a_pair_is_enough_and_gets_a_stable_id(tmp_path: Path) -> None:
         ({"stages": [STAGES[0] | {"end": 3}]}, ["end", "instruction, check, start, marker"]),
         ({"stages": [STAGES[0] | {"start": 1}]}, ["first stage", "start 0"]),
         ({"stages": [STAGES[0] | {"given": 1}]}, ["'given'", "bool"]),
+        ({"stages": [STAGES[0], STAGES[1] | {"given": True}]}, ["last stage is given"]),
         ({"stages": [STAGES[0], STAGES[1] | {"start": 1}]}, ["marker", "'\\nEnd:'"]),
         ({"stages": [STAGES[0], STAGES[1] | {"start": 99}]}, ["start 99", "between 1 and 9"]),
         ({"stages": [STAGES[0], STAGES[1] | {"marker": ""}]}, ["marker", "first stage"]),

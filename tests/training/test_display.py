@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def test_an_early_stop_says_why(folder: TrainingFolder, tmp_path: Path, capfd: p
 def test_lines_have_sensible_digits() -> None:
     line = step_line(20, 1000, {"loss": 2.34567, "learning_rate": 4e-3}, 5210.4, 431.0)
     assert line == "step   20/1000  loss 2.346  lr 4.0e-03  5,210 tokens/s  7 min left"
+    worse = step_line(20, 1000, {"loss": math.nan, "learning_rate": 4e-3}, 5210.4, 431.0, skipped=2)
+    assert worse == "step   20/1000  loss nan  lr 4.0e-03  5,210 tokens/s  7 min left  2 steps skipped"
     metrics = {"eval_perplexity": 1234.5678, "eval_exact": 0.0, "eval_late_perplexity": 1.04312, "eval_rows": 3.0}
     line = validation_line(1000, 1000, metrics)
     assert line == "step 1000/1000  validation: perplexity 1,235, exact 0.000, late perplexity 1.043"
@@ -82,6 +85,14 @@ IDLE = [
     ("finetune", {"perturbation": Perturbation(cut_steps=9.0)}, "perturbation.cut_steps is 9.0, but perturbation.cut"),
     ("finetune", {"perturbation": Perturbation(weakest=-1.0, swap=0.1)}, "perturbation.weakest is -1.0, but age, cut"),
     ("finetune", {"perturbation": Perturbation(bank_size=20)}, "perturbation.bank_size is 20, but load, load_story"),
+    ("finetune", {"distil": "none"}, "distil is none, but finetune trains no module"),
+    ("state", {"optim": Optimisation(scale_rates=False)}, "optim.scale_rates is false, but state has one rate for all"),
+    ("synthesize", {"cache_taps_gb": 2.0}, "cache_taps_gb is 2, but cache_taps names no folder"),
+    (
+        "finetune",
+        {"stop": StopRule(patience=3), "validation": "x", "eval_steps": 400},
+        "stop.patience is 3, but the run has 2 evaluations",
+    ),
     ("finetune", {"eval_steps": 7}, "eval_steps is 7, but there is no validation file"),
     ("finetune", {"stop": StopRule("exact")}, "stop.metric is exact, but stop.times and stop.patience are 0"),
     (

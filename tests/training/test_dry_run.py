@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,23 @@ def test_a_dry_run_counts_measures_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_in_bf16_takes_the_steps_that_training_takes(
+    folder: TrainingFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert " in bf16" in dry_run(capsys, folder.command("synthesize", tmp_path / "run", "--dtype", "bf16"))["time"]
+
+
+def test_a_dry_run_of_a_run_that_is_there_says_what_training_would(
+    folder: TrainingFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = folder.command("state", tmp_path / "run")
+    assert main(command) == 0
+    assert main([*command, "--dry-run"]) == 0
+    assert "already trained" in capsys.readouterr().err
+    assert main([*command, "--dry-run", "--optim.lr", "0.3"]) == 2
+    assert "--optim.lr was 0.003, is 0.3 now" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("phase", "options", "what"),
     [
@@ -55,9 +73,10 @@ def test_every_phase_has_a_dry_run(
 
 
 def test_a_run_that_resumes_names_its_checkpoint(
-    folder: TrainingFolder, whole_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    folder: TrainingFolder, whole_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = whole_run("finetune")
+    out = shutil.copytree(whole_run("finetune"), tmp_path / "run")
+    (out / "result.json").unlink()
     before = sorted(str(path) for path in out.rglob("*"))
     capsys.readouterr()
     assert dry_run(capsys, folder.command("finetune", out))["goes"].endswith("checkpoint-8")

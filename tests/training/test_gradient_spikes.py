@@ -30,5 +30,10 @@ def test_norms_that_have_grown_for_good_are_accepted_in_the_end() -> None:
 def test_a_run_of_spikes_is_given_up() -> None:
     spikes = SpikeDetector(8.0)
     assert all(spikes.is_spike(math.nan) for _ in range(PATIENCE - 1))
+    with pytest.raises(ValueError, match="no step had a finite gradient"):
+        spikes.is_spike(math.nan)
+    spikes = SpikeDetector(8.0)
+    spikes.is_spike(1.0)
+    assert all(spikes.is_spike(math.nan) for _ in range(PATIENCE - 1))
     with pytest.raises(ValueError, match=r"optim\.lr"):
         spikes.is_spike(math.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,18 @@ def test_bf16_is_autocast_over_fp32_weights(whole_run: Callable[..., Path]) -> N
     assert {t.dtype for t in load_file(bf16 / "model" / "model.safetensors").values()} == {torch.float32}
     assert losses(bf16) != losses(fp32)
     assert losses(bf16) == pytest.approx(losses(fp32), rel=1e-2)
+
+
+@pytest.mark.parametrize("phase", ["synthesize", "static", "state"])
+def test_a_frozen_backbone_trains_and_is_evaluated_in_bf16(
+    phase: str, folder: TrainingFolder, whole_run: Callable[..., Path]
+) -> None:
+    evaluated = ("--validation", folder.validation, "--eval-steps", 4)
+    bf16, fp32 = whole_run(phase, *evaluated, "--dtype", "bf16"), whole_run(phase, *evaluated)
+    assert losses(bf16) != losses(fp32)
+    assert losses(bf16) == pytest.approx(losses(fp32), rel=3e-2)
+    scores = [json.loads((run / "result.json").read_text())["metrics"] for run in (bf16, fp32)]
+    assert scores[0]["eval_perplexity"] == pytest.approx(scores[1]["eval_perplexity"], rel=3e-2)
 
 
 @pytest.mark.parametrize("dtype", ["auto", "fp32"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -16,8 +17,10 @@ from prosg.checkpoints.fingerprints import checkpoint_fingerprint
 from prosg.checkpoints.load import load_model
 from prosg.cli import main
 from prosg.data.row import read_rows
+from prosg.model.config import PRESETS
 from prosg.tokenizers.files import load_tokenizer
 from prosg.training.config import Optimisation, TrainConfig
+from prosg.training.recipes import train_config
 from prosg.training.run import train
 from prosg.training.run_checkpoints import STAGING
 from prosg.training.trainer import ProSGTrainer
@@ -93,6 +96,48 @@ def test_a_recipe_of_another_phase_is_refused(shop: TrainingFolder, tmp_path: Pa
     with pytest.raises(ValueError, match="allowed"):
         train(phase, config(shop, tmp_path / "run", recipe=recipe))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_in_python_is_looked_up(shop: TrainingFolder, tmp_path: Path) -> None:
+    named = {"model": str(shop.model), "train": str(shop.train), "out": str(tmp_path / "run")}
+    made = train_config("synthesize", recipe="paper", optim={"steps": 2}, **named)
+    assert made.module == PRESETS["paper"] and made.optim == Optimisation(steps=2, lr=1e-3, late_weight=1.0)
+    assert train_config("finetune", **named).recipe == "plain"
+    with pytest.raises(ValueError, match=r"recipe is 'paper', but nothing of it .* prosg.train_config"):
+        train("synthesize", TrainConfig(recipe="paper", **named))
+    for phase, options, words in (
+        ("finetun", named, "phase has finetun, did you mean finetune"),
+        ("static", {**named, "lora": 2}, "unknown key lora"),
+        ("static", {"model": "x"}, "train, out: missing"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            inspect.unwrap(train_config)(phase, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"out": ""}, "out is empty; it names a folder"),
+        ({"train": ["x", ""]}, "train is empty"),
+        ({"out": "caf\udce9"}, "out is .* not UTF-8"),
+        ({"train": "a\0b"}, "train: .* no NUL"),
+    ],
+)
+def test_names_and_groups_are_what_they_must_be(
+    shop: TrainingFolder, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        train("finetune", config(shop, tmp_path / "run", **changes))
+
+
+def test_a_run_without_its_configuration_is_not_gone_on_with(shop: TrainingFolder, tmp_path: Path) -> None:
+    train("state", config(shop, tmp_path / "run"))
+    written = json.loads((tmp_path / "run" / "result.json").read_text())["files"]
+    assert written == ["state.pth"]
+    for name in ("config.json", "result.json"):
+        (tmp_path / "run" / name).unlink()
+    with pytest.raises(ValueError, match=r"run: has checkpoints, but no config.json"):
+        train("state", config(shop, tmp_path / "run"))
 
 
 HELD = "import sys; from pathlib import Path; from prosg.utils.locks import locked\n"

@@ -104,6 +104,7 @@ def test_values_of_every_type() -> None:
         ({"inner": {"mode": "c"}}, ("inner.mode", "'c'", "a, b")),
         ({"inner": {"names": "p"}}, ("inner.names", "list")),
         ({"inner": 3}, ("inner", "int", "options")),
+        ({"inner": {"rate": 1.0}, "inner.rate": 2.0}, ("inner.rate", "twice")),
         ([], ("list", "options")),
     ],
 )

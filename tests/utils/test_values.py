@@ -49,6 +49,19 @@ class Options:
         check_fields(self, "group.")
 
 
+@dataclass(frozen=True)
+class Grouped:
+    group: Options = field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def test_a_group_of_options_is_of_its_type() -> None:
+    with pytest.raises(ValueError, match="group is of type dict; it must be of type Options"):
+        Grouped({"number": 1.0})  # type: ignore[arg-type]
+
+
 def finite(content: Any) -> bool:
     if isinstance(content, dict):
         return all(map(finite, content.values()))

@@ -9,31 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from prosg.cli.help_format import value_text
 from prosg.cli.parser import Command, Group, Parser, add_dataclass, packaged_config, path_text
-from prosg.utils.options import REQUIRED, construct, dotted, iter_options, merge, parse, read_options, summary
+from prosg.utils.options import REQUIRED, dotted, iter_options, merge, parse, read_options, summary
 
 if TYPE_CHECKING:
     from prosg.training.config import Phase, TrainConfig
 
 __all__ = ["COMMANDS", "EXAMPLE", "training_config", "training_parser"]
 
-PHASES: dict[Phase, tuple[str, str]] = {
-    "finetune": ("plain", "phase 1: the whole backbone, on the answers' tokens"),
-    "synthesize": ("plus", "phase 2: the synthesis module, the backbone frozen"),
-    "static": ("static", "the control: a low-rank adapter that reads no prompt"),
-    "anchor": ("anchor", "windows and strengths of an anchor, a file for --anchor; the backbone frozen"),
-    "state": ("state", "state tuning: one learned initial state for every prompt, a .pth file for --state"),
+PHASES: dict[Phase, str] = {
+    "finetune": "phase 1: the whole backbone, on the answers' tokens",
+    "synthesize": "phase 2: the synthesis module, the backbone frozen",
+    "static": "the control: a low-rank adapter that reads no prompt",
+    "anchor": "windows and strengths of an anchor, a file for --anchor; the backbone frozen",
+    "state": "state tuning: one learned initial state for every prompt, a .pth file for --state",
 }
-"""What is trained -> the recipe by default, and a line of help."""
-LORA = ("lora", "lora_alpha", "lora_modules")
-SYNTHESIS = ("init", "cache_taps", "cache_taps_gb")
-NOT_OF: dict[Phase, tuple[str, ...]] = {
-    "finetune": ("module", *SYNTHESIS),
-    "synthesize": LORA,
-    "static": (*SYNTHESIS, *LORA),
-    "state": ("module", *SYNTHESIS, *LORA),
-    "anchor": ("module", *SYNTHESIS, *LORA),
-}
-"""Options of a training that a phase does not have."""
+"""What is trained -> a line of help."""
 FIRST = {
     "needed": ("--model", "--train", "--out"),
     "often set": (
@@ -66,9 +56,9 @@ def training_parser(phase: Phase, description: str) -> Parser:
         description: For the help.
     """
     from prosg.training.config import TrainConfig
-    from prosg.training.recipes import RECIPES
+    from prosg.training.recipes import NOT_OF, RECIPES, USUAL, recipe_values
 
-    recipe, recipes = PHASES[phase][0], _recipes(phase)
+    recipe, recipes = USUAL[phase], _recipes(phase)
     parser = Parser(
         f"{description} An option goes over the configuration files, a later file over an earlier one, and files over "
         f"the recipe. Defaults are those of the recipe {recipe}.",
@@ -82,7 +72,7 @@ def training_parser(phase: Phase, description: str) -> Parser:
     text = "as FILE; may be repeated"
     parser.add_argument("--config", action="append", default=[], metavar="FILE", type=path_text, help=text)
     parser.add_example(EXAMPLE, *([f"{packaged}.yaml"] if packaged else []))
-    usual = dict(dotted(_recipe_values(phase, recipe)))
+    usual = dict(dotted(recipe_values(phase, recipe)))
     add_dataclass(parser, TrainConfig, usual, NOT_OF[phase], {"recipe": [*recipes]})
     about = {name: RECIPES[name].about for name in recipes}
     parser.add_section("recipes (--recipe): defaults that belong together", about, whole=False)
@@ -95,6 +85,7 @@ def training_parser(phase: Phase, description: str) -> Parser:
 def _groups(phase: Phase) -> dict[str, str]:
     """What each group of a phase's options is about, by what stands before their names."""
     from prosg.training.config import TrainConfig
+    from prosg.training.recipes import NOT_OF
 
     groups = {options[0].name.rpartition(".")[0]: summary(kind) for kind, options in iter_options(TrainConfig)}
     return {f"--{name}.*": text for name, text in groups.items() if name and name not in NOT_OF[phase]}
@@ -107,7 +98,7 @@ def training_config(phase: Phase, options: Namespace) -> TrainConfig:
         ValueError: for what a file gets wrong, a recipe of another phase, missing options and values out of range.
     """
     from prosg.training.config import TrainConfig
-    from prosg.training.recipes import check_recipe
+    from prosg.training.recipes import NOT_OF, train_config
 
     files = ([options.file] if options.file is not None else []) + options.config
     given: dict[str, Any] = {}
@@ -118,39 +109,25 @@ def training_config(phase: Phase, options: Namespace) -> TrainConfig:
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     command_line = {name: value for name, value in vars(options).items() if name.partition(".")[0] in known}
     given = merge(given, parse(TrainConfig, command_line))
-    recipe = given.get("recipe") or PHASES[phase][0]
-    check_recipe(phase, recipe)
-    values = merge(_recipe_values(phase, recipe), given)
     required = [option.name for option in next(iter_options(TrainConfig))[1] if option.default is REQUIRED]
-    if missing := [f"--{name}" for name in required if name not in values]:
+    if missing := [f"--{name}" for name in required if name not in given]:
         raise ValueError(
             f"prosg train {phase}: the following options are required: {', '.join(missing)}; give them here or in FILE "
             f"(see prosg train {phase} --help)"
         )
-    return construct(TrainConfig, values)
-
-
-def _recipe_values(phase: Phase, name: str) -> dict[str, Any]:
-    """What a recipe sets."""
-    from prosg.training.recipes import RECIPES
-
-    recipe = RECIPES[name]
-    groups: dict[str, Any] = {"module": recipe.module, "perturbation": recipe.perturbation, "optim": recipe.optim}
-    groups["anchor"] = recipe.anchor
-    chosen = {group: dataclasses.asdict(values) for group, values in groups.items() if group not in NOT_OF[phase]}
-    return {"recipe": name, **chosen}
+    return train_config(phase, **given)
 
 
 def _recipes(phase: Phase) -> dict[str, str]:
     """Each recipe of a phase, the default first, with what it has that the default has not."""
-    from prosg.training.recipes import RECIPES
+    from prosg.training.recipes import RECIPES, USUAL, recipe_values
 
-    usual = PHASES[phase][0]
-    first = dict(dotted(_recipe_values(phase, usual)))
+    usual = USUAL[phase]
+    first = dict(dotted(recipe_values(phase, usual)))
     recipes = {usual: "the default"}
     for name, recipe in RECIPES.items():
         if recipe.phase == phase and name != usual:
-            values = dotted(_recipe_values(phase, name))
+            values = dotted(recipe_values(phase, name))
             changes = [f"{key} {value_text(value)}" for key, value in values if key != "recipe" and value != first[key]]
             recipes[name] = ", ".join(changes)
     return recipes
@@ -176,6 +153,6 @@ def _command(phase: Phase, text: str) -> Command:
 COMMANDS = Group(
     "fine-tune a backbone, or train a module on it",
     "Training. Killed and started again, a run goes on from its newest checkpoint.",
-    {phase: _command(phase, text) for phase, (_, text) in PHASES.items()},
+    {phase: _command(phase, text) for phase, text in PHASES.items()},
     (EXAMPLE, *(f"{name}.yaml" for name in PACKAGED.values())),
 )

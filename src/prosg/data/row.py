@@ -170,6 +170,8 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
     stages: list[Stage] = []
     for stage in _typed(data, "stages", list[object]()):
         stages.append(_stage(stage, answer, stages[-1] if stages else None, len(stages)))
+    if stages and stages[-1].given:
+        raise ValueError("the last stage is given; it is what the model writes, so only those before it may be")
     distance = _typed(data, "distance_words", 0)
     if not 0 <= distance <= MOST_WORDS:
         raise ValueError(f"'distance_words' is {shown(distance)}; it must be 0 or more, at most {MOST_WORDS}")

@@ -229,7 +229,8 @@ class TrainConfig:
 
     Attributes:
         model: Backbone to train, or to train a module on: a .pth or .st file, or a folder.
-        recipe: A set of defaults for module, perturbation, anchor and optim, each of which can still be set.
+        recipe: A set of defaults for module, perturbation, anchor and optim, each of which can still be set
+            (`train_config` in Python).
         init: An adapter, or the output of a training, whose module's weights training begins with (synthesize only): to
             go on from a finished run, or from other rows. Its module has to be of the same options and sizes.
         train: A jsonl file of {"prompt", "answer"}, {"messages"} or {"text"} rows, or RWKV-LM's binidx data of the

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from prosg.training.callbacks import EVAL_CONTRAST, EVAL_CONTRAST_ERROR
 from prosg.utils.progress import say
-from prosg.utils.tables import duration_text, perplexity_text
+from prosg.utils.tables import counted, duration_text, perplexity_text
 
 __all__ = ["TrainingDisplay", "step_line", "validation_line"]
 
@@ -19,15 +19,23 @@ __all__ = ["TrainingDisplay", "step_line", "validation_line"]
 class TrainingDisplay(TrainerCallback):  # type: ignore[misc]
     """Prints how far a training is, in the process that has it."""
 
-    def __init__(self, count_tokens: Callable[[], int], *, bar: bool) -> None:
-        """`count_tokens` returns the tokens trained on since the start; `bar` shows a bar instead of lines."""
-        self.count_tokens, self.show_bar = count_tokens, bar
+    def __init__(self, count_tokens: Callable[[], int], count_skipped: Callable[[], int], *, bar: bool) -> None:
+        """Sets up.
+
+        Args:
+            count_tokens: Returns the tokens trained on since the start.
+            count_skipped: Returns the steps that were skipped so far.
+            bar: Shows a bar instead of lines.
+        """
+        self.count_tokens, self.count_skipped, self.show_bar = count_tokens, count_skipped, bar
+        self.skipped = 0
         self.bar: tqdm[Any] | None = None
         self.first_step, self.began = 0, 0.0  # of this start of the run
         self.tokens, self.since = 0, 0.0  # from which on the speed is measured
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.first_step, self.began = state.global_step, time.perf_counter()
+        self.skipped = self.count_skipped()
         self._measure_from_here()
         if self.show_bar:
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", leave=False)
@@ -44,10 +52,11 @@ class TrainingDisplay(TrainerCallback):  # type: ignore[misc]
         per_step = (now - self.began) / (state.global_step - self.first_step)
         left = per_step * (state.max_steps - state.global_step)
         self._measure_from_here()
+        skipped, self.skipped = self.count_skipped() - self.skipped, self.count_skipped()
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, {speed:,.0f} tokens/s")
         else:
-            say(step_line(state.global_step, state.max_steps, logs, speed, left))
+            say(step_line(state.global_step, state.max_steps, logs, speed, left, skipped))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         if metrics:
@@ -63,9 +72,10 @@ class TrainingDisplay(TrainerCallback):  # type: ignore[misc]
         self.tokens, self.since = self.count_tokens(), time.perf_counter()
 
 
-def step_line(step: int, steps: int, logs: Mapping[str, float], speed: float, left: float) -> str:
-    """The line of a step: where it is, loss, learning rate, tokens a second, seconds left as text."""
+def step_line(step: int, steps: int, logs: Mapping[str, float], speed: float, left: float, skipped: int = 0) -> str:
+    """The line of a step: where it is, loss, learning rate, tokens a second, seconds left as text, steps skipped."""
     ahead = f"  {duration_text(float(f'{left:.2g}'))} left" if step < steps else ""
+    ahead += f"  {counted(skipped, 'step')} skipped" if skipped else ""
     return (
         f"{_place(step, steps)}  loss {logs['loss']:.3f}  lr {logs['learning_rate']:.1e}  {speed:,.0f} tokens/s{ahead}"
     )

@@ -20,7 +20,7 @@ from prosg.data.joined import answer_tokens, row_lengths, sample_rows
 from prosg.model.memory import ADAMW_BYTES, activation_bytes
 from prosg.model.prosg import ProSG
 from prosg.training.config import Phase, TrainConfig
-from prosg.training.precision import resolve_dtype
+from prosg.training.precision import narrowed, resolve_dtype
 from prosg.training.run_checkpoints import complete_checkpoints
 from prosg.training.setup import prepare, training_arguments
 from prosg.training.trainer import ProSGTrainer
@@ -83,13 +83,14 @@ def rehearse(model: ProSG, config: TrainConfig, rows: Sequence[EncodedRow]) -> t
     """
     optim = dataclasses.replace(config.optim, steps=min(STEPS, config.optim.steps), warmup_steps=0)
     with tempfile.TemporaryDirectory() as folder:  # the Trainer makes its output folder even where it writes nothing
-        short = dataclasses.replace(config, out=folder, report_to="none", optim=optim)
+        short = dataclasses.replace(config, out=folder, report_to="none", optim=optim, cache_taps="")
         dtype = resolve_dtype(config.dtype, Path(folder), model)
         arguments = training_arguments(short, model, dtype, evaluate=False, save=False)
         trainer = ProSGTrainer(model, short, arguments, rows, [])
         clock = _StepTimes()
         trainer.add_callback(clock)
-        trainer.train()
+        with narrowed(model.backbone, dtype):
+            trainer.train()
     return dtype, [end - start for start, end in itertools.pairwise(clock.times)]
 
 

@@ -81,7 +81,8 @@ def fit(
     if distributed.is_first():
         say(_begins(model, config, dtype))
         trainer.add_callback(NoiseWarning())
-        trainer.add_callback(TrainingDisplay(trainer.count_tokens, bar=config.progress and sys.stderr.isatty()))
+        bar = config.progress and sys.stderr.isatty()
+        trainer.add_callback(TrainingDisplay(trainer.count_tokens, lambda: trainer.spikes.skipped, bar=bar))
     trainer.add_callback(StepLog(folder / "steps.jsonl", trainer.step_metrics))
     trainer.add_callback(stopping)
     if report is not None and distributed.is_first():

@@ -17,6 +17,7 @@ class SpikeDetector:
         threshold: A norm above this many times the running mean is a spike.
         mean: Running mean; 0 before the first finite norm.
         skipped: Spikes so far.
+        in_a_row: Spikes since the last step that was none.
         last: The newest norm.
     """
 
@@ -25,7 +26,7 @@ class SpikeDetector:
         self.mean = 0.0
         self.skipped = 0
         self.last = 0.0
-        self._in_a_row = 0
+        self.in_a_row = 0
 
     def is_spike(self, norm: float) -> bool:
         """Takes in a step's gradient norm; returns whether the step is to be skipped.
@@ -40,11 +41,12 @@ class SpikeDetector:
         spike = not math.isfinite(norm) or 0 < limit < norm
         if spike:
             self.skipped += 1
-            self._in_a_row += 1
-            if self._in_a_row == PATIENCE:
-                raise ValueError(f"training diverged: {PATIENCE} steps in a row had to be skipped; lower optim.lr")
+            self.in_a_row += 1
+            if self.in_a_row >= PATIENCE:
+                remedy = "lower optim.lr" if self.mean else "no step had a finite gradient: look at the rows"
+                raise ValueError(f"training diverged: {PATIENCE} steps in a row had to be skipped; {remedy}")
         else:
-            self._in_a_row = 0
+            self.in_a_row = 0
         if math.isfinite(norm):
             value = limit if spike else norm
             self.mean = value if self.mean == 0 else 0.98 * self.mean + 0.02 * value

@@ -58,6 +58,12 @@ def idle_options(phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow]) 
     if config.known != TrainConfig.known and not (phase == "synthesize" and config.module.reads_positions):
         why = f"module.reads is {config.module.reads}" if phase == "synthesize" else f"{phase} trains no module"
         yield f"known is {config.known:g}, but {why}: it has no effect"
+    if config.distil != TrainConfig.distil and phase not in ("synthesize", "static"):
+        yield f"distil is {config.distil}, but {phase} trains no module: it has no effect"
+    if not optim.scale_rates and phase != "synthesize":
+        yield f"optim.scale_rates is false, but {phase} has one rate for all: it has no effect"
+    if config.cache_taps_gb != TrainConfig.cache_taps_gb and not config.cache_taps:
+        yield f"cache_taps_gb is {config.cache_taps_gb:g}, but cache_taps names no folder: it has no effect"
     if not config.anchor.enabled:
         yield from _without_effect("anchor", config.anchor, recipe.anchor, "anchor.enabled is false", ("tau", "age"))
     yield from _idle_perturbations(config, recipe)
@@ -104,6 +110,9 @@ def _idle_evaluations(config: TrainConfig) -> Iterator[str]:
     fresh = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     if not config.validation and config.eval_steps != fresh["eval_steps"]:
         yield f"eval_steps is {config.eval_steps}, but there is no validation file: it has no effect"
+    evaluations = config.optim.steps // config.eval_steps
+    if config.stop.patience and evaluations <= config.stop.patience:
+        yield f"stop.patience is {config.stop.patience}, but the run has {evaluations} evaluations: it has no effect"
     if not config.stop.times:
         names = ("value",) if config.stop.patience else ("value", "metric")
         why = "stop.times is 0" if config.stop.patience else "stop.times and stop.patience are 0"

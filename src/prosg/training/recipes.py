@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 from prosg.model.config import PRESETS, ProSGConfig
-from prosg.training.config import Anchoring, Optimisation, Perturbation, Phase
-from prosg.utils.spelling import meant
+from prosg.training.config import Anchoring, Optimisation, Perturbation, Phase, TrainConfig
+from prosg.utils.options import construct, merge, parse
+from prosg.utils.spelling import check_known, meant
 
-__all__ = ["RECIPES", "Recipe", "check_recipe"]
+__all__ = ["NOT_OF", "RECIPES", "USUAL", "Recipe", "check_recipe", "check_values", "recipe_values", "train_config"]
 
 
 class Recipe(NamedTuple):
@@ -93,6 +95,82 @@ RECIPES: dict[str, Recipe] = {
     # A state has no fan-in and starts near zero, so its rate is large; see docs/state-tuning.md.
     "state": Recipe("state", "one initial state", optim=Optimisation(lr=0.1)),
 }
+
+
+USUAL: dict[Phase, str] = {
+    "finetune": "plain",
+    "synthesize": "plus",
+    "static": "static",
+    "anchor": "anchor",
+    "state": "state",
+}
+"""The recipe of each phase by default."""
+LORA = ("lora", "lora_alpha", "lora_modules")
+SYNTHESIS = ("init", "cache_taps", "cache_taps_gb")
+NOT_OF: dict[Phase, tuple[str, ...]] = {
+    "finetune": ("module", *SYNTHESIS),
+    "synthesize": LORA,
+    "static": (*SYNTHESIS, *LORA),
+    "state": ("module", *SYNTHESIS, *LORA),
+    "anchor": ("module", *SYNTHESIS, *LORA),
+}
+"""Options of a training that a phase does not have."""
+
+
+def recipe_values(phase: Phase, name: str) -> dict[str, Any]:
+    """What a recipe sets, as nested dictionaries, without what its phase does not have."""
+    groups = {group: dataclasses.asdict(getattr(RECIPES[name], group)) for group in _groups(phase)}
+    return {"recipe": name, **groups}
+
+
+def _groups(phase: Phase) -> list[str]:
+    """The groups of options that the recipes of a phase set."""
+    return [name for name in ("module", "perturbation", "optim", "anchor") if name not in NOT_OF[phase]]
+
+
+def train_config(phase: Phase, **options: Any) -> TrainConfig:
+    """Makes the options of a training: those of a recipe, and over them what is given.
+
+    Args:
+        phase: What is trained.
+        options: Fields of `TrainConfig`, of which `model`, `train` and `out` have to be there. A group is a dictionary
+            of those of its options that differ from the recipe's, like `optim={"steps": 500}`. `recipe` is by default
+            the phase's own: plain, plus, static, anchor or state.
+
+    Raises:
+        ValueError: for an option that the phase does not have, a value out of range, and a recipe of another phase.
+
+    Example:
+        ```python
+        config = prosg.train_config(
+            "synthesize", model="tuned", train="train.jsonl", out="run", optim={"steps": 500}
+        )
+        prosg.train("synthesize", config)
+        ```
+    """
+    check_known("phase", [phase], USUAL)
+    recipe = options.get("recipe") or USUAL[phase]
+    check_recipe(phase, recipe)
+    given = parse(TrainConfig, {**options, "recipe": recipe}, without=NOT_OF[phase])
+    needed = [f.name for f in dataclasses.fields(TrainConfig) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in given]:
+        raise ValueError(f"{', '.join(missing)}: missing, and no recipe has it")
+    return construct(TrainConfig, merge(recipe_values(phase, recipe), given))
+
+
+def check_values(phase: Phase, config: TrainConfig) -> None:
+    """Checks that a configuration was made with the recipe that it names: `TrainConfig` alone does not look it up.
+
+    Raises:
+        ValueError: where nothing of what sets the recipe apart is there.
+    """
+    if not config.recipe:
+        return
+    has, wanted = ([getattr(one, name) for name in _groups(phase)] for one in (config, RECIPES[config.recipe]))
+    if has == [type(group)() for group in has] != wanted:
+        raise ValueError(
+            f"recipe is {config.recipe!r}, but nothing of it is set; make the configuration with prosg.train_config"
+        )
 
 
 def check_recipe(phase: Phase, recipe: str) -> None:

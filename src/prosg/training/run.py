@@ -40,7 +40,7 @@ from prosg.training.idle_options import doubtful_sizes, idle_options
 from prosg.training.inputs import NAMED_INPUTS, check_inputs, record_inputs
 from prosg.training.known_prompts import learn_prompts
 from prosg.training.lora import add_lora, remove_lora
-from prosg.training.recipes import check_recipe
+from prosg.training.recipes import USUAL, check_recipe, check_values
 from prosg.utils import distributed
 from prosg.utils.device import resolve_device
 from prosg.utils.io import read_json, write_json
@@ -48,10 +48,11 @@ from prosg.utils.jobs import write_progress
 from prosg.utils.leftovers import sweep
 from prosg.utils.options import dotted
 from prosg.utils.progress import ProgressDisplay
+from prosg.utils.spelling import check_known
 
 __all__ = ["train"]
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG, RESULT, LORA = "config.json", "result.json", "lora"
 
 
 def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
@@ -73,15 +74,18 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         ValueError: for files that do not fit together, options that the phase or the model cannot have, and a folder
             that holds a run with other options, or of files with another content.
     """
+    check_known("phase", [phase], USUAL)
     check_recipe(phase, config.recipe)
+    check_values(phase, config)
+    _check_names(config)
     out = Path(config.out)
     _check_folder(out)
-    if not dry_run:
-        _check_config(config, out)
-    if (out / RESULT).exists() and not dry_run:
+    _check_config(config, out)
+    if (out / RESULT).exists():
         lost = _lost(phase, out)
         if not lost:
-            sweep(out)
+            if not dry_run:
+                sweep(out)
             distributed.print_once(f"{out}: already trained")
             return 0
         distributed.print_once(f"{lost}; it is made again, from the newest checkpoint if there is one")
@@ -130,6 +134,11 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         chosen = uniforms(config.seed, 0, np.array([row.row_id for row in rows]), 1)[:, 0] < config.replay
         chosen &= np.array([row.has_stages for row in rows])
         rows = [replay_prompt(row) if again else row for row, again in zip(rows, chosen, strict=True)]
+        if config.max_tokens:
+            kept = [row for row in rows if row.tokens <= config.max_tokens]
+            if beyond := len(rows) - len(kept):
+                distributed.print_once(f"{beyond} train rows left out, above {config.max_tokens} tokens with --replay")
+            rows, too_long = kept, too_long + beyond
 
     from prosg.training.setup import check  # transformers takes seconds to import; errors above come at once
 
@@ -181,7 +190,7 @@ def _train(
         if phase == "synthesize" and config.known < 1:
             _learn_prompts(model, rows, config)
         trained = _save(model, phase, config, base)
-        write_json(out / RESULT, dataclasses.asdict(result))
+        write_json(out / RESULT, dataclasses.asdict(result) | {"files": _written(phase, out)})
         distributed.print_once(f"{trained}: {result.steps} steps, {result.seconds:.0f} s, {result.skipped} skipped")
     distributed.barrier()
 
@@ -208,7 +217,7 @@ def _save(model: ProSG, phase: Phase, config: TrainConfig, base: Path) -> Path:
         backbone: Any = model.backbone
         if config.lora:
             factors = remove_lora(backbone)
-            _save_lora(backbone, factors, out / "lora", base)
+            _save_lora(backbone, factors, out / LORA, base)
             backbone = merge(backbone, factors)
         save_backbone(
             backbone,
@@ -232,14 +241,22 @@ def _trained(phase: Phase, out: Path) -> Path:
     return out / {"finetune": "model", "state": STATE_FILE, "anchor": ANCHOR_FILE}.get(phase, "adapter")
 
 
+def _written(phase: Phase, out: Path) -> list[str]:
+    """The files that were trained, by their names in the run's folder."""
+    parts = [_trained(phase, out), out / ANCHOR_FILE, out / LORA]
+    files = [file for part in parts for file in ([part] if part.is_file() else part.rglob("*")) if file.is_file()]
+    return sorted({file.relative_to(out).as_posix() for file in files})
+
+
 def _lost(phase: Phase, out: Path) -> str:
     """What a finished run's folder lacks of what it has to hold; "" where nothing is missing."""
-    if not _trained(phase, out).exists():
-        return f"{_trained(phase, out)}: is missing, though the run is finished"
     try:
-        read_json(out / RESULT)
+        files = read_json(out / RESULT).get("files", [])
     except ValueError as error:
         return str(error)
+    for path in (_trained(phase, out), *(out / str(name) for name in files)):
+        if not path.exists():
+            return f"{path}: is missing, though the run is finished"
     return ""
 
 
@@ -250,6 +267,18 @@ def _save_lora(backbone: Any, factors: Update, folder: Path, base: Path) -> None
     except ValueError:
         return  # this package alone has such models
     export_peft(backbone, factors, folder, base=str(base) if base.is_dir() else "", overwrite=True)
+
+
+def _check_names(config: TrainConfig) -> None:
+    """Refuses names that libraries cannot write or read, and empty ones, as of a variable that is not set."""
+    files = [config.train] if isinstance(config.train, str) else config.train
+    for option, name in (("model", config.model), ("out", config.out), *(("train", file) for file in files)):
+        if not name:
+            raise ValueError(f"{option} is empty; it names a {'folder' if option == 'out' else 'file'}")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{option} is {name!r}: not UTF-8 text, as names are here") from None
 
 
 def _check_folder(out: Path) -> None:
@@ -266,6 +295,8 @@ def _check_config(config: TrainConfig, out: Path) -> None:
     passing = ["progress", "threads", "log_steps", "report_to", "out", "cache_taps", "cache_taps_gb"]
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     path = out / CONFIG
+    if not path.exists() and any(out.glob("checkpoint-*")):
+        raise ValueError(f"{out}: has checkpoints, but no {CONFIG} that says of what run; choose another --out")
     if path.exists():
         before = _with_defaults(read_json(path))
         if check_inputs(config):  # else all that is known of the files is their names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
@@ -10,6 +11,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 
 from prosg.backbones.native import NativeBackbone
 from prosg.data.encode import EncodedRow
+from prosg.data.joined import sample_rows
 from prosg.model.prosg import ProSG
 from prosg.training.config import Phase, TrainConfig
 from prosg.training.lora import is_lora
@@ -92,6 +94,8 @@ def _check_options(model: ProSG, phase: Phase, config: TrainConfig) -> None:
         raise ValueError(
             f"cache_taps is for synthesize on a model that reads prompt and answer in one call, not for {where}{why}"
         )
+    if config.cache_taps and Path(config.cache_taps).exists() and not Path(config.cache_taps).is_dir():
+        raise ValueError(f"cache_taps is {config.cache_taps}: a file; name a folder")
     if config.distil == "all" and phase not in ("synthesize", "static"):
         raise ValueError(f"distil is 'all', but {phase} trains no module that a model could teach; allowed: open, none")
     _check_loggers(_loggers(config))
@@ -101,6 +105,8 @@ def _check_rows(config: TrainConfig, rows: Sequence[EncodedRow], validation: Seq
     """Checks that the rows suffice for a step, and validation rows for the stop rule."""
     if not rows:
         raise ValueError("there are no rows to train on")
+    if not config.optim.late_weight and all(row.has_stages and not row.late_start for row in sample_rows(rows)):
+        raise ValueError("optim.late_weight is 0, but the rows have one stage each: nothing would be learned")
     accumulation, processes = config.optim.accumulation, distributed.size()
     shares = accumulation * processes
     because = f"optim.accumulation is {accumulation}" + (f", with {processes} processes" if processes > 1 else "")
@@ -175,6 +181,7 @@ def training_arguments(
         bf16=dtype == "bf16",
         activation_checkpointing=optim.checkpointing,
         logging_steps=min(config.log_steps, optim.steps),
+        logging_nan_inf_filter=False,  # a loss that is NaN is shown as what it is
         eval_strategy="steps" if evaluate else "no",
         eval_steps=config.eval_steps,
         save_strategy="steps" if save else "no",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class ProSGTrainer(CheckpointingTrainer):
         """Answer tokens of the whole step, over its micro-batches and all processes; counts the rows' tokens, too."""
         self._tokens += sum(int((b["prompt_lengths"] + b["answer_lengths"]).sum()) for b in batch_samples)
         own = sum(float((batch["weights"] > 0).sum()) for batch in batch_samples)
-        return torch.tensor(round(distributed.sum_over_processes(own, device)), device=device)
+        return torch.tensor(max(round(distributed.sum_over_processes(own, device)), 1), device=device)
 
     def compute_loss(
         self,
@@ -175,6 +176,10 @@ class ProSGTrainer(CheckpointingTrainer):
         if self.bank.settings.bank_start == "empty":
             state, update = model.init_state(len(texts)), None if _synthesizes(model) else update
         self.bank.grow(model.run_backbone, self._micro_batches, texts, ends, state, update)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """Autocast, which transformers leaves to the wrapped model alone: the bank and evaluations run parts of it."""
+        return self.accelerator.autocast()  # type: ignore[no-any-return]
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The Trainer's step on a micro-batch; keeps the loss for the log."""
@@ -242,6 +247,7 @@ class ProSGTrainer(CheckpointingTrainer):
                 "tick": self._micro_batches,
                 "norms": self.spikes.mean,
                 "skipped": self.spikes.skipped,
+                "in_a_row": self.spikes.in_a_row,
                 "seconds": self.seconds,
                 "processes": distributed.size(),
             }
@@ -263,6 +269,7 @@ class ProSGTrainer(CheckpointingTrainer):
             self.bank.load_state_dict(load_file(bank, device=str(device)), self.model.backbone)
         self._micro_batches = counters["tick"]
         self.spikes.mean, self.spikes.skipped = counters["norms"], counters["skipped"]
+        self.spikes.in_a_row = counters.get("in_a_row", 0)
         self._began = time.perf_counter() - counters["seconds"]
 
 

@@ -100,6 +100,9 @@ def parse(
             )
         if group:
             nested = parse(hints[name], {rest: value} if dot else value, f"{inside}{name}.")
+            given = {option for option, _ in dotted(values.get(name, {}))}
+            if twice := [option for option, _ in dotted(nested) if option in given]:
+                raise ValueError(f"{inside}{name}.{twice[0]} is given twice")
             values[name] = merge(values.get(name, {}), nested)
         else:
             values[name] = typed(f"{inside}{key}", value, hints[name], infinite=name in infinite)

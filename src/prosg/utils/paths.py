@@ -18,9 +18,11 @@ def user_path(path: str | os.PathLike[str]) -> str:
     """Returns a path with `~` and `~NAME` at its start replaced by the home folder.
 
     Raises:
-        ValueError: for a user that is not known; else a folder called ~NAME would be made.
+        ValueError: for a user that is not known, else a folder called ~NAME would be made; and for a NUL character.
     """
     text = os.fspath(path)
+    if "\0" in text:
+        raise ValueError(f"{text!r}: a path has no NUL character")
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         user = text.partition("/")[0]
@@ -29,9 +31,19 @@ def user_path(path: str | os.PathLike[str]) -> str:
 
 
 def expand_paths(config: Any) -> None:
-    """Expands the paths of a dataclass in place, also of a frozen one: a field that is marked, and each text in it."""
+    """Expands the paths of a dataclass in place, also of a frozen one: a field that is marked, and each path in it.
+
+    Raises:
+        ValueError: as `user_path`, naming the field.
+    """
     for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
         if PATH in getattr(hint, "__metadata__", ()):
             value = getattr(config, name)
-            expanded = user_path(value) if isinstance(value, str) else type(value)(map(user_path, value))
-            object.__setattr__(config, name, expanded)
+            try:
+                if isinstance(value, str | os.PathLike):
+                    value = user_path(value)
+                elif isinstance(value, list | tuple):
+                    value = type(value)(user_path(one) if isinstance(one, str | os.PathLike) else one for one in value)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            object.__setattr__(config, name, value)

@@ -140,9 +140,16 @@ def typed(name: str, value: Any, hint: Any, *, infinite: bool = False) -> Any:
 def check_fields(options: Any, inside: str = "") -> None:
     """Raises ValueError for the first field of a dataclass whose value does not have the field's type.
 
-    `inside` is put before the name in the error. Fields that are dataclasses themselves check their own.
+    `inside` is put before the name in the error. Fields that are dataclasses themselves check their own fields.
     """
     for field, hint in _fields(typing.cast("Any", type(options))):
+        if dataclasses.is_dataclass(hint):
+            kind = typing.cast("type", hint)
+            if not isinstance(value := getattr(options, field.name), kind):
+                raise ValueError(
+                    f"{inside}{field.name} is of type {type(value).__name__}; it must be of type {kind.__name__}"
+                )
+            continue
         infinite = bool(field.metadata.get("infinite"))
         typed(f"{inside}{field.name}", getattr(options, field.name), hint, infinite=infinite)
 
@@ -150,11 +157,7 @@ def check_fields(options: Any, inside: str = "") -> None:
 @functools.cache
 def _fields(kind: type) -> list[tuple[dataclasses.Field[Any], Any]]:
     hints = typing.get_type_hints(kind)
-    return [
-        (field, hints[field.name])
-        for field in dataclasses.fields(kind)
-        if not dataclasses.is_dataclass(hints[field.name])
-    ]
+    return [(field, hints[field.name]) for field in dataclasses.fields(kind)]
 
 
 def _check_any(name: str, value: Any, infinite: bool) -> None:
