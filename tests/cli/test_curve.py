@@ -26,6 +26,8 @@ BAD = [
     case("curve plus --out x.png", "--out is x.png", "names the .json file"),
     case("curve plus --out x.json --memory anchor --tau 0", "--tau is 0", "above 0"),
     case("curve plus --out x.json --window 0", "--window is 0", "above 0"),
+    case("curve start --out x.json --sentences 4,2", "--sentences is 4,2", "rising"),
+    case("curve start --out x.json --items 8,8", "--items is 8,8", "rising"),
     case("curve plus --out x.json --memory none --tau 9", "--tau is for memories anchor", "--memory is none"),
     case("curve plus --out x.json --memory anchor --window 9", "--window is for memories update", "is anchor"),
     case("curve plus --out x.json --memory none --updates own", "--updates is for", "other than none"),

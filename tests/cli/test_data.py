@@ -21,6 +21,8 @@ BAD = [
     case("data make x.jsonl --distance 1", "--distance", "MIN", "MAX"),
     case("data make /proc/x.jsonl --size 1", "/proc"),
     case("data check bad.jsonl", "bad.jsonl:2"),
+    case("data make train.jsonl --filler train.jsonl --overwrite", "FILE train.jsonl", "that is read"),
+    case("data compose train.jsonl --out train.jsonl --overwrite", "--out train.jsonl", "that is read"),
     case("data stats train.jsonl --out train.jsonl --overwrite", "--out train.jsonl", "that is read"),
     case("data passages train.jsonl --out train.jsonl --overwrite", "--out train.jsonl", "that is read"),
     case("data check nowhere.jsonl", "nowhere.jsonl"),

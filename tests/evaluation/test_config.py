@@ -13,6 +13,8 @@ import prosg
 from prosg.cli import main
 from prosg.data.row import write_rows
 from prosg.data.synthetic import make_rows
+from prosg.evaluation.config import DataConfig, EvalConfig
+from prosg.evaluation.config_file import idle_options
 from support.evaluations import write_config
 
 ONE = {"bare": "demo"}
@@ -80,6 +82,13 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     (system(model="demo", state="lost"), ("systems.x.state is 'lost'", "allowed: kept, wiped")),
     (system(model="demo", prompt="thrice"), ("systems.x.prompt is 'thrice'", "allowed: once, twice")),
     (system(model="demo", replay_every=-1), ("replay_every, refresh_every, refresh_keep and window", "0 or more")),
+    (system(model="demo", refresh_keep=9), ("systems.x: refresh_keep is for refresh_every or late_refresh",)),
+    (system(model="demo", memory="none", tau=5), ("systems.x: tau is for memory anchor, both or auto, not none",)),
+    (system(model="demo", memory="update", age=5), ("systems.x: age is for memory anchor",)),
+    (system(model="demo", dtype="fp8"), ("systems.x: dtype is 'fp8'", "fp32, bf16")),
+    (system(model="nowhere.pth"), ("systems.x: model is nowhere.pth: no such file",)),
+    (system(model="demo", initial="./nowhere"), ("systems.x: initial is ./nowhere: no such file",)),
+    ({**system(model="demo", late_replay=True), "measures": ["accuracy"]}, ("late_replay and late_refresh act",)),
     (system(model="demo", template="chatml"), ("systems.x.template: template is 'chatml'", "none, world, pile, raven")),
     ({"systems": {"a/b": "demo"}}, ("systems.a/b: a name has letters, digits",)),
     ({"systems": {"a": system(model="demo", label="L")["systems"]["x"], "b": {"model": "demo", "label": "L"}}},
@@ -113,6 +122,15 @@ def test_what_cannot_be_is_said_in_one_line(
     for words in said:
         assert words in told[0]
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_options_that_shape_no_row_are_said() -> None:
+    data = DataConfig(file="x.jsonl", sentences=[1, 2], split="train")
+    said = "data.{} is for rows that are made, but data.file names rows: it has no effect"
+    assert [*idle_options(EvalConfig(data=data))] == [said.format("sentences")]
+    both = [said.format("sentences"), said.format("split")]
+    assert [*idle_options(EvalConfig(data=data, measures=["accuracy"]))] == both
+    assert not [*idle_options(EvalConfig(data=DataConfig(sentences=[1, 2])))]
 
 
 def test_files_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

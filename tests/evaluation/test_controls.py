@@ -59,6 +59,17 @@ def test_a_derangement_gives_every_row_another_of_its_kind() -> None:
     assert len({tuple(derangement(["a"] * 9, seed)) for seed in range(20)}) > 15
 
 
+def test_a_derangement_gives_every_row_another_prompt() -> None:
+    prompts = ["a", "a", "b", "b", "b", "c", "d"]
+    for seed in range(50):
+        partner = derangement(["code"] * 7, seed, prompts)
+        assert sorted(partner) == list(range(7))
+        assert all(prompts[there] != prompts[here] for here, there in enumerate(partner))
+    assert derangement(KINDS, 3, [str(i) for i in range(7)]) == derangement(KINDS, 3)
+    with pytest.raises(ValueError, match="'code' has one prompt in 4 of 7 rows"):
+        derangement(["code"] * 7, 0, ["a", "a", "a", "a", "b", "c", "d"])
+
+
 def test_a_kind_of_one_row_has_no_derangement() -> None:
     with pytest.raises(ValueError, match="story"):
         derangement(["code", "story", "code"], 0)

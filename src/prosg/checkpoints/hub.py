@@ -18,12 +18,17 @@ from prosg.utils.leftovers import remove_leftovers
 from prosg.utils.paths import user_path
 from prosg.utils.spelling import meant_path
 
-__all__ = ["HUB", "local_path", "push"]
+__all__ = ["HUB", "local_path", "may_be_fetched", "push"]
 
 HUB = "hf://"
 FETCHED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.md")
 """Files fetched of a repository. BlinkDL's hold many .pth files, of which one has to be named."""
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[^/]+)*")
+
+
+def may_be_fetched(name: str) -> bool:
+    """Whether a name that is not here may be one of the hub; a name whose first part is a local folder is a path."""
+    return name.startswith(HUB) or bool(NAME.fullmatch(name) and not Path(Path(name).parts[0]).is_dir())
 
 
 def local_path(name: str | Path) -> Path:
@@ -41,7 +46,7 @@ def local_path(name: str | Path) -> Path:
         path = Path(text)
         if not path.exists():
             remove_leftovers(path)  # a command that was killed while it replaced the model may have left the old one
-        if path.exists() or not NAME.fullmatch(text) or Path(path.parts[0]).is_dir():
+        if path.exists() or not may_be_fetched(text):
             return path
     elif not NAME.fullmatch(hub_name):
         raise CheckpointError(f"{text}: not a name of the hub; allowed: {HUB}owner/name and {HUB}owner/name/file.pth")

@@ -56,7 +56,7 @@ def _make(options: Namespace) -> int:
 
     if options.distance and options.sentences:
         raise ValueError("give --distance or --sentences, not both")
-    check_new_file("FILE", options.file, options.overwrite)
+    check_new_file("FILE", options.file, options.overwrite, read=options.filler)
     ranges = {
         name: tuple(limits) if (limits := getattr(options, name)) else None
         for name in ("distance", "sentences", "distractors", "turns", "items")
@@ -157,6 +157,9 @@ def _compose_parser() -> Parser:
 def _compose(options: Namespace) -> int:
     from prosg.musi.composed_set import compose
 
+    for file in options.files:
+        if Path(options.out).is_file():
+            check_new_file("--out", options.out, options.overwrite, read=file)
     return compose(
         options.files,
         options.out,

@@ -11,6 +11,8 @@ from prosg.utils.extras import missing_extra
 
 __all__ = ["COMMAND"]
 
+PORT = 8765
+
 
 def _parser() -> Parser:
     parser = Parser(
@@ -19,7 +21,7 @@ def _parser() -> Parser:
         "RUN/ratings/ANNOTATOR.jsonl, and the same command goes on where that person stopped."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", type=path_text, help=RUNS_HELP)
-    parser.add_argument("--port", type=int, default=8765, help="of the page; 0 takes a free one")
+    parser.add_argument("--port", type=int, default=PORT, help="of the page; 0 takes a free one")
     parser.add_argument("--annotator", help="who rates; the login name by default")
     parser.add_argument("--rows", type=int, help="rate this many prompts, drawn by seed, the same for everybody; all")
     parser.add_argument("--seed", type=int, default=0, help="of the draw, and of every annotator's own order")
@@ -33,6 +35,9 @@ def _run(options: Namespace) -> int:
     from prosg.evaluation.ratings.store import check_annotator
 
     if options.merge:
+        usual = {"rows": None, "seed": 0, "port": PORT, "annotator": None}
+        if idle := [name for name, value in usual.items() if getattr(options, name) != value]:
+            raise ValueError(f"--{idle[0]} is for rating, and --merge only puts ratings together: leave out one")
         print(merged_ratings_text(merge_ratings(options.runs)))
         return 0
     annotator = getpass.getuser() if options.annotator is None else options.annotator

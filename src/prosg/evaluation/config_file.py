@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from prosg.checkpoints.hub import may_be_fetched
+from prosg.core.encoded import with_anchor
 from prosg.data.templates import known_template
-from prosg.evaluation.config import MEASURES, EvalConfig, SystemConfig
+from prosg.evaluation.config import MEASURES, DataConfig, EvalConfig, SystemConfig
 from prosg.generation.sampling import Sampling
 from prosg.llm.config import check_endpoint
+from prosg.utils.device import parse_dtype
 from prosg.utils.options import build, check_at_least, option, read_yaml
-from prosg.utils.spelling import check_known
+from prosg.utils.spelling import check_known, meant_path
 
-__all__ = ["load_config"]
+__all__ = ["idle_options", "load_config"]
 
 AT_LEAST_ONE = (
     "batch_size",
@@ -67,6 +70,7 @@ def _check(config: EvalConfig) -> None:
         Sampling(**dataclasses.asdict(config.generation))
     except ValueError as error:
         raise ValueError(f"generation.{error}") from None
+    _check_data(config)
     if config.data.suite and not config.data.file:
         raise ValueError(f"data.suite is {config.data.suite!r}, but data.file is missing: name the suite's file")
     if not config.data.file and config.data.rows < 1:
@@ -95,6 +99,29 @@ def _check(config: EvalConfig) -> None:
         raise ValueError(f"reference is {config.reference!r}; allowed: {known}")
 
 
+def idle_options(config: EvalConfig) -> Iterator[str]:
+    """Yields a line for each option that was set but is without effect: it shapes rows that are made, and none are."""
+    makes_rows = {"curve", "capacity"} & set(config.measures)
+    usual = DataConfig()
+    for name in ("sentences", *(() if makes_rows else ("kinds", "split"))):
+        if config.data.file and getattr(config.data, name) != getattr(usual, name):
+            yield f"data.{name} is for rows that are made, but data.file names rows: it has no effect"
+
+
+def _check_data(config: EvalConfig) -> None:
+    """What an evaluation reads is not what it writes, and what acts in curves has curves to act in."""
+    written = [config.folder / name for name in ("rows.jsonl", "results.json")] + [config.cache_file]
+    for name in ("data.file", "data.train", "curve.filler"):
+        file = Path(option(config, name))
+        if option(config, name) and any(file.exists() and out.exists() and file.samefile(out) for out in written):
+            raise ValueError(f"{name} is {file}, which this evaluation writes; copy it, and name the copy")
+    makes_rows = {"curve", "capacity"} & set(config.measures)
+    for name in config.systems:
+        system = config.system(name)
+        if (system.late_replay or system.late_refresh) and not makes_rows:
+            raise ValueError(f"systems.{name}: late_replay and late_refresh act in curves, and measures have none")
+
+
 def _check_system(name: str, system: SystemConfig) -> None:
     where = f"systems.{name}"
     if bool(system.model) == bool(system.endpoint):
@@ -107,6 +134,20 @@ def _check_system(name: str, system: SystemConfig) -> None:
         raise ValueError(f"{where}: replay_every, refresh_every, refresh_keep and window must be 0 or more")
     if system.refresh_every and not system.refresh_keep:
         raise ValueError(f"{where}: refresh_every needs refresh_keep to be at least 1 token")
+    if system.refresh_keep != SystemConfig.refresh_keep and not (system.refresh_every or system.late_refresh):
+        raise ValueError(f"{where}: refresh_keep is for refresh_every or late_refresh, and neither is set")
+    if system.memory and not with_anchor(system.memory):
+        for option_name, given in (("tau", system.tau), ("age", system.age >= 0), ("anchor", system.anchor)):
+            if given:
+                raise ValueError(f"{where}: {option_name} is for memory anchor, both or auto, not {system.memory}")
+    try:
+        parse_dtype(system.dtype or None)
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).removeprefix('--')}") from None
+    for option_name in ("model", "base", "initial", "anchor"):
+        path = getattr(system, option_name)
+        if path and path != "demo" and not may_be_fetched(path) and not Path(path).exists():
+            raise ValueError(f"{where}: {option_name} is {path}: no such file or folder{meant_path(Path(path))}")
     try:
         known_template(system.template)
     except ValueError as error:

@@ -69,16 +69,18 @@ def check_partners(groups: Sequence[str], by: str) -> None:
         )
 
 
-def derangement(groups: Sequence[str], seed: int) -> list[int]:
-    """Draws for each row another row of its group, so that every row is drawn once.
+def derangement(groups: Sequence[str], seed: int, prompts: Sequence[str] | None = None) -> list[int]:
+    """Draws for each row another row of its group, with another prompt, so that every row is drawn once.
 
     Args:
         groups: The group (kind of instruction) of each row.
         seed: Of the draw; the same rows and seed give the same partners.
+        prompts: Each row's prompt; by default they all differ.
 
     Raises:
-        ValueError: for a group of one row.
+        ValueError: for a group of one row, and one of which more than half of the rows have one prompt.
     """
+    texts = [str(i) for i in range(len(groups))] if prompts is None else prompts
     rng = Random(seed)
     partner = [0] * len(groups)
     for group in sorted(set(groups)):
@@ -86,7 +88,18 @@ def derangement(groups: Sequence[str], seed: int) -> list[int]:
         if len(members) < 2:
             raise ValueError(f"kind {group!r} has one row; another prompt's update needs at least two")
         rng.shuffle(members)
-        for here, there in zip(members, members[1:] + members[:1], strict=True):
+        shift = 1
+        if any(texts[here] == texts[there] for here, there in zip(members, members[1:] + members[:1], strict=True)):
+            # Equal prompts in a row: a shift by the longest such run parts them all.
+            counts = Counter(texts[i] for i in members)
+            shift = max(counts.values())
+            if 2 * shift > len(members):
+                raise ValueError(
+                    f"kind {group!r} has one prompt in {shift} of {len(members)} rows; another prompt's update needs "
+                    "one for each row"
+                )
+            members.sort(key=lambda i: (-counts[texts[i]], texts[i]))
+        for here, there in zip(members, members[shift:] + members[:shift], strict=True):
             partner[here] = there
     return partner
 

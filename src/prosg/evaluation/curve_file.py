@@ -88,8 +88,11 @@ def measure_curve(
     _check_used(memories or [model.memory], tau, window, updates)
     for file in (path, picture_path(path)):
         check_replaceable(file, overwrite=overwrite)
-    if not curve.sentences or min(curve.sentences) < 1:
-        raise ValueError(f"--sentences {curve.sentences}: each story has at least one")
+    for name in ("sentences", "prompt_tokens", "turns", "items"):
+        values = getattr(curve, name)
+        if (name == "sentences" and not values) or (values and min(values) < 1) or sorted(set(values)) != values:
+            shown = ",".join(map(str, values)) or "empty"
+            raise ValueError(f"--{name.replace('_', '-')} is {shown}; give rising numbers from 1 on")
     first = curve.sentences[0]
     room = FREE_TOKENS + first * curve.tokens_per_sentence
     plain = not (curve.turns or curve.filler)  # nobody could wait for a story that is given
@@ -137,13 +140,13 @@ def measure_curve(
         named["tokens_per_sentence"] = curve.tokens_per_sentence
     how = {name: value for name, value in named.items() if value}
     rows = [row.to_dict() | how for row in result_rows(run)]
+    _print(rows)  # first: what was measured is not lost where it cannot be written
     write_json(
         path,
         {"rows": rows, "answers": [answer for result in run.systems for answer in _answers(result)]},
         overwrite=overwrite,
     )
     _draw(run, picture_path(path), overwrite)
-    _print(rows)
     return 0
 
 

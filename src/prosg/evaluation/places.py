@@ -19,14 +19,16 @@ class Place(NamedTuple):
     """other turns between the story and the late stage"""
     items: int | None = None
     """items that a prompt gives"""
+    of_capacity: bool = False
+    """whether it is one of the capacity curve, which asks other prompts than the forgetting curve"""
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Place:
-        """The place of an answer, as it stands in files."""
-        return cls(**{name: answer.get(f"{name}_asked", answer.get(name)) for name in cls._fields})
+        """The place of an answer of the forgetting curve, as it stands in files."""
+        return cls(**{name: answer.get(f"{name}_asked", answer.get(name)) for name in NUMBERS})
 
     def __str__(self) -> str:
-        return ", ".join(self._named(name) for name in self._fields if getattr(self, name) is not None)
+        return ", ".join(self._named(name) for name in NUMBERS if getattr(self, name) is not None)
 
     def _named(self, name: str) -> str:
         number = getattr(self, name)
@@ -36,7 +38,10 @@ class Place(NamedTuple):
         return f"{number:,} {word}{'s' * (number != 1)}"
 
 
+NUMBERS = Place._fields[:-1]
+
+
 def column_heads(places: Sequence[Place]) -> list[str]:
     """What tells places apart, for the head of a table: what is the same everywhere is left out."""
-    varying = [name for name in Place._fields if len({getattr(place, name) for place in places}) > 1]
+    varying = [name for name in NUMBERS if len({getattr(place, name) for place in places}) > 1]
     return [", ".join(place._named(name) for name in varying or ["sentences"]) for place in places]

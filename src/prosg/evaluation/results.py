@@ -42,13 +42,13 @@ class CurveAnswer(NamedTuple):
     """length of the prompt, where lengths were asked for"""
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> CurveAnswer:
+    def of(cls, answer: Mapping[str, Any], *, of_capacity: bool = False) -> CurveAnswer:
         """An answer as it stands in files."""
         prompt_tokens = answer.get("prompt_tokens")
         return cls(
             answer["id"],
             answer["kind"],
-            Place.of({**answer, "prompt_tokens": None}),
+            Place.of({**answer, "prompt_tokens": None})._replace(of_capacity=of_capacity),
             answer["text"],
             answer["distance_tokens"],
             tuple(answer["right"]),

@@ -9,6 +9,7 @@ from prosg.data.synthetic import KINDS, PLAIN, Difficulty, expand_kinds, make_ro
 from prosg.evaluation.config import EvalConfig
 from prosg.evaluation.controls import MEAN_PROMPTS
 from prosg.evaluation.ifeval.rows import IFEvalRow, parse_ifeval_row, read_ifeval
+from prosg.utils.progress import say
 
 __all__ = ["as_ifeval", "asked_rows", "kinds_of", "training_rows"]
 
@@ -21,10 +22,15 @@ def kinds_of(config: EvalConfig) -> list[str]:
 def asked_rows(config: EvalConfig) -> list[Row]:
     """The rows of the configured file, or generated ones. Raises ValueError as `read_rows` and `make_rows`."""
     data = config.data
-    if data.suite == "ifeval":
-        return [_from_ifeval(row) for row in read_ifeval(data.file)][: data.rows or None]
     if data.file:
-        return read_rows(data.file, need_answers=False)[: data.rows or None]
+        ifeval = data.suite == "ifeval"
+        rows = [*map(_from_ifeval, read_ifeval(data.file))] if ifeval else read_rows(data.file, need_answers=False)
+        asked = rows[: data.rows or None]
+        if len(asked) < len(rows):
+            say(f"{data.file}: the first {len(asked)} of {len(rows)} rows are asked (data.rows; 0 for all)")
+        if (prompts := len({row.prompt for row in asked})) < len(asked):
+            say(f"{data.file}: {len(asked)} rows have {prompts} prompts; intervals count each row")
+        return asked
     low, high = data.sentences
     return make_rows(kinds_of(config), data.rows, data.seed, data.split, sentences=(low, high))
 

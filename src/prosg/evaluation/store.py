@@ -180,7 +180,8 @@ def read_results(path: str | Path) -> Run:
             except ValueError as error:
                 parts[measure], why = None, f" ({error})"
             missing += [f"{name}: {measure}{why}"] if parts[measure] is None else []
-        answers = [Answer(**line) for line in read_log(folder / "answers" / f"{name}.jsonl")]
+        file = folder / "answers" / f"{name}.jsonl"
+        answers = [Answer(**line) for line in read_log(file)] if parts.get("accuracy") is not None else []
         judged = {line["id"]: line for line in read_log(folder / "judge" / f"{name}.jsonl")}
         systems.append(system_result(folder, name, build(SystemConfig, options), rows, parts, answers, judged))
     notes = json.loads((folder / "notes.json").read_text("utf-8")) if (folder / "notes.json").exists() else []

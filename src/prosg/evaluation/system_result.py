@@ -57,7 +57,7 @@ def system_result(
         verdicts=verdicts,
         scores={key: RowScore(**values) for key, values in results.get("perplexity", {}).items()},
         curve=[CurveAnswer.of(answer) for answer in results.get("curve", {}).get("answers", [])],
-        capacity=[CurveAnswer.of(answer) for answer in results.get("capacity", {}).get("answers", [])],
+        capacity=[CurveAnswer.of(one, of_capacity=True) for one in results.get("capacity", {}).get("answers", [])],
         overhead=results.get("overhead"),
         left_out=left_out,
         refused=results.get("accuracy", {}).get("refused", 0),

@@ -56,8 +56,9 @@ class HoldingModel(TextModel):
             )
         if with_anchor(memory):
             self._anchor(tau, age)
-        elif tau is not None:
-            raise ValueError(f"tau is {tau:g}, but memory is {memory!r}: a window is for memory anchor, both or auto")
+        for name, value in () if with_anchor(memory) else (("tau", tau), ("age", age)):
+            if value is not None:
+                raise ValueError(f"{name} is {value:g}, but memory is {memory!r}: it is for anchor, both or auto")
         return memory
 
     def _anchor(self, tau: float | None, age: float | None) -> StateAnchor:

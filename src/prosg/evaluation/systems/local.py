@@ -83,8 +83,8 @@ def check_model(config: SystemConfig, model: ProSG) -> None:
         raise ValueError(f"{config.model}: {error}") from None
     if memory == "none" and config.update in ("other", "mean"):
         raise ValueError(f"{config.model}: has no update, and memory is 'none': update {config.update!r} cannot be had")
-    if model.synthesizer is None and config.window:
-        raise ValueError(f"{config.model}: has no module to show windows of a prompt to")
+    if config.window and not with_update(memory_of(config, model)):
+        raise ValueError(f"{config.model}: no module reads its prompts here, so there is none to show windows to")
 
 
 def _age(config: SystemConfig) -> float | None:
@@ -155,7 +155,7 @@ class LocalSystem:
     def partners(self) -> list[int]:
         """For each row the row whose update and anchor act on it."""
         if self.condition.update == "other":
-            return derangement(self.kinds, self.seed)
+            return derangement(self.kinds, self.seed, [row.prompt for row in self.rows])
         return list(range(len(self.rows)))
 
     @functools.cached_property
