@@ -54,7 +54,7 @@ def measured(
         free=True,
         replay=False,
         window=window,
-        curve=CurveConfig(rows=2 * len(kinds), **{"sentences": [2, 1], **curve}),
+        curve=CurveConfig(rows=2 * len(kinds), **{"sentences": [1, 2], **curve}),
     )
     assert status == 0
     content = json.loads(out.read_text())

@@ -89,3 +89,25 @@ def test_one_call_scores_as_token_by_token(name: str, memory: Any, monkeypatch: 
     for one, other in zip(score_rows(model, some, 4, memory=memory), slowly, strict=True):
         assert one.nll == pytest.approx(other.nll, rel=1e-4) and one[1:3] == other[1:3]
     assert perplexity(model, some, 4, memory=memory).rows == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompt_lengths": [3, 4]}, "prompt lengths has 4"),
+        ({"lengths": [0, 2]}, "answer lengths has 0"),
+        ({"partners": [1, 2]}, "partners has 2"),
+        ({"answer": [[1, 2], [3, 10**6]]}, "an id in answer is 1000000"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(changes: dict[str, Any], words: str) -> None:
+    good = {"prompt": [[1, 2, 3], [4, 5, 6]], "prompt_lengths": [3, 2], "answer": [[1, 2], [3, 0]], "lengths": [2, 2]}
+    values = {name: torch.tensor(value) for name, value in {**good, "partners": [1, 0], **changes}.items()}
+    with pytest.raises(ValueError, match=words):
+        make("rwkv4").score_wiped(**values)
+
+
+def test_a_model_without_a_module_has_no_contrast() -> None:
+    one = torch.tensor([1])
+    with pytest.raises(ValueError, match="no module"):
+        live_model("rwkv4", None).score_wiped(tokens(1, 1), one, tokens(1, 1), one, torch.tensor([0]))

@@ -119,3 +119,5 @@ def test_batches_hold_every_row_once_by_length() -> None:
 def test_no_rows_have_no_perplexity() -> None:
     with pytest.raises(ValueError, match="perplexity of no rows is undefined"):
         perplexity(live_model("rwkv4"), [])
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        list(batches_by_length([], 0))

@@ -88,11 +88,11 @@ def measure_curve(
     _check_used(memories or [model.memory], tau, window, updates)
     for file in (path, picture_path(path)):
         check_replaceable(file, overwrite=overwrite)
-    for name in ("sentences", "prompt_tokens", "turns", "items"):
+    for name, least in (("sentences", 1), ("prompt_tokens", 1), ("turns", 0), ("items", 1)):
         values = getattr(curve, name)
-        if (name == "sentences" and not values) or (values and min(values) < 1) or sorted(set(values)) != values:
+        if (name == "sentences" and not values) or (values and min(values) < least) or sorted(set(values)) != values:
             shown = ",".join(map(str, values)) or "empty"
-            raise ValueError(f"--{name.replace('_', '-')} is {shown}; give rising numbers from 1 on")
+            raise ValueError(f"--{name.replace('_', '-')} is {shown}; give rising numbers from {least} on")
     first = curve.sentences[0]
     room = FREE_TOKENS + first * curve.tokens_per_sentence
     plain = not (curve.turns or curve.filler)  # nobody could wait for a story that is given

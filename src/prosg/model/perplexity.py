@@ -44,6 +44,8 @@ class Perplexity:
 
 def batches_by_length(rows: Sequence[EncodedRow], batch_size: int) -> Iterator[list[int]]:
     """Indices of the rows, sorted by length, in batches."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, must be at least 1")
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].answer))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

@@ -340,8 +340,17 @@ class ProSG(HoldingModel):
         Returns:
             The scores under the other update, and under the row's own. Its own prompt's logits predict the first token
             of both.
+
+        Raises:
+            ValueError: for a model without a module, ids and lengths out of range, and partners that are no rows.
         """
+        if self.synthesizer is None:
+            raise ValueError("this model has no module, so its prompts have no updates to score")
         backbone, batch = self.backbone, prompt.shape[0]
+        for name, tokens, valid in (("prompt", prompt, prompt_lengths), ("answer", answer, lengths)):
+            check_tokens(tokens, backbone.config.vocab_size, name)
+            check_lengths(valid, *tokens.shape, name=f"{name} lengths")
+        check_lengths(partners, batch, batch - 1, least=0, name="partners")
         encoded = encode_with_gradients(backbone, self.synthesizer, self.initial, prompt, prompt_lengths, self.chunk)
         assert encoded.update is not None
         rows = torch.arange(batch, device=prompt.device)

@@ -368,7 +368,10 @@ def test_a_stop_of_one_row_does_not_cut_its_neighbours() -> None:
 def test_a_model_cannot_have_what_it_has_no_module_for(tmp_path: Path) -> None:
     save_backbone(tiny(None).backbone, tmp_path / "tiny")  # type: ignore[arg-type]
     word_tokenizer().save(tmp_path / "tiny")
-    for options, said in (({"update": "mean"}, "'mean' cannot be had"), ({"window": 4}, "no module to show windows")):
+    for options, said in (
+        ({"update": "mean"}, "'mean' cannot be had"),
+        ({"window": 4}, "no module reads its prompts here"),
+    ):
         with pytest.raises(ValueError, match=said):
             open_model(SystemConfig(model=str(tmp_path / "tiny"), **options), "cpu")
     with pytest.raises(ValueError, match=r"end token is 99; the model's vocabulary has the ids 0 to 15"):
