@@ -21,7 +21,7 @@ from prosg.backbones.hf.files import hf_type, load_hf, save_hf
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.windows import WINDOWED
 from prosg.backbones.layouts import Layout
-from prosg.backbones.quantised import is_quantised
+from prosg.backbones.quantised import refuse_quantised
 from prosg.checkpoints.gguf_reader import is_gguf, read_gguf
 from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_checkpoint
 from prosg.checkpoints.native_writer import write_checkpoint
@@ -127,8 +127,7 @@ def save_backbone(
     if isinstance(model, HFBackbone):
         _save_for_transformers(model.model, path, tokenizer, special, template, overwrite)
         return
-    if is_quantised(model):
-        raise ValueError("a quantised model cannot be saved; load it without quantize")
+    refuse_quantised(model, "saved")
     if special is not None:
         special = unsaid(special, None if tokenizer is None else load_tokenizer(tokenizer))
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from prosg.backbones import BACKBONES, BackboneModule
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.layouts import to_hf
+from prosg.backbones.quantised import refuse_quantised
 from prosg.core.checks import check_update_values, check_values
 from prosg.core.tensors import wide
 from prosg.core.update import Site, Update, batch_size, check_update
@@ -54,9 +55,10 @@ def merge(backbone: BackboneModule, update: Update) -> BackboneModule:
     The sum is computed in fp32 and cast to the weights' type.
 
     Raises:
-        ValueError: for an update of several prompts, one that does not fit the backbone, and for numbers that are not
-            finite in it or in the sum.
+        ValueError: for a quantised backbone, an update of several prompts, one that does not fit the backbone, and for
+            numbers that are not finite in it or in the sum.
     """
+    refuse_quantised(backbone, "merged")
     check_single_prompt(backbone, update)
     tensors = itertools.chain(backbone.parameters(), backbone.buffers())
     merged = copy.deepcopy(backbone, {id(tensor): tensor for tensor in tensors})
