@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prosg.backbones import BACKBONES, BackboneModule
 from prosg.backbones.hf.cache import TransformersModel
-from prosg.backbones.hf.files import hf_type, load_hf, save_hf
+from prosg.backbones.hf.files import hf_type, load_hf, load_hf_model, save_hf
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.windows import WINDOWED
 from prosg.backbones.layouts import Layout
@@ -76,7 +76,7 @@ def load_backbone(
         hf_backbone = load_hf(
             path, target_modules, dtype=dtype, device=device, kernel=kernel, sliding_window=sliding_window
         )
-        check_finite(path, hf_backbone.model.state_dict())
+        _check_cast(path, hf_backbone.model, dtype, lambda: load_hf_model(path))
         return hf_backbone
     config, tensors, _, note = read_checkpoint(path)
     _say(path, note)
@@ -168,7 +168,7 @@ def convert(
             if value:
                 raise ValueError(f"{name} is {value!r}, but {src} is a GGUF file; convert it first, then its folder")
         content = read_gguf(src, dtype)
-        check_finite(src, content.model.state_dict())
+        _check_cast(src, content.model, dtype, lambda: read_gguf(src).model)
         with tempfile.TemporaryDirectory() as folder:
             file = content.tokenizer.save(folder)
             _save_for_transformers(content.model, dst, file, content.special, content.template, overwrite)
@@ -182,6 +182,7 @@ def convert(
             raise ValueError(f"layout is {layout!r}, but {src} is a model of transformers, which has one layout only")
         check_files(Path(src))
         model = load_hf(src, dtype=dtype, sliding_window=sliding_window)
+        _check_cast(src, model.model, dtype, lambda: load_hf_model(src))
         special = read_special(Path(src), tokenizer, model.config.vocab_size)
         save_backbone(model, dst, tokenizer=beside, special=special, template=template, overwrite=overwrite)
         return
@@ -197,6 +198,25 @@ def convert(
     special = read_special(Path(src), tokenizer, checkpoint.config.vocab_size)
     special_said = special if named else unsaid(special, tokenizer)
     write_checkpoint(checkpoint, Path(dst), overwrite, special_said, template, layout)
+
+
+def _check_cast(
+    path: str | Path, model: TransformersModel, dtype: torch.dtype | None, in_own_type: Callable[[], TransformersModel]
+) -> None:
+    """Raises CheckpointError for values that are not finite, saying whether the file or the type is to blame.
+
+    Args:
+        path: The file or folder, for errors.
+        model: What transformers read from it, cast on the way.
+        dtype: The type that was asked for.
+        in_own_type: Reads the model once more, in the type of its file.
+    """
+    try:
+        check_finite(path, model.state_dict())
+    except CheckpointError:
+        if dtype is not None:
+            check_finite(path, in_own_type().state_dict(), torch.finfo(dtype).max)
+        raise
 
 
 def _save_for_transformers(
