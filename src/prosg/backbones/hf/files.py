@@ -5,6 +5,7 @@ Only files of the folder are read: nothing is fetched from the hub, and code tha
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ MODEL_FOLDER = FolderKind(
     ),
 )
 """A folder of a model in transformers' layout, native or not."""
+MASKS = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
+"""Causal masks, which earlier versions of transformers stored beside the weights."""
 
 
 def hf_type(path: str | Path, names: Sequence[str] = ()) -> str:
@@ -114,19 +117,36 @@ def from_pretrained(file: str | Path, path: str | Path, **options: Any) -> Trans
         options: Further arguments of transformers' `from_pretrained`.
 
     Raises:
-        CheckpointError: unless every weight comes from there.
+        CheckpointError: unless every weight comes from there, and all that is there is a weight, of the same shape.
     """
     from transformers import AutoModelForCausalLM
 
     with quiet(), _explained(file):
         model, loading = AutoModelForCausalLM.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False, output_loading_info=True, **options
+            path,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, by name
+            **options,
         )
-    for what in ("missing_keys", "mismatched_keys"):
-        if names := sorted(map(str, loading[what])):
+    wrong = {
+        "missing": loading["missing_keys"],
+        "mismatched": [_mismatch(*key) for key in loading["mismatched_keys"]],
+        "surplus": [name for name in loading["unexpected_keys"] if not MASKS.search(name)],
+    }
+    for what, names in wrong.items():
+        if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise CheckpointError(f"{file}: {what.replace('_keys', '')} tensors: {', '.join(names[:3])}{more}")
+            listed = f"{', '.join(sorted(names)[:3])}{more}"
+            raise CheckpointError(f"{file}: {what} tensors: {listed}; its configuration describes others")
+    if model.dtype == torch.float64:  # the product that computes experts faster takes narrower types alone
+        model.set_experts_implementation("eager")
     return model
+
+
+def _mismatch(name: str, stored: Sequence[int], expected: Sequence[int]) -> str:
+    return f"{name} is {'x'.join(map(str, stored))}, expected {'x'.join(map(str, expected))}"
 
 
 @contextmanager
@@ -167,6 +187,8 @@ def _explained(file: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {plain_reason(error)}"
+        if isinstance(error, KeyError):  # its text is the key alone
+            reason = f"config.json names {plain_reason(error)}, which transformers does not have"
         raise CheckpointError(f"{file}: transformers cannot load it: {reason}") from None
 
 
