@@ -23,7 +23,7 @@ from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint, sampled_fingerprint
 from prosg.checkpoints.hub import local_path
-from prosg.checkpoints.special import TOKENIZER_CONFIG, special_to_dict
+from prosg.checkpoints.special import special_to_dict
 from prosg.checkpoints.templates import TEMPLATE_FILE, write_template
 from prosg.checkpoints.tensors import read_tensors
 from prosg.checkpoints.weights import check_finite
@@ -32,7 +32,7 @@ from prosg.model.config import ProSGConfig
 from prosg.model.familiarity import Familiarity
 from prosg.model.prosg import ProSG
 from prosg.model.synthesizer import Synthesizer
-from prosg.tokenizers.files import TOKENIZER_FILES, WORLD
+from prosg.tokenizers.files import TOKENIZER_CONFIG, TOKENIZER_FILES, WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 from prosg.utils.io import CheckpointError, read_json, written_whole
 from prosg.utils.replaceable import FolderKind, check_replaceable

@@ -25,7 +25,7 @@ from prosg.backbones.quantised import refuse_quantised
 from prosg.checkpoints.gguf_reader import is_gguf, read_gguf
 from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_checkpoint
 from prosg.checkpoints.native_writer import write_checkpoint
-from prosg.checkpoints.special import TOKENIZER_CONFIG, read_special, unsaid, write_special
+from prosg.checkpoints.special import read_special, write_special
 from prosg.checkpoints.templates import read_template, write_template
 from prosg.checkpoints.tensors import check_files
 from prosg.checkpoints.weights import cast_checked, check_finite
@@ -106,10 +106,10 @@ def save_backbone(
     Args:
         model: What to write. A model that transformers runs is always a folder.
         path: The file or folder.
-        tokenizer: A tokenizer, or its file (a `tokenizer.json` or an RWKV vocabulary), written into the folder, or
-            beside the .pth file.
+        tokenizer: A tokenizer, or its file (a `tokenizer.json` or an RWKV vocabulary), written into the folder, with
+            the `tokenizer_config.json` that lies beside that file, or beside the .pth file.
         special: Special tokens, written into a folder that does not say them otherwise; a .pth file means RWKV's.
-        template: Chat template, written into a folder.
+        template: Chat template, written into a folder. What a .pth file has no place for is told on stderr.
         overwrite: Replace what is there.
 
     Raises:
@@ -128,8 +128,6 @@ def save_backbone(
         _save_for_transformers(model.model, path, tokenizer, special, template, overwrite)
         return
     refuse_quantised(model, "saved")
-    if special is not None:
-        special = unsaid(special, None if tokenizer is None else load_tokenizer(tokenizer))
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     write_checkpoint(Checkpoint(model.config, tensors, tokenizer), Path(path), overwrite, special, template)
 
@@ -174,8 +172,8 @@ def convert(
             _save_for_transformers(content.model, dst, file, content.special, content.template, overwrite)
         return
     beside = tokenizer_beside(src)
-    named = beside is not None and (Path(src) / TOKENIZER_CONFIG).is_file()
-    tokenizer = load_tokenizer(beside) if beside is not None and named else None  # to look up what that file names
+    # It knows the tokens that a folder's files name; those of a file are RWKV's.
+    tokenizer = load_tokenizer(beside) if beside is not None and Path(src).is_dir() else None
     template = read_template(Path(src), tokenizer).known
     if is_for_transformers(src):
         if layout:
@@ -196,8 +194,7 @@ def convert(
         beside = world_file() if BY_VOCABULARY_SIZE.get(checkpoint.config.vocab_size) == WORLD else None
     checkpoint = checkpoint._replace(tensors=cast_checked(src, checkpoint.tensors, types), tokenizer=beside)
     special = read_special(Path(src), tokenizer, checkpoint.config.vocab_size)
-    special_said = special if named else unsaid(special, tokenizer)
-    write_checkpoint(checkpoint, Path(dst), overwrite, special_said, template, layout)
+    write_checkpoint(checkpoint, Path(dst), overwrite, special, template, layout)
 
 
 def _check_cast(
@@ -230,7 +227,7 @@ def _save_for_transformers(
     """Writes a folder that transformers loads, whole by itself."""
     with save_hf(model, Path(path), tokenizer=tokenizer, overwrite=overwrite) as written:
         if special is not None:
-            write_special(special, written)
+            write_special(special, written, tokenizer)
         if template is not None:
             write_template(template, written)
 

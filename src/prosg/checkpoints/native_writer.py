@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from prosg.checkpoints.native_reader import Checkpoint
 from prosg.checkpoints.special import write_special
 from prosg.checkpoints.templates import write_template
 from prosg.checkpoints.torch_file import save_torch
-from prosg.data.templates import ChatTemplate
-from prosg.tokenizers.files import stored_name, tokenizer_beside
-from prosg.tokenizers.special import SpecialTokens
+from prosg.data.templates import TEMPLATES, ChatTemplate
+from prosg.tokenizers.files import copy_tokenizer, stored_name, tokenizer_beside
+from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
 from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError, written_whole
 
@@ -39,7 +40,8 @@ def write_checkpoint(
 ) -> None:
     """Writes a .pth file if `path` ends in .pth, else a folder; the tokenizer goes beside the file, or into the folder.
 
-    A folder has the special tokens and the chat template, if they are given; a .pth file has no place for them.
+    A folder has the special tokens and the chat template, if they are given; a .pth file has no place for them, which
+    is said on stderr, with the options that name them.
 
     Args:
         checkpoint: What to write.
@@ -67,6 +69,8 @@ def write_checkpoint(
         if layout:
             raise ValueError(f"layout is {layout!r}, but {path} is a .pth file, which has BlinkDL's; name a folder")
         _write_pth(checkpoint, path, overwrite)
+        if lost := _lost(special or RWKV_SPECIAL, template):
+            print(f"note: {path} has no place for {', '.join(lost)}; a folder has", file=sys.stderr)
     else:
         chosen = _choose(checkpoint.config, path, layout)
         _write_folder(checkpoint, path, overwrite, special, template, chosen)
@@ -104,6 +108,19 @@ def _write_pth(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
             shutil.copyfile(tokenizer, temporary)
 
 
+def _lost(special: SpecialTokens, template: ChatTemplate | None) -> list[str]:
+    """Says what a .pth file does not hold, and the options that say it to a command that loads the file."""
+    lost = []
+    if special.end != RWKV_SPECIAL.end:
+        ids = ",".join(map(str, special.end))
+        lost.append(f"the end tokens (--end-token {ids})")
+    if special.begin is not None:
+        lost.append(f"the begin token (--begin-token {special.begin})")
+    if template is not None:
+        lost.append(f"the chat template{f' (--template {template.name})' if template.name in TEMPLATES else ''}")
+    return lost
+
+
 def _write_folder(
     checkpoint: Checkpoint,
     path: Path,
@@ -125,9 +142,9 @@ def _write_folder(
         save_file(renamed, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
         if tokenizer:
-            shutil.copyfile(tokenizer, temporary / stored_name(tokenizer))
+            copy_tokenizer(tokenizer, temporary)
         if special is not None:
-            write_special(special, temporary)
+            write_special(special, temporary, tokenizer)
         if template is not None:
             write_template(template, temporary)
 

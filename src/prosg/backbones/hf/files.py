@@ -6,7 +6,6 @@ Only files of the folder are read: nothing is fetched from the hub, and code tha
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from prosg.backbones.hf.kernels import kernel_names
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.sites import HF_SITES, LANGUAGE_MODELS
 from prosg.backbones.hf.windows import windowed_config
-from prosg.tokenizers.files import TOKENIZER_FILES, stored_name
+from prosg.tokenizers.files import TOKENIZER_CONFIG, TOKENIZER_FILES, copy_tokenizer
 from prosg.utils.io import CheckpointError, written_whole
 from prosg.utils.outside import plain_reason
 from prosg.utils.replaceable import FolderKind
@@ -35,7 +34,7 @@ MODEL_FOLDER = FolderKind(
         "model*.safetensors",
         "model.safetensors.index.json",
         "generation_config.json",
-        "tokenizer_config.json",
+        TOKENIZER_CONFIG,
         "chat_template.jinja",
         *TOKENIZER_FILES,
     ),
@@ -158,7 +157,7 @@ def save_hf(
     Args:
         model: The model, of transformers.
         path: The folder.
-        tokenizer: A tokenizer's file to copy into it.
+        tokenizer: A tokenizer's file to copy into it, with its settings (`copy_tokenizer`).
         overwrite: Whether a folder of a model at `path` is replaced.
 
     Yields:
@@ -176,7 +175,7 @@ def save_hf(
     with written_whole(path, overwrite=overwrite, kind=MODEL_FOLDER) as temporary, quiet():
         model.save_pretrained(temporary)
         if tokenizer:
-            shutil.copyfile(tokenizer, temporary / stored_name(tokenizer))
+            copy_tokenizer(tokenizer, temporary)
         yield temporary
 
 
