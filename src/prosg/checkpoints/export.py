@@ -39,6 +39,7 @@ __all__ = [
     "export_peft",
     "merge",
     "peft_names",
+    "peft_sites",
     "single_rank",
     "site_module",
 ]
@@ -99,13 +100,7 @@ def export_peft(
         FileExistsError: for a folder that may not be replaced.
     """
     check_single_prompt(backbone, update)
-    names = {site: name for site, name in peft_names(backbone).items() if site in update}
-    model_type = backbone.config.model_type
-    if refused := sorted({site.name for site, name in names.items() if _peft_refuses(model_type, name)}):
-        raise ValueError(
-            f"PEFT puts no adapter on {', '.join(refused)} of {model_type}, as its kernels go round a wrapped one; use "
-            "prosg merge, or train a module with other --module.target_modules"
-        )
+    names = peft_sites(backbone, update)
     rank = single_rank(update, "an adapter of PEFT")
     conv = any(_is_transposed(site_module(backbone, site)) for site in update)
     config = {
@@ -130,6 +125,18 @@ def export_peft(
         temporary.mkdir()
         save_file(tensors, temporary / PEFT_WEIGHTS, metadata={"format": "pt"})
         (temporary / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def peft_sites(backbone: BackboneModule, update: Update) -> dict[Site, str]:
+    """Returns the path of each site of an update. Raises ValueError for one on which PEFT puts no adapter."""
+    names = {site: name for site, name in peft_names(backbone).items() if site in update}
+    model_type = backbone.config.model_type
+    if refused := sorted({site.name for site, name in names.items() if _peft_refuses(model_type, name)}):
+        raise ValueError(
+            f"PEFT puts no adapter on {', '.join(refused)} of {model_type}, as its kernels go round a wrapped one; use "
+            "prosg merge, or train a module with other --module.target_modules"
+        )
+    return names
 
 
 def peft_names(backbone: BackboneModule) -> dict[Site, str]:

@@ -15,6 +15,7 @@ from prosg.cli.common import (
     check_anchor_used,
     check_new_file,
     encode_prompt,
+    files_read,
     load_from,
     one_prompt_source,
     say_template,
@@ -46,7 +47,7 @@ def _run(options: Namespace) -> int:
 
     known_template(options.template)
 
-    out = check_new_file("--out", options.out, options.overwrite, read=options.prompt_file)
+    out = check_new_file("--out", options.out, options.overwrite, read=files_read(options))
     if not out.parent.is_dir():
         raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
     one_prompt_source(options)
