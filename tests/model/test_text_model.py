@@ -12,9 +12,11 @@ import torch
 
 from prosg.checkpoints.load import load_model
 from prosg.data.templates import TEMPLATES, OwnTemplate, Turn
+from prosg.generation.text import generate_texts
 from prosg.model.conversation import Conversation
 from prosg.model.prompts import is_single
 from prosg.model.prosg import ProSG
+from prosg.tokenizers.special import SpecialTokens
 from support.chat_models import CHATML, chat_model
 from support.models import WORDS, assert_near, live_model, word_tokenizer
 
@@ -143,6 +145,21 @@ def test_a_models_own_template_has_its_special_tokens(chat: ProSG) -> None:
     assert chat.perplexity([USER], "say") == pytest.approx(expected, rel=1e-9)
     assert chat.encode(chat.tokenizer.decode(read.ids)).logits.shape == (1, chat.backbone.config.vocab_size)
     assert chat.encode("<|im_end|>").state[0].den.sum() != chat.encode(torch.tensor([[end]])).state[0].den.sum()
+
+
+def test_a_row_does_not_end_at_what_ends_anothers(chat: ProSG, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chat.tokenizer is not None
+    monkeypatch.setattr(chat, "special", SpecialTokens((0,)))
+    batch: list[Any] = ["say", [USER]]
+    turn = chat.prepare([[USER]])[0].special.end[0]
+    logits = torch.zeros(2, chat.backbone.config.vocab_size)
+    logits[:, turn] = 9.0
+    encoded = chat.encode(batch).replace(logits=logits)  # both write what ends a turn
+    sampling, ends = chat._sampling_of({"max_tokens": 1}), chat._ends_of(chat.prepare(batch), {})
+    answers = generate_texts(chat.backbone, encoded, chat.tokenizer, sampling, ends=ends)
+    assert [one.reason for one in answers] == ["length", "end"]
+    alone = chat.generate("say", max_tokens=20, seed=3, temperature=2.0)
+    assert chat.generate(batch, max_tokens=20, seed=3, temperature=2.0)[0] == alone
 
 
 @pytest.mark.parametrize("system", ["", "be kind"])

@@ -155,6 +155,7 @@ def decode(
     ends_sentence: Tensor | None = None,
     numbers: np.ndarray | None = None,
     replay: Replay | None = None,
+    ends: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Step]:
     """Writes answers, yielding every step; ends when all rows have ended, or at the longest answer.
 
@@ -166,8 +167,10 @@ def decode(
         ends_sentence: (V,) bool, for length control; see `sentence_ends`.
         numbers: Row numbers (B,) that the random draws belong to; 0, 1, ... by default.
         replay: Prompts to read again on the way.
+        ends: Ids that end each row's answer; those of `sampling` by default.
     """
-    control = LengthControl(sampling, markers, ends_sentence, encoded.logits)
+    ends = [sampling.ends] * encoded.batch if ends is None else ends
+    control = LengthControl(sampling, markers, ends_sentence, encoded.logits, ends)
     device = encoded.logits.device
     if encoded.update is not None:
         encoded = encoded.replace(update=prepare_update(encoded.update, encoded.logits.dtype))
@@ -187,11 +190,11 @@ def decode(
         tokens = token.tolist()
         if not as_drawn:
             forced = control.force(tokens)
-            tokens = [one if fine else sampling.ends[0] for one, fine in zip(forced, finite, strict=True)]
+            tokens = [one if fine else end[0] for one, fine, end in zip(forced, finite, ends, strict=True)]
             token = torch.tensor(tokens, device=device)
         control.update(tokens, step + 1)
         yield Step(tokens, running, control.sentences, encoded, finite)
-        running = [going and one not in sampling.ends for going, one in zip(running, tokens, strict=True)]
+        running = [going and one not in end for going, one, end in zip(running, tokens, ends, strict=True)]
         if not any(running) or step + 1 == longest:
             return
         recent.append(tokens)
