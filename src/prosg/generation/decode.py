@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prosg.backbones.base import Backbone
+from prosg.backbones.base import Backbone, FullError
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.rng import uniforms
 from prosg.core.state import bound_state, limit_memory, map_state
@@ -159,6 +159,8 @@ def decode(
 ) -> Iterator[Step]:
     """Writes answers, yielding every step; ends when all rows have ended, or at the longest answer.
 
+    A row for which the model has no more positions ends, too.
+
     Args:
         backbone: What writes.
         encoded: Where the B rows begin.
@@ -198,12 +200,18 @@ def decode(
         if not any(running) or step + 1 == longest:
             return
         recent.append(tokens)
+        place, read, lengths = encoded, token.unsqueeze(1), None
         if sampling.refresh_every and (step + 1) % sampling.refresh_every == 0:
-            encoded = advance(backbone, begin, torch.tensor([*zip(*recent, strict=True)], device=device))
-        elif replay is None or (step + 1) % replay.every:
-            encoded = advance(backbone, encoded, token.unsqueeze(1))
-        else:
+            place, read = begin, torch.tensor([*zip(*recent, strict=True)], device=device)
+        elif replay is not None and (step + 1) % replay.every == 0:
             texts = [[*prompt, last] for prompt, last in zip(replay.prompts, tokens, strict=True)]
-            lengths = torch.tensor([len(text) for text in texts], device=device)
-            encoded = advance(backbone, encoded, pad(texts).to(device), lengths)
+            read, lengths = pad(texts).to(device), torch.tensor([len(text) for text in texts], device=device)
+        try:
+            encoded = advance(backbone, place, read, lengths)
+        except FullError as full:  # rows for which there are no more positions end here, the others go on
+            running = [going and not one for going, one in zip(running, full.rows, strict=True)]
+            if not any(running):
+                return
+            some = torch.tensor(running, device=device) * (read.shape[1] if lengths is None else lengths)
+            encoded = advance(backbone, place, read, some)
         encoded = within_bounds(encoded, step + 1)

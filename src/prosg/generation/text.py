@@ -85,8 +85,10 @@ def generate_texts(
     writers = [_Writer(tokenizer, stop, end) for stop, end in zip(strings, ends, strict=True)]
     control = _Control.of(sampling, tokenizer, encoded)
     for step in decode(backbone, encoded, sampling, **control._asdict(), numbers=numbers, replay=replay, ends=ends):
-        for writer, token, finite in zip(writers, step.tokens, step.finite, strict=True):
-            if not writer.reason:
+        for writer, token, finite, running in zip(writers, step.tokens, step.finite, step.running, strict=True):
+            if not running:
+                writer.reason = writer.reason or "length"
+            elif not writer.reason:
                 writer.write(token, finite)
         if all(writer.reason for writer in writers):
             break
@@ -150,8 +152,9 @@ def stream_texts(
     ends = [sampling.ends] * encoded.batch if ends is None else ends
     control = _Control.of(sampling, tokenizer, encoded)
     for step in decode(backbone, encoded, sampling, **control._asdict(), ends=ends):
-        for number, (row, token, finite) in enumerate(zip(rows, step.tokens, step.finite, strict=True)):
-            if row.ended:
+        written = zip(rows, step.tokens, step.finite, step.running, strict=True)
+        for number, (row, token, finite, running) in enumerate(written):
+            if row.ended or not running:
                 continue
             if not finite:
                 warnings.warn(f"{NOT_FINITE_WORDS}; the answer ends there", RuntimeWarning, stacklevel=2)
