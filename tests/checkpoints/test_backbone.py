@@ -63,6 +63,17 @@ def test_half_precision(model: RWKV4, weights: dict[str, Tensor], tmp_path: Path
     assert json.loads((tmp_path / "narrow" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_a_type_may_be_named(model: RWKV4, tmp_path: Path) -> None:
+    save_backbone(model, tmp_path / "a")
+    convert(tmp_path / "a", tmp_path / "b", "bf16")
+    assert {
+        load_backbone(tmp_path / "b").emb.weight.dtype,
+        load_backbone(tmp_path / "a", dtype="bf16").emb.weight.dtype,
+    } == {torch.bfloat16}
+    with pytest.raises(ValueError, match="'bf61'.*allowed: fp32, bf16"):
+        convert(tmp_path / "a", tmp_path / "c", "bf61")
+
+
 def test_loaded_weights_train_and_leave_the_file_alone(model: RWKV4, tmp_path: Path) -> None:
     for name in ("model.pth", "folder"):
         save_backbone(model, tmp_path / name)

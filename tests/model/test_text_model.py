@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 import torch
 
 from prosg.checkpoints.load import load_model
+from prosg.core.checks import check_lengths
 from prosg.data.templates import TEMPLATES, OwnTemplate, Turn
 from prosg.generation.text import generate_texts
 from prosg.model.conversation import Conversation
 from prosg.model.prompts import is_single
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.special import SpecialTokens
+from support import first_calls
 from support.chat_models import CHATML, chat_model
 from support.models import WORDS, assert_near, live_model, word_tokenizer
 
@@ -198,3 +201,25 @@ def test_a_loss_beyond_the_numbers_is_infinite(model: ProSG, monkeypatch: pytest
 
     monkeypatch.setattr(model, "score", huge)
     assert model.perplexity(TEXTS[0], "why?") == math.inf
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m.generate("a", n=2.0), "n is 2.0; it must be of type int"),
+        (lambda m: m.generate([None]), "a prompt is None; allowed: a text"),
+        (lambda m: m.encode("a", window=1.5), "window is 1.5; .* int"),
+        (lambda m: m.encode("a", chunk="x"), "chunk is 'x'; .* int"),
+        (lambda m: m.encode("a", memory="anchor", tau="x"), "tau is 'x'; .* float"),
+        (lambda m: m.perplexity("a", "b", tau=True), "tau is True; .* float"),
+        (lambda m: m.perplexity(["a"], [5]), "answer 1 is 5"),
+        (lambda m: m.encode("a").to(torch.float16), "device is torch.float16; allowed"),
+        (lambda m: check_lengths([2], 1, 3), "lengths is a list; must be a tensor of 1 whole numbers"),
+    ],
+)
+def test_what_is_of_another_type_is_refused_in_words(
+    model: ProSG, call: Callable[[Any], object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_calls, "CHECKED", 0)  # as without pytest
+    with pytest.raises(ValueError, match=words):
+        call(model)

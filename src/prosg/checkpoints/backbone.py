@@ -34,6 +34,7 @@ from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside, tokenizer_file
 from prosg.tokenizers.special import SpecialTokens
 from prosg.tokenizers.world import world_file
+from prosg.utils.device import parse_dtype
 from prosg.utils.io import CheckpointError
 
 __all__ = ["convert", "is_for_transformers", "load_backbone", "save_backbone"]
@@ -42,7 +43,7 @@ __all__ = ["convert", "is_for_transformers", "load_backbone", "save_backbone"]
 def load_backbone(
     path: str | Path,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     kernel: str = "auto",
     target_modules: Sequence[str] = (),
@@ -55,8 +56,9 @@ def load_backbone(
 
     Args:
         path: A `.pth` or `.st` file, or a folder of a native backbone or of transformers.
-        dtype: Type of the weights. By default the file's own, the widest if it has several; but fp16 becomes fp32, as
-            RWKV's residual stream overflows fp16 in deep models. Tensors of `Layout.keep_wide` are never narrowed.
+        dtype: Type of the weights, or its name. By default the file's own, the widest if it has several; but fp16
+            becomes fp32, as RWKV's residual stream overflows fp16 in deep models. Tensors of `Layout.keep_wide` are
+            never narrowed.
         device: Where to put it.
         kernel: Implementation of the recurrence.
         target_modules: Projections that an update may act on, by the ends of their names, for a model that transformers
@@ -67,8 +69,9 @@ def load_backbone(
     Raises:
         FileNotFoundError: if there is no such file or folder.
         CheckpointError: if it is damaged, not supported, or too large for the memory that is free.
-        ValueError: for a kernel that does not exist, and a window that this type cannot have.
+        ValueError: for a type or a kernel that does not exist, and a window that this type cannot have.
     """
+    dtype = parse_dtype(dtype)
     if is_gguf(path):
         raise CheckpointError(f"{path}: a GGUF file; make a folder of it with: prosg convert {path} FOLDER")
     if is_for_transformers(path, target_modules):
@@ -135,7 +138,7 @@ def save_backbone(
 def convert(
     src: str | Path,
     dst: str | Path,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     *,
     layout: str = "",
     sliding_window: int = 0,
@@ -151,16 +154,17 @@ def convert(
     Args:
         src: A file or folder that `load_backbone` opens, or a GGUF file of llama.cpp.
         dst: The file or folder to write.
-        dtype: Type of the weights; that of `src` by default.
+        dtype: Type of the weights, or its name ("bf16"); that of `src` by default.
         layout: One of the backbone's `FOLDER_LAYOUTS`, by its name; the first by default.
         sliding_window: As in `load_backbone`; the new folder is of a type that has one (a llama's becomes mistral's).
         overwrite: Replace what is there.
 
     Raises:
         CheckpointError, FileNotFoundError: as `load_backbone` and `read_gguf`.
-        ValueError: for a layout or a window that this model does not have.
+        ValueError: for a type that does not exist, and a layout or a window that this model does not have.
         FileExistsError: for what may not be replaced.
     """
+    dtype = parse_dtype(dtype)
     if is_gguf(src):
         for name, value in (("layout", layout), ("sliding_window", sliding_window)):
             if value:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prosg.core.state import Anchor, State, join_states, map_state, no_pull, take_rows
 from prosg.core.update import LowRank, Update, acting_rows, join_updates, take_update_rows
+from prosg.utils.device import parse_device
 
 __all__ = ["MEMORIES", "EncodedPrompt", "Memory", "with_anchor", "with_update"]
 
@@ -98,7 +99,8 @@ class EncodedPrompt:
         return replace(self, **changes)
 
     def to(self, device: torch.device | str) -> EncodedPrompt:
-        """Returns the same prompts on another device."""
+        """Returns the same prompts on another device. Raises ValueError for what is none; their types stay."""
+        device = parse_device(device)
 
         def moved(layers: tuple[Any, ...]) -> tuple[Any, ...]:
             return map_state(lambda leaf: leaf.to(device), layers)

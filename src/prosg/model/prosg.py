@@ -42,6 +42,7 @@ from prosg.model.scoring import (
 )
 from prosg.model.synthesizer import Synthesizer
 from prosg.tokenizers.special import RWKV_SPECIAL
+from prosg.utils.values import check_whole
 
 __all__ = ["ProSG", "Scored", "StatePerturber"]
 
@@ -184,6 +185,9 @@ class ProSG(HoldingModel):
         """
         check_names("encode", options, EncodeOptions)
         tau, window, chunk = options.get("tau"), options.get("window"), options.get("chunk")
+        for name, tokens in (("window", window), ("chunk", chunk)):
+            if tokens is not None:
+                check_whole(name, tokens)
         memory = self.check_memory(options.get("memory"), tau)
         if isinstance(prompt, EncodedPrompt):
             raise ValueError("the prompt is encoded already; `held_by` changes what holds it")
@@ -196,9 +200,9 @@ class ProSG(HoldingModel):
         batch, time = prompt.shape
         if lengths is None:
             lengths = torch.full((batch,), time, device=prompt.device)
+        check_lengths(lengths, batch, time, least=0)
         if time == 0 or bool((lengths == 0).any()):
             raise ValueError("a prompt is empty; every prompt needs at least one token")
-        check_lengths(lengths, batch, time)
         synthesizer = self.synthesizer if with_update(memory) else None
         if window is not None and synthesizer is None:
             raise ValueError(

@@ -29,7 +29,7 @@ from prosg.model.prompts import (
 from prosg.model.scoring import AnswerScores
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import SpecialTokens
-from prosg.utils.values import exponential
+from prosg.utils.values import check_whole, exponential
 
 __all__ = ["TextModel"]
 
@@ -155,7 +155,7 @@ class TextModel(nn.Module):
             TypeError: for an option that there is not.
         """
         check_names("generate", options, GenerateOptions)
-        if n is not None and n < 1:
+        if n is not None and check_whole("n", n) < 1:
             raise ValueError(f"n is {n}, must be at least 1 sample")
         encoded, read = self._encoded(prompt, options)
         sampling, ends = self._sampling_of(options, 1 if n is None else n), self._ends_of(read, options)
