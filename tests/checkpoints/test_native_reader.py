@@ -99,6 +99,7 @@ REFUSED = {
     "a list": ([ONE], "list"),
     "a nested dict": ({"optimizer": {"emb.weight": ONE}}, "optimizer .*tensors"),
     "one of several": ({"model": {"emb.weight": ONE}, "step": ONE}, "model .*tensors"),
+    "a name that is none": ({0: ONE}, "a tensor's name is 0, of type int"),
     "code": ({"emb.weight": ONE, "args": Malice()}, "code"),
     "integers": ({"emb.weight": torch.zeros(1, dtype=torch.int8)}, "emb.weight is int8.*bfloat16"),
 }

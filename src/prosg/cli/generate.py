@@ -104,7 +104,8 @@ def _run(options: Namespace) -> int:
             usual: Memory = "anchor" if encoded.update is None else ("both" if encoded.known is None else "auto")
             encoded = model.held_by(encoded.replace(anchor=None), options.memory or usual)
         elif options.memory is not None or options.tau is not None:
-            encoded = model.held_by(encoded, model.check_memory(options.memory, options.tau), options.tau)
+            memory = model.check_memory(options.memory or encoded.memory, options.tau)
+            encoded = model.held_by(encoded, memory, options.tau)
     if len(encoded) > 1:
         for row, answer in enumerate(model.generate(encoded, **sampling)):
             print(json.dumps({"row": row, "answer": reply(answer, template)}, ensure_ascii=False))

@@ -87,6 +87,15 @@ class EncodedPrompt:
             return False
         return self.known is None or bool(acting_rows(self.update).all())
 
+    @property
+    def memory(self) -> Memory:
+        """What holds the prompts beside their states."""
+        if self.update is None:
+            return "none" if self.anchor is None else "anchor"
+        if self.anchor is None:
+            return "update"
+        return "both" if self.known is None else "auto"
+
     def __repr__(self) -> str:
         """Says how many prompts, of what."""
         parts = [name for name in ("update", "anchor") if getattr(self, name) is not None]

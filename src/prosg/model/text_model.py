@@ -123,7 +123,7 @@ class TextModel(nn.Module):
         return self.encode(*self.padded(read), memory=memory, tau=tau), read
 
     def _held(self, encoded: EncodedPrompt, memory: Memory | None, tau: float | None) -> EncodedPrompt:
-        return self.held_by(encoded, self.check_memory(memory, tau), tau)
+        return self.held_by(encoded, self.check_memory(encoded.memory if memory is None else memory, tau), tau)
 
     @overload
     def generate(self, prompt: Prompt, n: None = None, **options: Unpack[GenerateOptions]) -> str: ...
