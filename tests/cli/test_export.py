@@ -41,7 +41,6 @@ BAD = [
     case("export run --prompt x --peft y --gguf-state x --gguf-state-version 9", "version is 9"),
     case("export run --encoded one.safetensors --peft y --window 4", "--window", "read already"),
     case("export run --encoded one.safetensors --peft y --template world", "--template", "read already"),
-    case("export run --encoded one.safetensors --peft run --overwrite", "--peft run", "holds run", "is read"),
     case("export plus --prompt x --gguf-state start/config.json --overwrite", "start/config.json", "is read"),
     case("export run --gguf-model x.gguf --activated", "--activated is for --peft, --gguf or --gguf-state"),
     case("export run --gguf-model x.gguf --gguf-state-version 3", "--gguf-state-version is for --gguf-state"),

@@ -26,6 +26,7 @@ BAD = [
     case("merge start --encoded one.safetensors --out x.pth", "another model"),
     case("merge run --prompt x", "required", "--out"),
     case("merge run --prompt x --out x.bin", ".bin", ".pth"),
+    case("merge run --prompt x --out x.gguf", "prosg export MODEL --gguf-model"),
     case("merge run --prompt x --out full --overwrite", "full", "not replaced"),
     case("merge run --prompt x --out x.pth --window 0", "window is 0"),
     case("merge run --encoded one.safetensors --out x.pth --window 4", "--window", "read already"),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prosg.backbones import BACKBONES, BackboneModule
 from prosg.backbones.hf.cache import TransformersModel
-from prosg.backbones.hf.files import hf_type, load_hf, load_hf_model, save_hf
+from prosg.backbones.hf.files import hf_type, load_hf, load_hf_model, save_hf, written_suffix
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.windows import WINDOWED
 from prosg.backbones.layouts import Layout
@@ -165,6 +165,7 @@ def convert(
         FileExistsError: for what may not be replaced.
     """
     dtype = parse_dtype(dtype)
+    written_suffix(dst)  # what is no name is told before the model is read
     if is_gguf(src):
         for name, value in (("layout", layout), ("sliding_window", sliding_window)):
             if value:
@@ -194,7 +195,7 @@ def convert(
     types = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
     if dtype is not None:
         types = _types(checkpoint.tensors, dtype, BACKBONES[checkpoint.config.model_type].layout)
-    if beside is None and Path(dst).suffix != ".pth":
+    if beside is None and not written_suffix(dst):
         beside = world_file() if BY_VOCABULARY_SIZE.get(checkpoint.config.vocab_size) == WORLD else None
     checkpoint = checkpoint._replace(tensors=cast_checked(src, checkpoint.tensors, types), tokenizer=beside)
     special = read_special(Path(src), tokenizer, checkpoint.config.vocab_size)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prosg.backbones import BACKBONES
-from prosg.backbones.hf.files import MODEL_FOLDER
+from prosg.backbones.hf.files import MODEL_FOLDER, written_suffix
 from prosg.backbones.layouts import FOLDER_LAYOUTS, Layout, read_sizes, to_hf
 from prosg.backbones.native import NativeConfig
 from prosg.checkpoints.native_reader import Checkpoint
@@ -57,15 +57,14 @@ def write_checkpoint(
         ValueError: for a layout that the backbone does not have, and for one of a .pth file.
         FileExistsError: for a file or folder that may not be replaced, and for another tokenizer beside the file.
     """
-    if path.suffix in (".bin", ".pt", ".safetensors", ".st"):
-        raise CheckpointError(f"{path}: cannot write {path.suffix}; allowed: a .pth file or a folder")
+    suffix = written_suffix(path)
     # A tensor may be a view of a whole mapped file, all of which would be written with it.
     tensors = {
         name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
         for name, tensor in checkpoint.tensors.items()
     }
     checkpoint = checkpoint._replace(tensors=tensors)
-    if path.suffix == ".pth":
+    if suffix:
         if layout:
             raise ValueError(f"layout is {layout!r}, but {path} is a .pth file, which has BlinkDL's; name a folder")
         _write_pth(checkpoint, path, overwrite)

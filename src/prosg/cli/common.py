@@ -356,7 +356,7 @@ def check_not_read(option: str, path: str | Path, read: Iterable[str | Path]) ->
             holds = Path(os.path.realpath(path)) in Path(os.path.realpath(file)).parents
             if holds or os.path.samefile(path, file):
                 what = f"holds {os.path.normpath(file)}, which" if holds else "is a file that"
-                raise ValueError(f"{option} {path}: {what} is read; name another place")
+                raise ValueError(f"{option} {path}: {what} is read, and is not replaced; name another place")
 
 
 def check_new_file(option: str, path: str | Path, overwrite: bool, read: Iterable[str | Path] = ()) -> Path:

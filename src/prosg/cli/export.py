@@ -13,7 +13,6 @@ from prosg.cli.common import (
     add_overwrite,
     add_prompt,
     check_new_file,
-    check_not_read,
     check_read_already,
     check_used,
     files_read,
@@ -123,7 +122,6 @@ def _check_outputs(outputs: dict[str, str], options: Namespace) -> None:
     read, taken = files_read(options), dict[str, str]()
     for option, path in outputs.items():
         if option == "--peft":
-            check_not_read(option, path, read)
             check_replaceable(path, overwrite=options.overwrite, kind=PEFT_FOLDER)
         else:
             check_new_file(option, path, options.overwrite, read)

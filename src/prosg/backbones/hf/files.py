@@ -24,7 +24,16 @@ from prosg.utils.io import CheckpointError, written_whole
 from prosg.utils.outside import plain_reason
 from prosg.utils.replaceable import FolderKind
 
-__all__ = ["MODEL_FOLDER", "from_pretrained", "hf_type", "load_hf", "load_hf_model", "quiet", "save_hf"]
+__all__ = [
+    "MODEL_FOLDER",
+    "from_pretrained",
+    "hf_type",
+    "load_hf",
+    "load_hf_model",
+    "quiet",
+    "save_hf",
+    "written_suffix",
+]
 
 MODEL_FOLDER = FolderKind(
     "a model",
@@ -40,6 +49,9 @@ MODEL_FOLDER = FolderKind(
     ),
 )
 """A folder of a model in transformers' layout, native or not."""
+PTH = ".pth"
+OTHER_FILES = (".bin", ".pt", ".safetensors", ".st", ".gguf")
+"""Suffixes of files of weights that are not written, so that no folder is called so."""
 MASKS = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
 """Causal masks, which earlier versions of transformers stored beside the weights."""
 
@@ -148,6 +160,22 @@ def _mismatch(name: str, stored: Sequence[int], expected: Sequence[int]) -> str:
     return f"{name} is {'x'.join(map(str, stored))}, expected {'x'.join(map(str, expected))}"
 
 
+def written_suffix(path: str | Path) -> str:
+    """Returns ".pth" for a path that names such a file, in any case, and "" for one that names a folder.
+
+    Raises:
+        CheckpointError: for other files of weights, and for an empty path.
+    """
+    if not str(path):
+        raise CheckpointError("the path to write is empty; name a .pth file or a folder")
+    suffix = Path(path).suffix.lower()
+    if suffix == ".gguf":
+        raise CheckpointError(f"{path}: such files are written by: prosg export MODEL --gguf-model FILE")
+    if suffix in OTHER_FILES:
+        raise CheckpointError(f"{path}: cannot write {suffix}; allowed: a .pth file or a folder")
+    return suffix if suffix == PTH else ""
+
+
 @contextmanager
 def save_hf(
     model: TransformersModel, path: Path, *, tokenizer: Path | None = None, overwrite: bool = False
@@ -167,7 +195,7 @@ def save_hf(
         CheckpointError: where `path` is named like a file.
         FileExistsError: where `path` exists and may not be replaced.
     """
-    if path.suffix in (".pth", ".bin", ".pt", ".safetensors", ".st"):
+    if written_suffix(path):
         raise CheckpointError(
             f"{path}: a model of type {model.config.model_type} is a folder of transformers; its tensors have no other "
             "layout here"
