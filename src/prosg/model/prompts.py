@@ -96,10 +96,10 @@ def prepare_prompts(
 
 
 def _prepare(prompt: Prompt, tokenizer: Tokenizer, special: SpecialTokens, template: ChatTemplate) -> PreparedPrompt:
+    if not isinstance(prompt, Sequence):
+        raise ValueError(f"a prompt is {shown(prompt)}; allowed: a text, and a list of messages")
     if isinstance(prompt, str):
         return PreparedPrompt(special.prompt(tokenizer.encode(prompt)) if prompt else [], "", special, False)
-    if not isinstance(prompt, FramedPrompt | Sequence):
-        raise ValueError(f"a prompt is {shown(prompt)}; allowed: a text, and a list of messages")
     framed = prompt if isinstance(prompt, FramedPrompt) else template.frame(prompt_turns(prompt))
     ids = framed.prompt_ids(tokenizer, special)
     return PreparedPrompt(ids, template.stop, template.special(special, tokenizer), template.reshapes)
