@@ -359,16 +359,16 @@ def check_not_read(option: str, path: str | Path, read: Iterable[str | Path]) ->
                 raise ValueError(f"{option} {path}: {what} is read, and is not replaced; name another place")
 
 
-def check_new_file(option: str, path: str | Path, overwrite: bool, read: Iterable[str | Path] = ()) -> Path:
+def check_new_file(option: str, path: str | Path, overwrite: bool, read: str | Path | None = None) -> Path:
     """Returns the path of a file to write.
 
     Raises:
-        ValueError: for what is no file, for a file that may not be replaced, and for one of `read`.
+        ValueError: for what is no file, for a file that may not be replaced, and for `read`, which the command reads.
     """
     if str(path).endswith(("/", os.sep)):
         raise ValueError(f"{option} {path}: names a folder; name a file in it")
-    if not Path(path).is_dir():
-        check_not_read(option, path, read)
+    if read is not None and not Path(path).is_dir():
+        check_not_read(option, path, [read])
     try:
         check_replaceable(path, overwrite=overwrite)
     except ReplaceableError as error:

@@ -182,7 +182,7 @@ def _review(options: Namespace) -> int:
     from prosg.musi.review import review
 
     if options.apply is not None:
-        check_new_file("--apply", options.apply, options.overwrite, read=[options.file])
+        check_new_file("--apply", options.apply, options.overwrite, read=options.file)
     return review(
         options.file, sample=options.sample, seed=options.seed, apply_to=options.apply, overwrite=options.overwrite
     )
@@ -201,7 +201,7 @@ def _stats(options: Namespace) -> int:
     from prosg.musi.stats import stats
 
     out = options.out or str(Path(options.file).with_suffix(".png"))
-    check_new_file("--out", out, options.overwrite, read=[options.file])
+    check_new_file("--out", out, options.overwrite, read=options.file)
     return stats(options.file, out=out, above=options.similar_above, overwrite=options.overwrite)
 
 
@@ -227,7 +227,7 @@ def _passages(options: Namespace) -> int:
 
     if options.size < 0:
         raise ValueError(f"--size is {options.size}, must be 1 or more, or 0 for as many rows as there are")
-    check_new_file("--out", options.out, options.overwrite, read=[options.file])
+    check_new_file("--out", options.out, options.overwrite, read=options.file)
     words = {name: tuple(value) for name in ("prompt_words", "answer_words") if (value := getattr(options, name))}
     rows = iter_passages(options.file, options.split, seed=options.seed, size=options.size, **words)
     count = write_rows(options.out, rows, overwrite=options.overwrite)

@@ -13,6 +13,7 @@ from prosg.cli.common import (
     add_overwrite,
     add_prompt,
     check_new_file,
+    check_not_read,
     check_read_already,
     check_used,
     files_read,
@@ -124,7 +125,8 @@ def _check_outputs(outputs: dict[str, str], options: Namespace) -> None:
         if option == "--peft":
             check_replaceable(path, overwrite=options.overwrite, kind=PEFT_FOLDER)
         else:
-            check_new_file(option, path, options.overwrite, read)
+            check_new_file(option, path, options.overwrite)
+            check_not_read(option, path, read)
         if option in ("--gguf", "--gguf-model"):
             check_gguf(path)
         if (other := taken.setdefault(os.path.realpath(path), option)) != option:
