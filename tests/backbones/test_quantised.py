@@ -10,7 +10,10 @@ import torch
 import prosg
 from prosg.backbones.layers import quantise_matrix
 from prosg.backbones.quantised import is_quantised, quantise
+from prosg.checkpoints.export import merge
 from prosg.checkpoints.fingerprints import fingerprint
+from prosg.core.update import LowRank
+from prosg.inspection.info import describe
 
 PROMPT = "The code is 415263. Tell a short story, then give the code."
 
@@ -51,7 +54,12 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     model = prosg.load_model("demo", quantize="int8")
     with pytest.raises(ValueError, match="cannot be saved"):
         prosg.save_backbone(model.backbone, tmp_path / "model.pth")
+    update = {site: LowRank(torch.ones(1, 1, i), torch.ones(1, o, 1)) for site, (o, i) in model.backbone.sites.items()}
+    with pytest.raises(ValueError, match="cannot be merged"):
+        merge(model.backbone, update)
     assert not list(tmp_path.iterdir())
+    said = dict(describe(model))
+    assert "generating" in said and not any("train" in name for name in said)
     with pytest.raises(ValueError, match="already"):
         quantise(model.backbone)
     with pytest.raises(ValueError, match="transformers"):

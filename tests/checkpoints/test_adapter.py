@@ -104,6 +104,7 @@ def test_the_base_is_found_from_the_adapter_from_here_or_as_told(tmp_path: Path,
     assert load_adapter(away / "adapter")[1].samefile(away / "base.pth")
     monkeypatch.chdir(away)
     save_adapter(trained, tmp_path / "elsewhere" / "adapter", base="base.pth")
+    edit(tmp_path / "elsewhere" / "adapter", base="base.pth")  # as it was written before
     assert load_adapter(tmp_path / "elsewhere" / "adapter")[1].samefile(away / "base.pth")
     monkeypatch.chdir(tmp_path)
     missing = tmp_path / "elsewhere" / "adapter"
@@ -111,6 +112,19 @@ def test_the_base_is_found_from_the_adapter_from_here_or_as_told(tmp_path: Path,
     assert load_adapter(missing, base=away / "base.pth")[1].samefile(away / "base.pth")
     nameless = edit(missing, base="")
     assert_refused(lambda: load_adapter(nameless), r"unnamed.*--base", FileNotFoundError)
+
+
+def test_an_adapter_is_loaded_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = live_model("rwkv4", dtype=torch.float32)
+    save_backbone(model.backbone, tmp_path / "base.pth")
+    monkeypatch.chdir(tmp_path)
+    for base in (None, "base.pth"):
+        model.base = "base.pth"
+        save_adapter(model, "some/adapter", base=base, overwrite=True)
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path / "elsewhere")
+            assert load_adapter(tmp_path / "some" / "adapter")[1].samefile(tmp_path / "base.pth")
 
 
 def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from prosg.tokenizers.files import tokenizer_beside
 from prosg.tokenizers.world import VOCABULARY_NAME, WORLD_FINGERPRINT, world_file
 from prosg.utils.io import CheckpointError
 from support.checkpoints import SMALL_RWKV4, same_weights
+from support.models import word_tokenizer
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -62,6 +63,17 @@ def test_half_precision(model: RWKV4, weights: dict[str, Tensor], tmp_path: Path
     assert json.loads((tmp_path / "narrow" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_a_type_may_be_named(model: RWKV4, tmp_path: Path) -> None:
+    save_backbone(model, tmp_path / "a")
+    convert(tmp_path / "a", tmp_path / "b", "bf16")
+    assert {
+        load_backbone(tmp_path / "b").emb.weight.dtype,
+        load_backbone(tmp_path / "a", dtype="bf16").emb.weight.dtype,
+    } == {torch.bfloat16}
+    with pytest.raises(ValueError, match="'bf61'.*allowed: fp32, bf16"):
+        convert(tmp_path / "a", tmp_path / "c", "bf61")
+
+
 def test_loaded_weights_train_and_leave_the_file_alone(model: RWKV4, tmp_path: Path) -> None:
     for name in ("model.pth", "folder"):
         save_backbone(model, tmp_path / name)
@@ -73,8 +85,7 @@ def test_loaded_weights_train_and_leave_the_file_alone(model: RWKV4, tmp_path: P
 
 
 def test_tokenizer_is_carried_along(model: RWKV4, tmp_path: Path) -> None:
-    tokenizer = tmp_path / "tokenizer.json"
-    tokenizer.write_text('{"version": "1.0"}')
+    tokenizer = word_tokenizer().save(tmp_path)
     save_backbone(model, tmp_path / "one" / "model.pth", tokenizer=tokenizer)
     convert(tmp_path / "one", tmp_path / "folder")
     convert(tmp_path / "folder", tmp_path / "two" / "model.pth")
@@ -90,7 +101,7 @@ def test_tokenizer_is_carried_along(model: RWKV4, tmp_path: Path) -> None:
 def test_an_rwkv_vocabulary_is_carried_along(model: RWKV4, tmp_path: Path) -> None:
     vocabulary = tmp_path / "mine" / "vocabulary.txt"
     vocabulary.parent.mkdir()
-    vocabulary.write_text("1 'a' 1\n")
+    vocabulary.write_text("".join(f"{byte + 1} {bytes([byte])!r} 1\n" for byte in range(256)))
     save_backbone(model, tmp_path / "one" / "model.pth", tokenizer=vocabulary)
     convert(tmp_path / "one" / "model.pth", tmp_path / "folder")
     convert(tmp_path / "folder", tmp_path / "two" / "model.pth")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from prosg.backbones.hf.model import HFBackbone
+from prosg.backbones.quantised import quantise
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.checkpoints.gguf_lora import export_gguf_lora
 from prosg.checkpoints.gguf_model import export_gguf_model
@@ -126,6 +127,11 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     other = RWKV7(RWKV7Config(vocab_size=9, hidden_size=32, num_layers=1, head_size=16, ln_x_eps=1e-5))
     with pytest.raises(ValueError, match="ln_x_eps is 1e-05; .*0.00064"):
         export_gguf_model(ProSG(other), tmp_path / "x.gguf")
+    narrow = make("two heads", monkeypatch)
+    quantise(narrow)
+    with pytest.raises(ValueError, match="quantised"):
+        export_gguf_model(ProSG(narrow), tmp_path / "x.gguf")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="RWKV-7 alone, .* rwkv4"):
         export_llama_state(rwkv4, rwkv4.init_state(1), [1], tmp_path / "x.bin")
     with pytest.raises(ValueError, match="at least one token"):

@@ -99,6 +99,7 @@ REFUSED = {
     "a list": ([ONE], "list"),
     "a nested dict": ({"optimizer": {"emb.weight": ONE}}, "optimizer .*tensors"),
     "one of several": ({"model": {"emb.weight": ONE}, "step": ONE}, "model .*tensors"),
+    "a name that is none": ({0: ONE}, "a tensor's name is 0, of type int"),
     "code": ({"emb.weight": ONE, "args": Malice()}, "code"),
     "integers": ({"emb.weight": torch.zeros(1, dtype=torch.int8)}, "emb.weight is int8.*bfloat16"),
 }
@@ -191,6 +192,40 @@ def test_refused_folders(model: RWKV4, change: dict[str, object], message: str, 
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     with pytest.raises(CheckpointError, match=f"config.json: {message}"):
         load_backbone(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_dim": 3}, "head_dim is 3, but the tensors' is 6"),
+        ({"head_dim": "x"}, "head_dim is 'x', but the tensors' is 6"),
+        ({"intermediate_size": 7}, "intermediate_size is 7, but the tensors' is 48"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported: 'sqrelu'"),
+        ({"attn": {"layers": [1]}}, "attn is .*; supported: None"),
+    ],
+)
+def test_an_rwkv7_is_what_its_tensors_say(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    save_backbone(live_backbone("rwkv7", torch.float32), tmp_path)
+    config = tmp_path / "config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps({**said, "hidden_act": "sqrelu", "attn": None, "num_heads": 32}))
+    load_backbone(tmp_path)
+    config.write_text(json.dumps({**said, **change}))
+    with pytest.raises(CheckpointError, match=f"config.json: {message}"):
+        load_backbone(tmp_path)
+
+
+def test_two_tensors_of_one_name_are_refused(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({**weights, "_orig_mod.head.weight": weights["head.weight"] + 1}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="x.pth: two tensors are head.weight without the prefix '_orig_mod.'"):
+        load_backbone(tmp_path / "x.pth")
+    index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("1", "2"):
+        save_file(weights, tmp_path / "f" / f"{name}.safetensors")
+    with pytest.raises(CheckpointError, match="2.safetensors: has .*, which another file of .*f has, too"):
+        load_backbone(tmp_path / "f")
 
 
 def test_ambiguous_folders(model: RWKV4, tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ from prosg.checkpoints.special import read_special
 from prosg.cli import main
 from prosg.data.encode import encode_row, truncate_row
 from prosg.data.row import row_from_dict
+from prosg.data.templates import TEMPLATES
 from prosg.generation.sampling import Sampling
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.json_file import JsonTokenizer
 from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
+from support.hf_models import hf_backbone
 from support.models import WORDS, live_model, word_tokenizer
 
 
@@ -188,6 +190,36 @@ def test_what_is_written_is_read(tmp_path: Path, rule: str, begin: int | None, e
     assert load_model(tmp_path / "m").special == special
     convert(tmp_path / "m", tmp_path / "n")
     assert load_model(tmp_path / "n").special == special
+
+
+@pytest.mark.parametrize("name", ["rwkv4", "llama"])
+def test_a_tokenizers_settings_are_carried_along(name: str, tmp_path: Path) -> None:
+    source, file = tmp_path / "a", with_begin("ab").save(tmp_path)
+    size = len(WORDS)
+    backbone = hf_backbone(name, vocab=size) if name == "llama" else live_model(name, None, vocab=size).backbone
+    save_backbone(backbone, source, tokenizer=file)
+    plain = json.loads((source / "tokenizer_config.json").read_text())
+    assert plain == {"tokenizer_class": "PreTrainedTokenizerFast"}  # as it stands, whatever the model's type names
+    own = {"tokenizer_class": "TokenizersBackend", "eos_token": "a", "model_max_length": 77}
+    (source / "tokenizer_config.json").write_text(json.dumps({**own, "auto_map": {"AutoTokenizer": ["x.X", None]}}))
+    convert(source, tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "tokenizer_config.json").read_text()) == own
+    assert load_model(tmp_path / "b").special == load_model(source).special == SpecialTokens((3, 0), 14)
+    save_backbone(backbone, tmp_path / "c", tokenizer=source / "tokenizer.json", special=SpecialTokens((5,)))
+    changed = json.loads((tmp_path / "c" / "tokenizer_config.json").read_text())
+    assert changed == {**own, "eos_token": "c", "add_bos_token": False}
+    assert load_model(tmp_path / "c").special == SpecialTokens((5,))
+
+
+def test_what_a_pth_has_no_place_for_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    backbone = live_model("rwkv4", None, vocab=len(WORDS)).backbone
+    save_backbone(backbone, tmp_path / "a", special=SPECIAL, template=TEMPLATES["world"])
+    save_backbone(backbone, tmp_path / "b.pth", special=RWKV_SPECIAL)
+    assert capsys.readouterr().err == ""
+    convert(tmp_path / "a", tmp_path / "a.pth")
+    (line,) = capsys.readouterr().err.splitlines()
+    for words in ("a.pth", "--end-token 7,3", "--begin-token 4", "--template world"):
+        assert words in line
 
 
 def test_rows_are_taught_to_end_with_the_first_and_to_begin(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from prosg.checkpoints.backbone import convert, load_backbone
 from prosg.checkpoints.weights import check_finite, check_memory
 from prosg.core.checks import GREATEST
 from prosg.utils.io import CheckpointError
+from support.hf_models import hf_model
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
@@ -39,6 +40,18 @@ def test_numbers_with_which_nothing_can_be_computed_are_refused(weights: dict[st
     torch.save(weights, tmp_path / "large.pth")
     with pytest.raises(CheckpointError, match="large.pth: head.weight has values up to 3.4e.38"):
         load_backbone(tmp_path / "large.pth")
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1e6, "beyond 65504; load it as bf16 or fp32"), (torch.nan, "damaged")])
+def test_weights_that_transformers_casts_are_checked_too(factor: float, said: str, tmp_path: Path) -> None:
+    model = hf_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.mul_(factor)
+    model.save_pretrained(tmp_path / "m")
+    for use in (load_backbone, lambda path, dtype: convert(path, tmp_path / "made", dtype)):
+        with pytest.raises(CheckpointError, match=f"m: model.layers.1.mlp.down_proj.weight has .*{said}"):
+            use(tmp_path / "m", dtype=torch.float16)
+    assert not (tmp_path / "made").exists()
 
 
 def test_what_was_cast_is_let_go_of_unharmed(tmp_path: Path) -> None:

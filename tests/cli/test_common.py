@@ -92,7 +92,7 @@ WRITES = [
     case("data stats rows.jsonl --out cut.txt", "cut.txt", "--overwrite"),
     case("data review rows.jsonl --apply none.jsonl", "none.jsonl", "--overwrite"),
     case("convert start other", "exists", "--overwrite"),
-    case("merge run --prompt x --out start", "start", "--overwrite"),
+    case("merge run --prompt x --out other", "other", "--overwrite"),
     case("export run --prompt x --peft full", "full", "--overwrite"),
     case("inspect run --prompt x --png cut.txt", "cut.txt", "--overwrite"),
     case("report full --out full", "full"),

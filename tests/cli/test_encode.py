@@ -18,6 +18,9 @@ BAD = [
     case("encode plus --prompt x", "required", "--out"),
     case("encode plus --prompt x --out e.safetensors/", "--out", "names a folder"),
     case("encode plus --prompt-file train.jsonl --out train.jsonl --overwrite", "--out train.jsonl", "that is read"),
+    case("encode plus --prompt x --out plus/prosg_model.safetensors --overwrite", "prosg_model", "that is read"),
+    case("encode start --prompt x --out e.safetensors --window 4", "window is 4", "memory 'none'"),
+    case("encode plus --prompt x --out e.safetensors --window 4 --memory none", "window is 4", "memory 'none'"),
 ]
 
 

@@ -17,7 +17,8 @@ from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.encoded import load_encoded
 from prosg.checkpoints.load import load_model
 from prosg.model.prosg import ProSG
-from support.commands import PROMPT, case
+from support.commands import PROMPT, case, status
+from support.hf_models import hf_model
 from support.models import gap
 
 IDS = torch.tensor([[5, 17, 200, 3, 42, 42, 7]])
@@ -30,8 +31,17 @@ BAD = [
     case("export run --encoded one.safetensors --peft x --activated", "template 'none'", "--prompt"),
     case("export run --gguf-state x", "--gguf-state needs --prompt"),
     case("export run --gguf-state x", "RWKV-7 alone", "rwkv4", more=("--prompt", PROMPT)),
-    case("export run --prompt x --gguf-state x", "1 tokens", "all but the last 1"),
     case("export run --prompt x --gguf-model x.gguf", "without a prompt"),
+    case("export run --encoded nofile --gguf-model x.gguf", "--encoded", "without a prompt"),
+    case("export run --prompt x --encoded one.safetensors --gguf-state x", "give either --prompt"),
+    case("export run --prompt x --gguf x.gguf --gguf-state x.gguf", "--gguf-state x.gguf", "output of --gguf"),
+    case("export run --prompt x --gguf x.bin --peft y", "x.bin", "ends in .gguf"),
+    case("export run --prompt x --peft y --gguf x.gguf", "llama.cpp cannot apply"),
+    case("export run --prompt x --peft y --gguf-model x.gguf", "rwkv4"),
+    case("export run --prompt x --peft y --gguf-state x --gguf-state-version 9", "version is 9"),
+    case("export run --encoded one.safetensors --peft y --window 4", "--window", "read already"),
+    case("export run --encoded one.safetensors --peft y --template world", "--template", "read already"),
+    case("export plus --prompt x --gguf-state start/config.json --overwrite", "start/config.json", "is read"),
     case("export run --gguf-model x.gguf --activated", "--activated is for --peft, --gguf or --gguf-state"),
     case("export run --gguf-model x.gguf --gguf-state-version 3", "--gguf-state-version is for --gguf-state"),
     case("export run --gguf-model x.gguf --window 3", "--window is for --peft or --gguf"),
@@ -85,7 +95,9 @@ def rwkv7(here: Path, tmp_path: Path) -> Any:
     return tmp_path / "seven"
 
 
-def test_files_for_llama_cpp(rwkv7: Path, tmp_path: Path, output: Callable[..., str]) -> None:
+def test_files_for_llama_cpp(
+    rwkv7: Path, tmp_path: Path, output: Callable[..., str], refused: Callable[..., None]
+) -> None:
     gguf = pytest.importorskip("gguf")
     files = {name: tmp_path / f"{name}.gguf" for name in ("update", "model")}
     state = tmp_path / "state.bin"
@@ -106,4 +118,22 @@ def test_files_for_llama_cpp(rwkv7: Path, tmp_path: Path, output: Callable[..., 
     assert "after" in output("export", rwkv7, "--prompt", PROMPT, "--gguf-state", state, "--overwrite")
     (count,) = struct.unpack_from("<I", state.read_bytes(), 8)
     assert count == len(ids) - 1
+    beside = tmp_path / "beside.gguf"
+    refused(
+        ["export", str(rwkv7), "--prompt", "x", "--gguf", str(beside), "--gguf-state", str(tmp_path / "y")], "1 tokens"
+    )
+    assert not beside.exists()
     output("export", rwkv7.parent / "base", "--gguf-model", files["model"], "--dtype", "bf16", "--overwrite")
+
+
+def test_an_adapter_of_a_window_names_no_model_without(
+    here: Path, tmp_path: Path, output: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hf_model("llama", vocab=512).save_pretrained(tmp_path / "llama")
+    model = ProSG.from_scratch(load_model(tmp_path / "llama", sliding_window=6), "plus", seed=0)
+    model.tokenizer = load_model("start").tokenizer
+    save_adapter(model, tmp_path / "windowed", base=tmp_path / "llama")
+    output("export", tmp_path / "windowed", "--prompt", PROMPT, "--peft", tmp_path / "lora")
+    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["base_model_name_or_path"] == ""
+    assert status(["export", str(tmp_path / "windowed"), "--prompt", PROMPT, "--peft", str(tmp_path / "lora2")]) == 0
+    assert f"prosg convert {tmp_path / 'llama'} FOLDER --sliding-window 6" in capsys.readouterr().err

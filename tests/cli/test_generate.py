@@ -18,6 +18,8 @@ FRAMED = "Question: Say.\n\nAnswer:"
 GENERATE = "generate plus --prompt x --max-tokens 3"
 
 BAD = [
+    case("generate plus --encoded plus", "plus: is a folder; name a file"),
+    case("generate plus --encoded one.safetensors --tau 4", "tau is 4, but memory is 'update'"),
     case("generate plus", "empty", more=("--prompt", "")),
     case("generate plus", "--prompt", "UTF-8", more=("--prompt", "a\udcff")),
     case("generate plus", "--prompt", "--encoded"),
@@ -129,3 +131,10 @@ def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_a_prompt(
         return output("generate", "start", "--prompt", "-", "--max-tokens", "12", "--temperature", "0")
 
     assert answer("\ufeffHello,\r\nyou.\r\n") == answer("Hello,\nyou.\n")
+
+
+def test_a_window_is_for_the_memory_that_a_file_has(tmp_path: Path, output: Callable[..., str]) -> None:
+    file, answer = tmp_path / "both.safetensors", ("--max-tokens", 9, "--temperature", 0)
+    output("encode", "plus", "--prompt", "Hello.", "--memory", "both", "--out", file)
+    told = output("generate", "plus", "--encoded", file, "--memory", "both", "--tau", 4, *answer)
+    assert output("generate", "plus", "--encoded", file, "--tau", 4, *answer) == told

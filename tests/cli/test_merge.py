@@ -26,8 +26,12 @@ BAD = [
     case("merge start --encoded one.safetensors --out x.pth", "another model"),
     case("merge run --prompt x", "required", "--out"),
     case("merge run --prompt x --out x.bin", ".bin", ".pth"),
+    case("merge run --prompt x --out x.gguf", "prosg export MODEL --gguf-model"),
     case("merge run --prompt x --out full --overwrite", "full", "not replaced"),
     case("merge run --prompt x --out x.pth --window 0", "window is 0"),
+    case("merge run --encoded one.safetensors --out x.pth --window 4", "--window", "read already"),
+    case("merge run --encoded one.safetensors --out x.pth --template world", "--template", "read already"),
+    case("merge plus --prompt x --out start --overwrite", "--out start", "holds start", "is read"),
     case("merge run --prompt x --out x.pth --template no", "template", "world, pile, raven"),
 ]
 

@@ -14,7 +14,7 @@ from prosg.core.encoded import EncodedPrompt
 from prosg.generation.decode import STEPS, _Draws, decode, draws
 from prosg.generation.length_control import sentence_ends
 from prosg.generation.sampling import Sampling, pick
-from prosg.generation.text import Generation, generate_texts, stream_text
+from prosg.generation.text import Generation, generate_texts, stream_text, stream_texts
 from prosg.model.prosg import ProSG
 from prosg.tokenizers.bpe import train_bpe
 from prosg.tokenizers.json_file import JsonTokenizer
@@ -142,6 +142,23 @@ def test_answers_end_at_the_end_token_at_a_stop_or_at_the_limit() -> None:
 def test_another_end_token() -> None:
     written = write(["Tom <end> then a"], greedy(max_tokens=4, end_token=13))
     assert written == [Generation("Tom <end>", ids("Tom <end>"), "end")]
+
+
+def test_a_row_ends_at_its_own_end_tokens_alone() -> None:
+    texts, ends = ["Tom saw a b c <end>"] * 3, [(3,), (13, 4), (0,)]
+    script = Script([ids(text) for text in texts], len(WORDS))
+    options: Any = {"ends": ends, "stops": ["", "", "c"]}
+    written = generate_texts(script, script.encoded(), word_tokenizer(), GREEDY, **options)
+    assert [one.text for one in written] == ["Tom saw", "Tom saw a", "Tom saw a b "]
+    assert [one.reason for one in written] == ["end", "end", "stop"]
+    pieces = ["", "", ""]
+    for row, piece in stream_texts(script, script.encoded(), word_tokenizer(), GREEDY, **options):
+        pieces[row] += piece
+    assert pieces == [one.text for one in written]
+    held = Sampling(temperature=0.0, hold_until=1, force_marker=NAMES)
+    script = Script([ids("Tom red. saw")] * 2, len(WORDS))
+    first = next(decode(script, script.encoded(), held, markers=[[11]] * 2, ends=[(1,), (2,)], ends_sentence=None))
+    assert first.tokens == [2, 1]  # held rows write none of their own
 
 
 def test_nothing_is_read_after_the_last_row_has_ended() -> None:

@@ -22,6 +22,7 @@ from prosg.training.perturbation import Perturber, draw
 from support.models import (
     SYSTEMS,
     TOLERANCE,
+    WORDS,
     assert_near,
     assert_same_state,
     assert_same_update,
@@ -108,6 +109,14 @@ def test_a_window_shows_pieces_that_begin_afresh(window: int, chunk: int) -> Non
 def test_a_window_needs_a_module_that_reads_every_position() -> None:
     with pytest.raises(ValueError, match="window.*last_input.*all_positions"):
         live_model("rwkv4", "paper").encode(PROMPT, LENGTHS, window=4)
+    with pytest.raises(ValueError, match="window is 4, but no module reads .* 'none'"):
+        live_model("rwkv4", None).encode(PROMPT, LENGTHS, window=4)
+    with pytest.raises(ValueError, match="window is 4, but no module reads .* 'none'"):
+        live_model("rwkv4").encode(PROMPT, LENGTHS, window=4, memory="none")
+    texts = live_model("rwkv4", vocab=len(WORDS))
+    texts.tokenizer = word_tokenizer()
+    with pytest.raises(ValueError, match="lengths are those of token ids"):
+        texts.encode("Tom saw", torch.tensor([1]))
 
 
 def test_what_cannot_be_encoded_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 import torch
 
 from prosg.checkpoints.load import load_model
+from prosg.core.checks import check_lengths
 from prosg.data.templates import TEMPLATES, OwnTemplate, Turn
+from prosg.generation.text import generate_texts
 from prosg.model.conversation import Conversation
 from prosg.model.prompts import is_single
 from prosg.model.prosg import ProSG
+from prosg.tokenizers.special import SpecialTokens
+from support import first_calls
 from support.chat_models import CHATML, chat_model
 from support.models import WORDS, assert_near, live_model, word_tokenizer
 
@@ -145,6 +150,21 @@ def test_a_models_own_template_has_its_special_tokens(chat: ProSG) -> None:
     assert chat.encode("<|im_end|>").state[0].den.sum() != chat.encode(torch.tensor([[end]])).state[0].den.sum()
 
 
+def test_a_row_does_not_end_at_what_ends_anothers(chat: ProSG, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chat.tokenizer is not None
+    monkeypatch.setattr(chat, "special", SpecialTokens((0,)))
+    batch: list[Any] = ["say", [USER]]
+    turn = chat.prepare([[USER]])[0].special.end[0]
+    logits = torch.zeros(2, chat.backbone.config.vocab_size)
+    logits[:, turn] = 9.0
+    encoded = chat.encode(batch).replace(logits=logits)  # both write what ends a turn
+    sampling, ends = chat._sampling_of({"max_tokens": 1}), chat._ends_of(chat.prepare(batch), {})
+    answers = generate_texts(chat.backbone, encoded, chat.tokenizer, sampling, ends=ends)
+    assert [one.reason for one in answers] == ["length", "end"]
+    alone = chat.generate("say", max_tokens=20, seed=3, temperature=2.0)
+    assert chat.generate(batch, max_tokens=20, seed=3, temperature=2.0)[0] == alone
+
+
 @pytest.mark.parametrize("system", ["", "be kind"])
 @pytest.mark.parametrize("source", [CHATML, "{{ messages | length }}" + CHATML], ids=["grows", "changes"])
 def test_a_conversation_is_in_the_state_of_what_its_template_writes(source: str, system: str, tmp_path: Path) -> None:
@@ -181,3 +201,25 @@ def test_a_loss_beyond_the_numbers_is_infinite(model: ProSG, monkeypatch: pytest
 
     monkeypatch.setattr(model, "score", huge)
     assert model.perplexity(TEXTS[0], "why?") == math.inf
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m.generate("a", n=2.0), "n is 2.0; it must be of type int"),
+        (lambda m: m.generate([None]), "a prompt is None; allowed: a text"),
+        (lambda m: m.encode("a", window=1.5), "window is 1.5; .* int"),
+        (lambda m: m.encode("a", chunk="x"), "chunk is 'x'; .* int"),
+        (lambda m: m.encode("a", memory="anchor", tau="x"), "tau is 'x'; .* float"),
+        (lambda m: m.perplexity("a", "b", tau=True), "tau is True; .* float"),
+        (lambda m: m.perplexity(["a"], [5]), "answer 1 is 5"),
+        (lambda m: m.encode("a").to(torch.float16), "device is torch.float16; allowed"),
+        (lambda m: check_lengths([2], 1, 3), "lengths is a list; must be a tensor of 1 whole numbers"),
+    ],
+)
+def test_what_is_of_another_type_is_refused_in_words(
+    model: ProSG, call: Callable[[Any], object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_calls, "CHECKED", 0)  # as without pytest
+    with pytest.raises(ValueError, match=words):
+        call(model)

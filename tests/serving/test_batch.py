@@ -56,6 +56,18 @@ def test_each_line_is_answered_as_generate_does_and_wrong_lines_say_why(requests
     assert "temperature is 'hot'" in errors[7] and "object" in errors[8] and "not JSON" in errors[9]
 
 
+def test_an_option_that_a_line_cannot_have_is_no_field_of_a_data_set(tmp_path: Path) -> None:
+    lines = [{"hold_until": 3, "force_marker": "Code:"}, {"end_token": 3}, {"window": 4}, {"n": 2}, {"source": "x"}]
+    (tmp_path / "r.jsonl").write_text("\n".join(json.dumps({"prompt": "Tom saw", **line}) for line in lines))
+    result = answer_file(
+        Engine(serving_model(), max_rows=2), tmp_path / "r.jsonl", tmp_path / "out.jsonl", max_tokens=2
+    )
+    assert result == BatchResult(answered=1, failed=4, skipped=0)
+    errors = [record["error"] for _, record in sorted(written(tmp_path / "out.jsonl").items()) if "error" in record]
+    for name, error in zip(("hold_until", "end_token", "window", "n"), errors, strict=True):
+        assert f"{name} is no option of a line; allowed: " in error and "max_tokens" in error
+
+
 def test_it_goes_on_where_it_was_stopped(requests: Path, tmp_path: Path) -> None:
     model, out, whole = serving_model(), tmp_path / "answers.jsonl", tmp_path / "whole.jsonl"
     answer_file(Engine(model), requests, whole, max_tokens=9)

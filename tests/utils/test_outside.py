@@ -105,6 +105,7 @@ def test_a_file_has_a_greatest_size(tmp_path: Path) -> None:
     ("said", "reason"),
     [
         ("\n first\nsecond", "first"),
+        ("a check says:\n  second\nthird", "a check says: second"),
         ("Load failed. Re-running with `weights_only=False` will likely succeed", "Load failed."),
         ("", "RuntimeError"),
         ("x" * 1000, "x" * 200 + "..."),

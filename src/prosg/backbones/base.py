@@ -24,6 +24,7 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "DeferredLogits",
+    "FullError",
     "KeptTaps",
     "Logits",
     "Output",
@@ -37,6 +38,18 @@ Logits = Literal["all", "deferred", "last", "none"]
 token, or none."""
 TAPS = ("last", "inputs", "memory")
 """The fields of `Taps`."""
+
+
+class FullError(ValueError):
+    """A text is longer than the model has positions for.
+
+    Attributes:
+        rows: Which rows of the call are too long.
+    """
+
+    def __init__(self, message: str, rows: list[bool]) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class Taps(NamedTuple):

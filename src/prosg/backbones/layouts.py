@@ -165,7 +165,14 @@ RWKV7_LAYOUT = Layout(
         "bos_token_id": 0,
         "eos_token_id": 0,
     },
-    hf_required={"model_type": "rwkv7", "norm_eps": 1e-5, "norm_bias": True, "tie_word_embeddings": False},
+    hf_required={
+        "model_type": "rwkv7",
+        "norm_eps": 1e-5,
+        "norm_bias": True,
+        "tie_word_embeddings": False,
+        "hidden_act": "sqrelu",
+        "attn": None,
+    },
     # Other code uses head_dim * norm_eps, which equals BlinkDL's 64e-5 for heads of 64 only.
     hf_only=lambda config: {"ln_x_eps": config.get("ln_x_eps", 1e-5 * config.get("head_dim", 64))},
     optional=frozenset({"value_rank"}),  # a single layer has no v1

@@ -13,7 +13,7 @@ from torch import nn
 from prosg.backbones.layers import Int8Linear, MetaAwareLinear
 from prosg.backbones.native import NativeBackbone
 
-__all__ = ["QUANTISATIONS", "is_quantised", "quantise"]
+__all__ = ["QUANTISATIONS", "is_quantised", "quantise", "refuse_quantised"]
 
 QUANTISATIONS = ("none", "int8")
 """What `--quantize` takes."""
@@ -38,3 +38,9 @@ def quantise(backbone: nn.Module) -> None:
 def is_quantised(backbone: nn.Module) -> bool:
     """Whether `quantise` has been here."""
     return any(isinstance(module, Int8Linear) for module in backbone.modules())
+
+
+def refuse_quantised(backbone: nn.Module, what: str) -> None:
+    """Raises ValueError for a quantised backbone, naming what cannot be done with it, like "saved"."""
+    if is_quantised(backbone):
+        raise ValueError(f"a quantised model cannot be {what}; load it without quantize")

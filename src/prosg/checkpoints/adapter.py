@@ -23,7 +23,7 @@ from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.backbone import load_backbone
 from prosg.checkpoints.fingerprints import backbone_fingerprint, checkpoint_fingerprint, sampled_fingerprint
 from prosg.checkpoints.hub import local_path
-from prosg.checkpoints.special import TOKENIZER_CONFIG, special_to_dict
+from prosg.checkpoints.special import special_to_dict
 from prosg.checkpoints.templates import TEMPLATE_FILE, write_template
 from prosg.checkpoints.tensors import read_tensors
 from prosg.checkpoints.weights import check_finite
@@ -32,7 +32,7 @@ from prosg.model.config import ProSGConfig
 from prosg.model.familiarity import Familiarity
 from prosg.model.prosg import ProSG
 from prosg.model.synthesizer import Synthesizer
-from prosg.tokenizers.files import TOKENIZER_FILES, WORLD
+from prosg.tokenizers.files import TOKENIZER_CONFIG, TOKENIZER_FILES, WORLD
 from prosg.tokenizers.world import WORLD_FINGERPRINT
 from prosg.utils.io import CheckpointError, read_json, written_whole
 from prosg.utils.replaceable import FolderKind, check_replaceable
@@ -87,7 +87,8 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
     Args:
         model: The model; its backbone is not written.
         folder: What to write.
-        base: Path of the backbone, absolute or relative to the folder; `model.base` by default.
+        base: Path of the backbone, absolute or relative to the folder, or else to the working directory; `model.base`,
+            which is relative to the latter, by default. The file names it absolutely or from the folder.
         overwrite: Replace an adapter that is there.
 
     Raises:
@@ -101,8 +102,8 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
         name = type(model.synthesizer).__name__
         raise ValueError(f"{name} is not the package's Synthesizer and is no adapter; save its state_dict() instead")
     check_replaceable(folder, overwrite=overwrite, kind=ADAPTER_FOLDER)
-    named = str(base) if base is not None else model.base
-    fingerprint = _base_fingerprint(model, Path(folder), named)
+    place, named = _place_of_base(Path(folder), model.base if base is None else str(base), here_first=base is None)
+    fingerprint = _base_fingerprint(model, place)
     tokenizer = model.tokenizer
     is_world = tokenizer is not None and tokenizer.fingerprint == WORLD_FINGERPRINT  # 1 MB that everyone has
     config = {
@@ -125,21 +126,35 @@ def save_adapter(model: ProSG, folder: str | Path, *, base: str | Path | None = 
         (temporary / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def _base_fingerprint(model: ProSG, folder: Path, base: str) -> str:
-    """The fingerprint of an adapter's backbone, in its file.
+def _place_of_base(folder: Path, base: str, *, here_first: bool) -> tuple[Path, str]:
+    """Returns where an adapter's backbone is, and the path that finds it from any working directory.
+
+    Args:
+        folder: The adapter's, which need not be there yet.
+        base: The backbone's path.
+        here_first: Look from the working directory before the folder.
 
     Raises:
-        ValueError: where it is not there, or is another than the model's: the adapter could not be loaded.
+        ValueError: where it is not there: the adapter could not be loaded.
     """
     if not base:
         raise ValueError(
             "not saved: an adapter names its backbone, and this model's lies in no file (model.base is empty); write "
             "it with save_backbone, and give its path as base"
         )
-    places = (Path(os.path.realpath(folder / base)), Path(base))  # the folder need not be there yet
-    where = next((place for place in places if place.exists()), None)
-    if where is None:
-        raise ValueError(f"not saved: the backbone {base} is not there; write it first, or give its path as base")
+    real = os.path.realpath(folder)
+    places = [
+        (Path(os.path.realpath(folder / base)), base),
+        (Path(base), os.path.relpath(os.path.realpath(base), real)),
+    ]
+    for place, stored in reversed(places) if here_first else places:
+        if place.exists():
+            return place, base if Path(base).is_absolute() else stored
+    raise ValueError(f"not saved: the backbone {base} is not there; write it first, or give its path as base")
+
+
+def _base_fingerprint(model: ProSG, where: Path) -> str:
+    """The fingerprint of an adapter's backbone in its file. Raises ValueError where it is another than the model's."""
     window = _window(model.backbone)
     stored, own = checkpoint_fingerprint(where, window), backbone_fingerprint(model.backbone)
     config = model.prosg_config

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,15 +17,15 @@ from torch import Tensor
 
 from prosg.backbones import BACKBONES, BackboneModule
 from prosg.backbones.hf.cache import TransformersModel
-from prosg.backbones.hf.files import hf_type, load_hf, save_hf
+from prosg.backbones.hf.files import hf_type, load_hf, load_hf_model, save_hf, written_suffix
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.windows import WINDOWED
 from prosg.backbones.layouts import Layout
-from prosg.backbones.quantised import is_quantised
+from prosg.backbones.quantised import refuse_quantised
 from prosg.checkpoints.gguf_reader import is_gguf, read_gguf
 from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_checkpoint
 from prosg.checkpoints.native_writer import write_checkpoint
-from prosg.checkpoints.special import TOKENIZER_CONFIG, read_special, unsaid, write_special
+from prosg.checkpoints.special import read_special, write_special
 from prosg.checkpoints.templates import read_template, write_template
 from prosg.checkpoints.tensors import check_files
 from prosg.checkpoints.weights import cast_checked, check_finite
@@ -34,6 +34,7 @@ from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside, tokenizer_file
 from prosg.tokenizers.special import SpecialTokens
 from prosg.tokenizers.world import world_file
+from prosg.utils.device import parse_dtype
 from prosg.utils.io import CheckpointError
 
 __all__ = ["convert", "is_for_transformers", "load_backbone", "save_backbone"]
@@ -42,7 +43,7 @@ __all__ = ["convert", "is_for_transformers", "load_backbone", "save_backbone"]
 def load_backbone(
     path: str | Path,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     kernel: str = "auto",
     target_modules: Sequence[str] = (),
@@ -55,8 +56,9 @@ def load_backbone(
 
     Args:
         path: A `.pth` or `.st` file, or a folder of a native backbone or of transformers.
-        dtype: Type of the weights. By default the file's own, the widest if it has several; but fp16 becomes fp32, as
-            RWKV's residual stream overflows fp16 in deep models. Tensors of `Layout.keep_wide` are never narrowed.
+        dtype: Type of the weights, or its name. By default the file's own, the widest if it has several; but fp16
+            becomes fp32, as RWKV's residual stream overflows fp16 in deep models. Tensors of `Layout.keep_wide` are
+            never narrowed.
         device: Where to put it.
         kernel: Implementation of the recurrence.
         target_modules: Projections that an update may act on, by the ends of their names, for a model that transformers
@@ -67,8 +69,9 @@ def load_backbone(
     Raises:
         FileNotFoundError: if there is no such file or folder.
         CheckpointError: if it is damaged, not supported, or too large for the memory that is free.
-        ValueError: for a kernel that does not exist, and a window that this type cannot have.
+        ValueError: for a type or a kernel that does not exist, and a window that this type cannot have.
     """
+    dtype = parse_dtype(dtype)
     if is_gguf(path):
         raise CheckpointError(f"{path}: a GGUF file; make a folder of it with: prosg convert {path} FOLDER")
     if is_for_transformers(path, target_modules):
@@ -76,7 +79,7 @@ def load_backbone(
         hf_backbone = load_hf(
             path, target_modules, dtype=dtype, device=device, kernel=kernel, sliding_window=sliding_window
         )
-        check_finite(path, hf_backbone.model.state_dict())
+        _check_cast(path, hf_backbone.model, dtype, lambda: load_hf_model(path))
         return hf_backbone
     config, tensors, _, note = read_checkpoint(path)
     _say(path, note)
@@ -106,10 +109,10 @@ def save_backbone(
     Args:
         model: What to write. A model that transformers runs is always a folder.
         path: The file or folder.
-        tokenizer: A tokenizer, or its file (a `tokenizer.json` or an RWKV vocabulary), written into the folder, or
-            beside the .pth file.
+        tokenizer: A tokenizer, or its file (a `tokenizer.json` or an RWKV vocabulary), written into the folder, with
+            the `tokenizer_config.json` that lies beside that file, or beside the .pth file.
         special: Special tokens, written into a folder that does not say them otherwise; a .pth file means RWKV's.
-        template: Chat template, written into a folder.
+        template: Chat template, written into a folder. What a .pth file has no place for is told on stderr.
         overwrite: Replace what is there.
 
     Raises:
@@ -127,10 +130,7 @@ def save_backbone(
     if isinstance(model, HFBackbone):
         _save_for_transformers(model.model, path, tokenizer, special, template, overwrite)
         return
-    if is_quantised(model):
-        raise ValueError("a quantised model cannot be saved; load it without quantize")
-    if special is not None:
-        special = unsaid(special, None if tokenizer is None else load_tokenizer(tokenizer))
+    refuse_quantised(model, "saved")
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     write_checkpoint(Checkpoint(model.config, tensors, tokenizer), Path(path), overwrite, special, template)
 
@@ -138,7 +138,7 @@ def save_backbone(
 def convert(
     src: str | Path,
     dst: str | Path,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     *,
     layout: str = "",
     sliding_window: int = 0,
@@ -154,35 +154,38 @@ def convert(
     Args:
         src: A file or folder that `load_backbone` opens, or a GGUF file of llama.cpp.
         dst: The file or folder to write.
-        dtype: Type of the weights; that of `src` by default.
+        dtype: Type of the weights, or its name ("bf16"); that of `src` by default.
         layout: One of the backbone's `FOLDER_LAYOUTS`, by its name; the first by default.
         sliding_window: As in `load_backbone`; the new folder is of a type that has one (a llama's becomes mistral's).
         overwrite: Replace what is there.
 
     Raises:
         CheckpointError, FileNotFoundError: as `load_backbone` and `read_gguf`.
-        ValueError: for a layout or a window that this model does not have.
+        ValueError: for a type that does not exist, and a layout or a window that this model does not have.
         FileExistsError: for what may not be replaced.
     """
+    dtype = parse_dtype(dtype)
+    written_suffix(dst)  # what is no name is told before the model is read
     if is_gguf(src):
         for name, value in (("layout", layout), ("sliding_window", sliding_window)):
             if value:
                 raise ValueError(f"{name} is {value!r}, but {src} is a GGUF file; convert it first, then its folder")
         content = read_gguf(src, dtype)
-        check_finite(src, content.model.state_dict())
+        _check_cast(src, content.model, dtype, lambda: read_gguf(src).model)
         with tempfile.TemporaryDirectory() as folder:
             file = content.tokenizer.save(folder)
             _save_for_transformers(content.model, dst, file, content.special, content.template, overwrite)
         return
     beside = tokenizer_beside(src)
-    named = beside is not None and (Path(src) / TOKENIZER_CONFIG).is_file()
-    tokenizer = load_tokenizer(beside) if beside is not None and named else None  # to look up what that file names
+    # It knows the tokens that a folder's files name; those of a file are RWKV's.
+    tokenizer = load_tokenizer(beside) if beside is not None and Path(src).is_dir() else None
     template = read_template(Path(src), tokenizer).known
     if is_for_transformers(src):
         if layout:
             raise ValueError(f"layout is {layout!r}, but {src} is a model of transformers, which has one layout only")
         check_files(Path(src))
         model = load_hf(src, dtype=dtype, sliding_window=sliding_window)
+        _check_cast(src, model.model, dtype, lambda: load_hf_model(src))
         special = read_special(Path(src), tokenizer, model.config.vocab_size)
         save_backbone(model, dst, tokenizer=beside, special=special, template=template, overwrite=overwrite)
         return
@@ -192,12 +195,30 @@ def convert(
     types = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
     if dtype is not None:
         types = _types(checkpoint.tensors, dtype, BACKBONES[checkpoint.config.model_type].layout)
-    if beside is None and Path(dst).suffix != ".pth":
+    if beside is None and not written_suffix(dst):
         beside = world_file() if BY_VOCABULARY_SIZE.get(checkpoint.config.vocab_size) == WORLD else None
     checkpoint = checkpoint._replace(tensors=cast_checked(src, checkpoint.tensors, types), tokenizer=beside)
     special = read_special(Path(src), tokenizer, checkpoint.config.vocab_size)
-    special_said = special if named else unsaid(special, tokenizer)
-    write_checkpoint(checkpoint, Path(dst), overwrite, special_said, template, layout)
+    write_checkpoint(checkpoint, Path(dst), overwrite, special, template, layout)
+
+
+def _check_cast(
+    path: str | Path, model: TransformersModel, dtype: torch.dtype | None, in_own_type: Callable[[], TransformersModel]
+) -> None:
+    """Raises CheckpointError for values that are not finite, saying whether the file or the type is to blame.
+
+    Args:
+        path: The file or folder, for errors.
+        model: What transformers read from it, cast on the way.
+        dtype: The type that was asked for.
+        in_own_type: Reads the model once more, in the type of its file.
+    """
+    try:
+        check_finite(path, model.state_dict())
+    except CheckpointError:
+        if dtype is not None:
+            check_finite(path, in_own_type().state_dict(), torch.finfo(dtype).max)
+        raise
 
 
 def _save_for_transformers(
@@ -211,7 +232,7 @@ def _save_for_transformers(
     """Writes a folder that transformers loads, whole by itself."""
     with save_hf(model, Path(path), tokenizer=tokenizer, overwrite=overwrite) as written:
         if special is not None:
-            write_special(special, written)
+            write_special(special, written, tokenizer)
         if template is not None:
             write_template(template, written)
 

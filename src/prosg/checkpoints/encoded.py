@@ -153,7 +153,10 @@ def load_encoded(path: str | Path, model: ProSG, *, fingerprint: str = "") -> En
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file{meant_path(path)}")
+        there = (
+            "is a folder; name a file that prosg encode wrote" if path.is_dir() else f"no such file{meant_path(path)}"
+        )
+        raise FileNotFoundError(f"{path}: {there}")
     metadata, tensors = read_safetensors(path)
     if metadata.get("format") not in FORMATS:
         raise CheckpointError(

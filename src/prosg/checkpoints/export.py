@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from prosg.backbones import BACKBONES, BackboneModule
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.layouts import to_hf
+from prosg.backbones.quantised import refuse_quantised
 from prosg.core.checks import check_update_values, check_values
 from prosg.core.tensors import wide
 from prosg.core.update import Site, Update, batch_size, check_update
@@ -38,6 +39,7 @@ __all__ = [
     "export_peft",
     "merge",
     "peft_names",
+    "peft_sites",
     "single_rank",
     "site_module",
 ]
@@ -54,9 +56,10 @@ def merge(backbone: BackboneModule, update: Update) -> BackboneModule:
     The sum is computed in fp32 and cast to the weights' type.
 
     Raises:
-        ValueError: for an update of several prompts, one that does not fit the backbone, and for numbers that are not
-            finite in it or in the sum.
+        ValueError: for a quantised backbone, an update of several prompts, one that does not fit the backbone, and for
+            numbers that are not finite in it or in the sum.
     """
+    refuse_quantised(backbone, "merged")
     check_single_prompt(backbone, update)
     tensors = itertools.chain(backbone.parameters(), backbone.buffers())
     merged = copy.deepcopy(backbone, {id(tensor): tensor for tensor in tensors})
@@ -97,13 +100,7 @@ def export_peft(
         FileExistsError: for a folder that may not be replaced.
     """
     check_single_prompt(backbone, update)
-    names = {site: name for site, name in peft_names(backbone).items() if site in update}
-    model_type = backbone.config.model_type
-    if refused := sorted({site.name for site, name in names.items() if _peft_refuses(model_type, name)}):
-        raise ValueError(
-            f"PEFT puts no adapter on {', '.join(refused)} of {model_type}, as its kernels go round a wrapped one; use "
-            "prosg merge, or train a module with other --module.target_modules"
-        )
+    names = peft_sites(backbone, update)
     rank = single_rank(update, "an adapter of PEFT")
     conv = any(_is_transposed(site_module(backbone, site)) for site in update)
     config = {
@@ -128,6 +125,18 @@ def export_peft(
         temporary.mkdir()
         save_file(tensors, temporary / PEFT_WEIGHTS, metadata={"format": "pt"})
         (temporary / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def peft_sites(backbone: BackboneModule, update: Update) -> dict[Site, str]:
+    """Returns the path of each site of an update. Raises ValueError for one on which PEFT puts no adapter."""
+    names = {site: name for site, name in peft_names(backbone).items() if site in update}
+    model_type = backbone.config.model_type
+    if refused := sorted({site.name for site, name in names.items() if _peft_refuses(model_type, name)}):
+        raise ValueError(
+            f"PEFT puts no adapter on {', '.join(refused)} of {model_type}, as its kernels go round a wrapped one; use "
+            "prosg merge, or train a module with other --module.target_modules"
+        )
+    return names
 
 
 def peft_names(backbone: BackboneModule) -> dict[Site, str]:

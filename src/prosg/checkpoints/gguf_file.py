@@ -13,7 +13,7 @@ from torch import Tensor
 from prosg.utils.extras import missing_extra
 from prosg.utils.io import CheckpointError, written_whole
 
-__all__ = ["GGUFFile", "gguf_file"]
+__all__ = ["GGUFFile", "check_gguf", "gguf_file"]
 
 SUFFIX = ".gguf"
 
@@ -52,6 +52,22 @@ class GGUFFile:
         self.writer.close()
 
 
+def check_gguf(path: str | Path) -> Any:
+    """Returns the `gguf` package, with which a file of this name can be written.
+
+    Raises:
+        CheckpointError: for another suffix.
+        ValueError: if the package is not installed.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise missing_extra("writing GGUF files", "engines", error) from None
+    if Path(path).suffix != SUFFIX:
+        raise CheckpointError(f"{path}: a GGUF file ends in {SUFFIX}")
+    return gguf
+
+
 @contextmanager
 def gguf_file(path: str | Path, architecture: str, *, overwrite: bool = False) -> Iterator[GGUFFile]:
     """Writes a GGUF file; it is there once the block that fills it has succeeded.
@@ -66,12 +82,7 @@ def gguf_file(path: str | Path, architecture: str, *, overwrite: bool = False) -
         FileExistsError: for what may not be replaced.
         ValueError: if the `gguf` package is not installed.
     """
-    try:
-        import gguf
-    except ImportError as error:
-        raise missing_extra("writing GGUF files", "engines", error) from None
-    if Path(path).suffix != SUFFIX:
-        raise CheckpointError(f"{path}: a GGUF file ends in {SUFFIX}")
+    gguf = check_gguf(path)
     with written_whole(Path(path), overwrite=overwrite) as temporary:
         file = GGUFFile(gguf, architecture)
         yield file

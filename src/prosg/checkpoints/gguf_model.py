@@ -16,12 +16,13 @@ from torch import Tensor
 
 from prosg.backbones import BackboneModule
 from prosg.backbones.layouts import RWKV7_LAYOUT, Names, rename
+from prosg.backbones.quantised import refuse_quantised
 from prosg.backbones.rwkv7 import LN_X_EPS, RWKV7, RWKV7Config
 from prosg.checkpoints.gguf_file import GGUFFile, gguf_file
 from prosg.checkpoints.gguf_vocabulary import add_vocabulary
 from prosg.model.prosg import ProSG
 
-__all__ = ["export_gguf_model"]
+__all__ = ["check_gguf_model", "export_gguf_model"]
 
 NAMES: Names = (
     ("emb.*", "token_embd.*"),
@@ -61,10 +62,10 @@ def export_gguf_model(model: ProSG, path: str | Path, *, overwrite: bool = False
     Raises:
         CheckpointError: for a path that does not end in .gguf.
         FileExistsError: for a file that may not be replaced.
-        ValueError: for another backbone, sizes that llama.cpp cannot compute with, and where the `gguf` package is not
-            installed.
+        ValueError: for another backbone, a quantised one, sizes that llama.cpp cannot compute with, and where the
+            `gguf` package is not installed.
     """
-    backbone = _checked(model.backbone)
+    backbone = check_gguf_model(model.backbone)
     config = backbone.config
     with gguf_file(path, "rwkv7", overwrite=overwrite) as file:
         file.writer.add_type("model")
@@ -83,13 +84,14 @@ def export_gguf_model(model: ProSG, path: str | Path, *, overwrite: bool = False
     return said
 
 
-def _checked(backbone: BackboneModule) -> RWKV7:
-    """Returns the backbone if llama.cpp computes the same with it."""
+def check_gguf_model(backbone: BackboneModule) -> RWKV7:
+    """Returns the backbone if llama.cpp computes the same with it. Raises ValueError if it does not."""
     if not isinstance(backbone, RWKV7):
         raise ValueError(
             f"a GGUF model is written of an RWKV-7, and this is {backbone.config.model_type}; llama.cpp has a "
             "converter of its own for Mamba's kinds, and no RWKV-4"
         )
+    refuse_quantised(backbone, "written as a GGUF model")
     config = backbone.config
     if config.attention_size != config.hidden_size:
         raise ValueError(

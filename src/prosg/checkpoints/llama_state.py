@@ -22,12 +22,22 @@ from prosg.backbones.rwkv7 import RWKV7, RWKV7Layer
 from prosg.core.state import State
 from prosg.utils.io import written_whole
 
-__all__ = ["VERSIONS", "export_llama_state"]
+__all__ = ["VERSIONS", "check_llama_state", "export_llama_state"]
 
 MAGIC = 0x67677371
 VERSIONS = 3, 4
 """Of the format, in llama.cpp's releases; what is written here is the same in both, and each reads its own alone."""
 FP32 = 0
+
+
+def check_llama_state(backbone: BackboneModule, version: int) -> None:
+    """Raises ValueError for a backbone whose states cannot be written for llama.cpp, and for another version."""
+    if version not in VERSIONS:
+        raise ValueError(f"version is {version}; allowed: {', '.join(map(str, VERSIONS))}")
+    if not isinstance(backbone, RWKV7):
+        raise ValueError(
+            f"a state is written for llama.cpp's RWKV-7 alone, and the backbone is {backbone.config.model_type}"
+        )
 
 
 def export_llama_state(
@@ -53,12 +63,7 @@ def export_llama_state(
         FileExistsError: for a file that may not be replaced.
         ValueError: for another backbone, for no tokens, and for another version.
     """
-    if version not in VERSIONS:
-        raise ValueError(f"version is {version}; allowed: {', '.join(map(str, VERSIONS))}")
-    if not isinstance(backbone, RWKV7):
-        raise ValueError(
-            f"a state is written for llama.cpp's RWKV-7 alone, and the backbone is {backbone.config.model_type}"
-        )
+    check_llama_state(backbone, version)
     if not tokens:
         raise ValueError("a saved sequence of llama.cpp holds at least one token, and the prompt leaves none")
     layers = [layer for layer in state if isinstance(layer, RWKV7Layer)]

@@ -67,7 +67,7 @@ def load_model(
         ValueError: for a tokenizer that does not fit the model or its training, for a base without an adapter, and for
             names and ids that are not there, or cannot run here.
     """
-    dtype = parse_dtype(dtype) if isinstance(dtype, str) else dtype
+    dtype = parse_dtype(dtype)
     device = parse_device(device)
     path = demo_model() if str(model) == "demo" else trained_model(local_path(model))
     adapter = adapter_config(path) if is_adapter(path) else {}

@@ -7,9 +7,9 @@ from pathlib import Path
 from prosg.checkpoints.adapter import adapter_base, is_adapter
 from prosg.checkpoints.load import demo_model, trained_model
 from prosg.checkpoints.native_reader import weight_files
-from prosg.checkpoints.special import GENERATION_CONFIG, TOKENIZER_CONFIG
+from prosg.checkpoints.special import GENERATION_CONFIG
 from prosg.checkpoints.templates import TEMPLATE_FILE
-from prosg.tokenizers.files import WORLD, tokenizer_beside
+from prosg.tokenizers.files import TOKENIZER_CONFIG, WORLD, tokenizer_beside
 from prosg.tokenizers.world import world_file
 from prosg.utils.file_hashes import FileHashes
 

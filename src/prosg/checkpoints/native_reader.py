@@ -14,7 +14,8 @@ Sizes are read from the tensors' shapes. Files are mapped into memory, so that o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,8 +86,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         files = [path]
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= read_tensors(file)
-    tensors, prefixes = _without_prefixes(tensors)
+        stored = read_tensors(file)
+        if twice := sorted(tensors.keys() & stored.keys()):
+            raise CheckpointError(f"{file}: has {twice[0]}, which another file of {path} has, too; keep one")
+        tensors |= stored
+    tensors, prefixes = _without_prefixes(path, tensors)
     if hf_config.get("tie_word_embeddings") and "head.weight" not in tensors and "rwkv.embeddings.weight" in tensors:
         tensors["head.weight"] = tensors["rwkv.embeddings.weight"].clone()
     version = _recognise(path, tensors)
@@ -97,16 +101,24 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(config, _fitted(path, tensors, kind, config), tokenizer_beside(path), note)
 
 
-def _without_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def _without_prefixes(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Strips `TOOL_PREFIXES` from tensors' names. Returns them with the prefixes that were there, outermost first."""
+
+    def renamed(change: Callable[[str], str]) -> dict[str, Tensor]:
+        changed = {change(name): tensor for name, tensor in tensors.items()}
+        if len(changed) < len(tensors):
+            name = next(name for name, count in Counter(map(change, tensors)).items() if count > 1)
+            raise CheckpointError(f"{path}: two tensors are {name} without the prefix {found[-1]!r}; keep one")
+        return changed
+
     found = []
     compiled = next(iter(TOOL_PREFIXES))
     if any(compiled in name for name in tensors):
         found.append(compiled)
-        tensors = {name.replace(compiled, ""): tensor for name, tensor in tensors.items()}
+        tensors = renamed(lambda name: name.replace(compiled, ""))
     while prefix := next((p for p in TOOL_PREFIXES if _is_before_all(p, tensors)), None):
         found.append(prefix)
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        tensors = renamed(lambda name, prefix=prefix: name.removeprefix(prefix))  # type: ignore[misc]
     return tensors, found
 
 
@@ -233,6 +245,18 @@ def _is_turned(tensors: dict[str, Tensor], layout: Layout) -> bool:
 def _read_config(path: Path, tensors: dict[str, Tensor], kind: BackboneKind, hf_config: dict[str, Any]) -> NativeConfig:
     """Reads the sizes from the tensors' shapes, and what no shape tells from config.json."""
     try:
+        sizes = read_sizes(tensors, kind.layout)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: tensor {error} is missing") from None
+    except IndexError as error:
+        raise _impossible(path, error) from None
+    for field, name in kind.layout.hf_sizes.items():
+        # An RWKV-7's num_heads is none of these: it follows from them, and published folders say another number.
+        size = sizes.get(name)
+        if size is not None and hf_config.get(field, size) != size:
+            said = shown(hf_config[field])
+            raise CheckpointError(f"{path / 'config.json'}: {field} is {said}, but the tensors' is {size}")
+    try:
         extra = kind.layout.hf_only(hf_config) if hf_config else {}
         for name, value in extra.items():
             if not check_number(name, value) > 0:
@@ -240,16 +264,14 @@ def _read_config(path: Path, tensors: dict[str, Tensor], kind: BackboneKind, hf_
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path / 'config.json'}: {error}") from None
     try:
-        config: NativeConfig = kind.config(**read_sizes(tensors, kind.layout), **extra)
-    except KeyError as error:
-        raise CheckpointError(f"{path}: tensor {error} is missing") from None
-    except (IndexError, ValueError) as error:
-        raise CheckpointError(f"{path}: a tensor has an impossible shape ({error})") from None
-    for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_layers"):
-        size = getattr(config, kind.layout.hf_sizes.get(field, ""), None)
-        if size is not None and hf_config.get(field, size) != size:
-            raise CheckpointError(f"{path / 'config.json'}: {field} is {hf_config[field]}, but the tensors' is {size}")
+        config: NativeConfig = kind.config(**sizes, **extra)
+    except ValueError as error:
+        raise _impossible(path, error) from None
     return config
+
+
+def _impossible(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: a tensor has an impossible shape ({error})")
 
 
 def _fitted(path: Path, tensors: dict[str, Tensor], kind: BackboneKind, config: NativeConfig) -> dict[str, Tensor]:

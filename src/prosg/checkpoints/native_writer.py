@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,16 +14,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prosg.backbones import BACKBONES
-from prosg.backbones.hf.files import MODEL_FOLDER
+from prosg.backbones.hf.files import MODEL_FOLDER, written_suffix
 from prosg.backbones.layouts import FOLDER_LAYOUTS, Layout, read_sizes, to_hf
 from prosg.backbones.native import NativeConfig
 from prosg.checkpoints.native_reader import Checkpoint
 from prosg.checkpoints.special import write_special
 from prosg.checkpoints.templates import write_template
 from prosg.checkpoints.torch_file import save_torch
-from prosg.data.templates import ChatTemplate
-from prosg.tokenizers.files import stored_name, tokenizer_beside
-from prosg.tokenizers.special import SpecialTokens
+from prosg.data.templates import TEMPLATES, ChatTemplate
+from prosg.tokenizers.files import copy_tokenizer, stored_name, tokenizer_beside
+from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
 from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError, written_whole
 
@@ -39,7 +40,8 @@ def write_checkpoint(
 ) -> None:
     """Writes a .pth file if `path` ends in .pth, else a folder; the tokenizer goes beside the file, or into the folder.
 
-    A folder has the special tokens and the chat template, if they are given; a .pth file has no place for them.
+    A folder has the special tokens and the chat template, if they are given; a .pth file has no place for them, which
+    is said on stderr, with the options that name them.
 
     Args:
         checkpoint: What to write.
@@ -55,18 +57,19 @@ def write_checkpoint(
         ValueError: for a layout that the backbone does not have, and for one of a .pth file.
         FileExistsError: for a file or folder that may not be replaced, and for another tokenizer beside the file.
     """
-    if path.suffix in (".bin", ".pt", ".safetensors", ".st"):
-        raise CheckpointError(f"{path}: cannot write {path.suffix}; allowed: a .pth file or a folder")
+    suffix = written_suffix(path)
     # A tensor may be a view of a whole mapped file, all of which would be written with it.
     tensors = {
         name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
         for name, tensor in checkpoint.tensors.items()
     }
     checkpoint = checkpoint._replace(tensors=tensors)
-    if path.suffix == ".pth":
+    if suffix:
         if layout:
             raise ValueError(f"layout is {layout!r}, but {path} is a .pth file, which has BlinkDL's; name a folder")
         _write_pth(checkpoint, path, overwrite)
+        if lost := _lost(special or RWKV_SPECIAL, template):
+            print(f"note: {path} has no place for {', '.join(lost)}; a folder has", file=sys.stderr)
     else:
         chosen = _choose(checkpoint.config, path, layout)
         _write_folder(checkpoint, path, overwrite, special, template, chosen)
@@ -104,6 +107,19 @@ def _write_pth(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
             shutil.copyfile(tokenizer, temporary)
 
 
+def _lost(special: SpecialTokens, template: ChatTemplate | None) -> list[str]:
+    """Says what a .pth file does not hold, and the options that say it to a command that loads the file."""
+    lost = []
+    if special.end != RWKV_SPECIAL.end:
+        ids = ",".join(map(str, special.end))
+        lost.append(f"the end tokens (--end-token {ids})")
+    if special.begin is not None:
+        lost.append(f"the begin token (--begin-token {special.begin})")
+    if template is not None:
+        lost.append(f"the chat template{f' (--template {template.name})' if template.name in TEMPLATES else ''}")
+    return lost
+
+
 def _write_folder(
     checkpoint: Checkpoint,
     path: Path,
@@ -125,9 +141,9 @@ def _write_folder(
         save_file(renamed, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", "utf-8")
         if tokenizer:
-            shutil.copyfile(tokenizer, temporary / stored_name(tokenizer))
+            copy_tokenizer(tokenizer, temporary)
         if special is not None:
-            write_special(special, temporary)
+            write_special(special, temporary, tokenizer)
         if template is not None:
             write_template(template, temporary)
 

@@ -10,25 +10,25 @@ RWKV's own files say none of this: there 0 ends a text.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prosg.tokenizers.base import Tokenizer
+from prosg.tokenizers.files import TOKENIZER_CONFIG, load_tokenizer
 from prosg.tokenizers.special import RWKV_SPECIAL, SpecialTokens
 from prosg.utils.io import read_json
 
 __all__ = [
     "GENERATION_CONFIG",
-    "TOKENIZER_CONFIG",
     "read_special",
     "special_from_dict",
     "special_to_dict",
-    "unsaid",
     "write_special",
 ]
 
-GENERATION_CONFIG, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
 
 
 def read_special(model: Path, tokenizer: Tokenizer | None, vocab_size: int) -> SpecialTokens:
@@ -104,19 +104,45 @@ def special_from_dict(values: Mapping[str, Any], where: str) -> SpecialTokens | 
     return SpecialTokens(tuple(end), begin)
 
 
-def unsaid(special: SpecialTokens, tokenizer: Tokenizer | None) -> SpecialTokens | None:
-    """Returns the special tokens if a native model's folder has to say them: None where they follow without."""
-    rule = None if tokenizer is None else tokenizer.begin_token
-    return None if special == SpecialTokens(RWKV_SPECIAL.end, rule) else special
+def write_special(special: SpecialTokens, folder: Path, tokenizer_file: Path | None) -> None:
+    """Writes special tokens into a model's folder, where `read_special` and transformers find them.
 
+    Files that say them already stay as they are.
 
-def write_special(special: SpecialTokens, folder: Path) -> None:
-    """Writes special tokens into a model's folder, where `read_special` and transformers find them."""
-    settings = folder / TOKENIZER_CONFIG
-    said = {**_read(settings), "add_bos_token": special.begin is not None}
-    settings.write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+    Args:
+        special: The tokens.
+        folder: Of the model, with its tokenizer's settings.
+        tokenizer_file: Of the model's tokenizer.
+
+    Raises:
+        ValueError: for a damaged tokenizer.
+    """
+    tokenizer = None if tokenizer_file is None else load_tokenizer(tokenizer_file)
+
+    def said() -> SpecialTokens:
+        return read_special(folder, tokenizer, sys.maxsize)
+
+    if said() == special:
+        return
     file = folder / GENERATION_CONFIG
     content = {**_read(file), "eos_token_id": list(special.end) if len(special.end) > 1 else special.end[0]}
     if special.begin is not None:
         content["bos_token_id"] = special.begin
     file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    changes: dict[str, Any] = {}
+    if said().end != special.end:
+        changes["eos_token"] = _spelled(special.end[0], tokenizer)
+    if said().begin != special.begin:
+        changes["add_bos_token"] = special.begin is not None
+        if special.begin is not None:
+            changes["bos_token"] = _spelled(special.begin, tokenizer)
+    if changes:
+        file = folder / TOKENIZER_CONFIG
+        settings = {name: value for name, value in {**_read(file), **changes}.items() if value is not None}
+        file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+
+
+def _spelled(token: int, tokenizer: Tokenizer | None) -> str | None:
+    """How tokenizer_config.json names a token; None for one that no text names."""
+    text = "" if tokenizer is None else tokenizer.decode([token])
+    return text if tokenizer is not None and tokenizer.token_id(text) == token else None

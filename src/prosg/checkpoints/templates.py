@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prosg.checkpoints.special import TOKENIZER_CONFIG
 from prosg.data.jinja_template import JinjaTemplate
 from prosg.data.templates import TEMPLATES, ChatTemplate, OwnTemplate
 from prosg.tokenizers.base import Tokenizer
+from prosg.tokenizers.files import TOKENIZER_CONFIG
 from prosg.utils.io import CheckpointError, read_json
 from prosg.utils.outside import read_text
 from prosg.utils.values import shown

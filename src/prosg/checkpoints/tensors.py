@@ -17,6 +17,7 @@ from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError
 from prosg.utils.outside import plain_reason
 from prosg.utils.spelling import meant_path
+from prosg.utils.values import shown
 
 __all__ = ["check_files", "read_safetensors", "read_tensors"]
 
@@ -41,7 +42,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     _check_exists(path)
     tensors = read_safetensors(path)[1] if _is_safetensors(path) else _unpickle(path)
     for name, tensor in tensors.items():
-        if not (isinstance(name, str) and isinstance(tensor, Tensor)):
+        if not isinstance(name, str):
+            raise CheckpointError(f"{path}: a tensor's name is {shown(name)}, of type {type(name).__name__}, not text")
+        if not isinstance(tensor, Tensor):
             raise CheckpointError(f"{path}: {str(name)[:80]} is a {type(tensor).__name__}; only tensors are allowed")
         if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta:
             kinds = ", ".join(dtype_name(dtype) for dtype in FLOATS)

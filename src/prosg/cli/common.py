@@ -37,9 +37,12 @@ __all__ = [
     "add_window",
     "check_anchor_used",
     "check_new_file",
+    "check_not_read",
+    "check_read_already",
     "check_text",
     "check_used",
     "encode_prompt",
+    "files_read",
     "framed",
     "load_from",
     "note_off_topic",
@@ -239,6 +242,8 @@ def check_anchor_used(options: Namespace, memories: Iterable[str] = ()) -> None:
         raise ValueError(f"--anchor is for --memory anchor, both or auto, but --memory is {','.join(memories)}")
 
 
+READ = ("prompt_file", "encoded", "state", "anchor")
+"""Options that name a file to read, beside those of the model."""
 SOURCES = {"prompt": "--prompt TEXT", "prompt_file": "--prompt-file FILE", "encoded": "--encoded FILE"}
 
 
@@ -247,6 +252,15 @@ def one_prompt_source(options: Namespace) -> None:
     had = {name: words for name, words in SOURCES.items() if hasattr(options, name)}
     if sum(getattr(options, name) is not None for name in had) != 1:
         raise ValueError(f"give either {' or '.join(had.values())}")
+
+
+def check_read_already(options: Namespace, *names: str) -> None:
+    """Raises ValueError for options of reading a prompt beside --encoded, which was read already."""
+    for name in names if options.encoded is not None else ():
+        if getattr(options, name):
+            raise ValueError(
+                f"--{name} is for reading a prompt, but --encoded was read already: encode it with --{name}"
+            )
 
 
 def encode_prompt(options: Namespace, model: ProSG, memory: Memory | None = None) -> EncodedPrompt:
@@ -327,6 +341,24 @@ def check_text(option: str, text: str) -> None:
         raise ValueError(f"{option} is not UTF-8 text") from None
 
 
+def files_read(options: Namespace) -> list[Path]:
+    """Returns the files that a command reads: those of `add_model`'s model, and of `READ`."""
+    from prosg.checkpoints.model_files import model_files
+
+    files = [file for some in model_files(options.model, options.base, options.tokenizer).values() for file in some]
+    return [*files, *(Path(value) for name in READ if (value := getattr(options, name, None)) is not None)]
+
+
+def check_not_read(option: str, path: str | Path, read: Iterable[str | Path]) -> None:
+    """Raises ValueError where an option's file or folder is, or holds, one of the files that the command reads."""
+    for file in map(Path, read):
+        if Path(path).exists() and file.exists():
+            holds = Path(os.path.realpath(path)) in Path(os.path.realpath(file)).parents
+            if holds or os.path.samefile(path, file):
+                what = f"holds {os.path.normpath(file)}, which" if holds else "is a file that"
+                raise ValueError(f"{option} {path}: {what} is read, and is not replaced; name another place")
+
+
 def check_new_file(option: str, path: str | Path, overwrite: bool, read: str | Path | None = None) -> Path:
     """Returns the path of a file to write.
 
@@ -335,8 +367,8 @@ def check_new_file(option: str, path: str | Path, overwrite: bool, read: str | P
     """
     if str(path).endswith(("/", os.sep)):
         raise ValueError(f"{option} {path}: names a folder; name a file in it")
-    if read is not None and Path(path).exists() and Path(read).exists() and os.path.samefile(path, read):
-        raise ValueError(f"{option} {path}: is the file that is read; name another")
+    if read is not None and not Path(path).is_dir():
+        check_not_read(option, path, [read])
     try:
         check_replaceable(path, overwrite=overwrite)
     except ReplaceableError as error:

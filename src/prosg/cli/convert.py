@@ -30,8 +30,6 @@ def _run(options: Namespace) -> int:
     from prosg.checkpoints.backbone import convert
     from prosg.utils.device import parse_dtype
 
-    if options.dst.endswith(".gguf"):
-        raise ValueError(f"{options.dst}: such files are read, and written by: prosg export MODEL --gguf-model FILE")
     convert(
         options.src,
         options.dst,

@@ -14,7 +14,9 @@ from prosg.cli.common import (
     add_window,
     check_anchor_used,
     check_new_file,
+    check_not_read,
     encode_prompt,
+    files_read,
     load_from,
     one_prompt_source,
     say_template,
@@ -46,7 +48,8 @@ def _run(options: Namespace) -> int:
 
     known_template(options.template)
 
-    out = check_new_file("--out", options.out, options.overwrite, read=options.prompt_file)
+    out = check_new_file("--out", options.out, options.overwrite)
+    check_not_read("--out", out, files_read(options))
     if not out.parent.is_dir():
         raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
     one_prompt_source(options)

@@ -14,6 +14,7 @@ from prosg.cli.common import (
     add_sampling,
     add_state,
     check_anchor_used,
+    check_read_already,
     check_text,
     check_used,
     encode_prompt,
@@ -66,8 +67,7 @@ def _run(options: Namespace) -> int:
     one_prompt_source(options)
     if options.encoded is not None and options.state is not None:
         raise ValueError("--state begins a prompt, but --encoded holds the state after one: encode it with --state")
-    if options.encoded is not None and options.window is not None:
-        raise ValueError("--window is for reading a prompt, but --encoded was read already: encode it with --window")
+    check_read_already(options, "window")
     check_text("--force-marker", options.force_marker)
     check_used("--late-temperature", options.late_temperature, "--force-marker", options.force_marker)
     check_used("--refresh-keep", options.refresh_keep is not None, "--refresh-every", options.refresh_every)
@@ -104,7 +104,8 @@ def _run(options: Namespace) -> int:
             usual: Memory = "anchor" if encoded.update is None else ("both" if encoded.known is None else "auto")
             encoded = model.held_by(encoded.replace(anchor=None), options.memory or usual)
         elif options.memory is not None or options.tau is not None:
-            encoded = model.held_by(encoded, model.check_memory(options.memory, options.tau), options.tau)
+            memory = model.check_memory(options.memory or encoded.memory, options.tau)
+            encoded = model.held_by(encoded, memory, options.tau)
     if len(encoded) > 1:
         for row, answer in enumerate(model.generate(encoded, **sampling)):
             print(json.dumps({"row": row, "answer": reply(answer, template)}, ensure_ascii=False))

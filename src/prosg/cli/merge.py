@@ -7,7 +7,17 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosg.cli.common import add_model, add_overwrite, add_prompt, encode_prompt, load_from, one_prompt_source
+from prosg.cli.common import (
+    add_model,
+    add_overwrite,
+    add_prompt,
+    check_not_read,
+    check_read_already,
+    encode_prompt,
+    files_read,
+    load_from,
+    one_prompt_source,
+)
 from prosg.cli.parser import Command, Parser, path_text
 
 if TYPE_CHECKING:
@@ -43,6 +53,7 @@ def model_and_update(options: Namespace) -> tuple[ProSG, Update]:
         ValueError: where there is no update, or those of several prompts.
     """
     one_prompt_source(options)
+    check_read_already(options, "window")
     from prosg.checkpoints.encoded import load_encoded
 
     model = load_from(options, needs_tokenizer=options.encoded is None)
@@ -65,6 +76,8 @@ def _run(options: Namespace) -> int:
     from prosg.utils.device import dtype_name
     from prosg.utils.staging import staging_folder
 
+    check_read_already(options, "template")
+    check_not_read("--out", options.out, files_read(options))
     model, update = model_and_update(options)
     merged = merge(model.backbone, update)
     out = Path(os.path.realpath(options.out))

@@ -65,6 +65,8 @@ def check_token_id(name: str, token: int, vocab_size: int) -> None:
 
 def check_lengths(lengths: Tensor, batch: int, width: int, *, least: int = 1, name: str = "lengths") -> None:
     """Raises ValueError unless there is a whole number for each row, `least` to `width`."""
+    if not isinstance(lengths, Tensor):
+        raise ValueError(f"{name} is a {type(lengths).__name__}; must be a tensor of {batch} whole numbers, one a row")
     if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
         kind = str(lengths.dtype).removeprefix("torch.")
         raise ValueError(f"{name} has shape {tuple(lengths.shape)} of {kind}; must be {batch} whole numbers, one a row")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prosg.core.state import Anchor, State, join_states, map_state, no_pull, take_rows
 from prosg.core.update import LowRank, Update, acting_rows, join_updates, take_update_rows
+from prosg.utils.device import parse_device
 
 __all__ = ["MEMORIES", "EncodedPrompt", "Memory", "with_anchor", "with_update"]
 
@@ -86,6 +87,15 @@ class EncodedPrompt:
             return False
         return self.known is None or bool(acting_rows(self.update).all())
 
+    @property
+    def memory(self) -> Memory:
+        """What holds the prompts beside their states."""
+        if self.update is None:
+            return "none" if self.anchor is None else "anchor"
+        if self.anchor is None:
+            return "update"
+        return "both" if self.known is None else "auto"
+
     def __repr__(self) -> str:
         """Says how many prompts, of what."""
         parts = [name for name in ("update", "anchor") if getattr(self, name) is not None]
@@ -98,7 +108,8 @@ class EncodedPrompt:
         return replace(self, **changes)
 
     def to(self, device: torch.device | str) -> EncodedPrompt:
-        """Returns the same prompts on another device."""
+        """Returns the same prompts on another device. Raises ValueError for what is none; their types stay."""
+        device = parse_device(device)
 
         def moved(layers: tuple[Any, ...]) -> tuple[Any, ...]:
             return map_state(lambda leaf: leaf.to(device), layers)

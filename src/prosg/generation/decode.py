@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prosg.backbones.base import Backbone
+from prosg.backbones.base import Backbone, FullError
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.rng import uniforms
 from prosg.core.state import bound_state, limit_memory, map_state
@@ -155,8 +155,11 @@ def decode(
     ends_sentence: Tensor | None = None,
     numbers: np.ndarray | None = None,
     replay: Replay | None = None,
+    ends: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Step]:
     """Writes answers, yielding every step; ends when all rows have ended, or at the longest answer.
+
+    A row for which the model has no more positions ends, too.
 
     Args:
         backbone: What writes.
@@ -166,8 +169,10 @@ def decode(
         ends_sentence: (V,) bool, for length control; see `sentence_ends`.
         numbers: Row numbers (B,) that the random draws belong to; 0, 1, ... by default.
         replay: Prompts to read again on the way.
+        ends: Ids that end each row's answer; those of `sampling` by default.
     """
-    control = LengthControl(sampling, markers, ends_sentence, encoded.logits)
+    ends = [sampling.ends] * encoded.batch if ends is None else ends
+    control = LengthControl(sampling, markers, ends_sentence, encoded.logits, ends)
     device = encoded.logits.device
     if encoded.update is not None:
         encoded = encoded.replace(update=prepare_update(encoded.update, encoded.logits.dtype))
@@ -187,20 +192,26 @@ def decode(
         tokens = token.tolist()
         if not as_drawn:
             forced = control.force(tokens)
-            tokens = [one if fine else sampling.ends[0] for one, fine in zip(forced, finite, strict=True)]
+            tokens = [one if fine else end[0] for one, fine, end in zip(forced, finite, ends, strict=True)]
             token = torch.tensor(tokens, device=device)
         control.update(tokens, step + 1)
         yield Step(tokens, running, control.sentences, encoded, finite)
-        running = [going and one not in sampling.ends for going, one in zip(running, tokens, strict=True)]
+        running = [going and one not in end for going, one, end in zip(running, tokens, ends, strict=True)]
         if not any(running) or step + 1 == longest:
             return
         recent.append(tokens)
+        place, read, lengths = encoded, token.unsqueeze(1), None
         if sampling.refresh_every and (step + 1) % sampling.refresh_every == 0:
-            encoded = advance(backbone, begin, torch.tensor([*zip(*recent, strict=True)], device=device))
-        elif replay is None or (step + 1) % replay.every:
-            encoded = advance(backbone, encoded, token.unsqueeze(1))
-        else:
+            place, read = begin, torch.tensor([*zip(*recent, strict=True)], device=device)
+        elif replay is not None and (step + 1) % replay.every == 0:
             texts = [[*prompt, last] for prompt, last in zip(replay.prompts, tokens, strict=True)]
-            lengths = torch.tensor([len(text) for text in texts], device=device)
-            encoded = advance(backbone, encoded, pad(texts).to(device), lengths)
+            read, lengths = pad(texts).to(device), torch.tensor([len(text) for text in texts], device=device)
+        try:
+            encoded = advance(backbone, place, read, lengths)
+        except FullError as full:  # rows for which there are no more positions end here, the others go on
+            running = [going and not one for going, one in zip(running, full.rows, strict=True)]
+            if not any(running):
+                return
+            some = torch.tensor(running, device=device) * (read.shape[1] if lengths is None else lengths)
+            encoded = advance(backbone, place, read, some)
         encoded = within_bounds(encoded, step + 1)

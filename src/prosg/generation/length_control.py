@@ -72,12 +72,25 @@ class LengthControl:
     """
 
     def __init__(
-        self, sampling: Sampling, markers: Sequence[Sequence[int]] | None, ends_sentence: Tensor | None, logits: Tensor
+        self,
+        sampling: Sampling,
+        markers: Sequence[Sequence[int]] | None,
+        ends_sentence: Tensor | None,
+        logits: Tensor,
+        ends: Sequence[Sequence[int]],
     ) -> None:
-        """Starts before the first token; `logits` (B, V) give batch and device, `ends_sentence` see `sentence_ends`."""
+        """Starts before the first token.
+
+        Args:
+            sampling: How long stories are.
+            markers: Token ids of each row's marker.
+            ends_sentence: See `sentence_ends`.
+            logits: (B, V), which give batch and device.
+            ends: Ids that end each row's answer, which held rows must not write.
+        """
         self._rows, self._vocab_size = logits.shape
         self._device = logits.device
-        self.sampling = sampling
+        self.sampling, self._ends = sampling, ends
         self._has_markers = markers is not None
         self._markers = Markers(markers or [[]] * self._rows)
         self._held = [sampling.hold_until > 0] * self._rows
@@ -96,7 +109,8 @@ class LengthControl:
         self._banned: Tensor | None = None
         if any(self._held):
             banned = torch.zeros(self._rows, self._vocab_size, dtype=torch.bool)
-            banned[:, list(self.sampling.ends)] = True
+            for row, ends in enumerate(self._ends):
+                banned[row, list(ends)] = True
             first = torch.tensor([[marker[0] if marker else 0] for marker in self._markers.ids])
             banned.scatter_(1, first, True)
             self._banned = (banned & torch.tensor(self._held).unsqueeze(1)).to(self._device)

@@ -62,6 +62,7 @@ def generate_texts(
     numbers: np.ndarray | None = None,
     replay: Replay | None = None,
     stops: Sequence[str] | None = None,
+    ends: Sequence[Sequence[int]] | None = None,
 ) -> list[Generation]:
     """Writes one answer per prompt, all in one batch.
 
@@ -73,19 +74,22 @@ def generate_texts(
         numbers: As in `decode`.
         replay: As in `decode`.
         stops: A stop string for each row, besides those of all; "" for none.
+        ends: As in `decode`.
 
     Raises:
         ValueError: without a tokenizer, and for markers that do not fit the prompts.
     """
     tokenizer = _need(tokenizer)
-    writers = [_Writer(tokenizer, [*sampling.stop, *filter(None, [stop])]) for stop in stops or [""] * encoded.batch]
-    markers, ends = _Control.of(sampling, tokenizer, encoded)
-    for step in decode(
-        backbone, encoded, sampling, markers=markers, ends_sentence=ends, numbers=numbers, replay=replay
-    ):
-        for writer, token, finite in zip(writers, step.tokens, step.finite, strict=True):
-            if not writer.reason:
-                writer.write(token, sampling.ends, finite)
+    ends = [sampling.ends] * encoded.batch if ends is None else ends
+    strings = [[*sampling.stop, *filter(None, [stop])] for stop in stops or [""] * encoded.batch]
+    writers = [_Writer(tokenizer, stop, end) for stop, end in zip(strings, ends, strict=True)]
+    control = _Control.of(sampling, tokenizer, encoded)
+    for step in decode(backbone, encoded, sampling, **control._asdict(), numbers=numbers, replay=replay, ends=ends):
+        for writer, token, finite, running in zip(writers, step.tokens, step.finite, step.running, strict=True):
+            if not running:
+                writer.reason = writer.reason or "length"
+            elif not writer.reason:
+                writer.write(token, finite)
         if all(writer.reason for writer in writers):
             break
     if broken := sum(writer.reason == NOT_FINITE for writer in writers):
@@ -96,17 +100,17 @@ def generate_texts(
 class _Writer:
     """One row's text so far."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        self.decoder, self.stops = tokenizer.stream(), stops
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], ends: Sequence[int]) -> None:
+        self.decoder, self.stops, self.ends = tokenizer.stream(), stops, ends
         self.ids: list[int] = []
         self.text, self.reason = "", ""
 
-    def write(self, token: int, ends: Sequence[int], finite: bool) -> None:
+    def write(self, token: int, finite: bool) -> None:
         """Takes in one token, drawn from logits that were finite or not."""
         if not finite:
             self.reason = NOT_FINITE
             return
-        if token in ends:
+        if token in self.ends:
             self.reason = "end"
             return
         self.ids.append(token)
@@ -133,25 +137,28 @@ def stream_texts(
     sampling: Sampling,
     *,
     stops: Sequence[str] | None = None,
+    ends: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Writes answers in one batch, and yields (row, piece); text that may begin a stop string is held back.
 
     Args:
-        backbone, encoded, tokenizer, sampling, stops: As in `generate_texts`.
+        backbone, encoded, tokenizer, sampling, stops, ends: As in `generate_texts`.
 
     Raises:
         ValueError: without a tokenizer, and for markers that do not fit the prompts.
     """
     tokenizer = _need(tokenizer)
     rows = [AnswerStream(tokenizer, [*sampling.stop, *filter(None, [stop])]) for stop in stops or [""] * encoded.batch]
-    markers, ends = _Control.of(sampling, tokenizer, encoded)
-    for step in decode(backbone, encoded, sampling, markers=markers, ends_sentence=ends):
-        for number, (row, token, finite) in enumerate(zip(rows, step.tokens, step.finite, strict=True)):
-            if row.ended:
+    ends = [sampling.ends] * encoded.batch if ends is None else ends
+    control = _Control.of(sampling, tokenizer, encoded)
+    for step in decode(backbone, encoded, sampling, **control._asdict(), ends=ends):
+        written = zip(rows, step.tokens, step.finite, step.running, strict=True)
+        for number, (row, token, finite, running) in enumerate(written):
+            if row.ended or not running:
                 continue
             if not finite:
                 warnings.warn(f"{NOT_FINITE_WORDS}; the answer ends there", RuntimeWarning, stacklevel=2)
-            if piece := row.end() if token in sampling.ends or not finite else row.push(token):
+            if piece := row.end() if token in ends[number] or not finite else row.push(token):
                 yield number, piece
         if all(row.ended for row in rows):
             return

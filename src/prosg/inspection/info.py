@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prosg.backbones import BackboneModule
 from prosg.backbones.native import NativeBackbone
+from prosg.backbones.quantised import is_quantised
 from prosg.checkpoints.fingerprints import backbone_fingerprint, model_fingerprint
 from prosg.inspection.prompt_memory import describe_prompt, growth_text
 from prosg.model.anchor import StateAnchor
@@ -63,6 +64,12 @@ def describe(model: ProSG) -> Iterator[tuple[str, str]]:
     row = f"{bytes_text(state)} of state{growth_text(backbone)}{update}"
     yield "generating", f"{bytes_text(weights)} of weights, and per row {row}"
     yield from describe_prompt(model)
+    if not is_quantised(backbone):
+        yield from _describe_training(backbone, total)
+
+
+def _describe_training(backbone: BackboneModule, total: int) -> Iterator[tuple[str, str]]:
+    """Yields the memory that each way of training a backbone of `total` parameters takes."""
     yield f"training, {BATCH} x {TOKENS} tokens", "fp32 with AdamW"
     yield "  finetune", _training_memory(ADAMW_BYTES * total, activation_bytes(backbone, frozen=False))
     frozen = activation_bytes(backbone, frozen=True)

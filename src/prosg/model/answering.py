@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -67,8 +66,8 @@ def answer_rows(
     if batch_size < 1:
         raise ValueError(f"batch size is {batch_size}, must be at least 1")
     assert model.tokenizer is not None
-    ends = [sampling.ends, *(template.special(model.special, model.tokenizer).end for _, template in prompts)]
-    sampling = replace(sampling, end_token=tuple(dict.fromkeys(token for some in ends for token in some)))
+    own = [template.special(model.special, model.tokenizer).end for _, template in prompts]
+    ends = [tuple(dict.fromkeys((*sampling.ends, *more))) for more in own]
     for start in range(0, len(prompts), batch_size):
         some = prompts[start : start + batch_size]
         encoded = model.encode([prompt for prompt, _ in some], memory=memory, tau=tau, window=window)
@@ -82,6 +81,7 @@ def answer_rows(
                     sampling,
                     numbers=np.arange(start, start + len(some)),
                     stops=[template.stop for _, template in some],
+                    ends=ends[start : start + len(some)],
                 ),
                 some,
                 strict=True,

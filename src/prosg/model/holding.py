@@ -14,6 +14,7 @@ from prosg.core.update import keep_rows
 from prosg.model.anchor import StateAnchor
 from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.text_model import TextModel
+from prosg.utils.values import check_number
 
 __all__ = ["HoldingModel"]
 
@@ -48,6 +49,9 @@ class HoldingModel(TextModel):
             ValueError: for an unknown name, an update where there is no module, and an anchor that cannot be had.
         """
         memory = self.memory if memory is None else memory
+        for name, tokens in (("tau", tau), ("age", age)):
+            if tokens is not None:
+                check_number(name, tokens, infinite=True)
         if memory not in MEMORIES:
             raise ValueError(f"memory is {memory!r}; allowed: {', '.join(MEMORIES)}")
         if with_update(memory) and self.synthesizer is None:

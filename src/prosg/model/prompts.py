@@ -12,6 +12,7 @@ from prosg.data.chat import Messages, is_messages, prompt_turns
 from prosg.data.templates import NONE, ChatTemplate, FramedPrompt
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import SpecialTokens
+from prosg.utils.values import shown, typed
 
 __all__ = [
     "Batch",
@@ -95,6 +96,8 @@ def prepare_prompts(
 
 
 def _prepare(prompt: Prompt, tokenizer: Tokenizer, special: SpecialTokens, template: ChatTemplate) -> PreparedPrompt:
+    if not isinstance(prompt, Sequence):
+        raise ValueError(f"a prompt is {shown(prompt)}; allowed: a text, and a list of messages")
     if isinstance(prompt, str):
         return PreparedPrompt(special.prompt(tokenizer.encode(prompt)) if prompt else [], "", special, False)
     framed = prompt if isinstance(prompt, FramedPrompt) else template.frame(prompt_turns(prompt))
@@ -107,5 +110,6 @@ def check_answers(answers: Sequence[str], prompts: int) -> None:
     if len(answers) != prompts:
         raise ValueError(f"there are {len(answers)} answers to {prompts} prompts; give one for each")
     for number, answer in enumerate(answers, 1):
+        typed(f"answer {number}", answer, str)
         if not answer:
             raise ValueError(f"answer {number} is empty; it must hold some text")

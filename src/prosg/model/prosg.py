@@ -42,6 +42,7 @@ from prosg.model.scoring import (
 )
 from prosg.model.synthesizer import Synthesizer
 from prosg.tokenizers.special import RWKV_SPECIAL
+from prosg.utils.values import check_whole
 
 __all__ = ["ProSG", "Scored", "StatePerturber"]
 
@@ -177,27 +178,37 @@ class ProSG(HoldingModel):
 
         Raises:
             ValueError: for no prompt or an empty one, messages that are no conversation or that the template cannot
-                write, ids and lengths out of range, windows where the module does not
-                read every position, an update where there is no module, and an anchor where the backbone cannot have
-                one.
+                write, ids and lengths out of range, lengths beside texts, windows where no module reads, or one that
+                does not read every position, an update where there is no module, and an anchor where the backbone
+                cannot have one.
             TypeError: for an option that there is not.
         """
         check_names("encode", options, EncodeOptions)
         tau, window, chunk = options.get("tau"), options.get("window"), options.get("chunk")
+        for name, tokens in (("window", window), ("chunk", chunk)):
+            if tokens is not None:
+                check_whole(name, tokens)
         memory = self.check_memory(options.get("memory"), tau)
         if isinstance(prompt, EncodedPrompt):
             raise ValueError("the prompt is encoded already; `held_by` changes what holds it")
         check_template_used(prompt, options.get("template", ""))
         if not isinstance(prompt, Tensor):
+            if lengths is not None:
+                raise ValueError("lengths are those of token ids, but the prompts are texts; leave them out")
             prompt, lengths = self.padded(self.prepare(listed(prompt), options.get("template", "")))
         check_tokens(prompt, self.backbone.config.vocab_size, "prompt")
         batch, time = prompt.shape
         if lengths is None:
             lengths = torch.full((batch,), time, device=prompt.device)
+        check_lengths(lengths, batch, time, least=0)
         if time == 0 or bool((lengths == 0).any()):
             raise ValueError("a prompt is empty; every prompt needs at least one token")
-        check_lengths(lengths, batch, time)
         synthesizer = self.synthesizer if with_update(memory) else None
+        if window is not None and synthesizer is None:
+            raise ValueError(
+                f"window is {window}, but no module reads the prompt under memory {memory!r}; a window is for memory "
+                "update, both or auto"
+            )
         chunk = (self.chunk if chunk is None else chunk) if self.backbone.continues else time
         # A prompt is known by all of it, not by windows.
         whole = window is None or (synthesizer is not None and synthesizer.is_selective)

@@ -29,7 +29,7 @@ from prosg.model.prompts import (
 from prosg.model.scoring import AnswerScores
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import SpecialTokens
-from prosg.utils.values import exponential
+from prosg.utils.values import check_whole, exponential
 
 __all__ = ["TextModel"]
 
@@ -123,7 +123,7 @@ class TextModel(nn.Module):
         return self.encode(*self.padded(read), memory=memory, tau=tau), read
 
     def _held(self, encoded: EncodedPrompt, memory: Memory | None, tau: float | None) -> EncodedPrompt:
-        return self.held_by(encoded, self.check_memory(memory, tau), tau)
+        return self.held_by(encoded, self.check_memory(encoded.memory if memory is None else memory, tau), tau)
 
     @overload
     def generate(self, prompt: Prompt, n: None = None, **options: Unpack[GenerateOptions]) -> str: ...
@@ -155,10 +155,10 @@ class TextModel(nn.Module):
             TypeError: for an option that there is not.
         """
         check_names("generate", options, GenerateOptions)
-        if n is not None and n < 1:
+        if n is not None and check_whole("n", n) < 1:
             raise ValueError(f"n is {n}, must be at least 1 sample")
         encoded, read = self._encoded(prompt, options)
-        sampling = self._sampling_of(read, options, 1 if n is None else n)
+        sampling, ends = self._sampling_of(options, 1 if n is None else n), self._ends_of(read, options)
         rows, samples = np.repeat(np.arange(encoded.batch), n or 1), np.tile(np.arange(n or 1), encoded.batch)
         answers = generate_texts(
             self.backbone,
@@ -167,6 +167,7 @@ class TextModel(nn.Module):
             sampling,
             numbers=rows + (samples << SAMPLE_BITS),
             stops=[read[row].stop for row in rows] if read else None,
+            ends=[ends[row] for row in rows] if ends else None,
         )
         texts = [answer.text for answer in answers]
         if n is not None:
@@ -196,16 +197,20 @@ class TextModel(nn.Module):
         """
         check_names("stream", options, GenerateOptions)
         encoded, read = self._encoded(prompt, options)
-        sampling = self._sampling_of(read, options)
+        sampling, ends = self._sampling_of(options), self._ends_of(read, options)
         stops = [one.stop for one in read] or None
-        pieces = stream_texts(self.backbone, encoded, self._tokenizer(), sampling, stops=stops)
+        pieces = stream_texts(self.backbone, encoded, self._tokenizer(), sampling, stops=stops, ends=ends)
         return (piece for _, piece in pieces) if is_single(prompt) else pieces
 
-    def _sampling_of(self, read: Sequence[PreparedPrompt], options: GenerateOptions, n: int = 1) -> Sampling:
-        """Options of writing, ended by what ends answers under the prompts' templates; markers for n samples each."""
+    def _ends_of(self, read: Sequence[PreparedPrompt], options: GenerateOptions) -> list[tuple[int, ...]] | None:
+        """What ends an answer under each prompt's template; None where it is the same for all, as `Sampling` says."""
+        if "end_token" in options or not read:
+            return None
+        return [one.special.check(self.backbone.config.vocab_size, "end_token").end for one in read]
+
+    def _sampling_of(self, options: GenerateOptions, n: int = 1) -> Sampling:
+        """Options of writing; markers for n samples each."""
         given: SamplingOptions = {name: value for name, value in options.items() if name not in HOLD}  # type: ignore[assignment]
-        if "end_token" not in given and read:
-            given["end_token"] = tuple(dict.fromkeys(token for prompt in read for token in prompt.special.end))
         marker = given.get("force_marker", "")
         if n > 1 and not isinstance(marker, str):
             given["force_marker"] = [text for text in marker for _ in range(n)]

@@ -22,6 +22,7 @@ from prosg.core.encoded import Memory
 from prosg.data.row import FIELDS, Row, row_from_dict
 from prosg.data.templates import ChatTemplate
 from prosg.model.answering import frame_rows, reply
+from prosg.model.options import EncodeOptions, GenerateOptions
 from prosg.serving.engine import Engine
 from prosg.serving.request import Finished, Piece, Request
 from prosg.utils.io import iter_lines
@@ -44,6 +45,8 @@ OPTIONS: dict[str, Any] = {
     "template": str,
 }
 """What a line may say of its answer, and of which type it is."""
+ELSEWHERE = {*EncodeOptions.__annotations__, *GenerateOptions.__annotations__, "n"} - OPTIONS.keys()
+"""Options of reading prompts and writing answers that a line cannot have."""
 PROMPTS = (*FIELDS, "messages", "text")
 LONGEST_REASON = 300
 
@@ -205,8 +208,11 @@ def _parsed(data: Any, usual: Mapping[str, Any]) -> tuple[Row, dict[str, Any]]:
     for name in [*given]:
         if name in OPTIONS:
             continue
+        allowed = ", ".join((*PROMPTS, *OPTIONS))
+        if name in ELSEWHERE:
+            raise ValueError(f"{name} is no option of a line; allowed: {allowed}")
         if close := meant(name, [*OPTIONS]):
-            raise ValueError(f"field {shortened(name)!r} is unknown{close}; allowed: {', '.join((*PROMPTS, *OPTIONS))}")
+            raise ValueError(f"field {shortened(name)!r} is unknown{close}; allowed: {allowed}")
         del given[name]  # data sets have fields of their own
     if isinstance(given.get("stop"), str):
         given["stop"] = [given["stop"]]

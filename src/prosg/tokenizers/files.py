@@ -8,7 +8,9 @@ a folder                     the one of these two files that lies in it, tokeniz
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import tokenizers
@@ -17,13 +19,16 @@ from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.guarded import PanicError, guarded, silenced
 from prosg.tokenizers.json_file import JSON_NAME, JsonTokenizer
 from prosg.tokenizers.world import VOCABULARY_NAME, read_vocabulary, world_file
+from prosg.utils.io import read_json
 from prosg.utils.paths import user_path
 from prosg.utils.spelling import meant_path
 
 __all__ = [
     "BY_VOCABULARY_SIZE",
+    "TOKENIZER_CONFIG",
     "TOKENIZER_FILES",
     "WORLD",
+    "copy_tokenizer",
     "load_tokenizer",
     "stored_name",
     "tokenizer_beside",
@@ -33,6 +38,10 @@ __all__ = [
 WORLD = "world"
 TOKENIZER_FILES = (JSON_NAME, VOCABULARY_NAME)
 """Names under which tokenizers are stored in folders of models."""
+TOKENIZER_CONFIG = "tokenizer_config.json"
+"""Settings beside a tokenizer, by which transformers reads it."""
+AS_IT_STANDS = {"tokenizer_class": "PreTrainedTokenizerFast"}
+"""Settings with which transformers takes a `tokenizer.json` as it is; without them a model's type names other rules."""
 BY_VOCABULARY_SIZE = {65536: WORLD, 50277: "20B_tokenizer.json"}
 """Tokenizers of published RWKV models by vocabulary size. Only World comes with the package; the other is a file."""
 
@@ -88,6 +97,20 @@ def tokenizer_beside(model: str | os.PathLike[str]) -> Path | None:
 def stored_name(file: Path) -> str:
     """Returns the name under which a tokenizer's file, whatever it is called, is stored in a model's folder."""
     return JSON_NAME if _is_json(file) else VOCABULARY_NAME
+
+
+def copy_tokenizer(file: Path, folder: Path) -> None:
+    """Copies a tokenizer's file into a model's folder, and the settings beside it, so that transformers reads it alike.
+
+    Raises:
+        CheckpointError: for settings that are no JSON object.
+    """
+    shutil.copyfile(file, folder / stored_name(file))
+    beside = file.with_name(TOKENIZER_CONFIG)
+    settings = {**(AS_IT_STANDS if _is_json(file) else {}), **(read_json(beside) if beside.is_file() else {})}
+    settings.pop("auto_map", None)  # names code that is not copied, as it is never run
+    if settings:
+        (folder / TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _is_json(file: Path) -> bool:

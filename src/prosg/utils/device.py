@@ -16,8 +16,10 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def parse_dtype(name: str | None) -> torch.dtype | None:
-    """Returns the type named by --dtype; None for None. Raises ValueError for an unknown name."""
+def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    """Returns the type named by --dtype; None for None, and a type itself. Raises ValueError for an unknown name."""
+    if isinstance(name, torch.dtype):
+        return name
     if name is not None and name not in DTYPES:
         raise ValueError(f"--dtype is {name!r}{meant(name, DTYPES)}; allowed: {', '.join(DTYPES)}")
     return None if name is None else DTYPES[name]

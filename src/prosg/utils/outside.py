@@ -97,8 +97,12 @@ def whole_text(text: str) -> str:
 
 
 def plain_reason(error: BaseException) -> str:
-    """Returns why a library failed: the first line of its error, without advice that does not hold here."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """Returns why a library failed: the first line of its error, without advice that does not hold here.
+
+    A line that ends in a colon only says what the next is about, which is then added.
+    """
+    lines = [*filter(None, map(str.strip, str(error).splitlines())), ""]
+    text = (f"{lines[0]} {lines[1]}" if lines[0].endswith(":") else lines[0]).strip() or type(error).__name__
     # torch goes on to advise weights_only=False, which would run what the file says.
     text = re.split(r"\s*(?:\([0-9]\) )?In PyTorch 2\.6|[^.]*weights_only", text)[0].strip() or type(error).__name__
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."

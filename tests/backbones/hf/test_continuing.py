@@ -19,11 +19,14 @@ from transformers import (
 )
 from transformers.models.qwen3_next import modeling_qwen3_next
 
+from prosg.backbones.base import FullError
 from prosg.backbones.hf.model import HFBackbone
 from prosg.checkpoints.backbone import load_backbone, save_backbone
 from prosg.core.state import State, choose_rows, take_rows
 from prosg.core.update import LowRank, Site, take_update_rows
 from prosg.data.encode import EncodedRow
+from prosg.generation.sampling import Sampling
+from prosg.generation.text import generate_texts, stream_text
 from prosg.model.anchor import StateAnchor
 from prosg.model.config import PRESETS
 from prosg.model.prosg import ProSG
@@ -40,7 +43,7 @@ from support.hf_models import (
     hf_backbone,
     hf_model,
 )
-from support.models import assert_near, gap, tokens
+from support.models import WORDS, assert_near, gap, tokens, word_tokenizer
 from support.two_passes import ANSWER, ANSWER_LENGTHS, LENGTHS, PROMPT, batch, draws, rows, touch
 
 types = pytest.mark.parametrize("name", CONTINUING)
@@ -361,3 +364,18 @@ def test_a_model_of_text_and_pictures_is_read_as_its_language_model(
     assert_near(backbone(x).logits, model(input_ids=x).logits, 1e-5)
     save_backbone(backbone, tmp_path / "language")
     assert_near(load_backbone(tmp_path / "language")(x).logits, backbone(x).logits, 1e-6)
+
+
+def test_a_text_ends_with_the_table_of_positions() -> None:
+    backbone, tokenizer = HFBackbone(hf_model("gpt2", vocab=len(WORDS), n_positions=8)), word_tokenizer()
+    with pytest.raises(FullError, match=r"the text has 9 tokens; this gpt2 has 8 positions \(n_positions\)"):
+        backbone(tokens(1, 9, vocab=len(WORDS)))
+    model = ProSG(backbone)
+    encoded = model.encode(tokens(2, 6, vocab=len(WORDS)), torch.tensor([6, 3]))
+    sampling = Sampling(max_tokens=20, temperature=0.0, end_token=99)
+    both = generate_texts(backbone, encoded, tokenizer, sampling)
+    assert [(len(one.ids), one.reason) for one in both] == [(3, "length"), (6, "length")]
+    for row, one in enumerate(both):
+        assert generate_texts(backbone, encoded.take([row]), tokenizer, sampling) == [one]
+        pieces = stream_text(backbone, encoded.take([row]), tokenizer, sampling)
+        assert "".join(pieces) == one.text

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prosg.backbones.base import FullError
 from prosg.backbones.hf.anchors import pull_layers
 from prosg.backbones.hf.cache import (
     AttentionState,
@@ -106,6 +107,7 @@ class HookedModel:
         Raises:
             ValueError: for more tokens than the model reads in one call, and for a site whose module is not called
                 exactly once.
+            FullError: for texts beyond its table of positions.
         """
         batch, time = tokens.shape
         longest = getattr(self.model.config, "max_inference_chunksize", time)
@@ -114,6 +116,7 @@ class HookedModel:
                 f"{time} tokens in one call; this {self.model_type} reads {longest} (max_inference_chunksize)"
             )
         read = torch.zeros(batch, dtype=torch.int64, device=tokens.device) if state is None else state[0].tokens
+        self._check_positions(read + (time if options.lengths is None else options.lengths))
         if options.anchor is not None and kept_keys(options.anchor):
             before = self.init_state(batch) if state is None else state
             cache: ModelCache = KeptCache(self.model, before, options.anchor, time, options.lengths, keep_state)
@@ -137,6 +140,16 @@ class HookedModel:
         now = cache.read + (time if options.lengths is None else options.lengths)
         state = (TokensRead(now), *after) if keep_state else ()
         return CallResult(logits, inputs, state, hidden[0] if hidden else None)
+
+    def _check_positions(self, ends: Tensor) -> None:
+        """Raises FullError for rows that end (B,) beyond the table of learned positions, which GPT-2 has."""
+        table = getattr(self.model.base_model, "wpe", None)
+        if isinstance(table, nn.Embedding) and bool((full := ends > table.num_embeddings).any()):
+            raise FullError(
+                f"the text has {int(ends.max())} tokens; this {self.model_type} has {table.num_embeddings} positions "
+                "(n_positions)",
+                full.tolist(),
+            )
 
     def step_by_step(self, tokens: Tensor, state: State, options: CallOptions, lengths: Tensor | None) -> CallResult:
         """Reads on from a state, token by token and without gradients; rows that have ended keep their state.

@@ -5,7 +5,7 @@ Only files of the folder are read: nothing is fetched from the hub, and code tha
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +19,21 @@ from prosg.backbones.hf.kernels import kernel_names
 from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.sites import HF_SITES, LANGUAGE_MODELS
 from prosg.backbones.hf.windows import windowed_config
-from prosg.tokenizers.files import TOKENIZER_FILES, stored_name
+from prosg.tokenizers.files import TOKENIZER_CONFIG, TOKENIZER_FILES, copy_tokenizer
 from prosg.utils.io import CheckpointError, written_whole
 from prosg.utils.outside import plain_reason
 from prosg.utils.replaceable import FolderKind
 
-__all__ = ["MODEL_FOLDER", "from_pretrained", "hf_type", "load_hf", "load_hf_model", "quiet", "save_hf"]
+__all__ = [
+    "MODEL_FOLDER",
+    "from_pretrained",
+    "hf_type",
+    "load_hf",
+    "load_hf_model",
+    "quiet",
+    "save_hf",
+    "written_suffix",
+]
 
 MODEL_FOLDER = FolderKind(
     "a model",
@@ -34,12 +43,17 @@ MODEL_FOLDER = FolderKind(
         "model*.safetensors",
         "model.safetensors.index.json",
         "generation_config.json",
-        "tokenizer_config.json",
+        TOKENIZER_CONFIG,
         "chat_template.jinja",
         *TOKENIZER_FILES,
     ),
 )
 """A folder of a model in transformers' layout, native or not."""
+PTH = ".pth"
+OTHER_FILES = (".bin", ".pt", ".safetensors", ".st", ".gguf")
+"""Suffixes of files of weights that are not written, so that no folder is called so."""
+MASKS = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
+"""Causal masks, which earlier versions of transformers stored beside the weights."""
 
 
 def hf_type(path: str | Path, names: Sequence[str] = ()) -> str:
@@ -114,19 +128,52 @@ def from_pretrained(file: str | Path, path: str | Path, **options: Any) -> Trans
         options: Further arguments of transformers' `from_pretrained`.
 
     Raises:
-        CheckpointError: unless every weight comes from there.
+        CheckpointError: unless every weight comes from there, and all that is there is a weight, of the same shape.
     """
     from transformers import AutoModelForCausalLM
 
     with quiet(), _explained(file):
         model, loading = AutoModelForCausalLM.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False, output_loading_info=True, **options
+            path,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, by name
+            **options,
         )
-    for what in ("missing_keys", "mismatched_keys"):
-        if names := sorted(map(str, loading[what])):
+    wrong = {
+        "missing": loading["missing_keys"],
+        "mismatched": [_mismatch(*key) for key in loading["mismatched_keys"]],
+        "surplus": [name for name in loading["unexpected_keys"] if not MASKS.search(name)],
+    }
+    for what, names in wrong.items():
+        if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise CheckpointError(f"{file}: {what.replace('_keys', '')} tensors: {', '.join(names[:3])}{more}")
+            listed = f"{', '.join(sorted(names)[:3])}{more}"
+            raise CheckpointError(f"{file}: {what} tensors: {listed}; its configuration describes others")
+    if model.dtype == torch.float64:  # the product that computes experts faster takes narrower types alone
+        model.set_experts_implementation("eager")
     return model
+
+
+def _mismatch(name: str, stored: Sequence[int], expected: Sequence[int]) -> str:
+    return f"{name} is {'x'.join(map(str, stored))}, expected {'x'.join(map(str, expected))}"
+
+
+def written_suffix(path: str | Path) -> str:
+    """Returns ".pth" for a path that names such a file, in any case, and "" for one that names a folder.
+
+    Raises:
+        CheckpointError: for other files of weights, and for an empty path.
+    """
+    if not str(path):
+        raise CheckpointError("the path to write is empty; name a .pth file or a folder")
+    suffix = Path(path).suffix.lower()
+    if suffix == ".gguf":
+        raise CheckpointError(f"{path}: such files are written by: prosg export MODEL --gguf-model FILE")
+    if suffix in OTHER_FILES:
+        raise CheckpointError(f"{path}: cannot write {suffix}; allowed: a .pth file or a folder")
+    return suffix if suffix == PTH else ""
 
 
 @contextmanager
@@ -138,7 +185,7 @@ def save_hf(
     Args:
         model: The model, of transformers.
         path: The folder.
-        tokenizer: A tokenizer's file to copy into it.
+        tokenizer: A tokenizer's file to copy into it, with its settings (`copy_tokenizer`).
         overwrite: Whether a folder of a model at `path` is replaced.
 
     Yields:
@@ -148,7 +195,7 @@ def save_hf(
         CheckpointError: where `path` is named like a file.
         FileExistsError: where `path` exists and may not be replaced.
     """
-    if path.suffix in (".pth", ".bin", ".pt", ".safetensors", ".st"):
+    if written_suffix(path):
         raise CheckpointError(
             f"{path}: a model of type {model.config.model_type} is a folder of transformers; its tensors have no other "
             "layout here"
@@ -156,7 +203,7 @@ def save_hf(
     with written_whole(path, overwrite=overwrite, kind=MODEL_FOLDER) as temporary, quiet():
         model.save_pretrained(temporary)
         if tokenizer:
-            shutil.copyfile(tokenizer, temporary / stored_name(tokenizer))
+            copy_tokenizer(tokenizer, temporary)
         yield temporary
 
 
@@ -167,6 +214,8 @@ def _explained(file: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {plain_reason(error)}"
+        if isinstance(error, KeyError):  # its text is the key alone
+            reason = f"config.json names {plain_reason(error)}, which transformers does not have"
         raise CheckpointError(f"{file}: transformers cannot load it: {reason}") from None
 
 
