@@ -6,9 +6,10 @@ import random
 
 import pytest
 
+from prosg.backbones.hf.model import HFBackbone
 from prosg.model.prosg import ProSG
 from prosg.serving import Engine
-from support.hf_models import hf_backbone
+from support.hf_models import hf_backbone, hf_model
 from support.models import WORDS, word_tokenizer
 from support.serving import Told, alone, finish, request, submit
 
@@ -30,3 +31,15 @@ def test_rows_of_attention_alone_and_in_a_window(name: str) -> None:
         engine.step()
     finish(engine)
     assert [(ours.text, ours.ids) for ours in told] == expected
+
+
+def test_rows_without_further_positions_end_and_the_others_go_on() -> None:
+    model = ProSG(HFBackbone(hf_model("gpt2", vocab=len(WORDS), n_positions=8)))
+    model.tokenizer = word_tokenizer()
+    requests = [request(range(1, size + 1), temperature=0.0, max_tokens=20, end_token=14) for size in (6, 3)]
+    engine = Engine(model)
+    told = [submit(engine, one)[1] for one in requests]
+    finish(engine)
+    assert [(ours.text, ours.ids) for ours in told] == [alone(model, one) for one in requests]
+    assert [(ours.end.reason, len(ours.ids)) for ours in told if ours.end] == [("length", 3), ("length", 6)]
+    assert engine.statistics().finished == {"length": 2}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from prosg.backbones.base import FullError
 from prosg.generation.decode import advance, limited, within_bounds
 from prosg.model.prosg import ProSG
 from prosg.serving.answering import Answering
@@ -89,13 +90,24 @@ class Decoding:
         self.free()
         return over
 
-    def read(self) -> None:
-        """Reads the tokens that were chosen, in all rows that go on."""
-        if self.rows and self._chosen is not None:
-            place = advance(self.model.backbone, self._slots.place, self._chosen.unsqueeze(1))
+    def read(self) -> list[Answering]:
+        """Reads the tokens that were chosen; returns the answers that end, as the model has no more positions."""
+        ended: list[Answering] = []
+        while self.rows and self._chosen is not None:
+            try:
+                place = advance(self.model.backbone, self._slots.place, self._chosen.unsqueeze(1))
+            except FullError as full:
+                over = [one for one, is_full in zip(self.rows, full.rows, strict=True) if is_full]
+                for one in over:
+                    one.end("length")
+                ended += over
+                self.free()
+                continue
             written = [one.written for one in self.rows]
             self._slots.move(within_bounds(place, self.statistics.steps, written))
+            self._chosen = None
         self._chosen = None
+        return ended
 
     def _logprobs(self, logits: Tensor, tokens: Tensor) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:
         """For rows that want them: the chosen token's log-probability, and the likeliest tokens with theirs."""

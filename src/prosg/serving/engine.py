@@ -372,9 +372,8 @@ class Engine:
     def _write(self) -> None:
         """Writes a token of every answer, tells it, and reads it where the answer goes on."""
         try:
-            for answering in self._decoding.choose():
+            for answering in (*self._decoding.choose(), *self._decoding.read()):
                 self._count(answering)
-            self._decoding.read()
         except Exception as error:
             self._fail([one for one in self._decoding.rows if not one.ended], error)
             self._decoding.free()
