@@ -16,7 +16,7 @@ from prosg.evaluation.report.cells import late_perplexity_of, numbers, of_seeds,
 from prosg.evaluation.results import Run
 from prosg.evaluation.statistics import Mean, mean_of
 from prosg.evaluation.system_result import ifeval_of
-from prosg.utils.tables import Table
+from prosg.utils.tables import Table, counted
 
 __all__ = ["has_ratings", "ifeval", "judge", "main_table", "rated_in", "ratings", "stages"]
 
@@ -40,7 +40,8 @@ def main_table(run: Run) -> Iterator[Block]:
         yield TableBlock(
             table,
             "Perplexity over all answer tokens, end tokens included (lower is better); accuracy: every stage right, in "
-            "answers written freely [95 % interval over prompts]; ratings 0 to 5: the columns of the paper's Table 2.",
+            f"answers written freely, {counted(len(run.rows), 'row')} [95 % interval over prompts]; ratings 0 to 5: "
+            "the columns of the paper's Table 2.",
         )
     undecided = [(s.label, sum(None in verdicts for verdicts in s.verdicts.values())) for s in run.systems]
     if any(number for _, number in undecided):
