@@ -18,6 +18,7 @@ BAD = [
         "two rows of each kind",
         "6",
     ),
+    case("curve plus --out x.json --memory none,anchor --kinds natural --rows 2", "two rows of each kind", "give 6"),
     case("curve start --out x.json --sentences 0", "--sentences"),
     case("curve start --out x.json --updates own", "no module"),
     case("curve plus --out x.json --updates mine", "--updates", "mine", "own, other, mean, none, wiped"),

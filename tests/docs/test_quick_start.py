@@ -20,6 +20,7 @@ FEWER = {
     "data": ["--size", "40"],
     "train": ["--optim.steps", "2", "--eval-steps", "2", "--optim.batch-size", "2"],
     "chat": ["--max-tokens", "8"],
+    "generate": ["--hold-until", "1"],
 }
 """What is appended to a command, so that it takes seconds."""
 NOT_RUN = (["--version"], ["curve", "module"], ["curve", "my-module"], ["curve", "rwkv7.pth"])

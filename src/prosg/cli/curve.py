@@ -18,6 +18,7 @@ from prosg.cli.common import (
     check_new_file,
     checked_kinds,
     load_from,
+    say_template,
 )
 from prosg.cli.parser import Command, Parser, path_text
 from prosg.evaluation.config import CurveConfig
@@ -100,6 +101,7 @@ def _run(options: Namespace) -> int:
     if options.rows < 1:
         raise ValueError(f"--rows is {options.rows}, must be at least 1")
     model = load_from(options)
+    say_template(options, model)
     return measure_curve(
         model,
         options.out,

@@ -59,13 +59,16 @@ CONDITIONS = {
 """The conditions that a module is measured under, by their short names."""
 
 
-def check_partners(groups: Sequence[str], by: str) -> None:
-    """Raises ValueError for rows of which a group (kind) has one alone, naming what says how many there are (`by`)."""
+def check_partners(groups: Sequence[str], by: str, kinds: Sequence[str] = ()) -> None:
+    """Raises ValueError for rows of which a group (kind) has one alone, naming what says how many there are (`by`).
+
+    `kinds` are those that rows are made of in turn, also those beyond the rows that there are.
+    """
     counts = Counter(groups)
     if alone := [name for name, number in counts.items() if number < 2]:
         raise ValueError(
             f"another prompt's memory needs two rows of each kind; by {by}, {alone[0]!r} has one, so give "
-            f"{2 * len(counts)} or more"
+            f"{2 * len({*counts, *kinds})} or more"
         )
 
 

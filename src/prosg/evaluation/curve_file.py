@@ -189,7 +189,7 @@ def _measured(config: EvalConfig, systems: dict[str, SystemConfig], model: ProSG
     """Every system's measures, one after the other, in memory."""
     rows = asked_rows(config)
     if any(system.update == "other" for system in systems.values()):
-        check_partners([row.kind for row in rows], f"--rows {config.curve.rows}")
+        check_partners([row.kind for row in rows], f"--rows {config.curve.rows}", config.data.kinds)
     say(_plan_line(config, systems))
     by_id = {row.id: row for row in rows}
     backbone, cache, results = model.backbone.config.model_type, AnswerCache(), []
