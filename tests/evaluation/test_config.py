@@ -14,7 +14,7 @@ from prosg.cli import main
 from prosg.data.row import write_rows
 from prosg.data.synthetic import make_rows
 from prosg.evaluation.config import DataConfig, EvalConfig
-from prosg.evaluation.config_file import idle_options
+from prosg.evaluation.config_file import idle_options, missing_files
 from support.evaluations import write_config
 
 ONE = {"bare": "demo"}
@@ -86,8 +86,6 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     (system(model="demo", memory="none", tau=5), ("systems.x: tau is for memory anchor, both or auto, not none",)),
     (system(model="demo", memory="update", age=5), ("systems.x: age is for memory anchor",)),
     (system(model="demo", dtype="fp8"), ("systems.x: dtype is 'fp8'", "fp32, bf16")),
-    (system(model="nowhere.pth"), ("systems.x: model is nowhere.pth: no such file",)),
-    (system(model="demo", initial="./nowhere"), ("systems.x: initial is ./nowhere: no such file",)),
     ({**system(model="demo", late_replay=True), "measures": ["accuracy"]}, ("late_replay and late_refresh act",)),
     (system(model="demo", template="chatml"), ("systems.x.template: template is 'chatml'", "none, world, pile, raven")),
     ({"systems": {"a/b": "demo"}}, ("systems.a/b: a name has letters, digits",)),
@@ -131,6 +129,13 @@ def test_options_that_shape_no_row_are_said() -> None:
     both = [said.format("sentences"), said.format("split")]
     assert [*idle_options(EvalConfig(data=data, measures=["accuracy"]))] == both
     assert not [*idle_options(EvalConfig(data=DataConfig(sentences=[1, 2])))]
+
+
+def test_files_of_systems_that_are_not_there_are_said() -> None:
+    systems = {"x": "nowhere.pth", "y": "demo", "z": {"model": "demo", "initial": "./nowhere"}, "hub": "owner/name"}
+    said = ["systems.x: model is nowhere.pth: no such file", "systems.z: initial is ./nowhere: no such file"]
+    found = [*missing_files(EvalConfig(systems=systems))]
+    assert len(found) == 2 and all(line.startswith(words) for line, words in zip(found, said, strict=True))
 
 
 def test_files_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("--size", "2000000", "--longest", "1", "--out", str(tmp_path / "out")), "no tasks"),
         (("--out", str(tmp_path / "full")), "exists"),
         (("--out", str(tmp_path / "full"), "--overwrite"), "not replaced"),
-        (("--out", str(file)), "exists"),
+        (("--out", str(file)), "is a file that is read"),
     ):
         assert main(["data", "compose", str(file), *options]) == 2
         assert word in capsys.readouterr().err

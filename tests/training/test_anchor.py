@@ -80,7 +80,8 @@ def test_a_learned_anchor_holds_prompts_in_commands(
 
     held = written("--anchor", str(tmp_path / "run"))
     assert held == written("--anchor", str(tmp_path / "run" / "anchor.safetensors"), "--memory", "anchor")
-    assert written("--anchor", str(tmp_path / "run"), "--memory", "none") == written()
+    assert main([*arguments, "--anchor", str(tmp_path / "run"), "--memory", "none"]) == 2
+    assert "--anchor is for --memory anchor, both or auto" in capsys.readouterr().err
     assert main([*arguments, "--anchor", str(tmp_path / "run"), "--tau", "9"]) == 2
     assert "--tau is one window for all" in capsys.readouterr().err
     assert main([*arguments, "--tau", "9"]) == 2

@@ -17,7 +17,7 @@ from prosg.utils.device import parse_dtype
 from prosg.utils.options import build, check_at_least, option, read_yaml
 from prosg.utils.spelling import check_known, meant_path
 
-__all__ = ["idle_options", "load_config"]
+__all__ = ["idle_options", "load_config", "missing_files"]
 
 AT_LEAST_ONE = (
     "batch_size",
@@ -108,6 +108,16 @@ def idle_options(config: EvalConfig) -> Iterator[str]:
             yield f"data.{name} is for rows that are made, but data.file names rows: it has no effect"
 
 
+def missing_files(config: EvalConfig) -> Iterator[str]:
+    """Yields a line for each file of a system that is not there: that system will fail, the others are measured."""
+    for name in config.systems:
+        system = config.system(name)
+        for option_name in ("model", "base", "initial", "anchor"):
+            path = getattr(system, option_name)
+            if path and path != "demo" and not may_be_fetched(path) and not Path(path).exists():
+                yield f"systems.{name}: {option_name} is {path}: no such file or folder{meant_path(Path(path))}"
+
+
 def _check_data(config: EvalConfig) -> None:
     """What an evaluation reads is not what it writes, and what acts in curves has curves to act in."""
     written = [config.folder / name for name in ("rows.jsonl", "results.json")] + [config.cache_file]
@@ -144,10 +154,6 @@ def _check_system(name: str, system: SystemConfig) -> None:
         parse_dtype(system.dtype or None)
     except ValueError as error:
         raise ValueError(f"{where}: {str(error).removeprefix('--')}") from None
-    for option_name in ("model", "base", "initial", "anchor"):
-        path = getattr(system, option_name)
-        if path and path != "demo" and not may_be_fetched(path) and not Path(path).exists():
-            raise ValueError(f"{where}: {option_name} is {path}: no such file or folder{meant_path(Path(path))}")
     try:
         known_template(system.template)
     except ValueError as error:

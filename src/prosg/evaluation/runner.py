@@ -18,7 +18,7 @@ from prosg.data.row import Row
 from prosg.data.synthetic import KINDS, Difficulty
 from prosg.evaluation.answer_cache import AnswerCache
 from prosg.evaluation.config import EvalConfig, SystemConfig
-from prosg.evaluation.config_file import idle_options, load_config
+from prosg.evaluation.config_file import idle_options, load_config, missing_files
 from prosg.evaluation.controls import LEAST_PROMPTS, check_partners
 from prosg.evaluation.rows import asked_rows, kinds_of, training_rows
 from prosg.evaluation.settings import hash_rows, kept_hashes
@@ -71,7 +71,7 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
         AnswerCache(config.cache_file).close()
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    for line in idle_options(config):
+    for line in (*idle_options(config), *missing_files(config)):
         print(f"note: {line}", file=sys.stderr)
     start = time.perf_counter()
     with locked(config.folder):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save
 
 from prosg.checkpoints.encoded import load_encoded, save_encoded
 from prosg.checkpoints.fingerprints import model_fingerprint
@@ -138,7 +139,8 @@ def bad_uploads(demo: ProSG, folder: Path) -> dict[str, bytes]:
     high = {
         site: LowRank(d.a.repeat(1, 9, 1), d.b.repeat(*(1,) * (d.b.dim() - 1), 9)) for site, d in encoded.update.items()
     }
-    short = encoded.replace(state=encoded.state[:-1])
+    last = f"state.{len(encoded.state) - 1}."
+    short = {name: tensor for name, tensor in load_file(folder / "whole.safetensors").items() if last not in name}
     return {
         "nothing": b"",
         "garbage": os.urandom(2000),
@@ -147,7 +149,7 @@ def bad_uploads(demo: ProSG, folder: Path) -> dict[str, bytes]:
         "two": content("two", demo.encode([CODE, "Hello."])),
         "another model's": content("other", encoded, "0" * 64),
         "rank": content("rank", encoded.replace(update=high)),
-        "layers": content("layers", short),
+        "layers": save(short, {"format": "prosg-encoded-1", "model": model_fingerprint(demo)}),
         "not finite": whole[:-400] + b"\xff" * 400,
         "header": (1 << 40).to_bytes(8, "little") + whole[8:],
     }
