@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosg.cli.common import add_kinds, add_overwrite, check_new_file, checked_kinds
+from prosg.cli.common import add_kinds, add_overwrite, check_new_file, check_not_read, checked_kinds
 from prosg.cli.parser import Command, Group, Parser, path_text
 
 if TYPE_CHECKING:
@@ -157,9 +157,8 @@ def _compose_parser() -> Parser:
 def _compose(options: Namespace) -> int:
     from prosg.musi.composed_set import compose
 
-    for file in options.files:
-        if Path(options.out).is_file():
-            check_new_file("--out", options.out, options.overwrite, read=file)
+    if Path(options.out).is_file():
+        check_not_read("--out", options.out, options.files)
     return compose(
         options.files,
         options.out,

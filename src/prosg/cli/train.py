@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prosg.cli.help_format import value_text
 from prosg.cli.parser import Command, Group, Parser, add_dataclass, packaged_config, path_text
-from prosg.utils.options import REQUIRED, dotted, iter_options, merge, parse, read_options, summary
+from prosg.utils.options import dotted, iter_options, merge, parse, read_options, required_options, summary
 
 if TYPE_CHECKING:
     from prosg.training.config import Phase, TrainConfig
@@ -109,8 +109,7 @@ def training_config(phase: Phase, options: Namespace) -> TrainConfig:
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     command_line = {name: value for name, value in vars(options).items() if name.partition(".")[0] in known}
     given = merge(given, parse(TrainConfig, command_line))
-    required = [option.name for option in next(iter_options(TrainConfig))[1] if option.default is REQUIRED]
-    if missing := [f"--{name}" for name in required if name not in given]:
+    if missing := [f"--{name}" for name in required_options(TrainConfig) if name not in given]:
         raise ValueError(
             f"prosg train {phase}: the following options are required: {', '.join(missing)}; give them here or in FILE "
             f"(see prosg train {phase} --help)"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from prosg.model.config import PRESETS, ProSGConfig
 from prosg.training.config import Anchoring, Optimisation, Perturbation, Phase, TrainConfig
-from prosg.utils.options import construct, merge, parse
+from prosg.utils.options import construct, merge, parse, required_options
 from prosg.utils.spelling import check_known, meant
 
 __all__ = ["NOT_OF", "RECIPES", "USUAL", "Recipe", "check_recipe", "check_values", "recipe_values", "train_config"]
@@ -152,8 +152,7 @@ def train_config(phase: Phase, **options: Any) -> TrainConfig:
     recipe = options.get("recipe") or USUAL[phase]
     check_recipe(phase, recipe)
     given = parse(TrainConfig, {**options, "recipe": recipe}, without=NOT_OF[phase])
-    needed = [f.name for f in dataclasses.fields(TrainConfig) if f.default is f.default_factory is dataclasses.MISSING]
-    if missing := [name for name in needed if name not in given]:
+    if missing := [name for name in required_options(TrainConfig) if name not in given]:
         raise ValueError(f"{', '.join(missing)}: missing, and no recipe has it")
     return construct(TrainConfig, merge(recipe_values(phase, recipe), given))
 

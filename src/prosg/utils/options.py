@@ -28,6 +28,7 @@ __all__ = [
     "parse",
     "read_options",
     "read_yaml",
+    "required_options",
     "summary",
 ]
 
@@ -184,6 +185,11 @@ def iter_options(kind: type, inside: str = "") -> Iterator[tuple[type, list[Opti
     yield kind, options
     for group, prefix in groups:
         yield from iter_options(group, prefix)
+
+
+def required_options(kind: type) -> list[str]:
+    """Returns the names of the options of a dataclass that have no default."""
+    return [option.name for option in next(iter_options(kind))[1] if option.default is REQUIRED]
 
 
 def _attribute_docs(kind: type) -> dict[str, str]:
