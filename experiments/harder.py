@@ -41,6 +41,7 @@ class Experiment:
         sentences: Least and greatest length of the stories that are trained on.
         difficulty: Ranges of `Difficulty` in training: distractors (words), turns, items.
         filler: Whether stories are running text.
+        rows: So many rows to train on.
         easier: So many rows of the demo's come on top: recall is learned on them sooner.
         window: `plus` is also measured in windows of so many tokens of the prompt; 0: it is not.
         wide: A second `plus` of this rank is trained and measured, too; 0: none.
@@ -55,6 +56,7 @@ class Experiment:
     sentences: tuple[int, int] = (1, 5)
     difficulty: tuple[tuple[str, tuple[int, int]], ...] = ()
     filler: bool = False
+    rows: int = ROWS
     easier: int = 0
     window: int = 0
     wide: int = 0
@@ -90,11 +92,24 @@ EXPERIMENTS = {
     "prompts-rwkv7": Experiment(
         FAR, difficulty=LONG, easier=ROWS // 4, window=250, backbone="rwkv7", durable="durable-load"
     ),
+    # What does not fade has to be written whole: four times the steps of the others, with the rival's.
     "digits": Experiment(
         {"items": [4, 6, 8, 10, 12, 14, 16], "sentences": [60]},
         kinds=("code",),
         difficulty=(("items", (4, 16)),),
+        rows=2 * ROWS,
         wide=32,
+        plus_steps=4000,
+        durable_steps=4400,
+    ),
+    "pairs": Experiment(
+        {"items": [2, 4, 6, 8], "sentences": [60]},
+        kinds=("pairs",),
+        difficulty=(("items", (2, 8)),),
+        rows=2 * ROWS,
+        wide=32,
+        plus_steps=4000,
+        durable_steps=4400,
     ),
     "turns": Experiment({"turns": [1, 2, 4, 8], "sentences": [5]}, kinds=("code",), difficulty=(("turns", (0, 1)),)),
     "small": Experiment(width=64, layers=2),
@@ -153,7 +168,7 @@ def main() -> int:
     folders = {int(seed): options.out / f"seed-{seed}" for seed in options.seeds.split(",")}
     work: list[Job] = []
     for seed, folder in folders.items():
-        rows = (ROWS, experiment.kinds, experiment.sentences, difficulty, experiment.easier)
+        rows = (experiment.rows, experiment.kinds, experiment.sentences, difficulty, experiment.easier)
         prepare(folder, seed, experiment.fresh, *rows)
         work += jobs_of(experiment, folder, seed, options.dtype)
     live = sys.stderr.isatty()
