@@ -17,7 +17,6 @@ from prosg.cli.common import (
     add_sampling,
     add_state,
     add_template,
-    check_text,
     load_from,
     note_off_topic,
     say_template,
@@ -28,6 +27,7 @@ from prosg.cli.streams import OUTPUT
 from prosg.cli.typed_lines import typed_lines
 from prosg.utils.interrupts import noting_interrupts
 from prosg.utils.io import read_json, written_whole
+from prosg.utils.outside import check_text
 from prosg.utils.paths import user_path
 from prosg.utils.spelling import meant, meant_path
 from prosg.utils.tables import counted, print_table

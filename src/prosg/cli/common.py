@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prosg.cli.parser import Parser, path_text
+from prosg.utils.outside import check_text
 from prosg.utils.replaceable import ReplaceableError, check_replaceable
 from prosg.utils.spelling import check_known
 
@@ -39,7 +40,6 @@ __all__ = [
     "check_new_file",
     "check_not_read",
     "check_read_already",
-    "check_text",
     "check_used",
     "encode_prompt",
     "files_read",
@@ -331,14 +331,6 @@ def prompt_text(prompt: str) -> str:
         raise ValueError("--prompt is empty; a prompt needs at least one character")
     check_text("--prompt", prompt)
     return prompt
-
-
-def check_text(option: str, text: str) -> None:
-    """Raises ValueError for bytes that are no characters: Python passes a command line's on as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{option} is not UTF-8 text") from None
 
 
 def files_read(options: Namespace) -> list[Path]:

@@ -15,7 +15,6 @@ from prosg.cli.common import (
     add_state,
     check_anchor_used,
     check_read_already,
-    check_text,
     check_used,
     encode_prompt,
     load_from,
@@ -23,6 +22,7 @@ from prosg.cli.common import (
     say_template,
 )
 from prosg.cli.parser import Command, Parser
+from prosg.utils.outside import check_text
 
 if TYPE_CHECKING:
     from prosg.core.encoded import Memory

@@ -43,6 +43,7 @@ from prosg.utils.io import read_json, write_json
 from prosg.utils.jobs import write_progress
 from prosg.utils.leftovers import sweep
 from prosg.utils.options import dotted
+from prosg.utils.outside import check_text
 from prosg.utils.progress import ProgressDisplay
 from prosg.utils.spelling import check_known
 
@@ -271,10 +272,7 @@ def _check_names(config: TrainConfig) -> None:
     for option, name in (("model", config.model), ("out", config.out), *(("train", file) for file in files)):
         if not name:
             raise ValueError(f"{option} is empty; it names a {'folder' if option == 'out' else 'file'}")
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{option} is {name!r}: not UTF-8 text, as names are here") from None
+        check_text(option, name)
 
 
 def _check_folder(out: Path) -> None:

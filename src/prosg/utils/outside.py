@@ -18,6 +18,7 @@ __all__ = [
     "DEEPEST",
     "MOST_BYTES",
     "MOST_DIGITS",
+    "check_text",
     "decode_text",
     "parse_json",
     "plain_reason",
@@ -87,6 +88,14 @@ def decode_text(text: str | bytes, where: str) -> str:
         return bytes(text).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8 text ({error.reason})") from None
+
+
+def check_text(option: str, text: str) -> None:
+    """Raises ValueError for bytes that are no characters: Python passes a command line's on as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{option} is {text!r}: not UTF-8 text") from None
 
 
 def whole_text(text: str) -> str:

@@ -169,6 +169,27 @@ def test_nothing_is_written_for_a_client_that_went_away(live: tuple[Live, str], 
     assert metric(live, "prosg_rows") == 0
 
 
+def test_a_client_that_does_not_read_holds_up_nobody(live: tuple[Live, str], client: Any) -> None:
+    body = {"model": "demo", "prompt": CODE, "max_tokens": 400, "n": 8, "stream": True, "logprobs": 5}
+    content = json.dumps({**body, "memory": "none", "temperature": 2}).encode()
+    with connect(live) as idle:
+        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        idle.sendall(request_bytes(live, "/v1/completions", len(content), content))
+        idle.recv(100)
+        for _ in range(3):
+            reply = client.completions.create(model="demo", prompt=CODE, max_tokens=5, temperature=0)
+            assert reply.usage.completion_tokens == 5
+        for _ in range(200):  # its own answers are written meanwhile
+            if metric(live, "prosg_rows") == 0:
+                break
+            time.sleep(0.1)
+        assert metric(live, "prosg_rows") == 0
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            received = (received + idle.recv(1 << 16))[-100:]
+        assert b"[DONE]" in received
+
+
 def test_sigterm_lets_answers_end_and_takes_no_more(tmp_path: Path) -> None:
     with live_server(tmp_path, "--drain", "30") as server:
         client = openai.OpenAI(base_url=f"{server.url}v1", api_key="none", max_retries=0, timeout=60)
