@@ -22,7 +22,8 @@ from prosg.model.conversation import Conversation
 from prosg.model.familiarity import GREATEST_WIDTH, MARGIN, SHRINKAGE, Familiarity, familiar_layers
 from prosg.model.prosg import ProSG
 from prosg.model.synthesizer import Synthesizer
-from prosg.training.known_prompts import learn_prompts
+from prosg.training import known_prompts
+from prosg.training.known_prompts import learn_prompts, reading_time
 from prosg.utils.io import CheckpointError
 from support.models import TINY, WORDS, assert_near, live_model, same_encoded, tokens, word_tokenizer
 
@@ -185,5 +186,22 @@ def test_other_kinds_of_instruction_are_not_known(capsys: pytest.CaptureFixture[
 
     assert known(DEMO_KINDS, 150) >= 0.97
     assert known(("pairs", "sentence", "steps", "reverse"), 100) <= 0.02
+    assert reading_time(made, train[:90]) == (0, 0.0)
     learn_prompts(made, train[:90], 0.99, seed=0, tell=tell)
     assert "too few" in capsys.readouterr().err and made.memory == "update"
+
+
+def test_so_many_prompts_are_read_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a list of rows, too, which is in memory whole; each prompt once."""
+    made = load_model("demo")
+    assert made.tokenizer is not None
+    rows, _ = encode_rows(make_rows(DEMO_KINDS, 500, 1, "train"), made.tokenizer)
+    monkeypatch.setattr(known_prompts, "MOST_PROMPTS", 350)
+    count, seconds = reading_time(made, rows + rows)
+    assert count == 350 and seconds > 0 and made.memory == "auto"
+    read: list[int] = []
+    kept = Familiarity.fit
+    monkeypatch.setattr(Familiarity, "fit", lambda self, means, others, share: read.extend((len(means), len(others)))
+                        or kept(self, means, others, share))  # fmt: skip
+    learn_prompts(made, rows + rows, 0.99, seed=0, tell=lambda share, note="": None)
+    assert read == [280, 70]

@@ -20,6 +20,7 @@ from prosg.data.joined import answer_tokens, row_lengths, sample_rows
 from prosg.model.memory import ADAMW_BYTES, activation_bytes
 from prosg.model.prosg import ProSG
 from prosg.training.config import Phase, TrainConfig
+from prosg.training.known_prompts import reading_time
 from prosg.training.precision import narrowed, resolve_dtype
 from prosg.training.run_checkpoints import complete_checkpoints
 from prosg.training.setup import prepare, training_arguments
@@ -71,6 +72,12 @@ def dry_run(
     total = duration_text(typical * config.optim.steps)
     measured = f"{typical:.3g} s a step in {dtype} here, of {len(seconds)} taken"
     lines.append(("time", f"about {total} without evaluations: {measured}"))
+    if phase == "synthesize" and config.known < 1:
+        prompts, reading = reading_time(model, rows)
+        if prompts:
+            lines.append(
+                ("known", f"{prompts:,} prompts are read at the end, about {duration_text(reading)} (--known 1: none)")
+            )
     if distributed.is_first():
         print_table(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from random import Random
 
@@ -19,7 +20,7 @@ from prosg.utils import distributed
 from prosg.utils.progress import Progress
 from prosg.utils.tables import counted
 
-__all__ = ["learn_prompts", "too_few"]
+__all__ = ["learn_prompts", "reading_time", "too_few"]
 
 MOST_PROMPTS = 4096
 BATCH = 32
@@ -68,9 +69,25 @@ def learn_prompts(model: ProSG, rows: Sequence[EncodedRow], share: float, seed: 
     familiarity.fit(means[: len(prompts)], means[len(prompts) :], share)
 
 
+def reading_time(model: ProSG, rows: Sequence[EncodedRow]) -> tuple[int, float]:
+    """Returns how many prompts `learn_prompts` reads, and about how many seconds it takes, from one batch of them."""
+    synthesizer = model.synthesizer
+    if not isinstance(synthesizer, Synthesizer) or "inputs" not in synthesizer.taps or too_few(rows):
+        return 0, 0.0
+    prompts = _distinct(rows)
+    had, synthesizer.familiarity = synthesizer.familiarity, Familiarity(synthesizer.input_widths).to(model.device)
+    begun = time.perf_counter()
+    _means(model, prompts[:BATCH], lambda share, note="": None)
+    seconds = time.perf_counter() - begun
+    synthesizer.familiarity = had
+    return len(prompts), seconds * sum(map(len, prompts)) / sum(map(len, prompts[:BATCH]))
+
+
 def _distinct(rows: Sequence[EncodedRow]) -> list[tuple[int, ...]]:
-    """Each prompt once, of at most `MOST_PROMPTS` rows."""
-    return list(dict.fromkeys(tuple(row.prompt) for row in sample_rows(rows, MOST_PROMPTS)))
+    """Distinct prompts, at most `MOST_PROMPTS`, evenly spread over the rows."""
+    prompts = list(dict.fromkeys(tuple(row.prompt) for row in sample_rows(rows, MOST_PROMPTS)))
+    count = min(len(prompts), MOST_PROMPTS)
+    return [prompts[i * len(prompts) // count] for i in range(count)]
 
 
 @torch.no_grad()
