@@ -314,3 +314,36 @@ def test_a_stream_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_truncated_stream_may_be_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TransientError, match="broken off"):
         complete(lambda request: stream(piece("Hel")), monkeypatch, stream=True)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("said", "finish"),
+    [("model_length", "length"), ("MAX_TOKENS", "length"), ("SAFETY", "content_filter"), ("eos", "eos"), ("", "stop")],
+)
+def test_other_words_for_finish_reasons_are_understood(
+    streamed: bool, said: str, finish: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = completion("Hel")
+    whole["choices"][0]["finish_reason"] = said
+    pieces = (piece("Hel", said), piece("", said or "stop"))
+    reply = complete(
+        lambda request: stream(*pieces) if streamed else httpx.Response(200, json=whole), monkeypatch, stream=streamed
+    )
+    assert (reply.text, reply.finish) == ("Hel", finish)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("finish", ["error", "abort", "insufficient_system_resource", "NETWORK_ERROR"])
+def test_what_a_server_broke_off_is_no_reply(streamed: bool, finish: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = completion("Hel")
+    whole["choices"][0]["finish_reason"] = finish
+    answer = stream(piece("Hel", finish)) if streamed else httpx.Response(200, json=whole)
+    with pytest.raises(TransientError, match=f"broken off.*{finish.lower()}"):
+        complete(lambda request: answer, monkeypatch, stream=streamed)
+
+
+def test_what_a_server_says_does_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TransientError) as error:
+        complete(lambda request: httpx.Response(500, text="out\x1b[2J\x07 of\nmemory"), monkeypatch)
+    assert error.value.detail == "out\ufffd[2J\ufffd of memory"

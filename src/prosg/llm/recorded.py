@@ -21,7 +21,8 @@ REPLY_FIELDS |= {"tokens_in": COUNT, "tokens_out": COUNT, "money": float}
 def recorded_replies(path: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, ReplyRecord]:
     """Returns recorded replies by the request's id, without the reasoning that older records hold in the text.
 
-    What was recorded by mistake, a body that is no chat completion, is left out and so requested again.
+    What was recorded by mistake, a body that is no chat completion or a reply that the server broke off, is left out,
+    and so requested again.
 
     Args:
         path: The log that they are from.
@@ -33,7 +34,8 @@ def recorded_replies(path: Path, records: Sequence[Mapping[str, Any]]) -> dict[s
     replies: dict[str, ReplyRecord] = {}
     for number, record in enumerate(records, 1):
         check_record(record, REPLY_FIELDS, f"{path}:{number}")
-        if record["finish"] == "malformed":
+        broken_off = record["finish"] == "error" and not record["refusal"]
+        if record["finish"] == "malformed" or broken_off:
             continue
         record = {name: whole_text(value) if isinstance(value, str) else value for name, value in record.items()}
         answer, reasoning = separate(record["reply"])
