@@ -104,7 +104,7 @@ def check_endpoint(name: str, endpoint: EndpointConfig) -> None:
     check_at_least(endpoint, ("concurrency", "attempts"), 1, f"{name}.")
     check_at_least(endpoint, ("backoff", "longest_wait", "input_price", "output_price"), 0, f"{name}.")
     if not endpoint.model:
-        raise ValueError("endpoint.model is missing; it is the server's name for the model")
+        raise ValueError(f"{name}.model is missing; it is the server's name for the model")
     try:
         url = urlsplit(endpoint.base_url)
         reachable = url.scheme in ("http", "https") and url.hostname and url.port != 0

@@ -17,7 +17,6 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -67,9 +66,7 @@ def build(file: str, *, stages: Sequence[str] = STAGES, dry_run: bool = False, o
     Raises:
         ValueError: before the first request, for faults of the configuration and of the files that it names.
     """
-    config = load_config(file)
-    if out:
-        config = replace(config, out=out)
+    config = load_config(file, out)
     check_known("--stages", stages, STAGES)
     chosen = [name for name in STAGES if name in stages]
     try:

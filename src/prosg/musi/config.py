@@ -172,15 +172,23 @@ class BuildConfig:
         return dataclasses.replace(self.endpoint, **self.verify.endpoint)
 
 
-def load_config(path: str | Path) -> BuildConfig:
+def load_config(path: str | Path, out: str | None = None) -> BuildConfig:
     """Reads the YAML file of a build.
+
+    Args:
+        path: The file.
+        out: Another folder than the file's, which then need not name one.
 
     Raises:
         ValueError: for a value that is not allowed; the message names the file, the key and what is allowed.
     """
     content = read_yaml(path)
+    if out is not None:
+        _check_folder("--out", out)
     try:
         config = build(BuildConfig, {} if content is None else content)
+        if out is not None:
+            config = dataclasses.replace(config, out=out)
         build(EndpointConfig, config.verify.endpoint, "verify.endpoint.")
         _check(config)
     except ValueError as error:
@@ -210,11 +218,15 @@ NOT_NEGATIVE = [
 ]
 
 
+def _check_folder(name: str, out: str) -> None:
+    if not out:
+        raise ValueError(f"{name} is missing; it names the folder of the build")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"{name} is {out!r}, which is a file; it names a folder")
+
+
 def _check(config: BuildConfig) -> None:
-    if not config.out:
-        raise ValueError("out is missing; it names the folder of the build")
-    if config.folder.exists() and not config.folder.is_dir():
-        raise ValueError(f"out is {config.out!r}, which is a file; it names a folder")
+    _check_folder("out", config.out)
     check_at_least(config, [name for name in AT_LEAST_ONE if option(config, name) is not None], 1)
     check_at_least(config, [name for name in NOT_NEGATIVE if option(config, name) is not None], 0)
     for name in ("prompts", "answers", "verify"):

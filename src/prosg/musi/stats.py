@@ -133,7 +133,7 @@ def stats(file: str, *, out: str | None = None, above: float = 0.7, overwrite: b
         0, the exit status.
     """
     rows = read_rows(file)
-    path = Path(out) if out else Path(file).with_suffix(".png")
+    path = Path(out) if out is not None else Path(file).with_suffix(".png")
     if path.suffix != ".png":
         raise ValueError(f"--out is {path}; the plot is a .png file")
     with progress_bar("comparing", len(rows), "row") as bar:

@@ -211,5 +211,7 @@ def read_tasks(files: Sequence[str], longest: int = 0) -> tuple[list[Task], list
                 raise ValueError(f"{place}: {error}") from None
         task_files.append(TaskFile(file, layouts, len(tasks) - before, left_out))
     if not tasks:
-        raise ValueError(f"{', '.join(files)}: no tasks; a task has an instruction and an answer")
+        left_out = sum((task_file.left_out for task_file in task_files), Counter[str]())
+        why = "".join(f"; left out: {number} with {reason}" for reason, number in left_out.items())
+        raise ValueError(f"{', '.join(files)}: no tasks; a task has an instruction and an answer{why}")
     return tasks, task_files
