@@ -56,7 +56,7 @@ def build(file: str, *, stages: Sequence[str] = STAGES, dry_run: bool = False, o
     Args:
         file: The configuration.
         stages: Names of the stages.
-        dry_run: Print an estimate of the cost, and send no request.
+        dry_run: Print an estimate of the stages' cost, and send no request.
         out: Another folder than the configuration's.
 
     Returns:
@@ -77,7 +77,7 @@ def build(file: str, *, stages: Sequence[str] = STAGES, dry_run: bool = False, o
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     if dry_run:
-        print(estimate_table(config, categories))
+        print(estimate_table(config, categories, chosen))
         return 0
     with locked(config.folder):
         return asyncio.run(_run(config, categories, chosen))
@@ -157,7 +157,7 @@ class _Build:
         for number, new in enumerate(request_rounds(self.config, self.categories, self.replies["prompts"]), 1):
             requested += new
             await self._request_all("prompts", [item.request for item in new], f"prompts, round {number}")
-            if self.log.shortfall.cap:
+            if self.log.shortfall:  # a further round would make up for replies that the next run gets
                 break
         instructions = drafted_instructions(requested, self.replies["prompts"])
         different = {plain(item.draft.prompt) for item in instructions if item.draft}

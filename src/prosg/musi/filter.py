@@ -27,7 +27,7 @@ from prosg.utils.outside import parse_json
 from prosg.utils.progress import OnProgress, no_progress
 from prosg.utils.store import Log, record_id
 
-__all__ = ["decisions_by_id", "evaluation_texts", "filter_instructions"]
+__all__ = ["decisions_by_id", "evaluation_texts", "filter_instructions", "known_decisions"]
 
 EVALUATION_FIELDS = ("prompt", "instruction", "question", "turns", "text", "input", "query", "problem")
 CHUNK = 2048
@@ -168,6 +168,29 @@ def decisions_by_id(path: Path, records: Sequence[Mapping[str, Any]]) -> dict[st
     return {record["id"]: dict(record) for record in records}
 
 
+def known_decisions(
+    config: BuildConfig, instructions: Sequence[DraftedInstruction], path: Path, records: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Returns the id of the decision on each instruction, and by id those that are recorded.
+
+    Args:
+        config: The build's options, on which the ids depend.
+        instructions: The instructions.
+        path, records: The log of decisions, as for `decisions_by_id`.
+
+    Raises:
+        ValueError: as `decisions_by_id`.
+    """
+    options = dataclasses.asdict(config.filter) | {"contents": _file_hashes(config.filter)}
+    ids = [_decision_id(item, options) for item in instructions]
+    decisions = decisions_by_id(path, records)
+    for name, item in zip(ids, instructions, strict=True):
+        # A decision about another text, which an earlier version found in the reply's reasoning, does not count.
+        if name in decisions and decisions[name].get("prompt") != (item.draft.prompt if item.draft else None):
+            del decisions[name]
+    return ids, decisions
+
+
 def filter_instructions(
     config: BuildConfig,
     categories: Sequence[Category],
@@ -180,13 +203,7 @@ def filter_instructions(
     Returns the decisions on all instructions, in order: {"id", "source", "place", "category", "kept", "reason"} and the
     instruction's fields.
     """
-    options = dataclasses.asdict(config.filter) | {"contents": _file_hashes(config.filter)}
-    ids = [_decision_id(item, options) for item in instructions]
-    decisions = decisions_by_id(log.path, log.records)
-    for name, item in zip(ids, instructions, strict=True):
-        # A decision about another text, which an earlier version found in the reply's reasoning, does not count.
-        if name in decisions and decisions[name].get("prompt") != (item.draft.prompt if item.draft else None):
-            del decisions[name]
+    ids, decisions = known_decisions(config, instructions, log.path, log.records)
     new_ids = [name for name in ids if name not in decisions]
     new = [item for item, name in zip(instructions, ids, strict=True) if name not in decisions]
     on_progress(len(instructions) - len(new))
