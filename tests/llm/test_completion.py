@@ -347,3 +347,11 @@ def test_what_a_server_says_does_not_steer_the_terminal(monkeypatch: pytest.Monk
     with pytest.raises(TransientError) as error:
         complete(lambda request: httpx.Response(500, text="out\x1b[2J\x07 of\nmemory"), monkeypatch)
     assert error.value.detail == "out\ufffd[2J\ufffd of memory"
+
+
+@pytest.mark.parametrize("proxy", ["socks4://user:secret@127.0.0.1:9", "http://user:secret@127.0.0.1:x"])
+def test_a_proxy_that_cannot_be_used_is_named(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(EndpointError, match="127.0.0.1.*ALL_PROXY") as error:
+        ChatCompletions(EndpointConfig())
+    assert "secret" not in str(error.value)

@@ -109,7 +109,14 @@ class ChatCompletions:
     """The chat completions of an endpoint."""
 
     def __init__(self, endpoint: EndpointConfig, transport: Any = None) -> None:
-        """`transport`: an httpx transport in place of the network."""
+        """
+        Args:
+            endpoint: The endpoint.
+            transport: An httpx transport in place of the network.
+
+        Raises:
+            EndpointError: for a proxy in the environment that cannot be used.
+        """
         import httpx
 
         self.endpoint = endpoint
@@ -119,13 +126,19 @@ class ChatCompletions:
         # A reply that is not compressed takes as many bytes in memory as arrive.
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         headers |= {"Authorization": f"Bearer {key}"} if key else {}
-        self.client = httpx.AsyncClient(
-            transport=transport,
-            headers=headers,
-            timeout=httpx.Timeout(endpoint.timeout, connect=min(CONNECTING, endpoint.timeout)),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=endpoint.concurrency),
-            follow_redirects=False,
-        )
+        try:
+            self.client = httpx.AsyncClient(
+                transport=transport,
+                headers=headers,
+                timeout=httpx.Timeout(endpoint.timeout, connect=min(CONNECTING, endpoint.timeout)),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=endpoint.concurrency),
+                follow_redirects=False,
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:  # nothing else here is read from outside
+            why = "SOCKS needs pip install 'httpx[socks]'" if isinstance(error, ImportError) else "no such address"
+            raise EndpointError(
+                f"{endpoint.base_url}: the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names cannot be used ({why})"
+            ) from None
 
     async def complete(self, body: Mapping[str, Any], highest: Cost) -> ChatReply:
         """Sends a request once.
