@@ -125,7 +125,8 @@ def _build_parser() -> Parser:
 def _build(options: Namespace) -> int:
     from prosg.musi.build import STAGES, build
 
-    return build(options.config, stages=options.stages or STAGES, dry_run=options.dry_run, out=options.out)
+    stages = STAGES if options.stages is None else options.stages
+    return build(options.config, stages=stages, dry_run=options.dry_run, out=options.out)
 
 
 def _options_parser() -> Parser:

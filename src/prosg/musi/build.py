@@ -66,8 +66,10 @@ def build(file: str, *, stages: Sequence[str] = STAGES, dry_run: bool = False, o
     Raises:
         ValueError: before the first request, for faults of the configuration and of the files that it names.
     """
-    config = load_config(file, out)
     check_known("--stages", stages, STAGES)
+    if not stages:
+        raise ValueError(f"--stages names none; allowed: {', '.join(STAGES)}, and without the option all of them")
+    config = load_config(file, out)
     chosen = [name for name in STAGES if name in stages]
     try:
         categories = _check_files(config)

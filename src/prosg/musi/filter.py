@@ -20,10 +20,9 @@ from prosg.musi.draft import DRAFT_FIELDS, draft_from_dict
 from prosg.musi.prompts import DraftedInstruction
 from prosg.musi.similar import SimilarText, first_similar
 from prosg.musi.text import language, ngrams, words
-from prosg.utils.errors import unreadable
 from prosg.utils.fields import check_record
 from prosg.utils.io import iter_jsonl
-from prosg.utils.outside import parse_json
+from prosg.utils.outside import parse_json, read_text
 from prosg.utils.progress import OnProgress, no_progress
 from prosg.utils.store import Log, record_id
 
@@ -36,18 +35,13 @@ CHUNK = 2048
 
 def evaluation_texts(file: str) -> list[str]:
     """Reads the lines of a .txt file, or else the fields that hold prompts. Raises ValueError if there are no texts."""
-    path = Path(file)
-    try:
-        if path.suffix == ".txt":
-            candidates = [line.strip() for line in path.read_text("utf-8").splitlines()]
-        elif path.suffix == ".json":
-            candidates = list(_fields(parse_json(path.read_bytes(), file)))
-        else:
-            candidates = [text for _, data in iter_jsonl(file) for text in _fields(data)]
-    except OSError as error:
-        raise ValueError(unreadable(file, error)) from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text ({error.reason})") from None
+    ending = Path(file).suffix
+    if ending == ".txt":
+        candidates = [line.strip() for line in read_text(file).splitlines()]
+    elif ending == ".json":
+        candidates = list(_fields(parse_json(read_text(file), file)))
+    else:
+        candidates = [text for _, data in iter_jsonl(file) for text in _fields(data)]
     texts = list(dict.fromkeys(text for text in candidates if words(text)))
     if not texts:
         raise ValueError(f"{file}: holds no texts; fields that are read: {', '.join(EVALUATION_FIELDS)}")
