@@ -90,6 +90,8 @@ def read_stream(body: bytes) -> Message:
                 raise CutOffError("in the middle of a piece") from None
             raise
         choices = chunk.get("choices") if isinstance(chunk, dict) else None
+        if known and choices is None and isinstance(chunk, dict) and not _error(chunk):
+            choices = []  # a count of tokens, or a sign of life
         if not isinstance(choices, list):
             if known:
                 raise CutOffError(_described(chunk, event.encode()))
