@@ -124,9 +124,12 @@ class Budget(Account):
         log: The ledger.
     """
 
-    def __init__(self, caps: BudgetConfig, path: Path) -> None:
-        """Opens or creates the ledger at `path`. Raises ValueError for a damaged line."""
-        self.caps = caps
+    def __init__(self, caps: BudgetConfig, path: Path, option: str = "budget") -> None:
+        """Opens or creates the ledger at `path`. Raises ValueError for a damaged line.
+
+        option: The configuration's name for the caps, for messages.
+        """
+        self.caps, self.option = caps, option
         self.log = Log(path)
         super().__init__(path, self.log.records)
         self._settled = asyncio.Condition()
@@ -153,7 +156,7 @@ class Budget(Account):
             cap = getattr(self.caps, name)
             if cap is not None and total > cap:
                 needed = f"the next request may need {total - used:,.9g}"
-                return f"budget.{name}: {used:,.9g} of {cap:,.9g} are used, {needed}"
+                return f"{self.option}.{name}: {used:,.9g} of {cap:,.9g} are used, {needed}"
         return ""
 
     async def book(self, stage: str, request_id: str, cost: Cost) -> int:
