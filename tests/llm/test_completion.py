@@ -94,6 +94,7 @@ def test_statuses_that_mean_a_wrong_configuration(status: int, monkeypatch: pyte
     with pytest.raises(EndpointError, match="127.0.0.1") as error:
         complete(lambda r: httpx.Response(status, json={"error": {"message": f"not {KEY}"}}), monkeypatch)
     assert KEY not in str(error.value) and "***" in str(error.value)
+    assert ("/v1" in str(error.value).partition("***")[2]) == (status in (404, 405))
 
 
 @pytest.mark.parametrize(

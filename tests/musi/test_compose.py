@@ -31,7 +31,7 @@ def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("--out", str(file)), "is a file that is read"),
         (("--longest", "-3", "--out", str(tmp_path / "out")), "--longest is -3"),
         (("--longest", "1", "--out", str(tmp_path / "out")), "1 with more than 1 words"),
-        (("--out", str(file / "out")), f"{file}: is a file, and a folder has to be there"),
+        (("--out", str(file / "out")), f"{file}: is no folder, and one has to be there"),
     ):
         assert main(["data", "compose", str(file), *options]) == 2
         assert word in capsys.readouterr().err

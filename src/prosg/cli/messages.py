@@ -19,7 +19,7 @@ def message_of(error: BaseException) -> str | None:
         if error.filename == OUTPUT:
             return f"{OUTPUT} cannot be written ({error.strerror}); send it to another place"
         if isinstance(error, FileExistsError) and error.filename is not None and not os.path.isdir(error.filename):
-            return f"{error.filename}: is a file, and a folder has to be there; name another place"
+            return f"{error.filename}: is no folder, and one has to be there; name another place"
         if error.filename is not None and error.strerror is not None:
             near = meant_path(error.filename) if isinstance(error, FileNotFoundError) else ""
             return f"{error.filename}: {error.strerror}{near}"

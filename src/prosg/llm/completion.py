@@ -224,7 +224,8 @@ class ChatCompletions:
                 "so name the right address in base_url"
             )
         if status in CLOSED or (status in REFUSED and is_unpaid(message)):
-            raise EndpointError(f"{self.endpoint.base_url} refuses (http {status}): {message}")
+            check = "; check base_url (it ends mostly with /v1) and model" if status in (404, 405) else ""
+            raise EndpointError(f"{self.endpoint.base_url} refuses (http {status}): {message}{check}")
         if status not in REFUSED:
             raise TransientError(f"http {status}", retry_after(response.headers), message)
         return ChatReply("", "error", f"http {status}: {message}", Cost(0, 0, 0.0), self.endpoint.model)
