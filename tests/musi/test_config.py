@@ -24,6 +24,10 @@ def write(folder: Path, **changes: Any) -> Path:
 def test_the_judge_may_differ_from_the_endpoint(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, verify={"endpoint": {"model": "judge"}}, prompts={"count": 7}))
     assert (config.endpoint.model, config.judge.model, config.prompts.count) == ("m", "judge", 7)
+    other = {"base_url": "http://127.0.0.1:8001/v1", "api_key_env": "OTHER"}
+    assert load_config(write(tmp_path, verify={"endpoint": other})).judge.api_key_env == "OTHER"
+    here = {"base_url": "http://127.0.0.1:8000/v2"}
+    assert load_config(write(tmp_path, verify={"endpoint": here})).judge.api_key_env == "OPENAI_API_KEY"
 
 
 @pytest.mark.parametrize(
@@ -38,6 +42,10 @@ def test_the_judge_may_differ_from_the_endpoint(tmp_path: Path) -> None:
         ({"endpoint": {"model": ""}}, ("endpoint.model is missing",)),
         ({"verify": {"endpoint": {"model": ""}}}, ("verify.endpoint.model is missing",)),
         ({"verify": {"endpoint": {"modle": "x"}}}, ("verify.endpoint.modle",)),
+        (
+            {"verify": {"endpoint": {"base_url": "http://127.0.0.1:8001/v1"}}},
+            ("verify.endpoint.base_url", "verify.endpoint.api_key_env"),
+        ),
         ({"verify": {"endpoint": {"base_url": "localhost"}}}, ("verify.endpoint.base_url", "http://")),
         ({"budget": {"requests": 1}}, ("budget.tokens is missing",)),
         ({"export": {"sources": [{"licence": "MIT"}]}}, ("export.sources[0]", "name")),

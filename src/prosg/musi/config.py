@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint, check_top_p
 from prosg.utils.options import build, check_at_least, option, read_yaml
@@ -108,7 +109,8 @@ class VerifyConfig:
     Attributes:
         judge: Whether a model judges every sub-instruction. Without it only programmatic checks run, and rows have no
             stages.
-        endpoint: Options that differ from the build's endpoint, if another model judges.
+        endpoint: Options that differ from the build's endpoint, if another model judges; with another server's base_url
+            the name of its key's variable has to be among them.
         tries: How often the judge is asked, each time with another seed, until its verdict is usable.
         temperature: Of sampling; null leaves it to the server, for models that refuse 0.
         top_p: Of sampling, likewise.
@@ -244,4 +246,10 @@ def _check(config: BuildConfig) -> None:
             raise ValueError(f"export.sources[{place}] has {keys}; it needs a name and may have a licence and a url")
     check_endpoint("endpoint", config.endpoint)
     check_endpoint("verify.endpoint", config.judge)
+    same_server = urlsplit(config.judge.base_url)[:2] == urlsplit(config.endpoint.base_url)[:2]
+    if config.endpoint.api_key_env and not same_server and "api_key_env" not in config.verify.endpoint:
+        raise ValueError(
+            "verify.endpoint.base_url is another server's, and the key of endpoint is not sent to it unasked; name the "
+            "variable of its key in verify.endpoint.api_key_env, or '' for a server without keys"
+        )
     check_budget(config.budget, config.endpoint, config.judge)
