@@ -30,6 +30,8 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     ("line", "match"),
     [
         ('{"id": "plain"}', "'id'.*'text'"),
+        ("[]", "'id'.*'text'"),
+        ('{"id": "plain", "te', "not JSON"),
         ('{"id": "x", "text": ""}', "'x'"),
         ('{"id": "staged", "text": ""}', "second.*'staged'"),
     ],
@@ -37,12 +39,23 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_bad_answers_name_the_line(tmp_path: Path, line: str, match: str) -> None:
     run = make_run(tmp_path / "run", {"a": GOOD[:1]})
     with (run / "answers" / "a.jsonl").open("a") as file:
-        file.write(line + "\n")
+        file.write(line)
     with pytest.raises(ValueError, match=f"a.jsonl:2: .*{match}"):
         read_run(run)
 
 
-@pytest.mark.parametrize(("content", "match"), [("{", "JSON"), ("[]", "list"), ('{"a": {"label": 3}}', "a .*'label'")])
+def test_files_as_other_programs_write_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {"a": GOOD[:1]})
+    answers = run / "answers" / "a.jsonl"
+    answers.write_text("\ufeff" + answers.read_text() + "\r\n\n")
+    (run / "systems.json").write_text('\ufeff{"a": {"label": "Ours"}}')
+    assert read_run(run).systems["a"] == ("Ours", {"staged": GOOD[0]})
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [("{", "JSON"), ("[]", "list"), ("[" * 10**5, "brackets"), ('{"a": {"label": 3}}', "a .*'label'")],
+)
 def test_bad_descriptions_of_systems_are_named(tmp_path: Path, content: str, match: str) -> None:
     run = make_run(tmp_path / "run", {"a": GOOD[:1]})
     (run / "systems.json").write_text(content)

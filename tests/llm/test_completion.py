@@ -66,6 +66,8 @@ def test_a_server_that_does_not_count_costs_at_most_its_bytes(monkeypatch: pytes
     [
         (408, {}, "http 408", 0),
         (409, {}, "http 409", 0),
+        (424, {}, "http 424", 0),
+        (499, {}, "http 499", 0),
         (429, {"Retry-After": "2.5"}, "http 429", 2.5),
         (429, {"retry-after-ms": "300"}, "http 429", 0.3),
         (429, {"Retry-After": "soon"}, "http 429", 0),
@@ -87,11 +89,20 @@ def test_a_server_may_name_the_time_of_the_next_attempt(monkeypatch: pytest.Monk
     assert error.value.wait == pytest.approx(1000, abs=60)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 407])
 def test_statuses_that_mean_a_wrong_configuration(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EndpointError, match="127.0.0.1") as error:
         complete(lambda r: httpx.Response(status, json={"error": {"message": f"not {KEY}"}}), monkeypatch)
     assert KEY not in str(error.value) and "***" in str(error.value)
+    assert ("/v1" in str(error.value).partition("***")[2]) == (status in (404, 405))
+
+
+@pytest.mark.parametrize(
+    "says", ["Your credit balance is too low", "Billing hard limit has been reached", "Insufficient Balance"]
+)
+def test_a_used_up_account_is_not_the_requests_fault(says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EndpointError, match=says):
+        complete(lambda r: httpx.Response(400, json={"error": {"message": says}}), monkeypatch)
 
 
 def test_a_refused_request_is_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,6 +322,56 @@ def test_a_stream_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sent == [BODY | {"stream": True, "stream_options": {"include_usage": True}}]
 
 
+def test_events_without_choices_are_no_fault_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+    events = (piece("Hel"), {"type": "ping"}, piece("lo", "stop"), {"choices": None}, usage)
+    reply = complete(lambda request: stream(*events), monkeypatch, stream=True)
+    assert (reply.text, reply.finish, reply.cost[:2]) == ("Hello", "stop", (3, 2))
+    with pytest.raises(TransientError, match="broken off.*overloaded"):
+        complete(lambda request: stream(piece("Hel"), {"error": "overloaded"}), monkeypatch, stream=True)
+
+
 def test_a_truncated_stream_may_be_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TransientError, match="broken off"):
         complete(lambda request: stream(piece("Hel")), monkeypatch, stream=True)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("said", "finish"),
+    [("model_length", "length"), ("MAX_TOKENS", "length"), ("SAFETY", "content_filter"), ("eos", "eos"), ("", "stop")],
+)
+def test_other_words_for_finish_reasons_are_understood(
+    streamed: bool, said: str, finish: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = completion("Hel")
+    whole["choices"][0]["finish_reason"] = said
+    pieces = (piece("Hel", said), piece("", said or "stop"))
+    reply = complete(
+        lambda request: stream(*pieces) if streamed else httpx.Response(200, json=whole), monkeypatch, stream=streamed
+    )
+    assert (reply.text, reply.finish) == ("Hel", finish)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("finish", ["error", "abort", "insufficient_system_resource", "NETWORK_ERROR"])
+def test_what_a_server_broke_off_is_no_reply(streamed: bool, finish: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = completion("Hel")
+    whole["choices"][0]["finish_reason"] = finish
+    answer = stream(piece("Hel", finish)) if streamed else httpx.Response(200, json=whole)
+    with pytest.raises(TransientError, match=f"broken off.*{finish.lower()}"):
+        complete(lambda request: answer, monkeypatch, stream=streamed)
+
+
+def test_what_a_server_says_does_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TransientError) as error:
+        complete(lambda request: httpx.Response(500, text="out\x1b[2J\x07 of\nmemory"), monkeypatch)
+    assert error.value.detail == "out\ufffd[2J\ufffd of memory"
+
+
+@pytest.mark.parametrize("proxy", ["socks4://user:secret@127.0.0.1:9", "http://user:secret@127.0.0.1:x"])
+def test_a_proxy_that_cannot_be_used_is_named(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(EndpointError, match="127.0.0.1.*ALL_PROXY") as error:
+        ChatCompletions(EndpointConfig())
+    assert "secret" not in str(error.value)

@@ -16,6 +16,7 @@ FREE, PRICED = EndpointConfig(model="m"), EndpointConfig(model="m", output_price
     ("options", "words"),
     [
         ({"model": ""}, ("model is missing",)),
+        ({"base_url": "http://127.0.0.1:8000/v1/chat/completions/"}, ("base_url", "leave that out")),
         ({"base_url": "localhost"}, ("endpoint.base_url", "http://")),
         ({"base_url": "http://me:secret@host/v1"}, ("endpoint.base_url", "environment variable")),
         ({"extra": {"n": 3, "stream": True}}, ("endpoint.extra", "n, stream")),

@@ -192,14 +192,15 @@ def test_waiting_for_the_first_reply_is_told(
 def test_older_records_are_read_without_reasoning_and_without_what_is_no_reply(tmp_path: Path, servers: Any) -> None:
     record = {"finish": "stop", "refusal": "", "tokens_in": 1, "tokens_out": 1, "money": 0.0, "model": "m"}
     old = [{"id": "a", "reply": "<think>{why}</think>A"}, {"id": "b", "reply": "<html>", "finish": "malformed"}]
+    old.append({"id": "c", "reply": "half a", "finish": "error"})
+    old.append({"id": "d", "reply": "", "finish": "error", "refusal": "http 402: no money left"})
     log = Log(tmp_path / "echo.jsonl")
     log.append(*(record | one for one in old))
     log.close()
     server = servers(faults=0.0)
-    assert request_all(tmp_path, server.url, ["a", "b"])[0] == {"a": "A", "b": "b"}
-    assert sum(server.seen.values()) == 1
-    assert request_all(tmp_path, server.url, ["a", "b"])[0] == {"a": "A", "b": "b"}
-    assert sum(server.seen.values()) == 1
+    for _ in range(2):
+        assert request_all(tmp_path, server.url, ["a", "b", "c", "d"])[0] == {"a": "A", "b": "b", "c": "c", "d": "d"}
+        assert sum(server.seen.values()) == 3
 
 
 @pytest.mark.parametrize("change", [{"tokens_in": -1}, {"money": "1"}, {"reply": None}, {"finish": ["stop"]}])

@@ -22,6 +22,18 @@ def test_json_is_found_behind_words_and_in_code_fences(text: str) -> None:
     assert find_json(text) == {"a": [1]}
 
 
+@pytest.mark.parametrize("before", ["As asked [sic], in {UTF-8}: ", "See [1] and [2, 3].\n", "- [ ] to do\n```json\n"])
+def test_brackets_in_words_are_no_json(before: str) -> None:
+    assert find_json(f'{before}{{"a": [1]}} [4]') == {"a": [1]}
+    assert find_json(f'{before}["a"]') == ["a"]
+
+
+@pytest.mark.parametrize("text", ['{"a": ["b"], c: 1}', '{"a": ["b"], "c": "', '{"a": ["b"], "c', '["b", {"a": 1}, '])
+def test_a_part_of_broken_json_is_not_taken_for_the_whole(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^not JSON \("):
+        find_json(text)
+
+
 @pytest.mark.parametrize("text", ["[" * 5000, "[" * 90 + "]" * 90, '{"a": ' + "1" * 5000 + "}", '{"a": NaN}'])
 def test_json_that_would_break_what_comes_after_is_none(text: str) -> None:
     with pytest.raises(ValueError, match="^not JSON") as error:

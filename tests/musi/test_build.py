@@ -209,6 +209,51 @@ def test_stages_alone_and_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert sum(server.seen.values()) == sent
 
 
+def requests_left(config: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, str]:
+    """The table of a dry run: requests by its lines' names."""
+    capsys.readouterr()
+    assert main(["data", "build", str(config), "--dry-run", *options]) == 0
+    return dict(line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:])
+
+
+def test_a_dry_run_counts_the_replies_to_the_requests_of_its_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ChatServer(faults=0.0, bad=0.0) as server:
+        url = server.start().url
+        config = configure(tmp_path, url, prompts={"count": 5})
+        assert build(str(config), stages=["prompts", "filter"]) == 0
+        kept = str(sum(decision["kept"] for decision in read_log(tmp_path / "out" / "filter.jsonl")))
+        assert requests_left(config, capsys)["answers"] == kept
+        assert build(str(config)) == 0
+        left = requests_left(config, capsys)
+        assert [left[name] for name in ("prompts", "answers", "verify")] == ["0", "0", "0"]
+        sent = str(sum(server.seen.values()))
+        assert left["spent"] == sent
+        server.shutdown()
+    config = configure(
+        tmp_path, url, prompts={"count": 5}, answers={"temperature": 0.1}, budget={"requests": int(sent)}
+    )
+    left = requests_left(config, capsys)
+    assert [left[name] for name in ("prompts", "answers", "verify")] == ["0", kept, kept]
+    assert "budget.requests" in left and "answers" not in requests_left(config, capsys, "--stages", "verify", "export")
+
+
+class Busy(ChatServer):
+    """Asks to wait too long for all but its first request."""
+
+    def plan_faults(self, body: dict[str, Any]) -> Sequence[str]:
+        return ["429"] * 99 if self.outcomes else ()
+
+
+def test_no_round_makes_up_for_requests_that_failed(tmp_path: Path) -> None:
+    with Busy(retry_after=("500",)) as server:
+        config = configure(tmp_path, server.start().url, prompts={"count": 10}, endpoint={"concurrency": 1})
+        assert build(str(config), stages=["prompts"]) == 1
+        assert sum(server.seen.values()) == 2
+        server.shutdown()
+
+
 class Refusing(ChatServer):
     """Refuses what the judge sends, and counts by kind of request."""
 

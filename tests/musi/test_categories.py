@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prosg.musi.categories import chosen_categories, package_categories, topics
+from prosg.musi.categories import chosen_categories, domain_words, package_categories, topics
 from prosg.musi.config import PromptsConfig
 from prosg.musi.text import language
 
@@ -48,6 +48,7 @@ def test_examples_and_categories_of_a_user(tmp_path: Path) -> None:
     [
         ('{"category": "recite"', "not JSON"),
         (json.dumps(GOOD | {"category": "x"}), "known are two-stage"),
+        (json.dumps(GOOD | {"category": ["recite"]}), "known are two-stage"),
         (json.dumps(GOOD | {"sub_instructions": "say a"}), "sub_instructions"),
         (json.dumps(GOOD | {"checks": [{"stage": 3, "type": "words"}]}), "allowed: 1 to 2"),
         (json.dumps(GOOD | {"checks": [{"stage": 2, "type": "magic"}]}), "magic"),
@@ -68,3 +69,8 @@ def test_bad_categories_name_the_file(tmp_path: Path, content: str, words: str) 
     file.write_text(content)
     with pytest.raises(ValueError, match=rf"mine\.yaml.*{words}"):
         chosen_categories(PromptsConfig(category_files=[str(file)]))
+
+
+def test_words_of_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("\ufeffestoppel\r\n\r\nlien\r\n", newline="")
+    assert domain_words("en", str(tmp_path / "words.txt")) == [*domain_words("en"), "estoppel", "lien"]

@@ -29,10 +29,26 @@ def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("--out", str(tmp_path / "full")), "exists"),
         (("--out", str(tmp_path / "full"), "--overwrite"), "not replaced"),
         (("--out", str(file)), "is a file that is read"),
+        (("--longest", "-3", "--out", str(tmp_path / "out")), "--longest is -3"),
+        (("--longest", "1", "--out", str(tmp_path / "out")), "1 with more than 1 words"),
+        (("--out", str(file / "out")), f"{file}: is no folder, and one has to be there"),
     ):
         assert main(["data", "compose", str(file), *options]) == 2
         assert word in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["data.jsonl", "full", "mine.txt"]
+
+
+def test_what_is_read_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out, rows = tmp_path / "rows.report.json", tmp_path / "out", tmp_path / "rows.jsonl"
+    file.write_text(json.dumps([RECORD]))
+    assert main(["data", "compose", str(file), "--size", "1", "--out", str(out)]) == 0
+    (composed,) = out.glob("*.jsonl")
+    before = composed.read_bytes()
+    for read, target in ((composed, out), (file, rows)):
+        capsys.readouterr()
+        assert main(["data", "compose", str(read), "--size", "1", "--out", str(target), "--overwrite"]) == 2
+        assert f"{read}, which is read" in (err := capsys.readouterr().err) or "is a file that is read" in err
+    assert composed.read_bytes() == before and json.loads(file.read_text()) == [RECORD] and not rows.exists()
 
 
 def check_composed(rows: list[Row]) -> None:

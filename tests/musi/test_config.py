@@ -24,6 +24,10 @@ def write(folder: Path, **changes: Any) -> Path:
 def test_the_judge_may_differ_from_the_endpoint(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, verify={"endpoint": {"model": "judge"}}, prompts={"count": 7}))
     assert (config.endpoint.model, config.judge.model, config.prompts.count) == ("m", "judge", 7)
+    other = {"base_url": "http://127.0.0.1:8001/v1", "api_key_env": "OTHER"}
+    assert load_config(write(tmp_path, verify={"endpoint": other})).judge.api_key_env == "OTHER"
+    here = {"base_url": "http://127.0.0.1:8000/v2"}
+    assert load_config(write(tmp_path, verify={"endpoint": here})).judge.api_key_env == "OPENAI_API_KEY"
 
 
 @pytest.mark.parametrize(
@@ -36,7 +40,12 @@ def test_the_judge_may_differ_from_the_endpoint(tmp_path: Path) -> None:
         ({"endpoint": {"model": "m", "modle": "x"}}, ("endpoint.modle", "base_url, model")),
         ({"endpoint": {"model": "m", "json": "xml"}}, ("endpoint.json is 'xml'", "schema, object, none")),
         ({"endpoint": {"model": ""}}, ("endpoint.model is missing",)),
+        ({"verify": {"endpoint": {"model": ""}}}, ("verify.endpoint.model is missing",)),
         ({"verify": {"endpoint": {"modle": "x"}}}, ("verify.endpoint.modle",)),
+        (
+            {"verify": {"endpoint": {"base_url": "http://127.0.0.1:8001/v1"}}},
+            ("verify.endpoint.base_url", "verify.endpoint.api_key_env"),
+        ),
         ({"verify": {"endpoint": {"base_url": "localhost"}}}, ("verify.endpoint.base_url", "http://")),
         ({"budget": {"requests": 1}}, ("budget.tokens is missing",)),
         ({"export": {"sources": [{"licence": "MIT"}]}}, ("export.sources[0]", "name")),
@@ -51,6 +60,14 @@ def test_bad_values_name_file_and_key(tmp_path: Path, changes: dict[str, Any], w
     with pytest.raises(ValueError, match=re.escape(words[0])) as error:
         load_config(write(tmp_path, **changes))
     assert all(word in str(error.value) for word in ("build.yaml", *words))
+
+
+def test_a_folder_in_place_of_the_files(tmp_path: Path) -> None:
+    file = write(tmp_path, out="")
+    assert load_config(file, str(tmp_path / "other")).folder == tmp_path / "other"
+    for out, words in (("", "--out is missing"), (str(file), "which is a file")):
+        with pytest.raises(ValueError, match=f"--out.*{words}" if out else words):
+            load_config(file, out)
 
 
 def test_the_help_names_every_option() -> None:

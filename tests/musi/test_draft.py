@@ -37,6 +37,7 @@ def test_replies_are_read_as_models_write_them() -> None:
         (json.dumps([GOOD | {"domain_knowledge": "high"}]), "no whole number"),
         (json.dumps([GOOD | {"checks": [{"stage": 0, "type": "words"}]}]), "allowed: 1 to 2"),
         (json.dumps([GOOD | {"checks": [{"stage": 1, "type": "magic"}]}]), "unknown check type"),
+        (json.dumps([GOOD | {"checks": [{"stage": 1, "type": "words", "min": 5, "max": 2}]}]), "no answer passes"),
     ],
 )
 def test_faulty_replies_are_explained(reply: str, fault: str) -> None:

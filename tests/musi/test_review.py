@@ -105,3 +105,10 @@ def test_only_an_export_has_its_decisions_in_the_folder_above(tmp_path: Path, re
         (tmp_path / name / "manifest.json").write_text(json.dumps({"decisions": "../verified.review.jsonl"}))
         review(tmp_path / name / "rows.jsonl", "k\n")
         assert len(place.read_text().splitlines()) == 1
+
+
+def test_control_characters_are_shown_as_escapes(tmp_path: Path, review: Review) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "Say\ttwo\nwords.\x1b[2J", "answer": "Two\x07 w\u202eords."}))
+    out = review(file, "q\n")
+    assert "Say\ttwo\nwords.\\x1b[2J" in out and "Two\\x07 w\\u202eords." in out

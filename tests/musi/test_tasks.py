@@ -67,6 +67,27 @@ def test_bad_records_name_file_and_line(tmp_path: Path, content: str, words: tup
     assert all(word in str(error.value) for word in words)
 
 
+def test_parquet_that_is_damaged_is_named(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    file = tmp_path / "data.parquet"
+    no_text = pa.array([b"Say \xff"], pa.binary()).view(pa.string())
+    table = pa.table({"instruction": no_text, "output": pa.array(["It."])})
+    pytest.importorskip("pyarrow.parquet").write_table(table, file)
+    for content in (file.read_bytes(), file.read_bytes()[:-20], b""):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"data\.parquet: cannot be read: \S") as error:
+            read_tasks([str(file)])
+        assert "\n" not in str(error.value)
+
+
+def test_an_empty_part_of_a_message_is_no_text(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": None}, {"type": "text", "text": "Say it."}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "It."}]
+    (tmp_path / "data.json").write_text(json.dumps([{"messages": turns}]))
+    (task,), _ = read_tasks([str(tmp_path / "data.json")])
+    assert task.text == "Say it."
+
+
 def test_tasks_that_are_left_out_are_counted(tmp_path: Path) -> None:
     file = tmp_path / "data.jsonl"
     records = [

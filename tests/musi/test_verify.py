@@ -27,6 +27,9 @@ def judge_reply(*followed: str, quotes: tuple[str, ...] = ("The sea is", "- swim
 def test_verdicts_have_to_be_quoted() -> None:
     verdicts = parse_verdicts(reply(judge_reply("yes", "no", "Yes")), 3, ANSWER)
     assert not isinstance(verdicts, str) and [verdict.followed for verdict in verdicts] == [True, False, True]
+    for number in range(1, 4):
+        as_text = judge_reply("yes", "no", "Yes").replace(f'"step": {number}', f'"step": "{number}"')
+        assert parse_verdicts(reply(as_text), 3, ANSWER) == verdicts
     for bad, why in (
         (reply(judge_reply("yes", "maybe", "no")), "schema"),
         (

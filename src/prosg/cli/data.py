@@ -125,7 +125,8 @@ def _build_parser() -> Parser:
 def _build(options: Namespace) -> int:
     from prosg.musi.build import STAGES, build
 
-    return build(options.config, stages=options.stages or STAGES, dry_run=options.dry_run, out=options.out)
+    stages = STAGES if options.stages is None else options.stages
+    return build(options.config, stages=stages, dry_run=options.dry_run, out=options.out)
 
 
 def _options_parser() -> Parser:
@@ -155,10 +156,10 @@ def _compose_parser() -> Parser:
 
 
 def _compose(options: Namespace) -> int:
-    from prosg.musi.composed_set import compose
+    from prosg.musi.composed_set import compose, output_paths
 
-    if Path(options.out).is_file():
-        check_not_read("--out", options.out, options.files)
+    for path in output_paths(options.out):
+        check_not_read("--out", path, options.files)
     return compose(
         options.files,
         options.out,
@@ -183,6 +184,11 @@ def _review_parser() -> Parser:
 def _review(options: Namespace) -> int:
     from prosg.musi.review import review
 
+    usual = {"overwrite": False} if options.apply is None else {"sample": 0, "seed": 0}
+    if idle := [name for name, value in usual.items() if getattr(options, name) != value]:
+        lonely = "is for the file of --apply, which is not named"
+        doubled = "is for looking at rows, and --apply only writes them: leave out one"
+        raise ValueError(f"--{idle[0]} {lonely if options.apply is None else doubled}")
     if options.apply is not None:
         check_new_file("--apply", options.apply, options.overwrite, read=options.file)
     return review(
@@ -202,7 +208,7 @@ def _stats_parser() -> Parser:
 def _stats(options: Namespace) -> int:
     from prosg.musi.stats import stats
 
-    out = options.out or str(Path(options.file).with_suffix(".png"))
+    out = str(Path(options.file).with_suffix(".png")) if options.out is None else options.out
     check_new_file("--out", out, options.overwrite, read=options.file)
     return stats(options.file, out=out, above=options.similar_above, overwrite=options.overwrite)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from prosg.cli.streams import OUTPUT
 from prosg.utils.replaceable import ReplaceableError
 from prosg.utils.spelling import meant_path
@@ -16,6 +18,8 @@ def message_of(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         if error.filename == OUTPUT:
             return f"{OUTPUT} cannot be written ({error.strerror}); send it to another place"
+        if isinstance(error, FileExistsError) and error.filename is not None and not os.path.isdir(error.filename):
+            return f"{error.filename}: is no folder, and one has to be there; name another place"
         if error.filename is not None and error.strerror is not None:
             near = meant_path(error.filename) if isinstance(error, FileNotFoundError) else ""
             return f"{error.filename}: {error.strerror}{near}"

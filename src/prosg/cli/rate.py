@@ -40,7 +40,7 @@ def _run(options: Namespace) -> int:
             raise ValueError(f"--{idle[0]} is for rating, and --merge only puts ratings together: leave out one")
         print(merged_ratings_text(merge_ratings(options.runs)))
         return 0
-    annotator = getpass.getuser() if options.annotator is None else options.annotator
+    annotator = _login_name() if options.annotator is None else options.annotator
     check_annotator(annotator)
     items, left_out = read_items(options.runs)
     if left_out:
@@ -51,6 +51,13 @@ def _run(options: Namespace) -> int:
     except ImportError as error:
         raise missing_extra("rating", "eval", error) from None
     return serve(shown, annotator, port=options.port, seed=options.seed)
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # in containers a user may have a number alone
+        raise ValueError("--annotator is missing, and who is logged in has no name; say who rates") from None
 
 
 COMMAND = Command("people rate answers side by side, blind, on a local page", _parser, _run)

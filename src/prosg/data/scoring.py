@@ -9,6 +9,7 @@ from typing import NamedTuple
 from prosg.data.checks import check_stages
 from prosg.data.row import Row
 from prosg.utils.io import iter_jsonl
+from prosg.utils.outside import terminal_text
 from prosg.utils.values import shown
 
 __all__ = ["KindScore", "format_scores", "read_answers", "score_rows", "summary"]
@@ -80,9 +81,10 @@ def summary(scores: Mapping[str, KindScore]) -> str:
 def format_scores(scores: Mapping[str, KindScore]) -> str:
     """A table of rows, accuracy (all stages right) and late accuracy, by kind and over all kinds."""
     total = KindScore(*(sum(column) for column in zip(*scores.values(), strict=True)))
-    width = max(len(name) for name in (*scores, "(no kind)"))
+    by_kind = {terminal_text(name): score for name, score in scores.items()}
+    width = max(len(name) for name in (*by_kind, "(no kind)"))
     lines = [f"{'kind':<{width}} {'n':>7} {'accuracy':>9} {'late':>9}"]
-    for name, score in (*scores.items(), ("all", total)):
+    for name, score in (*by_kind.items(), ("all", total)):
         shares = [f"{part / score.checked:.4f}" if score.checked else "-" for part in (score.right, score.late)]
         lines.append(f"{name or '(no kind)':<{width}} {score.rows:>7} {shares[0]:>9} {shares[1]:>9}")
     return "\n".join(lines)

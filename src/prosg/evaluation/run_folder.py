@@ -7,14 +7,13 @@ RUN/systems.json           {NAME: {"label", ...}}: the systems' names in reports
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.data.row import Row, read_rows
 from prosg.utils.file_hashes import hash_file
-from prosg.utils.io import read_json
+from prosg.utils.io import iter_jsonl, read_json
 from prosg.utils.store import read_log
 
 __all__ = ["NOT_WRITTEN", "AnswerSet", "RunFolder", "check_answers", "read_run"]
@@ -52,8 +51,8 @@ def read_run(path: str | Path) -> RunFolder:
     """Reads an evaluation's rows and answers.
 
     Raises:
-        ValueError: For a missing file, a line that is not an answer, an answer to an unknown row or a second one to the
-            same row; the message names the file and line.
+        ValueError: For a missing file, a line that is cut short or no answer, an answer to an unknown row or a second
+            one to the same row; the message names the file and line.
     """
     folder = Path(path)
     if not (folder / "rows.jsonl").is_file():
@@ -89,19 +88,13 @@ def check_answers(folder: Path, name: str) -> None:
 
 def _read_systems(path: Path) -> Mapping[str, Any]:
     """The descriptions of the systems by name; {} where there is no file."""
-    try:
-        content = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: holds a {type(content).__name__}; it must be an object of systems")
-    return content
+    return read_json(path) if path.exists() else {}
 
 
 def _read_answers(file: Path, rows: Mapping[str, Row]) -> dict[str, str]:
     answers: dict[str, str] = {}
-    for number, data in enumerate(read_log(file), 1):
-        row_id, text = data.get("id"), data.get("text")
+    for number, data in iter_jsonl(file):
+        row_id, text = (data.get("id"), data.get("text")) if isinstance(data, Mapping) else (None, None)
         if not (isinstance(row_id, str) and isinstance(text, str)):
             raise ValueError(f"{file}:{number}: a line is an object with the strings 'id' and 'text'")
         if row_id not in rows:

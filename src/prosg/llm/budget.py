@@ -17,16 +17,18 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.llm.config import BudgetConfig, EndpointConfig
 from prosg.utils.fields import COUNT, check_record
-from prosg.utils.store import Log
+from prosg.utils.store import Log, read_log
 
-__all__ = ["UNLIMITED_TOKENS", "Budget", "BudgetSpentError", "Cost", "Totals", "highest_cost"]
+__all__ = ["LEDGER", "UNLIMITED_TOKENS", "Account", "Budget", "BudgetSpentError", "Cost", "Totals", "highest_cost"]
 
+LEDGER = "ledger.jsonl"
+"""The ledger's file in a command's folder."""
 TEMPLATE_TOKENS = 64
 """Tokens that a server's chat template may add to a request."""
 UNLIMITED_TOKENS = 32_768
@@ -78,25 +80,21 @@ class Totals(NamedTuple):
         return Totals(self.requests + requests, self.tokens + tokens, self.money + money)
 
 
-class Budget:
-    """Caps and ledger of a command's requests.
+class Account:
+    """What the lines of a ledger add up to.
 
     Attributes:
         spent: What counts against the caps, open bookings included.
         outcomes: Number of closed bookings by outcome.
-        log: The ledger.
     """
 
-    def __init__(self, caps: BudgetConfig, path: Path) -> None:
-        """Opens or creates the ledger at `path`. Raises ValueError for a damaged line."""
-        self.caps = caps
-        self.log = Log(path)
+    def __init__(self, path: Path, records: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """Adds up the ledger at `path`, or its `records` where they are read. Raises ValueError for a damaged line."""
         self.spent = Totals()
         self.outcomes: Counter[str] = Counter()
-        self._open: dict[int, dict[str, Any]] = {}
+        self._open: dict[int, Mapping[str, Any]] = {}
         self._last_booking = 0
-        self._settled = asyncio.Condition()
-        for number, line in enumerate(self.log.records, 1):
+        for number, line in enumerate(read_log(path) if records is None else records, 1):
             fields = LINE_FIELDS.get(str(line.get("event")))
             if fields is None:
                 raise ValueError(f"{path}:{number}: event is {line.get('event')!r:.40}; delete the line")
@@ -107,6 +105,34 @@ class Budget:
                 self.spent = self.spent.plus(1, line["tokens"], line["money"])
             else:
                 self._close(line)
+
+    def _close(self, line: Mapping[str, Any]) -> None:
+        booked = self._open.pop(line["booking"], None)
+        if booked is None:  # its line was damaged and deleted, or this one stands twice
+            booked = {"tokens": 0, "money": 0.0}
+            self.spent = self.spent.plus(1, 0, 0.0)
+        if line["event"] == "settled":
+            tokens = line["tokens_in"] + line["tokens_out"]
+            self.spent = self.spent.plus(0, tokens - booked["tokens"], line["money"] - booked["money"])
+        self.outcomes[line.get("outcome", line["event"])] += 1
+
+
+class Budget(Account):
+    """Caps and ledger of a command's requests.
+
+    Attributes:
+        log: The ledger.
+    """
+
+    def __init__(self, caps: BudgetConfig, path: Path, option: str = "budget") -> None:
+        """Opens or creates the ledger at `path`. Raises ValueError for a damaged line.
+
+        option: The configuration's name for the caps, for messages.
+        """
+        self.caps, self.option = caps, option
+        self.log = Log(path)
+        super().__init__(path, self.log.records)
+        self._settled = asyncio.Condition()
 
     def recover(self, recorded: Mapping[str, Cost]) -> int:
         """Closes the bookings that a killed process left open: settled if the reply was recorded, else lost.
@@ -130,7 +156,7 @@ class Budget:
             cap = getattr(self.caps, name)
             if cap is not None and total > cap:
                 needed = f"the next request may need {total - used:,.9g}"
-                return f"budget.{name}: {used:,.9g} of {cap:,.9g} are used, {needed}"
+                return f"{self.option}.{name}: {used:,.9g} of {cap:,.9g} are used, {needed}"
         return ""
 
     async def book(self, stage: str, request_id: str, cost: Cost) -> int:
@@ -171,13 +197,3 @@ class Budget:
         # If this line is lost with the machine's power, the booking is settled again from the reply's record.
         self.log.append(line, wait=False)
         self._close(line)
-
-    def _close(self, line: Mapping[str, Any]) -> None:
-        booked = self._open.pop(line["booking"], None)
-        if booked is None:  # its line was damaged and deleted, or this one stands twice
-            booked = {"tokens": 0, "money": 0.0}
-            self.spent = self.spent.plus(1, 0, 0.0)
-        if line["event"] == "settled":
-            tokens = line["tokens_in"] + line["tokens_out"]
-            self.spent = self.spent.plus(0, tokens - booked["tokens"], line["money"] - booked["money"])
-        self.outcomes[line.get("outcome", line["event"])] += 1

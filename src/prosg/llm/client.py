@@ -66,8 +66,8 @@ class EndpointClient:
             budget: Caps and ledger.
             stage: The stage's name in the ledger.
             log: Where replies are recorded.
-            answered: Whether the stage has a reply from the model already. Until then a 4xx is taken for a fault of the
-                configuration, afterwards for one of the single request.
+            answered: Whether the stage has a reply from the model already. Until then a refusal is taken for a fault of
+                the configuration, afterwards for one of the single request.
             reached: Addresses that have replied in this run; shared by all stages. Until then what is no connection or
                 no chat completion is taken for a fault of the configuration.
 

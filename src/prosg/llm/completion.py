@@ -1,10 +1,10 @@
 """One chat completion over HTTP, whole or streamed, with its failures sorted by what can be done about them.
 
-- `TransientError`: 408, 409, 429, 5xx, time-outs, lost connections, truncated replies, and what is no chat completion
-  at all. Another attempt may succeed.
+- A reply with finish "error" (400, 413, 414, 422, 431, 451): the server's answer to this request.
 - `EndpointError`: redirects (they would send prompts, and a request that is not counted, to a place that nobody named),
-  401, 403, 404. No request can succeed as the endpoint is configured.
-- A reply with finish "error" (any other 4xx): the server's answer to this request.
+  401 to 405, 407, 410, and an account that is used up. No request can succeed as the endpoint is configured.
+- `TransientError`: any other 4xx, such as 429, 5xx, time-outs, lost connections, truncated replies, and what is no chat
+  completion at all. Another attempt may succeed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from prosg.llm.budget import Cost
 from prosg.llm.config import EndpointConfig, endpoint_key
-from prosg.llm.failures import first_cause, retry_after
+from prosg.llm.failures import first_cause, is_unpaid, retry_after
 from prosg.llm.masking import Masking
 from prosg.llm.message import (
     CutOffError,
@@ -43,6 +43,10 @@ __all__ = [
 
 NO_CONNECTION, BROKEN_OFF, NO_COMPLETION = "no connection", "broken off", "no chat completion"
 """Reasons of failed attempts, beside "time-out" and "http STATUS"."""
+REFUSED = (400, 413, 414, 422, 431, 451)
+"""Statuses that are about one request: it would be refused again."""
+CLOSED = (401, 402, 403, 404, 405, 407, 410)
+"""Statuses that are about all requests to the endpoint, until somebody does something."""
 CONNECTING = 5.0
 """Seconds in which a server has to take up a connection."""
 LONGEST_BODY = 16 * 2**20
@@ -84,7 +88,7 @@ class ChatReply(NamedTuple):
 
     Attributes:
         text: The message's text, without reasoning.
-        finish: "stop", "length" (truncated at the limit), ...; "error": a 4xx.
+        finish: "stop", "length" (truncated at the limit), ...; "error": the request was refused.
         refusal: Why there is no text, if the server says so.
         cost: Tokens and price.
         model: The model, as the server names it.
@@ -109,7 +113,14 @@ class ChatCompletions:
     """The chat completions of an endpoint."""
 
     def __init__(self, endpoint: EndpointConfig, transport: Any = None) -> None:
-        """`transport`: an httpx transport in place of the network."""
+        """
+        Args:
+            endpoint: The endpoint.
+            transport: An httpx transport in place of the network.
+
+        Raises:
+            EndpointError: for a proxy in the environment that cannot be used.
+        """
         import httpx
 
         self.endpoint = endpoint
@@ -119,13 +130,19 @@ class ChatCompletions:
         # A reply that is not compressed takes as many bytes in memory as arrive.
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         headers |= {"Authorization": f"Bearer {key}"} if key else {}
-        self.client = httpx.AsyncClient(
-            transport=transport,
-            headers=headers,
-            timeout=httpx.Timeout(endpoint.timeout, connect=min(CONNECTING, endpoint.timeout)),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=endpoint.concurrency),
-            follow_redirects=False,
-        )
+        try:
+            self.client = httpx.AsyncClient(
+                transport=transport,
+                headers=headers,
+                timeout=httpx.Timeout(endpoint.timeout, connect=min(CONNECTING, endpoint.timeout)),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=endpoint.concurrency),
+                follow_redirects=False,
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:  # nothing else here is read from outside
+            why = "SOCKS needs pip install 'httpx[socks]'" if isinstance(error, ImportError) else "no such address"
+            raise EndpointError(
+                f"{endpoint.base_url}: the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names cannot be used ({why})"
+            ) from None
 
     async def complete(self, body: Mapping[str, Any], highest: Cost) -> ChatReply:
         """Sends a request once.
@@ -198,7 +215,7 @@ class ChatCompletions:
         return ChatReply(text, finish or "stop", refusal, cost, model or self.endpoint.model, reasoning)
 
     def _refused(self, response: Any, content: bytes) -> ChatReply:
-        """The reply that a status of 4xx is to this request; raises what other statuses mean."""
+        """The reply that a refusal of this request is; raises what other statuses mean."""
         status, message = response.status_code, self.masking.line(described(content), 300)
         if 300 <= status < 400:
             place = self.masking.line(response.headers.get("location", "nowhere"), 300)
@@ -206,10 +223,11 @@ class ChatCompletions:
                 f"{self.endpoint.base_url} redirects (http {status}) to {place}; requests are not sent on, "
                 "so name the right address in base_url"
             )
-        if status in (408, 409, 429) or status >= 500:
+        if status in CLOSED or (status in REFUSED and is_unpaid(message)):
+            check = "; check base_url (it ends mostly with /v1) and model" if status in (404, 405) else ""
+            raise EndpointError(f"{self.endpoint.base_url} refuses (http {status}): {message}{check}")
+        if status not in REFUSED:
             raise TransientError(f"http {status}", retry_after(response.headers), message)
-        if status in (401, 403, 404):
-            raise EndpointError(f"{self.endpoint.base_url} refuses (http {status}): {message}")
         return ChatReply("", "error", f"http {status}: {message}", Cost(0, 0, 0.0), self.endpoint.model)
 
     def _lost(self, error: Exception) -> TransientError:

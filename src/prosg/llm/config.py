@@ -104,7 +104,7 @@ def check_endpoint(name: str, endpoint: EndpointConfig) -> None:
     check_at_least(endpoint, ("concurrency", "attempts"), 1, f"{name}.")
     check_at_least(endpoint, ("backoff", "longest_wait", "input_price", "output_price"), 0, f"{name}.")
     if not endpoint.model:
-        raise ValueError("endpoint.model is missing; it is the server's name for the model")
+        raise ValueError(f"{name}.model is missing; it is the server's name for the model")
     try:
         url = urlsplit(endpoint.base_url)
         reachable = url.scheme in ("http", "https") and url.hostname and url.port != 0
@@ -114,6 +114,8 @@ def check_endpoint(name: str, endpoint: EndpointConfig) -> None:
         raise ValueError(f"{name}.base_url must be an address like http://127.0.0.1:8000/v1")
     if url.username or url.password or url.query:
         raise ValueError(f"{name}.base_url holds a password or parameters; give a key in an environment variable")
+    if url.path.rstrip("/").endswith("/chat/completions"):
+        raise ValueError(f"{name}.base_url ends with /chat/completions, which is put behind it: leave that out")
     if not 0 < endpoint.timeout < math.inf:
         raise ValueError(f"{name}.timeout is {endpoint.timeout}; it must be above 0 seconds, and finite")
     left_out = {key for key in LIMITS if endpoint.extra.get(key, "") is None}

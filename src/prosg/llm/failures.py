@@ -12,7 +12,7 @@ from typing import Any
 
 from prosg.llm.config import LIMITS
 
-__all__ = ["first_cause", "parameter_advice", "refused_parameters", "retry_after"]
+__all__ = ["first_cause", "is_unpaid", "parameter_advice", "refused_parameters", "retry_after"]
 
 ADVICE = {
     "seed": "endpoint.send_seed: false leaves it out",
@@ -20,6 +20,19 @@ ADVICE = {
     **dict.fromkeys(LIMITS, "endpoint.token_parameter has another name, or null"),
 }
 """What to do about parameters that have options of their own."""
+
+
+UNPAID = re.compile(
+    r"http 402\b|insufficient[ _](?:balance|credits?|funds|quota)|credit balance|billing hard limit|current quota|"
+    r"payment required",
+    re.IGNORECASE,
+)
+"""What servers say, also with other statuses than 402, when there is nothing left to pay with."""
+
+
+def is_unpaid(refusal: str) -> bool:
+    """Whether a refusal is about an account that is used up, and so not about the request: it has to be sent again."""
+    return UNPAID.search(refusal) is not None
 
 
 def first_cause(error: BaseException) -> str:

@@ -25,5 +25,6 @@ class Masking:
         return text
 
     def line(self, text: str, longest: int) -> str:
-        """Returns the masked text as one line of at most so many characters."""
-        return " ".join(self(text).split())[:longest]
+        """Returns the masked text as one line of at most so many characters, none of which steers a terminal."""
+        line = " ".join(self(text).split())[:longest]
+        return "".join(char if char.isprintable() else "\ufffd" for char in line)

@@ -13,6 +13,11 @@ __all__ = ["CutOffError", "Message", "NotACompletionError", "described", "read_m
 
 MESSAGE_FIELDS = ("role", "content", "refusal", "tool_calls", *REASONING_FIELDS)
 """A message has at least one of them."""
+FINISHES = dict.fromkeys(("max_tokens", "model_length", "max_output_tokens"), "length")
+FINISHES |= dict.fromkeys(("sensitive", "safety", "prohibited_content", "blocklist", "refusal"), "content_filter")
+"""Other servers' words for the finish reasons of the OpenAI API, in lower case."""
+BROKEN_FINISHES = ("error", "abort", "aborted", "cancelled", "network_error", "insufficient_system_resource")
+"""Finish reasons of a reply that the server broke off itself: what it holds by then is no answer."""
 LAST_EVENT = re.compile(rb"(?:^|\n)data: ?\[DONE\]")
 SHOWN = 2**16
 """Bytes of an unexpected body that an error repeats; whoever shows it masks the key first, and shortens it then."""
@@ -32,7 +37,7 @@ class Message(NamedTuple):
     Attributes:
         text: The answer.
         reasoning: What the model wrote before it.
-        finish: The server's finish reason; "stop" where it names none.
+        finish: The server's finish reason, in the words of the OpenAI API; "stop" where it names none.
         refusal: Why there is no text, if the server says so.
         usage: The server's count of tokens, unchecked.
         model: The model as the server names it; "" where it does not.
@@ -51,6 +56,7 @@ def read_message(body: bytes) -> Message:
 
     Raises:
         NotACompletionError: for anything but an object with `choices`, the first of which has a message or a text.
+        CutOffError: for a reply that the server says it broke off.
     """
     content = _parsed(body)
     choices = content.get("choices") if isinstance(content, dict) else None
@@ -68,7 +74,7 @@ def read_stream(body: bytes) -> Message:
 
     Raises:
         NotACompletionError: for anything else, and for an error before the first piece.
-        CutOffError: for a stream without a finish reason, and for an error after the first piece.
+        CutOffError: for a stream without a finish reason, for an error after the first piece, and as `read_message`.
     """
     events = _events(body)
     if not events:
@@ -84,6 +90,8 @@ def read_stream(body: bytes) -> Message:
                 raise CutOffError("in the middle of a piece") from None
             raise
         choices = chunk.get("choices") if isinstance(chunk, dict) else None
+        if known and choices is None and isinstance(chunk, dict) and not _error(chunk):
+            choices = []  # a count of tokens, or a sign of life
         if not isinstance(choices, list):
             if known:
                 raise CutOffError(_described(chunk, event.encode()))
@@ -196,13 +204,16 @@ def _part_text(part: Any) -> str:
 def _message(text: str, reasoning: str, refusal: str, finish: Any, content: Mapping[str, Any]) -> Message:
     if not isinstance(finish or "", str):
         raise NotACompletionError("a finish reason that is no text")
+    finish = FINISHES.get((finish or "stop").lower(), finish or "stop")
+    if finish.lower() in BROKEN_FINISHES:
+        raise CutOffError(f"by the server, which gives the finish reason {finish.lower()!r}")
     separated = separate(text)
     thoughts = "\n".join(part for part in (reasoning, separated.reasoning) if part)
     usage, model = content.get("usage"), content.get("model")
     return Message(
         separated.answer,
         thoughts,
-        finish or "stop",
+        finish,
         refusal,
         usage if isinstance(usage, dict) else {},
         model if isinstance(model, str) else "",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prosg.llm.completion import ReplyRecord
+from prosg.llm.failures import is_unpaid
 from prosg.llm.reasoning import separate
 from prosg.utils.fields import COUNT, check_record
 from prosg.utils.outside import whole_text
@@ -21,7 +22,8 @@ REPLY_FIELDS |= {"tokens_in": COUNT, "tokens_out": COUNT, "money": float}
 def recorded_replies(path: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, ReplyRecord]:
     """Returns recorded replies by the request's id, without the reasoning that older records hold in the text.
 
-    What was recorded by mistake, a body that is no chat completion, is left out and so requested again.
+    What was recorded by mistake, a body that is no chat completion, a reply that the server broke off, or a refusal for
+    want of money, is left out, and so requested again.
 
     Args:
         path: The log that they are from.
@@ -33,7 +35,8 @@ def recorded_replies(path: Path, records: Sequence[Mapping[str, Any]]) -> dict[s
     replies: dict[str, ReplyRecord] = {}
     for number, record in enumerate(records, 1):
         check_record(record, REPLY_FIELDS, f"{path}:{number}")
-        if record["finish"] == "malformed":
+        no_refusal = record["finish"] == "error" and (not record["refusal"] or is_unpaid(record["refusal"]))
+        if record["finish"] == "malformed" or no_refusal:
             continue
         record = {name: whole_text(value) if isinstance(value, str) else value for name, value in record.items()}
         answer, reasoning = separate(record["reply"])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from prosg.llm.budget import Budget, Cost
+from prosg.llm.budget import LEDGER, Budget, Cost
 from prosg.llm.client import EndpointClient, Shortfall
 from prosg.llm.completion import ChatRequest, ReplyRecord
 from prosg.llm.config import BudgetConfig, EndpointConfig
@@ -33,8 +33,14 @@ class RequestLog:
         shortfall: The replies that are missing.
     """
 
-    def __init__(self, folder: Path, stages: Sequence[str], caps: BudgetConfig) -> None:
+    def __init__(self, folder: Path, stages: Sequence[str], caps: BudgetConfig, option: str = "budget") -> None:
         """Opens the files in `folder`, created if missing, and closes the bookings that a killed process left open.
+
+        Args:
+            folder: The folder.
+            stages: The stages.
+            caps: Caps on all requests ever recorded there.
+            option: The configuration's name for the caps, for messages.
 
         Raises:
             ValueError: for a damaged record, naming file and line.
@@ -43,7 +49,7 @@ class RequestLog:
         self.replies: dict[str, dict[str, ReplyRecord]] = {
             stage: recorded_replies(log.path, log.records) for stage, log in self.logs.items()
         }
-        self.budget = Budget(caps, folder / "ledger.jsonl")
+        self.budget = Budget(caps, folder / LEDGER, option)
         records = [record for log in self.logs.values() for record in log.records]
         costs = {record["id"]: Cost(record["tokens_in"], record["tokens_out"], record["money"]) for record in records}
         if lost := self.budget.recover(costs):

@@ -13,6 +13,7 @@ from prosg.utils.store import record_id
 
 __all__ = ["find_json", "refuses", "request_body", "request_seed", "strict_object"]
 
+BRACKET = re.compile(r"[{\[]")
 REFUSAL = re.compile(
     r"""^\W*(?:
         (?:i['’]?m|i\ am|we['’]?re)\ (?:very\ |really\ |truly\ )?(?:sorry|afraid|unable)\b
@@ -38,19 +39,31 @@ def strict_object(**properties: Any) -> dict[str, Any]:
 def find_json(text: str) -> Any:
     """Returns the first JSON object or list in a reply, which may stand in a code fence or behind other words.
 
+    Words may have brackets, too: one that opens no JSON, as in "[sic]", is passed over, and a list of numbers alone, as
+    notes have them, counts only where there is nothing else.
+
     Raises:
         ValueError: if there is none; the message is "a refusal" or begins with "not JSON".
     """
-    starts = [start for start in (text.find("{"), text.find("[")) if start >= 0]
-    if not starts:
-        raise ValueError("a refusal" if refuses(text) else "not JSON")
-    try:
-        end = json.JSONDecoder(parse_int=str).raw_decode(text, min(starts))[1]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg})") from None
-    except RecursionError:
-        raise ValueError("not JSON (too many brackets)") from None
-    return parse_json(text[min(starts) : end], "not JSON that is read")
+    decoder = json.JSONDecoder(parse_int=len)  # however many digits
+    fault, numbers, position = "", "", 0
+    while bracket := BRACKET.search(text, position):
+        start = bracket.start()
+        try:
+            value, position = decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            if text[start + 1 : error.pos].strip() or error.pos == len(text):  # JSON that is broken or cut off
+                raise ValueError(f"not JSON ({error.msg})") from None
+            fault, position = fault or f"not JSON ({error.msg})", start + 1
+            continue
+        except RecursionError:
+            raise ValueError("not JSON (too many brackets)") from None
+        if isinstance(value, dict) or any(isinstance(item, dict | str) for item in value):
+            return parse_json(text[start:position], "not JSON that is read")
+        numbers = numbers or text[start:position]
+    if numbers:
+        return parse_json(numbers, "not JSON that is read")
+    raise ValueError("a refusal" if refuses(text) else fault or "not JSON")
 
 
 def request_seed(*parts: object) -> int:

@@ -17,7 +17,6 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -57,7 +56,7 @@ def build(file: str, *, stages: Sequence[str] = STAGES, dry_run: bool = False, o
     Args:
         file: The configuration.
         stages: Names of the stages.
-        dry_run: Print an estimate of the cost, and send no request.
+        dry_run: Print an estimate of the stages' cost, and send no request.
         out: Another folder than the configuration's.
 
     Returns:
@@ -67,10 +66,10 @@ def build(file: str, *, stages: Sequence[str] = STAGES, dry_run: bool = False, o
     Raises:
         ValueError: before the first request, for faults of the configuration and of the files that it names.
     """
-    config = load_config(file)
-    if out:
-        config = replace(config, out=out)
     check_known("--stages", stages, STAGES)
+    if not stages:
+        raise ValueError(f"--stages names none; allowed: {', '.join(STAGES)}, and without the option all of them")
+    config = load_config(file, out)
     chosen = [name for name in STAGES if name in stages]
     try:
         categories = _check_files(config)
@@ -80,7 +79,7 @@ def build(file: str, *, stages: Sequence[str] = STAGES, dry_run: bool = False, o
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     if dry_run:
-        print(estimate_table(config, categories))
+        print(estimate_table(config, categories, chosen))
         return 0
     with locked(config.folder):
         return asyncio.run(_run(config, categories, chosen))
@@ -160,7 +159,7 @@ class _Build:
         for number, new in enumerate(request_rounds(self.config, self.categories, self.replies["prompts"]), 1):
             requested += new
             await self._request_all("prompts", [item.request for item in new], f"prompts, round {number}")
-            if self.log.shortfall.cap:
+            if self.log.shortfall:  # a further round would make up for replies that the next run gets
                 break
         instructions = drafted_instructions(requested, self.replies["prompts"])
         different = {plain(item.draft.prompt) for item in instructions if item.draft}

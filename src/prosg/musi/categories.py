@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from prosg.musi.config import PromptsConfig
 from prosg.musi.draft import Draft, draft_from_dict
 from prosg.musi.packaged import packaged_text, packaged_yaml
 from prosg.musi.text import LANGUAGES
-from prosg.utils.errors import unreadable
 from prosg.utils.io import iter_jsonl
+from prosg.utils.outside import read_text
 from prosg.utils.yaml_text import parse_yaml
 
 __all__ = ["Category", "chosen_categories", "domain_words", "package_categories", "topics"]
@@ -99,16 +98,7 @@ def domain_words(language: str, file: str = "") -> list[str]:
 
 
 def _lines(file: str) -> list[str]:
-    return [line.strip() for line in _read(file).splitlines() if line.strip()]
-
-
-def _read(file: str) -> str:
-    try:
-        return Path(file).read_text("utf-8")
-    except OSError as error:
-        raise ValueError(unreadable(file, error)) from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text ({error.reason})") from None
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
 
 
 def chosen_categories(config: PromptsConfig) -> list[Category]:
@@ -120,7 +110,7 @@ def chosen_categories(config: PromptsConfig) -> list[Category]:
     known = dict(package_categories())
     from_files: list[str] = []
     for file in config.category_files:
-        for category in _categories(_read(file), file):
+        for category in _categories(read_text(file), file):
             if category.name in known:
                 raise ValueError(f"{file}: there is a category {category.name!r} already; give this one another name")
             known[category.name] = category
@@ -140,7 +130,7 @@ def _add_examples(file: str, known: dict[str, Category]) -> None:
     for number, data in iter_jsonl(file):
         empty = False
         try:
-            if not isinstance(data, Mapping) or data.get("category") not in known:
+            if not isinstance(data, Mapping) or data.get("category") not in [*known]:
                 raise ValueError(f"an example names its category; known are {', '.join(known)}")
             draft = draft_from_dict({key: value for key, value in data.items() if key != "category"})
         except ValueError as error:

@@ -17,12 +17,22 @@ from prosg.utils.io import write_lines, written_whole
 from prosg.utils.progress import progress_bar
 from prosg.utils.replaceable import FolderKind, check_replaceable
 
-__all__ = ["REPORT", "compose"]
+__all__ = ["REPORT", "compose", "output_paths"]
 
 REPORT = "report.json"
 COMPOSED_FOLDER = FolderKind(
     "composed tasks", REPORT, ("sources", "splits"), ("README.md", *(f"{name}.jsonl" for name in SPLITS))
 )
+
+
+def _is_file(out: str) -> bool:
+    return Path(out).suffix == ".jsonl"
+
+
+def output_paths(out: str) -> list[Path]:
+    """Returns what is written for an `out`: a folder, or a file of rows and the report beside it."""
+    path = Path(out)
+    return [path, path.with_suffix(".report.json")] if _is_file(out) else [path]
 
 
 def compose(
@@ -49,11 +59,12 @@ def compose(
     Returns:
         0, the exit status.
     """
-    path = Path(out)
-    single = path.suffix == ".jsonl"
+    path, single = Path(out), _is_file(out)
     report_file = path.with_suffix(".report.json") if single else path / REPORT
-    for file in (path, report_file) if single else (path,):
+    for file in output_paths(out):
         check_replaceable(file, overwrite=overwrite, kind=None if single else COMPOSED_FOLDER)
+    if longest < 0:
+        raise ValueError(f"--longest is {longest}; it must be 0 (no limit) or more")
     tasks, task_files = read_tasks(files, longest)
     with progress_bar("composing", size, "row") as bar:
         rows, uses = compose_rows(tasks, size, seed, on_progress=bar.update)

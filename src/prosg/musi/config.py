@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prosg.llm.config import BudgetConfig, EndpointConfig, check_budget, check_endpoint, check_top_p
 from prosg.utils.options import build, check_at_least, option, read_yaml
@@ -108,7 +109,8 @@ class VerifyConfig:
     Attributes:
         judge: Whether a model judges every sub-instruction. Without it only programmatic checks run, and rows have no
             stages.
-        endpoint: Options that differ from the build's endpoint, if another model judges.
+        endpoint: Options that differ from the build's endpoint, if another model judges; with another server's base_url
+            the name of its key's variable has to be among them.
         tries: How often the judge is asked, each time with another seed, until its verdict is usable.
         temperature: Of sampling; null leaves it to the server, for models that refuse 0.
         top_p: Of sampling, likewise.
@@ -172,15 +174,23 @@ class BuildConfig:
         return dataclasses.replace(self.endpoint, **self.verify.endpoint)
 
 
-def load_config(path: str | Path) -> BuildConfig:
+def load_config(path: str | Path, out: str | None = None) -> BuildConfig:
     """Reads the YAML file of a build.
+
+    Args:
+        path: The file.
+        out: Another folder than the file's, which then need not name one.
 
     Raises:
         ValueError: for a value that is not allowed; the message names the file, the key and what is allowed.
     """
     content = read_yaml(path)
+    if out is not None:
+        _check_folder("--out", out)
     try:
         config = build(BuildConfig, {} if content is None else content)
+        if out is not None:
+            config = dataclasses.replace(config, out=out)
         build(EndpointConfig, config.verify.endpoint, "verify.endpoint.")
         _check(config)
     except ValueError as error:
@@ -210,11 +220,15 @@ NOT_NEGATIVE = [
 ]
 
 
+def _check_folder(name: str, out: str) -> None:
+    if not out:
+        raise ValueError(f"{name} is missing; it names the folder of the build")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"{name} is {out!r}, which is a file; it names a folder")
+
+
 def _check(config: BuildConfig) -> None:
-    if not config.out:
-        raise ValueError("out is missing; it names the folder of the build")
-    if config.folder.exists() and not config.folder.is_dir():
-        raise ValueError(f"out is {config.out!r}, which is a file; it names a folder")
+    _check_folder("out", config.out)
     check_at_least(config, [name for name in AT_LEAST_ONE if option(config, name) is not None], 1)
     check_at_least(config, [name for name in NOT_NEGATIVE if option(config, name) is not None], 0)
     for name in ("prompts", "answers", "verify"):
@@ -232,4 +246,10 @@ def _check(config: BuildConfig) -> None:
             raise ValueError(f"export.sources[{place}] has {keys}; it needs a name and may have a licence and a url")
     check_endpoint("endpoint", config.endpoint)
     check_endpoint("verify.endpoint", config.judge)
+    same_server = urlsplit(config.judge.base_url)[:2] == urlsplit(config.endpoint.base_url)[:2]
+    if config.endpoint.api_key_env and not same_server and "api_key_env" not in config.verify.endpoint:
+        raise ValueError(
+            "verify.endpoint.base_url is another server's, and the key of endpoint is not sent to it unasked; name the "
+            "variable of its key in verify.endpoint.api_key_env, or '' for a server without keys"
+        )
     check_budget(config.budget, config.endpoint, config.judge)

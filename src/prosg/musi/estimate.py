@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from prosg.llm.budget import UNLIMITED_TOKENS, Cost, Totals, highest_cost
+from prosg.llm.budget import LEDGER, UNLIMITED_TOKENS, Account, Cost, Totals, highest_cost
+from prosg.llm.completion import ReplyRecord
 from prosg.llm.config import EndpointConfig
 from prosg.llm.recorded import read_replies
-from prosg.musi.answers import answer_requests
+from prosg.musi.answers import AnswerRequest, answer_requests
 from prosg.musi.categories import Category
 from prosg.musi.config import BuildConfig
-from prosg.musi.filter import decisions_by_id
-from prosg.musi.prompts import PromptRequest, drafted_instructions, prompt_requests, request_rounds
-from prosg.musi.text import plain, words
-from prosg.musi.verify import judge_request
+from prosg.musi.filter import known_decisions
+from prosg.musi.prompts import DraftedInstruction, PromptRequest, drafted_instructions, prompt_requests, request_rounds
+from prosg.musi.text import words
+from prosg.musi.verify import judge_attempts, judge_request, visible_fault
 from prosg.utils.store import read_log
 
 __all__ = ["estimate_table"]
@@ -30,6 +31,42 @@ class _StageEstimate(NamedTuple):
     requests: int
     likely: Cost
     highest: Cost
+
+
+class _PairCounts(NamedTuple):
+    """The number of pairs that are expected in the end, and of those that are answered and judged already."""
+
+    wanted: int
+    answered: int
+    judged: int
+
+
+def _pairs_so_far(
+    config: BuildConfig,
+    instructions: Sequence[DraftedInstruction],
+    replies: Mapping[str, Mapping[str, ReplyRecord]],
+    expected: int,
+) -> _PairCounts:
+    """Counts the pairs of the instructions so far; only replies to requests of this configuration count.
+
+    expected: instructions in the end; of those without a decision as many are kept as of the others.
+    """
+    file = config.folder / "filter.jsonl"
+    ids, decisions = known_decisions(config, instructions, file, read_log(file))
+    drafted = [name for name, item in zip(ids, instructions, strict=True) if item.draft]
+    decided = [decisions[name] for name in drafted if name in decisions]
+    requests = answer_requests(config, decided)
+    kept = sum(decision["kept"] for decision in decided)
+    undecided = max(0, expected - len(decided)) * (kept / len(decided) if decided else 1.0)
+    answered = [request for request in requests if request.request.id in replies["answers"]]
+    judged = [request for request in answered if _is_judged(config, request, replies)]
+    return _PairCounts(len(requests) + round(undecided) * config.answers.samples, len(answered), len(judged))
+
+
+def _is_judged(config: BuildConfig, request: AnswerRequest, replies: Mapping[str, Mapping[str, ReplyRecord]]) -> bool:
+    """Whether the judge need not be asked about an answer any more."""
+    reply = replies["answers"][request.request.id]
+    return bool(visible_fault(request, reply)) or not judge_attempts(config, request, reply, replies["verify"]).missing
 
 
 def _tokens(body: Mapping[str, Any]) -> int:
@@ -48,8 +85,6 @@ def _likely(endpoint: EndpointConfig, records: Sequence[Mapping[str, Any]], toke
 def _estimates(config: BuildConfig, categories: Sequence[Category]) -> dict[str, _StageEstimate]:
     replies = {name: read_replies(config.folder / f"{name}.jsonl") for name in ("prompts", "answers", "verify")}
     logs = {name: list(by_id.values()) for name, by_id in replies.items()}
-    filter_file = config.folder / "filter.jsonl"
-    decisions = decisions_by_id(filter_file, read_log(filter_file)).values()
     prompt_replies = replies["prompts"]
     requested: list[PromptRequest] = []
     left = []
@@ -63,10 +98,9 @@ def _estimates(config: BuildConfig, categories: Sequence[Category]) -> dict[str,
     likely = _likely(config.endpoint, logs["prompts"], _tokens(body), guess)
     estimates = {"prompts": _StageEstimate(len(left), likely, highest_cost(config.endpoint, body))}
 
-    drafts = [item.draft for item in drafted_instructions(requested, prompt_replies) if item.draft]
-    expected = max(len({plain(draft.prompt) for draft in drafts}), config.prompts.count)
-    share = sum(decision["kept"] for decision in decisions) / len(decisions) if decisions else 1.0
-    wanted = round(expected * share) * config.answers.samples
+    instructions = drafted_instructions(requested, prompt_replies)
+    drafts = [item.draft for item in instructions if item.draft]
+    pairs = _pairs_so_far(config, instructions, replies, len(drafts) if not left else config.prompts.count)
     steps = round(sum(len(draft.sub_instructions) for draft in drafts) / len(drafts)) if drafts else 3
     decision = {"prompt": EXAMPLE, "sub_instructions": [EXAMPLE] * steps, "category": "", "kept": True}
     example = answer_requests(config, [decision])[0]
@@ -75,7 +109,7 @@ def _estimates(config: BuildConfig, categories: Sequence[Category]) -> dict[str,
     highest = Cost.of(config.endpoint, highest.tokens_in + longest.tokens_in, highest.tokens_out)
     guess = min(config.answers.max_tokens or UNLIMITED_TOKENS, PER_ANSWER)
     likely = _likely(config.endpoint, logs["answers"], _tokens(example.request.body), guess)
-    estimates["answers"] = _StageEstimate(max(0, wanted - len(logs["answers"])), likely, highest)
+    estimates["answers"] = _StageEstimate(pairs.wanted - pairs.answered, likely, highest)
 
     if config.verify.judge:
         body = judge_request(config, example, "word " * (likely.tokens_out * 3 // 4), 0).body
@@ -84,28 +118,35 @@ def _estimates(config: BuildConfig, categories: Sequence[Category]) -> dict[str,
         body = judge_request(config, example, "x" * 4 * (config.answers.max_tokens or UNLIMITED_TOKENS), 0).body
         highest = highest_cost(config.judge, body)
         highest = Cost.of(config.judge, highest.tokens_in + longest.tokens_in, highest.tokens_out)
-        estimates["verify"] = _StageEstimate(max(0, wanted - len(logs["verify"])), likely, highest)
+        estimates["verify"] = _StageEstimate(pairs.wanted - pairs.judged, likely, highest)
     return estimates
 
 
-def estimate_table(config: BuildConfig, categories: Sequence[Category]) -> str:
-    """Returns a printable table of the requests, tokens and money that are left, likely and at most, with the caps."""
+def estimate_table(config: BuildConfig, categories: Sequence[Category], stages: Collection[str]) -> str:
+    """Returns a printable table of what is left in some stages: requests, tokens and money, likely and at most.
+
+    The caps stand below.
+    """
     lines = [f"{'':10}{'requests':>10}{'tokens':>14}{'money':>12}   {'tokens at most':>15}{'money at most':>15}"]
     likely_total, highest_total = Totals(), Totals()
-    for name, (count, likely, highest) in _estimates(config, categories).items():
+    estimates = {name: estimate for name, estimate in _estimates(config, categories).items() if name in stages}
+    for name, (count, likely, highest) in estimates.items():
         stage_likely = Totals(count, count * (likely.tokens_in + likely.tokens_out), count * likely.money)
         stage_highest = Totals(count, count * (highest.tokens_in + highest.tokens_out), count * highest.money)
         likely_total, highest_total = likely_total.plus(*stage_likely), highest_total.plus(*stage_highest)
         lines.append(_line(name, stage_likely, stage_highest))
     lines.append(_line("all", likely_total, highest_total))
-    caps = config.budget
+    caps, spent = config.budget, Account(config.folder / LEDGER).spent
     money = "none" if caps.money is None else f"{caps.money:,.2f}"
+    if spent.requests:
+        lines.append(f"{'spent':10}{spent.requests:>10,}{spent.tokens:>14,}{spent.money:>12,.2f}")
     lines.append(f"{'caps':10}{caps.requests:>10,}{caps.tokens:>14,}{money:>12}")
     lines.append("Without attempts that fail and repeat. Nothing was asked.")
-    for name, value in likely_total._asdict().items():
+    for name, value, used in zip(Totals._fields, likely_total, spent, strict=True):
         cap = getattr(caps, name)
-        if cap is not None and value > cap:
-            lines.append(f"budget.{name} is {cap:,}, less than what is likely: the build will stop there.")
+        if cap is not None and value + used > cap:
+            what = "what is spent and what is likely" if used else "what is likely"
+            lines.append(f"budget.{name} is {cap:,}, less than {what}: the build will stop there.")
     return "\n".join(lines)
 
 

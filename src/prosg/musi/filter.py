@@ -20,14 +20,13 @@ from prosg.musi.draft import DRAFT_FIELDS, draft_from_dict
 from prosg.musi.prompts import DraftedInstruction
 from prosg.musi.similar import SimilarText, first_similar
 from prosg.musi.text import language, ngrams, words
-from prosg.utils.errors import unreadable
 from prosg.utils.fields import check_record
 from prosg.utils.io import iter_jsonl
-from prosg.utils.outside import parse_json
+from prosg.utils.outside import parse_json, read_text
 from prosg.utils.progress import OnProgress, no_progress
 from prosg.utils.store import Log, record_id
 
-__all__ = ["decisions_by_id", "evaluation_texts", "filter_instructions"]
+__all__ = ["decisions_by_id", "evaluation_texts", "filter_instructions", "known_decisions"]
 
 EVALUATION_FIELDS = ("prompt", "instruction", "question", "turns", "text", "input", "query", "problem")
 CHUNK = 2048
@@ -36,18 +35,13 @@ CHUNK = 2048
 
 def evaluation_texts(file: str) -> list[str]:
     """Reads the lines of a .txt file, or else the fields that hold prompts. Raises ValueError if there are no texts."""
-    path = Path(file)
-    try:
-        if path.suffix == ".txt":
-            candidates = [line.strip() for line in path.read_text("utf-8").splitlines()]
-        elif path.suffix == ".json":
-            candidates = list(_fields(parse_json(path.read_bytes(), file)))
-        else:
-            candidates = [text for _, data in iter_jsonl(file) for text in _fields(data)]
-    except OSError as error:
-        raise ValueError(unreadable(file, error)) from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text ({error.reason})") from None
+    ending = Path(file).suffix
+    if ending == ".txt":
+        candidates = [line.strip() for line in read_text(file).splitlines()]
+    elif ending == ".json":
+        candidates = list(_fields(parse_json(read_text(file), file)))
+    else:
+        candidates = [text for _, data in iter_jsonl(file) for text in _fields(data)]
     texts = list(dict.fromkeys(text for text in candidates if words(text)))
     if not texts:
         raise ValueError(f"{file}: holds no texts; fields that are read: {', '.join(EVALUATION_FIELDS)}")
@@ -168,6 +162,29 @@ def decisions_by_id(path: Path, records: Sequence[Mapping[str, Any]]) -> dict[st
     return {record["id"]: dict(record) for record in records}
 
 
+def known_decisions(
+    config: BuildConfig, instructions: Sequence[DraftedInstruction], path: Path, records: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Returns the id of the decision on each instruction, and by id those that are recorded.
+
+    Args:
+        config: The build's options, on which the ids depend.
+        instructions: The instructions.
+        path, records: The log of decisions, as for `decisions_by_id`.
+
+    Raises:
+        ValueError: as `decisions_by_id`.
+    """
+    options = dataclasses.asdict(config.filter) | {"contents": _file_hashes(config.filter)}
+    ids = [_decision_id(item, options) for item in instructions]
+    decisions = decisions_by_id(path, records)
+    for name, item in zip(ids, instructions, strict=True):
+        # A decision about another text, which an earlier version found in the reply's reasoning, does not count.
+        if name in decisions and decisions[name].get("prompt") != (item.draft.prompt if item.draft else None):
+            del decisions[name]
+    return ids, decisions
+
+
 def filter_instructions(
     config: BuildConfig,
     categories: Sequence[Category],
@@ -180,13 +197,7 @@ def filter_instructions(
     Returns the decisions on all instructions, in order: {"id", "source", "place", "category", "kept", "reason"} and the
     instruction's fields.
     """
-    options = dataclasses.asdict(config.filter) | {"contents": _file_hashes(config.filter)}
-    ids = [_decision_id(item, options) for item in instructions]
-    decisions = decisions_by_id(log.path, log.records)
-    for name, item in zip(ids, instructions, strict=True):
-        # A decision about another text, which an earlier version found in the reply's reasoning, does not count.
-        if name in decisions and decisions[name].get("prompt") != (item.draft.prompt if item.draft else None):
-            del decisions[name]
+    ids, decisions = known_decisions(config, instructions, log.path, log.records)
     new_ids = [name for name in ids if name not in decisions]
     new = [item for item, name in zip(instructions, ids, strict=True) if name not in decisions]
     on_progress(len(instructions) - len(new))

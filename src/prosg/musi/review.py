@@ -22,7 +22,7 @@ from prosg.data.checks import check_stages, find_stages
 from prosg.data.row import Row, read_rows, row_from_dict, row_to_dict, write_rows
 from prosg.musi.stages import words_before
 from prosg.utils.inside import inside
-from prosg.utils.outside import parse_json
+from prosg.utils.outside import parse_json, terminal_text
 from prosg.utils.store import Log, read_log
 
 __all__ = ["BUILD_DECISIONS", "Decision", "apply_decisions", "decisions_file", "edit_texts", "read_decisions", "review"]
@@ -167,16 +167,16 @@ def _edit(row: Row) -> Row | None:
 
 def _show(row: Row, place: int, total: int, decision: Decision | None) -> None:
     before = f", decided: {decision.action}" if decision else ""
-    print(f"\n--- {place + 1} of {total}: {row.id} ({row.kind or 'no kind'}{before})")
-    print(f"\n{row.prompt}\n")
+    print(f"\n--- {place + 1} of {total}: {terminal_text(row.id)} ({terminal_text(row.kind) or 'no kind'}{before})")
+    print(f"\n{terminal_text(row.prompt)}\n")
     results = check_stages(row, row.answer)
     pieces = find_stages(row, row.answer) if row.stages else [row.answer]
     for number, piece in enumerate(pieces):
         if row.stages:
             stage = row.stages[number]
             passed = "passes" if results[number] else "FAILS"
-            print(f"  [{number + 1}] {stage.instruction}  ({stage.check['type']}: {passed})")
-        print(f"{piece}\n")
+            print(f"  [{number + 1}] {terminal_text(stage.instruction)}  ({stage.check['type']}: {passed})")
+        print(f"{terminal_text(piece or '(not found)')}\n")
 
 
 def review(file: str, *, sample: int = 0, seed: int = 0, apply_to: str | None = None, overwrite: bool = False) -> int:

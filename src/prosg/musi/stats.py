@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from prosg.data.row import Row, read_rows
 from prosg.musi.similar import similar_pairs
 from prosg.musi.text import language, plain, words
 from prosg.utils.io import written_whole
+from prosg.utils.outside import terminal_text
 from prosg.utils.progress import OnProgress, no_progress, progress_bar
 
 __all__ = ["RowStatistics", "count_rows", "plot", "statistics_text", "stats"]
@@ -71,9 +73,8 @@ def count_rows(
 
 
 def _listed(counts: Counter[Any]) -> str:
-    return ", ".join(
-        f"{name} {number:,}" for name, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    )
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{terminal_text(str(name))} {number:,}" for name, number in ordered)
 
 
 def statistics_text(statistics: RowStatistics) -> str:
@@ -113,10 +114,12 @@ def plot(statistics: RowStatistics, file: Path, *, overwrite: bool = True) -> No
     ]  # fmt: skip
     for axis, (name, counts) in zip(list(figure.axes)[3:], bars, strict=True):
         common = counts.most_common(16)[::-1]
-        axis.barh([str(key) for key, _ in common], [number for _, number in common], color="#f26419")
+        names = [terminal_text(str(key)).replace("$", r"\$") for key, _ in common]  # no mathematics
+        axis.barh(names, [number for _, number in common], color="#f26419")
         axis.set(title=name, xlabel="rows" if name != "checks" else "stages")
     # Without the version of the program, equal rows give equal files.
-    with written_whole(file, overwrite=overwrite) as temporary:
+    with written_whole(file, overwrite=overwrite) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of kinds in other scripts
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 
 
@@ -133,7 +136,7 @@ def stats(file: str, *, out: str | None = None, above: float = 0.7, overwrite: b
         0, the exit status.
     """
     rows = read_rows(file)
-    path = Path(out) if out else Path(file).with_suffix(".png")
+    path = Path(out) if out is not None else Path(file).with_suffix(".png")
     if path.suffix != ".png":
         raise ValueError(f"--out is {path}; the plot is a .png file")
     with progress_bar("comparing", len(rows), "row") as bar:

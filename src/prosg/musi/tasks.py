@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from prosg.utils.errors import unreadable
 from prosg.utils.extras import missing_extra
 from prosg.utils.io import iter_jsonl
-from prosg.utils.outside import parse_json
+from prosg.utils.outside import parse_json, plain_reason
 
 __all__ = ["LAYOUTS", "Task", "TaskFile", "read_tasks"]
 
@@ -85,7 +85,7 @@ def _turns(turns: object, who: str, what: str, users: Sequence[str], answers: Se
 def _content(content: object) -> object:
     """A message's text, which some layouts divide into parts."""
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
-        return "\n".join(str(part.get("text", "")) for part in content if part.get("type", "text") == "text")
+        return "\n".join(str(part.get("text") or "") for part in content if part.get("type", "text") == "text")
     return content
 
 
@@ -144,8 +144,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         raise missing_extra(f"{path}: Parquet", "data", error) from None
     try:
         records = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
+    except (OSError, ValueError, pa.ArrowException) as error:  # bytes that are no text among them
+        raise ValueError(f"{path}: cannot be read: {plain_reason(error)}") from None
     yield from ((f"{path}: record {number}", data) for number, data in enumerate(records, 1))
 
 
@@ -211,5 +211,7 @@ def read_tasks(files: Sequence[str], longest: int = 0) -> tuple[list[Task], list
                 raise ValueError(f"{place}: {error}") from None
         task_files.append(TaskFile(file, layouts, len(tasks) - before, left_out))
     if not tasks:
-        raise ValueError(f"{', '.join(files)}: no tasks; a task has an instruction and an answer")
+        left_out = sum((task_file.left_out for task_file in task_files), Counter[str]())
+        why = "".join(f"; left out: {number} with {reason}" for reason, number in left_out.items())
+        raise ValueError(f"{', '.join(files)}: no tasks; a task has an instruction and an answer{why}")
     return tasks, task_files

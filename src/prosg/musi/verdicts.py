@@ -138,7 +138,8 @@ def read_verdicts(reply: ReplyRecord, steps: int, answer: str) -> list[Verdict |
         followed, quote = item.get("followed"), item.get("quote", "")
         if isinstance(followed, str):
             followed = {"yes": True, "no": False}.get(followed.strip().lower())
-        if item.get("step", number) != number or not isinstance(followed, bool) or not isinstance(quote, str):
+        numbered = str(item.get("step", number)).strip() == str(number)  # "1" where no schema asks for a number
+        if not numbered or not isinstance(followed, bool) or not isinstance(quote, str):
             raise ValueError("the judge's reply is not as its schema has it")
         if followed and not is_evidence(quote, answer):
             verdicts.append(f"step {number}: what the judge quotes does not stand in the answer, or shows nothing")

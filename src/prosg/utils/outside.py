@@ -23,6 +23,7 @@ __all__ = [
     "parse_json",
     "plain_reason",
     "read_text",
+    "terminal_text",
     "whole_text",
 ]
 
@@ -33,6 +34,8 @@ MOST_DIGITS = 300
 MOST_BYTES = 1 << 28
 """Bytes of a file, or of a line of a file of rows, that are read."""
 LONGEST_REASON = 200
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that steer terminals, those that turn the direction of writing among them."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -103,6 +106,11 @@ def whole_text(text: str) -> str:
     if not SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def terminal_text(text: str) -> str:
+    """Returns text as it is printed: control characters, which could steer a terminal, as their escapes."""
+    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def plain_reason(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from support.judging import make_config
         ({"tries": 0}, "tries is 0.* 1"),
         ({"pair": []}, "key pair, did you mean pairs"),
         ({"pairs": [["a"]]}, r"pairs\[0\]"),
+        ({"pairs": [["a", "b"], ["b", "a"], ["a", "b"]]}, r"pairs\[2\]"),
         ({"budget": {"tokens": 5}}, "budget.requests"),
         ({"endpoint": {"attempts": 0}}, "endpoint.attempts is 0"),
         ({"endpoint": {"input_price": 1.0}}, "budget.money"),

@@ -207,6 +207,39 @@ def test_labels_are_compared_with_the_judge(tmp_path: Path, servers: Any, capsys
     assert main(command) == 2
     error = capsys.readouterr().err
     assert "labels.jsonl" in error and "'whole'" in error and "'plain'" in error
+    for row in ("staged", "plain"):  # of the second the judge says the steps
+        labels.write_text(json.dumps({"id": row, "system": "half", "stage": 9, "label": True}))
+        assert main(command) == 2
+        captured = capsys.readouterr()
+        assert f"labels.jsonl: a label is of stage 9 of '{row}'" in captured.err and ("spent" in captured.out) == (
+            row == "plain"
+        )
+
+
+def test_a_pair_is_of_systems_of_one_run(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "b").mkdir()
+    runs = [str(make_run(tmp_path / "a", {"a": GOOD})), str(make_run(tmp_path / "b" / "run", {"b": HALF}))]
+    config = make_config(tmp_path, "http://127.0.0.1:9/v1", pairs=[["a", "b"]])
+    assert main(["judge", *runs, "--config", config]) == 2
+    assert "['a', 'b'], and no run has answers of both" in capsys.readouterr().err
+
+
+def test_preferences_between_answers_that_have_changed_are_not_kept(tmp_path: Path, servers: Any) -> None:
+    server = servers()
+    run = make_run(tmp_path / "run", {"a": GOOD, "b": HALF, "gone": GOOD})
+    pairs = [["a", "b"], ["a", "gone"]]
+    assert main(["judge", str(run), "--config", make_config(tmp_path, server.url, pairs=pairs)]) == 0
+    config = make_config(tmp_path, server.url)
+    assert main(["judge", str(run), "--config", config]) == 0
+    summary = judge_summary(run)
+    assert summary["pairs"]["a--b"]["n"] == 3
+    answers = run / "answers" / "b.jsonl"
+    answers.write_text(answers.read_text().replace("It has none.", "It has two."))
+    (run / "answers" / "gone.jsonl").unlink()
+    assert main(["judge", str(run), "--config", config]) == 0
+    summary = judge_summary(run)
+    assert (summary["systems"].keys(), summary["pairs"].keys()) == ({"a", "b"}, {"a--b"})
+    assert summary["pairs"]["a--b"]["n"] == 2
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,15 @@ def test_requests_under_another_host_name_are_refused(run: Path) -> None:
     assert open_browser(run).get("/prompt/1", headers={"host": "elsewhere.example"}).status_code == 400
 
 
+def test_who_has_no_login_name_names_the_annotator(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def getuser() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", getuser)
+    assert main(["rate", str(run)]) == 2
+    assert "--annotator is missing" in capsys.readouterr().err
+
+
 def test_bad_options_are_one_line(run: Path, tmp_path: Path, capsys: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -149,7 +149,7 @@ def test_caps_are_kept_and_may_be_raised(tmp_path: Path, servers: Any, capsys: A
     server = servers()
     assert evaluate(tmp_path, {"far": remote(server.url, requests=4, concurrency=1)}) == 1
     error = capsys.readouterr().err
-    assert "budget.requests" in error and "far: accuracy" in error
+    assert "systems.far.endpoint.requests" in error and "far: accuracy" in error
     assert len(server.bodies) == 4 and len(answers(tmp_path / "out", "far")) == 4
     assert results(tmp_path / "out", system="far") == []  # a part of the rows is no result
     assert evaluate(tmp_path, {"far": remote(server.url, requests=20)}) == 0
@@ -176,13 +176,11 @@ def test_parameters_of_an_endpoint_can_be_left_out_and_reasoning_is_no_answer(tm
 def test_a_refused_prompt_has_no_answer(tmp_path: Path, servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prompt that the server refuses (by a filter, for example) is reported and does not count as wrong."""
     server, out = servers(), tmp_path / "out"
-    good = AnswerServer.write_reply
 
-    def write_reply(self: AnswerServer, body: dict[str, Any], rng: Random) -> tuple[str, str]:
-        text, finish = good(self, body, rng)
-        return ("", "error") if body["messages"][-1]["content"] == ROWS[4].prompt else (text, finish)
+    def plan_faults(self: AnswerServer, body: dict[str, Any]) -> Sequence[str]:
+        return ["400"] if body["messages"][-1]["content"] == ROWS[4].prompt else ()
 
-    monkeypatch.setattr(AnswerServer, "write_reply", write_reply)
+    monkeypatch.setattr(AnswerServer, "plan_faults", plan_faults)
     assert evaluate(tmp_path, {"far": remote(server.url, concurrency=1)}) == 0
     assert list(answers(out, "far")) == [row.id for row in ROWS if row is not ROWS[4]]
     assert part(out, "far", "accuracy") == {"answers": 5, "refused": 1}

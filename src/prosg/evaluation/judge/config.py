@@ -64,6 +64,8 @@ def load_judge(path: str | Path) -> JudgeConfig:
         for index, pair in enumerate(config.pairs):
             if len(set(pair)) != 2 or len(pair) != 2:
                 raise ValueError(f"pairs[{index}] is {pair}; it must name two systems, like [plus, phase1]")
+            if pair in config.pairs[:index]:
+                raise ValueError(f"pairs[{index}] is {pair}, as an earlier one; each pair stands once")
         check_endpoint("endpoint", config.endpoint)
         check_budget(config.budget, config.endpoint)
     except ValueError as error:

@@ -3,16 +3,19 @@
     RUN/judge/NAME.jsonl         one system's answers: {"id", "answer": a hash of prompt and answer, "result", "stages":
                                  [{"stage", "instruction", "result", "quote", "why"}], "replies"}
     RUN/judge/contents.json      the hashes of these files
-    RUN/judge/pairs/A--B.jsonl   two systems: {"id", "preferred": "first" (A) | "second" (B) | "tie" | "unparsed",
-                                 "orders": the replies with A first, and with B first, "replies"}
+    RUN/judge/pairs/A--B.jsonl   two systems: {"id", "answers": both hashes, "preferred": "first" (A) | "second" (B) |
+                                 "tie" | "unparsed", "orders": the replies with A first, and with B first, "replies"}
 
-The files are rewritten as a whole; an answer or pair with a reply still missing has no line yet.
+The files are rewritten as a whole; an answer or pair with a reply still missing has no line yet. What an earlier
+command wrote about other pairs stays as long as both answers are what they were.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.data.row import Row, derived_id
@@ -37,6 +40,7 @@ from prosg.llm.attempts import Attempts, replay_attempts
 from prosg.musi.verdicts import Verdict
 from prosg.utils.contents import CONTENTS, record_contents
 from prosg.utils.io import write_lines
+from prosg.utils.store import read_log
 
 __all__ = ["AnswerComparison", "AnswerPair", "AnswerToJudge", "JudgeRecords", "iter_answers"]
 
@@ -155,7 +159,11 @@ class JudgeRecords:
         for pair in self.pairs(folder):
             pairs.setdefault(pair.name, []).extend(self._pair_lines(pair))
         files |= {judge_folder / "pairs" / f"{name}.jsonl": lines for name, lines in pairs.items()}
+        others = {*judge_folder.glob("pairs/*.jsonl")} - files.keys()
+        files |= {path: lines for path in others if (lines := _lines_that_hold(path, folder))}
         (judge_folder / CONTENTS).unlink(missing_ok=True)  # a kill in between leaves no record, not one of other files
+        for path in {*judge_folder.glob("*.jsonl"), *others} - files.keys():
+            path.unlink()
         for path, lines in files.items():
             write_lines(path, (json.dumps(line, ensure_ascii=False) for line in lines))
         record_contents(judge_folder, files)
@@ -187,7 +195,10 @@ class JudgeRecords:
             return []
         orders = [forward.results[-1], swapped.results[-1]]
         replies = _without_costs([*forward.replies, *swapped.replies])
-        return [{"id": pair.row_id, "preferred": preference(*orders), "orders": orders, "replies": replies}]
+        shown = pair.orders[0]
+        answers = [derived_id(shown.prompt, text) for text in (shown.first, shown.second)]
+        line = {"id": pair.row_id, "answers": answers, "preferred": preference(*orders), "orders": orders}
+        return [line | {"replies": replies}]
 
 
 def iter_answers(folder: RunFolder) -> Iterator[tuple[str, Row, str]]:
@@ -196,6 +207,18 @@ def iter_answers(folder: RunFolder) -> Iterator[tuple[str, Row, str]]:
         for system, (_, answers) in folder.systems.items():
             if row.id in answers:
                 yield system, row, answers[row.id]
+
+
+def _lines_that_hold(path: Path, folder: RunFolder) -> list[dict[str, Any]]:
+    """The lines of a pair's file whose answers are those of the run; older lines do not say which they are about."""
+    names = next((pair for pair in permutations(folder.systems, 2) if "--".join(pair) == path.stem), None)
+    if names is None:
+        return []
+    hashes: dict[str, list[str]] = {}
+    for system, row, text in iter_answers(folder):
+        if system in names:
+            hashes.setdefault(row.id, []).append(derived_id(row.prompt, text))
+    return [line for line in read_log(path) if sorted(line.get("answers", ())) == sorted(hashes.get(line["id"], ()))]
 
 
 def _without_costs(replies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

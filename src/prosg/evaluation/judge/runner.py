@@ -51,25 +51,36 @@ def judge_runs(runs: Sequence[str | Path], config: JudgeConfig, labels: str | Pa
         print(f"\n{folder.path}\n\n{judge_summary_text(folder.path)}")
     if human_labels:
         verdicts = {step: passed for f in folders for step, passed in read_step_results(f.path).items()}
-        print(f"\n{labels}: {agreement_text(count_agreement(verdicts, human_labels))}")
+        try:
+            counts = count_agreement(verdicts, human_labels)
+        except ValueError as error:  # of a row whose steps the judge has told
+            raise ValueError(f"{labels}: {error}") from None
+        print(f"\n{labels}: {agreement_text(counts)}")
     return status
 
 
 def _check_names(
     folders: Sequence[RunFolder], config: JudgeConfig, human_labels: Mapping[StepKey, bool], labels: str | Path | None
 ) -> None:
-    """ValueError where a pair names an unknown system, or a label an answer that not exactly one run has."""
+    """Raises ValueError for a pair that no run has, and for a label of an answer or a stage that not one run has."""
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is named twice")
     known = {name for folder in folders for name in folder.systems}
     for name in [name for pair in config.pairs for name in pair]:
         if name not in known:
             raise ValueError(f"pairs names the system {name}; the runs have {', '.join(sorted(known))}")
+    for pair in config.pairs:
+        if not any(folder.systems.keys() >= {*pair} for folder in folders):
+            raise ValueError(f"pairs has {pair}, and no run has answers of both; systems of one run are compared")
     for step in human_labels:
-        count = sum(step.system in f.systems and step.id in f.systems[step.system].answers for f in folders)
-        if count != 1:
-            which = "more than one run has" if count else "no run has"
+        having = [f for f in folders if step.system in f.systems and step.id in f.systems[step.system].answers]
+        if len(having) != 1:
+            which = "more than one run has" if having else "no run has"
             raise ValueError(f"{labels}: {which} an answer of {step.system!r} to {step.id!r}")
+        stages = [number for number, _ in row_steps(having[0].rows[step.id])]
+        if stages and step.stage not in stages:
+            which = f"stage {step.stage} of {step.id!r}, which has the stages {stages}"
+            raise ValueError(f"{labels}: a label is of {which}")
 
 
 async def _ask_and_write(folders: Sequence[RunFolder], config: JudgeConfig) -> int:

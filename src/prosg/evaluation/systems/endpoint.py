@@ -88,7 +88,7 @@ async def _ask(
 ) -> tuple[list[Answer], int]:
     """Sends the requests without a recorded reply; returns the answers there are and the exit status."""
     requests = [_request(config, name, endpoint, row) for row in rows]
-    log = RequestLog(config.folder / "endpoints" / name, ("answers",), caps)
+    log = RequestLog(config.folder / "endpoints" / name, ("answers",), caps, f"systems.{name}.endpoint")
     replies = log.replies["answers"]
     try:
         await log.request_all(f"asking {name}", "answers", endpoint, requests, lambda r: None if r.id in replies else r)
