@@ -138,6 +138,8 @@ class ModelCache:
                 return f"its cache has a {type(layer).__name__}, which is not known here"
             if getattr(layer, "number_of_states", 1) != 1:
                 return "its layers keep several states each"
+        if "chunked_attention" in (getattr(model.config, "layer_types", None) or ()):
+            return "its attention sees a text in chunks, which a row of another age has elsewhere"
         windows = Counter(getattr(layer, "sliding_window", 0) for layer in layers if type(layer) in attention)
         if len(windows) > 1:
             seen = [f"{n} see {w} tokens" if w else f"{n} the whole text" for w, n in sorted(windows.items())[::-1]]

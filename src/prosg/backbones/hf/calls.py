@@ -8,6 +8,7 @@ The hooks exist for the duration of one call. They change the *output* of a proj
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from prosg.backbones.hf.cache import (
 )
 from prosg.backbones.hf.continuing import position_ids
 from prosg.backbones.hf.kept_keys import KeptCache, kept_keys
+from prosg.backbones.hf.positions import Positions, find_positions
 from prosg.backbones.hf.sites import ModelSites
 from prosg.backbones.layers import plain_matrix
 from prosg.core.state import Anchor, State, choose_rows, join_states, map_state, take_rows
@@ -107,7 +109,7 @@ class HookedModel:
         Raises:
             ValueError: for more tokens than the model reads in one call, and for a site whose module is not called
                 exactly once.
-            FullError: for texts beyond its table of positions.
+            FullError: for texts beyond its positions.
         """
         batch, time = tokens.shape
         longest = getattr(self.model.config, "max_inference_chunksize", time)
@@ -141,13 +143,17 @@ class HookedModel:
         state = (TokensRead(now), *after) if keep_state else ()
         return CallResult(logits, inputs, state, hidden[0] if hidden else None)
 
+    @functools.cached_property
+    def positions(self) -> Positions | None:
+        """The longest text that the model reads; None for any."""
+        return find_positions(self.model)
+
     def _check_positions(self, ends: Tensor) -> None:
-        """Raises FullError for rows that end (B,) beyond the table of learned positions, which GPT-2 has."""
-        table = getattr(self.model.base_model, "wpe", None)
-        if isinstance(table, nn.Embedding) and bool((full := ends > table.num_embeddings).any()):
+        """Raises FullError for rows that end (B,) beyond the model's positions."""
+        if self.positions is not None and bool((full := ends > self.positions.most).any()):
             raise FullError(
-                f"the text has {int(ends.max())} tokens; this {self.model_type} has {table.num_embeddings} positions "
-                "(n_positions)",
+                f"the text has {int(ends.max())} tokens; this {self.model_type} has {self.positions.most} positions "
+                f"({self.positions.name})",
                 full.tolist(),
             )
 
@@ -200,6 +206,9 @@ class HookedModel:
                 full = full.index_copy(0, rows, F.pad(part, (0, 0, 0, time - part.shape[1])))
             return full
 
+        if not results:
+            result = self.call(tokens, None, options, keep_state=False)
+            return result._replace(state=self.init_state(batch))
         logits = whole([(rows, result.logits) for rows, result in results], time if options.positions is None else 1)
         sites = results[0][1].inputs
         inputs = {site: whole([(rows, result.inputs[site]) for rows, result in results], time) for site in sites}
