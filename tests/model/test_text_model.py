@@ -223,3 +223,30 @@ def test_what_is_of_another_type_is_refused_in_words(
     monkeypatch.setattr(first_calls, "CHECKED", 0)  # as without pytest
     with pytest.raises(ValueError, match=words):
         call(model)
+
+
+@pytest.mark.parametrize(
+    ("other", "vocab", "words"),
+    [
+        ("rwkv7", len(WORDS), "state.0 is RWKV7Layer, must be RWKV4Layer"),
+        ("rwkv4, own widths", len(WORDS), "state has 3 layers, must have 2"),
+        ("rwkv4", len(WORDS) + 1, f"logits has {len(WORDS) + 1} columns"),
+    ],
+)
+def test_prompts_of_another_model_are_refused(model: ProSG, other: str, vocab: int, words: str) -> None:
+    stranger = live_model(other, None, torch.float64, vocab=vocab)
+    encoded = stranger.encode(torch.tensor([[1, 2]]))
+    for call in (
+        lambda: model.generate(encoded),
+        lambda: model.stream(encoded),
+        lambda: model.perplexity(encoded, ["a"]),
+        lambda: model.held_by(encoded, "anchor"),
+    ):
+        with pytest.raises(ValueError, match=f"{words}.*; the prompt was encoded by another model"):
+            call()
+
+
+def test_prompts_of_another_type_of_numbers_are_refused(model: ProSG) -> None:
+    narrow = live_model("rwkv4", None, torch.float32, vocab=len(WORDS)).encode(torch.tensor([[1, 2]]))
+    with pytest.raises(ValueError, match=r"float32, expected float64; .*another type of numbers"):
+        model.generate(narrow)
