@@ -17,13 +17,13 @@ __all__ = ["check_fits"]
 def check_fits(encoded: EncodedPrompt, backbone: Backbone) -> None:
     """Raises ValueError for encoded prompts of another model; values that are not finite end an answer later on."""
     encoded.check_rows()
-    vocab_size = backbone.config.vocab_size
+    vocab_size, empty = backbone.config.vocab_size, backbone.init_state(1)
     try:
         if encoded.logits.shape[1] != vocab_size:
             raise ValueError(
                 f"logits has {encoded.logits.shape[1]} columns; the model's vocabulary has {vocab_size} ids"
             )
-        check_layers("state", encoded.state, backbone.init_state(1), exact=True)
+        check_layers("state", encoded.state, empty, exact=True)
         check_update(encoded.update or {}, backbone.sites, encoded.batch)
         if encoded.anchor is not None:
             check_layers("anchor", encoded.anchor, empty_anchor(backbone), exact=True)
