@@ -21,6 +21,7 @@ from prosg.model.prosg import ProSG
 from prosg.tokenizers.special import SpecialTokens
 from support import first_calls
 from support.chat_models import CHATML, chat_model
+from support.hf_models import hf_backbone
 from support.models import WORDS, assert_near, live_model, word_tokenizer
 
 TEXTS = ["Tom saw a", "b c"]
@@ -246,7 +247,12 @@ def test_prompts_of_another_model_are_refused(model: ProSG, other: str, vocab: i
             call()
 
 
-def test_prompts_of_another_type_of_numbers_are_refused(model: ProSG) -> None:
-    narrow = live_model("rwkv4", None, torch.float32, vocab=len(WORDS)).encode(torch.tensor([[1, 2]]))
-    with pytest.raises(ValueError, match=r"float32, expected float64; .*another type of numbers"):
-        model.generate(narrow)
+@pytest.mark.parametrize("name", ["qwen3_5_text", "recurrent_gemma", "llama"])
+def test_prompts_that_autocast_encoded_are_of_the_same_model(name: str) -> None:
+    """The types of a state are other ones there, after one token and after several."""
+    made = ProSG(hf_backbone(name, vocab=len(WORDS)))
+    made.tokenizer = word_tokenizer()
+    with torch.autocast("cpu", torch.bfloat16):
+        encoded = made.encode(TEXTS)
+        assert len(made.generate(encoded, **DRAWN)) == len(made.perplexity(encoded, ["a", "b"])) == 2
+    assert len(made.generate(encoded, **DRAWN)) == 2

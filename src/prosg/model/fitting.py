@@ -14,8 +14,11 @@ __all__ = ["check_fits"]
 
 
 @torch.no_grad()
-def check_fits(encoded: EncodedPrompt, backbone: Backbone) -> None:
-    """Raises ValueError for encoded prompts of another model; values that are not finite end an answer later on."""
+def check_fits(encoded: EncodedPrompt, backbone: Backbone, *, exact: bool = False) -> None:
+    """Raises ValueError for encoded prompts of another model; values that are not finite end an answer later on.
+
+    Types of numbers may differ, as under autocast, unless they are to be `exact`.
+    """
     encoded.check_rows()
     vocab_size, empty = backbone.config.vocab_size, backbone.init_state(1)
     try:
@@ -23,9 +26,10 @@ def check_fits(encoded: EncodedPrompt, backbone: Backbone) -> None:
             raise ValueError(
                 f"logits has {encoded.logits.shape[1]} columns; the model's vocabulary has {vocab_size} ids"
             )
-        check_layers("state", encoded.state, empty, exact=True)
+        check_layers("state", encoded.state, empty, exact=exact)
         check_update(encoded.update or {}, backbone.sites, encoded.batch)
         if encoded.anchor is not None:
-            check_layers("anchor", encoded.anchor, empty_anchor(backbone), exact=True)
+            check_layers("anchor", encoded.anchor, empty_anchor(backbone), exact=exact)
     except ValueError as error:
-        raise ValueError(f"{error}; the prompt was encoded by another model, or in another type of numbers") from None
+        other = "another model, or one in another type of numbers" if exact else "another model"
+        raise ValueError(f"{error}; the prompt was encoded by {other}") from None

@@ -30,7 +30,7 @@ def checked_request(request: Request, model: ProSG) -> tuple[Request, Memory | N
     encoded, memory, tau = request.encoded, request.memory, request.tau
     if encoded is None:
         return request, model.check_memory(memory, tau)
-    check_fits(encoded, model.backbone)
+    check_fits(encoded, model.backbone, exact=True)
     if memory is not None or tau is not None:
         encoded = model.held_by(encoded, model.check_memory(memory, tau), tau)
     return replace(request, encoded=encoded.to(model.device)), None
