@@ -208,6 +208,7 @@ def test_a_loss_beyond_the_numbers_is_infinite(model: ProSG, monkeypatch: pytest
     ("call", "words"),
     [
         (lambda m: m.generate("a", n=2.0), "n is 2.0; it must be of type int"),
+        (lambda m: m.perplexity(["a"], None), "a list of answers to a list of prompts"),
         (lambda m: m.generate([None]), "a prompt is None; allowed: a text"),
         (lambda m: m.encode("a", window=1.5), "window is 1.5; .* int"),
         (lambda m: m.encode("a", chunk="x"), "chunk is 'x'; .* int"),

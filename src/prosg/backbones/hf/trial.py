@@ -44,4 +44,5 @@ def reading_refusal(hooked: HookedModel) -> str:
 def _distance(logits: Tensor, wanted: Tensor) -> Tensor:
     """(B, 1, V) -> (B, 1) how far logits are from those wanted, a share; what is added to all does not count."""
     logits, wanted = (x.float() - x.float().mean(2, keepdim=True) for x in (logits, wanted))
-    return (logits - wanted).norm(dim=2) / wanted.norm(dim=2)
+    distance: Tensor = (logits - wanted).norm(dim=2) / wanted.norm(dim=2)
+    return distance
