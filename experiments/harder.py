@@ -127,11 +127,11 @@ def jobs_of(experiment: Experiment, folder: Path, seed: int, dtype: str) -> list
     jobs = [
         *phase1_jobs(folder, seed, dtype, BASE_STEPS, experiment.phase1_steps, *weight),
         training("plus", "synthesize", folder, "phase1/model", "train.jsonl", 110, *plus),
-        training("phase1_perturbed", "finetune", folder, "phase1/model", "train.jsonl", 110, *durable),
     ]
     if experiment.wide:
         wide = (*plus, "--module.rank", str(experiment.wide))
         jobs.append(training("plus_wide", "synthesize", folder, "phase1/model", "train.jsonl", 140, *wide))
+    jobs.append(training("phase1_perturbed", "finetune", folder, "phase1/model", "train.jsonl", 110, *durable))
     return jobs
 
 

@@ -42,6 +42,7 @@ def test_lengths_lie_within_their_rows() -> None:
         (torch.tensor([1, 2]), r"shape \(2,\)"),
         (torch.ones(1, 2), "float32"),
         (torch.ones(1, 2, dtype=torch.bool), "bool"),
+        (torch.ones(1, 2, dtype=torch.uint8), "uint8; .*int64 or int32"),
         (torch.zeros(0, 3, dtype=torch.int64), "the batch is empty"),
     ],
 )

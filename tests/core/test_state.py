@@ -17,6 +17,8 @@ from prosg.core.state import (
     limit_memory,
     map_state,
     memory_limit,
+    no_pull,
+    pulling_rows,
     replace_rows,
     take_rows,
     write_rows,
@@ -123,6 +125,16 @@ def test_what_is_no_number_is_left_as_it_is() -> None:
     bounded = bound_state((Matrix(torch.zeros(2, 2), memory),))[0].memory
     assert bounded[0, 0].isinf().sum() == 1 and bounded[1, 1].isnan().sum() == 1
     assert bounded[0, 1].isfinite().all()
+
+
+def test_rows_that_an_anchor_pulls_whatever_its_tensors_are() -> None:
+    """Numbers of rows alone, empty axes and transposed memories among them."""
+    anchor = (Matrix(torch.tensor([0, 0, 3]), torch.zeros(3, 2, 0, 4)), random_state(3)[1])
+    turned = anchor[1]._replace(memory=anchor[1].memory.mT)
+    for leaf in turned:
+        leaf[1:] = 0.0
+    assert pulling_rows((anchor[0], turned)).tolist() == [True, False, True]
+    assert not pulling_rows(no_pull(anchor, 2)).any()
 
 
 def test_a_memory_is_shrunk_to_its_limit() -> None:

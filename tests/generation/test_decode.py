@@ -354,6 +354,8 @@ def test_what_does_not_fit_the_prompts_is_refused() -> None:
     model, encoded = real()
     with pytest.raises(ValueError, match="force_marker has 2 texts for 4 prompts; give one, or one per prompt"):
         model.generate(encoded, force_marker=["Names:", "Code:"])
+    with pytest.raises(ValueError, match="force_marker is ' ', of no tokens"):
+        model.generate(encoded, hold_until=1, force_marker=" ")
     with pytest.raises(ValueError, match="there are 4 prompts"):
         list(stream_text(model.backbone, encoded, model.tokenizer, Sampling()))
     with pytest.raises(ValueError, match="this model has no tokenizer"):

@@ -47,6 +47,18 @@ def test_each_row_has_its_own_temperature() -> None:
     assert drawn.tolist() == [1, 4, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [1e-6, 0.5, 1.0])
+def test_logits_whose_quotients_are_beyond_fp32_are_drawn_from(dtype: torch.dtype, temperature: float) -> None:
+    """The greatest one is certain; a row beside them is drawn as ever."""
+    logits = torch.tensor([[1e35, 3e38, -3e38], [-3e38, -1e38, -2e38], [0.0, 1.0, 2.0]], dtype=dtype)
+    if dtype == torch.float64:
+        logits[:2] *= 1e3
+    warm = torch.tensor([temperature, temperature, 1.0])
+    drawn = pick(logits, warm, torch.tensor([0.0, 0.99, 0.5]))
+    assert drawn.tolist() == [1, 1, int(pick(logits[2:].float(), warm[2:], torch.tensor([0.5])))]
+
+
 def test_a_token_that_is_ruled_out_is_never_drawn() -> None:
     """Also at the ends of the range, where the cumulated distribution is rounded."""
     logits = LOGITS.clone()

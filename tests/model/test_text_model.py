@@ -21,6 +21,7 @@ from prosg.model.prosg import ProSG
 from prosg.tokenizers.special import SpecialTokens
 from support import first_calls
 from support.chat_models import CHATML, chat_model
+from support.hf_models import hf_backbone
 from support.models import WORDS, assert_near, live_model, word_tokenizer
 
 TEXTS = ["Tom saw a", "b c"]
@@ -207,6 +208,7 @@ def test_a_loss_beyond_the_numbers_is_infinite(model: ProSG, monkeypatch: pytest
     ("call", "words"),
     [
         (lambda m: m.generate("a", n=2.0), "n is 2.0; it must be of type int"),
+        (lambda m: m.perplexity(["a"], None), "a list of answers to a list of prompts"),
         (lambda m: m.generate([None]), "a prompt is None; allowed: a text"),
         (lambda m: m.encode("a", window=1.5), "window is 1.5; .* int"),
         (lambda m: m.encode("a", chunk="x"), "chunk is 'x'; .* int"),
@@ -223,3 +225,35 @@ def test_what_is_of_another_type_is_refused_in_words(
     monkeypatch.setattr(first_calls, "CHECKED", 0)  # as without pytest
     with pytest.raises(ValueError, match=words):
         call(model)
+
+
+@pytest.mark.parametrize(
+    ("other", "vocab", "words"),
+    [
+        ("rwkv7", len(WORDS), "state.0 is RWKV7Layer, must be RWKV4Layer"),
+        ("rwkv4, own widths", len(WORDS), "state has 3 layers, must have 2"),
+        ("rwkv4", len(WORDS) + 1, f"logits has {len(WORDS) + 1} columns"),
+    ],
+)
+def test_prompts_of_another_model_are_refused(model: ProSG, other: str, vocab: int, words: str) -> None:
+    stranger = live_model(other, None, torch.float64, vocab=vocab)
+    encoded = stranger.encode(torch.tensor([[1, 2]]))
+    for call in (
+        lambda: model.generate(encoded),
+        lambda: model.stream(encoded),
+        lambda: model.perplexity(encoded, ["a"]),
+        lambda: model.held_by(encoded, "anchor"),
+    ):
+        with pytest.raises(ValueError, match=f"{words}.*; the prompt was encoded by another model"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_text", "recurrent_gemma", "llama"])
+def test_prompts_that_autocast_encoded_are_of_the_same_model(name: str) -> None:
+    """The types of a state are other ones there, after one token and after several."""
+    made = ProSG(hf_backbone(name, vocab=len(WORDS)))
+    made.tokenizer = word_tokenizer()
+    with torch.autocast("cpu", torch.bfloat16):
+        encoded = made.encode(TEXTS)
+        assert len(made.generate(encoded, **DRAWN)) == len(made.perplexity(encoded, ["a", "b"])) == 2
+    assert len(made.generate(encoded, **DRAWN)) == 2

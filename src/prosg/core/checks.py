@@ -25,6 +25,8 @@ __all__ = [
 
 GREATEST = 1e10
 """Greatest number in a state, an update or weights. Trained ones stay below 1e5; products of two of these fit fp32."""
+ID_TYPES = (torch.int64, torch.int32)
+"""Types of token ids that embeddings take."""
 LOGARITHMS = ("top",)
 """Tensors of a state that hold logarithms, of which only the greatest counts: RWKV-4's is -1e38 where nothing is."""
 
@@ -47,9 +49,11 @@ def check_values(name: str, values: Tensor, most: float = GREATEST) -> None:
 
 def check_tokens(tokens: Tensor, vocab_size: int, name: str = "tokens") -> None:
     """Raises ValueError unless a tensor is (B, T) of token ids below `vocab_size`, of one row or more."""
-    if tokens.dim() != 2 or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+    if tokens.dim() != 2 or tokens.dtype not in ID_TYPES:
         kind = str(tokens.dtype).removeprefix("torch.")
-        raise ValueError(f"{name} has shape {tuple(tokens.shape)} of {kind}; token ids are whole numbers (B, T)")
+        raise ValueError(
+            f"{name} has shape {tuple(tokens.shape)} of {kind}; token ids are whole numbers (B, T), int64 or int32"
+        )
     if tokens.shape[0] == 0:
         raise ValueError(f"{name}: the batch is empty; it needs at least one row")
     if tokens.numel():
@@ -84,6 +88,8 @@ def check_layers(part: str, layers: State | Anchor, like: State | Anchor, *, exa
     if len(layers) != len(like):
         raise ValueError(f"{part} has {len(layers)} layers, must have {len(like)}")
     for number, (layer, blank) in enumerate(zip(layers, like, strict=True)):
+        if type(layer) is not type(blank):
+            raise ValueError(f"{part}.{number} is {type(layer).__name__}, must be {type(blank).__name__}")
         for field, leaf, empty in zip(blank._fields, layer, blank, strict=True):
             name = f"{part}.{number}.{field}"
             fits = leaf.dim() == empty.dim() and all(

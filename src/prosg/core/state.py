@@ -77,7 +77,7 @@ def no_pull(anchor: Anchor, rows: int) -> Anchor:
 def pulling_rows(anchor: Anchor) -> Tensor:
     """Returns in which rows (B,) an anchor changes a memory at all."""
     leaves = [leaf for layer in anchor for leaf in layer]
-    return torch.stack([(leaf != 0).flatten(1).any(1) for leaf in leaves]).any(0)
+    return torch.stack([(leaf != 0).unsqueeze(1).flatten(1).any(1) for leaf in leaves]).any(0)
 
 
 def replace_rows(state: State, rows: Tensor, new: State) -> State:

@@ -163,7 +163,9 @@ def _greatest(values: Tensor, count: int) -> Tensor:
 
 def _draw(logits: Tensor, temperature: Tensor, numbers: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Token ids (B,) that are drawn at temperatures above 0."""
-    scaled = logits.float() / temperature.clamp(min=1e-6).unsqueeze(1)
+    warmth = temperature.clamp(min=1e-6).unsqueeze(1)
+    scaled = logits.float() / warmth
+    scaled = _change_rows(scaled, ~scaled.amax(1).isfinite(), _scale_from_greatest, logits, warmth)
     cut = (top_k > 0) & (top_k < scaled.shape[1])
     p = torch.softmax(_change_rows(scaled, cut, _keep_likeliest, scaled, top_k), 1)
     p = _change_rows(p, top_p < 1, _keep_share, p, top_p)  # 1 keeps all; by rounded sums it could keep less
@@ -173,6 +175,11 @@ def _draw(logits: Tensor, temperature: Tensor, numbers: Tensor, top_k: Tensor, t
     below = torch.nextafter(whole, whole.new_zeros(()))
     target = torch.minimum(numbers.unsqueeze(1).to(total.dtype) * whole, below)
     return torch.searchsorted(total, target, right=True).squeeze(1)
+
+
+def _scale_from_greatest(logits: Tensor, warmth: Tensor) -> Tensor:
+    """Logits (B, V) by temperatures (B, 1), the greatest of each row as 0: so that their quotients fit fp32."""
+    return (logits - logits.amax(1, keepdim=True)).float() / warmth
 
 
 def _keep_likeliest(scaled: Tensor, top_k: Tensor) -> Tensor:

@@ -49,6 +49,9 @@ class _Control(NamedTuple):
                     f"force_marker has {len(texts)} texts for {encoded.batch} prompts; give one, or one per prompt"
                 )
             markers = [tokenizer.encode(text) for text in texts]
+            empty = [text for text, ids in zip(texts, markers, strict=True) if not ids]
+            if empty and sampling.hold_until:
+                raise ValueError(f"force_marker is {empty[0]!r}, of no tokens; give the text that opens the late stage")
         held = sampling.hold_until > 0
         return cls(markers, sentence_ends(tokenizer, encoded.logits.shape[1]) if held else None)
 

@@ -13,6 +13,7 @@ from prosg.core.state import choose_rows, memory_limit, no_pull, pulling_rows
 from prosg.core.update import keep_rows
 from prosg.model.anchor import StateAnchor
 from prosg.model.base_synthesizer import BaseSynthesizer
+from prosg.model.fitting import check_fits
 from prosg.model.text_model import TextModel
 from prosg.utils.values import check_number
 
@@ -97,8 +98,9 @@ class HoldingModel(TextModel):
             age: Empty tokens by which its memory is aged, as in `anchored`.
 
         Raises:
-            ValueError: for an update that is not there, and as `anchored`.
+            ValueError: for an update that is not there, prompts of another model, and as `anchored`.
         """
+        check_fits(encoded, self.backbone)
         memory = self.check_memory(memory, tau, age)
         if with_update(memory) and (encoded.update is None or (memory != "auto" and not encoded.has_updates)):
             raise ValueError(f"memory is {memory!r}, but the prompt was encoded without an update")

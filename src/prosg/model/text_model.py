@@ -15,6 +15,7 @@ from prosg.core.tensors import pad
 from prosg.data.templates import ChatTemplate, OwnTemplate, without_blank_lines
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import generate_texts, stream_texts
+from prosg.model.fitting import check_fits
 from prosg.model.options import EncodeOptions, GenerateOptions, HoldOptions, check_names
 from prosg.model.prompts import (
     Batch,
@@ -114,7 +115,7 @@ class TextModel(nn.Module):
         memory, tau = options.get("memory"), options.get("tau")
         check_template_used(prompt, options.get("template", ""))
         if isinstance(prompt, EncodedPrompt):
-            prompt.check_rows()
+            check_fits(prompt, self.backbone)
             return (prompt if memory is None and tau is None else self._held(prompt, memory, tau)), []
         if isinstance(prompt, Tensor):
             return self.encode(prompt, memory=memory, tau=tau), []
@@ -255,7 +256,7 @@ class TextModel(nn.Module):
         """
         check_names("perplexity", options, HoldOptions)
         single = is_single(prompt)
-        if single != isinstance(answer, str):
+        if single != isinstance(answer, str) or not isinstance(answer, Sequence):
             raise ValueError("give one answer to one prompt, or a list of answers to a list of prompts")
         encoded, read = self._encoded(prompt, options)
         texts = [answer] if isinstance(answer, str) else [*answer]

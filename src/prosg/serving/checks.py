@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from prosg.core.checks import check_layers, check_token_id
-from prosg.core.encoded import EncodedPrompt, Memory
-from prosg.core.update import check_update
-from prosg.model.anchor import empty_anchor
+from prosg.core.checks import check_token_id
+from prosg.core.encoded import Memory
+from prosg.model.fitting import check_fits
 from prosg.model.prosg import ProSG
 from prosg.serving.request import Request
 from prosg.tokenizers.special import SpecialTokens
@@ -31,21 +30,7 @@ def checked_request(request: Request, model: ProSG) -> tuple[Request, Memory | N
     encoded, memory, tau = request.encoded, request.memory, request.tau
     if encoded is None:
         return request, model.check_memory(memory, tau)
-    _check_encoded(encoded, model)
+    check_fits(encoded, model.backbone, exact=True)
     if memory is not None or tau is not None:
         encoded = model.held_by(encoded, model.check_memory(memory, tau), tau)
     return replace(request, encoded=encoded.to(model.device)), None
-
-
-def _check_encoded(encoded: EncodedPrompt, model: ProSG) -> None:
-    """Raises ValueError for shapes that do not fit a model; values that are not finite end the answer later on."""
-    encoded.check_rows()
-    if encoded.logits.shape[1] != model.backbone.config.vocab_size:
-        raise ValueError(
-            f"logits has {encoded.logits.shape[1]} columns; the model's vocabulary has "
-            f"{model.backbone.config.vocab_size} ids"
-        )
-    check_layers("state", encoded.state, model.backbone.init_state(1), exact=True)
-    check_update(encoded.update or {}, model.backbone.sites, encoded.batch)
-    if encoded.anchor is not None:
-        check_layers("anchor", encoded.anchor, empty_anchor(model.backbone), exact=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any
 
 import pytest
@@ -35,6 +36,32 @@ def test_a_projection_that_is_called_twice_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(layer, "forward", lambda hidden, **options: once(once(hidden, **options), **options))
     with pytest.raises(ValueError, match=r"1\.q_proj .* 2 times"):
         backbone(x, update=update, keep_state=False)
+
+
+@pytest.mark.parametrize("name", ["llama", "recurrent_gemma"])
+@torch.no_grad()
+def test_a_call_within_a_call_of_another_thread_is_as_alone(name: str) -> None:
+    """The second one, of one row and without an update, begins while the first is at the model's embeddings."""
+    backbone, update, x = backbone_update_tokens(name)
+    wanted = backbone(x, update=update).logits, backbone(x[:1]).logits
+    within: list[Tensor] = []
+
+    def read() -> None:
+        with torch.no_grad():
+            within.append(backbone(x[:1]).logits)
+
+    other = threading.Thread(target=read)
+
+    def begin(module: nn.Module, arguments: tuple[Tensor, ...], y: Tensor) -> None:
+        if other.ident is None:
+            other.start()
+            other.join(0.5)
+
+    handle = backbone.model.get_input_embeddings().register_forward_hook(begin)
+    first = backbone(x, update=update).logits
+    other.join()
+    handle.remove()
+    assert torch.equal(first, wanted[0]) and torch.equal(within[0], wanted[1])
 
 
 class Wrapped(nn.Module):

@@ -14,6 +14,7 @@ from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.windows import WINDOWED
 from prosg.checkpoints.encoded import load_encoded, save_encoded
 from prosg.core.encoded import EncodedPrompt
+from prosg.core.state import pulling_rows
 from prosg.inspection.info import describe
 from prosg.model.anchor import StateAnchor, mean_state
 from prosg.model.prosg import ProSG
@@ -77,6 +78,19 @@ def test_rows_of_different_lengths_are_as_alone_and_the_state_is_bounded(folder:
     bare = backbone(text[1:2], model.encode(prompts[1:2]).state).logits
     assert bare is not None
     assert_near(both[1], bare[0], 1e-5)
+
+
+@torch.no_grad()
+def test_rows_are_anchored_once_and_keep_what_they_have(folder: Path) -> None:
+    """Held again, a row that has an anchor keeps it, and one without gets its own."""
+    model, prompts, text = ProSG(load_hf(folder, sliding_window=WINDOW)), tokens(2, PROMPT), tokens(2, TIME, seed=1)
+    encoded = model.encode(prompts, memory="anchor")
+    wanted = read_on(model.backbone, encoded, text)
+    mixed = EncodedPrompt.join([encoded.take([0]), model.encode(prompts[1:])])
+    for held in (encoded, mixed):
+        assert held.anchor is not None
+        assert pulling_rows(held.anchor).tolist() == [True, held is encoded]
+        assert_near(read_on(model.backbone, model.held_by(held, "anchor"), text), wanted, 1e-5)
 
 
 @torch.no_grad()

@@ -141,6 +141,15 @@ def test_rows_of_any_length_and_age_are_as_alone(name: str) -> None:
             assert_near(last.logits[row], two.logits[0, -1], tolerance(name))
 
 
+@pytest.mark.parametrize("name", ONE_PASS)
+@torch.no_grad()
+def test_rows_without_tokens_stay_where_they_are(name: str) -> None:
+    backbone, update, x = backbone_update_tokens(name)
+    nothing = backbone(x, update=update, lengths=torch.zeros(BATCH, dtype=torch.int64), taps=TAPS)
+    assert state_bits_equal(nothing.state, backbone.init_state(BATCH))
+    assert nothing.logits.shape == (BATCH, TIME, VOCAB)
+
+
 @distinct_types
 @torch.no_grad()
 def test_states_of_any_age_are_put_together(name: str) -> None:

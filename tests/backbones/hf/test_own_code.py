@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from prosg.backbones.hf.model import HFBackbone
 from prosg.backbones.hf.sites import HF_SITES
 from support.hf_models import BATCH, DISTINCT, HF_TINY, TIME, hf_model
 from support.models import assert_near, gap, tokens
@@ -63,6 +64,16 @@ def test_which_types_read_several_tokens_on_from_their_cache(name: str) -> None:
     one = gap(model(x[:, -1:], use_cache=True, **own_cache(model, x[:, :-1])).logits, whole[:, -1:])
     assert one < 2e-5
     assert several < 2e-5 if HF_TINY[name].continues else several > 1e-3
+
+
+@torch.no_grad()
+def test_a_limited_time_step_is_heeded_in_a_whole_text_alone() -> None:
+    """So mamba2 with a limit is refused: what it reads token by token is another text."""
+    model, x = hf_model("mamba2", time_step_limit=(0.01, 0.1)), tokens(BATCH, TIME)
+    whole = model(x, use_cache=False).logits[:, -1:]
+    assert gap(model(x[:, -1:], use_cache=True, **own_cache(model, x[:, :-1])).logits, whole) > 1e-4
+    with pytest.raises(ValueError, match=r"mamba2: .*time_step_limit \(0.01 to 0.1\)"):
+        HFBackbone(model)
 
 
 @distinct_types

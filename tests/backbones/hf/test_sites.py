@@ -34,3 +34,5 @@ def test_names_are_ends_of_paths(names: tuple[str, ...]) -> None:
         HFBackbone(hf_model("gpt2"), ["c_proj"])
     with pytest.raises(ValueError, match=r"target_modules \['proj'\] .*c_attn, c_proj, c_fc"):
         HFBackbone(hf_model("gpt2"), ["proj", "c_attn"])
+    with pytest.raises(ValueError, match=r"target_modules is 'c_attn'; give a list"):
+        HFBackbone(hf_model("gpt2"), "c_attn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,9 @@ def test_others_are_refused_by_name(tmp_path: Path) -> None:
         windowed_config(hf_model("gpt2").config, 64)
     with pytest.raises(ValueError, match="at least 2 tokens"):
         windowed_config(hf_model("llama").config, 1)
+    odd: Any = 2.5
+    with pytest.raises(ValueError, match="sliding_window is 2.5; it must be of type int"):
+        inspect.unwrap(windowed_config)(hf_model("llama").config, odd)  # without the check of types under pytest
     with pytest.raises(ValueError, match="llama has attention_bias"):
         windowed_config(hf_model("llama", attention_bias=True).config, 64)
     save_backbone(live_backbone("rwkv4"), tmp_path / "native")

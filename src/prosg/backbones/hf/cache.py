@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -138,6 +139,11 @@ class ModelCache:
                 return f"its cache has a {type(layer).__name__}, which is not known here"
             if getattr(layer, "number_of_states", 1) != 1:
                 return "its layers keep several states each"
+        least, most = getattr(model.config, "time_step_limit", None) or (0.0, math.inf)
+        if least > 0 or most < math.inf:
+            return f"its own code heeds time_step_limit ({least:g} to {most:g}) in a whole text, and not token by token"
+        if "chunked_attention" in (getattr(model.config, "layer_types", None) or ()):
+            return "its attention sees a text in chunks, which a row of another age has elsewhere"
         windows = Counter(getattr(layer, "sliding_window", 0) for layer in layers if type(layer) in attention)
         if len(windows) > 1:
             seen = [f"{n} see {w} tokens" if w else f"{n} the whole text" for w, n in sorted(windows.items())[::-1]]

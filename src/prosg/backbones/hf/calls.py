@@ -2,16 +2,20 @@
 
     y = module(x) + (x A^T) B^T
 
-The hooks exist for the duration of one call. They change the *output* of a projection's module, so wrapped projections
-(PEFT, quantised, GPT-2's Conv1D) work. A projection that should be called exactly once and is not is an error.
+The hooks exist for the duration of one call, for whose end another thread's call of the same model waits. They change
+the *output* of a projection's module, so wrapped projections (PEFT, quantised, GPT-2's Conv1D) work. A projection that
+should be called exactly once and is not is an error.
 """
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +33,17 @@ from prosg.backbones.hf.cache import (
 )
 from prosg.backbones.hf.continuing import position_ids
 from prosg.backbones.hf.kept_keys import KeptCache, kept_keys
+from prosg.backbones.hf.positions import Positions, find_positions
 from prosg.backbones.hf.sites import ModelSites
 from prosg.backbones.layers import plain_matrix
 from prosg.core.state import Anchor, State, choose_rows, join_states, map_state, take_rows
 from prosg.core.update import Site, Update, add_delta, take_update_rows
 
 __all__ = ["CallOptions", "CallResult", "HookedModel", "find_head"]
+
+_LOCKS: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
+"""By model: a lock is no value that a copy of the model could have."""
+_LOCKING = threading.Lock()
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
@@ -101,13 +110,15 @@ class HookedModel:
     def call(self, tokens: Tensor, state: State | None, options: CallOptions, keep_state: bool = True) -> CallResult:
         """Calls the model once: on texts of equal length from their beginning, or on one token from a state.
 
+        Threads call one after the other, since hooks and some states are on the modules that they share.
+
         Models that continue (`ContinuingCache`) read any number of tokens from a state, in rows of any length, and
         under an anchor.
 
         Raises:
             ValueError: for more tokens than the model reads in one call, and for a site whose module is not called
                 exactly once.
-            FullError: for texts beyond its table of positions.
+            FullError: for texts beyond its positions.
         """
         batch, time = tokens.shape
         longest = getattr(self.model.config, "max_inference_chunksize", time)
@@ -117,6 +128,13 @@ class HookedModel:
             )
         read = torch.zeros(batch, dtype=torch.int64, device=tokens.device) if state is None else state[0].tokens
         self._check_positions(read + (time if options.lengths is None else options.lengths))
+        with _lock_of(self.model):
+            return self._call(tokens, state, read, options, keep_state)
+
+    def _call(
+        self, tokens: Tensor, state: State | None, read: Tensor, options: CallOptions, keep_state: bool
+    ) -> CallResult:
+        batch, time = tokens.shape
         if options.anchor is not None and kept_keys(options.anchor):
             before = self.init_state(batch) if state is None else state
             cache: ModelCache = KeptCache(self.model, before, options.anchor, time, options.lengths, keep_state)
@@ -141,13 +159,17 @@ class HookedModel:
         state = (TokensRead(now), *after) if keep_state else ()
         return CallResult(logits, inputs, state, hidden[0] if hidden else None)
 
+    @functools.cached_property
+    def positions(self) -> Positions | None:
+        """The longest text that the model reads; None for any."""
+        return find_positions(self.model)
+
     def _check_positions(self, ends: Tensor) -> None:
-        """Raises FullError for rows that end (B,) beyond the table of learned positions, which GPT-2 has."""
-        table = getattr(self.model.base_model, "wpe", None)
-        if isinstance(table, nn.Embedding) and bool((full := ends > table.num_embeddings).any()):
+        """Raises FullError for rows that end (B,) beyond the model's positions."""
+        if self.positions is not None and bool((full := ends > self.positions.most).any()):
             raise FullError(
-                f"the text has {int(ends.max())} tokens; this {self.model_type} has {table.num_embeddings} positions "
-                "(n_positions)",
+                f"the text has {int(ends.max())} tokens; this {self.model_type} has {self.positions.most} positions "
+                f"({self.positions.name})",
                 full.tolist(),
             )
 
@@ -200,6 +222,9 @@ class HookedModel:
                 full = full.index_copy(0, rows, F.pad(part, (0, 0, 0, time - part.shape[1])))
             return full
 
+        if not results:
+            result = self.call(tokens, None, options, keep_state=False)
+            return result._replace(state=self.init_state(batch))
         logits = whole([(rows, result.logits) for rows, result in results], time if options.positions is None else 1)
         sites = results[0][1].inputs
         inputs = {site: whole([(rows, result.inputs[site]) for rows, result in results], time) for site in sites}
@@ -241,6 +266,12 @@ class HookedModel:
                 )
 
 
+def _lock_of(model: TransformersModel) -> AbstractContextManager[Any]:
+    """The lock that a call of this model holds."""
+    with _LOCKING:
+        return _LOCKS.setdefault(model, threading.RLock())
+
+
 def _places(state: State | None, tokens: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
     """The arguments by which attention knows the places of tokens (B, T) after a state, and a row's own keys."""
     attention = [layer for layer in state or () if isinstance(layer, AttentionState)]
@@ -271,7 +302,7 @@ def find_head(model: TransformersModel, device: torch.device) -> nn.Module | Non
         calls.append(arguments[0].shape)
         return (made_up,)
 
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with _lock_of(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
         wanted = head(made_up).float()
         with head.register_forward_pre_hook(replace):
             logits = model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device), use_cache=False).logits

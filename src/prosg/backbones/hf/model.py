@@ -34,7 +34,8 @@ from prosg.backbones.hf.cache import CACHES, ModelCache, TransformersModel
 from prosg.backbones.hf.calls import CallOptions, CallResult, HookedModel, find_head
 from prosg.backbones.hf.continuing import ATTENTION_TYPES, ContinuingCache, load_layers
 from prosg.backbones.hf.kernels import use_kernel
-from prosg.backbones.hf.sites import find_sites, projection_shape
+from prosg.backbones.hf.sites import HF_SITES, find_sites, projection_shape
+from prosg.backbones.hf.trial import reading_refusal
 from prosg.backbones.hf.windows import attention_window
 from prosg.core.state import Anchor, State
 from prosg.core.tensors import last_valid
@@ -96,6 +97,8 @@ class HFBackbone(nn.Module):
         ]
         self.kernel = kernel
         self.train(self.training)
+        if self.model_type not in HF_SITES and (reason := reading_refusal(self._hooked)):
+            raise ValueError(f"{self.model_type}: {reason}")
 
     @property
     def config(self) -> Any:

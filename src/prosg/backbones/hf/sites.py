@@ -59,9 +59,12 @@ def find_sites(model: TransformersModel, names: Sequence[str] = ()) -> ModelSite
             those of `HF_SITES` by default.
 
     Raises:
-        ValueError: where no names are known for this type, a name fits no projection, or it fits several in one layer.
+        ValueError: where no names are known for this type, a name fits no projection, or it fits several in one layer;
+            and for one text in the place of a list.
     """
     model_type = model.config.model_type
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f'target_modules is {names!r}; give a list of projections\' names, as ["q_proj", "v_proj"]')
     wanted = tuple(name.replace(".", "_") for name in names or HF_SITES.get(model_type, ()))
     if not wanted:
         known = ", ".join(HF_SITES)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from prosg.utils.values import check_whole
+
 __all__ = ["WINDOWED", "attention_window", "windowed_config"]
 
 WINDOWED = ("llama", "mistral", "qwen2", "qwen3")
@@ -27,7 +29,7 @@ def windowed_config(config: Any, window: int) -> Any:
         ValueError: for a type that cannot be read so, and for a window of fewer than two tokens.
     """
     model_type = config.model_type
-    if window < LEAST:
+    if check_whole("sliding_window", window) < LEAST:
         raise ValueError(f"sliding_window is {window}, must be at least {LEAST} tokens, or 0 for the model's own")
     if model_type not in WINDOWED:
         own = _own_windows(config)
