@@ -23,9 +23,10 @@ from prosg.data.row import read_rows
 from prosg.evaluation.formatting import amount
 from prosg.evaluation.report.cells import signed
 from prosg.evaluation.statistics import compare, mean_of
+from prosg.model.objective import AnswerScores
 from prosg.model.perplexity import batches_by_length
 from prosg.model.prosg import ProSG
-from prosg.model.scoring import AnswerScores, score_in_one_call
+from prosg.model.scoring import score_in_one_call
 from prosg.utils.io import write_json
 from prosg.utils.tables import to_text
 

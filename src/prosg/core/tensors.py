@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["CHUNK", "chunks", "join_texts", "keeping_wide", "last_valid", "pad", "valid_mask", "wide"]
+__all__ = ["CHUNK", "chunks", "join_texts", "keeping_wide", "last_valid", "pad", "tokens_at", "valid_mask", "wide"]
 
 CHUNK = 512
 """Tokens of a given text that a backbone reads in one call, unless it is told otherwise."""
@@ -61,6 +61,13 @@ def chunks(tokens: Tensor, lengths: Tensor | None, size: int) -> Iterator[tuple[
     for start in range(0, tokens.shape[1], size):
         part = tokens[:, start : start + size]
         yield part, None if lengths is None else (lengths - start).clamp(min=0, max=part.shape[1])
+
+
+def tokens_at(
+    hidden: Float[Tensor, "B T E"], rows: Int[Tensor, " N"], places: Int[Tensor, " N"]
+) -> Float[Tensor, "N E"]:
+    """Returns what stands at some places of some rows; by an `index_select`, whose gradient is the fastest."""
+    return hidden.flatten(0, 1).index_select(0, rows * hidden.shape[1] + places)
 
 
 def wide(x: Tensor) -> Tensor:

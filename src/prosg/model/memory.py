@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prosg.backbones import BackboneModule
 from prosg.backbones.base import DeferredLogits
 from prosg.backbones.hf.model import HFBackbone
-from prosg.model.scoring import token_losses
+from prosg.model.objective import token_losses
 
 __all__ = ["ADAMW_BYTES", "activation_bytes"]
 

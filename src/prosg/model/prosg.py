@@ -28,18 +28,11 @@ from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.config import ProSGConfig
 from prosg.model.holding import HoldingModel
 from prosg.model.initial_state import InitialState
+from prosg.model.objective import AnswerScores, Objective
 from prosg.model.options import EncodeOptions, check_names
 from prosg.model.prompts import Batch, Prompt, check_template_used, listed
 from prosg.model.reading import PromptReader, encode_with_gradients, read_windows
-from prosg.model.scoring import (
-    AnswerScores,
-    Interruption,
-    Objective,
-    answer_loss,
-    read_teacher,
-    score_answer,
-    score_in_one_call,
-)
+from prosg.model.scoring import Interruption, answer_loss, read_teacher, score_answer, score_in_one_call
 from prosg.model.synthesizer import Synthesizer
 from prosg.tokenizers.special import RWKV_SPECIAL
 from prosg.utils.values import check_whole

@@ -3,7 +3,7 @@
 token 1           predicted by the prompt's own last logits, from the unmodified weights
 tokens 2, 3, ...  predicted by the backbone under the update, from the state after the prompt       (eq. 2, 22, 23)
 
-Logits (B, T, V) are never whole: `ops.head_loss` computes those of some tokens at a time, padding left out.
+What their losses are: `model.objective`.
 """
 
 from __future__ import annotations
@@ -12,67 +12,24 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from prosg.backbones.base import Backbone, DeferredLogits
-from prosg.backbones.layers import plain_matrix
 from prosg.core.checks import check_lengths, check_tokens
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State, take_rows
-from prosg.core.tensors import join_texts, valid_mask
+from prosg.core.tensors import join_texts, tokens_at, valid_mask
 from prosg.core.update import Update
-from prosg.ops.head_loss import HeadLoss, head_loss, join_losses, naive_head_loss, piece_starts
+from prosg.model.objective import AnswerLoss, AnswerScores, Objective, Predictions, Teacher, score_predictions
 
 __all__ = [
-    "AnswerLoss",
-    "AnswerScores",
     "Interruption",
-    "Objective",
-    "Teacher",
     "answer_loss",
     "read_teacher",
     "score_answer",
     "score_in_one_call",
-    "token_losses",
 ]
-
-
-class AnswerScores(NamedTuple):
-    """Scores of answer tokens, 0 and False beyond each answer's length."""
-
-    nll: Tensor
-    """(B, T) negative log-likelihood of each token, nats, fp32 (fp64 in an fp64 model); without a gradient"""
-    hits: Tensor
-    """(B, T) bool: whether the token was the likeliest one"""
-
-
-class AnswerLoss(NamedTuple):
-    """What training minimises, and the scores beside it."""
-
-    loss: Tensor
-    """() the sum that `Objective` describes, with a gradient"""
-    scores: AnswerScores
-
-
-class Teacher(NamedTuple):
-    """What the unmodified backbone, which has its prompts, predicts in some rows (`read_teacher`)."""
-
-    rows: Bool[Tensor, " B"]
-    """which rows are taught by it"""
-    hidden: Float[Tensor, "R S E"]
-    """of these rows, what the head reads after each answer token but the last"""
-
-
-class Objective(NamedTuple):
-    """The loss of a training: the sum over answer tokens of weight times negative log-likelihood.
-
-    In rows that are taught the Kullback-Leibler divergence from the teacher's predictions stands in its place; that of
-    their first tokens is 0, for the prompt's own logits predict them.
-    """
-
-    weights: Float[Tensor, "B T"]
-    teacher: Teacher | None = None
 
 
 class Interruption(NamedTuple):
@@ -104,7 +61,7 @@ def score_answer(
         ValueError: for rows, ids or lengths that do not fit each other, the prompts or the vocabulary.
     """
     read = _read_answer(backbone, encoded, answer, lengths, chunk, None)
-    return _score(encoded.logits, read, answer, None).scores
+    return score_predictions(encoded.logits, read, answer, None).scores
 
 
 def answer_loss(
@@ -130,7 +87,7 @@ def answer_loss(
         ValueError: for rows, ids or lengths that do not fit each other, the prompts or the vocabulary.
     """
     read = _read_answer(backbone, encoded, answer, lengths, None, interruption)
-    return _score(encoded.logits, read, answer, objective)
+    return score_predictions(encoded.logits, read, answer, objective)
 
 
 def _read_answer(
@@ -140,7 +97,7 @@ def _read_answer(
     lengths: Tensor,
     chunk: int | None,
     interruption: Interruption | None,
-) -> _Predictions:
+) -> Predictions:
     """Reads answers from the state, in chunks or up to an interruption and on from it."""
     encoded.check_rows()
     check_answer(answer, lengths, encoded.batch, encoded.logits.shape[1])
@@ -164,7 +121,7 @@ def _read_answer(
         state, read = _read_span(backbone, encoded.replace(state=state), answer, start, count, keep_state=goes_on)
         parts.append(read)
     hidden, rows, places = (torch.cat(tensors) for tensors in zip(*(part[:3] for part in parts), strict=True))
-    return _Predictions(hidden, rows, places, parts[-1].head)
+    return Predictions(hidden, rows, places, parts[-1].head)
 
 
 def score_in_one_call(
@@ -195,13 +152,13 @@ def score_in_one_call(
     update = None if encoded is None else encoded.update
     (hidden, head), index = _read_joined(backbone, prompt, prompt_lengths, answer, lengths, update)
     if encoded is None:
-        first: Tensor = head(_at(hidden, torch.arange(len(answer), device=answer.device), index[:, 0]))
+        first: Tensor = head(tokens_at(hidden, torch.arange(len(answer), device=answer.device), index[:, 0]))
     else:
         first = encoded.logits
     rows, places = valid_mask(lengths, answer.shape[1])[:, 1:].nonzero(as_tuple=True)
     places = places + 1
-    read = _Predictions(_at(hidden, rows, index[rows, places]), rows, places, head)
-    return _score(first, read, answer, objective), first
+    read = Predictions(tokens_at(hidden, rows, index[rows, places]), rows, places, head)
+    return score_predictions(first, read, answer, objective), first
 
 
 @torch.no_grad()
@@ -242,52 +199,9 @@ def read_teacher(
     return Teacher(taught, output.deferred.hidden)
 
 
-def token_losses(
-    hidden: Float[Tensor, "N E"],
-    head: nn.Module,
-    targets: Int[Tensor, " N"],
-    weights: Float[Tensor, " N"],
-    teacher: Float[Tensor, "N E"] | None = None,
-) -> HeadLoss:
-    """Scores tokens in pieces; through a head that is no plain matrix, gradients need their logits at once.
-
-    Args:
-        hidden: What the head reads, `DeferredLogits.hidden`.
-        head: Its head.
-        targets: The tokens that came.
-        weights: Of each in the loss.
-        teacher: What the head reads of the model that is to be imitated; None to learn the targets.
-    """
-    if (matrix := plain_matrix(head)) is not None:
-        return head_loss(hidden, matrix, targets, weights, teacher)
-    trained = hidden.requires_grad or any(parameter.requires_grad for parameter in head.parameters())
-
-    def losses(piece: slice) -> HeadLoss:
-        with torch.no_grad():
-            imitated = None if teacher is None else head(teacher[piece])
-        return naive_head_loss(head(hidden[piece]), targets[piece], weights[piece], imitated)
-
-    if torch.is_grad_enabled() and trained:
-        return losses(slice(None))
-    size = getattr(head, "out_features", hidden.shape[1])
-    return join_losses([losses(piece) for piece in piece_starts(len(targets), size, hidden.device)])
-
-
-class _Predictions(NamedTuple):
-    """What predicts tokens after the first of answers: N of them, padding left out."""
-
-    hidden: Tensor
-    """(N, E) what the head reads"""
-    rows: Tensor
-    """(N,) the answer of each"""
-    places: Tensor
-    """(N,) the place of each in its answer"""
-    head: nn.Module
-
-
 def _read_span(
     backbone: Backbone, encoded: EncodedPrompt, answer: Tensor, start: Tensor, count: Tensor, *, keep_state: bool
-) -> tuple[State, _Predictions]:
+) -> tuple[State, Predictions]:
     """Reads `count` (B,) answer tokens from `start` (B,), which predict the token after each."""
     time = answer.shape[1]
     longest = max(int(count.max()), 1)
@@ -304,7 +218,7 @@ def _read_span(
     assert output.deferred is not None
     hidden, head = output.deferred
     rows, steps = valid_mask(count, longest).nonzero(as_tuple=True)
-    return output.state, _Predictions(_at(hidden, rows, steps), rows, index[rows, steps] + 1, head)
+    return output.state, Predictions(tokens_at(hidden, rows, steps), rows, index[rows, steps] + 1, head)
 
 
 def _read_joined(
@@ -319,42 +233,6 @@ def _read_joined(
     assert output.deferred is not None
     place = torch.arange(answer.shape[1], device=answer.device)
     return output.deferred, (prompt_lengths.unsqueeze(1) - 1 + place).clamp(min=0, max=rows.shape[1] - 1)
-
-
-def _at(hidden: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-    """(B, T, E) -> (N, E) at places (N,) of rows (N,); an `index_select`, whose gradient is the fastest."""
-    return hidden.flatten(0, 1).index_select(0, rows * hidden.shape[1] + places)
-
-
-def _score(first: Tensor, later: _Predictions, answer: Tensor, objective: Objective | None) -> AnswerLoss:
-    """Scores answers, whose first tokens the logits `first` (B, V) predict."""
-    hidden, rows, places, head = later
-    targets = answer[rows, places]
-    with torch.set_grad_enabled(objective is not None and torch.is_grad_enabled()):
-        if objective is None:
-            weights, teacher = torch.zeros(answer.shape, device=answer.device), None
-        else:
-            weights, teacher = objective
-        first_weights, taught = weights[:, 0], None
-        if teacher is not None:
-            first_weights = first_weights.masked_fill(teacher.rows, 0.0)
-            taught = teacher.rows[rows]
-        at_start = naive_head_loss(first, answer[:, 0], first_weights)
-        nll = at_start.nll.new_zeros(answer.shape)
-        hits = torch.zeros_like(answer, dtype=torch.bool)
-        nll[:, 0], hits[:, 0] = at_start.nll, at_start.hits
-        loss = at_start.loss
-        parts: list[slice | Tensor] = [slice(None)] if taught is None else [~taught, taught]
-        for chosen in parts:
-            row, place = rows[chosen], places[chosen]
-            imitated = None
-            if teacher is not None and chosen is taught:
-                number = teacher.rows.cumsum(0) - 1
-                imitated = _at(teacher.hidden, number[row], place - 1)
-            scores = token_losses(hidden[chosen], head, targets[chosen], weights[row, place], imitated)
-            nll[row, place], hits[row, place] = scores.nll, scores.hits
-            loss = loss + scores.loss
-    return AnswerLoss(loss, AnswerScores(nll, hits))
 
 
 def check_answer(answer: Tensor, lengths: Tensor, batch: int, vocab_size: int) -> None:

@@ -16,6 +16,7 @@ from prosg.data.templates import ChatTemplate, OwnTemplate, without_blank_lines
 from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import generate_texts, stream_texts
 from prosg.model.fitting import check_fits
+from prosg.model.objective import AnswerScores
 from prosg.model.options import EncodeOptions, GenerateOptions, HoldOptions, check_names
 from prosg.model.prompts import (
     Batch,
@@ -27,7 +28,6 @@ from prosg.model.prompts import (
     listed,
     prepare_prompts,
 )
-from prosg.model.scoring import AnswerScores
 from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.special import SpecialTokens
 from prosg.utils.values import check_whole, exponential

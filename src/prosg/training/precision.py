@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from prosg.backbones.base import Backbone
 from prosg.backbones.layers import MetaAwareLinear
+from prosg.model.objective import token_losses
 from prosg.model.prosg import ProSG
-from prosg.model.scoring import token_losses
 from prosg.utils import distributed
 from prosg.utils.io import written_whole
 
