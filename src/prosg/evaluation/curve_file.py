@@ -14,6 +14,7 @@ from prosg.evaluation.answer_cache import Answer, AnswerCache
 from prosg.evaluation.config import CurveConfig, DataConfig, EvalConfig, GenerationConfig, SystemConfig
 from prosg.evaluation.controls import CONDITIONS, Condition, check_partners
 from prosg.evaluation.curve_columns import COLUMNS, HOW_TO_READ
+from prosg.evaluation.curve_options import check_rising
 from prosg.evaluation.measures import run_measures
 from prosg.evaluation.report.curves import LATE, forgetting_panels
 from prosg.evaluation.report.figures import draw_png
@@ -89,10 +90,7 @@ def measure_curve(
     for file in (path, picture_path(path)):
         check_replaceable(file, overwrite=overwrite)
     for name, least in (("sentences", 1), ("prompt_tokens", 1), ("turns", 0), ("items", 1)):
-        values = getattr(curve, name)
-        if (name == "sentences" and not values) or (values and min(values) < least) or sorted(set(values)) != values:
-            shown = ",".join(map(str, values)) or "empty"
-            raise ValueError(f"--{name.replace('_', '-')} is {shown}; give rising numbers from {least} on")
+        check_rising(f"--{name.replace('_', '-')}", getattr(curve, name), least, needed=name == "sentences")
     first = curve.sentences[0]
     room = FREE_TOKENS + first * curve.tokens_per_sentence
     plain = not (curve.turns or curve.filler)  # nobody could wait for a story that is given

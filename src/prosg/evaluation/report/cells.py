@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 from prosg.evaluation.formatting import amount
 from prosg.evaluation.results import Run, SystemResult
-from prosg.evaluation.statistics import Mean
+from prosg.evaluation.statistics import LEAST_CLAIMED, Mean
 from prosg.model.perplexity import summarize
 from prosg.utils.tables import perplexity_text
 
 __all__ = [
+    "TOO_FEW",
     "late_perplexity_of",
     "numbers",
     "of_seeds",
@@ -21,6 +22,8 @@ __all__ = [
     "verdict",
     "whole",
 ]
+
+TOO_FEW = "too few rows"
 
 
 def share(mean: Mean | None, interval: bool = True) -> str:
@@ -66,10 +69,12 @@ def signed(mean: Mean | None) -> str:
 
 
 def verdict(means: Sequence[Mean | None]) -> str:
-    """ "better" or "worse" only where every seed's interval excludes zero."""
+    """ "better" or "worse" only where every seed's interval excludes zero, and is over `LEAST_CLAIMED` rows or more."""
     measured = [mean for mean in means if mean is not None]
     if not measured:
         return "not measured"
+    if min(mean.n for mean in measured) < LEAST_CLAIMED:
+        return TOO_FEW
     if all(mean.low > 0 for mean in measured):
         return "better"
     return "worse" if all(mean.high < 0 for mean in measured) else "no clear difference"
