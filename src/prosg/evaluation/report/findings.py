@@ -79,7 +79,7 @@ def _beside_reference(run: Run) -> Iterator[Block]:
         ]
         table.append([label, *(SIGNS.get(word, word) for word in map(verdict, means))])
     measured = [column for column in range(len(table[0])) if {row[column] for row in table[1:]} != {"-"}]
-    if others:
+    if len(measured) > 1:
         yield TableBlock(
             [[row[column] for column in measured] for row in table],
             "Better and worse where the interval of the difference on the same prompts excludes zero for every seed; "
