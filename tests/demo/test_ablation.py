@@ -158,6 +158,11 @@ def test_what_cannot_be_done_is_said_before_anything_begins(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_missing_is_said_of_this_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablate", "--rows", "2"]) == 2
+    assert "error: prosg ablate: the following options are required: --model" in capsys.readouterr().err
+
+
 def test_an_ablation_does_not_go_on_from_other_rows(
     shop: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

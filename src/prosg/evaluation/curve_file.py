@@ -225,7 +225,7 @@ def _answers(result: SystemResult) -> list[dict[str, Any]]:
 
 
 def _draw(run: Run, path: Path, overwrite: bool) -> None:
-    """The curves, a line for each memory and condition; none where other things than the length were varied."""
+    """The curves, a line for each memory and condition; none of one length, and where others were varied."""
 
     def label(result: SystemResult) -> str:
         condition = Condition(result.config.update, result.config.state)
@@ -238,6 +238,8 @@ def _draw(run: Run, path: Path, overwrite: bool) -> None:
         picture = draw_png(panels[-1:], "tokens written before the late stage (log scale)", LATE, log=True)
         with written_whole(path, overwrite=overwrite) as temporary:
             temporary.write_bytes(picture)
+    elif overwrite:
+        path.unlink(missing_ok=True)  # the picture of another curve would be taken for this one's
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
