@@ -10,6 +10,7 @@ from support.commands import case
 
 BAD = [
     case("curve start --out x.json --kinds nonsense", "--kinds", "nonsense", "allowed: ending"),
+    case("curve start --out x.json --kinds natural,guests", "--kinds is natural,guests", "each kind once"),
     case("curve start --out x.json --split half", "--split", "half", "allowed: train, validation, test"),
     case("curve start --out x.json --rows 0", "--rows is 0"),
     case(

@@ -18,6 +18,7 @@ BAD = [
     case("inspect run", "required", "--prompt"),
     case("inspect run --prompt x --png full", "--png", "folder"),
     case("inspect run --prompt x --png /proc/x.png", "/proc/x.png"),
+    case("inspect run --prompt x --png cut.txt --overwrite", "--png is cut.txt", ".png"),
     case("inspect run --prompt x --tokens -1", "--tokens is -1"),
     case("inspect run --prompt x --state nowhere", "nowhere", "no such file"),
     case("inspect run" + " --prompt x" * 27, "27 prompts", "26"),

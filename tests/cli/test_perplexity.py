@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from prosg.model.perplexity import RowScore
 from support.commands import case
 
 BAD = [
@@ -46,3 +48,10 @@ def test_rows_are_scored_under_the_template(tmp_path: Path, output: Callable[...
         options = ("--template", "pile") if name in ("chat", "pair") else ()
         scores[name] = json.loads(output("perplexity", "start", file, *options))
     assert all(score == scores["by hand"] for score in scores.values())
+
+
+def test_what_is_not_finite_is_null_and_said(output: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [RowScore(math.nan, 3, False, None, None, None)]
+    monkeypatch.setattr("prosg.model.perplexity.score_rows", lambda *_, **__: scores)
+    found = json.loads(output("perplexity", "start", "validation.jsonl"), parse_constant=pytest.fail)
+    assert found["perplexity"] is None and found["tokens"] == 3

@@ -138,6 +138,14 @@ def test_from_a_configuration_to_a_table_and_on(
         (["--config", "nothing.yaml"], ["nothing.yaml"]),
         (["--model", "nowhere"], ["nowhere", "--model"]),
         (["--model", "demo"], ["demo", "adapter"]),
+        (["--rows", "-1"], ["--rows is -1", "at least 1"]),
+        (["--rows", "1"], ["--rows 1", "two rows of each kind"]),
+        (["--split", "tset"], ["--split", "tset", "train, validation, test"]),
+        (["--kinds", "nonsense"], ["--kinds", "nonsense"]),
+        (["--kinds", "code,code"], ["--kinds is code,code", "each kind once"]),
+        (["--kinds", "code,rule"], ["--kinds has rule", "restate"]),
+        (["--sentences", "5,2"], ["--sentences is 5,2", "rising"]),
+        (["--jobs", "0"], ["--jobs is 0", "at least 1"]),
         (["--recipe", "static"], ["recipe", "static", "paper, paper-perturbed, plus"]),
     ],
 )
@@ -148,6 +156,11 @@ def test_what_cannot_be_done_is_said_before_anything_begins(
     told = capsys.readouterr().err
     assert all(word in told for word in words)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing_is_said_of_this_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablate", "--rows", "2"]) == 2
+    assert "error: prosg ablate: the following options are required: --model" in capsys.readouterr().err
 
 
 def test_an_ablation_does_not_go_on_from_other_rows(

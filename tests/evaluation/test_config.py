@@ -63,10 +63,10 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"data": {"split": "dev"}}, ("data.split is 'dev'", "allowed: train, validation, test")),
     ({"data": {"rows": 0}}, ("data.rows is 0", "at least 1")),
     ({"data": {"sentences": [3, 1]}}, ("data.sentences is [3, 1]", "the least and the greatest")),
-    ({"curve": {"sentences": [5, 5]}}, ("curve.sentences is [5, 5]", "rising numbers")),
-    ({"curve": {"sentences": []}}, ("curve.sentences is []", "rising numbers")),
+    ({"curve": {"sentences": [5, 5]}}, ("curve.sentences is 5,5", "rising numbers")),
+    ({"curve": {"sentences": []}}, ("curve.sentences is empty", "rising numbers")),
     ({"data": {"kinds": ["poem"]}}, ("data.kinds has poem", "allowed: ending, names, code")),
-    ({"data": {"kinds": ["code", "code"]}}, ("data.kinds is ['code', 'code']", "each kind once")),
+    ({"data": {"kinds": ["code", "code"]}}, ("data.kinds is code,code", "each kind once")),
     ({"capacity": {"kind": "poem"}}, ("capacity.kind is 'poem'", "allowed: ending, names, code")),
     ({"capacity": {"items": [2]}}, ("capacity.items", "code", "4 to 64")),
     ({"capacity": {"kind": "ending"}}, ("capacity.items", "ending")),
@@ -167,8 +167,9 @@ def test_files_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     file = write_config(tmp_path, ONE, cache=str(tmp_path / "rows.jsonl"))
     assert "rows.jsonl: not a file of answers" in complaint(file)
     file = write_config(tmp_path, ONE)
-    assert "--jobs is 0; it must be at least 1" in complaint(file, "--jobs", "0")
+    assert "--jobs is 0, must be at least 1" in complaint(file, "--jobs", "0")
     assert "there is no system 'b'; there are bare" in complaint(file, "--system", "b")
+    assert "--system is empty; there are bare" in complaint(file, "--system", "")
 
 
 def test_rows_of_a_file_and_another_prompts_update(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,6 +143,15 @@ def test_memories_stand_side_by_side_with_a_picture(tokenizer: JsonTokenizer, tm
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 
+def test_no_picture_of_another_curve_is_left_beside_a_new_one(tmp_path: Path) -> None:
+    out = tmp_path / "x.json"
+    few = ["curve", "demo", "--out", str(out), "--memory", "none", "--kinds", "code", "--rows", "2", "--no-free"]
+    assert main([*few, "--sentences", "1,2"]) == 0
+    assert out.with_suffix(".png").exists()
+    assert main([*few, "--sentences", "1", "--overwrite"]) == 0
+    assert not out.with_suffix(".png").exists()
+
+
 def test_what_is_measured_how_far_it_is_and_what_columns_mean_is_said(
     tokenizer: JsonTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Sequence
@@ -320,3 +321,28 @@ def test_tables_of_a_page_scroll_and_numbers_stand_to_the_right() -> None:
     assert cells == ["number", None, "long"] * 2
     (frame,) = [attributes for _, attributes in page.elements if attributes.get("class") == "table"]
     assert (frame["tabindex"], frame["role"], frame["aria-label"]) == ("0", "region", "What it is.")
+
+
+def test_a_model_whose_logits_are_no_numbers_has_its_place_in_the_report(tmp_path: Path) -> None:
+    rows = [code_row(number) for number in range(6)]
+
+    def parts(right: bool, nll: float) -> dict[str, Any]:
+        answers = [
+            {"id": row.id, "kind": "code", "sentences": n, "text": "", "right": [right] * 2, "finite": right}
+            | {"distance_tokens": 9 * n * right}
+            for row in rows
+            for n in (1, 2)
+        ]
+        score = {"nll": nll, "tokens": 9, "exact": False, "late_nll": nll, "late_tokens": 4, "late_exact": False}
+        return {"perplexity": {row.id: score for row in rows}, "curve": {"answers": answers}}
+
+    systems = {"whole": {"model": "demo"}, "broken": {"model": "demo", "update": "other"}}
+    given = {"whole": parts(True, 9.0), "broken": parts(False, math.nan)}
+    config = finished(tmp_path, rows, systems, {}, given, curve={"sentences": [1, 2]}, data={"kinds": ["code"]})
+    assert write_reports([config.folder], config.folder) == []
+    found = json.loads((config.folder / "results.json").read_text(), parse_constant=pytest.fail)["rows"]
+    free = {row["system"]: row for row in found if row["measure"] == "free"}
+    assert free["whole"]["perplexity"] and "perplexity" not in free["broken"] and free["broken"]["not_finite"] == 6
+    report = (config.folder / "report.md").read_text()
+    assert "| broken | likelihood per token | not finite | not finite |" in report
+    assert "12 of broken" in report and "nan" not in report

@@ -45,7 +45,7 @@ def evaluate(folder: Path, models: dict[str, str], sentences: list[int], far: in
     for name, model in models.items():
         system = {"model": model, "memory": "update"}
         systems |= {name: system, f"{name}-other": {**system, "update": "other"}}
-    curve = {"rows": 4, "sentences": sentences}
+    curve = {"rows": 6, "sentences": sentences}
     file = write_config(folder, systems, measures=["curve"], curve=curve, data={"kinds": ["code"]})
     assert main(["eval", file]) == 0
     blocks = findings(read_results(folder / "out"), far_tokens=far)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prosg.evaluation.statistics import bootstrap_interval, paired_difference
+from prosg.evaluation.report.cells import TOO_FEW, verdict
+from prosg.evaluation.statistics import bootstrap_interval, compare, paired_difference
 
 
 def test_constant_values_have_an_interval_of_no_width() -> None:
@@ -59,3 +60,11 @@ def test_undefined_statistics_are_errors() -> None:
         bootstrap_interval([])
     with pytest.raises(ValueError, match="3 and 2 values"):
         paired_difference([1.0, 1.0, 1.0], [0.0, 0.0])
+
+
+def test_nothing_is_claimed_of_so_few_rows_that_one_sign_is_no_surprise() -> None:
+    def claim(rows: int, ours: float = 1.0) -> str:
+        return verdict([compare({str(i): ours for i in range(rows)}, {str(i): 0.5 for i in range(rows)})])
+
+    assert [claim(1), claim(5), claim(6), claim(6, 0.0)] == [TOO_FEW, TOO_FEW, "better", "worse"]
+    assert verdict([None]) == "not measured"

@@ -34,7 +34,7 @@ def _run(options: Namespace) -> int:
     from prosg.evaluation.config import CurveConfig
 
     return ablate(
-        training_config("synthesize", options),
+        training_config("synthesize", options, "ablate"),
         parts=options.parts,
         curve={"rows": options.rows, "sentences": options.sentences or CurveConfig().sentences},
         kinds=options.kinds or [],

@@ -162,11 +162,10 @@ def add_kinds(parser: Parser) -> None:
 
 def checked_kinds(options: Namespace) -> list[str]:
     """Returns --kinds, of none the demo's. ValueError for a kind, or a --split, that there is not."""
-    from prosg.data.synthetic import KINDS, SPLITS, expand_kinds
+    from prosg.data.synthetic import SPLITS, check_kinds
 
-    check_known("--kinds", options.kinds or (), [*KINDS, "natural"])
     check_known("--split", [options.split], SPLITS)
-    return expand_kinds(options.kinds or ())
+    return check_kinds("--kinds", options.kinds or ())
 
 
 def add_overwrite(parser: Parser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from argparse import Namespace
 
+from prosg.cli.common import check_used
 from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]
@@ -15,12 +16,14 @@ def _parser() -> Parser:
     parser.add_argument(
         "--full", action="store_true", help="with the rivals, three learning rates each, 192 rows a cell"
     )
-    parser.add_argument("--backbone", default="rwkv4", help="rwkv4, rwkv7, retnet or mamba, each small")
-    parser.add_list("--seeds", int, default=[1], help="one run each, like 1,2,3")
+    parser.add_argument("--backbone", help="rwkv4, rwkv7, retnet or mamba, each small; by default rwkv4")
+    parser.add_list("--seeds", int, default=[1], help="one run each, like 1,2,3; of the real model one")
     parser.add_argument(
         "--out", type=path_text, help="folder to go on in; by default runs/demo-NAME, with --full full-NAME"
     )
-    parser.add_list("--rates", float, default=[1e-3, 3e-3, 1e-2], help="learning rates that rivals choose from")
+    parser.add_list(
+        "--rates", float, help="with --full, learning rates that rivals choose from; by default 0.001,0.003,0.01"
+    )
     parser.add_list("--rivals", str, default=[], help="with --full, of the rivals these alone; by default all")
     parser.add_argument("--rows", type=int, help="prompts a cell; 64, with --full 192")
     parser.add_argument("--jobs", type=int, default=2, help="trainings and evaluations side by side")
@@ -40,15 +43,18 @@ def _parser() -> Parser:
 
 
 def _run(options: Namespace) -> int:
-    from prosg.demo.plan import Plan, run_demo
+    from prosg.demo.plan import RATES, Plan, run_demo
 
     if options.real:
         return _run_real(options)
     for name in ("long", "gguf", "text"):
         if getattr(options, name):
             raise ValueError(f"--{name} is for the real model; add --real")
-    rows = options.rows or (192 if options.full else 64)
-    plan = Plan(backbone=options.backbone, rows=rows, rates=tuple(options.rates), rivals=tuple(options.rivals))
+    for name in ("rates", "rivals"):
+        check_used(f"--{name}", getattr(options, name), "--full", options.full)
+    rows = options.rows if options.rows is not None else (192 if options.full else 64)
+    rates = RATES if options.rates is None else tuple(options.rates)
+    plan = Plan(backbone=options.backbone or Plan.backbone, rows=rows, rates=rates, rivals=tuple(options.rivals))
     out = options.out or f"runs/{'full' if options.full else 'demo'}-{plan.backbone}"
     return run_demo(out, seeds=options.seeds, full=options.full, jobs=options.jobs, plan=plan, live=not options.plain)
 
@@ -56,10 +62,14 @@ def _run(options: Namespace) -> int:
 def _run_real(options: Namespace) -> int:
     from prosg.demo.real import LONG, SHORT, run_real_demo
 
-    if options.full or options.rivals:
-        raise ValueError(f"--{'full' if options.full else 'rivals'} is for the small models; leave it out, or --real")
+    for name in ("full", "rivals", "backbone", "rates"):
+        if getattr(options, name):
+            raise ValueError(f"--{name} is for the small models; leave it out, or --real")
+    if len(options.seeds) != 1:
+        raise ValueError(f"--seeds is {','.join(map(str, options.seeds))}; with --real give one")
     plan = LONG if options.long else SHORT
-    changes = {"prompts": options.rows or plan.prompts, "seed": options.seeds[0], "text": options.text or ""}
+    prompts = plan.prompts if options.rows is None else options.rows
+    changes = {"prompts": prompts, "seed": options.seeds[0], "text": options.text or ""}
     out = options.out or ("runs/real-long" if options.long else "runs/real")
     plan = dataclasses.replace(plan, **changes)
     return run_real_demo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 from prosg.cli.common import (
     add_model,
@@ -47,6 +48,7 @@ def _run(options: Namespace) -> int:
     from prosg.data.templates import known_template
     from prosg.inspection.render import attention_heat_map, comparison_table, plot_attention, prompt_labels
     from prosg.inspection.updates import compare_updates, prompt_attention
+    from prosg.utils.tables import counted
 
     names = prompt_labels(len(options.prompt))
     known_template(options.template)
@@ -55,6 +57,8 @@ def _run(options: Namespace) -> int:
         raise ValueError(f"--tokens is {options.tokens}, must not be negative; 0 shows all")
     if options.png is not None:
         check_new_file("--png", options.png, options.overwrite)
+        if Path(options.png).suffix.lower() != ".png":
+            raise ValueError(f"--png is {options.png}; it must end in .png")
     model = load_from(options)
     if model.prosg_config is None:
         raise ValueError(f"{options.model}: has no module, so a prompt has no update; name an adapter folder")
@@ -80,7 +84,9 @@ def _run(options: Namespace) -> int:
         return 0
     for i, name in enumerate(names):
         print(
-            f"\n{name}  {len(tokens[i])} tokens", *attention_heat_map(weights, i, tokens[i], options.tokens), sep="\n"
+            f"\n{name}  {counted(len(tokens[i]), 'token')}",
+            *attention_heat_map(weights, i, tokens[i], options.tokens),
+            sep="\n",
         )
     if options.png is not None:
         print(f"\n{options.png}")

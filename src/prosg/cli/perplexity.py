@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from argparse import Namespace
 
 from prosg.cli.common import add_memory, add_model, add_state, add_template, load_from, say_template
@@ -46,9 +48,18 @@ def _run(options: Namespace) -> int:
     if any(row.turns for row in read) or model.own_template.trained is not None:
         say_template(options, model)
     scores = perplexity(model, rows, options.batch_size, memory=options.memory, tau=options.tau)
-    digits = {name: float(f"{v:.6g}") if isinstance(v, float) else v for name, v in scores.to_dict().items()}
-    print(json.dumps(digits, indent=2))
+    if not math.isfinite(scores.perplexity):
+        note = "the model's logits are no numbers, or too large; another --dtype may help"
+        print(f"note: {options.file}: the perplexity is not finite, null here: {note}", file=sys.stderr)
+    print(json.dumps({name: _shown(value) for name, value in scores.to_dict().items()}, indent=2))
     return 0
+
+
+def _shown(value: float | int | None) -> float | int | None:
+    """Six digits; None for what is not finite, which JSON cannot say."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 COMMAND = Command("score answers: answer tokens only", _parser, _run)

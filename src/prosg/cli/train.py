@@ -91,8 +91,8 @@ def _groups(phase: Phase) -> dict[str, str]:
     return {f"--{name}.*": text for name, text in groups.items() if name and name not in NOT_OF[phase]}
 
 
-def training_config(phase: Phase, options: Namespace) -> TrainConfig:
-    """Puts a training's options together: recipe, files, command line.
+def training_config(phase: Phase, options: Namespace, command: str = "") -> TrainConfig:
+    """Puts a training's options together: recipe, files, command line. `command` has them; by default the phase's.
 
     Raises:
         ValueError: for what a file gets wrong, a recipe of another phase, missing options and values out of range.
@@ -100,6 +100,7 @@ def training_config(phase: Phase, options: Namespace) -> TrainConfig:
     from prosg.training.config import TrainConfig
     from prosg.training.recipes import NOT_OF, train_config
 
+    command = command or f"train {phase}"
     files = ([options.file] if options.file is not None else []) + options.config
     given: dict[str, Any] = {}
     for file in files:
@@ -111,8 +112,8 @@ def training_config(phase: Phase, options: Namespace) -> TrainConfig:
     given = merge(given, parse(TrainConfig, command_line))
     if missing := [f"--{name}" for name in required_options(TrainConfig) if name not in given]:
         raise ValueError(
-            f"prosg train {phase}: the following options are required: {', '.join(missing)}; give them here or in FILE "
-            f"(see prosg train {phase} --help)"
+            f"prosg {command}: the following options are required: {', '.join(missing)}; give them here or in FILE "
+            f"(see prosg {command} --help)"
         )
     return train_config(phase, **given)
 

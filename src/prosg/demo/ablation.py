@@ -22,12 +22,13 @@ from prosg.checkpoints.load import demo_model, trained_model
 from prosg.data.binidx import binidx_files
 from prosg.demo.measuring import measure, module_systems, system
 from prosg.demo.trainings import training_notes
+from prosg.evaluation.curve_options import check_curve_options
 from prosg.evaluation.report.curves import late_table
 from prosg.training.config import Perturbation, TrainConfig
 from prosg.training.inputs import NAMED_INPUTS, check_inputs, record_inputs
 from prosg.training.recipes import check_recipe
 from prosg.utils.io import written_whole
-from prosg.utils.jobs import Job, check_plan, run_jobs
+from prosg.utils.jobs import Job, check_plan, check_width, run_jobs
 from prosg.utils.locks import locked
 from prosg.utils.spelling import check_known, meant_path
 from prosg.utils.tables import to_text
@@ -114,10 +115,12 @@ def ablate(
         The exit status.
 
     Raises:
-        ValueError: for a recipe of another phase, files that are not there, and a folder that was begun with other
-            options.
+        ValueError: for a recipe of another phase, a curve that could not be measured, files that are not there, and a
+            folder that was begun with other options.
     """
     check_recipe("synthesize", config.recipe)
+    check_curve_options(rows=curve["rows"], sentences=curve["sentences"], kinds=kinds, split=split)
+    check_width(jobs)
     _check_files(config)
     todo = variants(config, parts)
     if idle := [name for name in parts if name not in todo]:

@@ -18,7 +18,14 @@ from prosg.evaluation.store import read_results
 from prosg.generation.sampling import Sampling
 from prosg.utils.io import write_json, written_whole
 
-__all__ = ["measure", "module_systems", "system"]
+__all__ = ["check_seeds", "measure", "module_systems", "system"]
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises ValueError, naming --seeds, unless they are numbers from 0 to 2^32 - 1, each once, and at least one."""
+    if not seeds or len(set(seeds)) < len(seeds) or not 0 <= min(seeds) <= max(seeds) < 2**32:
+        shown = ",".join(map(str, seeds)) or "empty"
+        raise ValueError(f"--seeds is {shown}; give whole numbers from 0 to 2^32 - 1, each once")
 
 
 def system(training: Path, seed: int, label: str, **options: Any) -> dict[str, Any]:

@@ -18,15 +18,17 @@ from typing import Any
 
 import torch
 
-from prosg.demo.measuring import measure, module_systems, system
+from prosg.data.synthetic import DEMO_KINDS
+from prosg.demo.measuring import check_seeds, measure, module_systems, system
 from prosg.demo.models import DEMO_MODELS, DemoModel
 from prosg.demo.rivals import RIVALS, Choice, choose, rival_jobs, rival_systems, write_long_rows
 from prosg.demo.trainings import common_options, length, phase1_jobs, prepare, training, training_notes
 from prosg.evaluation.config import CurveConfig
 from prosg.evaluation.controls import CONDITIONS
+from prosg.evaluation.curve_options import check_curve_options
 from prosg.evaluation.report.terminal import to_terminal
 from prosg.utils.io import written_whole
-from prosg.utils.jobs import Job, check_plan, run_jobs
+from prosg.utils.jobs import Job, check_plan, check_width, run_jobs
 from prosg.utils.locks import locked
 from prosg.utils.paths import user_path
 from prosg.utils.spelling import check_known, meant
@@ -79,8 +81,10 @@ class Plan:
             raise ValueError(
                 f"--backbone is {self.backbone!r}{meant(self.backbone, DEMO_MODELS)}; allowed: {', '.join(DEMO_MODELS)}"
             )
-        if not self.rates or min(self.rates) <= 0:
-            raise ValueError(f"--rates is {', '.join(map(str, self.rates)) or 'empty'}; give numbers above 0")
+        if not self.rates or min(self.rates) <= 0 or len(set(self.rates)) < len(self.rates):
+            shown = ", ".join(map(str, self.rates)) or "empty"
+            raise ValueError(f"--rates is {shown}; give numbers above 0, each once")
+        check_curve_options(rows=self.rows, sentences=self.sentences, kinds=DEMO_KINDS, split="test")
         object.__setattr__(self, "phase1_steps", self.phase1_steps or self.model.phase1_steps)
         possible = tuple(name for name, _ in self.model.rivals)
         check_known(f"--rivals with {self.backbone}", self.rivals, possible)
@@ -119,7 +123,13 @@ def run_demo(out: str | Path, seeds: Sequence[int], full: bool, jobs: int, plan:
 
     Returns:
         The exit status.
+
+    Raises:
+        ValueError: for seeds that are negative or named twice, no processes, and a folder that was begun with another
+            plan.
     """
+    check_width(jobs)
+    check_seeds(seeds)
     out = Path(user_path(out))
     with locked(out):
         return _run(out, seeds, full, jobs, plan, live)

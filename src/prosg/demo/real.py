@@ -21,16 +21,18 @@ from typing import Any
 from prosg.data.passages import PASSAGE, iter_passages
 from prosg.data.row import Row, write_rows
 from prosg.data.synthetic import Difficulty, Filler, make_rows
-from prosg.demo.measuring import measure, module_systems, system
+from prosg.demo.measuring import check_seeds, measure, module_systems, system
 from prosg.demo.package_file import check_given, fetch_model_file, manual_text
 from prosg.demo.real_table import real_tables
 from prosg.demo.trainings import common_options, length, training
+from prosg.evaluation.controls import LEAST_PROMPTS
+from prosg.evaluation.curve_options import check_curve_options
 from prosg.evaluation.report.terminal import to_terminal
 from prosg.evaluation.report.writer import write_reports
 from prosg.training.config import Phase
 from prosg.utils.extras import missing_extra
 from prosg.utils.io import write_json, written_whole
-from prosg.utils.jobs import Job, check_plan, run_jobs
+from prosg.utils.jobs import Job, check_plan, check_width, run_jobs
 from prosg.utils.locks import locked
 from prosg.utils.paths import user_path
 from prosg.utils.tables import duration_text, to_text
@@ -90,13 +92,19 @@ def run_real_demo(out: str | Path, plan: RealPlan, *, file: str | Path = "", job
         The exit status.
 
     Raises:
-        ValueError: without the extra `real`, for a file that is not the model's, and where it cannot be fetched.
+        ValueError: without the extra `real`, for a file that is not the model's, where it cannot be fetched, and for a
+            text that is too short.
     """
     for package in ("gguf", "peft"):
         if find_spec(package) is None:
             raise missing_extra("the demo on a real model", "real", package)
+    check_width(jobs)
+    check_seeds([plan.seed])
+    check_curve_options(rows=plan.prompts, sentences=plan.sentences, kinds=KINDS, split="test")
     if file:
         check_given(file)
+    if plan.text:
+        _check_text(plan)
     out = Path(user_path(out))
     with locked(out):
         check_plan(out / "plan.json", dataclasses.asdict(plan), "--out")
@@ -159,6 +167,18 @@ def _write_data(out: Path, plan: RealPlan) -> Path:
             beyond = make_rows(KINDS, plan.lora * plan.batch, plan.seed, split, sentences=(1, 8), difficulty=filler)
             write_rows(data / "beyond.jsonl", beyond)
     return text
+
+
+def _check_text(plan: RealPlan) -> None:
+    """Raises ValueError for a file of too few passages for the mean update, or for another prompt's."""
+    text = Path(user_path(plan.text))
+    Filler.read(text)
+    for split, least in {"train": LEAST_PROMPTS, "validation": 1, "test": 2}.items():
+        if (number := len(_passages(text, split, plan.seed, least))) < least:
+            raise ValueError(
+                f"--text is {text}, of which {number} passages are for {split}; it needs {least}, from paragraphs of "
+                f"{PROMPT_WORDS[0] + ANSWER_WORDS[0]} words or more"
+            )
 
 
 def _passages(text: Path, split: str, seed: int, size: int) -> list[Row]:

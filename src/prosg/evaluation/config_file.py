@@ -11,6 +11,7 @@ from prosg.checkpoints.hub import may_be_fetched
 from prosg.core.encoded import with_anchor
 from prosg.data.templates import known_template
 from prosg.evaluation.config import MEASURES, DataConfig, EvalConfig, SystemConfig
+from prosg.evaluation.curve_options import check_rising
 from prosg.generation.sampling import Sampling
 from prosg.llm.config import check_endpoint
 from prosg.utils.device import parse_dtype
@@ -78,10 +79,7 @@ def _check(config: EvalConfig) -> None:
     if len(config.data.sentences) != 2 or not 0 <= config.data.sentences[0] <= config.data.sentences[1]:
         raise ValueError(f"data.sentences is {config.data.sentences}; give the least and the greatest number")
     for name in ("curve.sentences", "capacity.items", "curve.prompt_tokens", "curve.turns", "curve.items"):
-        values = option(config, name)
-        wanted = name in ("curve.sentences", "capacity.items")
-        if (wanted and not values) or (values and min(values) < 1) or sorted(set(values)) != list(values):
-            raise ValueError(f"{name} is {values}; give rising numbers from 1 on")
+        check_rising(name, option(config, name), 1, needed=name in ("curve.sentences", "capacity.items"))
     if config.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {config.device!r}; allowed: auto, cpu, cuda")
     labels: dict[tuple[str, int], str] = {}

@@ -14,6 +14,7 @@ from prosg.evaluation.answer_cache import Answer, AnswerCache
 from prosg.evaluation.config import CurveConfig, DataConfig, EvalConfig, GenerationConfig, SystemConfig
 from prosg.evaluation.controls import CONDITIONS, Condition, check_partners
 from prosg.evaluation.curve_columns import COLUMNS, HOW_TO_READ
+from prosg.evaluation.curve_options import check_rising
 from prosg.evaluation.measures import run_measures
 from prosg.evaluation.report.curves import LATE, forgetting_panels
 from prosg.evaluation.report.figures import draw_png
@@ -89,10 +90,7 @@ def measure_curve(
     for file in (path, picture_path(path)):
         check_replaceable(file, overwrite=overwrite)
     for name, least in (("sentences", 1), ("prompt_tokens", 1), ("turns", 0), ("items", 1)):
-        values = getattr(curve, name)
-        if (name == "sentences" and not values) or (values and min(values) < least) or sorted(set(values)) != values:
-            shown = ",".join(map(str, values)) or "empty"
-            raise ValueError(f"--{name.replace('_', '-')} is {shown}; give rising numbers from {least} on")
+        check_rising(f"--{name.replace('_', '-')}", getattr(curve, name), least, needed=name == "sentences")
     first = curve.sentences[0]
     room = FREE_TOKENS + first * curve.tokens_per_sentence
     plain = not (curve.turns or curve.filler)  # nobody could wait for a story that is given
@@ -227,7 +225,7 @@ def _answers(result: SystemResult) -> list[dict[str, Any]]:
 
 
 def _draw(run: Run, path: Path, overwrite: bool) -> None:
-    """The curves, a line for each memory and condition; none where other things than the length were varied."""
+    """The curves, a line for each memory and condition; none of one length, and where others were varied."""
 
     def label(result: SystemResult) -> str:
         condition = Condition(result.config.update, result.config.state)
@@ -240,6 +238,8 @@ def _draw(run: Run, path: Path, overwrite: bool) -> None:
         picture = draw_png(panels[-1:], "tokens written before the late stage (log scale)", LATE, log=True)
         with written_whole(path, overwrite=overwrite) as temporary:
             temporary.write_bytes(picture)
+    elif overwrite:
+        path.unlink(missing_ok=True)  # the picture of another curve would be taken for this one's
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:

@@ -18,10 +18,11 @@ from prosg.checkpoints.load import require_tokenizer
 from prosg.core.encoded import EncodedPrompt
 from prosg.data.checks import check_stages
 from prosg.data.row import Row
-from prosg.data.synthetic import KINDS, Difficulty, Filler, make_rows
+from prosg.data.synthetic import Difficulty, Filler, make_rows
 from prosg.data.synthetic.difficulty_grid import difficulty_grid
 from prosg.evaluation.answer_cache import Answer, AnswerCache, batched
 from prosg.evaluation.config import EvalConfig, SystemConfig
+from prosg.evaluation.curve_options import unfit_kinds
 from prosg.evaluation.forgetting import ControlledAnswer, LateStages, length_controlled, read_stories
 from prosg.evaluation.overhead import overhead
 from prosg.evaluation.rows import kinds_of, training_rows
@@ -97,7 +98,7 @@ def curve(measurement: Measurement) -> dict[str, Any]:
     if options.filler and (measurement.system.replay_every or measurement.system.refresh_every):
         return {"left_out": "the story is given, and nothing is read again while none is written"}
     kinds = kinds_of(config)
-    if unfit := [kind for kind in kinds if KINDS[kind].leaks or not KINDS[kind].staged]:
+    if unfit := unfit_kinds(kinds):
         return {"left_out": f"kinds that restate what they ask for, or have no late stage: {', '.join(unfit)}"}
     difficulties = difficulty_grid(
         require_tokenizer(measurement.model, measurement.system.model),
@@ -126,7 +127,7 @@ def curve(measurement: Measurement) -> dict[str, Any]:
 def capacity(measurement: Measurement) -> dict[str, Any]:
     """Late stages against the number of items."""
     options = measurement.config.capacity
-    if KINDS[options.kind].leaks or not KINDS[options.kind].staged:
+    if unfit_kinds([options.kind]):
         return {"left_out": f"kind {options.kind} restates what it asks for, or has no late stage"}
     answers: list[dict[str, Any]] = []
     for number, items in enumerate(options.items):

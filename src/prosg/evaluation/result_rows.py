@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,8 @@ class ResultRow:
         late_perplexity: Over the tokens of last stages.
         undecided: Answers with a stage that is neither right nor wrong.
         cost: Tokens read and written before the late stage, for each one that was written.
-        not_finite: Answers in which the model's logits were no numbers any more; they count as wrong.
+        not_finite: Answers in which the model's logits were no numbers any more; they count as wrong, and where they
+            were scored there is no perplexity.
     """
 
     backbone: str
@@ -77,8 +79,12 @@ class ResultRow:
     not_finite: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, without what does not apply."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        """JSON values, without what does not apply, and without what is not finite, which JSON cannot say."""
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if value is not None and not (isinstance(value, float) and not math.isfinite(value))
+        }
 
 
 def result_rows(run: Run) -> Iterator[ResultRow]:
@@ -107,6 +113,8 @@ def result_rows(run: Run) -> Iterator[ResultRow]:
 def _free_row(system: SystemResult, common: Mapping[str, Any]) -> ResultRow:
     right, late = mean_of(system.right), mean_of(system.late)
     scores = summarize(list(system.scores.values())) if system.scores else None
+    broken = {name for name, answer in system.answers.items() if answer.reason == NOT_FINITE}
+    broken |= {name for name, score in system.scores.items() if not math.isfinite(score.nll)}
     return ResultRow(
         **common,
         measure="free",
@@ -120,7 +128,7 @@ def _free_row(system: SystemResult, common: Mapping[str, Any]) -> ResultRow:
         sample_perplexity=scores.sample_perplexity if scores else None,
         late_perplexity=scores.late_perplexity if scores else None,
         undecided=sum(None in stages for stages in system.verdicts.values()),
-        not_finite=sum(answer.reason == NOT_FINITE for answer in system.answers.values()) or None,
+        not_finite=len(broken) or None,
     )
 
 

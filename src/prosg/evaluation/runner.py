@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from prosg.data.row import Row
-from prosg.data.synthetic import KINDS, Difficulty
+from prosg.data.synthetic import KINDS, Difficulty, check_kinds
 from prosg.evaluation.answer_cache import AnswerCache
 from prosg.evaluation.config import EvalConfig, SystemConfig
 from prosg.evaluation.config_file import idle_options, load_config, missing_files
@@ -25,10 +25,10 @@ from prosg.evaluation.settings import hash_rows, kept_hashes
 from prosg.evaluation.store import check_folder, stale_measures, write_answers, write_part, write_plan
 from prosg.utils.environment import commit, processor, versions
 from prosg.utils.io import write_json
-from prosg.utils.jobs import Job, run_jobs, write_progress
+from prosg.utils.jobs import Job, check_width, run_jobs, write_progress
 from prosg.utils.locks import locked
 from prosg.utils.progress import Progress, part_of
-from prosg.utils.spelling import check_known, meant
+from prosg.utils.spelling import meant
 
 if TYPE_CHECKING:
     from prosg.model.prosg import ProSG
@@ -56,8 +56,7 @@ def evaluate(file: str, *, out: str | None = None, jobs: int = 2, live: bool = T
     from prosg.evaluation.systems.endpoint import check_endpoint_system
 
     config = load_config(file, out)
-    if jobs < 1:
-        raise ValueError(f"--jobs is {jobs}; it must be at least 1")
+    check_width(jobs)
     try:
         check_folder(config.folder)  # before anything is written there, and again under the lock
         _check_kinds(config)
@@ -138,6 +137,8 @@ def evaluate_systems(file: str, names: Sequence[str], *, out: str | None = None)
     from prosg.utils.threads import settle_threads
 
     config, names = load_config(file, out), [*dict.fromkeys(names)]
+    if not names:
+        raise ValueError(f"--system is empty; there are {', '.join(config.systems)}")
     settle_threads()
     rows = asked_rows(config)
     for name in names:
@@ -224,9 +225,7 @@ def _evaluate_local(
 
 
 def _check_kinds(config: EvalConfig) -> None:
-    check_known("data.kinds", kinds_of(config), KINDS)
-    if len(set(config.data.kinds)) < len(config.data.kinds):
-        raise ValueError(f"data.kinds is {config.data.kinds}; name each kind once")
+    check_kinds("data.kinds", config.data.kinds)
     if "capacity" in config.measures:
         capacity = config.capacity
         if capacity.kind not in KINDS:

@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Mean", "bootstrap_interval", "compare", "mean_of", "paired_difference"]
+__all__ = ["LEAST_CLAIMED", "Mean", "bootstrap_interval", "compare", "mean_of", "paired_difference"]
 
 RESAMPLES = 2000
+LEAST_CLAIMED = 6
+"""Paired rows from which a difference is claimed: of fewer, even differences that all have one sign are no surprise (a
+two-sided sign test of five has p = .06), while the bootstrap's interval excludes zero."""
 
 
 def bootstrap_interval(

@@ -13,6 +13,7 @@ from torch import Tensor
 from prosg.core.update import Site
 from prosg.inspection.updates import UpdateComparison, over_all_sites
 from prosg.utils.io import written_whole
+from prosg.utils.tables import counted
 
 __all__ = ["attention_heat_map", "comparison_table", "plot_attention", "prompt_labels"]
 
@@ -79,7 +80,7 @@ def attention_heat_map(
         )
         yield f"{t:>{places}} {texts[t]:<{width}} {mean[t]:6.1%} {shades}".rstrip()
     if not all_shown:
-        yield f"{len(tokens) - most} more tokens hold {1 - float(mean[shown].sum()):.1%} of the reads"
+        yield f"{counted(len(tokens) - most, 'more token')} hold {1 - float(mean[shown].sum()):.1%} of the reads"
 
 
 def plot_attention(

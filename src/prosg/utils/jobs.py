@@ -27,7 +27,7 @@ from rich.table import Table
 from prosg.utils.io import write_json, written_whole
 from prosg.utils.locks import check_locks
 
-__all__ = ["Job", "check_plan", "read_progress", "run_jobs", "write_progress"]
+__all__ = ["Job", "check_plan", "check_width", "read_progress", "run_jobs", "write_progress"]
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -92,6 +92,12 @@ def check_plan(path: Path, plan: Mapping[str, Any], option: str) -> None:
     write_json(path, plan)
 
 
+def check_width(width: int) -> None:
+    """Raises ValueError for a number of processes side by side, --jobs, below 1."""
+    if width < 1:
+        raise ValueError(f"--jobs is {width}, must be at least 1")
+
+
 def run_jobs(jobs: Sequence[Job], width: int, live: bool = True, *, keep_going: bool = False) -> dict[str, str]:
     """Runs all jobs that are not done, each as soon as the jobs that it needs are.
 
@@ -110,8 +116,7 @@ def run_jobs(jobs: Sequence[Job], width: int, live: bool = True, *, keep_going: 
             are ended.
         ValueError: for a width below 1, two jobs of one name, and dependencies that cannot be met.
     """
-    if width < 1:
-        raise ValueError(f"jobs is {width}, must be at least 1")
+    check_width(width)
     _check_needs(jobs)
     by_name = {job.name: job for job in jobs}
     done = {job.name for job in jobs if job.done.exists()}

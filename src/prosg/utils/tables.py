@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 __all__ = [
@@ -66,7 +67,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def perplexity_text(value: float) -> str:
-    """Returns a perplexity to four digits, as "1.043", "52.30" or "12,345"; from a million on as "1.2e+06"."""
+    """Returns a perplexity to four digits, as "1.043", "52.30" or "12,345"; from a million on as "1.2e+06".
+
+    What is no number is "not finite".
+    """
+    if math.isnan(value):
+        return "not finite"
     if value >= 1e6:
         return f"{value:.1e}"
     return f"{value:,.{3 if value < 10 else 2 if value < 100 else 1 if value < 1000 else 0}f}"

@@ -8,8 +8,9 @@ from prosg.data.synthetic.demo_grammars import CODE, ENDING, NAMES_IN_ORDER, STO
 from prosg.data.synthetic.grammar import Grammar
 from prosg.data.synthetic.natural_grammars import GUESTS, MEETING, PASSWORD
 from prosg.data.synthetic.other_grammars import CHOOSE, LIST_USE, PAIRS, REVERSE, RULE, SENTENCE, STEPS
+from prosg.utils.spelling import check_known
 
-__all__ = ["DEMO_KINDS", "KINDS", "NATURAL_KINDS", "expand_kinds"]
+__all__ = ["DEMO_KINDS", "KINDS", "NATURAL_KINDS", "check_kinds", "expand_kinds"]
 
 KINDS: dict[str, Grammar] = {
     grammar.name: grammar
@@ -40,3 +41,12 @@ def expand_kinds(kinds: Sequence[str]) -> list[str]:
     """Returns the kinds with "natural" replaced by those that it stands for; of none, the demo's."""
     names = [name for kind in kinds for name in (NATURAL_KINDS if kind == "natural" else (kind,))]
     return names or list(DEMO_KINDS)
+
+
+def check_kinds(option: str, kinds: Sequence[str]) -> list[str]:
+    """Returns what `expand_kinds` does. ValueError, naming the option, for a kind that there is not or named twice."""
+    check_known(option, kinds, [*KINDS, "natural"])
+    names = expand_kinds(kinds)
+    if len(set(names)) < len(names):
+        raise ValueError(f"{option} is {','.join(kinds)}; name each kind once")
+    return names

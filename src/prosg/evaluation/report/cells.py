@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from prosg.evaluation.formatting import amount
 from prosg.evaluation.results import Run, SystemResult
-from prosg.evaluation.statistics import Mean
+from prosg.evaluation.statistics import LEAST_CLAIMED, Mean
 from prosg.model.perplexity import summarize
 from prosg.utils.tables import perplexity_text
 
 __all__ = [
+    "TOO_FEW",
     "late_perplexity_of",
     "numbers",
     "of_seeds",
@@ -21,6 +23,9 @@ __all__ = [
     "verdict",
     "whole",
 ]
+
+TOO_FEW = "too few rows"
+NOT_FINITE = "not finite"
 
 
 def share(mean: Mean | None, interval: bool = True) -> str:
@@ -62,14 +67,23 @@ def signed(mean: Mean | None) -> str:
     """A difference with its sign and interval."""
     if mean is None:
         return "-"
+    if not math.isfinite(mean.mean):
+        return NOT_FINITE
     return f"{mean.mean:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]"
 
 
 def verdict(means: Sequence[Mean | None]) -> str:
-    """ "better" or "worse" only where every seed's interval excludes zero."""
+    """ "better" or "worse" only where every seed's interval excludes zero, and is over `LEAST_CLAIMED` rows or more.
+
+    "not finite" where a value is no number, as the likelihood of a model whose logits are none.
+    """
     measured = [mean for mean in means if mean is not None]
     if not measured:
         return "not measured"
+    if not all(math.isfinite(mean.mean) for mean in measured):
+        return NOT_FINITE
+    if min(mean.n for mean in measured) < LEAST_CLAIMED:
+        return TOO_FEW
     if all(mean.low > 0 for mean in measured):
         return "better"
     return "worse" if all(mean.high < 0 for mean in measured) else "no clear difference"

@@ -16,6 +16,8 @@ from prosg.utils.tables import Table
 __all__ = ["capacity", "distance_table", "forgetting", "forgetting_panels", "late_table"]
 
 LATE = "late stage exactly right (share of prompts)"
+LEAST_DRAWN = 1.0
+"""tokens: a logarithmic axis has no 0, which is where a model ends whose logits are no numbers from the first on"""
 
 
 def forgetting(run: Run) -> Iterator[Block]:
@@ -96,14 +98,14 @@ def _curve(system: SystemResult) -> Curve:
     for place in system.places:
         mean, tokens = mean_of(system.late_at(place)), system.distance(place)
         if mean is not None and tokens is not None:
-            points.append((float(tokens), mean))
+            points.append((max(float(tokens), LEAST_DRAWN), mean))
     return Curve(system.label, points)
 
 
 def _trained(systems: Sequence[SystemResult]) -> float:
     """Up to where the models were trained, tokens: the farthest that anyone got at the first length."""
     first = [system.distance(min(system.places)) for system in systems]
-    return 1.06 * max(tokens for tokens in first if tokens is not None)
+    return 1.06 * max(LEAST_DRAWN, *(tokens for tokens in first if tokens is not None))
 
 
 def capacity(run: Run) -> Iterator[Block]:

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from prosg.evaluation.formatting import join
 from prosg.evaluation.places import column_heads
 from prosg.evaluation.report.blocks import Block, TableBlock
-from prosg.evaluation.report.cells import numbers, pairs_of, perplexity_of, share, signed, verdict
+from prosg.evaluation.report.cells import TOO_FEW, numbers, pairs_of, perplexity_of, share, signed, verdict
 from prosg.evaluation.report.grouping import CONDITIONS, by_model
 from prosg.evaluation.results import Run, SystemResult
-from prosg.evaluation.statistics import Mean, compare, mean_of
+from prosg.evaluation.statistics import LEAST_CLAIMED, Mean, compare, mean_of
 from prosg.utils.tables import Table
 
 __all__ = ["FAR_TOKENS", "compared_values", "controls", "differences", "findings"]
 
 FAR_TOKENS = 500
 """Controls are judged from here on: nearer, the recurrent state alone may hold the prompt."""
-SIGNS = {"not measured": "-", "no clear difference": "="}
+SIGNS = {"not measured": "-", "no clear difference": "=", TOO_FEW: "?"}
 Values = Callable[[SystemResult], Mapping[str, float]]
 
 
@@ -53,6 +53,9 @@ def _carries(group: Mapping[str, SystemResult], far_tokens: int) -> Iterator[str
     for name, system in measured.items():
         means = [compare(own.late_at(place), system.late_at(place)) for place in far]
         verdicts.setdefault(verdict(means), []).append(names[name])
+    if TOO_FEW in verdicts:
+        yield f'"{own.label}": fewer than {LEAST_CLAIMED} prompts were measured, so its controls are not judged.'
+        return
     parts = [f"{word} than {join(verdicts[word])}" for word in ("better", "worse") if word in verdicts]
     if level := verdicts.get("no clear difference"):
         parts.append(f"within noise of {join(level)}")
@@ -76,11 +79,11 @@ def _beside_reference(run: Run) -> Iterator[Block]:
         ]
         table.append([label, *(SIGNS.get(word, word) for word in map(verdict, means))])
     measured = [column for column in range(len(table[0])) if {row[column] for row in table[1:]} != {"-"}]
-    if others:
+    if len(measured) > 1:
         yield TableBlock(
             [[row[column] for column in measured] for row in table],
             "Better and worse where the interval of the difference on the same prompts excludes zero for every seed; "
-            "=: it does not.",
+            f"=: it does not; ?: fewer than {LEAST_CLAIMED} rows, of which nothing is claimed.",
         )
 
 
@@ -155,5 +158,5 @@ def differences(run: Run) -> Iterator[Block]:
         yield TableBlock(
             table,
             f'Each system minus "{run.reference}", paired by prompt [95 % interval over prompts], seeds apart. '
-            '"Better" and "worse" only where every seed\'s interval excludes zero.',
+            f'"Better" and "worse" only where every seed\'s interval, of {LEAST_CLAIMED} rows or more, excludes zero.',
         )
