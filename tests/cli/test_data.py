@@ -23,7 +23,7 @@ BAD = [
     case("data check bad.jsonl", "bad.jsonl:2"),
     case("data make train.jsonl --filler train.jsonl --overwrite", "FILE train.jsonl", "that is read"),
     case("data compose train.jsonl --out train.jsonl --overwrite", "--out train.jsonl", "that is read"),
-    case("data build x.yaml --stages ,", "--stages", "prompts, filter"),
+    case("data build x.yaml --stages ,", "--stages", "names nothing"),
     case("data review train.jsonl --apply new.jsonl --sample 2", "--sample", "--apply"),
     case("data review train.jsonl --overwrite", "--overwrite", "--apply"),
     case("data stats train.jsonl --out train.jsonl --overwrite", "--out train.jsonl", "that is read"),

@@ -176,7 +176,9 @@ class _List(argparse.Action):
         if text.startswith("["):
             parts = self._yaml_list(text)
         else:
-            parts = [part for value in values for part in value.split(",") if part]
+            parts = [part for value in values for part in value.split(",") if part.strip()]
+            if not parts:
+                raise argparse.ArgumentError(self, f"{text!r} names nothing; give a value, or leave the option out")
         try:
             convert = {int: _whole, float: _number}.get(self.item, self.item)  # type: ignore[call-overload]
             items = [convert(part) for part in parts]
