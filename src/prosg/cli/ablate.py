@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from prosg.cli.common import add_kinds
+from prosg.cli.arguments import add_kinds
 from prosg.cli.parser import Command, Parser
 from prosg.cli.train import training_config, training_parser
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from prosg.cli.common import add_memory, add_model, add_sampling, add_state, add_template, load_from, say_template
+from prosg.cli.arguments import add_memory, add_model, add_sampling, add_state, add_template
+from prosg.cli.common import load_from, say_template
 from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]

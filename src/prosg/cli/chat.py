@@ -9,18 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prosg.cli.common import (
-    MEMORIES,
-    add_memory,
-    add_model,
-    add_overwrite,
-    add_sampling,
-    add_state,
-    add_template,
-    load_from,
-    note_off_topic,
-    say_template,
-)
+from prosg.cli.arguments import MEMORIES, add_memory, add_model, add_overwrite, add_sampling, add_state, add_template
+from prosg.cli.common import load_from, note_off_topic, say_template
 from prosg.cli.messages import message_of
 from prosg.cli.parser import Command, Parser
 from prosg.cli.streams import OUTPUT

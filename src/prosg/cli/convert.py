@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from prosg.cli.common import add_overwrite, add_sliding_window
+from prosg.cli.arguments import add_overwrite, add_sliding_window
 from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]

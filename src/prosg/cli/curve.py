@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from prosg.cli.common import (
+from prosg.cli.arguments import (
     MEMORIES,
     add_kinds,
     add_model,
@@ -14,12 +14,9 @@ from prosg.cli.common import (
     add_tau,
     add_template,
     add_window,
-    check_anchor_used,
-    check_new_file,
     checked_kinds,
-    load_from,
-    say_template,
 )
+from prosg.cli.common import check_anchor_used, check_new_file, load_from, say_template
 from prosg.cli.parser import Command, Parser, path_text
 from prosg.evaluation.config import CurveConfig
 from prosg.evaluation.curve_columns import COLUMNS, HOW_TO_READ

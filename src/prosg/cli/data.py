@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosg.cli.common import add_kinds, add_overwrite, check_new_file, check_not_read, checked_kinds
+from prosg.cli.arguments import add_kinds, add_overwrite, checked_kinds
+from prosg.cli.common import check_new_file, check_not_read
 from prosg.cli.parser import Command, Group, Parser, path_text
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from prosg.cli.common import (
+from prosg.cli.arguments import (
     add_memory,
     add_model,
     add_overwrite,
@@ -12,6 +12,8 @@ from prosg.cli.common import (
     add_state,
     add_template,
     add_window,
+)
+from prosg.cli.common import (
     check_anchor_used,
     check_new_file,
     check_not_read,

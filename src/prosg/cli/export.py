@@ -8,10 +8,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prosg.cli.arguments import add_model, add_overwrite, add_prompt
 from prosg.cli.common import (
-    add_model,
-    add_overwrite,
-    add_prompt,
     check_new_file,
     check_not_read,
     check_read_already,

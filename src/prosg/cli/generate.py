@@ -6,13 +6,8 @@ import json
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from prosg.cli.arguments import add_memory, add_model, add_prompt, add_prompt_file, add_sampling, add_state
 from prosg.cli.common import (
-    add_memory,
-    add_model,
-    add_prompt,
-    add_prompt_file,
-    add_sampling,
-    add_state,
     check_anchor_used,
     check_read_already,
     check_used,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from prosg.cli.common import add_model, load_from
+from prosg.cli.arguments import add_model
+from prosg.cli.common import load_from
 from prosg.cli.parser import Command, Parser
 
 __all__ = ["COMMAND"]

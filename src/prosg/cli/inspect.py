@@ -5,17 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from prosg.cli.common import (
-    add_model,
-    add_overwrite,
-    add_state,
-    add_template,
-    check_new_file,
-    framed,
-    load_from,
-    prompt_text,
-    say_template,
-)
+from prosg.cli.arguments import add_model, add_overwrite, add_state, add_template
+from prosg.cli.common import check_new_file, framed, load_from, prompt_text, say_template
 from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]

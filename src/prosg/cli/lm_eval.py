@@ -7,7 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from prosg.cli.common import add_memory, add_model, add_overwrite, add_state, add_template, check_new_file, load_from
+from prosg.cli.arguments import add_memory, add_model, add_overwrite, add_state, add_template
+from prosg.cli.common import check_new_file, load_from
 from prosg.cli.parser import Command, Parser, path_text
 from prosg.utils.paths import user_path
 

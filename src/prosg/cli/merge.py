@@ -7,17 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosg.cli.common import (
-    add_model,
-    add_overwrite,
-    add_prompt,
-    check_not_read,
-    check_read_already,
-    encode_prompt,
-    files_read,
-    load_from,
-    one_prompt_source,
-)
+from prosg.cli.arguments import add_model, add_overwrite, add_prompt
+from prosg.cli.common import check_not_read, check_read_already, encode_prompt, files_read, load_from, one_prompt_source
 from prosg.cli.parser import Command, Parser, path_text
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import os
 import sys
 from argparse import Namespace
 
-from prosg.cli.common import add_overwrite, check_new_file
+from prosg.cli.arguments import add_overwrite
+from prosg.cli.common import check_new_file
 from prosg.cli.parser import Command, Parser, path_text
 
 __all__ = ["COMMAND"]

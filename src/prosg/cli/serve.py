@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from prosg.cli.common import add_memory, add_model, add_state, add_template, load_from
+from prosg.cli.arguments import add_memory, add_model, add_state, add_template
+from prosg.cli.common import load_from
 from prosg.cli.parser import Command, Parser, add_dataclass, path_text
 from prosg.utils.extras import missing_extra
 from prosg.utils.paths import user_path
