@@ -65,6 +65,7 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"data": {"sentences": [3, 1]}}, ("data.sentences is [3, 1]", "the least and the greatest")),
     ({"curve": {"sentences": [5, 5]}}, ("curve.sentences is 5,5", "rising numbers")),
     ({"curve": {"sentences": []}}, ("curve.sentences is empty", "rising numbers")),
+    ({"curve": {"turns": [-1, 0]}}, ("curve.turns is -1,0", "from 0 on")),
     ({"data": {"kinds": ["poem"]}}, ("data.kinds has poem", "allowed: ending, names, code")),
     ({"data": {"kinds": ["code", "code"]}}, ("data.kinds is code,code", "each kind once")),
     ({"capacity": {"kind": "poem"}}, ("capacity.kind is 'poem'", "allowed: ending, names, code")),
@@ -168,7 +169,7 @@ def test_files_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "rows.jsonl: not a file of answers" in complaint(file)
     file = write_config(tmp_path, ONE)
     assert "--jobs is 0, must be at least 1" in complaint(file, "--jobs", "0")
-    assert "there is no system 'b'; there are bare" in complaint(file, "--system", "b")
+    assert "systems has no 'b'; it has bare" in complaint(file, "--system", "b")
     assert "--system is empty; there are bare" in complaint(file, "--system", "")
 
 

@@ -259,7 +259,7 @@ class EvalConfig:
     def system(self, name: str) -> SystemConfig:
         """The options of a system. ValueError for one that is not there."""
         if name not in self.systems:
-            raise ValueError(f"there is no system {name!r}; there are {', '.join(self.systems)}")
+            raise ValueError(f"systems has no {name!r}; it has {', '.join(self.systems)}")
         options = self.systems[name]
         options = {"model": options} if isinstance(options, str) else options
         config = build(SystemConfig, options, f"systems.{name}.")

@@ -11,7 +11,7 @@ from prosg.checkpoints.hub import may_be_fetched
 from prosg.core.encoded import with_anchor
 from prosg.data.templates import known_template
 from prosg.evaluation.config import MEASURES, DataConfig, EvalConfig, SystemConfig
-from prosg.evaluation.curve_options import check_rising
+from prosg.evaluation.curve_options import LEAST, check_rising
 from prosg.generation.sampling import Sampling
 from prosg.llm.config import check_endpoint
 from prosg.utils.device import parse_dtype
@@ -78,8 +78,9 @@ def _check(config: EvalConfig) -> None:
         raise ValueError("data.rows is 0; without a file, rows are made, at least 1")
     if len(config.data.sentences) != 2 or not 0 <= config.data.sentences[0] <= config.data.sentences[1]:
         raise ValueError(f"data.sentences is {config.data.sentences}; give the least and the greatest number")
-    for name in ("curve.sentences", "capacity.items", "curve.prompt_tokens", "curve.turns", "curve.items"):
-        check_rising(name, option(config, name), 1, needed=name in ("curve.sentences", "capacity.items"))
+    lists = {"capacity.items": LEAST["items"], **{f"curve.{name}": least for name, least in LEAST.items()}}
+    for name, least in lists.items():
+        check_rising(name, option(config, name), least, needed=name in ("curve.sentences", "capacity.items"))
     if config.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {config.device!r}; allowed: auto, cpu, cuda")
     labels: dict[tuple[str, int], str] = {}

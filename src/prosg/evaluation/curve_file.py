@@ -14,7 +14,7 @@ from prosg.evaluation.answer_cache import Answer, AnswerCache
 from prosg.evaluation.config import CurveConfig, DataConfig, EvalConfig, GenerationConfig, SystemConfig
 from prosg.evaluation.controls import CONDITIONS, Condition, check_partners
 from prosg.evaluation.curve_columns import COLUMNS, HOW_TO_READ
-from prosg.evaluation.curve_options import check_rising
+from prosg.evaluation.curve_options import LEAST, check_rising
 from prosg.evaluation.measures import run_measures
 from prosg.evaluation.report.curves import LATE, forgetting_panels
 from prosg.evaluation.report.figures import draw_png
@@ -89,7 +89,7 @@ def measure_curve(
     _check_used(memories or [model.memory], tau, window, updates)
     for file in (path, picture_path(path)):
         check_replaceable(file, overwrite=overwrite)
-    for name, least in (("sentences", 1), ("prompt_tokens", 1), ("turns", 0), ("items", 1)):
+    for name, least in LEAST.items():
         check_rising(f"--{name.replace('_', '-')}", getattr(curve, name), least, needed=name == "sentences")
     first = curve.sentences[0]
     room = FREE_TOKENS + first * curve.tokens_per_sentence

@@ -8,7 +8,10 @@ from prosg.data.synthetic import KINDS, SPLITS, check_kinds
 from prosg.evaluation.controls import check_partners
 from prosg.utils.spelling import check_known
 
-__all__ = ["check_curve_options", "check_rising", "unfit_kinds"]
+__all__ = ["LEAST", "check_curve_options", "check_rising", "unfit_kinds"]
+
+LEAST = {"sentences": 1, "prompt_tokens": 1, "turns": 0, "items": 1}
+"""Of what a curve goes along: the least that can be asked for."""
 
 
 def check_curve_options(*, rows: int, sentences: Sequence[int], kinds: Sequence[str], split: str) -> None:
