@@ -55,6 +55,7 @@ def test_lists_are_apart_by_spaces_or_commas(values: list[str]) -> None:
     ("command", "words"),
     [
         case("--tem 1", "--tem"),
+        case("--kinds ,", "--kinds", "names nothing"),
         case("--sentences far", "--sentences", "far", "whole numbers"),
         case("--rates 1,x", "--rates", "numbers"),
         case("--sentences [5", "--sentences", "[5"),

@@ -170,7 +170,6 @@ def test_files_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     file = write_config(tmp_path, ONE)
     assert "--jobs is 0, must be at least 1" in complaint(file, "--jobs", "0")
     assert "systems has no 'b'; it has bare" in complaint(file, "--system", "b")
-    assert "--system is empty; there are bare" in complaint(file, "--system", "")
 
 
 def test_rows_of_a_file_and_another_prompts_update(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,8 +137,6 @@ def evaluate_systems(file: str, names: Sequence[str], *, out: str | None = None)
     from prosg.utils.threads import settle_threads
 
     config, names = load_config(file, out), [*dict.fromkeys(names)]
-    if not names:
-        raise ValueError(f"--system is empty; there are {', '.join(config.systems)}")
     settle_threads()
     rows = asked_rows(config)
     for name in names:
