@@ -27,7 +27,7 @@ def check_curve_options(*, rows: int, sentences: Sequence[int], kinds: Sequence[
     check_known("--split", [split], SPLITS)
     if unfit := unfit_kinds(names):
         raise ValueError(f"--kinds has {', '.join(unfit)}, which restate what they ask for, or have no late stage")
-    check_rising("--sentences", sentences, 1, needed=True)
+    check_rising("--sentences", sentences, LEAST["sentences"], needed=True)
     if rows < 1:
         raise ValueError(f"--rows is {rows}, must be at least 1")
     check_partners([names[number % len(names)] for number in range(rows)], f"--rows {rows}", names)

@@ -115,8 +115,10 @@ class TextModel(nn.Module):
         memory, tau = options.get("memory"), options.get("tau")
         check_template_used(prompt, options.get("template", ""))
         if isinstance(prompt, EncodedPrompt):
+            if memory is not None or tau is not None:
+                return self._held(prompt, memory, tau), []  # which checks them, too
             check_fits(prompt, self.backbone)
-            return (prompt if memory is None and tau is None else self._held(prompt, memory, tau)), []
+            return prompt, []
         if isinstance(prompt, Tensor):
             return self.encode(prompt, memory=memory, tau=tau), []
         self.check_memory(memory, tau)
