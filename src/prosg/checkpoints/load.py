@@ -20,6 +20,7 @@ from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
 from prosg.tokenizers.special import RWKV_SPECIAL
 from prosg.utils import distributed
+from prosg.utils.allocation import use_large_pages
 from prosg.utils.device import parse_device, parse_dtype
 from prosg.utils.io import CheckpointError
 from prosg.utils.spelling import check_known
@@ -110,6 +111,7 @@ def load_model(
         quantise(loaded.backbone)
     if kernel != "auto":
         _ = loaded.backbone.kernel_in_use  # says why it cannot run
+    use_large_pages([*loaded.backbone.parameters(), *loaded.backbone.buffers()])
     loaded.eval()
     return loaded
 

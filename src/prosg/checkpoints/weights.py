@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from prosg.core.checks import GREATEST
+from prosg.utils.allocation import available_memory
 from prosg.utils.device import dtype_name
 from prosg.utils.io import CheckpointError
 
@@ -40,7 +41,7 @@ def cast_checked(
     Raises:
         CheckpointError: see `check_finite` and `check_memory`.
     """
-    check_memory(path, tensors, dtypes, _available_memory())
+    check_memory(path, tensors, dtypes, available_memory())
     cast: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         check_finite(path, {name: tensor}, min(GREATEST, torch.finfo(dtypes[name]).max))
@@ -89,15 +90,6 @@ def check_memory(
         f"{path}: is {kinds} and takes {needed / 1e9:.1f} GB as {wanted}, but {available / 1e9:.1f} GB are free"
         + (f"; as bf16 (--dtype bf16) it takes {narrow / 1e9:.1f} GB" if narrow < needed else "")
     )
-
-
-def _available_memory() -> int | None:
-    """Returns the bytes that can still be allocated; None if the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _release_pages(tensor: Tensor) -> None:

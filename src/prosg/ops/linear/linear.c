@@ -27,11 +27,17 @@
 #define ABI 1
 #define ITEM 96
 /* Bytes of W that are asked for before they are needed, at least, where rows are few. */
+#ifndef AHEAD
 #define AHEAD 16384
+#endif
 /* Bytes of a row from which on a single pass fetches rows side by side, as it reads them. */
+#ifndef WIDE
 #define WIDE 4096
+#endif
 /* Bytes of W that stay in the cache while all rows pass: these and as many that follow, which are fetched meanwhile. */
+#ifndef CHUNK
 #define CHUNK 131072
+#endif
 /* Rows from which on tiles are faster than dot products. */
 #define TILES_FROM 4
 
@@ -256,7 +262,7 @@ TARGET static INLINE VEC NAME(floats)(const int8_t *from)
 }
 
 /* For each of n vectors the sum over its lanes. */
-TARGET static INLINE void NAME(sums)(const int n, const VEC *x, float *out)
+TARGET static INLINE void NAME(each_sum)(const int n, const VEC *x, float *out)
 {
     for (int first = 0; first < n; first += 4) {
         four s[4] = {{0}, {0}, {0}, {0}};
@@ -277,6 +283,82 @@ TARGET static INLINE void NAME(sums)(const int n, const VEC *x, float *out)
         const four sum = (four){ab[0], ab[1], cd[0], cd[1]} + (four){ab[2], ab[3], cd[2], cd[3]};
         memcpy(out + first, &sum, sizeof(float) * (size_t)MIN(4, n - first));
     }
+}
+
+#if BYTES == 64
+/* Of four vectors the sums over their quarters, one vector's in each quarter. */
+TARGET static INLINE __m512 NAME(quarters)(VEC a, VEC b, VEC c, VEC d)
+{
+    const __m512 ab = _mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x44) + _mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xee);
+    const __m512 cd = _mm512_shuffle_f32x4((__m512)c, (__m512)d, 0x44) + _mm512_shuffle_f32x4((__m512)c, (__m512)d, 0xee);
+    return _mm512_shuffle_f32x4(ab, cd, 0x88) + _mm512_shuffle_f32x4(ab, cd, 0xdd);
+}
+#endif
+
+/* The sums over the lanes of R x P vectors, out (R, 4), of which P are meant. Every way adds in the same order. */
+TARGET static INLINE void NAME(sums)(const int R, const int P, VEC sum[][4], float *out)
+{
+#if BYTES == 64
+    if (R > 2) {
+        /* Four rows and four outputs at a time: a quarter is a row's. */
+        const VEC none = {0};
+        UNROLL
+        for (int r = 0; r < R; r += 4) {
+            __m512 of[4];
+            UNROLL
+            for (int p = 0; p < 4; p++)
+                of[p] = p < P ? NAME(quarters)(sum[r][p], r + 1 < R ? sum[MIN(r + 1, R - 1)][p] : none,
+                                               r + 2 < R ? sum[MIN(r + 2, R - 1)][p] : none,
+                                               r + 3 < R ? sum[MIN(r + 3, R - 1)][p] : none)
+                              : (__m512)none;
+            const __m512 ab = _mm512_unpacklo_ps(of[0], of[1]) + _mm512_unpackhi_ps(of[0], of[1]);
+            const __m512 cd = _mm512_unpacklo_ps(of[2], of[3]) + _mm512_unpackhi_ps(of[2], of[3]);
+            const __m512 all = (__m512)_mm512_unpacklo_pd((__m512d)ab, (__m512d)cd) +
+                               (__m512)_mm512_unpackhi_pd((__m512d)ab, (__m512d)cd);
+            _mm512_storeu_ps(out + r * 4, all);
+        }
+        return;
+    }
+#endif
+    UNROLL
+    for (int r = 0; r < R; r++)
+        NAME(each_sum)(P, sum[r], out + r * 4);
+}
+
+/* Puts P outputs of R rows, out (R, 4), times their factors, where y wants them. */
+TARGET static INLINE void NAME(place)(const int R, const int P, const float *out, const float *scale, int narrowed,
+                                      int64_t O, void *y)
+{
+#if BYTES == 64
+    const __mmask8 kept = (__mmask8)((1 << P) - 1);
+    const __m512 factor = _mm512_broadcast_f32x4(scale ? _mm_maskz_loadu_ps(kept, scale) : _mm_set1_ps(1));
+    UNROLL
+    for (int r = 0; r < R; r += 4) {
+        const __m512 value = _mm512_loadu_ps(out + r * 4) * factor;
+        if (narrowed) {
+            /* As narrow() does it: to the nearest, ties to even, NaN stays NaN. */
+            const __m512i bits = (__m512i)value, one = _mm512_set1_epi32(1);
+            const __m512i odd = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), one);
+            const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            const __m512i rounded = _mm512_mask_mov_epi32(_mm512_srli_epi32(up, 16),
+                                                          _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q),
+                                                          _mm512_set1_epi32(0x7fc0));
+            bf16 short_of[16];
+            _mm256_storeu_si256((__m256i *)short_of, _mm512_cvtepi32_epi16(rounded));
+            for (int j = 0; j < 4 && r + j < R; j++)
+                memcpy((bf16 *)y + (r + j) * O, short_of + j * 4, sizeof(bf16) * (size_t)P);
+        } else {
+            float scaled[16];
+            _mm512_storeu_ps(scaled, value);
+            for (int j = 0; j < 4 && r + j < R; j++)
+                memcpy((float *)y + (r + j) * O, scaled + j * 4, sizeof(float) * (size_t)P);
+        }
+    }
+#else
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < P; p++)
+            put(y, r * O + p, out[r * 4 + p] * (scale ? scale[p] : 1), narrowed);
+#endif
 }
 
 /* A register of W's type, as fp32: the elements that fall into part `part` of the step. */
@@ -330,13 +412,15 @@ TARGET static INLINE void NAME(step)(const int type, const int R, const int P, i
     }
 }
 
-/* P outputs of R rows, out (R, P); `x` is as NAME(prepare) has left it. Meanwhile what lies from `next` on is fetched,
+/* P outputs of R rows; `x` is as NAME(prepare) has left it. Meanwhile what lies from `next` on is fetched,
  * `stride` bytes at every step, or, with `beside`, so many of each of P rows. */
 TARGET static INLINE void NAME(block)(const int type, const int R, const int P, int64_t I, const char *w, const void *x,
-                                      const char *next, int64_t stride, const int beside, float *out)
+                                      const char *next, int64_t stride, const int beside, const float *scale,
+                                      int narrowed, int64_t O, void *y)
 {
     const int step = STEP(type), size = type == F32 ? 4 : type == BF16 ? 2 : 1;
     VEC sum[8][4];
+    float out[8 * 4];
     UNROLL
     for (int r = 0; r < R; r++)
         UNROLL
@@ -354,9 +438,7 @@ TARGET static INLINE void NAME(block)(const int type, const int R, const int P, 
         next += stride;
         NAME(step)(type, R, P, I, i, w, x, sum);
     }
-    UNROLL
-    for (int r = 0; r < R; r++)
-        NAME(sums)(P, sum[r], out + r * P);
+    NAME(sums)(R, P, sum, out);
     for (; i < I; i++)
         UNROLL
         for (int r = 0; r < R; r++) {
@@ -368,9 +450,10 @@ TARGET static INLINE void NAME(block)(const int type, const int R, const int P, 
                                     : type == BF16 ? widen(((const bf16 *)w)[at])
                                                    : (float)((const int8_t *)w)[at];
                 /* Said expressly, as compilers choose it for some numbers of rows and not for others. */
-                out[r * P + p] = BYTES == 16 ? out[r * P + p] + value * other : __builtin_fmaf(value, other, out[r * P + p]);
+                out[r * 4 + p] = BYTES == 16 ? out[r * 4 + p] + value * other : __builtin_fmaf(value, other, out[r * 4 + p]);
             }
         }
+    NAME(place)(R, P, out, scale, narrowed, O, y);
 }
 
 /* Outputs [first, last) of R rows, in pass `pass` over a chunk of W. */
@@ -381,7 +464,6 @@ TARGET static INLINE void NAME(outputs)(const int type, const int R, int64_t I, 
     const int size = type == F32 ? 4 : type == BF16 ? 2 : 1;
     /* As many sums as registers hold. */
     const int P = BYTES == 64 ? (R > 6 ? 3 : 4) : R > 2 ? (type == F32 ? 3 : 2) : 4;
-    float out[8 * 4];
     for (int64_t o = first; o < last;) {
         const char *from = w + o * I * size;
         const int count = last - o >= P ? P : 1;
@@ -389,15 +471,15 @@ TARGET static INLINE void NAME(outputs)(const int type, const int R, int64_t I, 
          * chunk, so that memory is never asked for more than it delivers. At the end nothing is left to fetch. */
         const int64_t ahead = passes == 1 ? P * (1 + AHEAD / (P * I * size)) : chunk;
         const int64_t stride = o + ahead + P <= O ? P * STEP(type) * size / passes : 0;
+        const float *factor = scale ? scale + o : NULL;
+        void *to = (char *)y + o * (narrowed ? 2 : 4);
         if (count < P)
-            NAME(block)(type, R, 1, I, from, x, from, 0, 0, out);
+            NAME(block)(type, R, 1, I, from, x, from, 0, 0, factor, narrowed, O, to);
         else if (passes == 1 && I * size > WIDE && stride)
-            NAME(block)(type, R, P, I, from, x, from + ahead * I * size, stride / P, 1, out);
+            NAME(block)(type, R, P, I, from, x, from + ahead * I * size, stride / P, 1, factor, narrowed, O, to);
         else
-            NAME(block)(type, R, P, I, from, x, from + ahead * I * size + P * I * size * pass / passes, stride, 0, out);
-        for (int r = 0; r < R; r++)
-            for (int p = 0; p < count; p++)
-                put(y, r * O + o + p, out[r * count + p] * (scale ? scale[o + p] : 1), narrowed);
+            NAME(block)(type, R, P, I, from, x, from + ahead * I * size + P * I * size * pass / passes, stride, 0, factor,
+                        narrowed, O, to);
         o += count;
     }
 }
