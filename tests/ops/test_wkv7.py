@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prosg.ops.pull import Pull
 from prosg.ops.wkv7 import KERNELS
 from prosg.ops.wkv7.compiled import LIBRARY, PARALLEL_FROM
 from support.kernels import compare, fast, with_threads
@@ -190,6 +191,17 @@ def test_only_what_is_asked_for_gets_a_gradient(name: str) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         assert not any(z.requires_grad for z in call(name, x.to(torch.float32)))
+
+
+@pytest.mark.parametrize("pulled", [False, True])
+@pytest.mark.parametrize("name", FAST)
+def test_a_step_of_states_that_no_cache_holds_is_the_oracle(name: str, pulled: bool) -> None:
+    x = draw(16, 1, 4, 128)
+    pull = Pull(torch.randn_like(x.state), -torch.rand(16, 4)) if pulled else None
+    with torch.no_grad():
+        (y, after), (expected_y, expected) = (KERNELS[kernel](*x, pull) for kernel in (name, "scan"))
+    assert (y - expected_y).abs().max() <= 1e-5 * expected_y.abs().max()
+    assert (after - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", ["scan", *FAST])

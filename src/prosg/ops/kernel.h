@@ -35,6 +35,7 @@
 
 #if defined(__GNUC__) && defined(__x86_64__)
 #define DISPATCH 1
+#include <immintrin.h>
 #endif
 
 /* Gradients fade exponentially over long texts. Numbers below the normal range are taken as 0, as each of them would

@@ -61,6 +61,10 @@ FUNCTION __m256i _mm256_loadu_si256(const __m256i *from)
 
 FUNCTION void _mm256_storeu_si256(__m256i *to, __m256i x) { memcpy(to, &x, sizeof x); }
 
+FUNCTION void _mm256_stream_si256(__m256i *to, __m256i x) { memcpy(to, &x, sizeof x); }
+
+FUNCTION void _mm512_stream_si512(__m512i *to, __m512i x) { memcpy(to, &x, sizeof x); }
+
 #define PART(name, type, of)                                                                                          \
     FUNCTION type name(of x, int which)                                                                               \
     {                                                                                                                 \

@@ -27,17 +27,11 @@
 #define ABI 1
 #define ITEM 96
 /* Bytes of W that are asked for before they are needed, at least, where rows are few. */
-#ifndef AHEAD
 #define AHEAD 16384
-#endif
 /* Bytes of a row from which on a single pass fetches rows side by side, as it reads them. */
-#ifndef WIDE
 #define WIDE 4096
-#endif
 /* Bytes of W that stay in the cache while all rows pass: these and as many that follow, which are fetched meanwhile. */
-#ifndef CHUNK
 #define CHUNK 131072
-#endif
 /* Rows from which on tiles are faster than dot products. */
 #define TILES_FROM 4
 
@@ -49,6 +43,12 @@
 /* Sums stay in registers where the loops over them are unrolled. */
 #define UNROLL _Pragma("GCC unroll 8")
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
+/* Lanes of two vectors of 16, those of the second counted on. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE __builtin_shufflevector
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (int __attribute__((vector_size(64)))){__VA_ARGS__})
+#endif
 
 #if defined(__x86_64__)
 #define DISPATCH 1
@@ -239,6 +239,7 @@ EXPORT int prosg_linear_rows_i8 ARGS { RUN(i8) }
 
 typedef float NAME(vec) __attribute__((vector_size(BYTES), may_alias, aligned(4)));
 typedef uint32_t NAME(bits) __attribute__((vector_size(BYTES), may_alias, aligned(2)));
+typedef uint16_t NAME(short_vec) __attribute__((vector_size(BYTES / 2)));
 #define VEC NAME(vec)
 #define WIDTH ((int)(BYTES / 4))
 /* Elements of W in a step of the loop over I: those of a whole register. */
@@ -287,11 +288,25 @@ TARGET static INLINE void NAME(each_sum)(const int n, const VEC *x, float *out)
 
 #if BYTES == 64
 /* Of four vectors the sums over their quarters, one vector's in each quarter. */
-TARGET static INLINE __m512 NAME(quarters)(VEC a, VEC b, VEC c, VEC d)
+TARGET static INLINE VEC NAME(quarters)(VEC a, VEC b, VEC c, VEC d)
 {
-    const __m512 ab = _mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x44) + _mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xee);
-    const __m512 cd = _mm512_shuffle_f32x4((__m512)c, (__m512)d, 0x44) + _mm512_shuffle_f32x4((__m512)c, (__m512)d, 0xee);
-    return _mm512_shuffle_f32x4(ab, cd, 0x88) + _mm512_shuffle_f32x4(ab, cd, 0xdd);
+    const VEC ab = SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+                   SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    const VEC cd = SHUFFLE(c, d, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+                   SHUFFLE(c, d, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    return SHUFFLE(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           SHUFFLE(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+
+/* Of four vectors the sums within each quarter, beside one another. */
+TARGET static INLINE VEC NAME(within)(VEC a, VEC b, VEC c, VEC d)
+{
+    const VEC ab = SHUFFLE(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+                   SHUFFLE(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+    const VEC cd = SHUFFLE(c, d, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+                   SHUFFLE(c, d, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+    return SHUFFLE(ab, cd, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+           SHUFFLE(ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
 }
 #endif
 
@@ -304,18 +319,14 @@ TARGET static INLINE void NAME(sums)(const int R, const int P, VEC sum[][4], flo
         const VEC none = {0};
         UNROLL
         for (int r = 0; r < R; r += 4) {
-            __m512 of[4];
+            VEC of[4];
             UNROLL
             for (int p = 0; p < 4; p++)
-                of[p] = p < P ? NAME(quarters)(sum[r][p], r + 1 < R ? sum[MIN(r + 1, R - 1)][p] : none,
-                                               r + 2 < R ? sum[MIN(r + 2, R - 1)][p] : none,
-                                               r + 3 < R ? sum[MIN(r + 3, R - 1)][p] : none)
-                              : (__m512)none;
-            const __m512 ab = _mm512_unpacklo_ps(of[0], of[1]) + _mm512_unpackhi_ps(of[0], of[1]);
-            const __m512 cd = _mm512_unpacklo_ps(of[2], of[3]) + _mm512_unpackhi_ps(of[2], of[3]);
-            const __m512 all = (__m512)_mm512_unpacklo_pd((__m512d)ab, (__m512d)cd) +
-                               (__m512)_mm512_unpackhi_pd((__m512d)ab, (__m512d)cd);
-            _mm512_storeu_ps(out + r * 4, all);
+                of[p] = p >= P ? none
+                               : NAME(quarters)(sum[r][p], r + 1 < R ? sum[MIN(r + 1, R - 1)][p] : none,
+                                                r + 2 < R ? sum[MIN(r + 2, R - 1)][p] : none,
+                                                r + 3 < R ? sum[MIN(r + 3, R - 1)][p] : none);
+            *(VEC *)(out + r * 4) = NAME(within)(of[0], of[1], of[2], of[3]);
         }
         return;
     }
@@ -326,39 +337,33 @@ TARGET static INLINE void NAME(sums)(const int R, const int P, VEC sum[][4], flo
 }
 
 /* Puts P outputs of R rows, out (R, 4), times their factors, where y wants them. */
-TARGET static INLINE void NAME(place)(const int R, const int P, const float *out, const float *scale, int narrowed,
-                                      int64_t O, void *y)
+TARGET static INLINE void NAME(place)(const int R, const int P, float *out, const float *scale, int narrowed, int64_t O,
+                                      void *y)
 {
+    if (scale)
+        for (int r = 0; r < R; r++)
+            for (int p = 0; p < P; p++)
+                out[r * 4 + p] *= scale[p];
+    if (narrowed) {
+        bf16 narrow_out[8 * 4];
 #if BYTES == 64
-    const __mmask8 kept = (__mmask8)((1 << P) - 1);
-    const __m512 factor = _mm512_broadcast_f32x4(scale ? _mm_maskz_loadu_ps(kept, scale) : _mm_set1_ps(1));
-    UNROLL
-    for (int r = 0; r < R; r += 4) {
-        const __m512 value = _mm512_loadu_ps(out + r * 4) * factor;
-        if (narrowed) {
-            /* As narrow() does it: to the nearest, ties to even, NaN stays NaN. */
-            const __m512i bits = (__m512i)value, one = _mm512_set1_epi32(1);
-            const __m512i odd = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), one);
-            const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-            const __m512i rounded = _mm512_mask_mov_epi32(_mm512_srli_epi32(up, 16),
-                                                          _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q),
-                                                          _mm512_set1_epi32(0x7fc0));
-            bf16 short_of[16];
-            _mm256_storeu_si256((__m256i *)short_of, _mm512_cvtepi32_epi16(rounded));
-            for (int j = 0; j < 4 && r + j < R; j++)
-                memcpy((bf16 *)y + (r + j) * O, short_of + j * 4, sizeof(bf16) * (size_t)P);
-        } else {
-            float scaled[16];
-            _mm512_storeu_ps(scaled, value);
-            for (int j = 0; j < 4 && r + j < R; j++)
-                memcpy((float *)y + (r + j) * O, scaled + j * 4, sizeof(float) * (size_t)P);
+        UNROLL
+        for (int r = 0; R > 2 && r < R; r += 4) {
+            const VEC value = *(const VEC *)(out + r * 4);
+            const NAME(bits) bits = (NAME(bits))value, up = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+            const NAME(bits) number = (NAME(bits))(value == value); /* else NaN, as in narrow() */
+            const NAME(short_vec) all = __builtin_convertvector((up & number) | (0x7fc0 & ~number), NAME(short_vec));
+            memcpy(narrow_out + r * 4, &all, sizeof(all));
         }
-    }
-#else
-    for (int r = 0; r < R; r++)
-        for (int p = 0; p < P; p++)
-            put(y, r * O + p, out[r * 4 + p] * (scale ? scale[p] : 1), narrowed);
 #endif
+        for (int r = 0; (BYTES < 64 || R <= 2) && r < R; r++)
+            for (int p = 0; p < P; p++)
+                narrow_out[r * 4 + p] = narrow(out[r * 4 + p]);
+        for (int r = 0; r < R; r++)
+            memcpy((bf16 *)y + r * O, narrow_out + r * 4, sizeof(bf16) * (size_t)P);
+    } else
+        for (int r = 0; r < R; r++)
+            memcpy((float *)y + r * O, out + r * 4, sizeof(float) * (size_t)P);
 }
 
 /* A register of W's type, as fp32: the elements that fall into part `part` of the step. */

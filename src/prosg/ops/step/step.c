@@ -31,6 +31,10 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE inline __attribute__((always_inline))
+/* Lanes of two vectors, those of the second counted on. */
+#define SHUFFLE __builtin_shufflevector
+/* Arrays of the loop that follows do not overlap: there are too many for compilers to compare. */
+#define APART _Pragma("GCC ivdep")
 #define PASTE(a, b, c) a##_##b##_##c
 #define JOIN(a, b, c) PASTE(a, b, c)
 #define NAME(function) JOIN(function, TYPE, SET)
@@ -38,6 +42,13 @@
 #if defined(__x86_64__)
 #define DISPATCH 1
 #include <immintrin.h>
+#if defined(__clang__) || __GNUC__ >= 12
+#define PAIRS 1 /* the compiler knows the products of pairs of bf16, and shuffles of vectors */
+#define WIDEST_OF(function) function##_bf16dot
+#else
+#define PAIRS 0
+#define WIDEST_OF(function) function##_avx512
+#endif
 #endif
 
 #define TYPE f32
@@ -72,13 +83,14 @@ static int level(void)
         __builtin_cpu_init();
         known = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
-                    ? 2
+                    ? (PAIRS && __builtin_cpu_supports("avx512bf16") ? 3 : 2)
                     : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     }
     return known;
 }
 #define RUN(function, type, ...)                                                                                      \
     switch (level()) {                                                                                                \
+    case 3: return WIDEST_OF(function##_##type)(__VA_ARGS__);                                                        \
     case 2: return function##_##type##_avx512(__VA_ARGS__);                                                           \
     case 1: return function##_##type##_avx2(__VA_ARGS__);                                                             \
     default: return function##_##type##_plain(__VA_ARGS__);                                                           \
@@ -92,7 +104,7 @@ EXPORT int prosg_step_abi(void) { return ABI; }
 
 EXPORT const char *prosg_step_instructions(void)
 {
-    static const char *const names[] = {"plain", "avx2", "avx512f"};
+    static const char *const names[] = {"plain", "avx2", "avx512f", "avx512bf16"};
     return names[level()];
 }
 
@@ -126,7 +138,20 @@ EACH(columns, bf16)
 
 #define EACH_SET "step/step.c"
 #define WIDEST "avx512f,avx512dq,avx512bw,avx512vl,fma,prefer-vector-width=512"
+#define DOT 0
 #include "sets.h"
+#undef DOT
+#if DISPATCH && PAIRS
+#define SET bf16dot
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,fma,prefer-vector-width=512")))
+#define BYTES 64
+#define DOT NARROW
+#include "step/step.c"
+#undef SET
+#undef TARGET
+#undef BYTES
+#undef DOT
+#endif
 
 #else /* for one type and one instruction set */
 
@@ -136,7 +161,7 @@ typedef float NAME(vec) __attribute__((vector_size(BYTES), may_alias, aligned(4)
 #define VEC NAME(vec)
 #define WIDTH ((int)(BYTES / 4))
 #define TILE (LANES / 2 / WIDTH) /* vectors of a tile of columns, and its rows: as many as there are registers for */
-#define TILE_ROWS ((int)(BYTES / 16))
+#define TILE_ROWS (BYTES == 64 ? 8 : BYTES / 16)
 
 /* A register of numbers as fp32. */
 TARGET static INLINE VEC NAME(load)(const REAL *x)
@@ -322,7 +347,7 @@ TARGET static int NAME(replace)(int64_t H, int64_t N, int64_t unused, int64_t no
     for (int64_t n = begin; n < end; n++)
         for (int64_t h = 0; h < H; h++) {
             float length = 0;
-            for (int64_t c = h * N; c < (h + 1) * N; c++) {
+            APART for (int64_t c = h * N; c < (h + 1) * N; c++) {
                 const int64_t i = n * H * N + c;
                 const float rate = NAME(sigmoid)(GET(a0[c]) + GET(a_raw[i])), key = GET(k[i]);
                 to_r[i] = GET(r[i]);
@@ -333,7 +358,7 @@ TARGET static int NAME(replace)(int64_t H, int64_t N, int64_t unused, int64_t no
                 to_v[i] = GET(v[i]);
             }
             if (v_raw)
-                for (int64_t c = h * N; c < (h + 1) * N; c++) {
+                APART for (int64_t c = h * N; c < (h + 1) * N; c++) {
                     const int64_t i = n * H * N + c;
                     to_v[i] += (GET(first[i]) - to_v[i]) * NAME(sigmoid)(GET(v0[c]) + GET(v_raw[i]));
                 }
@@ -341,7 +366,7 @@ TARGET static int NAME(replace)(int64_t H, int64_t N, int64_t unused, int64_t no
                 length += to_a[n * H * N + c] * to_a[n * H * N + c];
             length = sqrtf(length);
             length = 1 / (length > 1e-12f ? length : 1e-12f);
-            for (int64_t i = (n * H + h) * N; i < (n * H + h + 1) * N; i++) {
+            APART for (int64_t i = (n * H + h) * N; i < (n * H + h + 1) * N; i++) {
                 const float unit = to_a[i] * length;
                 to_a[i] = -unit;
                 to_b[i] *= unit;
@@ -366,7 +391,7 @@ TARGET static int NAME(finish)(int64_t H, int64_t N, int64_t eps, int64_t unused
             NAME(moments)(N, y + start, NAME(number)(eps), &mean, &scale);
             for (int64_t i = 0; i < N; i++)
                 bonus += r[start + i] * k[start + i] * GET(r_k[h * N + i]);
-            for (int64_t i = 0; i < N; i++) {
+            APART for (int64_t i = 0; i < N; i++) {
                 const int64_t c = h * N + i, j = start + i;
                 tap[j] = (y[j] - mean) * scale * GET(weight[c]) + GET(bias[c]) + bonus * v[j];
                 out[j] = PUT(GET(PUT(tap[j])) * GET(gate[j]));
@@ -428,20 +453,82 @@ TARGET static int NAME(add)(int64_t count, int64_t q, int64_t r, int64_t s, int6
     return 0;
 }
 
-/* R rows and LANES / 2 outputs of columns, x in fp32. */
-TARGET static INLINE void NAME(tile)(const int R, int64_t I, int64_t O, const float *x, const REAL *w,
-                                     float sum[][LANES / 2])
+#if DOT
+typedef uint32_t NAME(numbers) __attribute__((vector_size(BYTES), may_alias));
+typedef REAL NAME(pairs) __attribute__((vector_size(BYTES), may_alias, aligned(2)));
+/* Lanes of two rows of W beside one another, from the first, or from the middle on. */
+#define BESIDE(a, b, i)                                                                                                \
+    SHUFFLE(a, b, i, i + 32, i + 1, i + 33, i + 2, i + 34, i + 3, i + 35, i + 4, i + 36, i + 5, i + 37, i + 6, i + 38, \
+            i + 7, i + 39, i + 8, i + 40, i + 9, i + 41, i + 10, i + 42, i + 11, i + 43, i + 12, i + 44, i + 13,       \
+            i + 45, i + 14, i + 46, i + 15, i + 47)
+
+/* The products of R rows' numbers i and i + 1, the second of which may be missing, by the processor's own of bf16. */
+TARGET static INLINE void NAME(add_pair)(const int R, const int L, const int whole, int64_t I, int64_t O, const REAL *x,
+                                         const REAL *w, VEC parts[][8])
 {
-    VEC parts[TILE_ROWS][TILE] = {{{0}}};
-    for (int64_t i = 0; i < I; i++) {
-        VEC from[TILE];
-        _Pragma("GCC unroll 8") for (int l = 0; l < TILE; l++)
-            from[l] = NAME(load)(w + i * O + l * WIDTH);
-        _Pragma("GCC unroll 4") for (int n = 0; n < R; n++)
-            _Pragma("GCC unroll 8") for (int l = 0; l < TILE; l++)
-                parts[n][l] += x[n * I + i] * from[l];
+    _Pragma("GCC unroll 4") for (int l = 0; l < L; l += 2) {
+        const NAME(pairs) one = *(const NAME(pairs) *)(w + l * WIDTH);
+        const NAME(pairs) other = whole ? *(const NAME(pairs) *)(w + O + l * WIDTH) : (NAME(pairs)){0};
+        const __m512bh first = (__m512bh)BESIDE(one, other, 0), second = (__m512bh)BESIDE(one, other, 16);
+        _Pragma("GCC unroll 8") for (int n = 0; n < R; n++) {
+            uint32_t pair = 0;
+            memcpy(&pair, x + n * I, whole ? 4 : 2);
+            const __m512bh both = (__m512bh)(pair + (NAME(numbers)){0});
+            parts[n][l] = (VEC)_mm512_dpbf16_ps((__m512)parts[n][l], first, both);
+            parts[n][l + 1] = (VEC)_mm512_dpbf16_ps((__m512)parts[n][l + 1], second, both);
+        }
     }
-    memcpy(sum, parts, (size_t)R * sizeof(parts[0]));
+}
+#undef BESIDE
+#define READY REAL
+#define WIDE(x) GET(x)
+#else
+#define READY float
+#define WIDE(x) (x)
+#endif
+
+/* R rows and L vectors of outputs of columns: sum (R, L WIDTH). */
+TARGET static INLINE void NAME(tile)(const int R, const int L, int64_t I, int64_t O, const READY *x, const REAL *w,
+                                     float *sum)
+{
+    VEC parts[TILE_ROWS][8] = {{{0}}};
+    int64_t i = 0;
+#if DOT
+    for (; i + 1 < I; i += 2)
+        NAME(add_pair)(R, L, 1, I, O, x + i, w + i * O, parts);
+    if (i < I)
+        NAME(add_pair)(R, L, 0, I, O, x + i, w + i * O, parts);
+#else
+    for (; i < I; i++)
+        _Pragma("GCC unroll 8") for (int l = 0; l < L; l++) {
+            const VEC from = NAME(load)(w + i * O + l * WIDTH);
+            _Pragma("GCC unroll 8") for (int n = 0; n < R; n++)
+                parts[n][l] += x[n * I + i] * from;
+        }
+#endif
+    for (int n = 0; n < R; n++)
+        memcpy(sum + n * L * WIDTH, parts[n], (size_t)L * sizeof(VEC));
+}
+
+/* Outputs [o, o + lanes) of `count` rows of columns: sum (count, lanes). One row's are many, for sums enough at a time. */
+TARGET static INLINE void NAME(outputs)(int64_t count, int64_t lanes, int64_t I, int64_t O, const READY *x, const REAL *w,
+                                        float *sum)
+{
+    if (lanes == TILE * WIDTH && count == TILE_ROWS)
+        NAME(tile)(TILE_ROWS, TILE, I, O, x, w, sum);
+    else if (lanes == TILE * WIDTH && count == TILE_ROWS / 2)
+        NAME(tile)(TILE_ROWS / 2, TILE, I, O, x, w, sum);
+    else if (lanes == 8 * WIDTH)
+        NAME(tile)(1, 8, I, O, x, w, sum);
+    else if (lanes == TILE * WIDTH)
+        NAME(tile)(1, TILE, I, O, x, w, sum);
+    else {
+        memset(sum, 0, (size_t)(count * lanes) * sizeof(float));
+        for (int64_t i = 0; i < I; i++)
+            for (int64_t n = 0; n < count; n++)
+                for (int64_t l = 0; l < lanes; l++)
+                    sum[n * lanes + l] += WIDE(x[n * I + i]) * GET(w[i * O + l]);
+    }
 }
 
 /* y (rows, O) = act(x (rows, I) w (I, O)); act: 0 none, 1 tanh, 2 sigmoid. */
@@ -450,39 +537,41 @@ TARGET static int NAME(columns)(int64_t rows, int64_t I, int64_t O, int64_t act,
 {
     const REAL *x = at[0], *w = at[1];
     REAL *y = at[2];
-    float *wide = malloc((size_t)(rows * I) * sizeof(float));
     (void)t, (void)begin, (void)end;
-    if (!wide)
+#if DOT
+    const REAL *const ready = x;
+#else
+    float *const ready = malloc((size_t)(rows * I) * sizeof(float));
+    if (!ready)
         return 1;
     for (int64_t i = 0; i < rows * I; i++)
-        wide[i] = GET(x[i]);
-    for (int64_t o = 0; o < O; o += LANES / 2)
-        for (int64_t n = 0; n < rows;) {
-            const int64_t lanes = O - o < LANES / 2 ? O - o : LANES / 2, left = rows - n;
-            const int64_t count = left >= TILE_ROWS ? TILE_ROWS : 1;
-            float sum[TILE_ROWS][LANES / 2] = {{0}};
-            if (lanes < LANES / 2)
-                for (int64_t i = 0; i < I; i++)
-                    for (int64_t m = 0; m < count; m++)
-                        for (int64_t l = 0; l < lanes; l++)
-                            sum[m][l] += wide[(n + m) * I + i] * GET(w[i * O + o + l]);
-            else if (count == TILE_ROWS)
-                NAME(tile)(TILE_ROWS, I, O, wide + n * I, w + o, sum);
-            else
-                NAME(tile)(1, I, O, wide + n * I, w + o, sum);
+        ready[i] = GET(x[i]);
+#endif
+    int64_t count, lanes;
+    for (int64_t n = 0; n < rows; n += count) {
+        const int64_t left = rows - n;
+        count = left >= TILE_ROWS ? TILE_ROWS : left >= TILE_ROWS / 2 ? TILE_ROWS / 2 : 1;
+        for (int64_t o = 0; o < O; o += lanes) {
+            float sum[TILE_ROWS * TILE * WIDTH];
+            lanes = count == 1 && O - o >= 8 * WIDTH ? 8 * WIDTH : O - o >= TILE * WIDTH ? TILE * WIDTH : O - o;
+            NAME(outputs)(count, lanes, I, O, ready + n * I, w + o, sum);
             for (int64_t m = 0; m < count; m++)
                 for (int64_t l = 0; l < lanes; l++) {
-                    const float value = sum[m][l];
+                    const float value = sum[m * lanes + l];
                     y[(n + m) * O + o + l] = PUT(act == 1   ? 2 * NAME(sigmoid)(2 * value) - 1
                                                  : act == 2 ? NAME(sigmoid)(value)
                                                             : value);
                 }
-            n += count;
         }
-    free(wide);
+    }
+#if !DOT
+    free(ready);
+#endif
     return 0;
 }
 
+#undef READY
+#undef WIDE
 #undef LANES
 #undef VEC
 #undef WIDTH

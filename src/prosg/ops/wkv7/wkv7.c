@@ -52,6 +52,12 @@ enum { U, D, K, V, B, R, A, GY, GU, GW, GK, GV, GB, GR, GA, ARRAYS };
 /* Steps ahead at which forward asks for its inputs. */
 #define AHEAD 2
 
+/* Bytes of a call's states from which on a single step writes them past the caches: read again at the next token, of which
+ * there are other layers in between, they would not be there any more, and what they replace is first read in vain. */
+#define AWAY ((int64_t)4 << 20)
+/* Bytes ahead at which it then asks for states. */
+#define FORESEEN 4096
+
 #define FORWARD_ARGS(real)                                                                                            \
     (int64_t T, int64_t H, int64_t N, int64_t begin, int64_t end, const int64_t *lengths, const real *r,              \
      const real *w, const real *k, const real *v, const real *a, const real *b, const real *state, const real *pull,  \
@@ -185,8 +191,25 @@ TARGET static void NAME(product)(int64_t N, int64_t P, const REAL *m, const REAL
         NAME(product_rows)(1, N, P, m + i, f, e + i);
 }
 
+/* A vector of what is written, with `away` past the caches. */
+TARGET static INLINE void NAME(write)(REAL *to, VEC x, const int away)
+{
+#if BYTES == 64
+    if (away)
+        _mm512_stream_si512((__m512i *)to, (__m512i)x);
+    else
+#elif BYTES == 32
+    if (away)
+        _mm256_stream_si256((__m256i *)to, (__m256i)x);
+    else
+#else
+    (void)away;
+#endif
+        LOOSE(to) = x;
+}
+
 /* One step for n <= 4 rows of a state as it stands in memory: a single one is not worth the way to columns and back. */
-TARGET static INLINE void NAME(single_rows)(const int n, int64_t N, const REAL *state, const REAL *r, const REAL *d,
+TARGET static INLINE void NAME(single_rows)(const int n, const int away, int64_t N, const REAL *state, const REAL *r, const REAL *d,
                                             const REAL *k, const REAL *v, const REAL *a, const REAL *b,
                                             const REAL *pull, const REAL keep, REAL *restrict y, REAL *restrict out,
                                             REAL *restrict u)
@@ -196,8 +219,11 @@ TARGET static INLINE void NAME(single_rows)(const int n, int64_t N, const REAL *
     for (int i = 0; i < n; i++)
         parts[i] = (VEC){0};
     for (int64_t j = 0; j < whole; j += WIDTH)
-        for (int i = 0; i < n; i++)
+        for (int i = 0; i < n; i++) {
+            if (away)
+                __builtin_prefetch((const char *)(state + i * N + j) + FORESEEN, 0, 2);
             parts[i] += LOOSE(state + i * N + j) * LOOSE(a + j);
+        }
     NAME(sums)(n, parts, u);
     for (int64_t j = whole; j < N; j++)
         for (int i = 0; i < n; i++)
@@ -209,9 +235,9 @@ TARGET static INLINE void NAME(single_rows)(const int n, int64_t N, const REAL *
             const VEC x = LOOSE(state + i * N + j) * LOOSE(d + j) + LOOSE(b + j) * u[i] + LOOSE(k + j) * v[i];
             parts[i] += x * LOOSE(r + j);
             if (pull)
-                LOOSE(out + i * N + j) = x * keep + LOOSE(pull + i * N + j);
+                NAME(write)(out + i * N + j, x * keep + LOOSE(pull + i * N + j), away);
             else
-                LOOSE(out + i * N + j) = x;
+                NAME(write)(out + i * N + j, x, away);
         }
     }
     NAME(sums)(n, parts, y);
@@ -335,6 +361,8 @@ TARGET static int NAME(forward) FORWARD_ARGS(REAL)
         return 1;
     REAL *const d = S + N * P, *const value = d + P, *const removed = value + P, *const read = removed + P;
     REAL *const target = read + P;
+    const int away = (end - begin) * N * N * (int64_t)sizeof(REAL) >= AWAY && N % (64 / (int64_t)sizeof(REAL)) == 0 &&
+                     (uintptr_t)state_out % 64 == 0;
     ENTER
     for (int64_t item = begin; item < end; item++) {
         ITEM
@@ -342,15 +370,19 @@ TARGET static int NAME(forward) FORWARD_ARGS(REAL)
         if (T == 1 && steps == 1) {
             NAME(decay)(N, w + x, d);
             int64_t i = 0;
-#define RUN(n, pull)                                                                                                  \
-    NAME(single_rows)(n, N, state + m + i * N, r + x, d, k + x, v + x + i, a + x, b + x, pull, stay, y + x + i,       \
+#define RUN(n, away, pull)                                                                                            \
+    NAME(single_rows)(n, away, N, state + m + i * N, r + x, d, k + x, v + x + i, a + x, b + x, pull, stay, y + x + i,       \
                       state_out + m + i * N, removed + i)
+            for (; away && pull && i + 4 <= N; i += 4)
+                RUN(4, 1, pull + m + i * N);
+            for (; away && i + 4 <= N; i += 4)
+                RUN(4, 1, NULL);
             for (; pull && i + 4 <= N; i += 4)
-                RUN(4, pull + m + i * N);
+                RUN(4, 0, pull + m + i * N);
             for (; i + 4 <= N; i += 4)
-                RUN(4, NULL);
+                RUN(4, 0, NULL);
             for (; i < N; i++)
-                RUN(1, pull ? pull + m + i * N : NULL);
+                RUN(1, 0, pull ? pull + m + i * N : NULL);
 #undef RUN
             if (u)
                 NAME(copy)(1, N, removed, 0, u + x, 0);
@@ -379,6 +411,10 @@ TARGET static int NAME(forward) FORWARD_ARGS(REAL)
             memset(y + x + t * step, 0, (size_t)N * sizeof(REAL));
         NAME(transpose)(N, S, P, state_out + m, N);
     }
+#ifdef DISPATCH
+    if (away)
+        _mm_sfence();
+#endif
     LEAVE
     free(block);
     return 0;
