@@ -35,6 +35,7 @@ from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.serving import Engine, Finished, Piece, Request
 from prosg.tokenizers.json_file import JsonTokenizer
+from prosg.utils.allocation import use_large_pages
 from prosg.utils.environment import processor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -56,7 +57,9 @@ def make_model(version: str, shape: str, dtype: torch.dtype) -> ProSG:
     inner = tokenizers.Tokenizer(models.WordLevel(words, unk_token="w0"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     model.tokenizer = JsonTokenizer(inner)
-    return model.to(dtype).eval()
+    model.to(dtype).eval()
+    use_large_pages([*backbone.parameters(), *backbone.buffers()])  # as in every model that is opened
+    return model
 
 
 class Bench:

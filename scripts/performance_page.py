@@ -143,6 +143,8 @@ def linear_machine() -> str:
 
 TABLES = {
     "decoding": decoding,
+    "decoding_amx": partial(decoding, "decoding_amx"),
+    "machine_amx": partial(machine, "decoding_amx"),
     "decoding_avx2": partial(decoding, "decoding_avx2"),
     "machine_avx2": partial(machine, "decoding_avx2"),
     "linear": linear,

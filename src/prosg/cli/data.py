@@ -44,8 +44,8 @@ def _make_parser() -> Parser:
     )
     parser.add_range(
         "--items",
-        help="how much a prompt gives: digits of code (6 to 8 by default), names of names and reverse (4), pairs of "
-        "pairs (2 to 4), objects of list_use (3)",
+        help="how much a prompt gives: digits of code (6 to 8 by default), names of names, reverse and guests (4), "
+        "pairs of pairs (2 to 4), objects of list_use (3)",
     )
     add_overwrite(parser)
     return parser

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -135,11 +136,16 @@ class LayerSynthesizer(nn.Module):
         )
 
     def reduce(self, taps: Taps, layer: int) -> Tensor:
-        """u (B, T, d), the reduced input and memory of each position."""
-        dtype = self.from_input.weight.dtype
-        u: Tensor = self.from_input(taps.inputs[layer].to(dtype))
+        """u (B, T, d), the reduced input and memory of each position.
+
+        Without gradients the products have the inputs' type: a bf16 backbone's are bf16, as autocast's are in training.
+        """
+        inputs = taps.inputs[layer]
+        narrow = inputs.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+        dtype = torch.bfloat16 if narrow else self.from_input.weight.dtype
+        u = _product(self.from_input, inputs, dtype)
         if self.config.memory_tap:
-            u = u + self.from_memory(taps.memory[layer].to(dtype))
+            u = u + _product(self.from_memory, taps.memory[layer], dtype)
         return u
 
     def score(self, taps: Taps, layer: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,6 +191,15 @@ class LayerSynthesizer(nn.Module):
 def make_stack(config: ProSGConfig, width: int) -> Stack:
     """Builds the transforming stack for slots of this width."""
     return Stack(width, config.hidden or width, config.blocks)
+
+
+def _product(linear: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a layer gives, its product computed in a type, in the type of its weights."""
+    if linear.weight.dtype == dtype:
+        y: Tensor = linear(x.to(dtype))
+        return y
+    bias = None if linear.bias is None else linear.bias.to(dtype)
+    return F.linear(x.to(dtype), linear.weight.to(dtype), bias).to(linear.weight.dtype)
 
 
 def _normal(*shape: int, scale: float = 1.0) -> Tensor:

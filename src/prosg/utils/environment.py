@@ -10,15 +10,26 @@ from pathlib import Path
 __all__ = ["commit", "processor", "versions"]
 
 
+FEATURES = {"avx512f": "AVX512", "avx512_bf16": "bf16", "amx_bf16": "AMX"}
+"""What Linux calls a processor's instructions, and what they are called here."""
+
+
 def processor() -> str:
-    """Returns the processor's model name, or its architecture if the system does not tell."""
+    """Returns the processor's model name, with what makes it fast, or its architecture if the system does not tell.
+
+    Virtual machines give many processors one name: "AMD EPYC" is three times as fast "with AVX512 and bf16" as without.
+    """
+    known: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+            name, _, value = line.partition(":")
+            known.setdefault(name.strip(), value.strip())
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    features = known.get("flags", "").split()
+    with_what = [shown for flag, shown in FEATURES.items() if flag in features]
+    name = known.get("model name") or platform.processor() or platform.machine()
+    return f"{name} with {' and '.join(with_what)}" if with_what else name
 
 
 def commit() -> str:

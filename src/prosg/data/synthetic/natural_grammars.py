@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from prosg.data.synthetic.demo_grammars import code_of, draw_names, story_then_late
+from prosg.data.synthetic.demo_grammars import NAME_COUNT, code_of, draw_names, story_then_late
 from prosg.data.synthetic.grammar import AnswerPart, Contents, Grammar, RowDraft, listing
 from prosg.data.synthetic.story import Story
 from prosg.data.synthetic.words import OBJECTS, PLACES
@@ -79,5 +79,5 @@ def build_meeting(contents: Contents, rng: Random, story: Story | None) -> RowDr
 
 
 PASSWORD = Grammar("password", draw_password, build_password)
-GUESTS = Grammar("guests", draw_names, build_guests)
+GUESTS = Grammar("guests", draw_names, build_guests, items=NAME_COUNT)
 MEETING = Grammar("meeting", draw_meeting, build_meeting)
