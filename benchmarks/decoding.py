@@ -1,6 +1,6 @@
 """Decoding at the 169M shapes, beside the peers and the machine's limit, on one core.
 
-    python benchmarks/decoding.py [--out FILE] [--versions rwkv4 rwkv7] [--batches 1 8 32] [--repeats 7] [--small]
+    python benchmarks/decoding.py [--out FILE] [--versions rwkv4 rwkv7] [--batches 1 8 32 64] [--repeats 7] [--small]
 
 Random weights of the published shapes. Systems: the `rwkv` package and transformers (one row: what they do with several
 is wrong or not there), prosg alone, and prosg with a rank-8 update of its own in every row. All of one version and type
@@ -119,7 +119,7 @@ def measure(version: str, dtype: str, batches: list[int], repeats: int, small: b
 
 def main() -> None:
     parser = shapes_parser(__doc__, [*TYPES, "int8"], repeats=7)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64])
     args = begin(parser)
     print(f"{processor()}; torch {torch.__version__}; one thread")
     print(f"{'':8}{'':6}{'':18}{'rows':>5}{'tokens/s':>10}{'x rwkv':>8}{'limit':>8}{'share':>7}")

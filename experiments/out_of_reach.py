@@ -1,9 +1,11 @@
 """What a module's update alone tells of a prompt: answers are read from the initial state, the prompt out of reach.
 
-    python experiments/out_of_reach.py --module runs/real/plus --rows test.jsonl --out out-of-reach.json
+    python experiments/out_of_reach.py --module runs/real/plus --rows test.jsonl --train train.jsonl \\
+        --out out-of-reach.json
 
 By kind of row, in nats per token and with 95 % bootstrap intervals over rows: what the answers cost under their own
-update, under that of another row of the kind, with nothing, and with the prompt itself in reach and no update. An
+update, under that of another row of the kind, under the mean of training prompts' updates (with --train), with
+nothing, and with the prompt itself in reach and no update. An
 answer's first token is left out: the prompt's own logits predict it. Late stages likewise, and how often each of
 their tokens is the likeliest.
 """
@@ -17,9 +19,12 @@ import torch
 from torch import Tensor
 
 from prosg.checkpoints.load import load_model, require_tokenizer
+from prosg.core.encoded import EncodedPrompt
+from prosg.core.update import Update, mean_update
 from prosg.data.collate import collate
 from prosg.data.encode import EncodedRow, encode_rows
-from prosg.data.row import read_rows
+from prosg.data.row import Row, read_rows
+from prosg.evaluation.controls import encode_training
 from prosg.evaluation.formatting import amount
 from prosg.evaluation.report.cells import signed
 from prosg.evaluation.statistics import compare, mean_of
@@ -31,11 +36,13 @@ from prosg.utils.io import write_json
 from prosg.utils.tables import to_text
 
 BATCH = 16
-CONDITIONS = ("own", "other", "nothing", "prompt")
+CONDITIONS = ("own", "other", "mean", "nothing", "prompt")
 
 
 @torch.no_grad()
-def scored(model: ProSG, rows: Sequence[EncodedRow]) -> dict[str, tuple[AnswerScores, dict[str, Tensor]]]:
+def scored(
+    model: ProSG, rows: Sequence[EncodedRow], mean: Update | None
+) -> dict[str, tuple[AnswerScores, dict[str, Tensor]]]:
     """Scores of one batch under each condition, and the batch. A row's other one is the next."""
     batch = collate(rows, late_weight=1.0)
     texts = (batch["prompt"], batch["prompt_lengths"], batch["answer"], batch["answer_lengths"])
@@ -44,16 +51,34 @@ def scored(model: ProSG, rows: Sequence[EncodedRow]) -> dict[str, tuple[AnswerSc
     empty = torch.zeros_like(batch["prompt_lengths"])
     nothing = score_in_one_call(model.backbone, texts[0], empty, *texts[2:], None)[0].scores
     prompt = model.score_after(*texts, memory="none")
-    return dict(zip(CONDITIONS, ((scores, batch) for scores in (own, other, nothing, prompt)), strict=True))
+    found = {"own": own, "other": other, "nothing": nothing, "prompt": prompt}
+    if mean is not None:
+        # Each row alone: a mean update is as large as the matrices that it changes. The logits are not counted.
+        start = EncodedPrompt((), mean, torch.zeros(1, model.backbone.config.vocab_size))
+        alone = [
+            score_in_one_call(model.backbone, texts[0][i], empty[i], texts[2][i], texts[3][i], start)[0].scores
+            for i in torch.arange(len(rows)).split(1)
+        ]
+        found["mean"] = AnswerScores(torch.cat([one.nll for one in alone]), torch.cat([one.hits for one in alone]))
+    return {name: (scores, batch) for name, scores in found.items()}
 
 
-def measure(model: ProSG, rows: Sequence[EncodedRow]) -> dict[str, dict[str, dict[str, float]]]:
+def mean_of_kind(model: ProSG, kind: str, rows: Sequence[Row], module: str) -> Update | None:
+    """The mean update of a kind's training prompts; None without any."""
+    encoded, _ = encode_rows([row for row in rows if row.kind == kind], require_tokenizer(model, module), model.special)
+    if not encoded:
+        return None
+    read = encode_training(model, kind, [row.prompt for row in encoded], "update")
+    return mean_update((one.update for one in read if one.update is not None), 1)
+
+
+def measure(model: ProSG, rows: Sequence[EncodedRow], mean: Update | None) -> dict[str, dict[str, dict[str, float]]]:
     """Condition -> "answer", "late" (nats per token) and "exact" (1 or 0) -> row -> value."""
     found: dict[str, dict[str, dict[str, float]]] = {
-        name: {"answer": {}, "late": {}, "exact": {}} for name in CONDITIONS
+        name: {"answer": {}, "late": {}, "exact": {}} for name in CONDITIONS if name != "mean" or mean is not None
     }
     for indices in batches_by_length(rows, BATCH):
-        for name, (scores, batch) in scored(model, [rows[i] for i in indices]).items():
+        for name, (scores, batch) in scored(model, [rows[i] for i in indices], mean).items():
             place = torch.arange(batch["answer"].shape[1])
             valid = (batch["weights"] > 0) & (place > 0)
             late = valid & (place >= batch["late_start"].unsqueeze(1))
@@ -71,21 +96,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--module", required=True, help="an adapter, or what its training left")
     parser.add_argument("--rows", required=True, help="jsonl rows, at least two of each kind")
+    parser.add_argument("--train", nargs="*", default=[], help="jsonl rows whose prompts' mean update is measured, too")
     parser.add_argument("--out", required=True, help="the JSON file to write: every row's values")
     options = parser.parse_args()
     model = load_model(options.module)
-    rows = read_rows(options.rows)
-    values, table = {}, [["kind", "rows", "own", *(f"{name} - own" for name in CONDITIONS[1:]), "late exact, own"]]
+    rows, trained = read_rows(options.rows), [row for path in options.train for row in read_rows(path)]
+    shown = [name for name in CONDITIONS[1:] if name != "mean" or trained]
+    values, table = {}, [["kind", "rows", "own", *(f"{name} - own" for name in shown), "exact: own", "other"]]
     for kind in dict.fromkeys(row.kind for row in rows):
         chosen = [row for row in rows if row.kind == kind]
         encoded, _ = encode_rows(chosen, require_tokenizer(model, options.module), model.special)
-        values[kind] = found = measure(model, encoded)
+        values[kind] = found = measure(model, encoded, mean_of_kind(model, kind, trained, options.module))
         for part in ("answer", "late"):
             own = found["own"][part]
             if own and (mean := mean_of(own)) is not None:
-                exact = mean_of(found["own"]["exact"]) if part == "late" else None
-                gaps = [signed(compare(found[name][part], own)) for name in CONDITIONS[1:]]
-                cells = [str(len(own)), f"{mean.mean:.3f}", *gaps, "" if exact is None else amount(exact.mean)]
+                gaps = [signed(compare(found[name][part], own)) if name in found else "" for name in shown]
+                exact = [mean_of(found[name]["exact"]) if part == "late" else None for name in ("own", "other")]
+                cells = [str(len(own)), f"{mean.mean:.3f}", *gaps]
+                cells += ["" if one is None else amount(one.mean) for one in exact]
                 table.append([f"{kind}, {part}", *cells])
         print(to_text(table), flush=True)
     write_json(options.out, {"module": options.module, "rows": options.rows, "values": values})
