@@ -64,7 +64,7 @@ KERNELS = [
         f"prosg.ops._{name}",
         [f"src/prosg/ops/{name}/{name}.c"],
         include_dirs=["src/prosg/ops"],
-        depends=sorted(glob("src/prosg/ops/*.h")),
+        depends=sorted(glob("src/prosg/ops/**/*.h", recursive=True)),
         optional=True,
     )
     for name in ("wkv4", "wkv7", "selective_scan", "linear", "step", "block")
