@@ -36,8 +36,8 @@ from prosg.backbones.native import NativeBackbone
 from prosg.backbones.quantised import quantise
 from prosg.checkpoints.backbone import load_backbone
 from prosg.core.update import LowRank
-from prosg.utils.allocation import use_large_pages
 from prosg.utils.environment import processor
+from prosg.utils.large_pages import use_large_pages
 
 
 class CheckedDecoder(Decoder):

@@ -35,8 +35,8 @@ from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
 from prosg.serving import Engine, Finished, Piece, Request
 from prosg.tokenizers.json_file import JsonTokenizer
-from prosg.utils.allocation import use_large_pages
 from prosg.utils.environment import processor
+from prosg.utils.large_pages import use_large_pages
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MEMORIES: tuple[Memory, ...] = ("none", "update", "anchor", "both")

@@ -46,7 +46,7 @@ class Experiment:
         window: `plus` is also measured in windows of so many tokens of the prompt; 0: it is not.
         wide: A second `plus` of this rank is trained and measured, too; 0: none.
         backbone, width, layers: Of the model.
-        durable: Recipe of the rival.
+        durable: Recipe of the rival; "": it is not trained.
         late_weight: Of the last stage's tokens in phase 1.
         phase1_steps, plus_steps, durable_steps: At most; the rival's as many as cost plus's seconds.
     """
@@ -111,6 +111,15 @@ EXPERIMENTS = {
         plus_steps=4000,
         durable_steps=4400,
     ),
+    "pairs-rwkv7": Experiment(
+        {"items": [2, 4, 6, 8], "sentences": [5, 60]},
+        kinds=("pairs",),
+        difficulty=(("items", (2, 8)),),
+        rows=2 * ROWS,
+        backbone="rwkv7",
+        durable="",
+        plus_steps=4000,
+    ),
     "turns": Experiment({"turns": [1, 2, 4, 8], "sentences": [5]}, kinds=("code",), difficulty=(("turns", (0, 1)),)),
     "small": Experiment(width=64, layers=2),
     "large": Experiment(width=128, layers=4),
@@ -122,8 +131,6 @@ def jobs_of(experiment: Experiment, folder: Path, seed: int, dtype: str) -> list
     shared = common_options(seed, dtype)
     weight = ("--optim.late-weight", str(experiment.late_weight))
     plus = (*shared, "--recipe", "plus", *length(experiment.plus_steps), "--eval-steps", "250")
-    durable = (*shared, "--recipe", experiment.durable, "--optim.lr", "3e-3", "--optim.late-weight", "3")
-    durable = (*durable, *length(experiment.durable_steps), "--eval-steps", "400")
     jobs = [
         *phase1_jobs(folder, seed, dtype, BASE_STEPS, experiment.phase1_steps, *weight),
         training("plus", "synthesize", folder, "phase1/model", "train.jsonl", 110, *plus),
@@ -131,7 +138,10 @@ def jobs_of(experiment: Experiment, folder: Path, seed: int, dtype: str) -> list
     if experiment.wide:
         wide = (*plus, "--module.rank", str(experiment.wide))
         jobs.append(training("plus_wide", "synthesize", folder, "phase1/model", "train.jsonl", 140, *wide))
-    jobs.append(training("phase1_perturbed", "finetune", folder, "phase1/model", "train.jsonl", 110, *durable))
+    if experiment.durable:
+        durable = (*shared, "--recipe", experiment.durable, "--optim.lr", "3e-3", "--optim.late-weight", "3")
+        durable = (*durable, *length(experiment.durable_steps), "--eval-steps", "400")
+        jobs.append(training("phase1_perturbed", "finetune", folder, "phase1/model", "train.jsonl", 110, *durable))
     return jobs
 
 
@@ -144,7 +154,8 @@ def systems_of(experiment: Experiment, folder: Path, seed: int) -> dict[str, dic
     if experiment.window:
         for name, options in module_systems(folder / "plus", seed, "plus in windows", ("own", "wiped")).items():
             systems[name.replace(" ", "_")] = {**options, "window": experiment.window}
-    systems[f"durable-{seed}"] = system(folder / "phase1_perturbed", seed, RIVALS["phase1_perturbed"].label)
+    if experiment.durable:
+        systems[f"durable-{seed}"] = system(folder / "phase1_perturbed", seed, RIVALS["phase1_perturbed"].label)
     return {name.replace(" ", "_"): options for name, options in systems.items()}
 
 

@@ -20,9 +20,9 @@ from prosg.tokenizers.base import Tokenizer
 from prosg.tokenizers.files import BY_VOCABULARY_SIZE, WORLD, load_tokenizer, tokenizer_beside
 from prosg.tokenizers.special import RWKV_SPECIAL
 from prosg.utils import distributed
-from prosg.utils.allocation import use_large_pages
 from prosg.utils.device import parse_device, parse_dtype
 from prosg.utils.io import CheckpointError
+from prosg.utils.large_pages import use_large_pages
 from prosg.utils.spelling import check_known
 
 __all__ = ["demo_model", "load_model", "require_tokenizer", "trained_model"]
