@@ -73,6 +73,9 @@ def test_every_type_is_tested_above() -> None:
         ({"type": "contains", "items": []}, "'items' .* at least one"),
         ({"type": "contains", "items": [1]}, "'items' .* string"),
         ({"type": "all_of", "checks": [{"type": "magic"}]}, "'magic'; allowed: exact"),
+        ({"type": "all_of", "checks": []}, "'checks' .* at least one"),
+        ({"type": "sentences", "min": 3, "max": 2}, "'sentences': no answer passes 'min' 3 and 'max' 2"),
+        ({"type": "words", "max": 0}, "'words': no answer passes 'min' 1, as it is by default, and 'max' 0"),
     ],
 )
 def test_bad_checks_are_errors(check: Any, message: str) -> None:

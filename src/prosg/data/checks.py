@@ -153,7 +153,7 @@ def _with_repeated(check: Check, pieces: Sequence[str | None]) -> Check | None:
 
 
 def validate_check(check: object) -> None:
-    """Raises ValueError unless `check` has a known type and exactly the parameters of that type."""
+    """Raises ValueError unless `check` has a known type and exactly the parameters of that type, and some text passes."""
     if not isinstance(check, dict):
         raise ValueError(f"a check is an object with a type, not {type(check).__name__}")
     name = check.get("type")
@@ -177,7 +177,12 @@ def validate_check(check: object) -> None:
         raise ValueError(f"check {name!r}: 'items' must be a list of at least one string")
     if check.get("stage", 0) < 0:
         raise ValueError(f"check {name!r}: 'stage' is {check['stage']}; stages are counted from 0")
+    if "max" in check and check["max"] < check.get("min", 1):
+        least = f"'min' {check['min']}" if "min" in check else "'min' 1, as it is by default,"
+        raise ValueError(f"check {name!r}: no answer passes {least} and 'max' {check['max']}; 'max' is at least 'min'")
     if "checks" in check_type.parameters:
+        if not check["checks"]:
+            raise ValueError(f"check {name!r}: 'checks' must be a list of at least one check")
         for part in check["checks"]:
             validate_check(part)
 
