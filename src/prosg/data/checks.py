@@ -153,7 +153,7 @@ def _with_repeated(check: Check, pieces: Sequence[str | None]) -> Check | None:
 
 
 def validate_check(check: object) -> None:
-    """Raises ValueError unless `check` has a known type and exactly the parameters of that type, and some text passes."""
+    """Raises ValueError unless `check` has a known type, exactly its parameters, and answers that pass."""
     if not isinstance(check, dict):
         raise ValueError(f"a check is an object with a type, not {type(check).__name__}")
     name = check.get("type")
