@@ -7,7 +7,6 @@ system, and a new tensor then costs a page fault for each 4 KB.
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from pathlib import Path
 
@@ -20,14 +19,9 @@ _INT_MAX = (1 << 31) - 1
 
 
 def keep_freed_memory() -> None:
-    """Has this process keep what is freed for what is allocated next; where the C library is another, nothing.
-
-    What is too large to be kept PyTorch gets in large pages, unless the environment says otherwise (its
-    THP_MEM_ALLOC_ENABLE) or the process has tensors already: a bf16 training step at 169M is an eighth faster.
-    """
+    """Has this process keep what is freed for what is allocated next; where the C library is another, nothing."""
     if not sys.platform.startswith("linux"):
         return
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for name, value in MALLOC.items():
