@@ -94,7 +94,7 @@ def measure(version: str, dtype: str, batches: list[int], repeats: int, small: b
         systems = peers(path, version, dtype, model) if dtype != "int8" else {}
         if dtype == "int8":
             quantise(model)
-        use_large_pages([*model.parameters(), *model.buffers()])  # as in every model that is opened
+            use_large_pages([*model.parameters(), *model.buffers()])  # as where such a model is opened
         counts = dict.fromkeys(systems, 1)
         for batch in batches:
             for name, update in (("prosg", None), ("prosg + update", random_update(model, batch, narrow))):

@@ -36,7 +36,6 @@ from prosg.model.prosg import ProSG
 from prosg.serving import Engine, Finished, Piece, Request
 from prosg.tokenizers.json_file import JsonTokenizer
 from prosg.utils.environment import processor
-from prosg.utils.large_pages import use_large_pages
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MEMORIES: tuple[Memory, ...] = ("none", "update", "anchor", "both")
@@ -57,9 +56,7 @@ def make_model(version: str, shape: str, dtype: torch.dtype) -> ProSG:
     inner = tokenizers.Tokenizer(models.WordLevel(words, unk_token="w0"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     model.tokenizer = JsonTokenizer(inner)
-    model.to(dtype).eval()
-    use_large_pages([*backbone.parameters(), *backbone.buffers()])  # as in every model that is opened
-    return model
+    return model.to(dtype).eval()
 
 
 class Bench:

@@ -109,9 +109,9 @@ def load_model(
     check_known("quantize", [quantize], QUANTISATIONS)
     if quantize == "int8":
         quantise(loaded.backbone)
+        use_large_pages([*loaded.backbone.parameters(), *loaded.backbone.buffers()])
     if kernel != "auto":
         _ = loaded.backbone.kernel_in_use  # says why it cannot run
-    use_large_pages([*loaded.backbone.parameters(), *loaded.backbone.buffers()])
     loaded.eval()
     return loaded
 
