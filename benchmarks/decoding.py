@@ -37,7 +37,6 @@ from prosg.backbones.quantised import quantise
 from prosg.checkpoints.backbone import load_backbone
 from prosg.core.update import LowRank
 from prosg.utils.environment import processor
-from prosg.utils.large_pages import use_large_pages
 
 
 class CheckedDecoder(Decoder):
@@ -94,7 +93,6 @@ def measure(version: str, dtype: str, batches: list[int], repeats: int, small: b
         systems = peers(path, version, dtype, model) if dtype != "int8" else {}
         if dtype == "int8":
             quantise(model)
-            use_large_pages([*model.parameters(), *model.buffers()])  # as where such a model is opened
         counts = dict.fromkeys(systems, 1)
         for batch in batches:
             for name, update in (("prosg", None), ("prosg + update", random_update(model, batch, narrow))):

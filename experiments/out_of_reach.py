@@ -5,9 +5,8 @@
 
 By kind of row, in nats per token and with 95 % bootstrap intervals over rows: what the answers cost under their own
 update, under that of another row of the kind, under the mean of training prompts' updates (with --train), with
-nothing, and with the prompt itself in reach and no update. An
-answer's first token is left out: the prompt's own logits predict it. Late stages likewise, and how often each of
-their tokens is the likeliest.
+nothing, and with the prompt itself in reach and no update. An answer's first token is left out: the prompt's own
+logits predict it. Late stages likewise, and how often each of their tokens is the likeliest.
 """
 
 from __future__ import annotations

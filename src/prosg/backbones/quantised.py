@@ -12,6 +12,7 @@ from torch import nn
 
 from prosg.backbones.layers import Int8Linear, MetaAwareLinear
 from prosg.backbones.native import NativeBackbone
+from prosg.utils.large_pages import use_large_pages
 
 __all__ = ["QUANTISATIONS", "is_quantised", "quantise", "refuse_quantised"]
 
@@ -21,6 +22,8 @@ QUANTISATIONS = ("none", "int8")
 
 def quantise(backbone: nn.Module) -> None:
     """Replaces the matrices of a backbone's blocks and its head by int8, for inference; it cannot be trained or saved.
+
+    All weights then move to large pages of memory, where there are some: see `use_large_pages`.
 
     Raises:
         ValueError: for a backbone that transformers runs, and one that is quantised.
@@ -33,6 +36,7 @@ def quantise(backbone: nn.Module) -> None:
         if isinstance(module, MetaAwareLinear):
             parent, _, name = path.rpartition(".")
             setattr(backbone.get_submodule(parent), name, Int8Linear(module))
+    use_large_pages([*backbone.parameters(), *backbone.buffers()])
 
 
 def is_quantised(backbone: nn.Module) -> bool:

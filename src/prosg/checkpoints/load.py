@@ -22,7 +22,6 @@ from prosg.tokenizers.special import RWKV_SPECIAL
 from prosg.utils import distributed
 from prosg.utils.device import parse_device, parse_dtype
 from prosg.utils.io import CheckpointError
-from prosg.utils.large_pages import use_large_pages
 from prosg.utils.spelling import check_known
 
 __all__ = ["demo_model", "load_model", "require_tokenizer", "trained_model"]
@@ -109,7 +108,6 @@ def load_model(
     check_known("quantize", [quantize], QUANTISATIONS)
     if quantize == "int8":
         quantise(loaded.backbone)
-        use_large_pages([*loaded.backbone.parameters(), *loaded.backbone.buffers()])
     if kernel != "auto":
         _ = loaded.backbone.kernel_in_use  # says why it cannot run
     loaded.eval()

@@ -17,7 +17,7 @@ FEATURES = {"avx512f": "AVX512", "avx512_bf16": "bf16", "amx_bf16": "AMX"}
 def processor() -> str:
     """Returns the processor's model name, with what makes it fast, or its architecture if the system does not tell.
 
-    Virtual machines give many processors one name: "AMD EPYC" is three times as fast "with AVX512 and bf16" as without.
+    Virtual machines give many processors one name: "AMD EPYC" decodes twice as fast "with AVX512 and bf16" as without.
     """
     known: dict[str, str] = {}
     try:

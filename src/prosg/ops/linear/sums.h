@@ -24,27 +24,30 @@ TARGET static INLINE void NAME(each_sum)(const int n, const VEC *x, float *out)
 }
 
 #if BYTES == 64
+/* The sum of two vectors made of the lanes of a and b (those of b counted on from 16): the lanes named, and those `by` behind. */
+#define FOLD(a, b, by, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x)                                                \
+    (SHUFFLE(a, b, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x) +                                                  \
+     SHUFFLE(a, b, i + by, j + by, k + by, l + by, m + by, n + by, o + by, p + by, q + by, r + by, s + by, t + by,    \
+             u + by, v + by, w + by, x + by))
+
 /* Of four vectors the sums over their quarters, one vector's in each quarter. */
 TARGET static INLINE VEC NAME(quarters)(VEC a, VEC b, VEC c, VEC d)
 {
-    const VEC ab = SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-                   SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    const VEC cd = SHUFFLE(c, d, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-                   SHUFFLE(c, d, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    return SHUFFLE(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-           SHUFFLE(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+#define HALVES(a, b) FOLD(a, b, 8, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+    const VEC ab = HALVES(a, b), cd = HALVES(c, d);
+    return FOLD(ab, cd, 4, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+#undef HALVES
 }
 
 /* Of four vectors the sums within each quarter, beside one another. */
 TARGET static INLINE VEC NAME(within)(VEC a, VEC b, VEC c, VEC d)
 {
-    const VEC ab = SHUFFLE(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
-                   SHUFFLE(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-    const VEC cd = SHUFFLE(c, d, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
-                   SHUFFLE(c, d, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-    return SHUFFLE(ab, cd, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-           SHUFFLE(ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+#define PAIRS(a, b) FOLD(a, b, 2, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+    const VEC ab = PAIRS(a, b), cd = PAIRS(c, d);
+    return FOLD(ab, cd, 2, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+#undef PAIRS
 }
+#undef FOLD
 #endif
 
 /* The sums over the lanes of R x P vectors, out (R, 4), of which P are meant. Every way adds in the same order. */

@@ -52,8 +52,8 @@ enum { U, D, K, V, B, R, A, GY, GU, GW, GK, GV, GB, GR, GA, ARRAYS };
 /* Steps ahead at which forward asks for its inputs. */
 #define AHEAD 2
 
-/* Bytes of a call's states from which on a single step writes them past the caches: read again at the next token, of which
- * there are other layers in between, they would not be there any more, and what they replace is first read in vain. */
+/* Bytes of a call's states from which on a single step writes them past the caches. They are read again at the next token,
+ * when other layers have taken their place there; and a cache reads what is overwritten first, in vain. */
 #define AWAY ((int64_t)4 << 20)
 /* Bytes ahead at which it then asks for states. */
 #define FORESEEN 4096
@@ -209,8 +209,8 @@ TARGET static INLINE void NAME(write)(REAL *to, VEC x, const int away)
 }
 
 /* One step for n <= 4 rows of a state as it stands in memory: a single one is not worth the way to columns and back. */
-TARGET static INLINE void NAME(single_rows)(const int n, const int away, int64_t N, const REAL *state, const REAL *r, const REAL *d,
-                                            const REAL *k, const REAL *v, const REAL *a, const REAL *b,
+TARGET static INLINE void NAME(single_rows)(const int n, const int away, int64_t N, const REAL *state, const REAL *r,
+                                            const REAL *d, const REAL *k, const REAL *v, const REAL *a, const REAL *b,
                                             const REAL *pull, const REAL keep, REAL *restrict y, REAL *restrict out,
                                             REAL *restrict u)
 {
@@ -371,8 +371,8 @@ TARGET static int NAME(forward) FORWARD_ARGS(REAL)
             NAME(decay)(N, w + x, d);
             int64_t i = 0;
 #define RUN(n, away, pull)                                                                                            \
-    NAME(single_rows)(n, away, N, state + m + i * N, r + x, d, k + x, v + x + i, a + x, b + x, pull, stay, y + x + i,       \
-                      state_out + m + i * N, removed + i)
+    NAME(single_rows)(n, away, N, state + m + i * N, r + x, d, k + x, v + x + i, a + x, b + x, pull, stay,            \
+                      y + x + i, state_out + m + i * N, removed + i)
             for (; away && pull && i + 4 <= N; i += 4)
                 RUN(4, 1, pull + m + i * N);
             for (; away && i + 4 <= N; i += 4)
