@@ -44,6 +44,7 @@ class Experiment:
         rows: So many rows to train on.
         easier: So many rows of the demo's come on top: recall is learned on them sooner.
         window: `plus` is also measured in windows of so many tokens of the prompt; 0: it is not.
+        trained_window: A second `plus` is trained to read in windows of so many tokens, and measured, too; 0: none.
         wide: A second `plus` of this rank is trained and measured, too; 0: none.
         backbone, width, layers: Of the model.
         durable: Recipe of the rival; "": it is not trained.
@@ -59,6 +60,7 @@ class Experiment:
     rows: int = ROWS
     easier: int = 0
     window: int = 0
+    trained_window: int = 0
     wide: int = 0
     backbone: str = "rwkv4"
     width: int = 96
@@ -90,7 +92,15 @@ EXPERIMENTS = {
     ),
     "prompts": Experiment(FAR, difficulty=LONG, easier=ROWS // 4, window=250),
     "prompts-rwkv7": Experiment(
-        FAR, difficulty=LONG, easier=ROWS // 4, window=250, backbone="rwkv7", durable="durable-load"
+        FAR,
+        difficulty=LONG,
+        easier=ROWS // 4,
+        window=250,
+        trained_window=250,
+        backbone="rwkv7",
+        durable="durable-load",
+        plus_steps=2000,
+        durable_steps=1600,
     ),
     # What does not fade has to be written whole: four times the steps of the others, with the rival's.
     "digits": Experiment(
@@ -138,6 +148,9 @@ def jobs_of(experiment: Experiment, folder: Path, seed: int, dtype: str) -> list
     if experiment.wide:
         wide = (*plus, "--module.rank", str(experiment.wide))
         jobs.append(training("plus_wide", "synthesize", folder, "phase1/model", "train.jsonl", 140, *wide))
+    if experiment.trained_window:
+        windows = (*plus, "--module.window", str(experiment.trained_window))
+        jobs.append(training("plus_windows", "synthesize", folder, "phase1/model", "train.jsonl", 120, *windows))
     if experiment.durable:
         durable = (*shared, "--recipe", experiment.durable, "--optim.lr", "3e-3", "--optim.late-weight", "3")
         durable = (*durable, *length(experiment.durable_steps), "--eval-steps", "400")
@@ -154,6 +167,9 @@ def systems_of(experiment: Experiment, folder: Path, seed: int) -> dict[str, dic
     if experiment.window:
         for name, options in module_systems(folder / "plus", seed, "plus in windows", ("own", "wiped")).items():
             systems[name.replace(" ", "_")] = {**options, "window": experiment.window}
+    if experiment.trained_window:
+        which = ("own", "other", "wiped")
+        systems |= module_systems(folder / "plus_windows", seed, "plus trained in windows", which)
     if experiment.durable:
         systems[f"durable-{seed}"] = system(folder / "phase1_perturbed", seed, RIVALS["phase1_perturbed"].label)
     return {name.replace(" ", "_"): options for name, options in systems.items()}

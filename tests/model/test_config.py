@@ -30,6 +30,8 @@ def test_presets_are_what_the_experiments_used() -> None:
         ({"rank": 0}, "module.rank.* 1"),
         ({"blocks": -1}, "module.blocks is -1"),
         ({"reference_length": 1.0}, "module.reference_length.*1.0.*above 1"),
+        ({"window": -1}, "module.window is -1, must be 0"),
+        ({"reads": "last_position", "window": 3}, "module.window is 3, but .*'last_position'; .*'all_positions'"),
         ({"synthesize": "none"}, "module.synthesize.*'none'.*all_positions.* a or both"),
     ],
 )

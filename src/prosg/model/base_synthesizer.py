@@ -26,6 +26,11 @@ class BaseSynthesizer(nn.Module):
         raise NotImplementedError
 
     @property
+    def window(self) -> int:
+        """Tokens of the windows in which it reads prompts, each from the state before the prompt; 0 for none."""
+        return 0
+
+    @property
     def is_selective(self) -> bool:
         """Whether it tells prompts like those of its training from others."""
         return False

@@ -23,7 +23,13 @@ FACTORS: dict[Reads, tuple[str, ...]] = {
 """What a module reads -> which factors of the update it can synthesize from that."""
 
 
-SIZES = {"rank": (1, 1 << 16), "blocks": (0, 1000), "bottleneck": (0, 1 << 20), "hidden": (0, 1 << 20)}
+SIZES = {
+    "rank": (1, 1 << 16),
+    "blocks": (0, 1000),
+    "bottleneck": (0, 1 << 20),
+    "hidden": (0, 1 << 20),
+    "window": (0, 1 << 30),
+}
 """Least and greatest of a size; more is a slip that would fill the memory before anything is said."""
 
 LONGEST_REFERENCE, GREATEST_ALPHA = 1e9, 1e6
@@ -45,6 +51,8 @@ class ProSGConfig:
         bottleneck: Numbers that are kept of what is read at a position; 0 picks a quarter of the model's width, or
             less, in a backbone of 100 million parameters or more, where the module would have more than a tenth of
             the backbone's. Not for "last_input".
+        window: Read a prompt in windows of so many tokens, each from the state before it: for prompts so long that the
+            state no longer holds what they begin with. 0 reads it whole. For "all_positions" only.
         memory_tap: Also read what the recurrence returned at each position. Not for "last_input".
         state_embedding: Add a learned vector to what is read, one per projection or read, to tell them apart.
         blocks: Residual blocks in the stack, the network that turns what was read into the update (the paper's
@@ -63,6 +71,7 @@ class ProSGConfig:
     rank: int = 8
     synthesize: Literal["a", "both", "none"] = "both"
     bottleneck: int = 0
+    window: int = 0
     memory_tap: bool = True
     state_embedding: bool = True
     blocks: int = 2
@@ -94,6 +103,16 @@ class ProSGConfig:
                 f"module.synthesize is {self.synthesize!r}, but module.reads {self.reads!r} allows "
                 f"{' or '.join(FACTORS[self.reads])}"
             )
+
+        if self.window and not self.reads_windows:
+            raise ValueError(
+                f"module.window is {self.window}, but module.reads is {self.reads!r}; windows are for 'all_positions'"
+            )
+
+    @property
+    def reads_windows(self) -> bool:
+        """Whether a prompt may be read in windows: what is read at each position, not at the last one."""
+        return self.reads == "all_positions"
 
     @property
     def reads_positions(self) -> bool:

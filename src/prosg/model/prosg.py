@@ -31,7 +31,7 @@ from prosg.model.initial_state import InitialState
 from prosg.model.objective import AnswerScores, Objective
 from prosg.model.options import EncodeOptions, check_names
 from prosg.model.prompts import Batch, Prompt, check_template_used, listed
-from prosg.model.reading import PromptReader, encode_with_gradients, read_windows
+from prosg.model.reading import PromptReader, encode_with_gradients
 from prosg.model.scoring import Interruption, answer_loss, read_teacher, score_answer, score_in_one_call
 from prosg.model.synthesizer import Synthesizer
 from prosg.tokenizers.special import RWKV_SPECIAL
@@ -203,29 +203,33 @@ class ProSG(HoldingModel):
                 "update, both or auto"
             )
         chunk = (self.chunk if chunk is None else chunk) if self.backbone.continues else time
-        # A prompt is known by all of it, not by windows.
-        whole = window is None or (synthesizer is not None and synthesizer.is_selective)
-        reader = self.reader(lengths, update=whole and synthesizer is not None)
-        start = reader.state
-        reader.read(prompt, lengths, chunk=chunk)
-        encoded = reader.finish()
-        if synthesizer is not None and window is not None:
-            reads = synthesizer.init(lengths)
-            reads = read_windows(self.backbone, prompt, lengths, start, synthesizer, reads, window, chunk=chunk)
-            encoded = encoded.replace(update=synthesizer.finish(reads))
+        encoded = self._read(prompt, lengths, chunk, synthesizer is not None, window)
+        if synthesizer is not None and synthesizer.is_selective and window not in (None, synthesizer.window):
+            # A prompt is known by what the module was trained to read.
+            encoded = encoded.replace(known=self._read(prompt, lengths, chunk, update=True).known)
         return self.hold(encoded, memory, tau)
 
-    def reader(self, lengths: Int[Tensor, " B"], *, update: bool, state: State | None = None) -> PromptReader:
+    def _read(
+        self, prompt: Tensor, lengths: Tensor, chunk: int, update: bool, window: int | None = None
+    ) -> EncodedPrompt:
+        reader = self.reader(lengths, update=update, window=window)
+        reader.read(prompt, lengths, chunk=chunk)
+        return reader.finish()
+
+    def reader(
+        self, lengths: Int[Tensor, " B"], *, update: bool, state: State | None = None, window: int | None = None
+    ) -> PromptReader:
         """Begins to read prompts piece by piece; `encode` reads them at once.
 
         Args:
             lengths: Tokens of each whole prompt (B,).
             update: Whether their updates are wanted, of a model with a module.
             state: Where reading begins; the model's initial state by default.
+            window: Tokens of the windows in which the module reads; its own by default.
         """
         if state is None and self.initial is not None:
             state = self.init_state(lengths.shape[0])
-        return PromptReader(self.backbone, self.synthesizer if update else None, state, lengths)
+        return PromptReader(self.backbone, self.synthesizer if update else None, state, lengths, window=window)
 
     def forward(
         self,

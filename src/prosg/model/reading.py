@@ -2,13 +2,17 @@
 
 Of each chunk only the state and the reads after it are kept, so memory does not grow with the prompt. Where gradients
 are wanted, the backward pass reads a chunk once more (non-reentrant checkpointing); the gradient is that of one call.
+
+A synthesizer may read in windows: every so many tokens the backbone begins anew from the state before the prompt, so
+that what it shows is never fainter than at the end of one window. The state after the prompt, and the logits, are those
+of the whole prompt.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +27,7 @@ from prosg.model.base_synthesizer import BaseSynthesizer
 from prosg.model.initial_state import InitialState
 from prosg.model.synthesizer import Synthesizer
 
-__all__ = ["PromptReader", "encode_with_gradients", "read_prompt", "read_windows"]
+__all__ = ["PromptReader", "encode_with_gradients", "read_prompt"]
 
 
 def read_prompt(
@@ -78,15 +82,93 @@ def read_prompt(
     return state, reads, logits
 
 
-class PromptReader:
-    """Reads prompts in as many calls as one likes, and then has what they left: all that `ProSG.encode` reads.
+class Progress(NamedTuple):
+    """What prompts have left so far, of which the first `place` tokens were read."""
 
-    Attributes:
-        state: The state (B rows) after what was read; None before the first token for the backbone's initial one.
+    state: State | None
+    """the state after them; None for the backbone's initial one"""
+    reads: Any
+    """what the synthesizer has read of them"""
+    logits: Tensor | None = None
+    """the logits (B, V) at each row's last token"""
+    place: int = 0
+    """tokens read of the longest row"""
+    inside: State | None = None
+    """the state within the window that has begun"""
+
+
+def read_on(
+    backbone: Backbone,
+    prompt: Tensor,
+    lengths: Tensor,
+    start: State | None,
+    synthesizer: BaseSynthesizer | None,
+    progress: Progress,
+    *,
+    chunk: int,
+    window: int = 0,
+    reader: Callable[..., Output] | None = None,
+    frozen: bool = False,
+    keep_state: bool = True,
+) -> Progress:
+    """Reads the prompts' next tokens as `read_prompt` does; a synthesizer with windows reads in these.
+
+    Args:
+        backbone: What reads.
+        prompt: Token ids (B, T), padded on the right.
+        lengths: Valid tokens of each row (B,).
+        start: The state before the prompt, where windows begin; None for the backbone's initial state.
+        synthesizer: Takes in what is read; None if nobody does.
+        progress: What was read before.
+        chunk: Tokens per call.
+        window: Tokens of a window; 0 for none.
+        reader: Called in the backbone's place to read the prompt, windows apart.
+        frozen: Whether the backbone's pass needs no gradient.
+        keep_state: Whether the state after the prompt is wanted.
     """
+    state, reads, logits, place, inside = progress
+    whole, time = backbone if reader is None else reader, prompt.shape[1]
+    # The first window is read as the prompt itself is, so where a pass can be cut one does for both.
+    shared = time if not window else min(max(window - place, 0), time) if backbone.continues else 0
+    for part, seen_by in ((slice(0, shared), synthesizer), (slice(shared, time), None)):
+        left = (lengths - part.start).clamp(min=0, max=part.stop - part.start)
+        if part.stop > part.start:
+            before = reads if seen_by is not None else None
+            state, read, last = read_prompt(
+                whole, prompt[:, part], left, state, seen_by, before, chunk=chunk, frozen=frozen, keep_state=keep_state
+            )
+            reads = reads if seen_by is None else read
+            logits = last if logits is None else torch.where((left > 0).unsqueeze(1), last, logits)
+    at = shared
+    while at < time:
+        room = window - (place + at) % window
+        left = (lengths - at).clamp(min=0, max=min(room, time - at))
+        inside, reads, _ = read_prompt(
+            backbone,
+            prompt[:, at : at + room],
+            left,
+            start if room == window else inside,
+            synthesizer,
+            reads,
+            chunk=chunk,
+            frozen=frozen,
+            keep_state=keep_state,
+        )
+        at += room
+    return Progress(state, reads, logits, place + time, inside)
+
+
+class PromptReader:
+    """Reads prompts in as many calls as one likes, and then has what they left: all that `ProSG.encode` reads."""
 
     def __init__(
-        self, backbone: Backbone, synthesizer: BaseSynthesizer | None, state: State | None, lengths: Tensor
+        self,
+        backbone: Backbone,
+        synthesizer: BaseSynthesizer | None,
+        state: State | None,
+        lengths: Tensor,
+        *,
+        window: int | None = None,
     ) -> None:
         """Begins to read.
 
@@ -95,10 +177,21 @@ class PromptReader:
             synthesizer: Is shown the prompts, and makes their updates; None for none.
             state: Where reading begins; None for the backbone's initial state.
             lengths: Tokens of each whole prompt (B,).
+            window: Tokens of the windows in which the synthesizer reads; its own by default.
+
+        Raises:
+            ValueError: for windows of a module that reads the last token only.
         """
-        self.backbone, self.synthesizer, self.state = backbone, synthesizer, state
-        self._reads = None if synthesizer is None else synthesizer.init(lengths)
-        self._logits: Tensor | None = None
+        self.backbone, self.synthesizer, self.start = backbone, synthesizer, state
+        self.window = 0 if synthesizer is None else synthesizer.window if window is None else window
+        if self.window and isinstance(synthesizer, Synthesizer) and not synthesizer.config.reads_windows:
+            raise ValueError(f"window: module.reads is {synthesizer.config.reads!r}; windows are for 'all_positions'")
+        self._progress = Progress(state, None if synthesizer is None else synthesizer.init(lengths))
+
+    @property
+    def state(self) -> State | None:
+        """The state (B rows) after what was read; None before the first token for the backbone's initial one."""
+        return self._progress.state
 
     @torch.no_grad()
     def read(self, tokens: Tensor, lengths: Tensor, *, chunk: int) -> None:
@@ -109,43 +202,26 @@ class PromptReader:
             lengths: Valid tokens of each row (B,); 0 for a prompt that has ended.
             chunk: Tokens per call of the backbone.
         """
-        self.state, self._reads, logits = read_prompt(
-            self.backbone, tokens, lengths, self.state, self.synthesizer, self._reads, chunk=chunk
+        self._progress = read_on(
+            self.backbone,
+            tokens,
+            lengths,
+            self.start,
+            self.synthesizer,
+            self._progress,
+            chunk=chunk,
+            window=self.window,
         )
-        before = logits if self._logits is None else self._logits
-        self._logits = torch.where((lengths > 0).unsqueeze(1), logits, before)
 
     @torch.no_grad()
     def finish(self) -> EncodedPrompt:
         """The prompts after their last tokens: state, update, last logits, and which of them the module knows."""
-        assert self.state is not None and self._logits is not None
-        encoded = EncodedPrompt(self.state, None, self._logits)
+        state, reads, logits, *_ = self._progress
+        assert state is not None and logits is not None
+        encoded = EncodedPrompt(state, None, logits)
         if self.synthesizer is None:
             return encoded
-        return encoded.replace(update=self.synthesizer.finish(self._reads), known=self.synthesizer.knows(self._reads))
-
-
-def read_windows(
-    backbone: Backbone,
-    prompt: Tensor,
-    lengths: Tensor,
-    state: State | None,
-    synthesizer: BaseSynthesizer,
-    reads: Any,
-    window: int,
-    *,
-    chunk: int,
-) -> Any:
-    """Shows a synthesizer windows of `window` tokens, each read from `state`; arguments as in `read_prompt`.
-
-    Raises:
-        ValueError: for a module that reads the last token only.
-    """
-    if isinstance(synthesizer, Synthesizer) and synthesizer.config.reads.startswith("last"):
-        raise ValueError(f"window: module.reads is {synthesizer.config.reads!r}; windows are for 'all_positions'")
-    for part, left in chunks(prompt, lengths, window):
-        _, reads, _ = read_prompt(backbone, part, left, state, synthesizer, reads, chunk=chunk)
-    return reads
+        return encoded.replace(update=self.synthesizer.finish(reads), known=self.synthesizer.knows(reads))
 
 
 def encode_with_gradients(
@@ -178,15 +254,19 @@ def encode_with_gradients(
     in_chunks = backbone.continues and (frozen or backbone.checkpoint_every > 0)
     if start is None and initial is not None:
         start = initial(backbone.init_state(prompt.shape[0]))
-    state, reads, logits = read_prompt(
-        backbone if reader is None else reader,
+    progress = read_on(
+        backbone,
         prompt,
         lengths,
         start,
         synthesizer,
-        None if synthesizer is None else synthesizer.init(lengths),
+        Progress(start, None if synthesizer is None else synthesizer.init(lengths)),
         chunk=chunk if in_chunks else prompt.shape[1],
+        window=0 if synthesizer is None else synthesizer.window,
+        reader=reader,
         frozen=frozen,
         keep_state=backbone.continues,  # else the answer is read together with the prompt
     )
-    return EncodedPrompt(state, None if synthesizer is None else synthesizer.finish(reads), logits)
+    assert progress.state is not None and progress.logits is not None
+    update = None if synthesizer is None else synthesizer.finish(progress.reads)
+    return EncodedPrompt(progress.state, update, progress.logits)

@@ -117,6 +117,10 @@ class Synthesizer(BaseSynthesizer):
         return self.familiarity is not None
 
     @property
+    def window(self) -> int:
+        return self.config.window
+
+    @property
     def taps(self) -> tuple[str, ...]:
         """Names of the backbone's taps that it reads."""
         if self.config.reads == "last_input":
