@@ -149,3 +149,62 @@ def test_generated_rows_are_read_or_refused_with_file_and_line(tmp_path: Path) -
         if not refusal(partial(read_rows, file), f"{file}:"):
             write_rows(tmp_path / "again.jsonl", read_rows(file))
             assert read_rows(tmp_path / "again.jsonl") == read_rows(file)
+
+
+@pytest.mark.parametrize(
+    ("data", "prompt", "answer", "roles"),
+    [
+        ({"instruction": "Add.", "input": "1 and 2", "output": "3"}, "Add.\n\n1 and 2", "3", ""),
+        ({"instruction": "Say hi", "input": "", "output": "hi", "text": "Below is ..."}, "Say hi", "hi", ""),
+        (
+            {"instruction": "And now?", "output": "No.", "system": "Be short.", "history": [["Hi", "Yes?"]]},
+            "Be short.\n\nHi\n\nYes?\n\nAnd now?",
+            "No.",
+            "system user assistant user",
+        ),
+        ({"prompt": "2 + 2 =", "completion": " 4"}, "2 + 2 =", " 4", ""),
+        (
+            {
+                "prompt": [{"role": "user", "content": "Hi"}],
+                "completion": [{"role": "assistant", "content": "Ho"}],
+            },
+            "Hi",
+            "Ho",
+            "user",
+        ),
+        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}, "Hi", "Ho", "user"),
+        (
+            {
+                "system": "Be short.",
+                "conversations": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}],
+            },
+            "Be short.\n\nHi",
+            "Ho",
+            "system user",
+        ),
+    ],
+)
+def test_rows_of_other_programs_are_read(data: dict[str, Any], prompt: str, answer: str, roles: str) -> None:
+    row = row_from_dict({**data, "source": "here"})
+    assert (row.prompt, row.answer, " ".join(turn.role for turn in row.turns)) == (prompt, answer, roles)
+    assert row.extra == {"source": "here"}
+    assert row_from_dict(row_to_dict(row)) == row
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"instruction": "Say hi", "output": ""}, "'answer' is empty"),
+        ({"instruction": "Say hi"}, "'answer' is missing"),
+        ({"instruction": 3, "output": "x"}, "'instruction' must be of type str, not int"),
+        ({"instruction": "a", "output": "b", "history": ["c"]}, "'history' must be a list of pairs"),
+        ({"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}, "two texts, or two lists of messages"),
+        ({"conversations": [{"from": "tool", "value": "x"}]}, "turn 1 is from 'tool'; allowed: system, human"),
+        ({"conversations": [{"from": "human", "value": "x"}]}, "no message is the assistant's"),
+        ({"conversations": "x"}, "'conversations' must be a list, not str"),
+        ({"conversations": ["x"]}, "turn 1 is an object with 'from' and 'value'"),
+    ],
+)
+def test_rows_of_other_programs_are_refused_like_others(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        row_from_dict(data)

@@ -3,7 +3,7 @@
     {"id", "kind", "prompt", "answer", "stages": [{"instruction", "check", "start", "marker"}], "distance_words"}
 
 Only `prompt` and `answer` are required; a missing id is derived from them. A row without them may be a conversation,
-{"messages"} or {"text"} (see `chat`). Unknown fields are preserved.
+{"messages"} or {"text"} (see `chat`), or have another program's form (see `other_forms`). Unknown fields are preserved.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from prosg.data.chat import as_messages, from_messages, from_text
 from prosg.data.checks import Check, validate_check
+from prosg.data.other_forms import as_own_form
 from prosg.data.templates import Turn
 from prosg.utils.io import iter_jsonl, write_lines
 from prosg.utils.values import shortened, shown
@@ -142,7 +143,7 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
     """Validates a decoded JSON object and turns it into a row.
 
     Args:
-        data: The object, with {"prompt", "answer"}, {"messages"} or {"text"}.
+        data: The object, with {"prompt", "answer"}, {"messages"} or {"text"}, or as `other_forms` knows it.
         need_answer: Whether a row must have an answer; else a missing one is "", and messages may end with the user's.
 
     Raises:
@@ -150,6 +151,7 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"a row is a JSON object, not {type(data).__name__}")
+    data = as_own_form(data)
     source, turns, framing = "", tuple[Turn, ...](), ""
     if "prompt" not in data and "answer" not in data:
         source = next((key for key in ("messages", "text") if key in data), "")
