@@ -97,6 +97,12 @@ def test_statuses_that_mean_a_wrong_configuration(status: int, monkeypatch: pyte
     assert ("/v1" in str(error.value).partition("***")[2]) == (status in (404, 405))
 
 
+def test_a_text_that_a_moderation_forbids_is_the_requests_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    says = "Your chosen model requires moderation and your input was flagged for violence"
+    reply = complete(lambda r: httpx.Response(403, json={"error": {"message": says}}), monkeypatch)
+    assert reply.finish == "error" and "http 403" in reply.refusal and says in reply.refusal
+
+
 @pytest.mark.parametrize(
     "says", ["Your credit balance is too low", "Billing hard limit has been reached", "Insufficient Balance"]
 )

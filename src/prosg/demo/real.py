@@ -104,6 +104,7 @@ def run_real_demo(out: str | Path, plan: RealPlan, *, file: str | Path = "", job
     if file:
         check_given(file)
     if plan.text:
+        plan = dataclasses.replace(plan, text=str(Path(user_path(plan.text)).resolve()))
         _check_text(plan)
     out = Path(user_path(out))
     with locked(out):

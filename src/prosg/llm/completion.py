@@ -1,6 +1,6 @@
 """One chat completion over HTTP, whole or streamed, with its failures sorted by what can be done about them.
 
-- A reply with finish "error" (400, 413, 414, 422, 431, 451): the server's answer to this request.
+- A reply with finish "error" (400, 413, 414, 422, 431, 451, a moderation's 403): the server's answer to this request.
 - `EndpointError`: redirects (they would send prompts, and a request that is not counted, to a place that nobody named),
   401 to 405, 407, 410, and an account that is used up. No request can succeed as the endpoint is configured.
 - `TransientError`: any other 4xx, such as 429, 5xx, time-outs, lost connections, truncated replies, and what is no chat
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from prosg.llm.budget import Cost
 from prosg.llm.config import EndpointConfig, endpoint_key
-from prosg.llm.failures import first_cause, is_unpaid, retry_after
+from prosg.llm.failures import first_cause, is_moderated, is_unpaid, retry_after
 from prosg.llm.masking import Masking
 from prosg.llm.message import (
     CutOffError,
@@ -223,10 +223,11 @@ class ChatCompletions:
                 f"{self.endpoint.base_url} redirects (http {status}) to {place}; requests are not sent on, "
                 "so name the right address in base_url"
             )
-        if status in CLOSED or (status in REFUSED and is_unpaid(message)):
+        moderated = status == 403 and is_moderated(message)
+        if (status in CLOSED and not moderated) or (status in REFUSED and is_unpaid(message)):
             check = "; check base_url (it ends mostly with /v1) and model" if status in (404, 405) else ""
             raise EndpointError(f"{self.endpoint.base_url} refuses (http {status}): {message}{check}")
-        if status not in REFUSED:
+        if status not in REFUSED and not moderated:
             raise TransientError(f"http {status}", retry_after(response.headers), message)
         return ChatReply("", "error", f"http {status}: {message}", Cost(0, 0, 0.0), self.endpoint.model)
 

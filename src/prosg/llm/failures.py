@@ -35,6 +35,17 @@ def is_unpaid(refusal: str) -> bool:
     return UNPAID.search(refusal) is not None
 
 
+MODERATED = re.compile(
+    r"moderat|\bflagged\b|content[ _](?:policy|filter|management)|safety (?:system|polic)", re.IGNORECASE
+)
+"""What servers say that forbid (403) a text and not the account."""
+
+
+def is_moderated(refusal: str) -> bool:
+    """Whether a refusal is about what a request says."""
+    return MODERATED.search(refusal) is not None
+
+
 def first_cause(error: BaseException) -> str:
     """Returns what the first error behind another says; of several at once (a host's addresses), the first."""
     while deeper := error.__cause__ or error.__context__:
