@@ -140,6 +140,20 @@ def test_a_run_without_its_configuration_is_not_gone_on_with(shop: TrainingFolde
         train("state", config(shop, tmp_path / "run"))
 
 
+@pytest.mark.parametrize("name", ["model", "steps.jsonl", "result.json"])
+def test_what_lies_under_the_names_of_a_run_is_not_replaced(shop: TrainingFolder, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    if name == "model":
+        shutil.copytree(shop.model, out / name)
+    else:
+        (out / name).write_text('{"mine": 1}\n')
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=rf"mine: has {name}, which a run would replace"):
+        train("finetune", config(shop, out, model=str(out / "model") if name == "model" else str(shop.model)))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 HELD = "import sys; from pathlib import Path; from prosg.utils.locks import locked\n"
 HELD += "with locked(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.readline()"
 

@@ -49,7 +49,7 @@ from prosg.utils.spelling import check_known
 
 __all__ = ["train"]
 
-CONFIG, RESULT, LORA = "config.json", "result.json", "lora"
+CONFIG, RESULT, STEPS, LORA = "config.json", "result.json", "steps.jsonl", "lora"
 
 
 def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
@@ -77,7 +77,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
     _check_names(config)
     out = Path(config.out)
     _check_folder(out)
-    _check_config(config, out)
+    _check_config(phase, config, out)
     if (out / RESULT).exists():
         lost = _lost(phase, out)
         if not lost:
@@ -150,7 +150,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         return 0
     # Only now: what was refused above leaves nothing that would stand in the corrected command's way.
     with distributed.locked_once(out):
-        _check_config(config, out)  # another command may have been at work there until now
+        _check_config(phase, config, out)  # another command may have been at work there until now
         if (out / RESULT).exists() and not _lost(phase, out):
             distributed.print_once(f"{out}: already trained")
         else:
@@ -257,6 +257,14 @@ def _lost(phase: Phase, out: Path) -> str:
     return ""
 
 
+def _foreign(phase: Phase, config: TrainConfig, out: Path) -> str:
+    """The name of something in a folder that a run would replace with its own; "" where there is nothing."""
+    own = [_trained(phase, out), out / RESULT, out / STEPS]
+    own += [out / ANCHOR_FILE] * config.anchor.enabled + [out / LORA] * (config.lora > 0)
+    filled = (path for path in own if (any(path.iterdir()) if path.is_dir() else os.path.lexists(path)))
+    return next((path.name for path in filled), "")
+
+
 def _save_lora(backbone: Any, factors: Update, folder: Path, base: Path) -> None:
     """Writes PEFT's folder of the LoRA, where PEFT has a model to put it on."""
     try:
@@ -284,13 +292,22 @@ def _check_folder(out: Path) -> None:
         raise ValueError(f"{out}: has a {CONFIG} that is no run's, as a model's folder has; choose another --out")
 
 
-def _check_config(config: TrainConfig, out: Path) -> None:
-    """Refuses to go on with another configuration or from other files: the result would be neither's."""
+def _check_config(phase: Phase, config: TrainConfig, out: Path) -> None:
+    """Refuses to go on with another configuration or from other files: the result would be neither's.
+
+    A folder without a configuration is no run's, and what lies there under the names of a run's files is somebody's,
+    perhaps the model that is to be trained.
+    """
     passing = ["progress", "threads", "log_steps", "report_to", "out", "cache_taps", "cache_taps_gb"]
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     path = out / CONFIG
     if not path.exists() and any(out.glob("checkpoint-*")):
         raise ValueError(f"{out}: has checkpoints, but no {CONFIG} that says of what run; choose another --out")
+    if not path.exists() and (foreign := _foreign(phase, config, out)):
+        raise ValueError(
+            f"{out}: has {foreign}, which a run would replace, but no {CONFIG} that says of what run it is; choose "
+            "another --out"
+        )
     if path.exists():
         before = _with_defaults(read_json(path))
         if check_inputs(config):  # else all that is known of the files is their names
