@@ -90,6 +90,7 @@ def fit(
     # Of sharded weights all have to be of one type.
     with narrowed(model.backbone, dtype if distributed.size() == 1 else "fp32"):
         _train_or_resume(trainer, folder, stopping)
+    trainer.spikes.check_end(trainer.state.global_step)
     distributed.barrier()  # at its end transformers' Trainer lists the folder that is removed next
     if distributed.is_first():
         remove_staging(folder)
