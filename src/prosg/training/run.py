@@ -72,6 +72,8 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
             that holds a run with other options, or of files with another content.
     """
     check_known("phase", [phase], USUAL)
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"config is a {type(config).__name__}; make one with prosg.train_config")
     check_recipe(phase, config.recipe)
     check_values(phase, config)
     _check_names(config)
