@@ -39,7 +39,7 @@ from prosg.training.recipes import USUAL, check_recipe, check_values
 from prosg.training.rows import read_run_rows, template_used
 from prosg.utils import distributed
 from prosg.utils.device import resolve_device
-from prosg.utils.io import read_json, write_json
+from prosg.utils.io import CheckpointError, read_json, write_json
 from prosg.utils.jobs import write_progress
 from prosg.utils.leftovers import sweep
 from prosg.utils.options import dotted
@@ -253,6 +253,8 @@ def _lost(phase: Phase, out: Path) -> str:
         files = read_json(out / RESULT).get("files", [])
     except ValueError as error:
         return str(error)
+    if not isinstance(files, list):
+        return f"{out / RESULT}: files is a {type(files).__name__}, not a list"
     for path in (_trained(phase, out), *(out / str(name) for name in files)):
         if not path.exists():
             return f"{path}: is missing, though the run is finished"
@@ -311,7 +313,12 @@ def _check_config(phase: Phase, config: TrainConfig, out: Path) -> None:
             "another --out"
         )
     if path.exists():
-        before = _with_defaults(read_json(path))
+        try:
+            before = _with_defaults(read_json(path))
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged ({error}); choose another --out, or delete {out}") from None
         if check_inputs(config):  # else all that is known of the files is their names
             passing += NAMED_INPUTS
         was, wanted = dict(dotted(before)), dict(dotted(now))
@@ -335,13 +342,21 @@ def _typed(value: Any) -> str:
 
 
 def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration with the options that came after it, at their defaults, and those that were renamed."""
+    """A run's configuration with the options that came after it, at their defaults, and those that were renamed.
+
+    Raises:
+        ValueError: where a group of options is none, or the module's are none that there are.
+    """
     stored = {"out" if key == "output" else key: value for key, value in stored.items()}
+    usual = dataclasses.asdict(TrainConfig("", "-", ""))
+    for name, group in usual.items():
+        if isinstance(group, dict) and not isinstance(stored.get(name, group), dict):
+            raise ValueError(f"{name} is a {type(stored[name]).__name__}, not an object")
     if isinstance(stored.get("end_token"), int):  # version 0.1, in which 0 was every model's by default
         stored["end_token"] = [stored["end_token"]] if stored["end_token"] else []
     if "module" in stored:
         stored["module"] = ProSGConfig.from_dict(stored["module"]).to_dict()
-    stored, fresh = json.loads(json.dumps([stored, dataclasses.asdict(TrainConfig("", "-", ""))]))
+    stored, fresh = json.loads(json.dumps([stored, usual]))
     groups = {key: {**fresh[key], **value} for key, value in stored.items() if isinstance(fresh.get(key), dict)}
     return {**fresh, **stored, **groups}
 
