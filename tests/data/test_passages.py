@@ -116,3 +116,6 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "12 passages, split train" in capsys.readouterr().out
     assert len(read_rows(out)) == 12
     assert main_(command) == 2 and "--overwrite" in capsys.readouterr().err
+    marked = [encoded("a[b]", 1), encoded("what?", 2), encoded("whatx", 3)]
+    assert {row.kind for row in mix_rows(marked, {"a[b]": 1.0, "what?": 1.0}, seed=1)} == {"a[b]", "what?"}
+    assert {row.kind for row in mix_rows(marked, {"*[b]": 1.0}, seed=1)} == {"a[b]"}

@@ -93,6 +93,17 @@ IDLE = [
         {"stop": StopRule(patience=3), "validation": "x", "eval_steps": 400},
         "stop.patience is 3, but the run has 2 evaluations",
     ),
+    (
+        "finetune",
+        {"stop": StopRule(times=4), "validation": "x", "eval_steps": 400},
+        "stop.times is 4, but the run has 3 evaluations",
+    ),
+    (
+        "finetune",
+        {"perturbation": Perturbation(swap=0.5), "optim": Optimisation(batch_size=4, accumulation=4)},
+        "perturbation.swap is 0.5, but rows are read one at a time",
+    ),
+    ("synthesize", {"distil": "all"}, "distil is all, but no state is perturbed"),
     ("finetune", {"eval_steps": 7}, "eval_steps is 7, but there is no validation file"),
     ("finetune", {"stop": StopRule("exact")}, "stop.metric is exact, but stop.times and stop.patience are 0"),
     (
@@ -110,6 +121,22 @@ def test_an_option_without_effect_is_said(
     config = dataclasses.replace(CONFIG, **changes)
     lines = list(idle_options(phase, config, [row._replace(has_stages=False) for row in rows]))
     assert len(lines) == 1 and lines[0].startswith(begins)
+
+
+def test_running_text_that_nothing_perturbs_teaches_nothing(rows: list[EncodedRow]) -> None:
+    mixed = [rows[0]._replace(open=True), *rows[1:]]
+    (line,) = idle_options("synthesize", CONFIG, mixed)
+    assert line.startswith("distil is open, but no state is perturbed") and "running text" in line
+    for changes in ({"distil": "none"}, {"perturbation": Perturbation(wipe_first=0.5)}):
+        lines = idle_options("synthesize", dataclasses.replace(CONFIG, **changes), mixed)
+        assert not any("perturbed" in line for line in lines)
+
+
+def test_the_value_of_a_stop_rule_can_be_reached() -> None:
+    for metric, value in (("perplexity", 0.99), ("late_exact", 97.0), ("exact", -0.5), ("late_perplexity", 0.0)):
+        with pytest.raises(ValueError, match=rf"stop.value is {value}, must .* for {metric}"):
+            StopRule(metric, value=value, times=1)  # type: ignore[arg-type]
+    assert StopRule("perplexity", patience=2).value == 0.99 and StopRule("perplexity", value=3.0, times=1).falling
 
 
 @pytest.mark.parametrize("name", RECIPES)

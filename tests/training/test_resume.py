@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -246,6 +247,33 @@ def test_a_finished_run_that_lost_its_result_makes_it_again(
     assert json.loads((out / "result.json").read_text())["steps"] == 8
     weights = "adapter/prosg_model.safetensors"
     assert (out / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "words"),
+    [
+        ("config.json", "optim", 5, "config.json: damaged (optim is a int, not an object)"),
+        ("config.json", "module", {"reads": 5}, "config.json: damaged ("),
+        ("dtype", "", "bf17", "dtype: holds 'bf17', must hold fp32 or bf16"),
+        ("dtype", "", "fp32\n", ""),
+        ("result.json", "files", 3, "result.json: files is a int, not a list; it is made again"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(
+    folder: TrainingFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, key: str, value: Any,
+    words: str,
+) -> None:  # fmt: skip
+    out, options = tmp_path / "run", ("--dtype", "auto", "--optim.steps", 1)
+    folder.run("state", out, *options)
+    if key:
+        (out / name).write_text(json.dumps(json.loads((out / name).read_text()) | {key: value}))
+    else:
+        (out / name).write_text(value)
+        (out / "result.json").unlink()
+    capsys.readouterr()
+    again = name == "result.json" or not words
+    assert main(folder.command("state", out, *options)) == (0 if again else 2)
+    assert words in capsys.readouterr().err
 
 
 def test_a_log_of_steps_that_was_cut_is_said(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -130,6 +132,25 @@ def test_names_and_groups_are_what_they_must_be(
         train("finetune", config(shop, tmp_path / "run", **changes))
 
 
+def test_what_train_config_would_not_let_through(shop: TrainingFolder, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"init is 'module', must be empty for finetune; it is for synthesize"):
+        train("finetune", config(shop, tmp_path / "run", init="module"))
+    with pytest.raises(ValueError, match=r"config is a dict; .* prosg.train_config"):
+        inspect.unwrap(train)("finetune", {"model": "x"})  # type: ignore[arg-type]
+
+
+def test_a_logger_that_finds_the_disk_full(
+    folder: TrainingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def log(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ProSGTrainer, "log", log)
+    assert main(folder.command("synthesize", tmp_path / "run", "--log-steps", 1)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / 'run'}: cannot be written (No space left") and "make room" in last
+
+
 def test_a_run_without_its_configuration_is_not_gone_on_with(shop: TrainingFolder, tmp_path: Path) -> None:
     train("state", config(shop, tmp_path / "run"))
     written = json.loads((tmp_path / "run" / "result.json").read_text())["files"]
@@ -138,6 +159,20 @@ def test_a_run_without_its_configuration_is_not_gone_on_with(shop: TrainingFolde
         (tmp_path / "run" / name).unlink()
     with pytest.raises(ValueError, match=r"run: has checkpoints, but no config.json"):
         train("state", config(shop, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["model", "steps.jsonl", "result.json"])
+def test_what_lies_under_the_names_of_a_run_is_not_replaced(shop: TrainingFolder, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    if name == "model":
+        shutil.copytree(shop.model, out / name)
+    else:
+        (out / name).write_text('{"mine": 1}\n')
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=rf"mine: has {name}, which a run would replace"):
+        train("finetune", config(shop, out, model=str(out / "model") if name == "model" else str(shop.model)))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 HELD = "import sys; from pathlib import Path; from prosg.utils.locks import locked\n"

@@ -51,7 +51,7 @@ def test_a_phase_that_does_not_fit_the_model(
     [
         (0, CONFIG, "no rows"),
         (1, TrainConfig("", ["x"], "never", optim=Optimisation(batch_size=8, accumulation=2)), "1 rows.*at least 2"),
-        (8, TrainConfig("", ["x"], "never", stop=StopRule(times=1), validation=["y"]), "stop.metric.*stages"),
+        (8, TrainConfig("", ["x"], "never", stop=StopRule(times=1), validation=["y"]), "no rows to validate on"),
     ],
 )
 def test_rows_that_do_not_suffice(
@@ -59,6 +59,17 @@ def test_rows_that_do_not_suffice(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         check(ProSG(backbone), "finetune", config, rows[:count], [])
+
+
+def test_validation_rows_that_the_stop_rule_cannot_judge(backbone: RWKV4, rows: list[EncodedRow]) -> None:
+    config = TrainConfig("", ["x"], "never", stop=StopRule(times=1), validation=["y"])
+    with pytest.raises(ValueError, match=r"stop.metric.*stages"):
+        check(ProSG(backbone), "finetune", config, rows, [rows[0]._replace(has_stages=False)])
+
+
+def test_phase_anchor_without_an_anchor(backbone: RWKV4, rows: list[EncodedRow]) -> None:
+    with pytest.raises(ValueError, match=r"anchor.enabled is false"):
+        check(ProSG(backbone), "anchor", CONFIG, rows, [])
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,16 @@ def test_a_folder_is_locked_for_one_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OSError, match=r"cannot be written \(Not a directory\)") as error,
+        locked(tmp_path / "file" / "run"),
+    ):
+        pass
+    assert error.value.filename == str(tmp_path / "file" / "run")
+
+
 @pytest.mark.parametrize("deleted", [False, True])
 def test_another_process_keeps_its_lock_though_the_file_is_deleted(held: Path, deleted: bool) -> None:
     if deleted:

@@ -25,6 +25,14 @@ def test_values_come_back_as_they_were(value: Any) -> None:
     assert parse_json(b"\xef\xbb\xbf" + json.dumps(value).encode(), "x") == value
 
 
+def test_a_key_that_stands_twice_is_refused_where_it_counts() -> None:
+    text = '{"prompt": "one", "parts": [{"a": 1, "b": 2, "a": 3}]}'
+    with pytest.raises(ValueError, match=r"rows.jsonl:7: the key 'a' stands twice in one object"):
+        parse_json(text, "rows.jsonl:7", unique=True)
+    assert parse_json(text, "x") == {"prompt": "one", "parts": [{"a": 3, "b": 2}]}
+    assert parse_json('{"a": [{"a": 1}, {"a": 1}]}', "x", unique=True) == {"a": [{"a": 1}, {"a": 1}]}
+
+
 def nested(levels: int) -> str:
     return "[" * levels + "]" * levels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, islice, repeat
@@ -48,7 +49,7 @@ def mix_rows(rows: Sequence[EncodedRow], weights: Mapping[str, float], seed: int
         ValueError: for a kind without rows, naming the kinds that there are, and for one that two weights name.
     """
     kinds = {row.kind for row in rows}
-    named = {name: {kind for kind in kinds if fnmatchcase(kind, name)} for name in weights}
+    named = {name: {kind for kind in kinds if _is_named(kind, name)} for name in weights}
     if missing := [name for name, found in named.items() if not found]:
         known = ", ".join(sorted(filter(None, kinds))) or "none: no row names its kind"
         raise ValueError(f"mix names {', '.join(missing)}, of which there are no rows; kinds of the rows: {known}")
@@ -62,3 +63,8 @@ def mix_rows(rows: Sequence[EncodedRow], weights: Mapping[str, float], seed: int
         Random(f"{seed}/{name}").shuffle(pool)
         mixed += islice(chain.from_iterable(repeat(pool)), max(round(total * weights[name] / whole), 1))
     return mixed
+
+
+def _is_named(kind: str, name: str) -> bool:
+    """Whether a name stands for a kind; * alone is a wildcard, whatever else file names' patterns have."""
+    return kind == name if "*" not in name else fnmatchcase(kind, re.sub(r"[?\[]", r"[\g<0>]", name))

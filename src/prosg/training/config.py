@@ -157,6 +157,9 @@ class StopRule:
     def __post_init__(self) -> None:
         check_fields(self, "stop.")
         _check_range(self, "stop.", ["times", "patience"], 0, math.inf, "not be negative")
+        if self.times:  # a value that is never reached, or always, would pass for a rule
+            low, high, allowed = (1.0, math.inf, "be at least 1") if self.falling else (0.0, 1.0, "be a share, 0 to 1")
+            _check_range(self, "stop.", ["value"], low, high, f"{allowed}, for {self.metric}")
 
     @property
     def falling(self) -> bool:

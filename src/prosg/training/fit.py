@@ -24,6 +24,7 @@ from prosg.training.sharding import gather_weights
 from prosg.training.trainer import ProSGTrainer
 from prosg.utils import distributed
 from prosg.utils.progress import say
+from prosg.utils.write_errors import full_disk_errors
 
 __all__ = ["TrainResult", "fit"]
 
@@ -88,8 +89,9 @@ def fit(
     if report is not None and distributed.is_first():
         trainer.add_callback(ProgressReporter(report))
     # Of sharded weights all have to be of one type.
-    with narrowed(model.backbone, dtype if distributed.size() == 1 else "fp32"):
+    with full_disk_errors(folder), narrowed(model.backbone, dtype if distributed.size() == 1 else "fp32"):
         _train_or_resume(trainer, folder, stopping)
+    trainer.spikes.check_end(trainer.state.global_step)
     distributed.barrier()  # at its end transformers' Trainer lists the folder that is removed next
     if distributed.is_first():
         remove_staging(folder)

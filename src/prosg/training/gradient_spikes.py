@@ -43,11 +43,25 @@ class SpikeDetector:
             self.skipped += 1
             self.in_a_row += 1
             if self.in_a_row >= PATIENCE:
-                remedy = "lower optim.lr" if self.mean else "no step had a finite gradient: look at the rows"
-                raise ValueError(f"training diverged: {PATIENCE} steps in a row had to be skipped; {remedy}")
+                raise ValueError(f"training diverged: {PATIENCE} steps in a row had to be skipped; {self._remedy}")
         else:
             self.in_a_row = 0
         if math.isfinite(norm):
             value = limit if spike else norm
             self.mean = value if self.mean == 0 else 0.98 * self.mean + 0.02 * value
         return spike
+
+    def check_end(self, steps: int) -> None:
+        """Refuses what a run of so many steps leaves that had to skip most of them, up to its last: it is too short.
+
+        Raises:
+            ValueError: where the steps that were skipped in a row at the end are more than half of all.
+        """
+        if 2 * self.in_a_row > steps:
+            raise ValueError(
+                f"training diverged: the last {self.in_a_row} of {steps} steps had to be skipped; {self._remedy}"
+            )
+
+    @property
+    def _remedy(self) -> str:
+        return "lower optim.lr" if self.mean else "no step had a finite gradient: look at the rows"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from prosg.model.config import PRESETS, ProSGConfig, Reads
 from prosg.training.config import Phase, TrainConfig
 from prosg.training.known_prompts import too_few
 from prosg.training.recipes import RECIPES, Recipe
+from prosg.utils import distributed
 
 __all__ = ["doubtful_sizes", "idle_options"]
 
@@ -40,7 +42,8 @@ def idle_options(phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow]) 
         rows: Training rows.
     """
     recipe = RECIPES[config.recipe] if config.recipe else Recipe(phase)
-    optim, staged = config.optim, any(row.has_stages for row in sample_rows(rows))
+    optim, sampled = config.optim, sample_rows(rows)
+    staged = any(row.has_stages for row in sampled)
     if optim.warmup_steps >= optim.steps:
         yield (
             f"optim.warmup_steps is {optim.warmup_steps}, the run has {optim.steps} steps: the learning rate does not "
@@ -66,7 +69,14 @@ def idle_options(phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow]) 
         yield f"cache_taps_gb is {config.cache_taps_gb:g}, but cache_taps names no folder: it has no effect"
     if not config.anchor.enabled:
         yield from _without_effect("anchor", config.anchor, recipe.anchor, "anchor.enabled is false", ("tau", "age"))
-    yield from _idle_perturbations(config, recipe)
+    yield from _idle_perturbations(config, recipe, rows)
+    if phase in ("synthesize", "static") and not (config.perturbation.active or config.anchor.enabled):
+        taught = {"all": "rows", "open": "rows of running text", "none": ""}[config.distil]
+        if taught and (config.distil == "all" or any(row.open for row in sampled)):
+            yield (
+                f"distil is {config.distil}, but no state is perturbed: the model that teaches has all that the one "
+                f"that learns has, and {taught} teach nothing"
+            )
     yield from _idle_evaluations(config)
 
 
@@ -84,9 +94,15 @@ def doubtful_sizes(phase: Phase, config: TrainConfig, rows: Sequence[EncodedRow]
         yield f"every row is read {epochs:,.0f} times; fewer steps (optim.steps) or more rows would do"
 
 
-def _idle_perturbations(config: TrainConfig, recipe: Recipe) -> Iterator[str]:
-    """What only shapes perturbations that do not occur."""
+def _idle_perturbations(config: TrainConfig, recipe: Recipe, rows: Sequence[EncodedRow]) -> Iterator[str]:
+    """Perturbations that cannot occur, and what only shapes those that do not occur."""
     perturbation = config.perturbation
+    parts = config.optim.accumulation * distributed.size()
+    if perturbation.swap and min(config.optim.batch_size, len(rows)) <= parts:
+        yield (
+            f"perturbation.swap is {perturbation.swap:g}, but rows are read one at a time, with none to swap with: it "
+            "has no effect"
+        )
     loads = perturbation.load or perturbation.load_story
     for needs, names, active in (
         ("perturbation.age", ("age_steps",), perturbation.age),
@@ -113,6 +129,9 @@ def _idle_evaluations(config: TrainConfig) -> Iterator[str]:
     evaluations = config.optim.steps // config.eval_steps
     if config.stop.patience and evaluations <= config.stop.patience:
         yield f"stop.patience is {config.stop.patience}, but the run has {evaluations} evaluations: it has no effect"
+    evaluations = math.ceil(config.optim.steps / config.eval_steps)  # one at the end, too
+    if config.stop.times > evaluations:
+        yield f"stop.times is {config.stop.times}, but the run has {evaluations} evaluations: it has no effect"
     if not config.stop.times:
         names = ("value",) if config.stop.patience else ("value", "metric")
         why = "stop.times is 0" if config.stop.patience else "stop.times and stop.patience are 0"

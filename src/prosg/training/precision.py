@@ -20,6 +20,8 @@ from prosg.model.objective import token_losses
 from prosg.model.prosg import ProSG
 from prosg.utils import distributed
 from prosg.utils.io import written_whole
+from prosg.utils.outside import read_text
+from prosg.utils.values import shown
 
 __all__ = ["narrowed", "probe_dtype", "resolve_dtype"]
 
@@ -74,12 +76,18 @@ def resolve_dtype(dtype: str, folder: Path, model: ProSG) -> str:
         dtype: "fp32", "bf16" or "auto".
         folder: The run's, which keeps the record.
         model: What is trained.
+
+    Raises:
+        ValueError: where the record is damaged.
     """
 
     def resolve() -> str:
         record = folder / "dtype"
         if dtype == "auto" and record.exists():
-            return record.read_text()
+            recorded = read_text(record).strip()
+            if recorded not in ("fp32", "bf16"):
+                raise ValueError(f"{record}: holds {shown(recorded)}, must hold fp32 or bf16; name it with --dtype")
+            return recorded
         chosen = probe_dtype(model.backbone) if dtype == "auto" else dtype
         if not record.exists():
             with written_whole(record) as temporary:

@@ -161,8 +161,12 @@ def check_values(phase: Phase, config: TrainConfig) -> None:
     """Checks that a configuration was made with the recipe that it names: `TrainConfig` alone does not look it up.
 
     Raises:
-        ValueError: where nothing of what sets the recipe apart is there.
+        ValueError: where nothing of what sets the recipe apart is there, and for `init` in a phase without it, which
+            only `TrainConfig` lets through.
     """
+    if config.init and "init" in NOT_OF[phase]:
+        allowed = ", ".join(one for one, without in NOT_OF.items() if "init" not in without)
+        raise ValueError(f"init is {config.init!r}, must be empty for {phase}; it is for {allowed}")
     if not config.recipe:
         return
     has, wanted = ([getattr(one, name) for name in _groups(phase)] for one in (config, RECIPES[config.recipe]))

@@ -39,7 +39,7 @@ from prosg.training.recipes import USUAL, check_recipe, check_values
 from prosg.training.rows import read_run_rows, template_used
 from prosg.utils import distributed
 from prosg.utils.device import resolve_device
-from prosg.utils.io import read_json, write_json
+from prosg.utils.io import CheckpointError, read_json, write_json
 from prosg.utils.jobs import write_progress
 from prosg.utils.leftovers import sweep
 from prosg.utils.options import dotted
@@ -49,7 +49,7 @@ from prosg.utils.spelling import check_known
 
 __all__ = ["train"]
 
-CONFIG, RESULT, LORA = "config.json", "result.json", "lora"
+CONFIG, RESULT, STEPS, LORA = "config.json", "result.json", "steps.jsonl", "lora"
 
 
 def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
@@ -72,12 +72,14 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
             that holds a run with other options, or of files with another content.
     """
     check_known("phase", [phase], USUAL)
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"config is a {type(config).__name__}; make one with prosg.train_config")
     check_recipe(phase, config.recipe)
     check_values(phase, config)
     _check_names(config)
     out = Path(config.out)
     _check_folder(out)
-    _check_config(config, out)
+    _check_config(phase, config, out)
     if (out / RESULT).exists():
         lost = _lost(phase, out)
         if not lost:
@@ -150,7 +152,7 @@ def train(phase: Phase, config: TrainConfig, dry_run: bool = False) -> int:
         return 0
     # Only now: what was refused above leaves nothing that would stand in the corrected command's way.
     with distributed.locked_once(out):
-        _check_config(config, out)  # another command may have been at work there until now
+        _check_config(phase, config, out)  # another command may have been at work there until now
         if (out / RESULT).exists() and not _lost(phase, out):
             distributed.print_once(f"{out}: already trained")
         else:
@@ -251,10 +253,20 @@ def _lost(phase: Phase, out: Path) -> str:
         files = read_json(out / RESULT).get("files", [])
     except ValueError as error:
         return str(error)
+    if not isinstance(files, list):
+        return f"{out / RESULT}: files is a {type(files).__name__}, not a list"
     for path in (_trained(phase, out), *(out / str(name) for name in files)):
         if not path.exists():
             return f"{path}: is missing, though the run is finished"
     return ""
+
+
+def _foreign(phase: Phase, config: TrainConfig, out: Path) -> str:
+    """The name of something in a folder that a run would replace with its own; "" where there is nothing."""
+    own = [_trained(phase, out), out / RESULT, out / STEPS]
+    own += [out / ANCHOR_FILE] * config.anchor.enabled + [out / LORA] * (config.lora > 0)
+    filled = (path for path in own if (any(path.iterdir()) if path.is_dir() else os.path.lexists(path)))
+    return next((path.name for path in filled), "")
 
 
 def _save_lora(backbone: Any, factors: Update, folder: Path, base: Path) -> None:
@@ -284,15 +296,29 @@ def _check_folder(out: Path) -> None:
         raise ValueError(f"{out}: has a {CONFIG} that is no run's, as a model's folder has; choose another --out")
 
 
-def _check_config(config: TrainConfig, out: Path) -> None:
-    """Refuses to go on with another configuration or from other files: the result would be neither's."""
+def _check_config(phase: Phase, config: TrainConfig, out: Path) -> None:
+    """Refuses to go on with another configuration or from other files: the result would be neither's.
+
+    A folder without a configuration is no run's, and what lies there under the names of a run's files is somebody's,
+    perhaps the model that is to be trained.
+    """
     passing = ["progress", "threads", "log_steps", "report_to", "out", "cache_taps", "cache_taps_gb"]
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     path = out / CONFIG
     if not path.exists() and any(out.glob("checkpoint-*")):
         raise ValueError(f"{out}: has checkpoints, but no {CONFIG} that says of what run; choose another --out")
+    if not path.exists() and (foreign := _foreign(phase, config, out)):
+        raise ValueError(
+            f"{out}: has {foreign}, which a run would replace, but no {CONFIG} that says of what run it is; choose "
+            "another --out"
+        )
     if path.exists():
-        before = _with_defaults(read_json(path))
+        try:
+            before = _with_defaults(read_json(path))
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged ({error}); choose another --out, or delete {out}") from None
         if check_inputs(config):  # else all that is known of the files is their names
             passing += NAMED_INPUTS
         was, wanted = dict(dotted(before)), dict(dotted(now))
@@ -316,13 +342,21 @@ def _typed(value: Any) -> str:
 
 
 def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration with the options that came after it, at their defaults, and those that were renamed."""
+    """A run's configuration with the options that came after it, at their defaults, and those that were renamed.
+
+    Raises:
+        ValueError: where a group of options is none, or the module's are none that there are.
+    """
     stored = {"out" if key == "output" else key: value for key, value in stored.items()}
+    usual = dataclasses.asdict(TrainConfig("", "-", ""))
+    for name, group in usual.items():
+        if isinstance(group, dict) and not isinstance(stored.get(name, group), dict):
+            raise ValueError(f"{name} is a {type(stored[name]).__name__}, not an object")
     if isinstance(stored.get("end_token"), int):  # version 0.1, in which 0 was every model's by default
         stored["end_token"] = [stored["end_token"]] if stored["end_token"] else []
     if "module" in stored:
         stored["module"] = ProSGConfig.from_dict(stored["module"]).to_dict()
-    stored, fresh = json.loads(json.dumps([stored, dataclasses.asdict(TrainConfig("", "-", ""))]))
+    stored, fresh = json.loads(json.dumps([stored, usual]))
     groups = {key: {**fresh[key], **value} for key, value in stored.items() if isinstance(fresh.get(key), dict)}
     return {**fresh, **stored, **groups}
 

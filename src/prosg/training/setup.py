@@ -49,7 +49,7 @@ def _check_parts(model: ProSG, phase: Phase) -> None:
     if (model.initial is not None) != (phase == "state"):
         raise ValueError(f"phase {phase} needs a model {'with' if phase == 'state' else 'without'} an initial state")
     if phase == "anchor" and model.anchor is None:
-        raise ValueError("phase anchor needs a model with an anchor")
+        raise ValueError("anchor.enabled is false, must be true for phase anchor, which trains an anchor")
     if model.anchor is not None and not model.backbone.continues:
         raise ValueError(
             f"anchor.enabled must be false: a {model.backbone.config.model_type} gives no gradients through its state"
@@ -105,6 +105,8 @@ def _check_rows(config: TrainConfig, rows: Sequence[EncodedRow], validation: Seq
     """Checks that the rows suffice for a step, and validation rows for the stop rule."""
     if not rows:
         raise ValueError("there are no rows to train on")
+    if config.validation and not validation:
+        raise ValueError("there are no rows to validate on: all of --validation were left out")
     if not config.optim.late_weight and all(row.has_stages and not row.late_start for row in sample_rows(rows)):
         raise ValueError("optim.late_weight is 0, but the rows have one stage each: nothing would be learned")
     accumulation, processes = config.optim.accumulation, distributed.size()

@@ -119,9 +119,9 @@ def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
     """Yields line numbers (from 1) and decoded values of a JSON lines file, skipping blank lines.
 
     Raises:
-        ValueError: as `iter_lines`, and as `parse_json`: "FILE:LINE: ...".
+        ValueError: as `iter_lines`, and as `parse_json`, also for a key that stands twice: "FILE:LINE: ...".
     """
-    return ((number, parse_json(line, f"{path}:{number}")) for number, line in iter_lines(path))
+    return ((number, parse_json(line, f"{path}:{number}", unique=True)) for number, line in iter_lines(path))
 
 
 def iter_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:

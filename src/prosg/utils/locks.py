@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from prosg.utils.leftovers import is_same, sweep
+from prosg.utils.write_errors import write_errors
 
 __all__ = ["check_locks", "lock_file", "locked"]
 
@@ -28,18 +29,20 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         ValueError: if another process holds it, and if the folder was deleted meanwhile.
+        OSError: if it cannot be created or written in, with its path and the reason.
     """
     folder = Path(os.path.realpath(folder))
     with ExitStack() as closing:
         while True:
-            folder.mkdir(parents=True, exist_ok=True)
             handles = []
-            for path, flags in ((folder, os.O_RDONLY), (folder / LOCK, os.O_RDWR | os.O_CREAT)):
-                try:
-                    handles.append(os.open(path, flags, 0o666))
-                except FileNotFoundError:
-                    break  # deleted since
-                closing.callback(os.close, handles[-1])
+            with write_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                for path, flags in ((folder, os.O_RDONLY), (folder / LOCK, os.O_RDWR | os.O_CREAT)):
+                    try:
+                        handles.append(os.open(path, flags, 0o666))
+                    except FileNotFoundError:
+                        break  # deleted since
+                    closing.callback(os.close, handles[-1])
             if len(handles) == 2:
                 folder_locks = _lock(handles[0], folder, optional=True)
                 _lock(handles[1], folder)

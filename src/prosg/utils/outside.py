@@ -13,6 +13,7 @@ import re
 from typing import Any, NoReturn
 
 from prosg.utils.errors import unreadable
+from prosg.utils.values import shortened
 
 __all__ = [
     "DEEPEST",
@@ -51,7 +52,7 @@ def read_text(path: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
     return decode_text(content, os.fspath(path))
 
 
-def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
+def parse_json(text: str | bytes, where: str, *, finite: bool = True, unique: bool = False) -> Any:
     """Parses JSON from outside.
 
     Args:
@@ -59,6 +60,7 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
         where: What the error names, like "rows.jsonl:7".
         finite: Whether NaN and Infinity, which are no JSON, are refused. Python writes them, so that a file of this
             package's own results may hold them.
+        unique: Refuse a key that stands twice in an object, of which Python takes the last without a word.
 
     Returns:
         The value. Halves of surrogate pairs in its strings are replaced by U+FFFD.
@@ -70,7 +72,10 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
     text = decode_text(text, where)
     try:
         value = json.loads(
-            text.removeprefix("\ufeff"), parse_int=_parse_int, parse_constant=_refuse_constant if finite else float
+            text.removeprefix("\ufeff"),
+            parse_int=_parse_int,
+            parse_constant=_refuse_constant if finite else float,
+            object_pairs_hook=_unique if unique else None,
         )
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg})") from None
@@ -126,7 +131,7 @@ def plain_reason(error: BaseException) -> str:
 
 
 class _RefusedError(Exception):
-    """A number that is refused."""
+    """A number or an object that is refused."""
 
 
 def _parse_int(digits: str) -> int:
@@ -137,6 +142,15 @@ def _parse_int(digits: str) -> int:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise _RefusedError(f"not JSON ({name} is no number)")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _RefusedError(f"the key {shortened(repr(twice))} stands twice in one object")
+    return value
 
 
 def _children(value: Any) -> list[Any]:

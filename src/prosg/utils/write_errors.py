@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from prosg.utils.errors import FULL, causes
 from prosg.utils.staging import LONGEST
 
-__all__ = ["write_errors"]
+__all__ = ["full_disk_errors", "write_errors"]
 
 
 @contextmanager
@@ -41,6 +41,18 @@ def write_errors(path: Path) -> Iterator[None]:
         reason = os.strerror(number) if number else f"PyTorch could not write all of it: {text}"
         cure = "; make room, or name another place" if number is None or number in FULL else ""
         raise OSError(number or errno.EIO, f"cannot be written ({reason}){cure}", str(path)) from None
+
+
+@contextmanager
+def full_disk_errors(folder: Path) -> Iterator[None]:
+    """Gives errors of a full disk that name no file, as those of loggers that write on their own, the folder's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or error.filename:
+            raise
+        with write_errors(folder):
+            raise
 
 
 def _number(text: str) -> int | None:
