@@ -173,8 +173,8 @@ RWKV7_LAYOUT = Layout(
         "hidden_act": "sqrelu",
         "attn": None,
     },
-    # Other code uses head_dim * norm_eps, which equals BlinkDL's 64e-5 for heads of 64 only. A config.json may leave out
-    # head_dim, which follows from num_heads, too.
+    # Other code uses head_dim * norm_eps, which equals BlinkDL's 64e-5 for heads of 64 only. A config.json may leave
+    # out head_dim, which follows from num_heads, too.
     hf_only=lambda config, sizes: {"ln_x_eps": config.get("ln_x_eps", 1e-5 * sizes["head_size"])},
     optional=frozenset({"value_rank"}),  # a single layer has no v1
     unused=re.compile(r"blocks\.0\.att\.v[012]$"),
