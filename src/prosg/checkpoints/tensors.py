@@ -108,12 +108,18 @@ def check_files(folder: Path) -> None:
     """Checks a folder's files of weights before another library reads them.
 
     Raises:
-        CheckpointError: for a zip that is larger inside than outside.
+        CheckpointError: for a zip that is larger inside than outside, and a damaged safetensors file of the model.
         OSError: for a file that cannot be opened.
     """
     for file in sorted([*folder.glob("*.bin"), *folder.glob("*.safetensors")]):
         with file.open("rb"):
             pass
+        if file.suffix == ".safetensors" and file.name.startswith("model"):  # others are not read
+            try:
+                with safe_open(file, framework="pt"):
+                    pass
+            except (SafetensorError, MemoryError, OSError, RuntimeError, ValueError) as error:
+                raise _cannot_read(file, error, "truncated, or not a safetensors file") from None
         if file.suffix == ".bin" and zipfile.is_zipfile(file):
             _check_entries(file)
 
