@@ -12,7 +12,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 # An editable install is redone when what it is made of changes: dependencies, and the extensions' sources.
-MADE_OF := pyproject.toml constraints.txt $(wildcard setup.py src/prosg/ops/*.h src/prosg/ops/*/*.c)
+MADE_OF := pyproject.toml constraints.txt $(wildcard setup.py src/prosg/ops/*.h src/prosg/ops/*/*.[ch])
 
 .PHONY: demo test lint docs bench
 

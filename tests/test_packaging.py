@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,37 @@ def test_the_version_stands_in_one_place() -> None:
     assert prosg.__version__ == metadata.version("prosg")
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == project["version"]
     assert "version" not in (ROOT / "setup.py").read_text("utf-8")
+
+
+def test_what_an_install_is_made_of_names_every_source_of_the_kernels() -> None:
+    ops = ROOT / "src" / "prosg" / "ops"
+    sources = set(ops.rglob("*.[ch]"))
+    assert {path.parent.name for path in sources} >= {"ops", "linear", "step"}
+    made_of = re.search(r"^MADE_OF := .*\$\(wildcard (.*)\)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert made_of is not None
+    assert {path for pattern in made_of[1].split() for path in ROOT.glob(pattern)} >= sources
+    workflow = ROOT / ".github" / "workflows" / "wheels.yml"
+    if workflow.is_file():  # the source distribution has none
+        patterns = yaml.load(workflow.read_text("utf-8"), yaml.BaseLoader)["on"]["pull_request"]["paths"]
+        assert {path for pattern in patterns for path in ROOT.glob(pattern)} >= sources
+
+
+def test_the_wheels_of_platforms_are_counted_by_the_kernels_sources() -> None:
+    workflow = ROOT / ".github" / "workflows" / "wheels.yml"
+    if not workflow.is_file():
+        pytest.skip("the source distribution has no workflows")
+    [expected] = re.findall(r'\\.so\'\)" = "\$\((.*)\)"$', workflow.read_text("utf-8"), re.MULTILINE)
+    counted = subprocess.run(["sh", "-c", expected], cwd=ROOT, capture_output=True, text=True, check=True)
+    kernels = re.search(r"for name in \((.*)\)$", (ROOT / "setup.py").read_text("utf-8"), re.MULTILINE)
+    assert kernels is not None
+    assert counted.stdout.strip() == str(len(kernels[1].split(",")))
+
+
+def test_the_source_distribution_has_what_lies_beside_the_package() -> None:
+    manifest = (ROOT / "MANIFEST.in").read_text("utf-8")
+    by_itself = {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"}
+    beside = {path.name for path in ROOT.iterdir() if path.is_file() and not path.name.startswith(".")}
+    assert {name for name in beside - by_itself if name not in manifest.split()} <= {"PKG-INFO", "setup.cfg"}
 
 
 @pytest.mark.slow

@@ -319,6 +319,15 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
 
 
 @backbones
+@pytest.mark.parametrize("shape", [(1, 0), (0, 3), (3,)], ids=str)
+def test_a_call_without_tokens_is_refused(name: str, shape: tuple[int, ...]) -> None:
+    backbone = live_backbone(name, torch.float32)
+    for lengths in (None, torch.zeros(shape[0], dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"tokens has shape .*; a call reads \(B, T\)"):
+            backbone(torch.zeros(shape, dtype=torch.int64), lengths=lengths)
+
+
+@backbones
 def test_the_input_state_is_not_written_to(name: str) -> None:
     backbone = live_backbone(name)
     state = detach_state(backbone(tokens(BATCH, 4)).state)

@@ -132,6 +132,27 @@ def test_a_folder_written_by_other_code(tmp_path: Path) -> None:
         assert gap(load_backbone(tmp_path / name)(ids).logits[0].detach(), expected) < 1e-5
 
 
+@pytest.mark.parametrize("said", ["head_dim", "num_heads", "nothing"])
+def test_the_eps_of_a_folder_is_that_of_its_heads(said: str, tmp_path: Path) -> None:
+    other = pytest.importorskip("rwkv7_hf")
+    ranks = {"decay_low_rank_dim": 4, "gate_low_rank_dim": 4, "a_low_rank_dim": 4, "v_low_rank_dim": 4}
+    torch.manual_seed(0)
+    theirs = other.RWKV7ForCausalLM(
+        other.RWKV7Config(vocab_size=50, hidden_size=48, num_hidden_layers=2, head_dim=48, **ranks)
+    ).eval()
+    theirs.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    kept = {key: value for key, value in config.items() if key == said or key not in ("head_dim", "num_heads")}
+    kept.pop("num_attention_heads", None)
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    loaded = load_backbone(tmp_path)
+    assert loaded.config.ln_x_eps == pytest.approx(48e-5)
+    ids = tokens(1, 20, vocab=50)
+    with torch.no_grad():
+        expected = other.RWKV7ForCausalLM.from_pretrained(tmp_path).eval()(ids).logits[0]
+    assert gap(loaded(ids).logits[0].detach(), expected) < 1e-5
+
+
 def compiled(name: str) -> str:
     """As torch.compile names what it compiled block by block."""
     return name.replace(".att.", "._orig_mod.att.")

@@ -97,6 +97,7 @@ def test_what_a_model_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert {key: said[f"rwkv7.{key}"] for key in sizes} == sizes
     small = ProSG(RWKV7(RWKV7Config(vocab_size=9, hidden_size=64, num_layers=1, head_size=32)))
     assert "heads of 32" in export_gguf_model(small, tmp_path / "small.gguf")
+    assert "weights, float64, are written as float32" in export_gguf_model(small.double(), tmp_path / "wide.gguf")
     assert said["tokenizer.ggml.model"] == "none" and said["rwkv7.vocab_size"] == VOCAB
     types = {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
     assert {name for name, kind in types.items() if kind == gguf.GGMLQuantizationType.BF16} == {

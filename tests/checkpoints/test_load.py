@@ -55,11 +55,22 @@ def test_a_tokenizer_must_fit_the_vocabulary(tmp_path: Path) -> None:
         ({"device": "gpu"}, "device is 'gpu'; allowed: auto, cpu, cuda"),
         ({"kernel": "gpu"}, "unknown wkv4 kernel 'gpu'; known are auto"),
         ({"begin_token": "x"}, "begin token is 'x'"),
+        ({"target_modules": ["key"]}, r"target_modules is \['key'\], but .* is an adapter, which names its own"),
+        ({"dtype": torch.int8}, "dtype is torch.int8; allowed: fp32, bf16"),
     ],
 )
 def test_a_name_or_an_id_that_is_none_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         load_model("demo", **options)
+
+
+def test_projections_that_a_native_backbone_does_not_have_are_refused() -> None:
+    base = load_model("demo").base
+    assert len(load_model(base, target_modules=["key", "value"]).backbone.sites) == 12
+    with pytest.raises(ValueError, match=r"target_modules \['q_proj'\] not in this rwkv4; it has key, value"):
+        load_model(base, target_modules=["key", "q_proj"])
+    with pytest.raises(ValueError, match="target_modules is 'key'; give a list"):
+        load_model(base, target_modules="key")
 
 
 def test_a_begin_token_is_a_number_too() -> None:

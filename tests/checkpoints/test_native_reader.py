@@ -100,6 +100,9 @@ REFUSED = {
     "a nested dict": ({"optimizer": {"emb.weight": ONE}}, "optimizer .*tensors"),
     "one of several": ({"model": {"emb.weight": ONE}, "step": ONE}, "model .*tensors"),
     "a name that is none": ({0: ONE}, "a tensor's name is 0, of type int"),
+    "a name of two lines": ({"emb.weight": ONE, "a\nb": ONE}, r"a tensor's name is 'a\\nb'; allowed"),
+    "a long name": ({"emb.weight": ONE, "a" * 5000: ONE}, r"a tensor's name is 'a{79}\.\.\.; allowed"),
+    "sparse": ({"emb.weight": torch.zeros(2, 2).to_sparse()}, "emb.weight is stored as sparse"),
     "code": ({"emb.weight": ONE, "args": Malice()}, "code"),
     "integers": ({"emb.weight": torch.zeros(1, dtype=torch.int8)}, "emb.weight is int8.*bfloat16"),
 }
@@ -113,6 +116,23 @@ def test_refused_files(content: object, message: str, tmp_path: Path, monkeypatc
         load_backbone(tmp_path / "bad.pth")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_pickles_of_other_protocols(
+    is_zip: bool, weights: dict[str, Tensor], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    for protocol in (3, 4, 5):
+        path = tmp_path / f"{protocol}.pth"
+        torch.save(weights, path, pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+        if protocol == 3:
+            load_backbone(path)
+            continue
+        with pytest.raises(
+            CheckpointError, match=rf"{protocol}.pth: pickled with protocol {protocol}, .*pickle_protocol=2"
+        ):
+            load_backbone(path)
+    assert not [warned for warned in recwarn if "protocol" in str(warned.message)]
 
 
 CHANGES = {

@@ -30,6 +30,7 @@ __all__ = [
     "Output",
     "Taps",
     "check_taps",
+    "check_tokens",
     "update_mask",
 ]
 
@@ -270,9 +271,15 @@ class Backbone(Protocol):
             keep_state: False allows the returned state to be `()`, which saves memory where it is not needed.
 
         Raises:
-            ValueError: for an update that does not fit the sites, and for unknown taps.
+            ValueError: for no rows or no tokens, for an update that does not fit the sites, and for unknown taps.
         """
         ...
+
+
+def check_tokens(tokens: Tensor) -> None:
+    """Raises ValueError unless tokens are (B, T), of at least one row and one token."""
+    if tokens.dim() != 2 or not tokens.numel():
+        raise ValueError(f"tokens has shape {tuple(tokens.shape)}; a call reads (B, T), at least one token of one row")
 
 
 def check_taps(taps: Collection[str]) -> None:

@@ -46,8 +46,8 @@ class Layout(NamedTuple):
     """Other fields written to config.json."""
     hf_required: Mapping[str, object]
     """Fields of config.json that must have this value if present: the backbone supports no other."""
-    hf_only: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
-    """config.json -> the config fields that no tensor's size determines."""
+    hf_only: Callable[[Mapping[str, Any], Mapping[str, int]], dict[str, Any]] = lambda config, sizes: {}
+    """config.json and what `read_sizes` returns -> the config fields that no tensor's size determines."""
     optional: frozenset[str] = frozenset()
     """Config fields whose tensor may be missing."""
     unused: re.Pattern[str] = NOTHING
@@ -173,8 +173,9 @@ RWKV7_LAYOUT = Layout(
         "hidden_act": "sqrelu",
         "attn": None,
     },
-    # Other code uses head_dim * norm_eps, which equals BlinkDL's 64e-5 for heads of 64 only.
-    hf_only=lambda config: {"ln_x_eps": config.get("ln_x_eps", 1e-5 * config.get("head_dim", 64))},
+    # Other code uses head_dim * norm_eps, which equals BlinkDL's 64e-5 for heads of 64 only. A config.json may leave
+    # out head_dim, which follows from num_heads, too.
+    hf_only=lambda config, sizes: {"ln_x_eps": config.get("ln_x_eps", 1e-5 * sizes["head_size"])},
     optional=frozenset({"value_rank"}),  # a single layer has no v1
     unused=re.compile(r"blocks\.0\.att\.v[012]$"),
     transposed=re.compile(r"\.att\.[wavg][12]$"),

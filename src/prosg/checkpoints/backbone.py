@@ -19,6 +19,7 @@ from prosg.backbones import BACKBONES, BackboneModule
 from prosg.backbones.hf.cache import TransformersModel
 from prosg.backbones.hf.files import hf_type, load_hf, load_hf_model, save_hf, written_suffix
 from prosg.backbones.hf.model import HFBackbone
+from prosg.backbones.hf.sites import check_target_modules
 from prosg.backbones.hf.windows import WINDOWED
 from prosg.backbones.layouts import Layout
 from prosg.backbones.quantised import refuse_quantised
@@ -62,14 +63,14 @@ def load_backbone(
         device: Where to put it.
         kernel: Implementation of the recurrence.
         target_modules: Projections that an update may act on, by the ends of their names, for a model that transformers
-            runs; those of `HF_SITES` by default. Native backbones have fixed ones.
+            runs; those of `HF_SITES` by default. Native backbones have fixed ones, of which these have to be some.
         sliding_window: Tokens that attention sees in every layer of a Llama-like model, whose state is then bounded; 0
             leaves the model as its files say.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
         CheckpointError: if it is damaged, not supported, or too large for the memory that is free.
-        ValueError: for a type or a kernel that does not exist, and a window that this type cannot have.
+        ValueError: for a type, a kernel or projections that do not exist, and a window that this type cannot have.
     """
     dtype = parse_dtype(dtype)
     if is_gguf(path):
@@ -91,6 +92,10 @@ def load_backbone(
         dtype = torch.float32 if dtype == torch.float16 else dtype
     with torch.device("meta"):
         model = kind.model(config, kernel)
+    check_target_modules(target_modules)
+    if unknown := [name for name in target_modules if name not in model.site_names]:
+        sites = ", ".join(model.site_names)
+        raise ValueError(f"{path}: target_modules {unknown} not in this {config.model_type}; it has {sites}")
     model.load_state_dict(cast_checked(path, tensors, _types(tensors, dtype, kind.layout)), assign=True)
     return model.to(device)
 

@@ -21,6 +21,7 @@ from prosg.backbones.rwkv7 import LN_X_EPS, RWKV7, RWKV7Config
 from prosg.checkpoints.gguf_file import GGUFFile, gguf_file
 from prosg.checkpoints.gguf_vocabulary import add_vocabulary
 from prosg.model.prosg import ProSG
+from prosg.utils.device import dtype_name
 
 __all__ = ["check_gguf_model", "export_gguf_model"]
 
@@ -57,7 +58,8 @@ def export_gguf_model(model: ProSG, path: str | Path, *, overwrite: bool = False
         overwrite: Replace a file that is there.
 
     Returns:
-        What became of the tokenizer, in words, and a caution about heads that not every llama.cpp computes with.
+        What became of the tokenizer, in words, and of weights in fp64, and a caution about heads that not every
+        llama.cpp computes with.
 
     Raises:
         CheckpointError: for a path that does not end in .gguf.
@@ -76,6 +78,10 @@ def export_gguf_model(model: ProSG, path: str | Path, *, overwrite: bool = False
         said = add_vocabulary(file, model, config.vocab_size)
         for name, tensor in _tensors(dict(backbone.state_dict()), config).items():
             file.add_tensor(name, tensor, dtype if MATRICES.search(name) else torch.float32)
+    if dtype != stored:
+        said += (
+            f"; its weights, {dtype_name(stored)}, are written as {dtype_name(dtype)}, the widest that llama.cpp has"
+        )
     if config.head_size % SURE_HEADS:
         said += (
             f"; heads of {config.head_size}: llama.cpp computes them right where it is built for AVX2 "

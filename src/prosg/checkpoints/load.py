@@ -54,7 +54,7 @@ def load_model(
         device: Where to put the model; "auto" is a CUDA device where there is one.
         kernel: Implementation of the recurrence; "auto" is the fastest that can run.
         target_modules: Projections that an update may act on, for a backbone that transformers runs. An adapter knows
-            its own.
+            its own, and a native backbone has fixed ones.
         end_token: Ids that end an answer; by default those of the adapter, then of the model's files, else 0.
         begin_token: Id that stands before every prompt, or "none"; likewise, else none.
         quantize: "int8" keeps the backbone's matrices in 8 bits, for generating with native backbones; or "none".
@@ -72,6 +72,8 @@ def load_model(
     path = demo_model() if str(model) == "demo" else trained_model(local_path(model))
     adapter = adapter_config(path) if is_adapter(path) else {}
     if is_adapter(path):
+        if target_modules:
+            raise ValueError(f"target_modules is {target_modules!r}, but {path} is an adapter, which names its own")
         loaded, where = load_adapter(
             path, base=base, dtype=dtype, device=device, kernel=kernel, sliding_window=sliding_window
         )

@@ -257,7 +257,7 @@ def _read_config(path: Path, tensors: dict[str, Tensor], kind: BackboneKind, hf_
             said = shown(hf_config[field])
             raise CheckpointError(f"{path / 'config.json'}: {field} is {said}, but the tensors' is {size}")
     try:
-        extra = kind.layout.hf_only(hf_config) if hf_config else {}
+        extra = kind.layout.hf_only(hf_config, sizes) if hf_config else {}
         for name, value in extra.items():
             if not check_number(name, value) > 0:
                 raise ValueError(f"{name} is {value}; it must be above 0")

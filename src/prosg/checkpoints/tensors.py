@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,15 @@ from prosg.utils.values import shown
 
 __all__ = ["check_files", "read_safetensors", "read_tensors"]
 
+PROTOCOL = 0x80
+"""The byte with which a pickle begins, before its protocol's number."""
+MOST_PROTOCOL = 3
+"""Later ones have operations that PyTorch's reader, which runs no code, does not know."""
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 SAFETENSORS = (".safetensors", ".st")
 """Suffixes of safetensors files; .st is that of RWKV's runtimes."""
+LONGEST_NAME = 200
+"""Letters of a tensor's name."""
 NESTED = ("model", "module", "state_dict")
 """Names under which training tools put a model's tensors."""
 
@@ -44,9 +51,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if not isinstance(name, str):
             raise CheckpointError(f"{path}: a tensor's name is {shown(name)}, of type {type(name).__name__}, not text")
+        if not name.isprintable() or len(name) > LONGEST_NAME:
+            raise CheckpointError(
+                f"{path}: a tensor's name is {shown(name)}; allowed: at most {LONGEST_NAME} letters that can be printed"
+            )
         if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path}: {str(name)[:80]} is a {type(tensor).__name__}; only tensors are allowed")
-        if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta:
+            raise CheckpointError(f"{path}: {name} is a {type(tensor).__name__}; only tensors are allowed")
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise CheckpointError(f"{path}: {name} is stored as sparse, or without its values; supported: all of them")
+        if tensor.dtype not in FLOATS:
             kinds = ", ".join(dtype_name(dtype) for dtype in FLOATS)
             raise CheckpointError(f"{path}: {name} is {dtype_name(tensor.dtype)}; supported: {kinds}")
         if tensor.nbytes > tensor.untyped_storage().nbytes():
@@ -95,12 +108,18 @@ def check_files(folder: Path) -> None:
     """Checks a folder's files of weights before another library reads them.
 
     Raises:
-        CheckpointError: for a zip that is larger inside than outside.
+        CheckpointError: for a zip that is larger inside than outside, and a damaged safetensors file of the model.
         OSError: for a file that cannot be opened.
     """
     for file in sorted([*folder.glob("*.bin"), *folder.glob("*.safetensors")]):
         with file.open("rb"):
             pass
+        if file.suffix == ".safetensors" and file.name.startswith("model"):  # others are not read
+            try:
+                with safe_open(file, framework="pt"):
+                    pass
+            except (SafetensorError, MemoryError, OSError, RuntimeError, ValueError) as error:
+                raise _cannot_read(file, error, "truncated, or not a safetensors file") from None
         if file.suffix == ".bin" and zipfile.is_zipfile(file):
             _check_entries(file)
 
@@ -113,13 +132,21 @@ def _unpickle(path: Path) -> dict[Any, Any]:
     is_zip = zipfile.is_zipfile(path)
     if start == b"PK" and not is_zip:
         raise CheckpointError(f"{path}: truncated")
-    if not (is_zip or start[0] == 0x80):
+    if not (is_zip or start[0] == PROTOCOL):
         raise CheckpointError(f"{path}: not a PyTorch checkpoint")
     if is_zip:
         _check_entries(path)
     try:
-        content = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
+        with warnings.catch_warnings():  # it warns of what it reads all the same, and of what the error says
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            content = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
     except pickle.UnpicklingError as error:
+        protocol = _protocol(path, is_zip) if "Unsupported operand" in str(error) else 0
+        if MOST_PROTOCOL < protocol <= pickle.HIGHEST_PROTOCOL:
+            raise CheckpointError(
+                f"{path}: pickled with protocol {protocol}, which cannot be read without running code; write it with "
+                "torch.save's own, pickle_protocol=2"
+            ) from None
         found = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:class|operand|type) ([\w.]+)", str(error))
         what = f" ({found[1] or found[2]})" if found else ""
         damaged = "" if is_zip else ", or is damaged"
@@ -133,6 +160,18 @@ def _unpickle(path: Path) -> dict[Any, Any]:
     if len(content) == 1 and (name := next(iter(content))) in NESTED and isinstance(content[name], dict):
         return dict(content[name])
     return content
+
+
+def _protocol(path: Path, is_zip: bool) -> int:
+    """The protocol that a pickle says it has; 0 for none."""
+    if is_zip:
+        with zipfile.ZipFile(path) as file:
+            pickles = [name for name in file.namelist() if name.endswith("data.pkl")]
+            start = file.read(pickles[0])[:2] if pickles else b""
+    else:
+        with path.open("rb") as single:
+            start = single.read(2)
+    return start[1] if len(start) == 2 and start[0] == PROTOCOL else 0
 
 
 def _check_entries(path: Path) -> None:

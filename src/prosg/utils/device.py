@@ -17,12 +17,16 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    """Returns the type named by --dtype; None for None, and a type itself. Raises ValueError for an unknown name."""
+    """Returns the type named by --dtype; None for None, and a type itself. Raises ValueError for any other."""
+    if name is None:
+        return None
     if isinstance(name, torch.dtype):
+        if name not in DTYPES.values():
+            raise ValueError(f"--dtype is {name}; allowed: {', '.join(DTYPES)}")
         return name
-    if name is not None and name not in DTYPES:
+    if name not in DTYPES:
         raise ValueError(f"--dtype is {name!r}{meant(name, DTYPES)}; allowed: {', '.join(DTYPES)}")
-    return None if name is None else DTYPES[name]
+    return DTYPES[name]
 
 
 def parse_device(device: torch.device | str) -> torch.device:

@@ -11,7 +11,7 @@ from torch import nn
 from prosg.backbones.hf.cache import TransformersModel
 from prosg.core.update import Site
 
-__all__ = ["HF_SITES", "LANGUAGE_MODELS", "ModelSites", "find_sites", "projection_shape"]
+__all__ = ["HF_SITES", "LANGUAGE_MODELS", "ModelSites", "check_target_modules", "find_sites", "projection_shape"]
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 HF_SITES: dict[str, tuple[str, ...]] = {
@@ -50,6 +50,12 @@ class ModelSites(NamedTuple):
         return [(sites[0], sites[-1]) for sites in by_layer]
 
 
+def check_target_modules(names: Sequence[str]) -> None:
+    """Raises ValueError unless names are a list of texts: one text is none, though it is a sequence, too."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f'target_modules is {names!r}; give a list of projections\' names, as ["q_proj", "v_proj"]')
+
+
 def find_sites(model: TransformersModel, names: Sequence[str] = ()) -> ModelSites:
     """Finds the projections to update.
 
@@ -63,8 +69,7 @@ def find_sites(model: TransformersModel, names: Sequence[str] = ()) -> ModelSite
             and for one text in the place of a list.
     """
     model_type = model.config.model_type
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f'target_modules is {names!r}; give a list of projections\' names, as ["q_proj", "v_proj"]')
+    check_target_modules(names)
     wanted = tuple(name.replace(".", "_") for name in names or HF_SITES.get(model_type, ()))
     if not wanted:
         known = ", ".join(HF_SITES)
