@@ -215,12 +215,14 @@ def test_conversations_are_framed_by_the_template(model: ProSG) -> None:
         lm.apply_chat_template(turns, add_generation_prompt=False)
 
 
-def test_a_task_spells_no_special_tokens_and_a_template_does(model: ProSG) -> None:
+def test_a_task_spells_no_special_tokens_and_a_template_does() -> None:
+    model = live_model("rwkv4", "plus", torch.float32, vocab=len(WORDS))
+    spelled = WORDS[0]
+    model.tokenizer = word_tokenizer([spelled])
     model.own_template = OwnTemplate(
         JinjaTemplate("{{ messages[0]['content'] }}", {}, model.tokenizer.special_tokens, "x")
     )
     lm = HarnessModel(model, template="model")
-    spelled = model.tokenizer.special_tokens[0]
     plain = lm._prompt(spelled)
     assert plain == model.special.prompt(model.tokenizer.encode(spelled))
     assert lm._prompt(lm.apply_chat_template([{"role": "user", "content": "Hi."}])) != plain
@@ -286,7 +288,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "samples": (["--tasks", "choice", "--log_samples"], "--log-samples needs --out"),
     "predictions": (["--tasks", "choice", "--predict_only"], "--predict-only needs --log-samples"),
     "template": (["--tasks", "choice", "--apply_chat_template"], "needs --template: world, pile or raven"),
-    "memory": (["--tasks", "choice", "--memory", "mean"], "argument --memory: invalid choice: 'mean'"),
+    "memory": (["--tasks", "choice", "--memory", "mean"], "argument --memory: 'mean' is unknown; allowed: none,"),
     "module": (["--tasks", "choice", "--memory", "update"], "has no module"),
     "option": (["--tasks", "choice", "--num_beams", "2"], "--num-beams"),
 }
