@@ -32,6 +32,7 @@ ITEMS = {"items": ["Anna", "Bob"], "after": "Names:"}
         ({"type": "same_items", "items": ["小红", "小明"]}, ["小明、小红。"], ["小红。"]),
         ({"type": "ends_with", "text": "Keep it."}, ["So. Keep it. "], ["Keep it. So."]),
         ({"type": "sentences", "min": 2, "max": 2}, ["One is. Two are!"], ["One is.", "A. B. C.", "A. . ."]),
+        ({"type": "sentences", "max": 1}, ["He paid 3.50 for it."], ["He paid 3. Then he left."]),
         ({"type": "sentences", "min": 2, "max": 2}, ["一。二！"], ["一。", "一，二。"]),
         ({"type": "words", "min": 2, "max": 3}, ["Don't go.", "three-part one, two", "三个字"], ["one", "四个汉字"]),
         ({"type": "words"}, ["1"], ["", "..."]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,10 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"curve": {"sentences": [5, 5]}}, ("curve.sentences is 5,5", "rising numbers")),
     ({"curve": {"sentences": []}}, ("curve.sentences is empty", "rising numbers")),
     ({"curve": {"turns": [-1, 0]}}, ("curve.turns is -1,0", "from 0 on")),
+    ({"curve": {"tokens_per_sentence": 0}}, ("curve.tokens_per_sentence is 0", "at least 1")),
+    ({"curve": {"items": [6]}}, ("curve.items: kind 'ending' cannot have them", "allowed: names, code")),
+    ({"curve": {"items": [99]}, "data": {"kinds": ["code"]}}, ("curve.items is 99", "4 to 64 digits")),
+    ({"curve": {"filler": "nowhere.txt"}}, ("nowhere.txt: cannot be read",)),
     ({"data": {"kinds": ["poem"]}}, ("data.kinds has poem", "allowed: ending, names, code")),
     ({"data": {"kinds": ["code", "code"]}}, ("data.kinds is code,code", "each kind once")),
     ({"capacity": {"kind": "poem"}}, ("capacity.kind is 'poem'", "allowed: ending, names, code")),
@@ -86,6 +91,9 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     (system(model="demo", refresh_keep=9), ("systems.x: refresh_keep is for refresh_every or late_refresh",)),
     (system(model="demo", memory="none", tau=5), ("systems.x: tau is for memory anchor, both or auto, not none",)),
     (system(model="demo", memory="update", age=5), ("systems.x: age is for memory anchor",)),
+    (system(model="demo", memory="anchor", window=4), ("systems.x: window is for memory update, both or auto",)),
+    (system(model="demo", memory="none", update="other"), ("systems.x: update is 'other', but memory is 'none'",)),
+    (system(model="demo", begin_token="<s>"), ("systems.x.begin_token: begin token is '<s>'", "an id, or none")),
     (system(model="demo", dtype="fp8"), ("systems.x: dtype is 'fp8'", "fp32, bf16")),
     ({**system(model="demo", late_replay=True), "measures": ["accuracy"]}, ("late_replay and late_refresh act",)),
     (system(model="demo", template="chatml"), ("systems.x.template: template is 'chatml'", "none, world, pile, raven")),
@@ -130,6 +138,9 @@ def test_options_that_shape_no_row_are_said() -> None:
     both = [said.format("sentences"), said.format("split")]
     assert [*idle_options(EvalConfig(data=data, measures=["accuracy"]))] == both
     assert not [*idle_options(EvalConfig(data=DataConfig(sentences=[1, 2])))]
+    trained = EvalConfig(data=DataConfig(train="x.jsonl"), systems={"x": "demo"})
+    assert ["data.train is for the mean update" in line for line in idle_options(trained)] == [True]
+    assert not [*idle_options(replace(trained, systems={"x": {"model": "demo", "update": "mean"}}))]
 
 
 def test_files_of_systems_that_are_not_there_are_said() -> None:

@@ -205,6 +205,36 @@ def test_options_of_writing(model: ProSG) -> None:
     assert lm._sampling({"do_sample": False, "temperature": 0.0, "top_k": -1, "top_p": 0, **nothing}) == plain
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"until": 5}, "until is 5; it must be of type str"),
+        ({"until": ["a", 5]}, r"until\[1\] is 5"),
+        ({"max_gen_toks": "many"}, "max_gen_toks is 'many'; it must be of type int"),
+        ({"max_gen_toks": 2.5}, "max_gen_toks is 2.5"),
+        ({"max_gen_toks": 0}, "max_gen_toks is 0, must be at least 1"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"do_sample": "false"}, "do_sample is 'false'; it must be true or false"),
+        ({"do_sample": True, "top_k": "x"}, "top_k is 'x'"),
+        ({"do_sample": True, "top_p": 2}, "top_p is 2"),
+    ],
+)
+def test_values_that_an_option_of_writing_cannot_have(model: ProSG, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^generation option {message}"):
+        HarnessModel(model)._sampling(options)
+    assert HarnessModel(model)._sampling({"max_gen_toks": 8.0}).max_tokens == 8
+
+
+def test_sampled_texts_do_not_depend_on_the_batch_size(model: ProSG) -> None:
+    options = {"do_sample": True, "max_gen_toks": 12}
+    requests = [Asked((text, options)) for text in ("Tom saw", "a b c", "Tom saw", "Tom saw")]
+    written = [HarnessModel(model, batch_size=size, seed=1).generate_until(requests) for size in (1, 3, 16)]
+    assert written[0] == written[1] == written[2]
+    assert len({written[0][0], written[0][2], written[0][3]}) == 3  # a question that is asked again is answered anew
+    assert written[0] == model.generate([one.args[0] for one in requests], temperature=1.0, max_tokens=12, seed=1)
+
+
 def test_conversations_are_framed_by_the_template(model: ProSG) -> None:
     lm = HarnessModel(model, template="world")
     turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi."}]
@@ -215,12 +245,14 @@ def test_conversations_are_framed_by_the_template(model: ProSG) -> None:
         lm.apply_chat_template(turns, add_generation_prompt=False)
 
 
-def test_a_task_spells_no_special_tokens_and_a_template_does(model: ProSG) -> None:
+def test_a_task_spells_no_special_tokens_and_a_template_does() -> None:
+    model = live_model("rwkv4", "plus", torch.float32, vocab=len(WORDS))
+    spelled = WORDS[0]
+    model.tokenizer = word_tokenizer([spelled])
     model.own_template = OwnTemplate(
         JinjaTemplate("{{ messages[0]['content'] }}", {}, model.tokenizer.special_tokens, "x")
     )
     lm = HarnessModel(model, template="model")
-    spelled = model.tokenizer.special_tokens[0]
     plain = lm._prompt(spelled)
     assert plain == model.special.prompt(model.tokenizer.encode(spelled))
     assert lm._prompt(lm.apply_chat_template([{"role": "user", "content": "Hi."}])) != plain
@@ -282,11 +314,14 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "folder": (["--tasks", "choice", "--include_path", "nowhere"], "--include-path nowhere: is not a folder"),
     "limit": (["--tasks", "choice", "--limit", "1.5"], "--limit is 1.5, must be a whole number"),
     "negative limit": (["--tasks", "choice", "--limit=-1"], "--limit is -1, must be"),
+    "batch": (["--tasks", "choice", "--batch-size", "0"], "--batch-size is 0, must be at least 1"),
+    "few": (["--tasks", "choice", "--num-fewshot=-1"], "--num-fewshot is -1, must be at least 0"),
+    "resamples": (["--tasks", "choice", "--bootstrap-iters=-1"], "--bootstrap-iters is -1, must be at least 0"),
     "out": (["--tasks", "choice", "--out", "."], "--out .: is a folder"),
     "samples": (["--tasks", "choice", "--log_samples"], "--log-samples needs --out"),
     "predictions": (["--tasks", "choice", "--predict_only"], "--predict-only needs --log-samples"),
     "template": (["--tasks", "choice", "--apply_chat_template"], "needs --template: world, pile or raven"),
-    "memory": (["--tasks", "choice", "--memory", "mean"], "argument --memory: invalid choice: 'mean'"),
+    "memory": (["--tasks", "choice", "--memory", "mean"], "argument --memory: 'mean' is unknown; allowed: none,"),
     "module": (["--tasks", "choice", "--memory", "update"], "has no module"),
     "option": (["--tasks", "choice", "--num_beams", "2"], "--num-beams"),
 }

@@ -5,7 +5,7 @@ A later backbone joins the whole suite by one entry in `TINY`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tokenizers
@@ -209,8 +209,9 @@ WORDS = ["<end>", "Tom", "saw", "a", "b", "c", "d", "red.", "blue.", "big!", "wh
 WORDS += ["ab", "<unk>"]
 
 
-def word_tokenizer() -> JsonTokenizer:
+def word_tokenizer(special: Sequence[str] = ()) -> JsonTokenizer:
     """One token per word; a third of them end a sentence, so that a random model writes sentences."""
     inner = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens(list(special))
     return JsonTokenizer(inner)

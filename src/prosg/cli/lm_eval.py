@@ -53,6 +53,9 @@ def _run(options: Namespace) -> int:
 
     out = None if options.out is None else check_new_file("--out", options.out, options.overwrite)
     limit = _limit(options.limit)
+    for name, least in (("batch_size", 1), ("num_fewshot", 0), ("bootstrap_iters", 0)):
+        if (number := getattr(options, name)) is not None and number < least:
+            raise ValueError(f"--{name.replace('_', '-')} is {number}, must be at least {least}")
     if options.log_samples and out is None:
         raise ValueError("--log-samples needs --out FILE to keep them in")
     if options.predict_only and not options.log_samples:

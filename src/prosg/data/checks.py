@@ -67,6 +67,8 @@ class HasStages(Protocol):
 UNSPACED = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Characters of scripts without spaces between words: each counts as a word, and a word may begin beside any."""
 SENTENCE_ENDS = ".!?\u3002\uff01\uff1f"
+SENTENCE_END = re.compile(rf"(?!(?<=\d)\.\d)[{SENTENCE_ENDS}]")
+"""A stop in a number (3.5) ends no sentence."""
 WORD_CHARACTER = rf"[^\W{UNSPACED}]"
 
 
@@ -115,7 +117,7 @@ def _ends_with(check: Check, text: str) -> bool:
 def _sentences(check: Check, text: str) -> bool:
     # A lone full stop is no sentence: a word has to come before it. The text is split first, because a single pattern
     # for both takes cubic time on a text that never ends a sentence.
-    count = sum(re.search(r"\w", sentence) is not None for sentence in re.split(f"[{SENTENCE_ENDS}]", text)[:-1])
+    count = sum(re.search(r"\w", sentence) is not None for sentence in SENTENCE_END.split(text)[:-1])
     return bool(check.get("min", 1) <= count <= check.get("max", count)) and (count == 0 or reads_as_text(text))
 
 

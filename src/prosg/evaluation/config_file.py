@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prosg.checkpoints.hub import may_be_fetched
-from prosg.core.encoded import with_anchor
+from prosg.core.encoded import with_anchor, with_update
 from prosg.data.templates import known_template
 from prosg.evaluation.config import MEASURES, DataConfig, EvalConfig, SystemConfig
 from prosg.evaluation.curve_options import LEAST, check_rising
 from prosg.generation.sampling import Sampling
 from prosg.llm.config import check_endpoint
+from prosg.tokenizers.special import parse_begin
 from prosg.utils.device import parse_dtype
 from prosg.utils.options import build, check_at_least, option, read_yaml
 from prosg.utils.spelling import check_known, meant_path
@@ -24,6 +25,7 @@ AT_LEAST_ONE = (
     "batch_size",
     "generation.max_tokens",
     "curve.rows",
+    "curve.tokens_per_sentence",
     "capacity.rows",
     "capacity.sentences",
     "overhead.batch",
@@ -99,12 +101,14 @@ def _check(config: EvalConfig) -> None:
 
 
 def idle_options(config: EvalConfig) -> Iterator[str]:
-    """Yields a line for each option that was set but is without effect: it shapes rows that are made, and none are."""
+    """Yields a line for each option that was set but is without effect, for rows that nothing here makes or reads."""
     makes_rows = {"curve", "capacity"} & set(config.measures)
     usual = DataConfig()
     for name in ("sentences", *(() if makes_rows else ("kinds", "split"))):
         if config.data.file and getattr(config.data, name) != getattr(usual, name):
             yield f"data.{name} is for rows that are made, but data.file names rows: it has no effect"
+    if config.data.train and not any(config.system(name).update == "mean" for name in config.systems):
+        yield "data.train is for the mean update, but no system has `update: mean`: it has no effect"
 
 
 def missing_files(config: EvalConfig) -> Iterator[str]:
@@ -149,10 +153,19 @@ def _check_system(name: str, system: SystemConfig) -> None:
         for option_name, given in (("tau", system.tau), ("age", system.age >= 0), ("anchor", system.anchor)):
             if given:
                 raise ValueError(f"{where}: {option_name} is for memory anchor, both or auto, not {system.memory}")
+    if system.memory and system.window and not with_update(system.memory):
+        raise ValueError(f"{where}: window is for memory update, both or auto, not {system.memory}")
+    if system.memory == "none" and system.update in ("other", "mean"):
+        raise ValueError(f"{where}: update is {system.update!r}, but memory is 'none': no prompt is held at all")
     try:
         parse_dtype(system.dtype or None)
     except ValueError as error:
         raise ValueError(f"{where}: {str(error).removeprefix('--')}") from None
+    if system.begin_token:
+        try:
+            parse_begin(system.begin_token)
+        except ValueError as error:
+            raise ValueError(f"{where}.begin_token: {error}") from None
     try:
         known_template(system.template)
     except ValueError as error:

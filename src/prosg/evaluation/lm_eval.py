@@ -12,9 +12,11 @@ and then cut. A recurrent model has no longest text: nothing is cut off, and rol
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from prosg.checkpoints.load import require_tokenizer
@@ -26,6 +28,7 @@ from prosg.generation.text import generate_texts
 from prosg.model.prosg import ProSG
 from prosg.utils.extras import missing_extra
 from prosg.utils.store import hash_json
+from prosg.utils.values import typed
 
 try:
     from lm_eval.api.model import LM
@@ -73,6 +76,14 @@ NOTHING_ASKED: dict[str, tuple[Any, ...]] = {
 
 Request = tuple[list[int], list[int]]
 """token ids of a context and of what comes after it"""
+
+
+def _option(given: Mapping[str, Any], name: str, hint: Any, default: Any) -> Any:
+    """An option of writing, or its default. ValueError for a value of another type; 8.0 is as good as 8."""
+    value = given.get(name, default)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return typed(f"generation option {name}", value, hint)
 
 
 class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
@@ -123,7 +134,11 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """For each (context, options) the text that is written up to the first of the stop strings `until`.
 
-        Raises ValueError for options beyond `SAMPLING` that ask for anything.
+        Random numbers belong to a request's place among all, so that a text does not depend on the batch size, and a
+        question that is asked several times gets several texts.
+
+        Raises:
+            ValueError: for options beyond `SAMPLING` that ask for anything, and for values that an option cannot have.
         """
         kinds: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
@@ -134,7 +149,8 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
             prompts = [self._prompt(requests[i].args[0]) for i in members]
             for some in self._batches([(prompt, []) for prompt in prompts]):
                 encoded = self._encoded([prompts[i] for i in some])
-                answers = generate_texts(self.model.backbone, encoded, self._tokenizer, sampling)
+                numbers = np.array([members[i] for i in some], dtype=np.uint64)
+                answers = generate_texts(self.model.backbone, encoded, self._tokenizer, sampling, numbers=numbers)
                 for i, answer in zip(some, answers, strict=True):
                     written[members[i]] = answer.text
         return written
@@ -155,23 +171,31 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm_eval is not typed
             if value not in NOTHING_ASKED[name]:
                 allowed = " or ".join(map(str, NOTHING_ASKED[name]))
                 raise ValueError(f"generation option {name} is {value!r}, which is not done here; allowed: {allowed}")
-        until = given.get("until", [])
+        until = _option(given, "until", str | Sequence[str], [])
         stops = [until] if isinstance(until, str) else list(until)
         stops.append(self.template.stop)
         # As in the harness: without do_sample it is the temperature that says whether to draw.
-        temperature = float(given.get("temperature", 1.0 if given.get("do_sample") else 0.0))
-        if not given.get("do_sample", temperature > 0):
+        draw = _option(given, "do_sample", bool | None, None)
+        temperature = _option(given, "temperature", float, 1.0 if draw else 0.0)
+        if draw is False:
             temperature = 0.0
-        return Sampling(
-            max_tokens=next((int(given[name]) for name in TOKEN_LIMITS if name in given), MAX_TOKENS),
-            temperature=temperature,
-            # Without sampling they change nothing; a top_k of -1 means all tokens, too.
-            top_k=max(0, int(given.get("top_k", 0))) if temperature else 0,
-            top_p=float(given.get("top_p", 1.0)) if temperature else 1.0,
-            stop=[stop for stop in stops if stop],
-            seed=self.seed,
-            end_token=self.template.special(self.model.special, self._tokenizer).end,
-        )
+        limit = next((name for name in TOKEN_LIMITS if name in given), "max_tokens")
+        max_tokens = _option(given, limit, int, MAX_TOKENS)
+        top_k, top_p = _option(given, "top_k", int, 0), _option(given, "top_p", float, 1.0)
+        try:
+            return Sampling(
+                max_tokens=max_tokens,
+                temperature=temperature,
+                # Without sampling they change nothing; a top_k of -1 means all tokens, too.
+                top_k=max(0, top_k) if temperature else 0,
+                top_p=top_p if temperature else 1.0,
+                stop=[stop for stop in stops if stop],
+                seed=self.seed,
+                end_token=self.template.special(self.model.special, self._tokenizer).end,
+            )
+        except ValueError as error:
+            said = re.sub("^max_tokens ", f"{limit} ", str(error))
+            raise ValueError(f"generation option {said}") from None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt that a conversation makes; ValueError where the template cannot write it."""

@@ -6,6 +6,7 @@ told by `prosg.evaluation.store`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import sys
@@ -15,11 +16,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from prosg.data.row import Row
-from prosg.data.synthetic import KINDS, Difficulty, check_kinds
+from prosg.data.synthetic import KINDS, Difficulty, Filler, check_kinds, make_rows
 from prosg.evaluation.answer_cache import AnswerCache
 from prosg.evaluation.config import EvalConfig, SystemConfig
 from prosg.evaluation.config_file import idle_options, load_config, missing_files
 from prosg.evaluation.controls import LEAST_PROMPTS, check_partners
+from prosg.evaluation.curve_options import unfit_kinds
 from prosg.evaluation.rows import asked_rows, kinds_of, training_rows
 from prosg.evaluation.settings import hash_rows, kept_hashes
 from prosg.evaluation.store import check_folder, stale_measures, write_answers, write_part, write_plan
@@ -235,6 +237,26 @@ def _check_kinds(config: EvalConfig) -> None:
                 Difficulty(items=(number, number)).check(KINDS[capacity.kind])
             except ValueError as error:
                 raise ValueError(f"capacity.{error}") from None
+    if "curve" in config.measures and not unfit_kinds(kinds_of(config)):
+        _check_curve(config)
+
+
+def _check_curve(config: EvalConfig) -> None:
+    """Raises ValueError for items and turns that a kind cannot have, and a text that makes no stories as long."""
+    options, data, kinds = config.curve, config.data, kinds_of(config)
+    harder = [Difficulty(turns=(number, number)) for number in options.turns]
+    harder += [Difficulty(items=(number, number)) for number in options.items]
+    for difficulty, kind in itertools.product(harder, kinds):
+        try:
+            difficulty.check(KINDS[kind])
+        except ValueError as error:
+            raise ValueError(f"curve.{error}") from None
+    if options.filler:
+        longest, stories = max(options.sentences), Difficulty(filler=Filler.read(options.filler))
+        try:
+            make_rows(kinds, options.rows, data.seed, data.split, sentences=(longest, longest), difficulty=stories)
+        except ValueError as error:
+            raise ValueError(f"curve.filler: {error}") from None
 
 
 def _check_updates(config: EvalConfig, rows: Sequence[Row]) -> None:

@@ -17,7 +17,7 @@ from prosg.data.row import row_from_dict
 from prosg.data.templates import Turn
 from prosg.evaluation.answer_cache import Answer, AnswerCache, batched
 from prosg.evaluation.config import GenerationConfig, SystemConfig
-from prosg.evaluation.systems.local import LocalSystem, open_model
+from prosg.evaluation.systems.local import LocalSystem, check_model, open_model
 from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
 from prosg.model.initial_state import InitialState
@@ -201,6 +201,15 @@ def test_windows_are_the_modules() -> None:
     found = system(model, window=2).encode([2, 4]).update
     assert wanted is not None and found is not None
     assert_same_update(found, wanted, 1e-6)
+
+
+def test_a_control_without_memory_has_the_options_of_its_system() -> None:
+    model = tiny()
+    bare = system(model, update="none").write(range(5), GREEDY)
+    for options in ({"memory": "anchor", "tau": 30.0}, {"memory": "both", "age": 4.0}, {"window": 2}):
+        control = SystemConfig(model="tiny", update="none", **options)  # type: ignore[arg-type]
+        check_model(control, model)
+        assert system(model, update="none", **options).write(range(5), GREEDY) == bare
 
 
 # -- templates and conversations

@@ -127,8 +127,9 @@ def _postscript(kwargs: Kwargs, text: str) -> bool:
 
 def _number_bullet_lists(kwargs: Kwargs, text: str) -> bool:
     """Lines that begin with "-", or with a single "*" and a text."""
-    bullets = re.findall(r"^\s*(?:\*[^*].*|-.*)$", text, re.MULTILINE)
-    return bool(len(bullets) == kwargs["num_bullets"])
+    stars = re.findall(r"^\s*\*[^*].*$", text, re.MULTILINE)  # apart: a star without a text takes in the line after it
+    dashes = re.findall(r"^\s*-.*$", text, re.MULTILINE)
+    return bool(len(stars) + len(dashes) == kwargs["num_bullets"])
 
 
 def _constrained_response(kwargs: Kwargs, text: str) -> bool:

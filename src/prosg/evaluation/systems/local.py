@@ -83,7 +83,7 @@ def check_model(config: SystemConfig, model: ProSG) -> None:
         raise ValueError(f"{config.model}: {error}") from None
     if memory == "none" and config.update in ("other", "mean"):
         raise ValueError(f"{config.model}: has no update, and memory is 'none': update {config.update!r} cannot be had")
-    if config.window and not with_update(memory_of(config, model)):
+    if config.window and not with_update(memory):
         raise ValueError(f"{config.model}: no module reads its prompts here, so there is none to show windows to")
 
 
@@ -192,7 +192,9 @@ class LocalSystem:
             updates, states = zip(*(self.means[self.kinds[i]] for i in indices), strict=True)
             target = join_states(states) if with_anchor(self.memory) else own.state
             source = own.replace(state=target, update=join_updates(updates) if synthesize else None)
-        held = self.model.held_by(source, self.memory, self.config.tau or None, _age(self.config))
+        # Without what holds the prompt, as a control, a system has the options of its anchor nonetheless.
+        anchor = (self.config.tau or None, _age(self.config)) if with_anchor(self.memory) else ()
+        held = self.model.held_by(source, self.memory, *anchor)
         state = self.model.init_state(own.batch) if self.condition.state == "wiped" else own.state
         return EncodedPrompt(state, held.update, own.logits, held.anchor, limit=held.limit)
 
