@@ -221,6 +221,18 @@ def test_what_a_layout_cannot_say_is_refused(model: RWKV7, tmp_path: Path) -> No
     assert not (tmp_path / "y").exists()
 
 
+def test_a_folder_that_other_programs_would_compute_otherwise_is_said(
+    model: RWKV7, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = RWKV7(RWKV7Config(vocab_size=9, hidden_size=32, num_layers=1, head_size=16))
+    for name, one in (("small", small), ("model", model)):
+        save_backbone(one, tmp_path / f"{name}.pth")
+        convert(tmp_path / f"{name}.pth", tmp_path / name)
+    said = capsys.readouterr().err
+    assert "small: heads of 16: other programs compute the group norm with an eps of 0.00016" in said
+    assert len(said.splitlines()) == 1
+
+
 SHARDS = {
     "DeepSpeed": (
         ["latest", "zero_to_fp32.py", "global_step3/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"],

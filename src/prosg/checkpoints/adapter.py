@@ -58,6 +58,16 @@ def is_adapter(path: str | Path) -> bool:
     return (Path(path) / CONFIG_NAME).is_file()
 
 
+def _adapter_folder(folder: str | Path) -> Path:
+    """Returns the path of an adapter. Raises CheckpointError, FileNotFoundError for what is none."""
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such file or folder")
+    if not is_adapter(folder):
+        raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG_NAME}")
+    return folder
+
+
 def adapter_base(folder: str | Path) -> Path:
     """Returns the path of an adapter's backbone, where the adapter says.
 
@@ -187,9 +197,7 @@ def load_module(model: ProSG, folder: str | Path) -> None:
     Raises:
         CheckpointError: for a damaged adapter, and one that does not fit, naming the options that differ.
     """
-    folder = Path(folder)
-    if not is_adapter(folder):
-        raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG_NAME}")
+    folder = _adapter_folder(folder)
     assert isinstance(model.synthesizer, Synthesizer)
     stored, own = adapter_config(folder), model.synthesizer.config.to_dict()
     theirs = _module_config(folder, {name: value for name, value in stored.items() if name not in NOT_THE_MODULES})
@@ -239,9 +247,7 @@ def load_adapter(
         ValueError: for another window than that of its training.
         FileNotFoundError: if a file of the adapter, or the backbone, is not there.
     """
-    folder = Path(folder)
-    if not is_adapter(folder):
-        raise CheckpointError(f"{folder}: not an adapter folder: it has no {CONFIG_NAME}")
+    folder = _adapter_folder(folder)
     values = adapter_config(folder)
     stored_base, base_fingerprint, *_ = (str(values.pop(key)) for key in ABOUT)  # the tokenizer is for load_model
     version = values.pop("fingerprint_version", 1)

@@ -7,6 +7,7 @@ Native backbones are read and written without importing transformers. Folders of
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from prosg.backbones.hf.sites import check_target_modules
 from prosg.backbones.hf.windows import WINDOWED
 from prosg.backbones.layouts import Layout
 from prosg.backbones.quantised import refuse_quantised
+from prosg.backbones.rwkv7 import RWKV7Config
 from prosg.checkpoints.gguf_reader import is_gguf, read_gguf
 from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_checkpoint
 from prosg.checkpoints.native_writer import write_checkpoint
@@ -205,6 +207,15 @@ def convert(
     checkpoint = checkpoint._replace(tensors=cast_checked(src, checkpoint.tensors, types), tokenizer=beside)
     special = read_special(Path(src), tokenizer, checkpoint.config.vocab_size)
     write_checkpoint(checkpoint, Path(dst), overwrite, special, template, layout)
+    config = checkpoint.config
+    if not written_suffix(dst) and isinstance(config, RWKV7Config):
+        others = 1e-5 * config.head_size
+        if not math.isclose(config.ln_x_eps, others, rel_tol=1e-6):
+            print(
+                f"{dst}: heads of {config.head_size}: other programs compute the group norm with an eps of {others:g}, "
+                f"this model's is {config.ln_x_eps:g}",
+                file=sys.stderr,
+            )
 
 
 def _check_cast(

@@ -140,8 +140,11 @@ class EncodedPrompt:
 
         Raises:
             ValueError: for a number that is no row; IndexError where `rows` is a tensor.
+            TypeError: for rows that are no list.
         """
         if not isinstance(rows, Tensor):
+            if not isinstance(rows, Sequence):
+                raise TypeError(f"rows is {rows!r}; give a list of numbers, as [0], or a tensor")
             if odd := [row for row in rows if isinstance(row, bool) or not isinstance(row, int)]:
                 raise ValueError(f"{odd[0]!r} is no row's number; give whole numbers, 0 to {self.batch - 1}")
             if wrong := [row for row in rows if not -self.batch <= row < self.batch]:

@@ -19,7 +19,10 @@ def user_path(path: str | os.PathLike[str]) -> str:
 
     Raises:
         ValueError: for a user that is not known, else a folder called ~NAME would be made; and for a NUL character.
+        TypeError: for what is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{path!r} is no path; give a text or a pathlib.Path")
     text = os.fspath(path)
     if "\0" in text:
         raise ValueError(f"{text!r}: a path has no NUL character")
