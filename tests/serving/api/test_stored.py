@@ -123,6 +123,10 @@ def test_a_file_of_prosg_encode_goes_up_and_comes_down_the_same(server: Served, 
     answer = server.post(COMPLETE, completion(prompt_id=record["id"]))
     assert answer["choices"][0]["text"] == demo.generate(encoded, temperature=0.0, max_tokens=24)[0]
     assert answer["prosg"]["memory"] == "both"
+    counted = [line for line in server.client.get("/metrics").text.splitlines() if "_stored_total{" in line]
+    again = server.client.post(f"{UPLOAD}?name=mine", content=file.read_bytes(), headers=BINARY)
+    assert again.json() == record  # it was there: nothing is stored, and nothing counted
+    assert [line for line in server.client.get("/metrics").text.splitlines() if "_stored_total{" in line] == counted
     back = tmp_path / "back.safetensors"
     back.write_bytes(server.client.get(f"{PROMPTS}/{record['id']}/content").content)
     assert same_encoded(load_encoded(back, demo), encoded)

@@ -176,7 +176,7 @@ class PromptStore:
         with self.storage.fetched(_name(owner, name, ".safetensors")) as path:
             return path.read_bytes()
 
-    def add(self, owner: str, record: PromptRecord, encoded: EncodedPrompt, most: int = 0) -> PromptRecord:
+    def add(self, owner: str, record: PromptRecord, encoded: EncodedPrompt, most: int = 0) -> tuple[PromptRecord, bool]:
         """Stores a prompt, and returns when it is there.
 
         Args:
@@ -185,6 +185,9 @@ class PromptStore:
             encoded: The prompt, of one row.
             most: Prompts that the owner may have; 0 for any number.
 
+        Returns:
+            The prompt's record, and whether it was not there before.
+
         Raises:
             TooManyPromptsError: where there are as many.
             ValueError: for numbers that are not finite.
@@ -192,7 +195,7 @@ class PromptStore:
         """
         with self._adding:
             if (there := self.whole(owner, record.id)) is not None:
-                return there
+                return there, False
             if most and self._has_more(owner, most - 1, record.id):
                 raise TooManyPromptsError(f"there are {most} stored prompts, the most that this key may have")
             with self.storage.written(_name(owner, record.id, ".safetensors")) as path:
@@ -204,7 +207,7 @@ class PromptStore:
                 self._remove(owner, record.id)
                 raise TooManyPromptsError(f"there are {most} stored prompts, the most that this key may have")
         self._keep(owner, record.id, encoded)
-        return record
+        return record, True
 
     def read_upload(self, content: bytes) -> EncodedPrompt:
         """Reads the content of a file of an encoded prompt, with all checks of files.
