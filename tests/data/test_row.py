@@ -149,3 +149,10 @@ def test_generated_rows_are_read_or_refused_with_file_and_line(tmp_path: Path) -
         if not refusal(partial(read_rows, file), f"{file}:"):
             write_rows(tmp_path / "again.jsonl", read_rows(file))
             assert read_rows(tmp_path / "again.jsonl") == read_rows(file)
+
+
+def test_a_row_without_a_prompt_is_told_what_it_needs() -> None:
+    for need_answer in (True, False):
+        with pytest.raises(ValueError, match="'prompt' is missing") as refused:
+            row_from_dict({"body": {}}, need_answer=need_answer)
+        assert ("'answer'" in str(refused.value)) == need_answer
