@@ -69,6 +69,9 @@ def test_stop_strings_are_not_written(server: Served) -> None:
     stop = whole[10:14]
     reply = server.post(COMPLETE, completion(temperature=0, max_tokens=40, stop=[stop, "\n\nNever"]))["choices"][0]
     assert reply["text"] == whole[: whole.index(stop)] and reply["finish_reason"] == "stop"
+    body = completion(temperature=0, stop=whole[:4], logprobs=1)
+    nothing = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}  # of no token, but asked for
+    assert server.post(COMPLETE, body)["choices"][0]["logprobs"] == nothing
 
 
 @pytest.mark.parametrize("memory", ["none", "anchor", "update", "both"])
