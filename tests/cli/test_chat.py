@@ -140,6 +140,14 @@ def test_a_conversation_goes_on_as_if_it_had_not_been_left(chat, tmp_path: Path,
     assert len(later) > 1 and out[-len(later) :] == later
 
 
+def test_an_endless_window_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "talk.json"
+    chat("hi", f"/save {file}", options=("--memory", "anchor", "--tau", "inf"))
+    assert json.loads(file.read_text())["tau"] == "inf"
+    status, out, _ = chat("/info", options=("--load", str(file)))
+    assert status == 0 and any(line.split(None, 1) == ["memory", "anchor, tau inf; renewed: never"] for line in out)
+
+
 def test_words_are_told_from_a_command_by_any_space(chat) -> None:  # type: ignore[no-untyped-def]
     assert "memory: anchor" in chat("/memory\tanchor")[2]
 

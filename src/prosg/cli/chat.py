@@ -21,7 +21,7 @@ from prosg.utils.outside import check_text
 from prosg.utils.paths import user_path
 from prosg.utils.spelling import meant, meant_path
 from prosg.utils.tables import counted, print_table
-from prosg.utils.values import check_number
+from prosg.utils.values import check_number, from_json_number
 
 if TYPE_CHECKING:
     from prosg.core.encoded import Memory
@@ -245,7 +245,7 @@ class _Chat:
             for key, word, allowed in (("memory", memory, MEMORIES), ("renew", renew, RENEWALS)):
                 if word not in (None, *allowed):
                     raise ValueError(f"{key} is {word!r}; allowed: {', '.join(allowed)}")
-            tau = None if tau is None else check_number("tau", tau)
+            tau = None if tau is None else check_number("tau", from_json_number(tau), infinite=True)
             self.talk.resume(
                 content["messages"],
                 memory=memory if is_held else None,

@@ -20,6 +20,7 @@ from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import stream_text
 from prosg.model.prosg import ProSG
 from prosg.model.turns import clean_answer, conversation_text, opening_text, with_answer
+from prosg.utils.values import to_json_number
 
 __all__ = ["Conversation", "Renewal"]
 
@@ -162,7 +163,7 @@ class Conversation:
         return {
             "template": self.template.name,
             "memory": self.memory,
-            "tau": self.tau,
+            "tau": to_json_number(self.tau),
             "renew": self.renew,
             "messages": [{"role": turn.role, "content": turn.text} for turn in self.turns],
         }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import os
 import signal
 import subprocess
@@ -21,6 +24,7 @@ from prosg.model.prosg import ProSG
 from prosg.serving.api.keys import add_key
 from prosg.serving.api.prompts import PromptRecord, PromptStore
 from prosg.serving.api.storage import Folder
+from prosg.serving.api.stored import prompt_object
 from support.api import CODE, ROOT, Served, served
 from support.models import same_encoded
 
@@ -216,6 +220,12 @@ def test_prompts_outlive_the_server_and_belong_to_its_model(demo: ProSG, tmp_pat
 def record(number: int, fingerprint: str) -> PromptRecord:
     name = f"prompt-{number:024x}"
     return PromptRecord(name, 1, "", "messages", 3, 0, fingerprint, "auto", None, True, "world", (Turn("user", "Hi."),))
+
+
+def test_an_endless_window_is_json() -> None:
+    endless = dataclasses.replace(record(1, "f" * 64), memory="anchor", tau=math.inf)
+    assert PromptRecord.from_dict(json.loads(json.dumps(endless.to_dict(), allow_nan=False))) == endless
+    assert json.loads(json.dumps(prompt_object(endless), allow_nan=False))["tau"] == "inf"
 
 
 def test_prompts_in_memory_are_bounded(demo: ProSG, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from prosg.model.prosg import ProSG
 from prosg.serving.api.storage import Folder, Storage
 from prosg.utils.io import CheckpointError, read_json, write_json
 from prosg.utils.store import record_id
+from prosg.utils.values import from_json_number, to_json_number
 
 __all__ = ["ID", "PromptRecord", "PromptStore", "StoredPrompt", "TooManyPromptsError", "prompt_id"]
 
@@ -78,6 +79,7 @@ class PromptRecord:
         """The record as JSON values."""
         content = dataclasses.asdict(self)
         content["turns"] = [list(turn) for turn in self.turns]
+        content["tau"] = to_json_number(self.tau)
         return {"format": FORMAT, **content}
 
     @classmethod
@@ -91,7 +93,8 @@ class PromptRecord:
             raise ValueError("the record of a stored prompt is damaged")
         if any(not isinstance(turn, list) or [type(part) for part in turn] != [str, str] for turn in turns):
             raise ValueError("the record of a stored prompt has turns that are none")
-        return cls(**{name: content[name] for name in names} | {"turns": tuple(Turn(*turn) for turn in turns)})
+        changed = {"turns": tuple(Turn(*turn) for turn in turns), "tau": from_json_number(content["tau"])}
+        return cls(**{name: content[name] for name in names} | changed)
 
 
 class StoredPrompt(NamedTuple):

@@ -22,6 +22,7 @@ from prosg.serving.api.requests import encoded_ids, wanted_memory
 from prosg.serving.api.schemas import PromptBody
 from prosg.serving.api.service import Service
 from prosg.serving.waiting import EngineStopped, QueueFull
+from prosg.utils.values import to_json_number
 
 __all__ = ["prompt_object", "router"]
 
@@ -41,7 +42,7 @@ def prompt_object(record: PromptRecord) -> dict[str, Any]:
         "tokens": record.tokens,
         "bytes": record.bytes,
         "memory": record.memory,
-        "tau": record.tau,
+        "tau": to_json_number(record.tau),
         "known": record.known,
     }
 
