@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,7 +180,14 @@ class PromptStore:
         with self.storage.fetched(_name(owner, name, ".safetensors")) as path:
             return path.read_bytes()
 
-    def add(self, owner: str, record: PromptRecord, encoded: EncodedPrompt, most: int = 0) -> tuple[PromptRecord, bool]:
+    def add(
+        self,
+        owner: str,
+        record: PromptRecord,
+        encoded: EncodedPrompt,
+        most: int = 0,
+        on_stored: Callable[[PromptRecord], None] | None = None,
+    ) -> PromptRecord:
         """Stores a prompt, and returns when it is there.
 
         Args:
@@ -187,9 +195,7 @@ class PromptStore:
             record: What is known of it; the bytes of its file are filled in.
             encoded: The prompt, of one row.
             most: Prompts that the owner may have; 0 for any number.
-
-        Returns:
-            The prompt's record, and whether it was not there before.
+            on_stored: Is told of a prompt that was not there before.
 
         Raises:
             TooManyPromptsError: where there are as many.
@@ -198,7 +204,7 @@ class PromptStore:
         """
         with self._adding:
             if (there := self.whole(owner, record.id)) is not None:
-                return there, False
+                return there
             if most and self._has_more(owner, most - 1, record.id):
                 raise TooManyPromptsError(f"there are {most} stored prompts, the most that this key may have")
             with self.storage.written(_name(owner, record.id, ".safetensors")) as path:
@@ -210,7 +216,9 @@ class PromptStore:
                 self._remove(owner, record.id)
                 raise TooManyPromptsError(f"there are {most} stored prompts, the most that this key may have")
         self._keep(owner, record.id, encoded)
-        return record, True
+        if on_stored is not None:
+            on_stored(record)
+        return record
 
     def read_upload(self, content: bytes) -> EncodedPrompt:
         """Reads the content of a file of an encoded prompt, with all checks of files.

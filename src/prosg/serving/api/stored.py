@@ -136,14 +136,14 @@ async def _encoded(service: Service, key: Key, ids: list[int], deadline: float) 
 def _add(service: Service, key: Key, record: PromptRecord, encoded: EncodedPrompt) -> PromptRecord:
     """Stores a prompt, if the key may have one more."""
     try:
-        record, is_new = service.prompts.add(key.id, record, encoded, key.may_use(service.options.limits).prompts)
+        most = key.may_use(service.options.limits).prompts
+        return service.prompts.add(
+            key.id, record, encoded, most, lambda stored: service.metrics.stored.labels(stored.source).inc()
+        )
     except TooManyPromptsError as error:
         raise ApiError(403, str(error), code="too_many_prompts") from None
     except ValueError as error:
         raise ApiError(400, str(error)) from None
-    if is_new:
-        service.metrics.stored.labels(record.source).inc()
-    return record
 
 
 @router.post(
