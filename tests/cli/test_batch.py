@@ -14,7 +14,7 @@ from support.commands import case, status
 BAD = [
     case("batch plus nowhere.jsonl --out x.jsonl", "nowhere.jsonl", "cannot be read"),
     case("batch plus train.jsonl", "required", "--out"),
-    case("batch plus train.jsonl --out x.jsonl --rows 0", "max_rows is 0"),
+    case("batch plus train.jsonl --out x.jsonl --rows 0", "--rows is 0"),
     case("batch plus train.jsonl --out x.jsonl --temperature -1", "temperature is -1.0"),
     case("batch plus train.jsonl --out x.jsonl --template alpaca", "'alpaca'", "world"),
     case("batch plus train.jsonl --out train.jsonl", "train.jsonl:1", "name another"),

@@ -91,7 +91,16 @@ def test_lines_of_a_pipe_are_joined_at_a_backslash(chat, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", '{"messages": [1]}', '{"messages": [{"role": "user", "content": "x"}]}', "[]"]
+    "content",
+    [
+        "{}",
+        "[]",
+        '{"messages": [1]}',
+        '{"messages": [{"role": "user", "content": "x"}]}',
+        '{"messages": [{"role": "user", "content": null}, {"role": "assistant", "content": ["a"]}]}',
+        '{"messages": [], "memory": "anker"}',
+        '{"messages": [], "renew": "always"}',
+    ],
 )
 def test_a_file_that_is_no_conversation_is_refused(chat, tmp_path: Path, content: str) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "talk.json").write_text(content)
@@ -121,6 +130,26 @@ def test_a_conversation_is_held_as_it_was_unless_the_command_line_says_how(chat,
     assert any(line.split(None, 1) == ["memory", "anchor, tau 30; renewed: turn"] for line in out)
     _, out, _ = chat("/info", options=("--load", str(file), "--memory", "update", "--renew", "never"))
     assert any(line.split(None, 1) == ["memory", "update; renewed: never"] for line in out)
+
+
+@pytest.mark.parametrize("renew", ["never", "turn"])
+def test_a_conversation_goes_on_as_if_it_had_not_been_left(chat, tmp_path: Path, renew: str) -> None:  # type: ignore[no-untyped-def]
+    file, held = tmp_path / "talk.json", ("--memory", "anchor", "--renew", renew)
+    _, out, _ = chat(KNOWN, "Tell a story.", f"/save {file}", "/again", "Tell another.", options=held)
+    _, later, _ = chat("/again", "Tell another.", options=("--load", str(file)))
+    assert len(later) > 1 and out[-len(later) :] == later
+
+
+def test_an_endless_window_is_saved_and_taken_up(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "talk.json"
+    chat("hi", f"/save {file}", options=("--memory", "anchor", "--tau", "inf"))
+    assert json.loads(file.read_text())["tau"] == "inf"
+    status, out, _ = chat("/info", options=("--load", str(file)))
+    assert status == 0 and any(line.split(None, 1) == ["memory", "anchor, tau inf; renewed: never"] for line in out)
+
+
+def test_words_are_told_from_a_command_by_any_space(chat) -> None:  # type: ignore[no-untyped-def]
+    assert "memory: anchor" in chat("/memory\tanchor")[2]
 
 
 def test_what_begins_anew_says_so(chat) -> None:  # type: ignore[no-untyped-def]

@@ -36,7 +36,7 @@ BAD = [
     case(f"{GENERATE} --top-p 0", "--top-p is 0.0"),
     case(f"{GENERATE} --top-k -1", "--top-k is -1"),
     case(f"{GENERATE} --window 0", "window is 0"),
-    case(f"{GENERATE} --hold-until 2", "force_marker"),
+    case(f"{GENERATE} --hold-until 2", "--hold-until", "--force-marker"),
     case(f"{GENERATE} --nonsense", "--nonsense"),
     case("generate plus --prompt x --max-tokens 0", "--max-tokens is 0"),
     case(GENERATE, "stop", "empty", more=("--stop", "")),

@@ -21,7 +21,9 @@ SERVING = pytest.mark.skipif(find_spec("prometheus_client") is None, reason="the
         case("serve demo --host 0.0.0.0", "0.0.0.0", "--keys"),
         case("serve demo --port 70000", "port", "65535"),
         case("serve demo --name a:b", "name", "colon"),
-        case("serve demo --limits.rows -1", "rows"),
+        case("serve demo --limits.rows -1", "--limits.rows"),
+        case("serve demo --rows 0", "--rows is 0"),
+        case("serve demo --cache -1", "--cache is -1"),
         case("serve demo --time-out 3", "--time-out", "--timeout"),
         case("serve demo --replicas -1", "replicas", "-1"),
         case("serve demo --replica-cpus 0", "--replica-cpus"),
@@ -48,7 +50,7 @@ def test_replicas_need_their_extra(refused: Callable[..., None]) -> None:
 def test_what_only_the_server_can_tell(refused: Callable[..., None], here: Path) -> None:
     refused(["serve", "demo", "--port", "0", "--keys", "nothing.json"], "nothing.json")
     refused(["serve", "demo", "--port", "0", "--memory", "none", "--tau", "5"], "tau")
-    refused(["serve", "demo", "--port", "0", "--rows", "0"], "max_rows")
+    refused(["serve", "demo", "--port", "0", "--rows", "0"], "--rows is 0")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -208,3 +208,10 @@ def test_rows_of_other_programs_are_read(data: dict[str, Any], prompt: str, answ
 def test_rows_of_other_programs_are_refused_like_others(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         row_from_dict(data)
+
+
+def test_a_row_without_a_prompt_is_told_what_it_needs() -> None:
+    for need_answer in (True, False):
+        with pytest.raises(ValueError, match="'prompt' is missing") as refused:
+            row_from_dict({"body": {}}, need_answer=need_answer)
+        assert ("'answer'" in str(refused.value)) == need_answer

@@ -123,12 +123,31 @@ def test_a_conversation_is_taken_up() -> None:
     assert said(other, "Code: 1") == said(talk, "Code: 1")
 
 
+@pytest.mark.parametrize("renew", ["never", "turn"])
+@pytest.mark.parametrize("memory", ["none", "anchor", "update", "both"])
+def test_a_conversation_is_taken_up_as_it_was_held(memory: Memory, renew: Any) -> None:
+    made = model()
+    talk = Conversation(made, "world", memory=memory, renew=renew, system="be kind")
+    for text in ("Tom saw", "why?"):
+        said(talk, text)
+    other = Conversation(made, "world", memory="both")
+    other.resume(talk.to_dict()["messages"], memory=memory, renew=renew)
+    place, there = place_of(other), place_of(talk)
+    assert torch.equal(place.logits, there.logits)
+    assert "".join(other.again(**GREEDY)) == "".join(talk.again(**GREEDY))
+    assert said(other, "Code: 1") == said(talk, "Code: 1")
+
+
 def test_what_cannot_be_taken_up_changes_nothing() -> None:
     talk = Conversation(model(), "none")
     said(talk, "Tom saw")
     before, place = list(talk.turns), place_of(talk)
     with pytest.raises(ValueError, match="empty"):
-        talk.resume([Turn("user", ""), Turn("assistant", "x")])
+        talk.resume([Turn("user", ""), Turn("assistant", "x")], memory="none", renew="turn")
+    assert talk.turns == before and place_of(talk) is place
+    assert talk.memory == "update" and talk.renew == "never"
+    with pytest.raises(ValueError, match="tau"):
+        talk.resume([], memory="update", tau=3.0)
     assert talk.turns == before and place_of(talk) is place
     assert said(talk, "why?")
 

@@ -8,6 +8,7 @@ from argparse import Namespace
 from prosg.cli.arguments import add_memory, add_model, add_sampling, add_state, add_template
 from prosg.cli.common import load_from, say_template
 from prosg.cli.parser import Command, Parser, path_text
+from prosg.utils.options import check_at_least
 
 __all__ = ["COMMAND"]
 
@@ -40,6 +41,7 @@ def _run(options: Namespace) -> int:
     from prosg.serving.engine import Engine
 
     known_template(options.template)
+    check_at_least(options, ["rows", "prefill_chunk"], 1)
     model = load_from(options)
     say_template(options, model)
     engine = Engine(
@@ -47,7 +49,7 @@ def _run(options: Namespace) -> int:
         max_rows=options.rows,
         prefill_chunk=options.prefill_chunk,
         cache_folder=options.cache_folder,
-        queue=2 * max(options.rows, 1),
+        queue=2 * options.rows,
     )
     result = answer_file(
         engine,

@@ -21,7 +21,7 @@ from prosg.utils.outside import check_text
 from prosg.utils.paths import user_path
 from prosg.utils.spelling import meant, meant_path
 from prosg.utils.tables import counted, print_table
-from prosg.utils.values import check_number
+from prosg.utils.values import check_number, from_json_number
 
 if TYPE_CHECKING:
     from prosg.core.encoded import Memory
@@ -131,13 +131,14 @@ class _Chat:
 
     def take(self, line: str) -> bool:
         """Does what a line says; whether the conversation goes on."""
-        word, _, rest = line.strip().partition(" ")
-        if rest.strip() and word in ALONE:
+        word, *after = line.split(maxsplit=1) or [""]
+        rest = "".join(after).rstrip()
+        if rest and word in ALONE:
             raise ValueError(f"{word} takes nothing after it; it is typed alone")
         if word in ("/quit", "/exit"):
             return False
         if word in self.commands:
-            self.commands[word](rest.strip())
+            self.commands[word](rest)
         elif word.startswith("/") and word[1:].isalpha():
             raise ValueError(
                 f"{word} is unknown{meant(word, self.commands)}; allowed: {', '.join(self.commands)}, /quit"
@@ -236,20 +237,26 @@ class _Chat:
         if not name:
             raise ValueError("/load needs the name of a file")
         path = Path(user_path(name))
-        content, turns = _read_conversation(path, self.talk.template.name)
+        content = _read_conversation(path, self.talk.template.name)
+        memory, tau, renew = (content.get(key) for key in ("memory", "tau", "renew"))
+        said = (self.options.memory, self.options.tau, self.options.anchor)
+        is_held = said == (None, None, None) and memory is not None
         try:
-            tau = content.get("tau")
-            tau = None if tau is None else check_number("tau", tau)
-            self.talk.resume(turns)
-            said = (self.options.memory, self.options.tau, self.options.anchor)
-            if said == (None, None, None) and content.get("memory") in MEMORIES:
-                self.talk.hold(content["memory"], tau)
-                self.tau = tau
-            if self.options.renew is None and content.get("renew") in RENEWALS:
-                self.talk.renew = content["renew"]
+            for key, word, allowed in (("memory", memory, MEMORIES), ("renew", renew, RENEWALS)):
+                if word not in (None, *allowed):
+                    raise ValueError(f"{key} is {word!r}; allowed: {', '.join(allowed)}")
+            tau = None if tau is None else check_number("tau", from_json_number(tau), infinite=True)
+            self.talk.resume(
+                content["messages"],
+                memory=memory if is_held else None,
+                tau=tau if is_held else None,
+                renew=renew if self.options.renew is None else None,
+            )
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
-        self.seed += sum(turn.role == "assistant" for turn in turns)  # else /again would draw the same answer
+        self.tau = tau if is_held else self.tau
+        answers = [turn for turn in self.talk.turns if turn.role == "assistant"]
+        self.seed += len(answers)  # else /again would draw the same answer
         self.files.add(path.resolve())
         other = [
             f"{name} {content[name]}" if content[name] else f"no {name}"
@@ -268,20 +275,17 @@ class _Chat:
         }
 
 
-def _read_conversation(path: Path, template: str) -> tuple[Mapping[str, Any], list[Turn]]:
-    """What a file holds that `/save` wrote, and its turns. ValueError for any other, and for another template."""
-    from prosg.data.templates import Turn
-
+def _read_conversation(path: Path, template: str) -> Mapping[str, Any]:
+    """What a file holds that `/save` wrote, its messages unchecked. ValueError for any other, and another template."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file{meant_path(path)}")
     content = read_json(path)
-    messages, used = content.get("messages"), content.get("template", template)
+    used = content.get("template", template)
     if used != template:
         raise ValueError(f"{path}: was held under template {used}; start with --template {used}")
-    try:
-        return content, [Turn(str(message["role"]), str(message["content"])) for message in messages]  # type: ignore[union-attr]
-    except (TypeError, KeyError):
-        raise ValueError(f"{path}: no conversation: it has no messages of a role and a content") from None
+    if not isinstance(content.get("messages"), list):
+        raise ValueError(f"{path}: no conversation: it has no messages of a role and a content")
+    return content
 
 
 def _acting(talk: Conversation) -> str:

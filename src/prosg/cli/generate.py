@@ -64,6 +64,7 @@ def _run(options: Namespace) -> int:
         raise ValueError("--state begins a prompt, but --encoded holds the state after one: encode it with --state")
     check_read_already(options, "window")
     check_text("--force-marker", options.force_marker)
+    check_used("--hold-until", options.hold_until, "--force-marker", options.force_marker)
     check_used("--late-temperature", options.late_temperature, "--force-marker", options.force_marker)
     check_used("--refresh-keep", options.refresh_keep is not None, "--refresh-every", options.refresh_every)
     check_anchor_used(options)

@@ -14,6 +14,7 @@ from prosg.cli.arguments import add_memory, add_model, add_state, add_template
 from prosg.cli.common import load_from
 from prosg.cli.parser import Command, Parser, add_dataclass, path_text
 from prosg.utils.extras import missing_extra
+from prosg.utils.options import check_at_least
 from prosg.utils.paths import user_path
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def _run(options: Namespace) -> int:
     from prosg.serving.api.options import ApiOptions
     from prosg.serving.ray.options import ReplicaOptions
 
+    check_at_least(options, ["rows", "queue", "prefill_chunk"], 1)
+    check_at_least(options, ["cache"], 0)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     api, replicas = _given(ApiOptions, options), _given(ReplicaOptions, options)
     return _serve_replicas(options, api, replicas) if replicas.replicas else _serve(options, api)

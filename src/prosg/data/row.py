@@ -165,7 +165,8 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
         prompt = "\n\n".join(turn.text for turn in turns)
     else:
         has_answer = need_answer or data.get("answer")
-        prompt, answer = _text(data, "prompt"), _text(data, "answer") if has_answer else ""
+        needs = "'prompt' and 'answer'" if need_answer else "'prompt'"
+        prompt, answer = _text(data, "prompt", needs), _text(data, "answer", needs) if has_answer else ""
     row_id = _typed(data, "id", derived_id(prompt, answer))
     if not row_id:
         raise ValueError("'id' is empty; leave it out to have one derived")
@@ -192,9 +193,9 @@ def row_from_dict(data: object, *, need_answer: bool = True) -> Row:
     )
 
 
-def _text(data: Mapping[str, Any], key: str) -> str:
+def _text(data: Mapping[str, Any], key: str, needs: str) -> str:
     if key not in data:
-        raise ValueError(f"{key!r} is missing; a row needs at least 'prompt' and 'answer', or 'messages', or 'text'")
+        raise ValueError(f"{key!r} is missing; a row needs at least {needs}, or 'messages', or 'text'")
     text = _typed(data, key, "")
     if not text.strip():
         raise ValueError(f"{key!r} is empty; it must hold some text")

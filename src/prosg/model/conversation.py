@@ -7,7 +7,7 @@ turns are read on from the state that the conversation is in, each once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 
@@ -20,6 +20,7 @@ from prosg.generation.sampling import Sampling, SamplingOptions
 from prosg.generation.text import stream_text
 from prosg.model.prosg import ProSG
 from prosg.model.turns import clean_answer, conversation_text, opening_text, with_answer
+from prosg.utils.values import to_json_number
 
 __all__ = ["Conversation", "Renewal"]
 
@@ -61,12 +62,12 @@ class Conversation:
 
         Raises:
             ValueError: for a model without a tokenizer, an unknown template, one without a system turn if there is to
-                be one, and a memory that the model cannot have.
+                be one, a memory that the model cannot have, and another word for `renew`.
         """
         self.model = model
         model.tokenise([])  # says what to do without a tokenizer
         self.template: ChatTemplate = model.own_template.choose(template, model.tokenizer)
-        self.memory, self.tau, self.renew = model.check_memory(memory, tau), tau, renew
+        self.memory, self.tau, self.renew = model.check_memory(memory, tau), tau, _checked_renewal(renew)
         self.turns: list[Turn] = []
         self._read, self._held_text = "", ""  # text that has been read, and that of the prompt that is held
         self._place: EncodedPrompt | None = None
@@ -138,14 +139,10 @@ class Conversation:
         options = self._options(sampling)
         before = self._read, self._held_text, self._place, self._held
         try:
-            whole = self._text([*self.turns, Turn("user", text)])
-            self._read_on(whole)
-            if self.renew == "turn" and self.turns:
-                self._renew(whole)
+            self._hear(Turn("user", text))
         except BaseException:  # interrupted, too: the conversation stays as it was
             self._read, self._held_text, self._place, self._held = before
             raise
-        self.turns.append(Turn("user", text))
         yield from self._answer(options)
 
     def again(self, **sampling: Unpack[SamplingOptions]) -> Iterator[str]:
@@ -166,20 +163,33 @@ class Conversation:
         return {
             "template": self.template.name,
             "memory": self.memory,
-            "tau": self.tau,
+            "tau": to_json_number(self.tau),
             "renew": self.renew,
             "messages": [{"role": turn.role, "content": turn.text} for turn in self.turns],
         }
 
-    def resume(self, said: Sequence[Turn] | Messages) -> None:
-        """Reads turns that were said before, as if they had been said here.
+    def resume(
+        self,
+        said: Sequence[Turn] | Messages,
+        *,
+        memory: Memory | None = None,
+        tau: float | None = None,
+        renew: Renewal | None = None,
+    ) -> None:
+        """Reads turns that were said before, as if they had been said here; where it fails all stays as it was.
 
         Args:
             said: The turns, also as messages of role and content.
+            memory: What holds the prompt, while they are read and from then on; what did so far by default.
+            tau: Window of its anchor, tokens; only with `memory`.
+            renew: As attribute; as so far by default.
 
         Raises:
-            ValueError: for turns that do not alternate between user and assistant, after at most one of the system.
+            ValueError: for turns that do not alternate between user and assistant, after at most one of the system, and
+                for a memory that the model cannot have.
         """
+        held = (self.memory, self.tau) if memory is None else (self.model.check_memory(memory, tau), tau)
+        renew = self.renew if renew is None else _checked_renewal(renew)
         turns = []
         for number, turn in enumerate(said, 1):
             if not isinstance(turn, Turn):
@@ -194,17 +204,17 @@ class Conversation:
             raise ValueError("a conversation is at most one system turn, then user and assistant in turn")
         if rest and rest[-1].role == "user":
             raise ValueError("a conversation that is taken up ends with the assistant's turn")
-        before = (self.turns, self._read, self._held_text, self._place, self._held, self._before)
-        self.system = turns[0].text if turns and turns[0].role == "system" else ""
+        before = dict(vars(self))
         try:
+            (self.memory, self.tau), self.renew = held, renew
+            self.system = turns[0].text if turns and turns[0].role == "system" else ""
             for asked, answered in zip(rest[::2], rest[1::2], strict=True):
-                self.turns.append(asked)
-                self._read_on(self._text(self.turns))
+                self._hear(asked)
                 assert self._place is not None
                 self._before = (self._read, self._place)
                 self._said(answered.text)
         except BaseException:
-            self.turns, self._read, self._held_text, self._place, self._held, self._before = before
+            vars(self).update(before)
             raise
 
     def _options(self, sampling: SamplingOptions) -> Sampling:
@@ -216,6 +226,14 @@ class Conversation:
         assert self.model.tokenizer is not None
         options.setdefault("end_token", self.template.special(self.model.special, self.model.tokenizer).end)
         return self.model.sampling(**options)
+
+    def _hear(self, asked: Turn) -> None:
+        """Takes a user's turn into the conversation."""
+        whole = self._text([*self.turns, asked])
+        self._read_on(whole)
+        if self.renew == "turn" and self.turns:
+            self._renew(whole)
+        self.turns.append(asked)
 
     def _answer(self, options: Sampling) -> Iterator[str]:
         assert self._place is not None
@@ -281,3 +299,9 @@ class Conversation:
         assert self._held is not None
         held = self.model.held_by(self._held.replace(anchor=None), self.memory, self.tau)
         return place.replace(update=held.update, anchor=held.anchor, limit=held.limit)
+
+
+def _checked_renewal(renew: Renewal) -> Renewal:
+    if renew not in get_args(Renewal):
+        raise ValueError(f"renew is {renew!r}; allowed: {', '.join(get_args(Renewal))}")
+    return renew

@@ -111,14 +111,24 @@ def parse(
 
 
 def construct(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Makes a dataclass of `parse`'s values."""
+    """Makes a dataclass of `parse`'s values. What a group refuses is named with the group: limits.rows."""
     hints = typing.get_type_hints(kind)
     return kind(
         **{
-            name: construct(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+            name: _construct_group(hints[name], value, name) if dataclasses.is_dataclass(hints[name]) else value
             for name, value in values.items()
         }
     )
+
+
+def _construct_group(kind: type[T], values: Mapping[str, Any], name: str) -> T:
+    try:
+        return construct(kind, values)
+    except ValueError as error:
+        first = str(error).partition(" ")[0]
+        if first in {field.name for field in dataclasses.fields(typing.cast(Any, kind))}:
+            raise ValueError(f"{name}.{error}") from None
+        raise
 
 
 def build(kind: type[T], content: Any, inside: str = "") -> T:

@@ -23,8 +23,10 @@ __all__ = [
     "check_number",
     "check_whole",
     "exponential",
+    "from_json_number",
     "shortened",
     "shown",
+    "to_json_number",
     "typed",
 ]
 
@@ -57,6 +59,16 @@ def shortened(text: str, most: int = LONGEST_SHOWN) -> str:
     """Returns a text as one line, without what is too much of it for an error."""
     text = " ".join(text.splitlines())
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def to_json_number(value: float | None) -> float | str | None:
+    """A number as JSON can say it: infinity is "inf", as it is typed."""
+    return "inf" if value == math.inf else value
+
+
+def from_json_number(value: Any) -> Any:
+    """What `to_json_number` made a value of; any other as it is."""
+    return math.inf if value == "inf" else value
 
 
 def check_number(name: str, value: Any, *, infinite: bool = False) -> float:

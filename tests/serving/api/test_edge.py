@@ -81,7 +81,18 @@ def test_keys_are_needed_where_other_machines_can_connect() -> None:
     ApiOptions(host="0.0.0.0", keys="keys.json")
 
 
-@pytest.mark.parametrize("options", [{"port": 70000}, {"timeout": 0.0}, {"name": "a:b"}, {"max_choices": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"port": 70000},
+        {"timeout": 0.0},
+        {"name": "a:b"},
+        {"max_choices": 0},
+        {"allow_origin": ("http://a.test/",)},
+        {"allow_origin": ("a.test",)},
+        {"allow_origin": ("http://A.test",)},
+    ],
+)
 def test_options_out_of_range_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         ApiOptions(**options)

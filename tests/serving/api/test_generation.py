@@ -69,6 +69,9 @@ def test_stop_strings_are_not_written(server: Served) -> None:
     stop = whole[10:14]
     reply = server.post(COMPLETE, completion(temperature=0, max_tokens=40, stop=[stop, "\n\nNever"]))["choices"][0]
     assert reply["text"] == whole[: whole.index(stop)] and reply["finish_reason"] == "stop"
+    body = completion(temperature=0, stop=whole[:4], logprobs=1)
+    nothing = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}  # of no token, but asked for
+    assert server.post(COMPLETE, body)["choices"][0]["logprobs"] == nothing
 
 
 @pytest.mark.parametrize("memory", ["none", "anchor", "update", "both"])
@@ -126,7 +129,7 @@ def test_fields_that_ask_for_nothing_are_taken(chat_server: Served) -> None:
         (CHAT, {"n": 17}, ["17", "16"], "n"),
         (CHAT, {"max_tokens": 5000}, ["5000", "4096"], "max_tokens"),
         (CHAT, {"max_completion_tokens": 3}, ["max_completion_tokens"], None),
-        (CHAT, {"presence_penalty": 1}, ["presence_penalty"], "presence_penalty"),
+        (CHAT, {"presence_penalty": 0.5}, ["presence_penalty", "cannot", "or 0"], "presence_penalty"),
         (CHAT, {"tools": [{}]}, ["tools", "cannot"], "tools"),
         (CHAT, {"response_format": {"type": "json_schema", "json_schema": {}}}, ["text"], "response_format.type"),
         (CHAT, {"response_format": {"type": "json_object"}}, ["text"], "response_format.type"),
@@ -140,12 +143,14 @@ def test_fields_that_ask_for_nothing_are_taken(chat_server: Served) -> None:
         (CHAT, {"memory": "none", "tau": 5}, ["tau"], "tau"),
         (CHAT, {"model": "gpt-9"}, ["gpt-9", "demo"], "model"),
         (COMPLETE, {"prompt": ""}, ["empty"], "prompt"),
-        (COMPLETE, {"prompt": []}, ["prompt"], "prompt"),
+        (COMPLETE, {"prompt": []}, ["prompt", "at least 1 item"], "prompt"),
         (COMPLETE, {"prompt": [99999]}, ["99999", "1023"], "prompt"),
-        (COMPLETE, {"prompt": [-1]}, ["prompt"], None),
+        (COMPLETE, {"prompt": [-1]}, ["greater than or equal to 0"], "prompt.0"),
         (COMPLETE, {"best_of": 2}, ["best_of"], None),
         (COMPLETE, {"echo": True}, ["echo"], "echo"),
         (COMPLETE, {"stop": ""}, ["stop"], "stop"),
+        (COMPLETE, {"stop": ["x"] * 17}, ["at most 16"], "stop"),
+        (COMPLETE, {"prompt": ["x"] * 65}, ["at most 64"], "prompt"),
     ],
 )
 def test_what_cannot_be_had_is_refused(

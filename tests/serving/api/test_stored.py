@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import os
 import signal
 import subprocess
@@ -21,6 +24,7 @@ from prosg.model.prosg import ProSG
 from prosg.serving.api.keys import add_key
 from prosg.serving.api.prompts import PromptRecord, PromptStore
 from prosg.serving.api.storage import Folder
+from prosg.serving.api.stored import prompt_object
 from support.api import CODE, ROOT, Served, served
 from support.models import same_encoded
 
@@ -123,6 +127,10 @@ def test_a_file_of_prosg_encode_goes_up_and_comes_down_the_same(server: Served, 
     answer = server.post(COMPLETE, completion(prompt_id=record["id"]))
     assert answer["choices"][0]["text"] == demo.generate(encoded, temperature=0.0, max_tokens=24)[0]
     assert answer["prosg"]["memory"] == "both"
+    counted = [line for line in server.client.get("/metrics").text.splitlines() if "_stored_total{" in line]
+    again = server.client.post(f"{UPLOAD}?name=mine", content=file.read_bytes(), headers=BINARY)
+    assert again.json() == record  # it was there: nothing is stored, and nothing counted
+    assert [line for line in server.client.get("/metrics").text.splitlines() if "_stored_total{" in line] == counted
     back = tmp_path / "back.safetensors"
     back.write_bytes(server.client.get(f"{PROMPTS}/{record['id']}/content").content)
     assert same_encoded(load_encoded(back, demo), encoded)
@@ -212,6 +220,12 @@ def test_prompts_outlive_the_server_and_belong_to_its_model(demo: ProSG, tmp_pat
 def record(number: int, fingerprint: str) -> PromptRecord:
     name = f"prompt-{number:024x}"
     return PromptRecord(name, 1, "", "messages", 3, 0, fingerprint, "auto", None, True, "world", (Turn("user", "Hi."),))
+
+
+def test_an_endless_window_is_json() -> None:
+    endless = dataclasses.replace(record(1, "f" * 64), memory="anchor", tau=math.inf)
+    assert PromptRecord.from_dict(json.loads(json.dumps(endless.to_dict(), allow_nan=False))) == endless
+    assert json.loads(json.dumps(prompt_object(endless), allow_nan=False))["tau"] == "inf"
 
 
 def test_prompts_in_memory_are_bounded(demo: ProSG, tmp_path: Path) -> None:

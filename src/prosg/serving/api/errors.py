@@ -88,8 +88,9 @@ def add_handlers(app: FastAPI) -> None:
 def _of_fields(error: RequestValidationError) -> ApiError:
     """What is said of the first field that is wrong. Its value is not repeated: it may be a prompt."""
     errors = error.errors()
-    # Of a value that fits none of several types the deepest error says most.
-    first = max((one for one in errors if one["loc"][:2] == errors[0]["loc"][:2]), key=lambda one: len(one["loc"]))
+    # Of a value that fits none of several types an error of the type that it has says most, else the deepest.
+    alike = (one for one in errors if one["loc"][:2] == errors[0]["loc"][:2])
+    first = max(alike, key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
     place = [str(part) for part in first["loc"]]
     source, names = place[0], _field_names(place[1:])
     param = ".".join(names) or None

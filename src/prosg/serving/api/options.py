@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from dataclasses import dataclass, field, fields
 
 from prosg.utils.options import check_at_least
 from prosg.utils.values import check_fields
 
 __all__ = ["ApiOptions", "KeyLimits", "is_loopback"]
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\sA-Z/?#]+")
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,12 @@ class ApiOptions:
                 raise ValueError(f"{name} is {getattr(self, name):g}; it must be above 0 seconds")
         if not 0 <= self.drain < math.inf:
             raise ValueError(f"drain is {self.drain:g}; it must be 0 seconds or more")
+        for origin in self.allow_origin:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"allow_origin is {origin!r}; an origin is written as browsers send it: https://NAME or "
+                    "http://NAME:PORT in small letters, without a path"
+                )
         if ":" in self.name or not self.name.isprintable():
             raise ValueError(f"name is {self.name!r}; it has no colon, which stands before a stored prompt's id")
         if not self.keys and not is_loopback(self.host):

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from prosg.model.prosg import ProSG
 from prosg.serving.api.storage import Folder, Storage
 from prosg.utils.io import CheckpointError, read_json, write_json
 from prosg.utils.store import record_id
+from prosg.utils.values import from_json_number, to_json_number
 
 __all__ = ["ID", "PromptRecord", "PromptStore", "StoredPrompt", "TooManyPromptsError", "prompt_id"]
 
@@ -78,6 +80,7 @@ class PromptRecord:
         """The record as JSON values."""
         content = dataclasses.asdict(self)
         content["turns"] = [list(turn) for turn in self.turns]
+        content["tau"] = to_json_number(self.tau)
         return {"format": FORMAT, **content}
 
     @classmethod
@@ -91,7 +94,8 @@ class PromptRecord:
             raise ValueError("the record of a stored prompt is damaged")
         if any(not isinstance(turn, list) or [type(part) for part in turn] != [str, str] for turn in turns):
             raise ValueError("the record of a stored prompt has turns that are none")
-        return cls(**{name: content[name] for name in names} | {"turns": tuple(Turn(*turn) for turn in turns)})
+        changed = {"turns": tuple(Turn(*turn) for turn in turns), "tau": from_json_number(content["tau"])}
+        return cls(**{name: content[name] for name in names} | changed)
 
 
 class StoredPrompt(NamedTuple):
@@ -176,7 +180,14 @@ class PromptStore:
         with self.storage.fetched(_name(owner, name, ".safetensors")) as path:
             return path.read_bytes()
 
-    def add(self, owner: str, record: PromptRecord, encoded: EncodedPrompt, most: int = 0) -> PromptRecord:
+    def add(
+        self,
+        owner: str,
+        record: PromptRecord,
+        encoded: EncodedPrompt,
+        most: int = 0,
+        on_stored: Callable[[PromptRecord], None] | None = None,
+    ) -> PromptRecord:
         """Stores a prompt, and returns when it is there.
 
         Args:
@@ -184,6 +195,7 @@ class PromptStore:
             record: What is known of it; the bytes of its file are filled in.
             encoded: The prompt, of one row.
             most: Prompts that the owner may have; 0 for any number.
+            on_stored: Is told of a prompt that was not there before.
 
         Raises:
             TooManyPromptsError: where there are as many.
@@ -204,6 +216,8 @@ class PromptStore:
                 self._remove(owner, record.id)
                 raise TooManyPromptsError(f"there are {most} stored prompts, the most that this key may have")
         self._keep(owner, record.id, encoded)
+        if on_stored is not None:
+            on_stored(record)
         return record
 
     def read_upload(self, content: bytes) -> EncodedPrompt:

@@ -144,7 +144,8 @@ class CompletionReply(Reply):
         return self._chunk("text_completion", [self._choice(choice, text, tokens, None)])
 
     def end(self, choice: int, reason: str) -> dict[str, Any]:
-        return self._chunk("text_completion", [self._choice(choice, "", (), reason)])
+        inner = {"index": choice, "text": "", "logprobs": None, "finish_reason": reason}
+        return self._chunk("text_completion", [inner])
 
     def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
         return self._head("text_completion") | {"choices": []} | usage
@@ -156,7 +157,7 @@ class CompletionReply(Reply):
         return self._head("text_completion") | {"choices": choices}
 
     def _choice(self, choice: int, text: str, tokens: Sequence[Chosen], reason: str | None) -> dict[str, Any]:
-        logprobs = self._logprobs(tokens) if self.logprobs and (tokens or reason is None) else None
+        logprobs = self._logprobs(tokens) if self.logprobs else None
         return {"index": choice, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     def _logprobs(self, tokens: Sequence[Chosen]) -> dict[str, Any]:

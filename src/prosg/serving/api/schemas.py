@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from prosg.core.encoded import Memory
@@ -19,9 +19,17 @@ __all__ = ["ChatBody", "CompletionBody", "GenerationBody", "Message", "PromptBod
 LONGEST_STOP = 256
 MOST_STOPS = 16
 MOST_MESSAGES = 1024
+
+
+def _check_zero(value: float) -> float:
+    if value:
+        raise ValueError("this server cannot do that; leave it out, or 0")
+    return value
+
+
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 Nothing = Annotated[list[Any], Field(max_length=0)]
-Zero = Annotated[float, Field(ge=0, le=0)]
+Zero = Annotated[float, AfterValidator(_check_zero)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 

@@ -22,6 +22,7 @@ from prosg.serving.api.requests import encoded_ids, wanted_memory
 from prosg.serving.api.schemas import PromptBody
 from prosg.serving.api.service import Service
 from prosg.serving.waiting import EngineStopped, QueueFull
+from prosg.utils.values import to_json_number
 
 __all__ = ["prompt_object", "router"]
 
@@ -41,7 +42,7 @@ def prompt_object(record: PromptRecord) -> dict[str, Any]:
         "tokens": record.tokens,
         "bytes": record.bytes,
         "memory": record.memory,
-        "tau": record.tau,
+        "tau": to_json_number(record.tau),
         "known": record.known,
     }
 
@@ -135,13 +136,14 @@ async def _encoded(service: Service, key: Key, ids: list[int], deadline: float) 
 def _add(service: Service, key: Key, record: PromptRecord, encoded: EncodedPrompt) -> PromptRecord:
     """Stores a prompt, if the key may have one more."""
     try:
-        record = service.prompts.add(key.id, record, encoded, key.may_use(service.options.limits).prompts)
+        most = key.may_use(service.options.limits).prompts
+        return service.prompts.add(
+            key.id, record, encoded, most, lambda stored: service.metrics.stored.labels(stored.source).inc()
+        )
     except TooManyPromptsError as error:
         raise ApiError(403, str(error), code="too_many_prompts") from None
     except ValueError as error:
         raise ApiError(400, str(error)) from None
-    service.metrics.stored.labels(record.source).inc()
-    return record
 
 
 @router.post(

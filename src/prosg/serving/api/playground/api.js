@@ -31,6 +31,7 @@ export async function* streamAnswer(body, key, signal) {
     const text = event.choices[0]?.delta.content;
     if (text) yield { text };
   }
+  throw new Error("the connection ended before the answer did");
 }
 
 async function* eventData(stream) {

@@ -10,19 +10,28 @@ const roots = document.querySelectorAll(".column");
 const columns = ["none", "anchor"].map((memory, index) => new Column(roots[index], memory, keep));
 let model = null;
 let running = null;
+let answered = null;
+let isNew = true;
 
 function keep() {
   const values = Object.fromEntries(settings.map((id) => [id, $(id).value]));
-  sessionStorage.setItem(KEPT, JSON.stringify({ values, columns }));
+  try {
+    sessionStorage.setItem(KEPT, JSON.stringify({ values, columns }));
+  } catch {
+    sessionStorage.removeItem(KEPT); // it is more than a tab may keep
+  }
 }
 
+/** Takes up what was kept; whether there was something. */
 function restore() {
   try {
     const kept = JSON.parse(sessionStorage.getItem(KEPT));
     for (const id of settings) $(id).value = kept.values[id] ?? $(id).value;
     columns.forEach((column, index) => column.restore(kept.columns[index]));
+    return true;
   } catch {
     sessionStorage.removeItem(KEPT); // nothing was kept, or by another version of this page
+    return false;
   }
 }
 
@@ -35,8 +44,8 @@ async function connect() {
     return false;
   }
   $("model").textContent = model.id;
-  const known = columns.map((column) => column.wanted);
-  if (!sessionStorage.getItem(KEPT) && known[1] !== model.memory && model.memory !== "none") columns[1].wanted = model.memory;
+  if (isNew && model.memory !== "none") columns[1].wanted = model.memory;
+  isNew = false;
   for (const column of columns) column.offer(model.memories);
   return true;
 }
@@ -48,7 +57,7 @@ async function ask(event) {
     return;
   }
   const question = $("question").value.trim();
-  if (!question || (!model && !(await connect()))) return;
+  if (!question || (!model && !(await connect())) || running) return; // it may have been sent again meanwhile
   running = new AbortController();
   $("question").value = "";
   $("send").textContent = "Stop";
@@ -59,8 +68,8 @@ async function ask(event) {
     max_tokens: Number($("tokens").value) || 200,
   };
   const system = $("system").value.trim();
-  const asked = columns.map((column) => column.ask(question, system, options, $("key").value, running.signal));
-  await Promise.all(asked);
+  answered = Promise.all(columns.map((column) => column.ask(question, system, options, $("key").value, running.signal)));
+  await answered;
   running = null;
   $("send").textContent = "Send";
   $("question").focus();
@@ -70,8 +79,9 @@ $("ask").addEventListener("submit", ask);
 $("question").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) ask(event);
 });
-$("reset").addEventListener("click", () => {
+$("reset").addEventListener("click", async () => {
   running?.abort();
+  await answered; // columns whose answer was stopped put back the turns before it
   for (const column of columns) column.clear();
   keep();
   $("question").focus();
@@ -79,6 +89,6 @@ $("reset").addEventListener("click", () => {
 for (const id of settings) $(id).addEventListener("change", keep);
 $("key").addEventListener("change", connect);
 
-restore();
+isNew = !restore();
 await connect();
 document.body.dataset.ready = String(model !== null);

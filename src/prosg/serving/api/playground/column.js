@@ -20,7 +20,10 @@ export class Column {
     this.select = document.createElement("select");
     this.select.ariaLabel = "Memory";
     this.select.add(new Option(memory, memory));
-    this.select.onchange = changed;
+    this.select.onchange = () => {
+      this.wanted = this.select.value;
+      changed();
+    };
     this.info = document.createElement("span");
     this.info.className = "distance";
     this.list = document.createElement("div");
@@ -39,15 +42,12 @@ export class Column {
   /** Offers the memories that the model can have. */
   offer(memories) {
     this.select.replaceChildren(...memories.map((memory) => new Option(NAMES[memory] ?? memory, memory)));
-    this.select.value = memories.includes(this.wanted) ? this.wanted : memories[0];
-  }
-
-  get memory() {
-    return this.select.value;
+    if (!memories.includes(this.wanted)) this.wanted = memories[0];
+    this.select.value = this.wanted;
   }
 
   toJSON() {
-    return { memory: this.memory, turns: this.turns, distance: this.distance };
+    return { memory: this.wanted, turns: this.turns, distance: this.distance };
   }
 
   restore({ memory, turns, distance }) {
@@ -63,7 +63,7 @@ export class Column {
   }
 
   clear() {
-    this.restore({ memory: this.memory, turns: [], distance: null });
+    this.restore({ memory: this.wanted, turns: [], distance: null });
   }
 
   show(role, text) {
@@ -104,7 +104,7 @@ export class Column {
     let answer = "";
     try {
       const messages = this.turns.map(({ role, content }) => ({ role, content }));
-      const body = { ...options, messages, memory: this.memory };
+      const body = { ...options, messages, memory: this.wanted };
       for await (const event of streamAnswer(body, key, signal)) {
         if (event.text) {
           answer += event.text;
@@ -115,7 +115,7 @@ export class Column {
           this.showDistance();
         }
       }
-      const turn = { role: "assistant", content: answer.trim() || "…", distance: this.distance };
+      const turn = { role: "assistant", content: answer.trim() ? answer : "…", distance: this.distance };
       this.annotate(element, this.turns, turn);
       this.turns = [...this.turns, turn];
     } catch (error) {
