@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from prosg.data.chat import as_messages
 from prosg.data.row import Row, derived_id, read_rows, row_from_dict, row_to_dict, write_rows
 from prosg.data.synthetic import KINDS, make_rows
+from prosg.data.templates import Turn
 from prosg.utils.io import write_lines
 from support.generated import damaged, draws, refusal, value
 
@@ -173,6 +175,7 @@ def test_generated_rows_are_read_or_refused_with_file_and_line(tmp_path: Path) -
             "user",
         ),
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}, "Hi", "Ho", "user"),
+        ({"prompt": "Hi", "messages": as_messages([Turn("user", "Hi")], "Ho")}, "Hi", "Ho", "user"),
         (
             {
                 "system": "Be short.",
@@ -201,6 +204,8 @@ def test_rows_of_other_programs_are_read(data: dict[str, Any], prompt: str, answ
         ({"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}, "two texts, or two lists of messages"),
         ({"conversations": [{"from": "tool", "value": "x"}]}, "turn 1 is from 'tool'; allowed: system, human"),
         ({"conversations": [{"from": "human", "value": "x"}]}, "no message is the assistant's"),
+        ({"prompt": "Hi", "messages": as_messages([], "Ho")}, "the prompt is none of the messages; give one"),
+        ({"prompt": "Hi", "messages": 3}, "the prompt is none of the messages; give one"),
         ({"conversations": "x"}, "'conversations' must be a list, not str"),
         ({"conversations": ["x"]}, "turn 1 is an object with 'from' and 'value'"),
     ],

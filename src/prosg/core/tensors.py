@@ -57,7 +57,7 @@ def chunks(tokens: Tensor, lengths: Tensor | None, size: int) -> Iterator[tuple[
         ValueError: for a size below 1.
     """
     if size < 1:
-        raise ValueError(f"chunk or window is {size}, must be at least 1 token")
+        raise ValueError(f"size is {size}, must be at least 1 token")
     for start in range(0, tokens.shape[1], size):
         part = tokens[:, start : start + size]
         yield part, None if lengths is None else (lengths - start).clamp(min=0, max=part.shape[1])

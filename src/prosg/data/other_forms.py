@@ -24,6 +24,8 @@ def as_own_form(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if "completion" in data and "answer" not in data and "messages" not in data:
         return _completion(data)
+    if "prompt" in data and "messages" in data and "answer" not in data:
+        return _both(data)
     if any(key in data for key in OWN):
         return data
     if "conversations" in data:
@@ -31,6 +33,14 @@ def as_own_form(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if "instruction" in data and "instances" not in data:
         return _instruction(data)
     return data
+
+
+def _both(data: Mapping[str, Any]) -> dict[str, Any]:
+    messages = data["messages"]
+    said = [one.get("content") for one in messages if isinstance(one, Mapping)] if isinstance(messages, list) else []
+    if data["prompt"] not in said:
+        raise ValueError("'prompt' and 'messages' are both there, and the prompt is none of the messages; give one")
+    return _without(data, "prompt")
 
 
 def _completion(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -179,8 +179,8 @@ class ProSG(HoldingModel):
         check_names("encode", options, EncodeOptions)
         tau, window, chunk = options.get("tau"), options.get("window"), options.get("chunk")
         for name, tokens in (("window", window), ("chunk", chunk)):
-            if tokens is not None:
-                check_whole(name, tokens)
+            if tokens is not None and check_whole(name, tokens) < 1:
+                raise ValueError(f"{name} is {tokens}, must be at least 1 token")
         memory = self.check_memory(options.get("memory"), tau)
         if isinstance(prompt, EncodedPrompt):
             raise ValueError("the prompt is encoded already; `held_by` changes what holds it")
