@@ -95,7 +95,6 @@ EXPERIMENTS = {
         FAR,
         difficulty=LONG,
         easier=ROWS // 4,
-        window=250,
         trained_window=250,
         backbone="rwkv7",
         durable="durable-load",
