@@ -18,6 +18,7 @@ class SpikeDetector:
         mean: Running mean; 0 before the first finite norm.
         skipped: Spikes so far.
         in_a_row: Spikes since the last step that was none.
+        broken_in_a_row: Norms that are no numbers since the last one that is.
         last: The newest norm.
     """
 
@@ -27,6 +28,7 @@ class SpikeDetector:
         self.skipped = 0
         self.last = 0.0
         self.in_a_row = 0
+        self.broken_in_a_row = 0
 
     def is_spike(self, norm: float) -> bool:
         """Takes in a step's gradient norm; returns whether the step is to be skipped.
@@ -39,6 +41,7 @@ class SpikeDetector:
         self.last = norm
         limit = self.threshold * self.mean
         spike = not math.isfinite(norm) or 0 < limit < norm
+        self.broken_in_a_row = 0 if math.isfinite(norm) else self.broken_in_a_row + 1
         if spike:
             self.skipped += 1
             self.in_a_row += 1
@@ -52,14 +55,15 @@ class SpikeDetector:
         return spike
 
     def check_end(self, steps: int) -> None:
-        """Refuses what a run of so many steps leaves that had to skip most of them, up to its last: it is too short.
+        """Refuses what a run of so many steps leaves whose gradients are no numbers at its end: it is too short.
 
         Raises:
-            ValueError: where the steps that were skipped in a row at the end are more than half of all.
+            ValueError: where that goes for more than half of all steps.
         """
-        if 2 * self.in_a_row > steps:
+        if 2 * self.broken_in_a_row > steps:
             raise ValueError(
-                f"training diverged: the last {self.in_a_row} of {steps} steps had to be skipped; {self._remedy}"
+                f"training diverged: the gradients of the last {self.broken_in_a_row} of {steps} steps are no numbers, "
+                f"so these were skipped; {self._remedy}"
             )
 
     @property

@@ -248,6 +248,7 @@ class ProSGTrainer(CheckpointingTrainer):
                 "norms": self.spikes.mean,
                 "skipped": self.spikes.skipped,
                 "in_a_row": self.spikes.in_a_row,
+                "broken_in_a_row": self.spikes.broken_in_a_row,
                 "seconds": self.seconds,
                 "processes": distributed.size(),
             }
@@ -270,6 +271,7 @@ class ProSGTrainer(CheckpointingTrainer):
         self._micro_batches = counters["tick"]
         self.spikes.mean, self.spikes.skipped = counters["norms"], counters["skipped"]
         self.spikes.in_a_row = counters.get("in_a_row", 0)
+        self.spikes.broken_in_a_row = counters.get("broken_in_a_row", 0)
         self._began = time.perf_counter() - counters["seconds"]
 
 
