@@ -72,6 +72,15 @@ def test_cached_taps_give_the_same_training(start: Path, tmp_path: Path, monkeyp
     assert len(list(taps.iterdir())) > len(files)  # another model's taps are others
 
 
+def test_windows_are_read_beside_cached_taps(start: Path, tmp_path: Path) -> None:
+    windows = ("--module.window", 4, "--optim.skip-above", 1e6)
+    train(start, tmp_path / "plain", *windows, model="mamba-0")
+    train(start, tmp_path / "cached", *windows, "--cache-taps", tmp_path / "taps", model="mamba-0")
+    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+    train(start, tmp_path / "whole", *windows[2:], model="mamba-0")
+    assert losses(tmp_path / "whole")[1:] != pytest.approx(losses(tmp_path / "plain")[1:], rel=1e-5)
+
+
 def test_a_warm_start_goes_on_from_an_adapter(start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(start, tmp_path / "one")
     train(start, tmp_path / "two", "--init", tmp_path / "one", "--optim.lr", 1e-12)
