@@ -29,8 +29,8 @@ __all__ = [
     "Logits",
     "Output",
     "Taps",
+    "check_call_shape",
     "check_taps",
-    "check_tokens",
     "update_mask",
 ]
 
@@ -276,7 +276,7 @@ class Backbone(Protocol):
         ...
 
 
-def check_tokens(tokens: Tensor) -> None:
+def check_call_shape(tokens: Tensor) -> None:
     """Raises ValueError unless tokens are (B, T), of at least one row and one token."""
     if tokens.dim() != 2 or not tokens.numel():
         raise ValueError(f"tokens has shape {tuple(tokens.shape)}; a call reads (B, T), at least one token of one row")

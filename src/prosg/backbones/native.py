@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prosg.backbones.base import DeferredLogits, KeptTaps, Logits, Output, check_taps, check_tokens, update_mask
+from prosg.backbones.base import DeferredLogits, KeptTaps, Logits, Output, check_call_shape, check_taps, update_mask
 from prosg.backbones.fused import BlockTable, UnsuitableError, Weights, weights_of
 from prosg.backbones.layers import MetaAwareEmbedding, MetaAwareLinear
 from prosg.backbones.layouts import Layout
@@ -263,7 +263,7 @@ class NativeBackbone(nn.Module):
         keep_state: bool = True,
     ) -> Output:
         """Reads tokens (B, T) on from a state; see `Backbone`."""
-        check_tokens(tokens)
+        check_call_shape(tokens)
         state = self.init_state(len(tokens)) if state is None else state
         check_taps(taps)
         kept = KeptTaps(taps, lengths)

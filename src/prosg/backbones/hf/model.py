@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prosg.backbones.base import DeferredLogits, Logits, Output, Taps, check_taps, check_tokens, update_mask
+from prosg.backbones.base import DeferredLogits, Logits, Output, Taps, check_call_shape, check_taps, update_mask
 from prosg.backbones.hf.anchors import anchor_layers, anchor_refusal, layer_units, pull_layers
 from prosg.backbones.hf.cache import CACHES, ModelCache, TransformersModel
 from prosg.backbones.hf.calls import CallOptions, CallResult, HookedModel, find_head
@@ -217,7 +217,7 @@ class HFBackbone(nn.Module):
         """
         if update is not None:
             check_update(update, self.sites, tokens.shape[0])
-        check_tokens(tokens)
+        check_call_shape(tokens)
         check_taps(taps)
         if any(module.gradient_checkpointing for module in self._checkpointable):
             raise ValueError("gradient checkpointing is on in the model; its recomputation does not see the update")
