@@ -67,6 +67,11 @@ def test_sizes_have_to_be_positive(name):
         RWKV7Config(**sizes)
 
 
+def test_heads_of_one_channel_are_refused_since_their_norm_forgets_what_they_hold():
+    with pytest.raises(ValueError, match="head_size is 1, must be at least 2"):
+        RWKV7Config(vocab_size=8, hidden_size=8, num_layers=1, head_size=1)
+
+
 def test_heads_have_to_divide_the_width():
     with pytest.raises(ValueError, match="attention_size is 96.* head_size 64"):
         RWKV7Config(vocab_size=8, hidden_size=96, num_layers=1)

@@ -12,7 +12,7 @@ from prosg.checkpoints.load import load_model
 from prosg.checkpoints.model_files import model_files
 from prosg.checkpoints.templates import read_template, write_template
 from prosg.data.jinja_template import JinjaTemplate
-from prosg.data.templates import NONE, TEMPLATES, OwnTemplate
+from prosg.data.templates import NONE, TEMPLATES, OwnTemplate, Turn
 from prosg.utils.io import CheckpointError
 from support.chat_models import CHATML, chat_model
 
@@ -64,3 +64,20 @@ def test_world_is_for_worlds_tokenizer_and_none_for_others(tmp_path: Path) -> No
     model = load_model(folder)
     assert model.template == NONE and model.own_template.reason(model.tokenizer) == ""
     assert model.own_template.choose("world", model.tokenizer) == TEMPLATES["world"]
+
+
+def test_of_several_templates_the_default_one_is_taken_or_missed(tmp_path: Path) -> None:
+    for several in ({"tool_use": "x", "default": CHATML}, [{"name": "default", "template": CHATML}]):
+        known = load_model(chat_model(tmp_path / "model", several)).own_template.known
+        assert known is not None and known.jinja() == CHATML
+    for several in ({"rag": "x"}, [{"name": "rag", "template": "x"}], [{"name": ["rag"]}]):
+        with pytest.raises(CheckpointError, match=r"chat_template has .*rag.*, none called default; write .*jinja"):
+            load_model(chat_model(tmp_path / "model", several))
+
+
+def test_a_template_without_an_end_is_an_error_that_names_its_file(tmp_path: Path) -> None:
+    endless = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
+    known = load_model(chat_model(tmp_path / "model", endless)).own_template.known
+    assert known is not None
+    with pytest.raises(ValueError, match=r"tokenizer_config.json: chat template: maximum recursion"):
+        known.frame([Turn("user", "hi")])

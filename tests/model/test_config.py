@@ -59,3 +59,10 @@ def test_presets_and_keys_that_do_not_exist_are_refused() -> None:
         ProSGConfig.from_preset("best")
     with pytest.raises(ValueError, match="ranks.*reads, rank"):
         ProSGConfig.from_dict({"ranks": 3})
+
+
+def test_a_projection_that_is_named_twice_is_updated_once() -> None:
+    assert ProSGConfig.from_preset("plus", target_modules=("attn.out", "key", "attn_out")).target_modules == (
+        "attn_out",
+        "key",
+    )

@@ -111,3 +111,18 @@ def test_streaming_bytes_that_are_no_characters_takes_a_bounded_window() -> None
         pieces = [decoder.push(token) for token in ids]
         assert "".join([*pieces, decoder.flush()]) == tokenizer.decode(ids)
     assert max(seen) < 300
+
+
+def test_streaming_holds_back_bytes_that_later_ones_can_spoil() -> None:
+    """A run of byte tokens that is no UTF-8 becomes U+FFFD as a whole, also what was a character before."""
+    pieces = ["<s>", "a", *(f"<0x{byte:02X}>" for byte in range(256))]
+    inner = tokenizers.Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [], byte_fallback=True))
+    inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = JsonTokenizer(inner)
+    good, bad = [2 + byte for byte in "é\n".encode()], 2 + 0xDC
+    assert streamed(tokenizer, [1, *good, 1, *good]) == ["a", "", "", "", "é\na", "", "", "", "é\n"]
+    assert "".join(streamed(tokenizer, [1, *good, 999, bad, 1])) == tokenizer.decode([1, *good, 999, bad, 1])
+    rng = Random(0)
+    for _ in range(300):
+        ids = [rng.choice([0, 1, 999, *good, bad]) for _ in range(rng.randrange(100))]
+        assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)

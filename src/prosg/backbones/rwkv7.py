@@ -94,6 +94,8 @@ class RWKV7Config:
 
     def __post_init__(self) -> None:
         check_positive(self, "vocab_size", "hidden_size", "num_layers", "head_size")
+        if self.head_size == 1:
+            raise ValueError("RWKV7Config.head_size is 1, must be at least 2: a group norm of one channel is always 0")
         e = self.hidden_size
 
         def rank(factor: float, power: float) -> int:

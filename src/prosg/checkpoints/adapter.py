@@ -204,7 +204,7 @@ def load_module(model: ProSG, folder: str | Path) -> None:
     differing = [
         f"{name} is {shown(value)}, here {shown(own[name])}"
         for name, value in theirs.to_dict().items()
-        if value != own[name]
+        if (set(value) != set(own[name]) if name == "target_modules" else value != own[name])
     ]
     if differing:
         raise CheckpointError(f"{folder}: a module of other options: {'; '.join(differing)}")

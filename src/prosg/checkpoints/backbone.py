@@ -30,7 +30,7 @@ from prosg.checkpoints.native_reader import Checkpoint, native_layouts, read_che
 from prosg.checkpoints.native_writer import write_checkpoint
 from prosg.checkpoints.special import read_special, write_special
 from prosg.checkpoints.templates import read_template, write_template
-from prosg.checkpoints.tensors import check_files
+from prosg.checkpoints.tensors import check_files, damage_named
 from prosg.checkpoints.weights import cast_checked, check_finite
 from prosg.data.templates import ChatTemplate
 from prosg.tokenizers.base import Tokenizer
@@ -79,9 +79,10 @@ def load_backbone(
         raise CheckpointError(f"{path}: a GGUF file; make a folder of it with: prosg convert {path} FOLDER")
     if is_for_transformers(path, target_modules):
         check_files(Path(path))
-        hf_backbone = load_hf(
-            path, target_modules, dtype=dtype, device=device, kernel=kernel, sliding_window=sliding_window
-        )
+        with damage_named(Path(path)):
+            hf_backbone = load_hf(
+                path, target_modules, dtype=dtype, device=device, kernel=kernel, sliding_window=sliding_window
+            )
         _check_cast(path, hf_backbone.model, dtype, lambda: load_hf_model(path))
         return hf_backbone
     config, tensors, _, note = read_checkpoint(path)
@@ -191,7 +192,8 @@ def convert(
         if layout:
             raise ValueError(f"layout is {layout!r}, but {src} is a model of transformers, which has one layout only")
         check_files(Path(src))
-        model = load_hf(src, dtype=dtype, sliding_window=sliding_window)
+        with damage_named(Path(src)):
+            model = load_hf(src, dtype=dtype, sliding_window=sliding_window)
         _check_cast(src, model.model, dtype, lambda: load_hf_model(src))
         special = read_special(Path(src), tokenizer, model.config.vocab_size)
         save_backbone(model, dst, tokenizer=beside, special=special, template=template, overwrite=overwrite)

@@ -74,11 +74,19 @@ def _settings(folder: Path) -> Mapping[str, Any]:
 
 
 def _named_template(settings: Mapping[str, Any], folder: Path) -> str | None:
-    """The template in tokenizer_config.json: a text, or the one called default of several."""
+    """The template in tokenizer_config.json: a text, or the one called default of several, in a list or an object."""
     value = settings.get("chat_template")
+    if value in ([], {}):
+        return None
     if isinstance(value, list):
-        named = {one.get("name"): one.get("template") for one in value if isinstance(one, Mapping)}
-        value = named.get("default")
+        value = {str(one.get("name")): one.get("template") for one in value if isinstance(one, Mapping)}
+    if isinstance(value, Mapping):
+        if "default" not in value:
+            raise ValueError(
+                f"{folder / TOKENIZER_CONFIG}: chat_template has {shown([*value])}, none called default; write the one "
+                f"that is meant to {folder / TEMPLATE_FILE}"
+            )
+        value = value["default"]
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{folder / TOKENIZER_CONFIG}: chat_template is {shown(value)}; it must be text")
     return value

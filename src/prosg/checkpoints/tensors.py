@@ -6,6 +6,8 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from prosg.utils.outside import plain_reason
 from prosg.utils.spelling import meant_path
 from prosg.utils.values import shown
 
-__all__ = ["check_files", "read_safetensors", "read_tensors"]
+__all__ = ["check_files", "damage_named", "read_safetensors", "read_tensors"]
 
 PROTOCOL = 0x80
 """The byte with which a pickle begins, before its protocol's number."""
@@ -122,6 +124,22 @@ def check_files(folder: Path) -> None:
                 raise _cannot_read(file, error, "truncated, or not a safetensors file") from None
         if file.suffix == ".bin" and zipfile.is_zipfile(file):
             _check_entries(file)
+
+
+@contextmanager
+def damage_named(folder: Path) -> Iterator[None]:
+    """Where another library fails at a folder's weights, says which pickled file is damaged, and how.
+
+    Raises:
+        CheckpointError: for such a file; else whatever the block raises.
+    """
+    try:
+        yield
+    except CheckpointError:
+        if not any(folder.glob("model*.safetensors")):  # they are read in the place of pickled ones
+            for file in sorted(folder.glob("pytorch_model*.bin")):
+                _unpickle(file)
+        raise
 
 
 def _unpickle(path: Path) -> dict[Any, Any]:

@@ -105,7 +105,15 @@ class JinjaTemplate:
         render: Any = render_jinja_template
         try:
             (text,), _ = render([messages], chat_template=self.source, add_generation_prompt=begins, **self.tokens)
-        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except (
+            TemplateError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             number = getattr(error, "lineno", None)  # of a syntax error
             line = "" if number is None else f", line {number}"
             raise ValueError(f"{self.place}: chat template{line}: {plain_reason(error)}") from None

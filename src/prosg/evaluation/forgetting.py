@@ -61,7 +61,7 @@ class LateStages:
         replay: Whether the prompt is read again before the marker (a rival that needs no module).
         refresh: Begin the late stage from the prompt's end, with so many tokens of the story's end read once more; None
             goes on from the story's.
-        end_token: Id of the token that ends an answer, or several.
+        ends: Ids of the tokens that end each row's answer; those of `Sampling` by default.
     """
 
     def __init__(
@@ -74,13 +74,14 @@ class LateStages:
         turns: Sequence[str] = (),
         replay: bool = False,
         refresh: int | None = None,
-        end_token: int | Sequence[int] = Sampling.end_token,
+        ends: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.backbone, self.tokenizer, self.rows = backbone, tokenizer, rows
         self.markers = [tokenizer.encode(marker) for marker in markers]
         self.turns = [tokenizer.encode(text) for text in turns] if turns else [[] for _ in rows]
         self.prompts = [row.prompt if replay else [] for row in rows]
-        self.refresh, self.end_token = refresh, end_token
+        self.refresh = refresh
+        self.ends = [Sampling().ends] * len(rows) if ends is None else ends
 
     def write(self, begin: EncodedPrompt, place: EncodedPrompt, stories: Sequence[list[int]]) -> list[ControlledAnswer]:
         """Writes every row's late stage, after its turns and its marker.
@@ -98,14 +99,14 @@ class LateStages:
         forced = [a + b + c for a, b, c in zip(read, self.prompts, self.markers, strict=True)]
         lengths = torch.tensor([len(ids) for ids in forced], device=place.logits.device)
         place = advance(self.backbone, place, pad(forced).to(place.logits.device), lengths)
-        sampling = Sampling(max_tokens=late_tokens(self.rows), temperature=0.0, end_token=self.end_token)
+        sampling = Sampling(max_tokens=late_tokens(self.rows), temperature=0.0)
         late: list[list[int]] = [[] for _ in forced]
         finite = [True] * len(forced)
-        for step in decode(self.backbone, place, sampling):
+        for step in decode(self.backbone, place, sampling, ends=self.ends):
             for row, (token, running) in enumerate(zip(step.tokens, step.running, strict=True)):
                 if running:
                     finite[row] &= step.finite[row]
-                    if token not in sampling.ends:
+                    if token not in self.ends[row]:
                         late[row].append(token)
         return [
             ControlledAnswer(self.tokenizer.decode(ids + marker + end), len(ids), numbers)
@@ -148,7 +149,6 @@ def length_controlled(
         seed=seed,
         hold_until=longest,
         force_marker=["held"] * encoded.batch,  # the tokens are given below
-        end_token=late.end_token,
         tokens_per_sentence=tokens_per_sentence,
         refresh_every=refresh_every,
         refresh_keep=refresh_keep,
@@ -161,6 +161,7 @@ def length_controlled(
         ends_sentence=sentence_ends(late.tokenizer, encoded.logits.shape[1]),
         numbers=np.array([row.row_id for row in late.rows], dtype=np.uint64),
         replay=replay,
+        ends=late.ends,
     )
     story: list[Sequence[int]] = []
     written: Sequence[int] = [0] * encoded.batch

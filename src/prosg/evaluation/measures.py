@@ -222,7 +222,7 @@ def _cells(
         turns=[turns[i] for i in part] if turns else (),
         replay=system.late_replay,
         refresh=system.refresh_keep if system.late_refresh else None,
-        end_token=local.ends,
+        ends=[local.ends[i] for i in part],
     )
     if stories:
         return read_stories(late, encoded, [[texts[i] for i in part] for texts in stories], tell=tell)

@@ -86,7 +86,8 @@ class ProSGConfig:
     def __post_init__(self) -> None:
         check_fields(self, "module.")
         # A site's name is part of tensors' names, which dots would cut.
-        object.__setattr__(self, "target_modules", tuple(name.replace(".", "_") for name in self.target_modules))
+        names = dict.fromkeys(name.replace(".", "_") for name in self.target_modules)
+        object.__setattr__(self, "target_modules", tuple(names))
         for name, (least, most) in SIZES.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"module.{name} is {getattr(self, name)}, must be {least} to {most}")

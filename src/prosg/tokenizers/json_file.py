@@ -73,6 +73,10 @@ class JsonTokenizer:
     def token_id(self, token: str) -> int | None:
         return self._inner.token_to_id(token)
 
+    def is_token(self, token: int) -> bool:
+        """Whether the vocabulary has an id."""
+        return self._inner.id_to_token(token) is not None
+
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
         added = self._inner.get_added_tokens_decoder()
@@ -117,6 +121,14 @@ class JsonTokenizer:
         """Whether each character of a token's spelling stands for a byte."""
         return '"ByteLevel"' in json.dumps(self.described.get("decoder"))
 
+    @cached_property
+    def byte_tokens(self) -> frozenset[int]:
+        """Ids of bytes whose text depends on those beside them: a run of them that is no UTF-8 is U+FFFD throughout."""
+        if '"ByteFallback"' not in json.dumps(self.described.get("decoder")):
+            return frozenset()
+        vocabulary = self._inner.get_vocab(with_added_tokens=True)
+        return frozenset(token for spelled, token in vocabulary.items() if BYTE_TOKEN.fullmatch(spelled))
+
     def stream(self) -> StreamDecoder:
         return _WindowDecoder(self)
 
@@ -131,7 +143,8 @@ class _WindowDecoder:
     """Decodes a window of recent ids: those of the last returned piece, as context, and those after it.
 
     The context is there because some decoders treat a text's first token differently. Where no id completes a character
-    for long, as in bytes that are none, the window is cut, so that its work does not grow with the text.
+    for long, as in bytes that are none, the window is cut, so that its work does not grow with the text. A run of
+    `byte_tokens` is held back to its end, without decoding, since each of them can change the whole run.
     """
 
     def __init__(self, tokenizer: JsonTokenizer) -> None:
@@ -139,9 +152,14 @@ class _WindowDecoder:
         self._window: list[int] = []
         self._context = 0  # leading ids of the window whose text has been returned
         self._returned = ""  # that text
+        self._in_run = False  # of byte tokens
 
     def push(self, token: int) -> str:
         self._window.append(token)
+        # Ids that are none are left out by decoders, so that they end no run.
+        self._in_run = token in self._tokenizer.byte_tokens or (self._in_run and not self._tokenizer.is_token(token))
+        if self._in_run:
+            return ""
         text = self._tokenizer.decode(self._window)
         # A broken character at the end may be completed by the next id.
         if text.endswith(REPLACEMENT) or len(text) <= len(self._returned):
@@ -171,5 +189,5 @@ class _WindowDecoder:
 
     def flush(self) -> str:
         piece = self._tokenizer.decode(self._window)[len(self._returned) :]
-        self._window, self._context, self._returned = [], 0, ""
+        self._window, self._context, self._returned, self._in_run = [], 0, "", False
         return piece

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prosg.backbones.hf.files import load_hf
+from prosg.checkpoints.backbone import load_backbone
 from support.checkpoints import assert_refused
 from support.hf_models import hf_model
 
@@ -44,6 +45,22 @@ def test_masks_that_earlier_versions_stored_are_no_weights(tmp_path: Path) -> No
     load_hf(tmp_path)
     change_weights(tmp_path, **{f"{mask}_2": torch.tensor(1.0)})
     assert_refused(lambda: load_hf(tmp_path), "surplus tensors: .*masked_bias_2")
+
+
+def test_a_damaged_pickle_is_named(tmp_path: Path) -> None:
+    model = hf_model("gpt2")
+    model.config.save_pretrained(tmp_path)
+    file = tmp_path / "pytorch_model.bin"
+    torch.save(model.state_dict(), file)
+    content = file.read_bytes()
+    load_backbone(tmp_path)
+    for damaged, words in (
+        (b"", "pytorch_model.bin: empty"),
+        (content[:-10], "pytorch_model.bin: truncated"),
+        (b"version https://git-lfs", "pytorch_model.bin: not a PyTorch checkpoint"),
+    ):
+        file.write_bytes(damaged)
+        assert_refused(lambda: load_backbone(tmp_path), words)
 
 
 def test_experts_are_computed_in_fp64_too(tmp_path: Path) -> None:

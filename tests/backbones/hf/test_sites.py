@@ -27,7 +27,7 @@ def test_layers_without_a_projection_do_not_count() -> None:
 
 @pytest.mark.parametrize("names", [("attn.c_proj", "mlp.c_fc"), ("attn_c_proj", "mlp_c_fc")])
 def test_names_are_ends_of_paths(names: tuple[str, ...]) -> None:
-    backbone = HFBackbone(hf_model("gpt2"), names)
+    backbone = HFBackbone(hf_model("gpt2"), [*names, names[0]])
     assert [str(site) for site in backbone.sites] == ["0.attn_c_proj", "0.mlp_c_fc", "1.attn_c_proj", "1.mlp_c_fc"]
     assert backbone.sites[Site(1, "mlp_c_fc")] == (48, 12)
     with pytest.raises(ValueError, match=r"'c_proj' .*h\.0\.attn\.c_proj .*h\.0\.mlp\.c_proj"):

@@ -261,9 +261,24 @@ def test_conversations_are_written_and_answered_under_the_models_own_template(tm
     row = row_from_dict({"messages": [*turns, {"role": "assistant", "content": "say"}]})
     local = LocalSystem(SystemConfig(model="x"), model, [row], {}, 0)
     end = model.tokenizer.token_id("<|im_end|>")
-    assert local.encoded_rows[0].prompt == model.prepare([turns])[0].ids and local.ends[0] == end
+    assert local.encoded_rows[0].prompt == model.prepare([turns])[0].ids and local.ends[0][0] == end
     assert local.encoded_rows[0].answer[-1] == end
     (answer,) = local.write([0], GenerationConfig(max_tokens=6, temperature=0.0))
     assert answer.text == model.generate(turns, max_tokens=6, temperature=0.0)
     raw = LocalSystem(SystemConfig(model="x", template="world"), model, [row], {}, 0)
     assert model.tokenizer.decode(raw.encoded_rows[0].prompt) == "User: Tom saw a cat.\n\nAssistant:"
+
+
+def test_an_answer_ends_where_its_own_template_says_whatever_the_row_beside_it(tmp_path: Path) -> None:
+    model = load_model(chat_model(tmp_path / "model"), end_token=[7])
+    turns = [{"role": "user", "content": "Tom saw a cat."}, {"role": "assistant", "content": "say"}]
+    rows = [row_from_dict({"messages": turns}), row_from_dict({"prompt": "Tom saw", "answer": "say"})]
+    local = LocalSystem(SystemConfig(model="x"), model, rows, {}, 0)
+    assert local.ends == [(3, 7), (7,)]
+    with torch.no_grad():
+        model.backbone.head.weight[3] *= 3.0  # of <|im_end|>, so that both rows write it
+    answers = local.write([0, 1], GenerationConfig(max_tokens=60, temperature=2.0))
+    assert answers[0].reason == "end" and "<|im_end|>" not in answers[0].text
+    assert "<|im_end|>" in answers[1].text
+    alone = LocalSystem(SystemConfig(model="x"), model, rows[1:], {}, 0)
+    assert alone.settings(GREEDY)[0] == local.settings(GREEDY)[1]

@@ -165,6 +165,8 @@ def bad_uploads(demo: ProSG, folder: Path) -> dict[str, bytes]:
 
 def test_uploads_are_checked_as_files_are(server: Served, demo: ProSG, tmp_path: Path) -> None:
     before = server.get(PROMPTS)
+    reply = server.client.post(f"{UPLOAD}?nam=mine", content=b"x", headers=BINARY)
+    assert reply.status_code == 400 and "unknown query parameter 'nam'; allowed: name" in reply.text
     for name, content in bad_uploads(demo, tmp_path).items():
         reply = server.client.post(UPLOAD, content=content, headers=BINARY)
         assert reply.status_code == 400, name

@@ -70,7 +70,7 @@ def find_sites(model: TransformersModel, names: Sequence[str] = ()) -> ModelSite
     """
     model_type = model.config.model_type
     check_target_modules(names)
-    wanted = tuple(name.replace(".", "_") for name in names or HF_SITES.get(model_type, ()))
+    wanted = tuple(dict.fromkeys(name.replace(".", "_") for name in names or HF_SITES.get(model_type, ())))
     if not wanted:
         known = ", ".join(HF_SITES)
         raise ValueError(f"{model_type}: name the projections to update (target_modules); known without: {known}")

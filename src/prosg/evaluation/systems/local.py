@@ -106,7 +106,7 @@ class LocalSystem:
         memory: Which of them do.
         rows: The rows as the model sees them.
         encoded_rows: The same as token ids.
-        ends: Ids of the tokens that end their answers.
+        ends: Ids of the tokens that end each row's answer.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class LocalSystem:
         self.templates = [self._template(row) for row in rows]
         self.rows = [self._framed(row) for row in rows]
         special = [template.special(model.special, self.tokenizer) for template in self.templates]
-        self.ends = tuple(dict.fromkeys(token for row in special for token in row.end)) or model.special.end
+        self.ends = [row.end for row in special]
         self.encoded_rows: list[EncodedRow] = [
             encode_row(row, self.tokenizer, own) for row, own in zip(self.rows, special, strict=True)
         ]
@@ -217,7 +217,6 @@ class LocalSystem:
             "model": model_fingerprint(self.model),
             "initial": _hash_of(self.model.initial),
             "tokenizer": self.tokenizer.fingerprint,
-            "special": list(self.model.special._replace(end=self.ends)),
             "system": {name: getattr(self.config, name) for name in ANSWER_OPTIONS},
             "condition": list(self.condition),
             "memory": [self.memory, self.config.tau, self.config.age, _hash_of(self.model.anchor)],
@@ -229,6 +228,7 @@ class LocalSystem:
         return [
             {
                 **common,
+                "special": list(self.model.special._replace(end=self.ends[i])),
                 "prompt": row.prompt,
                 "number": encoded.row_id,
                 "marker": self._marker(i),
@@ -279,7 +279,6 @@ class LocalSystem:
         sampling = Sampling(
             **dataclasses.asdict(generation),
             force_marker=[self._marker(i) for i in indices],
-            end_token=self.ends,
             refresh_every=self.config.refresh_every,
             refresh_keep=self.config.refresh_keep,
         )
@@ -291,6 +290,7 @@ class LocalSystem:
             numbers=np.array([self.encoded_rows[i].row_id for i in indices], dtype=np.uint64),
             replay=self.replay(indices),
             stops=[self._stop(i) for i in indices],
+            ends=[self.ends[i] for i in indices],
         )
         return [
             Answer(self.rows[i].id, answer.text, len(answer.ids), answer.reason)

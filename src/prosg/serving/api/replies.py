@@ -38,6 +38,7 @@ class Reply:
     include_usage: bool = False
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+    _texts: dict[int, tuple[str, bytes | None]] = field(default_factory=dict, repr=False)
 
     prefix = ""
 
@@ -72,6 +73,14 @@ class Reply:
             "model": self.model,
             "system_fingerprint": f"fp_{self.fingerprint[:12]}",
         }
+
+    def _decoded(self, token: int) -> tuple[str, bytes | None]:
+        """The text of a token, and its bytes if they are known; found once for all places of a reply that name it."""
+        if token not in self._texts:
+            spelled = self.tokenizer.bytes_of(token)
+            text = self.tokenizer.decode([token]) if spelled is None else spelled.decode(errors="replace")
+            self._texts[token] = text, spelled
+        return self._texts[token]
 
     def _chunk(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self._head(kind) | {"choices": choices} | ({"usage": None} if self.include_usage else {})
@@ -124,9 +133,9 @@ class ChatReply(Reply):
 
     def _token(self, token: int, logprob: float | None) -> dict[str, Any]:
         """A token; its bytes tell parts of characters from one another, whose texts are alike."""
-        spelled = self.tokenizer.bytes_of(token)
+        text, spelled = self._decoded(token)
         return {
-            "token": self.tokenizer.decode([token]),
+            "token": text,
             "logprob": _finite(logprob),
             "bytes": None if spelled is None else [*spelled],
         }
@@ -174,7 +183,7 @@ class CompletionReply(Reply):
 
     def _spelled(self, token: int) -> str:
         """The text of a token; of a part of a character its bytes, as OpenAI writes them: texts are keys here."""
-        text, spelled = self.tokenizer.decode([token]), self.tokenizer.bytes_of(token)
+        text, spelled = self._decoded(token)
         if spelled is None or text.encode() == spelled:
             return text
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)

@@ -156,6 +156,8 @@ def _add(service: Service, key: Key, record: PromptRecord, encoded: EncodedPromp
 async def upload(request: Request, name: Annotated[str, Query(max_length=200)] = "") -> Response:
     """Takes a file of `prosg encode`, of this model and of one prompt, as application/octet-stream."""
     service, key = _of(request)
+    if unknown := [other for other in request.query_params if other != "name"]:
+        raise ApiError(400, f"unknown query parameter {unknown[0][:40]!r}; allowed: name", param=unknown[0][:40])
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != SAFETENSORS:
         raise ApiError(415, f"an encoded prompt is sent as {SAFETENSORS}")
     admission = service.limiter.admit(key.id, key.may_use(service.options.limits), 0)
