@@ -6,6 +6,7 @@ llama.cpp cannot pull the memory back inside its graph. It can hand a sequence's
 few tokens the memory in that state is moved towards what it was at the prompt's end.
 """
 
+import argparse
 import ctypes
 import math
 import struct
@@ -74,8 +75,12 @@ def write(llm, prompt, count=200, every=1, tau=50.0, seed=0):
 
 
 if __name__ == "__main__":
-    llm = llama_cpp.Llama(sys.argv[1], n_ctx=0, verbose=False)
-    prompt = llm.tokenize(sys.argv[2].encode(), add_bos=False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="the .gguf file of an RWKV-7")
+    parser.add_argument("prompt")
+    options = parser.parse_args()
+    llm = llama_cpp.Llama(options.model, n_ctx=0, verbose=False)
+    prompt = llm.tokenize(options.prompt.encode(), add_bos=False)
     for token in write(llm, prompt, every=4):
         if token == llm.token_eos():
             break

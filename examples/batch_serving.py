@@ -9,6 +9,7 @@ for all, and rows that have ended are left out by indexing. A row's text is the 
 
 from __future__ import annotations
 
+import argparse
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -116,4 +117,5 @@ def main() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

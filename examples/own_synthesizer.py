@@ -8,7 +8,7 @@ This one reads the prompt as a decaying mean of each layer's time-mix inputs and
 
 from __future__ import annotations
 
-import sys
+import argparse
 from typing import NamedTuple
 
 import torch
@@ -100,4 +100,8 @@ def main(steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 30)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="?", type=int, default=30, metavar="STEPS")
+    if (steps := parser.parse_args().steps) < 1:
+        parser.error(f"STEPS is {steps}, must be at least 1")
+    main(steps)

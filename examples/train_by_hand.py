@@ -8,7 +8,7 @@ wiped; the recipe `plus` adds stronger perturbations, guards against bad steps, 
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import torch
 
@@ -65,4 +65,8 @@ def main(steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="?", type=int, default=400, metavar="STEPS")
+    if (steps := parser.parse_args().steps) < 1:
+        parser.error(f"STEPS is {steps}, must be at least 1")
+    main(steps)

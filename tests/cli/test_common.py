@@ -109,6 +109,20 @@ def test_no_command_replaces_a_file_unasked(
     refused(command, *words)
 
 
+ROUNDABOUT = [
+    case("data make a/x/../../rows.jsonl", "rows.jsonl: exists", "--overwrite"),
+    case("data review rows.jsonl --apply a/x/../../rows.jsonl --overwrite", "is a file that is read"),
+    case("data compose tasks.json --out a/x/../../run --overwrite", "not of composed tasks"),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), ROUNDABOUT)
+def test_a_way_through_folders_that_are_not_there_hides_no_file(
+    refused: Callable[..., None], command: list[str], words: tuple[str, ...]
+) -> None:
+    refused(command, *words)
+
+
 OTHER_KINDS = [
     case("convert other run --overwrite", "run", "not replaced"),
     case("convert other plus --overwrite", "plus", "not of a model"),

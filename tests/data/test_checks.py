@@ -37,7 +37,38 @@ ITEMS = {"items": ["Anna", "Bob"], "after": "Names:"}
         ({"type": "words", "min": 2, "max": 3}, ["Don't go.", "three-part one, two", "三个字"], ["one", "四个汉字"]),
         ({"type": "words"}, ["1"], ["", "..."]),
         ({"type": "sentences"}, ["A."], ["", "...", "no stop"]),
-        ({"type": "repeats", "items": ["42"], "stage": 0, "after": "Choice:"}, ["Both: 42, x"], ["Both: 421"]),
+        (
+            {"type": "repeats", "items": ["42"], "stage": 0, "after": "Choice:"},
+            ["Both: 42, x"],
+            ["Both: 421", "Both: 42 or 43", "Both: 42, Anna"],
+        ),
+        (
+            {"type": "only", "items": ["48219"], "sort": "number"},
+            ["Password: 48219", "Password: It was 48219.", "Password:\n\n48219\n\nIn 1999 a fox", "48219\n17 foxes"],
+            ["Password: 48219, 12345", "Password: 1, 2, 3, 48219", "Password: 482190", "Password: 17\n48219", ""],
+        ),
+        (
+            {"type": "only", "items": ["Anna", "Ben"], "sort": "name"},
+            [
+                "Guests: Anna and Ben.",
+                "**First guests:** Ben, Anna!\nThen Tom came.",
+                "Guests: We expect Anna and Ben. I hope they come.",
+                "Guests:\n1. Anna\n2. Ben\n\nTom went home.",
+            ],
+            [
+                "Guests: Anna, Ben, Carl",
+                "Guests: Tom, Anna, Ben",
+                "Guests: Anna and Ben with Tom",
+                "Guests:\n- Anna\n- Ben\n- Carl",
+                "Guests: Anna, Ben and Sarah Miller.",
+                "Guests: Anna",
+            ],
+        ),
+        (
+            {"type": "only", "items": ["Monday", "mill"], "others": ["Sunday", "bank"]},
+            ["Reminder: Be at the mill on Monday.", "Reminder: Monday, mill, 5 banks"],
+            ["Reminder: Monday or Sunday, mill", "Reminder: Monday, mill, bank", "Reminder: mill"],
+        ),
         ({"type": "all_of", "checks": [{"type": "sentences"}, {"type": "ends_with", "text": "b."}]}, ["A b."], ["b"]),
     ],
 )
@@ -53,6 +84,7 @@ def test_every_type_is_tested_above() -> None:
         "ordered_items",
         "same_items",
         "contains",
+        "only",
         "ends_with",
         "sentences",
         "words",
@@ -73,6 +105,8 @@ def test_every_type_is_tested_above() -> None:
         ({"type": "sentences", "min": True}, "'min' .* int, not bool"),
         ({"type": "contains", "items": []}, "'items' .* at least one"),
         ({"type": "contains", "items": [1]}, "'items' .* string"),
+        ({"type": "only", "items": ["a"], "others": []}, "'others' .* at least one"),
+        ({"type": "only", "items": ["a"], "sort": "city"}, "'sort' 'city'; allowed: number, name"),
         ({"type": "all_of", "checks": [{"type": "magic"}]}, "'magic'; allowed: exact"),
         ({"type": "all_of", "checks": []}, "'checks' .* at least one"),
         ({"type": "sentences", "min": 3, "max": 2}, "'sentences': no answer passes 'min' 3 and 'max' 2"),
@@ -91,6 +125,8 @@ def test_running_an_unknown_check_is_an_error() -> None:
 
 def test_items_are_split_at_commas_and_ands() -> None:
     assert split_items(" Anna, Bob, and Andrew and Cara. ") == ["Anna", "Bob", "Andrew", "Cara"]
+    assert split_items("Anna,, Bob,") == ["Anna", "", "Bob", ""]
+    assert split_items(" . ") == []
 
 
 THREE = row_from_dict(
@@ -148,6 +184,8 @@ def test_a_text_that_never_ends_a_sentence_is_judged_at_once() -> None:
         ("Choice: Bob. A fox ran.\nBoth: 4711, Bob.", True),
         ("Choice: Bob. A fox ran.\nBoth: 4711, Anna.", False),  # what the row's own answer says does not count
         ("Choice: Bob. A fox ran.\nBoth: Bob.", False),
+        ("Choice: Bob. A fox ran.\nBoth: 4711, 4712, Bob.", False),
+        ("Choice: Bob. A fox ran.\nBoth: 4711, Anna, Bob, Carl.", False),
         ("A fox ran.\nBoth: 4711, Anna.", False),
         ("Choice: . A fox ran.\nBoth: 4711, Anna.", False),
     ],
@@ -168,4 +206,4 @@ def test_items_are_split_as_a_pattern_of_every_blank_would_split_them() -> None:
     for draw in draws(32):
         text = "".join(draw.choice([",", " ", "\n", "and", "and ", "a", "b", "、"]) for _ in range(draw.randrange(14)))
         inner = text.strip().removesuffix(".").removesuffix("。")
-        assert split_items(text) == [item for item in every_blank.split(inner) if item], repr(text)
+        assert split_items(text) == (every_blank.split(inner) if inner else []), repr(text)

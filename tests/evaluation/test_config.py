@@ -73,6 +73,8 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"curve": {"filler": "nowhere.txt"}}, ("nowhere.txt: cannot be read",)),
     ({"data": {"kinds": ["poem"]}}, ("data.kinds has poem", "allowed: ending, names, code")),
     ({"data": {"kinds": ["code", "code"]}}, ("data.kinds is code,code", "each kind once")),
+    ({"data": {"kinds": ["code", "list_use"]}, "measures": ["curve"]},
+     ("curve is left out: data.kinds has list_use, which restate", "nothing else is measured")),
     ({"capacity": {"kind": "poem"}}, ("capacity.kind is 'poem'", "allowed: ending, names, code")),
     ({"capacity": {"items": [2]}}, ("capacity.items", "code", "4 to 64")),
     ({"capacity": {"kind": "ending"}}, ("capacity.items", "ending")),
@@ -140,6 +142,8 @@ def test_options_that_shape_no_row_are_said() -> None:
     assert not [*idle_options(EvalConfig(data=DataConfig(sentences=[1, 2])))]
     trained = EvalConfig(data=DataConfig(train="x.jsonl"), systems={"x": "demo"})
     assert ["data.train is for the mean update" in line for line in idle_options(trained)] == [True]
+    unfit = EvalConfig(data=DataConfig(kinds=["story"]), measures=["accuracy", "curve"])
+    assert ["curve is left out: data.kinds has story" in line for line in idle_options(unfit)] == [True]
     assert not [*idle_options(replace(trained, systems={"x": {"model": "demo", "update": "mean"}}))]
 
 

@@ -317,6 +317,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "batch": (["--tasks", "choice", "--batch-size", "0"], "--batch-size is 0, must be at least 1"),
     "few": (["--tasks", "choice", "--num-fewshot=-1"], "--num-fewshot is -1, must be at least 0"),
     "resamples": (["--tasks", "choice", "--bootstrap-iters=-1"], "--bootstrap-iters is -1, must be at least 0"),
+    "seed": (["--tasks", "choice", "--seed=-1"], "--seed is -1, must be at least 0"),
+    "greatest seed": (["--tasks", "choice", "--seed", str(2**32)], "--seed is 4294967296, must be at most 4294967295"),
     "out": (["--tasks", "choice", "--out", "."], "--out .: is a folder"),
     "samples": (["--tasks", "choice", "--log_samples"], "--log-samples needs --out"),
     "predictions": (["--tasks", "choice", "--predict_only"], "--predict-only needs --log-samples"),
@@ -349,6 +351,17 @@ def test_a_task_may_be_a_file(folder: Path, tasks: Path, capsys: pytest.CaptureF
     command = ["lm-eval", str(folder / "start"), "--tasks", str(tasks / "choice.yaml"), "--limit", "1"]
     assert main([*command, "--bootstrap_iters", "0"]) == 0
     assert "|choice" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_broken_task_is_no_unknown_one(
+    by_name: bool, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("task: mine\ndoc_to_text: [a\n")
+    options = ["--tasks", "mine", "--include-path", str(tmp_path)] if by_name else ["--tasks", str(file)]
+    assert main(["lm-eval", str(folder / "start"), *options]) == 2
+    assert f"error: {file}:3: not YAML" in capsys.readouterr().err
 
 
 def test_without_lm_eval_the_command_says_what_to_install(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prosg.utils.outside import DEEPEST
-from prosg.utils.yaml_text import MOST_BYTES, parse_yaml, read_yaml
+from prosg.utils.yaml_text import MOST_BYTES, check_yaml, parse_yaml, read_yaml
 from support.generated import damaged, draws, refusal, text
 
 
@@ -125,6 +125,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_yaml(file)
     with pytest.raises(ValueError, match="cannot be read"):
         read_yaml(tmp_path)
+
+
+def test_a_file_with_the_tags_of_another_program_is_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "task.yaml"
+    file.write_text("task: mine\nprocess: !function utils.process\n")
+    check_yaml(file)
+    file.write_text("task: [mine\n")
+    with pytest.raises(ValueError, match="task.yaml:2: not YAML"):
+        check_yaml(file)
 
 
 def test_generated_text_is_a_value_of_json_or_one_line() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prosg.utils.outside import check_text
+from prosg.utils.paths import same_file
 from prosg.utils.replaceable import ReplaceableError, check_replaceable
 
 if TYPE_CHECKING:
@@ -186,11 +187,11 @@ def files_read(options: Namespace) -> list[Path]:
 def check_not_read(option: str, path: str | Path, read: Iterable[str | Path]) -> None:
     """Raises ValueError where an option's file or folder is, or holds, one of the files that the command reads."""
     for file in map(Path, read):
-        if Path(path).exists() and file.exists():
-            holds = Path(os.path.realpath(path)) in Path(os.path.realpath(file)).parents
-            if holds or os.path.samefile(path, file):
-                what = f"holds {os.path.normpath(file)}, which" if holds else "is a file that"
-                raise ValueError(f"{option} {path}: {what} is read, and is not replaced; name another place")
+        place = Path(os.path.realpath(file))
+        holds = place.exists() and Path(os.path.realpath(path)) in place.parents
+        if holds or same_file(path, file):
+            what = f"holds {os.path.normpath(file)}, which" if holds else "is a file that"
+            raise ValueError(f"{option} {path}: {what} is read, and is not replaced; name another place")
 
 
 def check_new_file(option: str, path: str | Path, overwrite: bool, read: str | Path | None = None) -> Path:

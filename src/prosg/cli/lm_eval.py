@@ -11,9 +11,12 @@ from prosg.cli.arguments import add_memory, add_model, add_overwrite, add_state,
 from prosg.cli.common import check_new_file, load_from
 from prosg.cli.parser import Command, Parser, path_text
 from prosg.utils.paths import user_path
+from prosg.utils.yaml_text import check_yaml
 
 __all__ = ["COMMAND"]
 
+GREATEST_SEED = 2**32 - 1
+"""NumPy's, which the harness gives it to."""
 SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
 
 
@@ -53,9 +56,11 @@ def _run(options: Namespace) -> int:
 
     out = None if options.out is None else check_new_file("--out", options.out, options.overwrite)
     limit = _limit(options.limit)
-    for name, least in (("batch_size", 1), ("num_fewshot", 0), ("bootstrap_iters", 0)):
+    for name, least in (("batch_size", 1), ("num_fewshot", 0), ("bootstrap_iters", 0), ("seed", 0)):
         if (number := getattr(options, name)) is not None and number < least:
             raise ValueError(f"--{name.replace('_', '-')} is {number}, must be at least {least}")
+    if (options.seed or 0) > GREATEST_SEED:
+        raise ValueError(f"--seed is {options.seed}, must be at most {GREATEST_SEED}")
     if options.log_samples and out is None:
         raise ValueError("--log-samples needs --out FILE to keep them in")
     if options.predict_only and not options.log_samples:
@@ -117,6 +122,8 @@ def _tasks(names: list[str], include_path: str | None) -> tuple[Any, list[str]]:
 
     if include_path is not None and not Path(include_path).is_dir():
         raise ValueError(f"--include-path {include_path}: is not a folder")
+    for name in filter(_is_file, names):
+        check_yaml(name)
     # The harness' own thousands of files are looked through only where a task, or a part of a group, may be among them.
     manager = TaskManager(include_path=include_path, include_defaults=False)
     matches = _matches(names, manager)
@@ -126,6 +133,8 @@ def _tasks(names: list[str], include_path: str | None) -> tuple[Any, list[str]]:
         matches = _matches(names, manager)
     for name, tasks in matches.items():
         if not tasks:
+            for file in sorted(Path(include_path).rglob("*.yaml")) if include_path is not None else ():
+                check_yaml(file)  # the harness passes over what it cannot read
             raise ValueError(
                 f"--tasks: unknown task {name!r}; give names of the harness (lm-eval ls tasks), of files in "
                 "--include-path, or a .yaml file"

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from prosg.data.mentions import SORTS, UNSPACED, WORD_CHARACTER, mentions, mentions_only
 from prosg.data.readable import reads_as_text
 
 __all__ = [
@@ -64,22 +65,21 @@ class HasStages(Protocol):
         ...
 
 
-UNSPACED = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Characters of scripts without spaces between words: each counts as a word, and a word may begin beside any."""
 SENTENCE_ENDS = ".!?\u3002\uff01\uff1f"
 SENTENCE_END = re.compile(rf"(?!(?<=\d)\.\d)[{SENTENCE_ENDS}]")
 """A stop in a number (3.5) ends no sentence."""
-WORD_CHARACTER = rf"[^\W{UNSPACED}]"
-
 
 SEPARATOR = re.compile(r"(?<!\s)\s+,\s*(?:and\s+)?|,\s*(?:and\s+)?|(?<!\s)\s+and\s+|[\uff0c\u3001]")
 """Between items. A run of blanks is tried from its beginning alone: from every blank it takes quadratic time."""
 
 
 def split_items(text: str) -> list[str]:
-    """Splits "Anna, Bob, Cara and Dan." at commas and "and", without the final full stop."""
+    """Splits "Anna, Bob, Cara and Dan." at commas and "and", without the final full stop.
+
+    Where nothing stands between two of them ("Anna,, Bob") there is an empty item, which no list has.
+    """
     text = text.strip().removesuffix(".").removesuffix("\u3002")
-    return [item for item in SEPARATOR.split(text) if item]
+    return SEPARATOR.split(text) if text else []
 
 
 def _items_after(check: Check, text: str) -> list[str] | None:
@@ -101,13 +101,16 @@ def _exact(check: Check, text: str) -> bool:
 
 
 def _contains(check: Check, text: str) -> bool:
-    for item in check["items"]:
-        # "key" is not in "keys", but Chinese words stand between others without a gap.
-        before = rf"(?<!{WORD_CHARACTER})" if re.match(WORD_CHARACTER, item) else ""
-        after = rf"(?!{WORD_CHARACTER})" if re.search(rf"{WORD_CHARACTER}$", item) else ""
-        if not re.search(before + re.escape(item) + after, text):
-            return False
-    return True
+    return all(mentions(text, item) for item in check["items"])
+
+
+def _only(check: Check, text: str) -> bool:
+    sorts = [check["sort"]] if "sort" in check else []
+    return mentions_only(text, check["items"], sorts, check.get("others", ()))
+
+
+def _repeats(check: Check, text: str) -> bool:
+    return mentions_only(text, check["items"], [*SORTS])
 
 
 def _ends_with(check: Check, text: str) -> bool:
@@ -135,11 +138,12 @@ CHECKS: dict[str, CheckType] = {
     "ordered_items": CheckType({"items": list, "after": str}, frozenset({"after"}), _ordered_items),
     "same_items": CheckType({"items": list, "after": str}, frozenset({"after"}), _same_items),
     "contains": CheckType({"items": list}, frozenset(), _contains),
+    "only": CheckType({"items": list, "sort": str, "others": list}, frozenset({"sort", "others"}), _only),
     "ends_with": CheckType({"text": str}, frozenset(), _ends_with),
     "sentences": CheckType({"min": int, "max": int}, frozenset({"min", "max"}), _sentences),
     "words": CheckType({"min": int, "max": int}, frozenset({"min", "max"}), _words),
     "all_of": CheckType({"checks": list}, frozenset(), _all_of),
-    "repeats": CheckType({"items": list, "stage": int, "after": str}, frozenset(), _contains),
+    "repeats": CheckType({"items": list, "stage": int, "after": str}, frozenset(), _repeats),
 }
 
 
@@ -173,10 +177,11 @@ def validate_check(check: object) -> None:
         value = check[key]
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise ValueError(f"check {name!r}: {key!r} must be of type {wanted.__name__}, not {type(value).__name__}")
-    if "items" in check_type.parameters and not (
-        check["items"] and all(isinstance(item, str) for item in check["items"])
-    ):
-        raise ValueError(f"check {name!r}: 'items' must be a list of at least one string")
+    for key in check.keys() & {"items", "others"}:
+        if not (check[key] and all(isinstance(item, str) for item in check[key])):
+            raise ValueError(f"check {name!r}: {key!r} must be a list of at least one string")
+    if "sort" in check and check["sort"] not in SORTS:
+        raise ValueError(f"check {name!r}: unknown 'sort' {check['sort']!r}; allowed: {', '.join(SORTS)}")
     if check.get("stage", 0) < 0:
         raise ValueError(f"check {name!r}: 'stage' is {check['stage']}; stages are counted from 0")
     if "max" in check and check["max"] < check.get("min", 1):

@@ -11,15 +11,17 @@ from prosg.checkpoints.hub import may_be_fetched
 from prosg.core.encoded import with_anchor, with_update
 from prosg.data.templates import known_template
 from prosg.evaluation.config import MEASURES, DataConfig, EvalConfig, SystemConfig
-from prosg.evaluation.curve_options import LEAST, check_rising
+from prosg.evaluation.curve_options import LEAST, check_rising, unfit_kinds
+from prosg.evaluation.rows import kinds_of
 from prosg.generation.sampling import Sampling
 from prosg.llm.config import check_endpoint
 from prosg.tokenizers.special import parse_begin
 from prosg.utils.device import parse_dtype
 from prosg.utils.options import build, check_at_least, option, read_yaml
+from prosg.utils.paths import same_file
 from prosg.utils.spelling import check_known, meant_path
 
-__all__ = ["idle_options", "load_config", "missing_files"]
+__all__ = ["idle_options", "left_out", "load_config", "missing_files"]
 
 AT_LEAST_ONE = (
     "batch_size",
@@ -109,6 +111,18 @@ def idle_options(config: EvalConfig) -> Iterator[str]:
             yield f"data.{name} is for rows that are made, but data.file names rows: it has no effect"
     if config.data.train and not any(config.system(name).update == "mean" for name in config.systems):
         yield "data.train is for the mean update, but no system has `update: mean`: it has no effect"
+    yield from left_out(config).values()
+
+
+def left_out(config: EvalConfig) -> dict[str, str]:
+    """Returns why measures are left out, by name: of kinds that restate what they ask for there are no curves."""
+    asked = {"curve": ("data.kinds", kinds_of(config)), "capacity": ("capacity.kind", [config.capacity.kind])}
+    reason = "which restate what they ask for, or have no late stage"
+    return {
+        measure: f"{measure} is left out: {key} has {', '.join(unfit)}, {reason}"
+        for measure, (key, kinds) in asked.items()
+        if measure in config.measures and (unfit := unfit_kinds(kinds))
+    }
 
 
 def missing_files(config: EvalConfig) -> Iterator[str]:
@@ -126,7 +140,7 @@ def _check_data(config: EvalConfig) -> None:
     written = [config.folder / name for name in ("rows.jsonl", "results.json")] + [config.cache_file]
     for name in ("data.file", "data.train", "curve.filler"):
         file = Path(option(config, name))
-        if option(config, name) and any(file.exists() and out.exists() and file.samefile(out) for out in written):
+        if option(config, name) and any(same_file(file, out) for out in written):
             raise ValueError(f"{name} is {file}, which this evaluation writes; copy it, and name the copy")
     makes_rows = {"curve", "capacity"} & set(config.measures)
     for name in config.systems:

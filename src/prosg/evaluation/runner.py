@@ -19,9 +19,8 @@ from prosg.data.row import Row
 from prosg.data.synthetic import KINDS, Difficulty, Filler, check_kinds, make_rows
 from prosg.evaluation.answer_cache import AnswerCache
 from prosg.evaluation.config import EvalConfig, SystemConfig
-from prosg.evaluation.config_file import idle_options, load_config, missing_files
+from prosg.evaluation.config_file import idle_options, left_out, load_config, missing_files
 from prosg.evaluation.controls import LEAST_PROMPTS, check_partners
-from prosg.evaluation.curve_options import unfit_kinds
 from prosg.evaluation.rows import asked_rows, kinds_of, training_rows
 from prosg.evaluation.settings import hash_rows, kept_hashes
 from prosg.evaluation.store import check_folder, stale_measures, write_answers, write_part, write_plan
@@ -237,7 +236,10 @@ def _check_kinds(config: EvalConfig) -> None:
                 Difficulty(items=(number, number)).check(KINDS[capacity.kind])
             except ValueError as error:
                 raise ValueError(f"capacity.{error}") from None
-    if "curve" in config.measures and not unfit_kinds(kinds_of(config)):
+    unfit = left_out(config)
+    if {*config.measures} <= {*unfit}:
+        raise ValueError(f"{next(iter(unfit.values()))}, and nothing else is measured")
+    if "curve" in config.measures and "curve" not in unfit:
         _check_curve(config)
 
 

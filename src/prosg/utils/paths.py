@@ -6,7 +6,7 @@ import os
 import typing
 from typing import Annotated, Any
 
-__all__ = ["PATH", "UserPath", "UserPaths", "expand_paths", "user_path"]
+__all__ = ["PATH", "UserPath", "UserPaths", "expand_paths", "same_file", "user_path"]
 
 PATH = "path"
 """Marks the fields of a dataclass that hold paths: `Annotated[..., PATH]`."""
@@ -31,6 +31,12 @@ def user_path(path: str | os.PathLike[str]) -> str:
         user = text.partition("/")[0]
         raise ValueError(f"{text}: {user} is no user's home folder; a file of that name is ./{text}")
     return expanded
+
+
+def same_file(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two paths are one file or folder that is there: by any name, link, or way through folders to be made."""
+    places = os.path.realpath(path), os.path.realpath(other)
+    return all(map(os.path.exists, places)) and os.path.samefile(*places)
 
 
 def expand_paths(config: Any) -> None:

@@ -76,6 +76,8 @@ def check_replaceable(path: str | os.PathLike[str], *, overwrite: bool, kind: Fo
     """
     path = Path(path)
     try:
+        if not path.exists():
+            path = Path(os.path.realpath(path))  # a/b/../c, where b is made when c is written
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +29,7 @@ from yaml.scanner import Scanner
 from prosg.utils.outside import DEEPEST, MOST_DIGITS, decode_text, plain_reason, read_text, whole_text
 from prosg.utils.values import shortened
 
-__all__ = ["MOST_BYTES", "MOST_VALUES", "parse_yaml", "read_yaml"]
+__all__ = ["MOST_BYTES", "MOST_VALUES", "check_yaml", "parse_yaml", "read_yaml"]
 
 MOST_BYTES = 1 << 20
 """Size of a file; PyYAML reads about as much in ten seconds."""
@@ -98,13 +99,25 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
         ValueError: "WHERE:LINE: ..." for what is not YAML, a key that stands twice, a tag of another type, a number
             that is none (.nan, 1e999), and for more values or levels than are allowed.
     """
-    text = decode_text(text, where)
-    try:
-        node = _Nodes(text).get_single_node()
+    with _named(where):
+        node = _Nodes(decode_text(text, where)).get_single_node()
         if node is None:
             return None
         _check_size(node, {})
         return _value(node)
+
+
+def check_yaml(path: str | Path) -> None:
+    """Raises ValueError, as `read_yaml`, for a file that is no YAML at all, whatever its values and tags mean."""
+    with _named(str(path)):
+        _Nodes(read_text(path, MOST_BYTES)).get_single_node()
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors of PyYAML become those of this module."""
+    try:
+        yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark is not None else ""

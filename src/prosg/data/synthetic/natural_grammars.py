@@ -1,14 +1,14 @@
 """Grammars of instructions as people write them, for pretrained models: password, guests, meeting.
 
-Their checks look for what has to be there and let a model word its line as it likes; the demo's want the line exactly,
-as a model that was trained on such lines writes it.
+Their checks let a model word its line as it likes: what the prompt gave has to be there, and no other number, name or
+word of the kind's lists. The demo's want the line exactly, as a model that was trained on such lines writes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from random import Random
 
+from prosg.data.checks import Check
 from prosg.data.synthetic.demo_grammars import NAME_COUNT, code_of, draw_names, story_then_late
 from prosg.data.synthetic.grammar import AnswerPart, Contents, Grammar, RowDraft, listing
 from prosg.data.synthetic.story import Story
@@ -49,8 +49,8 @@ MEETING_ALONE = (
 )
 
 
-def _contains(items: Sequence[str]) -> dict[str, object]:
-    return {"type": "contains", "items": list(items)}
+def _only(contents: Contents, **rest: object) -> Check:
+    return {"type": "only", "items": list(contents), **rest}
 
 
 def draw_password(rng: Random) -> Contents:
@@ -58,12 +58,12 @@ def draw_password(rng: Random) -> Contents:
 
 
 def build_password(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
-    late = AnswerPart("repeat the password", "Password:", contents[0], _contains(contents))
+    late = AnswerPart("repeat the password", "Password:", contents[0], _only(contents, sort="number"))
     return story_then_late(rng, PASSWORD_PROMPTS, PASSWORD_ALONE, story, late, code=contents[0])
 
 
 def build_guests(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
-    late = AnswerPart("list the guests", "Guests:", f"{listing(contents)}.", _contains(contents))
+    late = AnswerPart("list the guests", "Guests:", f"{listing(contents)}.", _only(contents, sort="name"))
     return story_then_late(rng, GUESTS_PROMPTS, GUESTS_ALONE, story, late, names=listing(contents))
 
 
@@ -74,7 +74,8 @@ def draw_meeting(rng: Random) -> Contents:
 def build_meeting(contents: Contents, rng: Random, story: Story | None) -> RowDraft:
     day, place, thing = contents
     body = f"{day}, at the {place}, with the {thing}."
-    late = AnswerPart("tell day, place and what to bring", "Reminder:", body, _contains(contents))
+    others = [word for word in (*DAYS, *PLACES, *OBJECTS) if word not in contents]
+    late = AnswerPart("tell day, place and what to bring", "Reminder:", body, _only(contents, others=others))
     return story_then_late(rng, MEETING_PROMPTS, MEETING_ALONE, story, late, day=day, place=place, thing=thing)
 
 
