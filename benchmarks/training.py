@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    keep_freed_memory()
+    keep_freed_memory(of_any_size=True)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if args.memory:

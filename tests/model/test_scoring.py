@@ -11,9 +11,10 @@ from prosg.backbones.quantised import quantise
 from prosg.model.prosg import ProSG, Scored
 from prosg.model.scoring import score_answer
 from prosg.ops.head_loss import pieces
+from prosg.training.perturbation import Perturber
 from support.hf_models import hf_backbone
-from support.models import VOCAB, assert_near, live_model, tokens
-from support.two_passes import batch
+from support.models import TINY, VOCAB, assert_near, live_model, tokens
+from support.two_passes import batch, draws
 
 LENGTHS = torch.tensor([5, 1, 3])
 
@@ -51,6 +52,29 @@ def test_a_wrapped_head_gives_the_same_losses_and_gradients(name: str, monkeypat
     assert torch.equal(one.hits, other.hits)
     for ours, wanted in zip(gradients, theirs, strict=True):
         assert_near(ours, wanted, tolerance)
+
+
+@pytest.mark.parametrize("name", [*TINY, "llama", "qwen3_next"])
+def test_phase_1_reads_prompt_and_answer_in_one_call(name: str) -> None:
+    """Nothing happens between them; losses and gradients are those of two calls."""
+    in_one = live_model(name, None) if name in TINY else ProSG(hf_backbone(name, torch.float32))
+    calls = []
+    in_one.backbone.register_forward_pre_hook(lambda *_: calls.append(1))
+    one, gradients = trained(in_one)
+    assert len(calls) == 1
+    two = in_one(**batch(), perturber=Perturber(draws(), None))
+    theirs = torch.autograd.grad(two.loss, list(in_one.backbone.parameters()))
+    assert len(calls) > 2
+    tolerance = 1e-10 if name in TINY else 1e-4
+    assert_near(one.loss, two.loss, tolerance)
+    assert_near(one.nll, two.nll, tolerance)
+    assert torch.equal(one.hits, two.hits)
+    for ours, wanted in zip(gradients, theirs, strict=True):
+        assert_near(ours, wanted, tolerance)
+    in_one.backbone.checkpoint_every = 1  # a long prompt is read in chunks then
+    calls.clear()
+    in_one(**batch())
+    assert len(calls) == 2
 
 
 @torch.no_grad()

@@ -10,11 +10,12 @@ import pytest
 from prosg.utils import allocation
 
 PROGRAM = """
-import resource, torch
+import resource, sys, torch
 from prosg.utils.allocation import keep_freed_memory
 torch.set_num_threads(1)
-keep_freed_memory()
-tensors = [torch.ones(1_500_000) for _ in range(12)]
+number, of_any_size = int(sys.argv[1]), sys.argv[2] == "True"
+keep_freed_memory(of_any_size)
+tensors = [torch.ones(number) for _ in range(18_000_000 // number)]
 faults = []
 for repeat in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -26,8 +27,10 @@ print(sorted(faults)[2])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
-def test_what_is_freed_is_used_again_without_page_faults() -> None:
-    ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
+@pytest.mark.parametrize(("number", "of_any_size"), [(1_500_000, False), (9_000_000, True)])
+def test_what_is_freed_is_used_again_without_page_faults(number: int, of_any_size: bool) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(number), str(of_any_size)]
+    ran = subprocess.run(command, capture_output=True, check=True)
     assert int(ran.stdout) < 1000  # else 80,000, in each repeat
 
 

@@ -50,6 +50,7 @@ class Scored(NamedTuple):
     hits: Tensor
     """(B, T) whether the likeliest token was the right one"""
     encoded: EncodedPrompt
+    """the prompts; without a state where prompt and answer were read in one call"""
 
 
 @runtime_checkable
@@ -269,7 +270,7 @@ class ProSG(HoldingModel):
             teacher = read_teacher(self.backbone, prompt, prompt_lengths, answer, answer_lengths, state, distil)
             return Objective(weights, teacher)
 
-        if self.backbone.continues:
+        if self.backbone.continues and not self._is_one_text(perturber, distil):
             encoded = read(prompt, prompt_lengths, start=None if perturber is None else perturber.at_start(self))
             if self.anchor is not None:
                 encoded = self.anchored(encoded)
@@ -290,6 +291,13 @@ class ProSG(HoldingModel):
             encoded = EncodedPrompt((), None, logits) if own is None else own
         loss = taken.loss / (answer_lengths.sum() if count is None else count)
         return Scored(loss, *taken.scores, encoded)
+
+    def _is_one_text(self, perturber: StatePerturber | None, distil: Tensor | None) -> bool:
+        """Whether nothing happens between prompt and answer (phase 1), so that one call reads both: each weight is read
+        once, and has one gradient instead of two to add up.
+        """
+        extras = (self.synthesizer, self.initial, self.anchor, perturber, distil)
+        return all(extra is None for extra in extras) and not self.backbone.checkpoint_every
 
     @torch.no_grad()
     def score(self, encoded: EncodedPrompt, answer: Int[Tensor, "B T"], lengths: Int[Tensor, " B"]) -> AnswerScores:

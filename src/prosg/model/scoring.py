@@ -133,7 +133,7 @@ def score_in_one_call(
     encoded: EncodedPrompt | None,
     objective: Objective | None = None,
 ) -> tuple[AnswerLoss, Tensor]:
-    """Scores answers with a backbone that cannot continue: prompt and answer in one row, the update on the answer.
+    """Scores answers that are read together with their prompts: both in one row, the update on the answer.
 
     Args:
         backbone: What reads.
@@ -227,9 +227,8 @@ def _read_joined(
     """Reads prompt and answer in one row; returns what predicts, and where in it each answer token (B, T) stands."""
     read = prompt_lengths + lengths - 1
     rows = join_texts(prompt, prompt_lengths, answer, max(int(read.max()), 1))
-    output = backbone(
-        rows, update=update, update_from=prompt_lengths, lengths=read, logits="deferred", keep_state=False
-    )
+    acts_from = None if update is None else prompt_lengths
+    output = backbone(rows, update=update, update_from=acts_from, lengths=read, logits="deferred", keep_state=False)
     assert output.deferred is not None
     place = torch.arange(answer.shape[1], device=answer.device)
     return output.deferred, (prompt_lengths.unsqueeze(1) - 1 + place).clamp(min=0, max=rows.shape[1] - 1)

@@ -23,6 +23,7 @@ from prosg.training.setup import check, prepare, training_arguments
 from prosg.training.sharding import gather_weights
 from prosg.training.trainer import ProSGTrainer
 from prosg.utils import distributed
+from prosg.utils.allocation import keep_freed_memory
 from prosg.utils.progress import say
 from prosg.utils.write_errors import full_disk_errors
 
@@ -88,6 +89,7 @@ def fit(
     trainer.add_callback(stopping)
     if report is not None and distributed.is_first():
         trainer.add_callback(ProgressReporter(report))
+    keep_freed_memory(of_any_size=True)
     # Of sharded weights all have to be of one type.
     with full_disk_errors(folder), narrowed(model.backbone, dtype if distributed.size() == 1 else "fp32"):
         _train_or_resume(trainer, folder, stopping)

@@ -14,17 +14,21 @@ __all__ = ["MALLOC", "available_memory", "keep_freed_memory"]
 
 MALLOC = {"TRIM_THRESHOLD": 1 << 36, "MMAP_THRESHOLD": 32 << 20, "TOP_PAD": 64 << 20}
 """glibc's options, in bytes; 32 MB is the greatest that it takes for the second."""
-_NUMBERS = {"TRIM_THRESHOLD": -1, "TOP_PAD": -2, "MMAP_THRESHOLD": -3}
+_NUMBERS = {"TRIM_THRESHOLD": -1, "TOP_PAD": -2, "MMAP_THRESHOLD": -3, "MMAP_MAX": -4}
 _INT_MAX = (1 << 31) - 1
 
 
-def keep_freed_memory() -> None:
-    """Has this process keep what is freed for what is allocated next; where the C library is another, nothing."""
+def keep_freed_memory(of_any_size: bool = False) -> None:
+    """Has this process keep what is freed for what is allocated next; where the C library is another, nothing.
+
+    Args:
+        of_any_size: Also blocks above 32 MB, as the gradients of a vocabulary's matrices are in training.
+    """
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for name, value in MALLOC.items():
+        for name, value in {**MALLOC, **({"MMAP_MAX": 0} if of_any_size else {})}.items():
             mallopt(_NUMBERS[name], min(value, _INT_MAX))
 
 
