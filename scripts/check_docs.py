@@ -7,6 +7,7 @@ Prints one line per mistake and returns 1 if there is one. It needs the standard
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,7 @@ def missing_names(text: str) -> Iterator[str]:
 
 def main() -> int:
     """Check every document; returns the exit status."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     folders = ("src", "tests", "experiments", "benchmarks", "scripts", "examples")
     sources = {f"/{file.relative_to(ROOT)}" for folder in folders for file in (ROOT / folder).rglob("*.[pch]*")}
     sources.add("/setup.py")

@@ -16,6 +16,7 @@ Above a paragraph or a list, `prose` checks that the file has every share and ev
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -248,8 +249,11 @@ def write(document: Path) -> None:
 
 def main() -> int:
     """Checks, or writes, every document; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the figures into the tables first")
+    options = parser.parse_args()
     documents = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-    if "--write" in sys.argv[1:]:
+    if options.write:
         for document in documents:
             write(document)
     mistakes = [f"{document.relative_to(ROOT)}: {text}" for document in documents for text in differences(document)]

@@ -6,6 +6,7 @@ python scripts/performance_page.py --check    says whether they are those of the
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -158,9 +159,12 @@ TABLES = {
 
 def main() -> int:
     """Writes or checks the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where figures differ")
+    options = parser.parse_args()
     text = PAGE.read_text("utf-8")
     new = MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n\n{match[3]}", text)
-    if "--check" not in sys.argv[1:]:
+    if not options.check:
         PAGE.write_text(new, "utf-8")
         return 0
     if new != text:

@@ -209,6 +209,8 @@ def _stats_parser() -> Parser:
 def _stats(options: Namespace) -> int:
     from prosg.musi.stats import stats
 
+    if not 0 < options.similar_above < 1:
+        raise ValueError(f"--similar-above is {options.similar_above:g}, must be above 0 and below 1")
     out = str(Path(options.file).with_suffix(".png")) if options.out is None else options.out
     check_new_file("--out", out, options.overwrite, read=options.file)
     return stats(options.file, out=out, above=options.similar_above, overwrite=options.overwrite)

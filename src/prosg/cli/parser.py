@@ -20,6 +20,7 @@ from prosg.cli.help_format import HelpFormatter, default_note, listing, short_us
 from prosg.utils.options import Option, iter_options, summary
 from prosg.utils.paths import user_path
 from prosg.utils.spelling import meant
+from prosg.utils.tables import counted
 from prosg.utils.values import GREATEST_OPTION, check_number, check_whole, shown
 from prosg.utils.yaml_text import parse_yaml
 
@@ -188,7 +189,7 @@ class _List(argparse.Action):
                 self, f"{text!r} is not a list of {kind}; give them apart by spaces or commas"
             ) from None
         if self.length and len(items) != self.length:
-            raise argparse.ArgumentError(self, f"{text!r} has {len(items)} values, must be MIN and MAX")
+            raise argparse.ArgumentError(self, f"{text!r} is {counted(len(items), 'value')}, must be MIN and MAX")
         alone = self.single and len(items) == 1 and not text.startswith("[")
         setattr(namespace, self.dest, items[0] if alone else items)
 
