@@ -23,6 +23,8 @@ JSON_NAME = "tokenizer.json"
 REPLACEMENT = "\ufffd"
 BYTE_TOKEN = re.compile("<0x(?P<digits>[0-9A-Fa-f]{2})>")
 """How vocabularies that fall back to bytes spell one."""
+CONTROL_TOKEN = re.compile(r"<\|[^\s<>|]+\|>|<(start|end)_of_turn>|\[/?INST\]")
+"""How chat models spell what stands between turns. Some files mark such tokens as if they were words."""
 CHARACTER = 4
 """Bytes of a character at most, and so ids that may hold one."""
 LONGEST_WINDOW = 64
@@ -80,7 +82,11 @@ class JsonTokenizer:
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
         added = self._inner.get_added_tokens_decoder()
-        return tuple(token.content for _, token in sorted(added.items()) if token.special)
+        return tuple(
+            token.content
+            for _, token in sorted(added.items())
+            if token.special or CONTROL_TOKEN.fullmatch(token.content)
+        )
 
     @cached_property
     def _with_special(self) -> tokenizers.Tokenizer:
