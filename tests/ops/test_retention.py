@@ -131,6 +131,15 @@ def test_long_texts_keep_their_angles() -> None:
 
 
 @pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("time", [1, 5])
+def test_strided_inputs(name: str, time: int) -> None:
+    x = draw(2, time, 3, 4, 5).to(torch.float64)
+    strided = Inputs(*(z.detach().mT.contiguous().mT.requires_grad_() for z in x[:4]))
+    assert not any(z.is_contiguous() for z in strided[:4])
+    compare(everything(name, strided), everything(name, x), 1e-14)
+
+
+@pytest.mark.parametrize("name", FORMS)
 def test_finite_differences(name: str) -> None:
     x = draw(2, 5, 2, 2, 3).to(torch.float64)._replace(lengths=torch.tensor([5, 3]))
     assert torch.autograd.gradcheck(lambda *z: call(name, Inputs(*z, x.lengths)), x[:4], fast_mode=True)

@@ -169,6 +169,17 @@ def test_a_ragged_row_is_that_row_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("size", [5, 16])
+def test_what_is_no_number_stays_in_its_row(name: str, size: int) -> None:
+    """The second row's head is padded in working space where the first one's numbers stood."""
+    x = draw(2, 20, 1, size).to(torch.float64)
+    x.r.data[0, 3, 0, 0] = torch.nan
+    ours = everything(name, x)
+    expected = everything(name, x._replace(r=x.r.nan_to_num()))
+    assert all(torch.equal(ours[part][1], expected[part][1]) for part in ours)
+
+
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("lengths", [None, torch.tensor([3, 2])], ids=["full", "ragged"])
 def test_gradcheck(name: str, lengths: Tensor | None) -> None:
     x = draw(2, 3, 2, 3).to(torch.float64)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prosg.core.tensors import valid_mask
 from prosg.ops.pull import Pull
-from prosg.ops.retention.naive import angles, elapse, recurrent_retention, rotate_pairs
+from prosg.ops.retention.naive import angles, as_pairs, elapse, recurrent_retention, rotate_pairs
 
 __all__ = ["chunked_retention", "parallel_retention"]
 
@@ -83,8 +83,7 @@ def _pulled(
 
 def _times(x: Tensor, factor: Tensor) -> Tensor:
     """x (..., K) as complex pairs, times a complex factor (..., K / 2)."""
-    wide = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous()) * factor
-    return torch.view_as_real(wide).flatten(-2).to(x.dtype)
+    return torch.view_as_real(as_pairs(x.double()) * factor).flatten(-2).to(x.dtype)
 
 
 def _in_chunks(

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from prosg.ops.pull import Pull, pull_memory
 
-__all__ = ["angles", "elapse", "recurrent_retention", "rotate_pairs"]
+__all__ = ["angles", "as_pairs", "elapse", "recurrent_retention", "rotate_pairs"]
 
 
 def angles(width: int, device: torch.device) -> Float[Tensor, " pairs"]:
@@ -38,11 +38,16 @@ def angles(width: int, device: torch.device) -> Float[Tensor, " pairs"]:
     return 10000.0 ** -torch.linspace(0, 1, width // 2, dtype=torch.float64, device=device)
 
 
+def as_pairs(x: Tensor) -> Tensor:
+    """Returns x (..., K) as complex pairs (..., K / 2), however its numbers lie in memory."""
+    return torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))
+
+
 def rotate_pairs(x: Tensor, size: Tensor, angle: Tensor) -> Tensor:
     """Returns x (..., K) times size e^{i angle}, both broadcast to its pairs (..., K / 2)."""
     # Angles are fp64: after some thousand radians an fp32 one has lost the digits that its sine needs.
     factor = torch.polar(*torch.broadcast_tensors(size.double(), angle)).to(x.dtype.to_complex())
-    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * factor).flatten(-2)
+    return torch.view_as_real(as_pairs(x) * factor).flatten(-2)
 
 
 def elapse(

@@ -426,8 +426,9 @@ TARGET static int NAME(backward) BACKWARD_ARGS(REAL)
     const REAL *const given[] = {u, w, k, v, b, r, a, gy};
     REAL *const gradients[] = {gw, gk, gv, gb, gr, ga};
     const int64_t matrices = (segments + (pull ? 4 : 2)) * P * P, arrays = ARRAYS * SEGMENT * STEP + 4 * P;
+    const int64_t numbers = matrices + SEGMENT * ROWS * WIDTH + arrays;
     void *block;
-    REAL *const G = NAME(space)(matrices + SEGMENT * ROWS * WIDTH + arrays, &block);
+    REAL *const G = NAME(space)(numbers, &block);
     if (!block)
         return 1;
     REAL *const G_columns = G + P * P, *const states = G_columns + P * P, *const kept = states + segments * P * P;
@@ -438,6 +439,9 @@ TARGET static int NAME(backward) BACKWARD_ARGS(REAL)
         ITEM
         const REAL stay = pull ? keep[item] : 1;
         REAL into_keep = 0;
+        /* An item with a NaN leaves some in what pads N, where 0 times it would reach the next. */
+        if (N < P)
+            memset(G, 0, (size_t)numbers * sizeof(REAL));
         if (pull) {
             NAME(copy)(N, N, pull + m, N, target, P);
             memset(into_target, 0, (size_t)(P * P) * sizeof(REAL));
