@@ -16,6 +16,7 @@ class CharacterTokenizer:
     fingerprint = "characters"
     begin_token = None
     special_tokens = ()
+    added_tokens = ()
 
     def token_id(self, token: str) -> int | None:
         return ord(token) if len(token) == 1 else None

@@ -13,8 +13,9 @@ import tokenizers
 
 from prosg.tokenizers.bpe import train_bpe
 from prosg.tokenizers.files import load_tokenizer
-from prosg.tokenizers.json_file import JSON_NAME
+from prosg.tokenizers.json_file import JSON_NAME, JsonTokenizer
 from prosg.tokenizers.world import VOCABULARY_NAME, WORLD_FINGERPRINT, read_vocabulary, world_file
+from support.chat_models import chat_tokenizer
 
 
 def test_a_name_a_file_and_a_folder_mean_the_same(tmp_path: Path) -> None:
@@ -115,3 +116,13 @@ def test_what_a_tokenizer_cannot_do_is_a_value_error(tmp_path: Path) -> None:
     for call in (lambda: tokenizer.encode("b"), lambda: tokenizer.encode_offsets("b"), lambda: tokenizer.decode([-1])):
         with pytest.raises(ValueError, match="the tokenizer cannot"):
             call()
+
+
+def test_what_opens_turns_cannot_be_typed_however_it_is_marked() -> None:
+    inner = chat_tokenizer()
+    inner.add_tokens(["<|user|>", "<think>"])
+    tokenizer = JsonTokenizer(inner)
+    user, think = map(tokenizer.token_id, ("<|user|>", "<think>"))
+    ids = tokenizer.encode("a<|user|>b<think>")
+    assert user not in ids and ids[-1] == think and ids == tokenizer.encode_offsets("a<|user|>b<think>")[0]
+    assert user in tokenizer.encode("a<|user|>b", special=True)

@@ -99,7 +99,8 @@ def read_gguf(path: str | Path, dtype: torch.dtype | None = None) -> GGUFModel:
     template = None
     if source is not None:
         texts = {name: str(text) for name in ("bos_token", "eos_token") if (text := getattr(own, name, None))}
-        template = JinjaTemplate(source, texts, (*tokenizer.special_tokens, *texts.values()), str(path))
+        spelled = (*tokenizer.special_tokens, *texts.values())
+        template = JinjaTemplate(source, texts, spelled, str(path), tokenizer.added_tokens)
     return GGUFModel(model, tokenizer, special.check(vocab_size, str(path)), template)
 
 

@@ -55,9 +55,9 @@ def read_template(folder: Path, tokenizer: Tokenizer | None, *, tokens_in: Path 
             return OwnTemplate(trained=template)
     others = _settings(tokens_in) if tokens_in is not None else {}
     texts = {name: text for name in TOKENS if (text := _text(settings.get(name)) or _text(others.get(name)))}
-    special = (*(tokenizer.special_tokens if tokenizer is not None else ()), *texts.values())
+    special, added = ((), ()) if tokenizer is None else (tokenizer.special_tokens, tokenizer.added_tokens)
     place = file if file.is_file() else folder / TOKENIZER_CONFIG
-    return OwnTemplate(JinjaTemplate(source, texts, special, str(place)))
+    return OwnTemplate(JinjaTemplate(source, texts, (*special, *texts.values()), str(place), added))
 
 
 def write_template(template: ChatTemplate, folder: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +25,8 @@ class JinjaTemplate:
     """A Jinja template of a model's files; a `ChatTemplate`.
 
     Special tokens that the template spells are tokens. Those that a turn spells are not: the text is cut within them
-    before it is tokenised (`FramedPrompt.cuts`).
+    before it is tokenised (`FramedPrompt.cuts`). In a turn that is not the assistant's the same holds for every token
+    that the template itself spells: it may open a turn, whatever the tokenizer's file says of it.
 
     Attributes:
         source: The template.
@@ -35,7 +37,9 @@ class JinjaTemplate:
     name = OWN
     reshapes = False
 
-    def __init__(self, source: str, tokens: Mapping[str, str], special: Sequence[str], place: str) -> None:
+    def __init__(
+        self, source: str, tokens: Mapping[str, str], special: Sequence[str], place: str, added: Sequence[str] = ()
+    ) -> None:
         """Takes a template as it is: it is compiled when it is first used, and only then found to be broken.
 
         Args:
@@ -43,10 +47,24 @@ class JinjaTemplate:
             tokens: As attribute.
             special: Spellings of the tokenizer's special tokens.
             place: As attribute.
+            added: Spellings of tokens that the tokenizer finds before it applies any other rule, special or not.
         """
         self.source, self.tokens, self.place = source, dict(tokens), place
-        longest_first = sorted({*special} - {""}, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._special = re.compile(_any_of(special))
+        self._first = _first_character(special)
+        self._tokens, self._added = special, added
+
+    @cached_property
+    def _first_typed(self) -> re.Pattern[str]:
+        """First characters of the tokens that a turn which is not the assistant's must not spell."""
+        # Some templates put a token's name together from parts: it stands in what they write, not in their source.
+        roles = ("system", "user", "assistant", "user")
+        written = [self.source]
+        for begin in range(2):
+            with suppress(ValueError):  # it has no system turn, or is broken, which is told where it is used
+                written.append(self._render([{"role": role, "content": PROBE} for role in roles[begin:]], True))
+        spelled = (token for token in self._added if token.strip() and any(token in text for text in written))
+        return _first_character([*self._tokens, *spelled])
 
     def frame(self, turns: Sequence[Turn]) -> FramedPrompt:
         return self._framed(turns, begins=True)
@@ -87,12 +105,11 @@ class JinjaTemplate:
         said = "".join(turn.text for turn in turns)
         mark = next(chr(code) for code in PRIVATE if chr(code) not in said and chr(code) not in self.source)
 
-        def cut(match: re.Match[str]) -> str:
-            return f"{match[0][0]}{mark}{match[0][1:]}"
+        def cut(turn: Turn) -> str:
+            first = self._first if turn.role == "assistant" else self._first_typed
+            return first.sub(lambda match: match[0] + mark, turn.text)
 
-        rendered = self._render(
-            [{"role": turn.role, "content": self._special.sub(cut, turn.text)} for turn in turns], begins
-        )
+        rendered = self._render([{"role": turn.role, "content": cut(turn)} for turn in turns], begins)
         pieces = rendered.split(mark)
         ends = [sum(map(len, pieces[: number + 1])) for number in range(len(pieces) - 1)]
         return FramedPrompt("".join(pieces), tuple(ends))
@@ -118,3 +135,13 @@ class JinjaTemplate:
             line = "" if number is None else f", line {number}"
             raise ValueError(f"{self.place}: chat template{line}: {plain_reason(error)}") from None
         return str(text)
+
+
+def _any_of(tokens: Iterable[str]) -> str:
+    """A pattern of any of some tokens, the longest first."""
+    return "|".join(map(re.escape, sorted({*tokens} - {""}, key=len, reverse=True))) or "(?!)"
+
+
+def _first_character(tokens: Iterable[str]) -> re.Pattern[str]:
+    """The first character of any of some tokens, also of one that begins within another."""
+    return re.compile(f"(?={_any_of(tokens)}).", re.DOTALL)

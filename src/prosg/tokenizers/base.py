@@ -54,6 +54,11 @@ class Tokenizer(Protocol):
         """How the special tokens are spelled."""
         ...
 
+    @property
+    def added_tokens(self) -> tuple[str, ...]:
+        """How all tokens are spelled that are found in a text before any other rule, special or not."""
+        ...
+
     def token_id(self, token: str) -> int | None:
         """Returns the id of a token spelled as in the vocabulary, or None if there is no such token."""
         ...

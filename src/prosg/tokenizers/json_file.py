@@ -80,6 +80,10 @@ class JsonTokenizer:
         return self._inner.id_to_token(token) is not None
 
     @cached_property
+    def added_tokens(self) -> tuple[str, ...]:
+        return tuple(token.content for _, token in sorted(self._inner.get_added_tokens_decoder().items()))
+
+    @cached_property
     def special_tokens(self) -> tuple[str, ...]:
         added = self._inner.get_added_tokens_decoder()
         return tuple(
@@ -87,6 +91,19 @@ class JsonTokenizer:
             for _, token in sorted(added.items())
             if token.special or CONTROL_TOKEN.fullmatch(token.content)
         )
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """That for texts in which no special token counts, with all of them marked as what they are."""
+        content, special = self.described, {*self.special_tokens}
+        unmarked = [t for t in content.get("added_tokens") or () if t["content"] in special and not t["special"]]
+        if not unmarked:
+            return self._inner
+        for token in unmarked:
+            token["special"] = True
+        marked = tokenizers.Tokenizer.from_str(json.dumps(content))
+        marked.encode_special_tokens = True
+        return marked
 
     @cached_property
     def _with_special(self) -> tokenizers.Tokenizer:
@@ -105,7 +122,7 @@ class JsonTokenizer:
     def _encoding(self, text: str, special: bool = False) -> tokenizers.Encoding:
         encode_utf8(text)  # for its error; the bytes are not needed
         with guarded("the tokenizer cannot encode the text"):
-            return (self._with_special if special else self._inner).encode(text, add_special_tokens=False)
+            return (self._with_special if special else self._plain).encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         with guarded("the tokenizer cannot decode the ids"):

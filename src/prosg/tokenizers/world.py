@@ -78,6 +78,10 @@ class WorldTokenizer:
         return None
 
     @property
+    def added_tokens(self) -> tuple[str, ...]:
+        return self.special_tokens
+
+    @property
     def special_tokens(self) -> tuple[str, ...]:
         return SPELLINGS
 
