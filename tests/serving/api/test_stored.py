@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 
 from prosg.checkpoints.encoded import load_encoded, save_encoded
 from prosg.checkpoints.fingerprints import model_fingerprint
+from prosg.checkpoints.load import load_model
 from prosg.core.update import LowRank
 from prosg.data.templates import Turn
 from prosg.model.conversation import Conversation
@@ -26,6 +27,7 @@ from prosg.serving.api.prompts import PromptRecord, PromptStore
 from prosg.serving.api.storage import Folder
 from prosg.serving.api.stored import prompt_object
 from support.api import CODE, ROOT, Served, served
+from support.chat_models import chat_model
 from support.models import same_encoded
 
 CHAT, COMPLETE, PROMPTS = "/v1/chat/completions", "/v1/completions", "/v1/prompts"
@@ -91,6 +93,16 @@ def test_stored_messages_have_to_be_a_conversation(chat_server: Served, server: 
     body = {"model": "demo", "prompt_id": stored["id"], "max_tokens": 3}
     chat_server.refused(CHAT, body | {"messages": []}, "system", param="messages")
     chat_server.refused(CHAT, body | {"messages": [system]}, "system", param="messages")
+
+
+def test_a_system_turn_that_is_no_beginning_of_a_conversation_is_not_stored(tmp_path: Path) -> None:
+    """Its template counts the turns: what was stored would begin no conversation."""
+    source = "{% for message in messages %}<|im_start|>{{ message.content ~ loop.length }}<|im_end|>{% endfor %}"
+    model = load_model(str(chat_model(tmp_path / "model", source)))
+    with served(model) as server:
+        server.refused(
+            PROMPTS, {"messages": [{"role": "system", "content": "Hi."}]}, "system turn alone", param="messages"
+        )
 
 
 def test_the_same_request_adds_no_second_prompt(server: Served) -> None:
@@ -246,6 +258,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from prosg.checkpoints.fingerprints import model_fingerprint
+from prosg.checkpoints.load import load_model
 from prosg.checkpoints.load import load_model
 from prosg.serving.api.prompts import PromptRecord, PromptStore
 from prosg.serving.api.storage import Folder

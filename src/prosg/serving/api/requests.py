@@ -128,11 +128,13 @@ def _stored_text(service: Service, turns: Sequence[Turn]) -> FramedPrompt:
     """The text of a stored prompt's messages."""
     if turns[-1].role == "user":
         return conversation_text(turns, service.template)
-    opening = service.template.opening(turns[0])
+    opening, alone = service.template.opening(turns[0]), "the chat template does not write a system turn alone"
     if opening is None:
-        raise ValueError("the chat template does not write a system turn alone; add the user's first turn")
+        raise ValueError(f"{alone}; add the user's first turn")
     whole = conversation_text([*turns, Turn("user", "")], service.template)  # says where there is no system turn
-    return whole.before(len(opening)) if whole.text.startswith(opening) else FramedPrompt(opening)
+    if not whole.text.startswith(opening):
+        raise ValueError(f"{alone} as it does before a user's; add the user's first turn")
+    return whole.before(len(opening))
 
 
 def completion_job(service: Service, body: CompletionBody, owner: str, deadline: float) -> Job:
