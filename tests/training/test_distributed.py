@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 
 import prosg.training.fit
+import prosg.training.run
 from prosg.cli import main
 from prosg.training.trainer import ProSGTrainer
 from support.training_folder import TrainingFolder, checkpointed, losses, newest_checkpoint, step_lines
@@ -194,6 +197,19 @@ def test_weights_may_be_sharded(
 
 def evaluated(folder: TrainingFolder) -> tuple[object, ...]:
     return ("--validation", folder.validation, "--eval_steps", 3)
+
+
+def patient(rank: int) -> None:
+    """The first process takes longer over its prompts than PyTorch waits for one by default."""
+    import torch.distributed.distributed_c10d as group
+
+    group.default_pg_timeout = timedelta(seconds=3)
+    prosg.training.run._learn_prompts = lambda *_: time.sleep(6)
+
+
+def test_the_others_wait_for_what_the_first_does_alone(folder: TrainingFolder, tmp_path: Path) -> None:
+    command = folder.command("synthesize", tmp_path / "run", "--recipe", "plus-transformers")
+    assert together(command, before=patient) == [0, 0]
 
 
 @pytest.mark.slow

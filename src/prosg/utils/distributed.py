@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+GROUP_TIMEOUT = timedelta(hours=12)
+"""How long processes wait for one another: the first alone learns prompts and writes files, which may take longer than
+the half an hour (gloo) or ten minutes (NCCL) of PyTorch. The launcher notices a process that dies."""
 LAUNCHER_SECONDS = 10.0
 """How long a launcher may take to end the other processes once one has failed."""
 
@@ -66,7 +70,7 @@ def join(device: str) -> str:
         return device
     from accelerate import PartialState  # by which the Trainer joins too; takes a second to import
 
-    PartialState(cpu=device == "cpu")
+    PartialState(cpu=device == "cpu", timeout=GROUP_TIMEOUT)
     return "cpu" if device == "cpu" else f"cuda:{local_rank()}"
 
 
