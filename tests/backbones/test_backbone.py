@@ -328,6 +328,14 @@ def test_a_call_without_tokens_is_refused(name: str, shape: tuple[int, ...]) -> 
 
 
 @backbones
+@pytest.mark.parametrize(("lengths", "says"), [([4, 1], "0 to 3"), ([-1, 1], "0 to 3"), ([3], r"it must be \(2,\)")])
+def test_lengths_that_the_tokens_do_not_have_are_refused(name: str, lengths: list[int], says: str) -> None:
+    backbone = live_backbone(name, torch.float32)
+    with pytest.raises(ValueError, match=f"lengths .*{says}"):
+        backbone(torch.zeros((2, 3), dtype=torch.int64), lengths=torch.tensor(lengths))
+
+
+@backbones
 def test_the_input_state_is_not_written_to(name: str) -> None:
     backbone = live_backbone(name)
     state = detach_state(backbone(tokens(BATCH, 4)).state)

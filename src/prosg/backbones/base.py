@@ -276,10 +276,23 @@ class Backbone(Protocol):
         ...
 
 
-def check_call_shape(tokens: Tensor) -> None:
-    """Raises ValueError unless tokens are (B, T), of at least one row and one token."""
+def check_call_shape(tokens: Tensor, lengths: Tensor | None = None) -> None:
+    """Checks the tokens (B, T) and lengths (B,) of a call.
+
+    Lengths on a GPU are not looked at, since that would wait for it.
+
+    Raises:
+        ValueError: For no row or no token, and for lengths of another shape or outside 0 to T.
+    """
     if tokens.dim() != 2 or not tokens.numel():
         raise ValueError(f"tokens has shape {tuple(tokens.shape)}; a call reads (B, T), at least one token of one row")
+    if lengths is None:
+        return
+    rows, time = tokens.shape
+    if lengths.shape != (rows,):
+        raise ValueError(f"lengths has shape {tuple(lengths.shape)}; it must be ({rows},), a number for each row")
+    if lengths.device.type == "cpu" and not 0 <= int(lengths.min()) <= int(lengths.max()) <= time:
+        raise ValueError(f"lengths are {lengths.tolist()}; they must be 0 to {time}, the tokens of a row")
 
 
 def check_taps(taps: Collection[str]) -> None:

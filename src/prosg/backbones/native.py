@@ -263,7 +263,7 @@ class NativeBackbone(nn.Module):
         keep_state: bool = True,
     ) -> Output:
         """Reads tokens (B, T) on from a state; see `Backbone`."""
-        check_call_shape(tokens)
+        check_call_shape(tokens, lengths)
         state = self.init_state(len(tokens)) if state is None else state
         check_taps(taps)
         kept = KeptTaps(taps, lengths)

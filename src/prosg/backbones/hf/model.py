@@ -217,7 +217,7 @@ class HFBackbone(nn.Module):
         """
         if update is not None:
             check_update(update, self.sites, tokens.shape[0])
-        check_call_shape(tokens)
+        check_call_shape(tokens, lengths)
         check_taps(taps)
         if any(module.gradient_checkpointing for module in self._checkpointable):
             raise ValueError("gradient checkpointing is on in the model; its recomputation does not see the update")
