@@ -12,6 +12,7 @@ from functools import partial
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 
 from prosg.serving.api.server import listen
 from prosg.serving.api.service import Plan
@@ -26,6 +27,10 @@ QUIET = {"log_level": "WARNING"}
 """Of Serve's own logs: the ingress has a line for each request, as `prosg serve` has."""
 OBJECT_STORE = 128 << 20
 """Bytes of memory for what Ray passes between processes, where it is started here: replies are small."""
+
+PROXY_READY = "60"
+"""Seconds within which Serve's proxy has to answer, three times over. The default is 5, in which a busy core does not
+finish the proxy's imports, and the proxy is killed."""
 
 
 def serve_replicas(plan: Plan, options: ReplicaOptions, when_ready: Callable[[str, int], None]) -> None:
@@ -43,13 +48,13 @@ def serve_replicas(plan: Plan, options: ReplicaOptions, when_ready: Callable[[st
         host, port = listener.getsockname()[:2]
     with _ray(options) as is_ours, _signals() as ended:
         end = serve.shutdown if is_ours else partial(serve.delete, NAME)  # a cluster may have other applications
-        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
         try:
+            serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
             serve.run(make_application(plan, options), name=NAME, logging_config=QUIET)
-        except RuntimeError as error:
+        except (RuntimeError, RayError) as error:
             reason = _reason()
             end()
-            raise ValueError(f"the replicas cannot be started: {reason or error}") from None
+            raise ValueError(f"the replicas cannot be started: {reason or plain_reason(error)}") from None
         when_ready(host, port)
         ended.wait()
         end()
@@ -65,6 +70,7 @@ def _ray(options: ReplicaOptions) -> Iterator[bool]:
     is_ours = not os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # requests that look alike are requests all the same
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", PROXY_READY)
     local = {
         "num_cpus": max(os.cpu_count() or 1, math.ceil(options.replicas * options.replica_cpus)),
         "object_store_memory": OBJECT_STORE,
