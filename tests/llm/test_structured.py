@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from prosg.llm.config import EndpointConfig
@@ -26,6 +28,15 @@ def test_json_is_found_behind_words_and_in_code_fences(text: str) -> None:
 def test_brackets_in_words_are_no_json(before: str) -> None:
     assert find_json(f'{before}{{"a": [1]}} [4]') == {"a": [1]}
     assert find_json(f'{before}["a"]') == ["a"]
+
+
+@pytest.mark.parametrize("brackets", ["[a", "- [x] it is done\n", "{name} ", "{ "])
+def test_a_model_that_writes_brackets_without_end_is_read_at_once(brackets: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ValueError, match=r"^not JSON"):
+        find_json(brackets * 50_000)
+    assert find_json(brackets * 50_000 + '{"a": [1]}') == {"a": [1]}
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize("text", ['{"a": ["b"], c: 1}', '{"a": ["b"], "c": "', '{"a": ["b"], "c', '["b", {"a": 1}, '])

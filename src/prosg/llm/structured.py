@@ -13,7 +13,9 @@ from prosg.utils.store import record_id
 
 __all__ = ["find_json", "refuses", "request_body", "request_seed", "strict_object"]
 
-BRACKET = re.compile(r"[{\[]")
+JSON_START = re.compile(r"""\{(?=\s*["}]) | \[(?=\s*(?:[]\[{"]|-?\d|-?Infinity|NaN|true|false|null))""", re.VERBOSE)
+"""A bracket that may open JSON, by what follows it. A parser that fails counts the lines before, and a model that
+repeats itself writes brackets by the ten thousand."""
 REFUSAL = re.compile(
     r"""^\W*(?:
         (?:i['’]?m|i\ am|we['’]?re)\ (?:very\ |really\ |truly\ )?(?:sorry|afraid|unable)\b
@@ -47,7 +49,7 @@ def find_json(text: str) -> Any:
     """
     decoder = json.JSONDecoder(parse_int=len)  # however many digits
     fault, numbers, position = "", "", 0
-    while bracket := BRACKET.search(text, position):
+    while bracket := JSON_START.search(text, position):
         start = bracket.start()
         try:
             value, position = decoder.raw_decode(text, start)

@@ -224,6 +224,55 @@ def test_a_pair_is_of_systems_of_one_run(tmp_path: Path, capsys: Any) -> None:
     assert "['a', 'b'], and no run has answers of both" in capsys.readouterr().err
 
 
+DAMAGED_PAIRS = {
+    "preferred": {"id": "staged"},
+    "id": {"preferred": "tie", "orders": []},
+    "answers": {"id": "staged", "preferred": "tie", "orders": [], "answers": 5},
+    "orders": {"id": "staged", "preferred": "tie", "orders": 1},
+    "both": {"id": "staged", "preferred": "both", "orders": []},
+}
+
+
+@pytest.mark.parametrize("named", DAMAGED_PAIRS)
+def test_a_damaged_line_of_results_is_named(tmp_path: Path, servers: Any, capsys: Any, named: str) -> None:
+    run = make_run(tmp_path / "run", {"good": GOOD, "half": HALF})
+    command = ["judge", str(run), "--config", make_config(tmp_path, servers().url)]
+    file = run / "judge" / "pairs" / "good--half.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(DAMAGED_PAIRS[named]) + "\n")
+    assert main(command) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{file}:1" in said and named in said
+    with pytest.raises(ValueError, match=r"good--half\.jsonl:1"):
+        judge_summary(run)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ({"id": "staged", "result": "pass", "stages": [3]}, "stages"),
+        ({"id": "staged", "result": "good", "stages": []}, "result"),
+        ({"id": "staged", "result": "pass", "stages": [{"stage": 1}]}, "result"),
+    ],
+)
+def test_a_damaged_result_of_an_answer_is_named(tmp_path: Path, line: dict[str, Any], named: str) -> None:
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "good.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=rf"good\.jsonl:1: {named} "):
+        judge_summary(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["judge", "answers", "ratings", "judge/../judge"])
+def test_replies_are_not_recorded_among_the_files_of_a_run(tmp_path: Path, capsys: Any, inside: str) -> None:
+    run = make_run(tmp_path / "run", {"good": GOOD})
+    (run / "judge").mkdir()
+    command = ["judge", str(run), "--config", make_config(tmp_path, "http://127.0.0.1:9/v1", out=str(run / inside))]
+    before = sorted(run.rglob("*"))
+    assert main(command) == 2
+    assert "out is" in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+
+
 def test_preferences_between_answers_that_have_changed_are_not_kept(tmp_path: Path, servers: Any) -> None:
     server = servers()
     run = make_run(tmp_path / "run", {"a": GOOD, "b": HALF, "gone": GOOD})

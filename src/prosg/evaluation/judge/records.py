@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from prosg.data.row import Row, derived_id
 from prosg.evaluation.judge.config import JudgeConfig
+from prosg.evaluation.judge.files import read_judged_pairs
 from prosg.evaluation.judge.protocol import (
     UNPARSED,
     InstructionStep,
@@ -40,7 +41,6 @@ from prosg.llm.attempts import Attempts, replay_attempts
 from prosg.musi.verdicts import Verdict
 from prosg.utils.contents import CONTENTS, record_contents
 from prosg.utils.io import write_lines
-from prosg.utils.store import read_log
 
 __all__ = ["AnswerComparison", "AnswerPair", "AnswerToJudge", "JudgeRecords", "iter_answers"]
 
@@ -218,7 +218,8 @@ def _lines_that_hold(path: Path, folder: RunFolder) -> list[dict[str, Any]]:
     for system, row, text in iter_answers(folder):
         if system in names:
             hashes.setdefault(row.id, []).append(derived_id(row.prompt, text))
-    return [line for line in read_log(path) if sorted(line.get("answers", ())) == sorted(hashes.get(line["id"], ()))]
+    lines = read_judged_pairs(path)
+    return [line for line in lines if sorted(line.get("answers", ())) == sorted(hashes.get(line["id"], ()))]
 
 
 def _without_costs(replies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

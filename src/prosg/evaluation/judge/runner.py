@@ -25,6 +25,9 @@ from prosg.utils.locks import locked
 
 __all__ = ["judge_runs"]
 
+RUN_FOLDERS = ("answers", "judge", "judge/pairs", "ratings")
+"""Folders of a run that are read, and rewritten, as one file per name: a file of replies is none of them."""
+
 
 def judge_runs(runs: Sequence[str | Path], config: JudgeConfig, labels: str | Path | None = None) -> int:
     """Judges all answers of some evaluations, writes the results and prints tables.
@@ -65,6 +68,11 @@ def _check_names(
     """Raises ValueError for a pair that no run has, and for a label of an answer or a stage that not one run has."""
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is named twice")
+    for own in [folder.path / name for folder in folders for name in RUN_FOLDERS]:
+        if Path(config.out).resolve() == own.resolve():
+            raise ValueError(
+                f"out is {config.out!r}, where a run keeps files of its own; the judge's replies need another folder"
+            )
     known = {name for folder in folders for name in folder.systems}
     for name in [name for pair in config.pairs for name in pair]:
         if name not in known:

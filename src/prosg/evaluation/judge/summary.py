@@ -9,9 +9,9 @@ from typing import Any
 
 from prosg.evaluation.formatting import amount
 from prosg.evaluation.judge.agreement import AgreementCounts, StepKey
+from prosg.evaluation.judge.files import PREFERENCES, read_judged_answers, read_judged_pairs
 from prosg.evaluation.judge.protocol import FAIL, PASS, UNPARSED
 from prosg.evaluation.statistics import bootstrap_interval
-from prosg.utils.store import read_log
 from prosg.utils.tables import Table, to_text
 
 __all__ = ["agreement_text", "judge_summary", "judge_summary_text", "read_step_results"]
@@ -22,7 +22,7 @@ def read_step_results(run: str | Path) -> dict[StepKey, bool | None]:
     return {
         StepKey(line["id"], file.stem, stage["stage"]): {PASS: True, FAIL: False}.get(stage["result"])
         for file in sorted((Path(run) / "judge").glob("*.jsonl"))
-        for line in read_log(file)
+        for line in read_judged_answers(file)
         for stage in line["stages"]
     }
 
@@ -40,15 +40,18 @@ def judge_summary(run: str | Path) -> dict[str, Any]:
 
         PAIR holds the number of rows `n`, the counts "first", "second", "tie" and "unparsed", and `disagreed`: the ties
         in which the two orders disagree.
+
+    Raises:
+        ValueError: for a line that is no result, naming file, line and field.
     """
     folder = Path(run) / "judge"
-    systems = {file.stem: _summarize_system(read_log(file)) for file in sorted(folder.glob("*.jsonl"))}
+    systems = {file.stem: _summarize_system(read_judged_answers(file)) for file in sorted(folder.glob("*.jsonl"))}
     pairs = {}
     for file in sorted((folder / "pairs").glob("*.jsonl")):
-        lines = read_log(file)
+        lines = read_judged_pairs(file)
         preferred = Counter(line["preferred"] for line in lines)
         disagreed = sum(line["preferred"] == "tie" and line["orders"] != ["tie", "tie"] for line in lines)
-        counts = {outcome: preferred[outcome] for outcome in ("first", "second", "tie", UNPARSED)}
+        counts = {outcome: preferred[outcome] for outcome in PREFERENCES}
         pairs[file.stem] = {"n": len(lines), **counts, "disagreed": disagreed}
     return {"systems": systems, "pairs": pairs}
 

@@ -1,0 +1,58 @@
+"""Lines of a run's files of judge's results, read again and checked: somebody may have edited or damaged them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prosg.evaluation.judge.protocol import FAIL, PASS, UNPARSED
+from prosg.utils.fields import COUNT, check_record
+from prosg.utils.store import read_log
+
+__all__ = ["PREFERENCES", "read_judged_answers", "read_judged_pairs"]
+
+PREFERENCES = ("first", "second", "tie", UNPARSED)
+"""Outcomes of a comparison."""
+RESULTS = (PASS, FAIL, UNPARSED)
+CURE = "delete the line to have it made again"
+
+
+def read_judged_answers(path: Path) -> list[dict[str, Any]]:
+    """Reads the results of one system's answers.
+
+    Raises:
+        ValueError: for a line that is no result, naming file, line and field.
+    """
+    lines = read_log(path)
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        check_record(line, {"id": str, "result": str, "stages": list}, where)
+        _check_word(line, "result", RESULTS, where)
+        for stage in line["stages"]:
+            if not isinstance(stage, dict):
+                raise ValueError(f"{where}: stages holds {stage!r:.40}; each must be an object: {CURE}")
+            check_record(stage, {"stage": COUNT, "result": str}, where)
+            _check_word(stage, "result", RESULTS, where)
+    return lines
+
+
+def read_judged_pairs(path: Path) -> list[dict[str, Any]]:
+    """Reads the preferences between two systems' answers.
+
+    Raises:
+        ValueError: for a line that is no preference, naming file, line and field.
+    """
+    lines = read_log(path)
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        check_record(line, {"id": str, "preferred": str, "orders": list}, where)
+        _check_word(line, "preferred", PREFERENCES, where)
+        answers = line.get("answers", [])  # older lines do not say which they are about
+        if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+            raise ValueError(f"{where}: answers is {answers!r:.40}; it must be a list of texts: {CURE}")
+    return lines
+
+
+def _check_word(line: dict[str, Any], name: str, allowed: tuple[str, ...], where: str) -> None:
+    if line[name] not in allowed:
+        raise ValueError(f"{where}: {name} is {line[name]!r:.40}; it must be {', '.join(allowed)}: {CURE}")
