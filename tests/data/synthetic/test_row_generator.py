@@ -11,8 +11,9 @@ import pytest
 
 from prosg.data.checks import check_stages
 from prosg.data.row import Row, row_from_dict, row_to_dict
-from prosg.data.synthetic import DEMO_KINDS, KINDS, SPLITS, demo_grammars, iter_rows, make_row, make_rows
+from prosg.data.synthetic import DEMO_KINDS, KINDS, SPLITS, Difficulty, demo_grammars, iter_rows, make_row, make_rows
 from prosg.data.synthetic.story import sentence, story_of_words
+from prosg.data.synthetic.words import OBJECTS
 from support.texts import has_word
 
 STAGED = [name for name, grammar in KINDS.items() if grammar.staged]
@@ -144,3 +145,22 @@ def test_long_and_exact_distances() -> None:
 def test_what_cannot_be_made_is_an_error(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_rows(**arguments)
+
+
+@pytest.mark.parametrize("items", [(2, 2), (16, 16)])
+def test_a_list_is_used_in_one_sentence_that_names_nothing_else(items: tuple[int, int]) -> None:
+    for row in iter_rows(["list_use"], 40, 0, "test", sentences=(0, 3), difficulty=Difficulty(items=items)):
+        listed = row.stages[0].check["items"]
+        before = row.answer[: row.stages[-1].start] + row.stages[-1].marker + " "
+        all_of_them = ", ".join(listed)
+        for right in (f"Anna took the {all_of_them}.", f"Who took {all_of_them}, all at once? "):
+            assert check_stages(row, before + right)[-1]
+        other = next(thing for thing in OBJECTS if thing not in listed)
+        wrong = [f"Anna took the {all_of_them} and {other}.", f"Anna took them. {all_of_them}.", " ".join(listed)]
+        for text in (
+            *wrong,
+            f"Anna took the {', '.join(listed[1:])}.",
+            f"{all_of_them}. " * 5,
+            f"xq7 {all_of_them} " * 3,
+        ):
+            assert not check_stages(row, before + text)[-1], text

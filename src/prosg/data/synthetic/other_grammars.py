@@ -176,7 +176,14 @@ def build_list(contents: Contents, rng: Random, story: Story | None) -> RowDraft
         "list them", "List:", f"{listing(items)}.", {"type": "ordered_items", "items": items, "after": "List:"}
     )
     body = f"{rng.choice(NAMES)} took the {listing(items)}."
-    last = AnswerPart("use the whole list", "Use:", body, {"type": "contains", "items": items})
+    others = [thing for thing in OBJECTS if thing not in items]
+    only = {"type": "only", "items": items, "others": others}
+    last = AnswerPart(
+        "use the whole list",
+        "Use:",
+        body,
+        {"type": "all_of", "checks": [only, {"type": "sentences", "min": 1, "max": 1}]},
+    )
     if story is None:
         return RowDraft(rng.choice(LIST_ALONE).format(items=listing(items)), [first, last])
     phrase, check = story_phrase(story, rng)
