@@ -209,6 +209,22 @@ def test_stages_alone_and_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert sum(server.seen.values()) == sent
 
 
+@pytest.mark.parametrize("name", ["verified.jsonl", "rejected.jsonl", "export"])
+def test_what_may_not_be_replaced_is_said_before_the_first_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    foreign = tmp_path / "out" / name / "mine.txt"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    with ChatServer(faults=0.0, bad=0.0) as server:
+        config = configure(tmp_path, server.start().url)
+        assert main(["data", "build", str(config)]) == 2
+        assert not server.seen and foreign.read_text() == "mine"
+        server.shutdown()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(foreign.parent) in error
+
+
 def requests_left(config: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, str]:
     """The table of a dry run: requests by its lines' names."""
     capsys.readouterr()

@@ -28,7 +28,7 @@ from prosg.musi.answers import AnswerRequest, answer_requests
 from prosg.musi.categories import Category, chosen_categories, domain_words
 from prosg.musi.config import BuildConfig, load_config
 from prosg.musi.estimate import estimate_table
-from prosg.musi.export import export
+from prosg.musi.export import EXPORT_FOLDER, export
 from prosg.musi.filter import evaluation_texts, filter_instructions
 from prosg.musi.prompts import PromptRequest, drafted_instructions, request_rounds
 from prosg.musi.reasons import kind_of, reasons_text, rejection_reasons
@@ -38,6 +38,7 @@ from prosg.utils.extras import missing_extra
 from prosg.utils.io import write_lines
 from prosg.utils.locks import locked
 from prosg.utils.progress import progress_bar
+from prosg.utils.replaceable import check_replaceable
 from prosg.utils.spelling import check_known
 from prosg.utils.store import Log
 
@@ -65,6 +66,7 @@ def build(file: str, *, stages: Sequence[str] = STAGES, dry_run: bool = False, o
 
     Raises:
         ValueError: before the first request, for faults of the configuration and of the files that it names.
+        FileExistsError: likewise, for something in the place of its own files that may not be replaced.
     """
     check_known("--stages", stages, STAGES)
     if not stages:
@@ -82,6 +84,9 @@ def build(file: str, *, stages: Sequence[str] = STAGES, dry_run: bool = False, o
         print(estimate_table(config, categories, chosen))
         return 0
     with locked(config.folder):
+        for name in ("verified.jsonl", "rejected.jsonl"):
+            check_replaceable(config.folder / name, overwrite=True)
+        check_replaceable(config.folder / "export", overwrite=True, kind=EXPORT_FOLDER)
         return asyncio.run(_run(config, categories, chosen))
 
 

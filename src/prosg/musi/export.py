@@ -24,7 +24,7 @@ from prosg.utils.io import written_whole
 from prosg.utils.progress import OnProgress, no_progress
 from prosg.utils.replaceable import FolderKind
 
-__all__ = ["MANIFEST", "export", "split_rows", "write_parquet"]
+__all__ = ["EXPORT_FOLDER", "MANIFEST", "export", "split_rows", "write_parquet"]
 
 MANIFEST = "manifest.json"
 EXPORT_FOLDER = FolderKind(
