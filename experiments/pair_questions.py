@@ -14,10 +14,12 @@ import argparse
 from random import Random
 
 from prosg.data.row import Row, write_rows
+from prosg.data.synthetic.demo_grammars import exact
 from prosg.data.synthetic.difficulty import Difficulty, check_range, with_turns
-from prosg.data.synthetic.grammar import AnswerPart, Contents, row_from_draft
-from prosg.data.synthetic.other_grammars import PAIRS, pairs_of
-from prosg.data.synthetic.splits import SPLITS, split_of
+from prosg.data.synthetic.grammar import AnswerPart, row_from_draft
+from prosg.data.synthetic.other_grammars import PAIRS
+from prosg.data.synthetic.row_generator import draw_contents
+from prosg.data.synthetic.splits import SPLITS
 from prosg.data.synthetic.story import story_of_sentences
 
 
@@ -25,22 +27,14 @@ def question(name: str, thing: str) -> list[AnswerPart]:
     """The two parts of a question: its words, which are given, and its answer."""
     words, body = f"What does {name} have?", f"The {thing}."
     return [
-        AnswerPart("read another question", "Turn:", words, {"type": "exact", "text": f"Turn: {words}"}, given=True),
-        AnswerPart(f"say what {name} has", "Answer:", body, {"type": "exact", "text": f"Answer: {body}"}),
+        AnswerPart("read another question", "Turn:", words, exact("Turn:", words), given=True),
+        AnswerPart(f"say what {name} has", "Answer:", body, exact("Answer:", body)),
     ]
-
-
-def draw(rng: Random, items: tuple[int, int], split: str) -> Contents:
-    """Contents of a split."""
-    while True:
-        contents = pairs_of(rng, rng.randint(*items))
-        if split_of(PAIRS.name, contents) == split:
-            return contents
 
 
 def questions_row(rng: Random, items: tuple[int, int], sentences: tuple[int, int], split: str) -> Row:
     """A row that asks for all pairs, the prompt's own last."""
-    contents = draw(rng, items, split)
+    contents = draw_contents(PAIRS, rng, split, items)
     draft = PAIRS.build(contents, rng, story_of_sentences(rng, rng.randint(*sentences)))
     others = list(zip(contents[2::2], contents[3::2], strict=True))
     rng.shuffle(others)

@@ -27,7 +27,7 @@ from prosg.data.synthetic.splits import SPLITS, split_of
 from prosg.data.synthetic.story import SentenceSource, Story, made_sentences, story_of_sentences, story_of_words
 from prosg.utils.spelling import meant
 
-__all__ = ["SENTENCES", "iter_rows", "make_row", "make_rows"]
+__all__ = ["SENTENCES", "draw_contents", "iter_rows", "make_row", "make_rows"]
 
 SENTENCES = (1, 5)
 """Sentences of a story in the demo's training data, about 46 tokens at most."""
@@ -41,7 +41,8 @@ def _grammar(name: str) -> Grammar:
     return KINDS[name]
 
 
-def _draw(grammar: Grammar, rng: Random, split: str | None, items: Range | None) -> Contents:
+def draw_contents(grammar: Grammar, rng: Random, split: str | None, items: Range | None) -> Contents:
+    """Draws contents of a split, of any where it is None, with so many items; None: as many as the kind has."""
     if split is not None and split not in SPLITS:
         raise ValueError(f"unknown split {split!r}{meant(split, SPLITS)}; allowed: {', '.join(SPLITS)}")
     while True:
@@ -55,7 +56,7 @@ def _draw(grammar: Grammar, rng: Random, split: str | None, items: Range | None)
 
 def _draw_turn(grammar: Grammar, rng: Random, split: str | None, items: Range | None, first: Contents) -> Contents:
     for _ in range(TURN_DRAWS):
-        contents = _draw(grammar, rng, split, items)
+        contents = draw_contents(grammar, rng, split, items)
         if share_no_word(first, contents):
             return contents
     raise ValueError(
@@ -119,7 +120,7 @@ def make_row(
     """
     grammar = _grammar(kind)
     difficulty.check(grammar)
-    contents = _draw(grammar, rng, split, difficulty.items)
+    contents = draw_contents(grammar, rng, split, difficulty.items)
     turns: list[Contents] = []
     parts: list[AnswerPart] = []
     difficulty_rng = rng

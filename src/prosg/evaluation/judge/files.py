@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,14 @@ def read_judged_answers(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: for a line that is no result, naming file, line and field.
     """
-    lines = read_log(path)
-    for number, line in enumerate(lines, 1):
-        where = f"{path}:{number}"
-        check_record(line, {"id": str, "result": str, "stages": list}, where)
-        _check_word(line, "result", RESULTS, where)
+    lines = []
+    for where, line in _checked_lines(path, {"id": str, "result": str, "stages": list}, "result", RESULTS):
         for stage in line["stages"]:
             if not isinstance(stage, dict):
                 raise ValueError(f"{where}: stages holds {stage!r:.40}; each must be an object: {CURE}")
             check_record(stage, {"stage": COUNT, "result": str}, where)
             _check_word(stage, "result", RESULTS, where)
+        lines.append(line)
     return lines
 
 
@@ -42,15 +41,24 @@ def read_judged_pairs(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: for a line that is no preference, naming file, line and field.
     """
-    lines = read_log(path)
-    for number, line in enumerate(lines, 1):
-        where = f"{path}:{number}"
-        check_record(line, {"id": str, "preferred": str, "orders": list}, where)
-        _check_word(line, "preferred", PREFERENCES, where)
+    lines = []
+    for where, line in _checked_lines(path, {"id": str, "preferred": str, "orders": list}, "preferred", PREFERENCES):
         answers = line.get("answers", [])  # older lines do not say which they are about
         if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
             raise ValueError(f"{where}: answers is {answers!r:.40}; it must be a list of texts: {CURE}")
+        lines.append(line)
     return lines
+
+
+def _checked_lines(
+    path: Path, fields: Mapping[str, type], word: str, allowed: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields each line that has these fields, and in one of them an allowed word, with where it stands."""
+    for number, line in enumerate(read_log(path), 1):
+        where = f"{path}:{number}"
+        check_record(line, fields, where)
+        _check_word(line, word, allowed, where)
+        yield where, line
 
 
 def _check_word(line: dict[str, Any], name: str, allowed: tuple[str, ...], where: str) -> None:
