@@ -6,7 +6,6 @@ with the arithmetic. Channel-mixing is proved on random models only: in the trai
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.backbone import load_backbone, save_backbone
 from support.models import gap
+from support.rwkv_cpp import read_rwkv_cpp
 from support.rwkv_recipe import anchored_gap
 
 CONFIGS = {
@@ -145,27 +145,6 @@ def run_numpy(model: RWKV4, tokens: Tensor) -> dict[str, Tensor]:
         result[f"{i}.att_shift"], result[f"{i}.ffn_shift"] = torch.tensor(att[i]), torch.tensor(ffn[i])
         result[f"{i}.memory"] = as_memory(torch.tensor(num[i]), torch.tensor(den[i]), torch.zeros(size))
     return result
-
-
-def read_rwkv_cpp(path: Path) -> dict[str, Tensor]:
-    """rwkv.cpp's format, as BlinkDL's names and values."""
-    data = path.read_bytes()
-    magic, version, *_ = struct.unpack_from("<6i", data)
-    assert (magic, version) == (0x67676D66, 100)
-    offset, tensors = 24, {}
-    while offset < len(data):
-        dims, key_length, kind = struct.unpack_from("<3i", data, offset)
-        shape = struct.unpack_from(f"<{dims}i", data, offset + 12)[::-1]
-        offset += 12 + 4 * dims
-        key = data[offset : offset + key_length].decode()
-        offset += key_length
-        values = np.frombuffer(data, ("<f4", "<f2")[kind], int(np.prod(shape)), offset)
-        offset += values.nbytes
-        tensor = torch.tensor(values.astype(np.float32)).view(*shape)
-        if key.endswith("time_decay"):
-            tensor = torch.log(-tensor)
-        tensors[key] = tensor.view(1, 1, -1) if "time_mix" in key else tensor
-    return tensors
 
 
 def test_tiny_trained_model(shared_data: Path, tmp_path: Path) -> None:

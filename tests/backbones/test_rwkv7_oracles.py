@@ -1,4 +1,4 @@
-"""RWKV-7 against other people's code: the `rwkv` package, and the Hugging Face layout with `rwkv7-hf`.
+"""RWKV-7 against other people's code: rwkv.cpp's expected logits, the `rwkv` package and `rwkv7-hf`.
 
 Every model is written by `save_backbone` and read by the other side's own loader, or the other way round, so names and
 layouts are proved along with the arithmetic.
@@ -10,6 +10,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.checkpoints.backbone import convert, load_backbone, save_backbone
 from prosg.utils.io import CheckpointError
 from support.models import gap
+from support.rwkv_cpp import read_rwkv_cpp
 from support.rwkv_recipe import anchored_gap
 
 CONFIGS = {
@@ -85,6 +87,17 @@ def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float
     assert ours.keys() == theirs.keys()
     gaps = {name: gap(ours[name], theirs[name]) for name in ours}
     assert max(gaps.values()) < tolerance, gaps
+
+
+def test_tiny_published_model(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "rwkv7-tiny"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} has none of rwkv.cpp's tiny-rwkv-7v0-834K-FP32.bin and expected-logits-7v0-834K.bin")
+    torch.save(read_rwkv_cpp(folder / "tiny-rwkv-7v0-834K-FP32.bin"), tmp_path / "tiny.pth")
+    model = load_backbone(tmp_path / "tiny.pth")
+    logits = model(torch.tensor([list(b'"in')]), logits="last").logits[0]
+    expected = torch.tensor(np.fromfile(folder / "expected-logits-7v0-834K.bin", "<f4"))
+    assert (logits - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
