@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from prosg.checkpoints.load import demo_model
 from prosg.cli.main import COMMANDS
 from prosg.cli.main import _parsed as parsed
 from prosg.cli.train import training_config
@@ -125,6 +126,29 @@ def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     with pytest.raises(ValueError, match="begun with another plan"):
         run_real_demo(tmp_path, SHORT, live=False)
     assert "4 GB of memory" in capsys.readouterr().out
+
+
+def test_a_module_to_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reaches the module's training alone; what is none is refused before anything is written."""
+    jobs: list[Job] = []
+
+    class StopError(Exception):
+        pass
+
+    def taken(work: list[Job], width: int, live: bool) -> None:
+        jobs.extend(work)
+        raise StopError
+
+    monkeypatch.setattr(real, "fetch_model_file", lambda folder, file: Path("model.gguf"))
+    monkeypatch.setattr(real, "run_jobs", taken)
+    with pytest.raises(ValueError, match=r"--init is .*nothing, which is no module; allowed: an adapter's folder"):
+        run_real_demo(tmp_path / "run", RealPlan(steps=2, init=str(tmp_path / "nothing")), live=False)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(StopError):
+        run_real_demo(tmp_path / "run", RealPlan(steps=2, lora=1, init=str(demo_model())), live=False)
+    assert [job.name.split()[-1] for job in jobs if "--init" in job.command] == ["plus"]
+    with pytest.raises(ValueError, match="begun with another plan"):
+        run_real_demo(tmp_path / "run", RealPlan(steps=2, lora=1), live=False)
 
 
 def test_a_small_one_from_file_to_tables(

@@ -38,6 +38,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--text", type=path_text, help="with --real, a file of running text; by default the manual of Python"
     )
+    parser.add_argument(
+        "--init",
+        type=path_text,
+        help="with --real, a module to go on from, as in a clone adapters/smollm2-135m; by default a new one",
+    )
     parser.add_argument("--plain", action="store_true", help="lines instead of a live display")
     return parser
 
@@ -47,7 +52,7 @@ def _run(options: Namespace) -> int:
 
     if options.real:
         return _run_real(options)
-    for name in ("long", "gguf", "text"):
+    for name in ("long", "gguf", "text", "init"):
         if getattr(options, name):
             raise ValueError(f"--{name} is for the real model; add --real")
     for name in ("rates", "rivals"):
@@ -69,7 +74,7 @@ def _run_real(options: Namespace) -> int:
         raise ValueError(f"--seeds is {','.join(map(str, options.seeds))}; with --real give one")
     plan = LONG if options.long else SHORT
     prompts = plan.prompts if options.rows is None else options.rows
-    changes = {"prompts": prompts, "seed": options.seeds[0], "text": options.text or ""}
+    changes = {"prompts": prompts, "seed": options.seeds[0], "text": options.text or "", "init": options.init or ""}
     out = options.out or ("runs/real-long" if options.long else "runs/real")
     plan = dataclasses.replace(plan, **changes)
     return run_real_demo(

@@ -18,6 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from prosg.checkpoints.adapter import is_adapter
+from prosg.checkpoints.hub import local_path
+from prosg.checkpoints.load import trained_model
 from prosg.data.passages import PASSAGE, iter_passages
 from prosg.data.row import Row, write_rows
 from prosg.data.synthetic import Difficulty, Filler, make_rows
@@ -62,6 +65,7 @@ class RealPlan:
         lora: Steps of a rival that is trained: a LoRA, fine-tuned in the window on stories beyond it; 0: none.
         seed: Of rows, trainings and stories.
         text: The file of running text that was read; "" the manual of Python.
+        init: The adapter, or training's output, whose module the training goes on from; "" for a new module.
     """
 
     steps: int
@@ -72,6 +76,7 @@ class RealPlan:
     lora: int = 0
     seed: int = 1
     text: str = ""
+    init: str = ""
 
 
 SHORT = RealPlan(steps=240)
@@ -92,8 +97,8 @@ def run_real_demo(out: str | Path, plan: RealPlan, *, file: str | Path = "", job
         The exit status.
 
     Raises:
-        ValueError: without the extra `real`, for a file that is not the model's, where it cannot be fetched, and for a
-            text that is too short.
+        ValueError: without the extra `real`, for a file that is not the model's, where it cannot be fetched, for a text
+            that is too short, and for a module to go on from that is none.
     """
     for package in ("gguf", "peft"):
         if find_spec(package) is None:
@@ -106,6 +111,8 @@ def run_real_demo(out: str | Path, plan: RealPlan, *, file: str | Path = "", job
     if plan.text:
         plan = dataclasses.replace(plan, text=str(Path(user_path(plan.text)).resolve()))
         _check_text(plan)
+    if plan.init:
+        plan = dataclasses.replace(plan, init=str(_module_to_go_on_from(plan.init)))
     out = Path(user_path(out))
     with locked(out):
         check_plan(out / "plan.json", dataclasses.asdict(plan), "--out")
@@ -182,6 +189,14 @@ def _check_text(plan: RealPlan) -> None:
             )
 
 
+def _module_to_go_on_from(init: str) -> Path:
+    """The folder of an adapter with a synthesis module; ValueError for another."""
+    folder = trained_model(local_path(init)).resolve()
+    if not is_adapter(folder):
+        raise ValueError(f"--init is {init}, which is no module; allowed: an adapter's folder, or a training's output")
+    return folder
+
+
 def _passages(text: Path, split: str, seed: int, size: int) -> list[Row]:
     """So many passages of a split: cut anew at other places where the text has not so many."""
     rows: dict[str, Row] = {}
@@ -210,12 +225,11 @@ def _jobs(out: Path, plan: RealPlan, file: Path) -> list[Job]:
         return training(name, phase, out, "windowed", data, SECONDS * steps * plan.batch, *common, *sizes, *options)
 
     mixture = ("--mix", f"{PASSAGE}=2", *(f"{kind}=0.5" for kind in KINDS))
+    module = ("--recipe", "plus-transformers", "--known", "1", *(("--init", plan.init) if plan.init else ()))
     jobs = [
         converted("whole", file),
         converted("windowed", out / "whole", "--sliding-window", str(WINDOW), needs=(f"{out.name} whole",)),
-        trained(
-            "plus", "synthesize", "train.jsonl", plan.steps, "--recipe", "plus-transformers", "--known", "1", *mixture
-        ),
+        trained("plus", "synthesize", "train.jsonl", plan.steps, *module, *mixture),
     ]
     if plan.lora:
         jobs.append(trained("lora", "finetune", "beyond.jsonl", plan.lora, "--lora", "8", "--optim.lr", "3e-4"))
