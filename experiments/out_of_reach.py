@@ -62,9 +62,14 @@ def scored(
     return {name: (scores, batch) for name, scores in found.items()}
 
 
+def as_trained(model: ProSG, rows: Sequence[Row], module: str) -> list[EncodedRow]:
+    """Rows in the template that the module was trained with."""
+    return encode_rows(rows, require_tokenizer(model, module), model.special, own=model.own_template)[0]
+
+
 def mean_of_kind(model: ProSG, kind: str, rows: Sequence[Row], module: str) -> Update | None:
     """The mean update of a kind's training prompts; None without any."""
-    encoded, _ = encode_rows([row for row in rows if row.kind == kind], require_tokenizer(model, module), model.special)
+    encoded = as_trained(model, [row for row in rows if row.kind == kind], module)
     if not encoded:
         return None
     read = encode_training(model, kind, [row.prompt for row in encoded], "update")
@@ -104,7 +109,7 @@ def main() -> None:
     values, table = {}, [["kind", "rows", "own", *(f"{name} - own" for name in shown), "exact: own", "other"]]
     for kind in dict.fromkeys(row.kind for row in rows):
         chosen = [row for row in rows if row.kind == kind]
-        encoded, _ = encode_rows(chosen, require_tokenizer(model, options.module), model.special)
+        encoded = as_trained(model, chosen, options.module)
         values[kind] = found = measure(model, encoded, mean_of_kind(model, kind, trained, options.module))
         for part in ("answer", "late"):
             own = found["own"][part]
