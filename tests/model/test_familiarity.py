@@ -18,6 +18,7 @@ from prosg.core.update import acting_rows
 from prosg.data.encode import encode_rows
 from prosg.data.synthetic import DEMO_KINDS, make_rows
 from prosg.generation.decode import advance
+from prosg.model.config import ProSGConfig
 from prosg.model.conversation import Conversation
 from prosg.model.familiarity import GREATEST_WIDTH, MARGIN, SHRINKAGE, Familiarity, familiar_layers
 from prosg.model.prosg import ProSG
@@ -25,14 +26,18 @@ from prosg.model.synthesizer import Synthesizer
 from prosg.training import known_prompts
 from prosg.training.known_prompts import learn_prompts, reading_time
 from prosg.utils.io import CheckpointError
-from support.models import TINY, WORDS, assert_near, live_model, same_encoded, tokens, word_tokenizer
+from support.hf_models import hf_backbone
+from support.models import MODULES, TINY, WORDS, assert_near, live_model, same_encoded, tokens, word_tokenizer
 
 PROMPT, LENGTHS = tokens(3, 6), torch.tensor([6, 4, 6])
 
 
 def model(name: str = "rwkv4") -> ProSG:
+    return knowing_two(live_model(name, "plus", torch.float32))
+
+
+def knowing_two(made: ProSG) -> ProSG:
     """One that knows the first and the last prompt, and not the second."""
-    made = live_model(name, "plus", torch.float32)
     assert isinstance(made.synthesizer, Synthesizer)
     known = Familiarity(made.synthesizer.input_widths)
     made.synthesizer.familiarity = known
@@ -112,6 +117,25 @@ def test_auto_is_the_update_of_known_prompts_and_the_anchor_of_others(name: str)
     assert [one.anchor is None for one in alone] == [True, False, True]
     joined = advance(made.backbone, EncodedPrompt.join(alone), answer).logits
     assert_near(joined, after, 1e-5)
+
+
+def test_an_unknown_prompt_keeps_its_state_alone_where_none_is_pulled_back() -> None:
+    """A model of attention that sees the whole text: its prompt stays as it is."""
+    bare = ProSG(hf_backbone("llama"), ProSGConfig(**MODULES["plus"].to_dict()))
+    with torch.no_grad():
+        for parameter in bare.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.02)
+    made = knowing_two(bare)
+    assert made.memory == "auto" and not made.pulls_back("auto") and made.pulls_back("both")
+    auto = made.encode(PROMPT, LENGTHS)
+    assert auto.anchor is None and auto.known is not None and auto.known.tolist() == [True, False, True]
+    answer = tokens(3, 5, seed=5)
+    after = advance(made.backbone, auto, answer).logits
+    for memory, rows in (("update", [0, 2]), ("none", [1])):
+        by_itself = made.encode(PROMPT, LENGTHS, memory=memory)  # type: ignore[arg-type]
+        assert_near(after[rows], advance(made.backbone, by_itself, answer).logits[rows], 1e-4)
+    with pytest.raises(ValueError, match="cannot be anchored"):
+        made.encode(PROMPT, LENGTHS, memory="auto", tau=20.0)
 
 
 def test_what_was_encoded_for_one_memory_is_held_by_another() -> None:

@@ -135,9 +135,10 @@ def _say_unknown(encoded: EncodedPrompt) -> None:
     """Says on stderr that a module was trained on other prompts than this one, and what that means."""
     if encoded.known is None or bool(encoded.known.all()):
         return
-    meaning = (
-        "its update may do harm (see --memory auto)" if encoded.has_updates else "its anchor holds it, and no update"
-    )
+    if encoded.has_updates:
+        meaning = "its update may do harm (see --memory auto)"
+    else:
+        meaning = "it gets no update" if encoded.anchor is None else "its anchor holds it, and no update"
     print(f"note: the module was trained on other prompts than this one: {meaning}", file=sys.stderr)
 
 

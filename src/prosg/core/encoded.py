@@ -19,7 +19,7 @@ __all__ = ["MEMORIES", "EncodedPrompt", "Memory", "with_anchor", "with_update"]
 Memory = Literal["none", "anchor", "update", "both", "auto"]
 """What holds the prompt while the answer is written, beside the recurrent state: a pull back to the state at the
 prompt's end, a synthesized weight update, or both; or ("auto") the update of a prompt that the module knows, and the
-anchor of one that it does not know."""
+anchor of one that it does not know, in models whose states can be pulled back."""
 MEMORIES: tuple[Memory, ...] = get_args(Memory)
 
 

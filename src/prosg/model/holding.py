@@ -2,6 +2,9 @@
 
 none      the state alone            anchor    the state is pulled back to the prompt's
 update    the weights are changed    both, and auto: the one or the other, as the module knows the prompt
+
+Under auto a prompt that the module does not know has its state alone where no memory can be pulled back: in a model of
+attention that sees the whole text, the prompt stays as it is, and an update could only do harm.
 """
 
 from __future__ import annotations
@@ -41,7 +44,15 @@ class HoldingModel(TextModel):
             return "anchor" if self.synthesizer is None else "both"
         if self.synthesizer is None:
             return "none"
-        return "auto" if self.synthesizer.is_selective and self.backbone.anchor_units else "update"
+        return "auto" if self.synthesizer.is_selective and (self._can_anchor or self.backbone.continues) else "update"
+
+    @property
+    def _can_anchor(self) -> bool:
+        return bool(self.backbone.anchor_units)
+
+    def pulls_back(self, memory: Memory) -> bool:
+        """Whether states of this model are pulled back under a memory, those of some prompts at least."""
+        return with_anchor(memory) and (memory != "auto" or self._can_anchor)
 
     def check_memory(self, memory: Memory | None, tau: float | None = None, age: float | None = None) -> Memory:
         """Returns `memory`, or the model's own for None.
@@ -59,7 +70,8 @@ class HoldingModel(TextModel):
             raise ValueError(
                 f"memory is {memory!r}: this model has no module that makes updates; allowed: none, anchor"
             )
-        if with_anchor(memory):
+        unset = tau is None and age is None
+        if with_anchor(memory) and not (memory == "auto" and unset and self.memory == "auto"):
             self._anchor(tau, age)
         for name, value in () if with_anchor(memory) else (("tau", tau), ("age", age)):
             if value is not None:
@@ -116,7 +128,7 @@ class HoldingModel(TextModel):
             update = keep_rows(update, known)
         encoded = encoded.replace(update=update, limit=self._limit(encoded, known) if update is not None else None)
         needless = memory == "auto" and (known is None or bool(known.all()))
-        if needless or not with_anchor(memory):
+        if needless or not self.pulls_back(memory):
             return encoded.replace(anchor=None)
         held = self.anchored(encoded, tau, age)
         assert held.anchor is not None

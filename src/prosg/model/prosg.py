@@ -18,7 +18,7 @@ from torch import Tensor
 from prosg.backbones import BackboneModule
 from prosg.backbones.base import Output
 from prosg.core.checks import check_lengths, check_tokens
-from prosg.core.encoded import EncodedPrompt, Memory, with_anchor, with_update
+from prosg.core.encoded import EncodedPrompt, Memory, with_update
 from prosg.core.state import State
 from prosg.core.tensors import CHUNK, keeping_wide
 from prosg.core.update import take_update_rows
@@ -328,7 +328,7 @@ class ProSG(HoldingModel):
             tau: Window of an anchor, as in `encode`.
         """
         memory = self.check_memory(memory, tau)
-        if self.backbone.continues or self.initial is not None or with_anchor(memory):
+        if self.backbone.continues or self.initial is not None or self.pulls_back(memory):
             encoded = self.encode(prompt, prompt_lengths, memory=memory, tau=tau)
             return self.score(encoded, answer, lengths)
         synthesizer = self.synthesizer if with_update(memory) else None

@@ -20,7 +20,7 @@ from prosg.checkpoints.anchor import load_anchor
 from prosg.checkpoints.fingerprints import hash_weights, model_fingerprint
 from prosg.checkpoints.initial_state import load_initial
 from prosg.checkpoints.load import load_model, require_tokenizer
-from prosg.core.encoded import EncodedPrompt, Memory, with_anchor, with_update
+from prosg.core.encoded import EncodedPrompt, Memory, with_update
 from prosg.core.state import State, join_states
 from prosg.core.tensors import pad
 from prosg.core.update import Update, join_updates, mean_update
@@ -161,7 +161,7 @@ class LocalSystem:
     @functools.cached_property
     def means(self) -> dict[str, tuple[Update | None, State | None]]:
         """The mean update and the mean state of each kind, over training prompts, as far as the memory needs them."""
-        means = {}
+        means, pulls_back = {}, self.model.pulls_back(self.memory)
         for kind in sorted(set(self.kinds)):
             framed = self.training.get(kind, [])
             prompts = [prompt.prompt_ids(self.tokenizer, self.model.special) for prompt in framed]
@@ -169,7 +169,7 @@ class LocalSystem:
             updates = [one.update for one in read if one.update is not None]
             means[kind] = (
                 mean_update(updates, 1) if updates else None,
-                mean_state(self.model.backbone, [one.state for one in read]) if with_anchor(self.memory) else None,
+                mean_state(self.model.backbone, [one.state for one in read]) if pulls_back else None,
             )
         return means
 
@@ -184,16 +184,17 @@ class LocalSystem:
     def encode(self, indices: Sequence[int]) -> EncodedPrompt:
         """The prompts of some rows under the system's condition."""
         synthesize, whose = with_update(self.memory), self.condition.update
+        pulls_back = self.model.pulls_back(self.memory)
         own = self._read(indices, synthesize and (whose == "own" or (whose == "mean" and self.memory == "auto")))
         source = own
         if whose == "other":
             source = self._read([self.partners[i] for i in indices], synthesize)
         elif whose == "mean":
             updates, states = zip(*(self.means[self.kinds[i]] for i in indices), strict=True)
-            target = join_states(states) if with_anchor(self.memory) else own.state
+            target = join_states(states) if pulls_back else own.state
             source = own.replace(state=target, update=join_updates(updates) if synthesize else None)
         # Without what holds the prompt, as a control, a system has the options of its anchor nonetheless.
-        anchor = (self.config.tau or None, _age(self.config)) if with_anchor(self.memory) else ()
+        anchor = (self.config.tau or None, _age(self.config)) if pulls_back else ()
         held = self.model.held_by(source, self.memory, *anchor)
         state = self.model.init_state(own.batch) if self.condition.state == "wiped" else own.state
         return EncodedPrompt(state, held.update, own.logits, held.anchor, limit=held.limit)
