@@ -12,8 +12,18 @@ from random import Random
 from typing import NamedTuple
 
 from prosg.evaluation.run_folder import RunFolder, read_run
+from prosg.utils.tables import counted
 
-__all__ = ["SCALES", "VALUES", "CandidateAnswer", "RatingItem", "answer_letter", "items_for_annotator", "read_items"]
+__all__ = [
+    "SCALES",
+    "VALUES",
+    "CandidateAnswer",
+    "RatingItem",
+    "answer_letter",
+    "items_for_annotator",
+    "left_out_text",
+    "read_items",
+]
 
 SCALES = {
     "fluency": "does it read well, as a person would write it?",
@@ -104,6 +114,11 @@ def read_items(runs: Sequence[str | Path]) -> tuple[list[RatingItem], int]:
     if not items:
         raise ValueError(f"{folders[0].path}: no row has an answer of every system")
     return items, len(incomplete)
+
+
+def left_out_text(rows: int) -> str:
+    """What is said of the rows that `read_items` left out."""
+    return f"left out: {counted(rows, 'row')} to which a system has no answer"
 
 
 def items_for_annotator(
