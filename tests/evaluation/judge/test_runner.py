@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,7 @@ def test_an_instruction_without_known_steps_is_unparsed(tmp_path: Path, servers:
     assert main(["judge", str(run), "--config", make_config(tmp_path, servers().url)]) == 0
     line = read_log(run / "judge" / "plus.jsonl")[0]
     assert (line["result"], line["stages"], len(line["replies"])) == ("unparsed", [], 3)
+    assert re.search(r"plus +1 +- +- +- +1 of 1 +0 of 0", judge_summary_text(run))
 
 
 def test_a_late_server_is_waited_for(tmp_path: Path, servers: Any) -> None:

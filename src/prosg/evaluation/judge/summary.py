@@ -14,7 +14,17 @@ from prosg.evaluation.judge.protocol import FAIL, PASS, UNPARSED
 from prosg.evaluation.statistics import bootstrap_interval
 from prosg.utils.tables import Table, to_text
 
-__all__ = ["agreement_text", "judge_summary", "judge_summary_text", "read_step_results"]
+__all__ = [
+    "UNPARSED_HEADS",
+    "agreement_text",
+    "judge_summary",
+    "judge_summary_text",
+    "read_step_results",
+    "unparsed_cells",
+]
+
+UNPARSED_HEADS = ("unparsed rows", "unparsed stages")
+"""Heads of a table's columns of `unparsed_cells`."""
 
 
 def read_step_results(run: str | Path) -> dict[StepKey, bool | None]:
@@ -81,11 +91,10 @@ def _share(results: list[tuple[str, str]]) -> dict[str, Any] | None:
 def judge_summary_text(run: str | Path) -> str:
     """The tables of `judge_summary` as text for a terminal."""
     summary = judge_summary(run)
-    table: Table = [["", "rows", "all stages", "last stage", "each stage", "unparsed stages"]]
+    table: Table = [["", "rows", "all stages", "last stage", "each stage", *UNPARSED_HEADS]]
     for name, system in summary["systems"].items():
         shares = [_share_text(system[key]) for key in ("accuracy", "last_accuracy", "stage_accuracy")]
-        unparsed = f"{system['stages'][UNPARSED]} of {sum(system['stages'].values())}"
-        table.append([name, str(system["n"]), *shares, unparsed])
+        table.append([name, str(system["n"]), *shares, *unparsed_cells(system)])
     text = to_text(table)
     if summary["pairs"]:
         pairs: Table = [["preferred in both orders", "rows", "first", "second", "tie", "(disagreed)", "unparsed"]]
@@ -94,6 +103,14 @@ def judge_summary_text(run: str | Path) -> str:
             pairs.append([name.replace("--", " against "), *map(str, numbers)])
         text += f"\n\n{to_text(pairs)}"
     return text
+
+
+def unparsed_cells(system: Mapping[str, Any]) -> list[str]:
+    """How many of a system's rows, and of their stages, have no result.
+
+    A row whose steps the judge could not tell has no stage at all: it shows among the rows only.
+    """
+    return [f"{system[kind][UNPARSED]} of {sum(system[kind].values())}" for kind in ("rows", "stages")]
 
 
 def _share_text(share: Mapping[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from prosg.evaluation.formatting import join
 from prosg.evaluation.judge.protocol import UNPARSED
-from prosg.evaluation.judge.summary import judge_summary
+from prosg.evaluation.judge.summary import UNPARSED_HEADS, judge_summary, unparsed_cells
 from prosg.evaluation.ratings.merge import merge_ratings
 from prosg.evaluation.report.blocks import Block, TableBlock
 from prosg.evaluation.report.cells import late_perplexity_of, numbers, of_seeds, perplexity_of, share
@@ -155,11 +155,10 @@ def judge(run: Run) -> Iterator[Block]:
 
 
 def _judge_of(labels: Mapping[str, str], found: Mapping[str, Any]) -> Iterator[Block]:
-    table: Table = [["system", "rows", "all stages", "last stage", "each stage", "unparsed stages"]]
+    table: Table = [["system", "rows", "all stages", "last stage", "each stage", *UNPARSED_HEADS]]
     for name, one in found["systems"].items():
         shares = [_judged(one[key]) for key in ("accuracy", "last_accuracy", "stage_accuracy")]
-        unparsed = f"{one['stages'][UNPARSED]} of {sum(one['stages'].values())}"
-        table.append([labels.get(name, name), str(one["n"]), *shares, unparsed])
+        table.append([labels.get(name, name), str(one["n"]), *shares, *unparsed_cells(one)])
     if len(table) > 1:
         yield TableBlock(table, "What a model that judges said; unparsed replies are no failures and are not counted.")
     pairs: Table = [["pair", "rows", "first", "second", "tie", "orders disagree", "unparsed"]]
