@@ -9,14 +9,22 @@ from typing import Any
 
 from prosg.evaluation.formatting import amount
 from prosg.evaluation.judge.agreement import AgreementCounts, StepKey
-from prosg.evaluation.judge.files import PREFERENCES, read_judged_answers, read_judged_pairs
+from prosg.evaluation.judge.files import (
+    PREFERENCES,
+    answer_hashes,
+    pair_hashes,
+    read_judged_answers,
+    read_judged_pairs,
+)
 from prosg.evaluation.judge.protocol import FAIL, PASS, UNPARSED
+from prosg.evaluation.run_folder import read_run
 from prosg.evaluation.statistics import bootstrap_interval
-from prosg.utils.tables import Table, to_text
+from prosg.utils.tables import Table, counted, to_text
 
 __all__ = [
     "UNPARSED_HEADS",
     "agreement_text",
+    "changed_text",
     "judge_summary",
     "judge_summary_text",
     "read_step_results",
@@ -41,7 +49,8 @@ def judge_summary(run: str | Path) -> dict[str, Any]:
     """Summarizes a judge's results on a run, for reports.
 
     Returns:
-        {"systems": {NAME: SYSTEM}, "pairs": {"A--B": PAIR}}, both empty where nothing was judged.
+        {"systems": {NAME: SYSTEM}, "pairs": {"A--B": PAIR}}, both empty where nothing was judged. Results about answers
+        that have changed since are left out; `changed` is their number, in each SYSTEM and PAIR.
 
         SYSTEM holds the number of rows `n`; the counts `rows`, `stages` and `last_stage` (each row's last), each as
         {"pass", "fail", "unparsed"}; and the shares `accuracy` (rows that pass as a whole), `stage_accuracy` and
@@ -55,14 +64,23 @@ def judge_summary(run: str | Path) -> dict[str, Any]:
         ValueError: for a line that is no result, naming file, line and field.
     """
     folder = Path(run) / "judge"
-    systems = {file.stem: _summarize_system(read_judged_answers(file)) for file in sorted(folder.glob("*.jsonl"))}
+    files, pair_files = sorted(folder.glob("*.jsonl")), sorted((folder / "pairs").glob("*.jsonl"))
+    hashes = answer_hashes(read_run(run)) if files or pair_files else {}
+    systems = {}
+    for file in files:
+        judged, own = read_judged_answers(file), hashes.get(file.stem, {})
+        # Lines of older versions do not say which answer they are about.
+        lines = [line for line in judged if line.get("answer", "") in ("", own.get(line["id"]))]
+        systems[file.stem] = _summarize_system(lines) | {"changed": len(judged) - len(lines)}
     pairs = {}
-    for file in sorted((folder / "pairs").glob("*.jsonl")):
-        lines = read_judged_pairs(file)
+    for file in pair_files:
+        compared, both = read_judged_pairs(file), pair_hashes(file, hashes)
+        lines = [line for line in compared if line.get("answers", []) in ([], both.get(line["id"]))]
         preferred = Counter(line["preferred"] for line in lines)
         disagreed = sum(line["preferred"] == "tie" and line["orders"] != ["tie", "tie"] for line in lines)
         counts = {outcome: preferred[outcome] for outcome in PREFERENCES}
-        pairs[file.stem] = {"n": len(lines), **counts, "disagreed": disagreed}
+        changed = len(compared) - len(lines)
+        pairs[file.stem] = {"n": len(lines), **counts, "disagreed": disagreed, "changed": changed}
     return {"systems": systems, "pairs": pairs}
 
 
@@ -102,7 +120,15 @@ def judge_summary_text(run: str | Path) -> str:
             numbers = [pair[key] for key in ("n", "first", "second", "tie", "disagreed", UNPARSED)]
             pairs.append([name.replace("--", " against "), *map(str, numbers)])
         text += f"\n\n{to_text(pairs)}"
-    return text
+    return "\n\n".join(filter(None, [text, changed_text(summary)]))
+
+
+def changed_text(summary: Mapping[str, Any]) -> str:
+    """What is said of a summary's results about answers that have changed since; "" of none."""
+    number = sum(one["changed"] for kind in ("systems", "pairs") for one in summary[kind].values())
+    return f"{counted(number, 'result')} not counted: the answers have changed since; prosg judge asks again." * bool(
+        number
+    )
 
 
 def unparsed_cells(system: Mapping[str, Any]) -> list[str]:

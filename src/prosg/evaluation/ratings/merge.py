@@ -24,8 +24,9 @@ def merge_ratings(runs: Sequence[str | Path]) -> dict[str, Any]:
 
     Returns:
         {"annotators": names, "ratings": number that count, "ignored": number of ratings whose answer has changed or
-        whose row is left out, "left_out": number of rows left out since a system has no answer to them, "scales":
-        {SCALE: {"systems": {NAME: MEAN}, "alpha", "units", "differences": [{"ours", "theirs"} | MEAN]}}}
+        whose row is left out, "left_out": number of rows left out since a system has no answer to them, "files": {NAME:
+        name of the system's file of answers}, "scales": {SCALE: {"systems": {NAME: MEAN}, "alpha", "units",
+        "differences": [{"ours": NAME, "theirs": NAME} | MEAN]}}}. NAME is a system's name in reports.
 
         MEAN is {"mean", "interval": [low, high], "n": ratings, "prompts"} with a 95 % bootstrap interval over prompts.
         Systems' means are in points from 0 to 5. Differences are ours minus theirs, wherever one annotator rated both
@@ -43,13 +44,13 @@ def merge_ratings(runs: Sequence[str | Path]) -> dict[str, Any]:
         if ignored:
             raise ValueError(f"{runs[0]}: has no rating that counts; {_ignored_text(ignored)}")
         raise ValueError(f"{runs[0]}: has no ratings yet; start with prosg rate {runs[0]}")
-    names = list(dict.fromkeys(candidate.name for item in items for candidate in item.candidates))
+    files = {candidate.name: candidate.system for item in items for candidate in item.candidates}
     scales = {}
     for scale in SCALES:
         values = {(who, row, name): value for (who, row, name, which), value in ratings.items() if which == scale}
-        scales[scale] = _merge_scale(names, values)
+        scales[scale] = _merge_scale([*files], values)
     counts = {"ratings": len(ratings), "ignored": ignored, "left_out": left_out}
-    return {"annotators": annotators, **counts, "scales": scales}
+    return {"annotators": annotators, **counts, "files": files, "scales": scales}
 
 
 def _merge_scale(names: Sequence[str], values: AnswerRatings) -> dict[str, Any]:
