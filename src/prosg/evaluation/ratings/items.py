@@ -78,7 +78,8 @@ def _report_names(folders: Sequence[RunFolder]) -> dict[tuple[Path, str], str]:
 def read_items(runs: Sequence[str | Path]) -> tuple[list[RatingItem], int]:
     """Reads the prompts that all systems of some evaluations answered.
 
-    A row of several runs becomes one item with the answers of all of them.
+    A row of several runs becomes one item with the answers of all of them. The order of the items, from which rows are
+    drawn, does not depend on the order in which the runs are named.
 
     Args:
         runs: Folders of evaluations.
@@ -89,7 +90,7 @@ def read_items(runs: Sequence[str | Path]) -> tuple[list[RatingItem], int]:
     Raises:
         ValueError: For runs that cannot be read, have the same row with different prompts, or have no item.
     """
-    folders = [read_run(run) for run in runs]
+    folders = sorted((read_run(run) for run in runs), key=lambda folder: folder.path.resolve())
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is named twice")
     names = _report_names(folders)
