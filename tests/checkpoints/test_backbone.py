@@ -93,7 +93,9 @@ def test_tokenizer_is_carried_along(model: RWKV4, tmp_path: Path) -> None:
     assert found is not None
     assert found.read_text() == tokenizer.read_text()
     tokenizer.write_text('{"version": "2.0"}')
-    with pytest.raises(FileExistsError, match=r"tokenizer.json: "):
+    with pytest.raises(
+        FileExistsError, match=r"tokenizer.json: exists, and is another tokenizer than the model's tokenizer.json; "
+    ):
         convert(tmp_path / "folder", tmp_path / "other.pth")
     assert not (tmp_path / "other.pth").exists()
 

@@ -16,6 +16,7 @@ BAD = [
     case("encode plus --prompt x --out train.jsonl/e.safetensors", "no folder train.jsonl"),
     case("encode plus --prompt x --out /proc/e.safetensors", "/proc/e.safetensors", "cannot be written"),
     case("encode plus --prompt x", "required", "--out"),
+    case("encode plus --prompt x --prompt y --out e.safetensors", "--prompt", "given twice", "one prompt"),
     case("encode plus --prompt x --out e.safetensors/", "--out", "names a folder"),
     case("encode plus --prompt-file train.jsonl --out train.jsonl --overwrite", "--out train.jsonl", "that is read"),
     case("encode plus --prompt x --out plus/prosg_model.safetensors --overwrite", "prosg_model", "that is read"),

@@ -38,7 +38,8 @@ BAD = [
     case("export run --prompt x --gguf x.bin --peft y", "x.bin", "ends in .gguf"),
     case("export run --prompt x --peft y --gguf x.gguf", "llama.cpp cannot apply"),
     case("export run --prompt x --peft y --gguf-model x.gguf", "rwkv4"),
-    case("export run --prompt x --peft y --gguf-state x --gguf-state-version 9", "version is 9"),
+    case("export run --prompt x --peft y --gguf-state x --gguf-state-version 9", "--gguf-state-version is 9", "3, 4"),
+    case("export run --prompt x --prompt y --peft z", "--prompt", "given twice"),
     case("export run --encoded one.safetensors --peft y --window 4", "--window", "read already"),
     case("export run --encoded one.safetensors --peft y --template world", "--template", "read already"),
     case("export plus --prompt x --gguf-state start/config.json --overwrite", "start/config.json", "is read"),
@@ -120,7 +121,7 @@ def test_files_for_llama_cpp(
     assert count == len(ids) - 1
     beside = tmp_path / "beside.gguf"
     refused(
-        ["export", str(rwkv7), "--prompt", "x", "--gguf", str(beside), "--gguf-state", str(tmp_path / "y")], "1 tokens"
+        ["export", str(rwkv7), "--prompt", "x", "--gguf", str(beside), "--gguf-state", str(tmp_path / "y")], "1 token;"
     )
     assert not beside.exists()
     output("export", rwkv7.parent / "base", "--gguf-model", files["model"], "--dtype", "bf16", "--overwrite")

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from prosg.checkpoints.adapter import save_adapter
 from prosg.checkpoints.load import load_model
 from prosg.core.update import Site
 from prosg.inspection.updates import compare_updates
@@ -63,3 +65,17 @@ def test_a_module_that_reads_no_positions(
     assert words in text and "0.key" in text
     assert status(["inspect", str(tmp_path / "run"), "--prompt", "x", "--png", str(tmp_path / "x.png")]) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "x.png").exists()
+
+
+def test_an_update_that_overflows_is_refused_before_anything_is_drawn(
+    here: Path, tmp_path: Path, refused: Callable[..., None]
+) -> None:
+    model = load_model("run")
+    assert model.synthesizer is not None
+    with torch.no_grad():
+        for parameter in model.synthesizer.parameters():
+            parameter.fill_(9e9)  # below what is refused on loading, and too much for fp32 on a prompt
+    save_adapter(model, tmp_path / "large")
+    png = tmp_path / "large.png"
+    refused(["inspect", str(tmp_path / "large"), "--prompt", PROMPT, "--png", str(png)], "NaN or infinite")
+    assert not png.exists()

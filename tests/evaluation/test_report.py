@@ -346,3 +346,22 @@ def test_a_model_whose_logits_are_no_numbers_has_its_place_in_the_report(tmp_pat
     report = (config.folder / "report.md").read_text()
     assert "| broken | likelihood per token | not finite | not finite |" in report
     assert "12 of broken" in report and "nan" not in report
+
+
+def test_ratings_are_told_by_files_since_labels_may_be_shared(tmp_path: Path) -> None:
+    systems: dict[str, dict[str, Any]] = {
+        "a": {"model": "a", "label": "b"},
+        "b": {"model": "b", "label": "own"},
+        "c": {"model": "c", "label": "b", "seed": 2},
+    }
+    texts = {"a": "yes", "b": "no", "c": "so"}
+    config = finished(tmp_path, PLAIN, systems, {name: [text, text] for name, text in texts.items()})
+    rated(config, "ann", {("row-1", "a"): 5, ("row-1", "b"): 1, ("row-1", "c"): 3}, texts)
+    assert main(["report", str(config.folder)]) == 0
+    said = tables((config.folder / "report.md").read_text())
+    main_table = next(one for one in said if one[0][:2] == ["system", "perplexity"])
+    assert {row[0]: row[3] for row in main_table[2:]} == {"b": "4.00", "own": "1.00"}
+    means = next(one for one in said if one[0][-1] == "ratings")
+    assert sorted((row[0], row[1][:4]) for row in means[2:]) == [("b", "3.00"), ("b", "5.00"), ("own", "1.00")]
+    pairs = next(one for one in said if one[0][0] == "difference")
+    assert [row[0] for row in pairs[2:]] == ["b - own", "b - b", "own - b"] and pairs[2][-1] == "1"

@@ -48,6 +48,15 @@ def test_figures_are_those_of_the_dense_matrices(backbone: str, module: str) -> 
     assert everything.singular.shape == (3, 0)
 
 
+def test_an_update_that_overflowed_is_refused() -> None:
+    model = live_model("rwkv4", "plus")
+    update = dict(model.encode(PROMPT, LENGTHS).update or {})
+    site = next(iter(update))
+    update[site] = LowRank(update[site].a.index_fill(1, torch.tensor([0]), float("nan")), update[site].b)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        compare_updates(model.backbone, update)
+
+
 def test_a_rank_beyond_the_widths_and_an_update_of_nothing() -> None:
     delta = LowRank(torch.randn(2, 9, 4), torch.randn(2, 5, 9))
     assert_near(singular_values(delta), torch.linalg.svdvals(delta.dense().double()), 1e-6)

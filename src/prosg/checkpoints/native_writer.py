@@ -99,7 +99,10 @@ def _write_pth(checkpoint: Checkpoint, path: Path, overwrite: bool) -> None:
         )
     beside = tokenizer_beside(path)
     if tokenizer and beside and beside.read_bytes() != tokenizer.read_bytes():
-        raise FileExistsError(f"{beside}: exists and differs from {tokenizer}; choose another folder")
+        raise FileExistsError(
+            f"{beside}: exists, and is another tokenizer than the model's {stored_name(tokenizer)}; "
+            "choose another folder"
+        )
     with written_whole(path, overwrite=overwrite) as temporary:
         save_torch(tensors, temporary)
     if tokenizer and not beside:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
+from typing import Any
 
 from prosg.cli.parser import Parser, path_text
 from prosg.utils.spelling import check_known
@@ -13,6 +14,7 @@ __all__ = [
     "add_kinds",
     "add_memory",
     "add_model",
+    "add_one_prompt",
     "add_overwrite",
     "add_prompt",
     "add_prompt_file",
@@ -150,9 +152,23 @@ def add_overwrite(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
+class _Once(argparse.Action):
+    """Stores an option's value, and refuses a second: the last alone would count, without a word."""
+
+    def __call__(self, parser: Any, namespace: Namespace, values: Any, option_string: str | None = None) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, "given twice; this command reads one prompt")
+        setattr(namespace, self.dest, values)
+
+
+def add_one_prompt(parser: Parser) -> None:
+    """Adds --prompt, which is given once."""
+    parser.add_argument("--prompt", action=_Once, help="the prompt; - reads it from standard input")
+
+
 def add_prompt(parser: Parser, more: str = "") -> None:
     """Adds a prompt or an encoded one, and how it is read; `more` is said of --template."""
-    parser.add_argument("--prompt", help="the prompt; - reads it from standard input")
+    add_one_prompt(parser)
     parser.add_argument("--encoded", type=path_text, help="a file made by: prosg encode")
     add_template(parser, "; a prompt is the user's turn" + more)
     add_window(parser)

@@ -7,6 +7,7 @@ from argparse import Namespace
 from prosg.cli.arguments import (
     add_memory,
     add_model,
+    add_one_prompt,
     add_overwrite,
     add_prompt_file,
     add_state,
@@ -32,7 +33,7 @@ def _parser() -> Parser:
     parser = Parser("Read a prompt once, and keep what it left: state and weight update.")
     add_model(parser)
     add_state(parser)
-    parser.add_argument("--prompt", help="the prompt; - reads it from standard input")
+    add_one_prompt(parser)
     add_prompt_file(parser, "all are written into one file")
     add_template(parser)
     parser.add_argument("--out", required=True, type=path_text, help="the .safetensors file to write")

@@ -23,6 +23,7 @@ from prosg.cli.common import (
 from prosg.cli.merge import LOST, model_and_update
 from prosg.cli.parser import Command, Parser, path_text
 from prosg.utils.replaceable import check_replaceable
+from prosg.utils.tables import counted
 
 if TYPE_CHECKING:
     from prosg.core.update import Update
@@ -100,6 +101,7 @@ def _check_options(options: Namespace) -> None:
     adapters = options.peft or options.gguf
     check_used("--activated", options.activated, "--peft, --gguf or --gguf-state", adapters or options.gguf_state)
     check_used("--gguf-state-version", options.gguf_state_version is not None, "--gguf-state", options.gguf_state)
+    _state_version(options)
     check_used("--window", options.window is not None, "--peft or --gguf", adapters)
     check_used("--template", options.template, "--prompt", adapters or options.gguf_state)
     if options.gguf_state and options.prompt is None:
@@ -199,14 +201,17 @@ def _invocation(options: Namespace, model: ProSG) -> list[int]:
 def _state_version(options: Namespace) -> int:
     from prosg.checkpoints.llama_state import VERSIONS
 
-    return VERSIONS[-1] if options.gguf_state_version is None else options.gguf_state_version
+    version: int = VERSIONS[-1] if options.gguf_state_version is None else options.gguf_state_version
+    if version not in VERSIONS:
+        raise ValueError(f"--gguf-state-version is {version}; allowed: {', '.join(map(str, VERSIONS))}")
+    return version
 
 
 def _state_ids(options: Namespace, model: ProSG, invocation: list[int]) -> list[int]:
     """Ids of --prompt. Raises ValueError where none is before those that the other program has to read itself."""
     ids, left = _prompt_ids(options, model), 1 + len(invocation)
     if len(ids) <= left:
-        raise ValueError(f"--prompt has {len(ids)} tokens; a state is written of all but the last {left}")
+        raise ValueError(f"--prompt has {counted(len(ids), 'token')}; a state is written of all but the last {left}")
     return ids[:-left]
 
 

@@ -60,8 +60,9 @@ def _run(options: Namespace) -> int:
     say_template(options, model)
     ids, lengths = model.tokenise(prompts)
     update = model.encode(ids, lengths, memory="update").update
-    weights = prompt_attention(model, ids, lengths)
     assert update is not None and model.tokenizer is not None
+    compared = compare_updates(model.backbone, update)
+    weights = prompt_attention(model, ids, lengths)
     decode = model.tokenizer.decode
     tokens = [[decode([token]) for token in row[:n]] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)]
     if options.png is not None and weights is not None:
@@ -69,7 +70,7 @@ def _run(options: Namespace) -> int:
         plot_attention(options.png, weights, tokens, overwrite=options.overwrite)
     for name, prompt in zip(names, prompts, strict=True):
         print(f"{name}  {prompt.text!r}")
-    print("", *comparison_table(compare_updates(model.backbone, update)), sep="\n")
+    print("", *comparison_table(compared), sep="\n")
     if weights is None:
         print(f"\nThis module {READS[reads]}: there are no reads to look at.")
         return 0

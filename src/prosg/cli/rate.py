@@ -30,7 +30,7 @@ def _parser() -> Parser:
 
 
 def _run(options: Namespace) -> int:
-    from prosg.evaluation.ratings.items import items_for_annotator, read_items
+    from prosg.evaluation.ratings.items import items_for_annotator, left_out_text, read_items
     from prosg.evaluation.ratings.merge import merge_ratings, merged_ratings_text
     from prosg.evaluation.ratings.store import check_annotator
 
@@ -44,7 +44,7 @@ def _run(options: Namespace) -> int:
     check_annotator(annotator)
     items, left_out = read_items(options.runs)
     if left_out:
-        print(f"{left_out} rows are left out: a system has no answer to them")
+        print(left_out_text(left_out))
     shown = items_for_annotator(items, annotator, rows=options.rows, seed=options.seed)
     try:
         from prosg.evaluation.ratings.server import serve

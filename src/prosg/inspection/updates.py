@@ -17,6 +17,7 @@ from torch import Tensor
 
 from prosg.backbones import BackboneModule
 from prosg.checkpoints.export import site_module
+from prosg.core.checks import check_update_values
 from prosg.core.tensors import valid_mask
 from prosg.core.update import LowRank, Site, Update
 from prosg.model.prosg import ProSG
@@ -70,7 +71,12 @@ def inner_products(delta: LowRank) -> Float[Tensor, "P P"]:
 
 
 def compare_updates(backbone: BackboneModule, update: Update) -> dict[Site, UpdateComparison]:
-    """Compares the rows of an update, site by site."""
+    """Compares the rows of an update, site by site.
+
+    Raises:
+        ValueError: For factors with values that are not finite: the module's weights have overflowed on a prompt.
+    """
+    check_update_values(update)
     comparisons = {}
     for site, delta in update.items():
         weight = site_module(backbone, site).weight

@@ -6,7 +6,8 @@ next to nothing, makes the verdict unusable. What is wrong with a reply becomes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from prosg.llm.completion import ChatRequest, ReplyRecord
@@ -18,6 +19,11 @@ from prosg.musi.text import language
 from prosg.utils.store import record_id
 
 __all__ = ["Sampled", "Verdict", "json_request", "read_json_reply", "read_verdicts", "verdict_request"]
+
+
+FENCE = 3
+"""Length of the rows of angle brackets between which `requests.yaml` shows a text."""
+FENCE_IN_TEXT = re.compile("<{3,}|>{3,}")
 
 
 @runtime_checkable
@@ -63,7 +69,8 @@ def json_request(
         sampling: The options of the judge that have `temperature`, `top_p` and `max_tokens`.
     """
     template = packaged_yaml("requests.yaml")[kind]["zh" if language(prompt) == "zh" else "en"]
-    messages = [{"role": "user", "content": template.format(prompt=prompt, **fields)}]
+    texts = {"prompt": prompt, **fields}
+    messages = [{"role": "user", "content": _with_longer_fences(template, texts.values()).format(**texts)}]
     body = request_body(
         endpoint,
         messages,
@@ -74,6 +81,16 @@ def json_request(
         top_p=sampling.top_p,
     )
     return ChatRequest(record_id(stage=stage, body=body, seed=seed), body)
+
+
+def _with_longer_fences(template: str, texts: Iterable[str]) -> str:
+    """The template with its fences, <<< and >>>, longer than any row of such brackets in the texts.
+
+    So no text closes its own fence: what an answer says behind a ">>>" stays part of the answer.
+    """
+    longest = max((len(row) for text in texts for row in FENCE_IN_TEXT.findall(text)), default=0)
+    length = max(FENCE, longest + 1)
+    return template.replace("<" * FENCE, "<" * length).replace(">" * FENCE, ">" * length)
 
 
 def read_json_reply(reply: ReplyRecord) -> Any:

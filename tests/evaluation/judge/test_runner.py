@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,7 @@ def test_an_instruction_without_known_steps_is_unparsed(tmp_path: Path, servers:
     assert main(["judge", str(run), "--config", make_config(tmp_path, servers().url)]) == 0
     line = read_log(run / "judge" / "plus.jsonl")[0]
     assert (line["result"], line["stages"], len(line["replies"])) == ("unparsed", [], 3)
+    assert re.search(r"plus +1 +- +- +- +1 of 1 +0 of 0", judge_summary_text(run))
 
 
 def test_a_late_server_is_waited_for(tmp_path: Path, servers: Any) -> None:
@@ -180,7 +182,15 @@ def test_a_preference_counts_where_both_orders_agree(tmp_path: Path, servers: An
         assert main(["judge", str(run), "--config", config]) == 0
         pairs = judge_summary(run)["pairs"]
         assert (pairs["good--half"]["first"], pairs["good--half"]["tie"], pairs["good--half"]["disagreed"]) == counts
-        assert pairs["copy--good"] == {"n": 3, "first": 0, "second": 0, "tie": 3, "unparsed": 0, "disagreed": 0}
+        assert pairs["copy--good"] == {
+            "n": 3,
+            "first": 0,
+            "second": 0,
+            "tie": 3,
+            "unparsed": 0,
+            "disagreed": 0,
+            "changed": 0,
+        }
         assert server.kinds["musi_comparison"] == 6  # equal answers need no judge
     assert "good against half" in capsys.readouterr().out
 
@@ -256,10 +266,11 @@ def test_a_damaged_line_of_results_is_named(tmp_path: Path, servers: Any, capsys
     ],
 )
 def test_a_damaged_result_of_an_answer_is_named(tmp_path: Path, line: dict[str, Any], named: str) -> None:
-    (tmp_path / "judge").mkdir()
-    (tmp_path / "judge" / "good.jsonl").write_text(json.dumps(line) + "\n")
+    run = make_run(tmp_path / "run", {"good": GOOD})
+    (run / "judge").mkdir()
+    (run / "judge" / "good.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(ValueError, match=rf"good\.jsonl:1: {named} "):
-        judge_summary(tmp_path)
+        judge_summary(run)
 
 
 @pytest.mark.parametrize("inside", ["judge", "answers", "ratings", "judge/../judge"])
@@ -284,6 +295,15 @@ def test_preferences_between_answers_that_have_changed_are_not_kept(tmp_path: Pa
     assert summary["pairs"]["a--b"]["n"] == 3
     answers = run / "answers" / "b.jsonl"
     answers.write_text(answers.read_text().replace("It has none.", "It has two."))
+    # Nor counted, before the judge is asked again.
+    summary = judge_summary(run)
+    assert [summary["systems"][name]["changed"] for name in ("a", "b", "gone")] == [0, 1, 0]
+    assert (summary["systems"]["b"]["n"], summary["pairs"]["a--b"]["n"], summary["pairs"]["a--b"]["changed"]) == (
+        2,
+        2,
+        1,
+    )
+    assert "2 results not counted: the answers have changed since" in judge_summary_text(run)
     (run / "answers" / "gone.jsonl").unlink()
     assert main(["judge", str(run), "--config", config]) == 0
     summary = judge_summary(run)

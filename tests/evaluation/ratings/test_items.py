@@ -25,6 +25,19 @@ def test_the_order_follows_from_seed_and_annotator(tmp_path: Path) -> None:
     assert len(items_for_annotator(items, "anna", rows=9)) == 4
 
 
+def test_the_order_in_which_runs_are_named_draws_no_other_prompts(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "first", systems={"plus": ""})
+    second = make_run(tmp_path / "second", systems={"static": ""})
+    rows = (second / "rows.jsonl").read_text().splitlines()
+    (second / "rows.jsonl").write_text("".join(f"{row}\n" for row in reversed(rows)))
+    for seed in range(4):
+        drawn = [
+            items_for_annotator(read_items(runs)[0], "anna", rows=2, seed=seed)
+            for runs in ([first, second], [second, first])
+        ]
+        assert drawn[0] == drawn[1]
+
+
 def test_every_system_stands_behind_every_letter(tmp_path: Path) -> None:
     items = items_for_annotator(read_items([make_run(tmp_path / "run", 60)])[0], "anna")
     for index in range(3):

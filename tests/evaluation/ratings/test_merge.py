@@ -15,7 +15,7 @@ from prosg.evaluation.ratings.alpha import ordinal_alpha
 from prosg.evaluation.ratings.items import RatingItem, read_items
 from prosg.evaluation.ratings.merge import merge_ratings
 from prosg.evaluation.ratings.store import append_rating
-from support.rating import make_run
+from support.rating import make_run, rating_lines
 
 
 def units_of(table: str) -> list[list[int]]:
@@ -78,5 +78,26 @@ def test_merged_ratings(tmp_path: Path, capsys: Any) -> None:
     assert main(["rate", str(run), "--merge"]) == 0
     out = capsys.readouterr().out
     assert "(anna, bob, carl)" in out and "34 ratings" in out
-    assert re.search(r"Phase one - Own update +-1\.50 \[-2\.00, -1\.\d\d\] +- +-1\.50", out)
+    assert re.search(r"Phase one - Own update +-1\.50 \[-2\.00, -1\.\d\d\] +- +-1\.50 .* 4\n", out)
+    assert out.endswith("Of fewer than 6 prompts no difference is claimed.\n")
     assert re.search(r"Own update +4\.00 \[", out)
+
+
+def test_ratings_of_rows_that_are_left_out_are_counted(tmp_path: Path, capsys: Any) -> None:
+    run = make_run(tmp_path / "run")
+    items, _ = read_items([run])
+    rate(items, "anna", {"phase1": [1, 2, 3, 4], "plus": [2, 3, 4, 5]})
+    rate(items[:1], "anna", {"plus": [0]})  # said anew: one rating
+    (run / "answers" / "late.jsonl").write_text('{"id": "row3", "text": "the only one so far"}\n')
+    merged = merge_ratings([run])
+    assert merged["left_out"] == 3 and merged["ratings"] == 4 and merged["ignored"] == 12
+    assert main(["rate", str(run), "--merge"]) == 0
+    head = capsys.readouterr().out.splitlines()[:2]
+    assert head[0].startswith("1 annotator (anna), 4 ratings; 12 more do not count")
+    assert head[1] == "left out: 3 rows to which a system has no answer"
+    (run / "answers" / "late.jsonl").write_text('{"id": "row0", "text": "another"}\n')
+    (run / "ratings" / "anna.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rating_lines(run)[4:]))
+    (run / "answers" / "plus.jsonl").write_text('{"id": "row0", "text": "changed"}\n')
+    (run / "answers" / "phase1.jsonl").write_text('{"id": "row0", "text": "changed"}\n')
+    with pytest.raises(ValueError, match="has no rating that counts"):
+        merge_ratings([run])

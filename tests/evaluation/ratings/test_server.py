@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from prosg.cli import main
 from prosg.evaluation.ratings.items import items_for_annotator, read_items
+from prosg.evaluation.ratings.server import UNUSABLE_FILE, make_app
 from prosg.evaluation.ratings.store import current_ratings
 from support.rating import SYSTEMS, make_run, open_browser, page_token, rate_page, rating_lines
 
@@ -128,6 +130,21 @@ def test_a_body_without_an_end_is_not_kept(run: Path) -> None:
 
     reply = open_browser(run).post("/rate", content=endless(), headers={"content-type": "application/json"})
     assert reply.status_code == 413 and not rating_lines(run)
+
+
+def test_a_file_that_fails_is_named_in_the_terminal_alone(tmp_path: Path, capsys: Any) -> None:
+    """Of two runs with a system each, the name of the file would say which of them wrote the answer just rated."""
+    runs = [make_run(tmp_path / name, systems={name: ""}) for name in ("plus", "static")]
+    items = items_for_annotator(read_items(runs)[0], "anna")
+    browser = TestClient(make_app(items, "anna"), base_url="http://127.0.0.1:8765")
+    letter = "AB"[[candidate.system for candidate in items[0].candidates].index("plus")]
+    rating = {"token": page_token(browser.get("/prompt/1").text), "letter": letter, "scale": "fluency", "value": 3}
+    (runs[0] / "ratings").write_text("a file where a folder has to be")
+    reply = browser.post("/rate", json=rating)
+    assert reply.status_code == 500 and reply.json() == {"detail": UNUSABLE_FILE}
+    assert "no-store" in reply.headers["cache-control"]
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(runs[0] / "ratings") in error and error.count("\n") == 1
 
 
 def test_forms_of_other_sites_are_refused(run: Path) -> None:

@@ -69,4 +69,17 @@ def test_bad_lines_are_named(run: Path, line: str, words: str, capsys: Any) -> N
     error = capsys.readouterr().err
     assert "anna.jsonl:10: " in error and words in error
     reply = open_browser(run).get("/prompt/1")
-    assert reply.status_code == 500 and "anna.jsonl:10: " in reply.json()["detail"]
+    assert reply.status_code == 500 and "the terminal" in reply.json()["detail"]
+    assert capsys.readouterr().err == error
+
+
+def test_files_that_are_no_annotators_are_not_counted_twice(run: Path, capsys: Any) -> None:
+    rate_page(open_browser(run), 1)
+    ratings = run / "ratings"
+    (ratings / ".#anna.jsonl").symlink_to("nowhere")  # an editor's lock
+    (ratings / ".anna.jsonl").write_bytes((ratings / "anna.jsonl").read_bytes())
+    assert merge_ratings([run])["annotators"] == ["anna"] and merge_ratings([run])["ratings"] == 9
+    (ratings / "anna (copy).jsonl").write_bytes((ratings / "anna.jsonl").read_bytes())
+    assert main(["rate", str(run), "--merge"]) == 2
+    error = capsys.readouterr().err
+    assert "anna (copy).jsonl: no annotator has such a name" in error and error.count("\n") == 1

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from prosg.data.row import derived_id
 from prosg.evaluation.judge.protocol import FAIL, PASS, UNPARSED
+from prosg.evaluation.run_folder import RunFolder
 from prosg.utils.fields import COUNT, check_record
 from prosg.utils.store import read_log
 
-__all__ = ["PREFERENCES", "read_judged_answers", "read_judged_pairs"]
+__all__ = ["PREFERENCES", "AnswerHashes", "answer_hashes", "pair_hashes", "read_judged_answers", "read_judged_pairs"]
+
+AnswerHashes = Mapping[str, Mapping[str, str]]
+"""By system and row id: the hash of prompt and answer that a line of results has."""
 
 PREFERENCES = ("first", "second", "tie", UNPARSED)
 """Outcomes of a comparison."""
 RESULTS = (PASS, FAIL, UNPARSED)
 CURE = "delete the line to have it made again"
+
+
+def answer_hashes(folder: RunFolder) -> AnswerHashes:
+    """The hashes of a run's answers as they are now."""
+    return {
+        name: {row_id: derived_id(folder.rows[row_id].prompt, text) for row_id, text in system.answers.items()}
+        for name, system in folder.systems.items()
+    }
+
+
+def pair_hashes(path: Path, hashes: AnswerHashes) -> dict[str, list[str]]:
+    """By row id, the hashes of both answers that a file of preferences, A--B.jsonl, is about; {} of unknown systems."""
+    names = next((pair for pair in permutations(hashes, 2) if "--".join(pair) == path.stem), None)
+    if names is None:
+        return {}
+    ours, theirs = (hashes[name] for name in names)
+    return {row_id: [ours[row_id], theirs[row_id]] for row_id in ours if row_id in theirs}
 
 
 def read_judged_answers(path: Path) -> list[dict[str, Any]]:

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosg.data.row import Row, derived_id
 from prosg.evaluation.judge.config import JudgeConfig
-from prosg.evaluation.judge.files import read_judged_pairs
+from prosg.evaluation.judge.files import answer_hashes, pair_hashes, read_judged_pairs
 from prosg.evaluation.judge.protocol import (
     UNPARSED,
     InstructionStep,
@@ -211,15 +210,8 @@ def iter_answers(folder: RunFolder) -> Iterator[tuple[str, Row, str]]:
 
 def _lines_that_hold(path: Path, folder: RunFolder) -> list[dict[str, Any]]:
     """The lines of a pair's file whose answers are those of the run; older lines do not say which they are about."""
-    names = next((pair for pair in permutations(folder.systems, 2) if "--".join(pair) == path.stem), None)
-    if names is None:
-        return []
-    hashes: dict[str, list[str]] = {}
-    for system, row, text in iter_answers(folder):
-        if system in names:
-            hashes.setdefault(row.id, []).append(derived_id(row.prompt, text))
-    lines = read_judged_pairs(path)
-    return [line for line in lines if sorted(line.get("answers", ())) == sorted(hashes.get(line["id"], ()))]
+    hashes = pair_hashes(path, answer_hashes(folder))
+    return [line for line in read_judged_pairs(path) if line.get("answers", ()) == hashes.get(line["id"])]
 
 
 def _without_costs(replies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -12,8 +12,18 @@ from random import Random
 from typing import NamedTuple
 
 from prosg.evaluation.run_folder import RunFolder, read_run
+from prosg.utils.tables import counted
 
-__all__ = ["SCALES", "VALUES", "CandidateAnswer", "RatingItem", "answer_letter", "items_for_annotator", "read_items"]
+__all__ = [
+    "SCALES",
+    "VALUES",
+    "CandidateAnswer",
+    "RatingItem",
+    "answer_letter",
+    "items_for_annotator",
+    "left_out_text",
+    "read_items",
+]
 
 SCALES = {
     "fluency": "does it read well, as a person would write it?",
@@ -68,7 +78,8 @@ def _report_names(folders: Sequence[RunFolder]) -> dict[tuple[Path, str], str]:
 def read_items(runs: Sequence[str | Path]) -> tuple[list[RatingItem], int]:
     """Reads the prompts that all systems of some evaluations answered.
 
-    A row of several runs becomes one item with the answers of all of them.
+    A row of several runs becomes one item with the answers of all of them. The order of the items, from which rows are
+    drawn, does not depend on the order in which the runs are named.
 
     Args:
         runs: Folders of evaluations.
@@ -79,7 +90,7 @@ def read_items(runs: Sequence[str | Path]) -> tuple[list[RatingItem], int]:
     Raises:
         ValueError: For runs that cannot be read, have the same row with different prompts, or have no item.
     """
-    folders = [read_run(run) for run in runs]
+    folders = sorted((read_run(run) for run in runs), key=lambda folder: folder.path.resolve())
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run is named twice")
     names = _report_names(folders)
@@ -104,6 +115,11 @@ def read_items(runs: Sequence[str | Path]) -> tuple[list[RatingItem], int]:
     if not items:
         raise ValueError(f"{folders[0].path}: no row has an answer of every system")
     return items, len(incomplete)
+
+
+def left_out_text(rows: int) -> str:
+    """What is said of the rows that `read_items` left out."""
+    return f"left out: {counted(rows, 'row')} to which a system has no answer"
 
 
 def items_for_annotator(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from prosg.evaluation.ratings.alpha import ordinal_alpha
-from prosg.evaluation.ratings.items import SCALES, read_items
+from prosg.evaluation.ratings.items import SCALES, left_out_text, read_items
 from prosg.evaluation.ratings.store import count_stale_ratings, current_ratings, find_annotators
-from prosg.evaluation.statistics import bootstrap_interval
-from prosg.utils.tables import Table, to_text
+from prosg.evaluation.statistics import LEAST_CLAIMED, bootstrap_interval
+from prosg.utils.tables import Table, counted, to_text
 
 __all__ = ["merge_ratings", "merged_ratings_text"]
 
@@ -23,8 +23,10 @@ def merge_ratings(runs: Sequence[str | Path]) -> dict[str, Any]:
     """Merges all annotators' ratings of some evaluations.
 
     Returns:
-        {"annotators": names, "ratings": number that count, "ignored": number of ratings whose answer has changed,
-        "scales": {SCALE: {"systems": {NAME: MEAN}, "alpha", "units", "differences": [{"ours", "theirs"} | MEAN]}}}
+        {"annotators": names, "ratings": number that count, "ignored": number of ratings whose answer has changed or
+        whose row is left out, "left_out": number of rows left out since a system has no answer to them, "files": {NAME:
+        name of the system's file of answers}, "scales": {SCALE: {"systems": {NAME: MEAN}, "alpha", "units",
+        "differences": [{"ours": NAME, "theirs": NAME} | MEAN]}}}. NAME is a system's name in reports.
 
         MEAN is {"mean", "interval": [low, high], "n": ratings, "prompts"} with a 95 % bootstrap interval over prompts.
         Systems' means are in points from 0 to 5. Differences are ours minus theirs, wherever one annotator rated both
@@ -34,18 +36,21 @@ def merge_ratings(runs: Sequence[str | Path]) -> dict[str, Any]:
     Raises:
         ValueError: For runs that cannot be read, and where nothing is rated.
     """
-    items, _ = read_items(runs)
+    items, left_out = read_items(runs)
     annotators = find_annotators(items)
     ratings = {(who, *key): value for who in annotators for key, value in current_ratings(items, who).items()}
+    ignored = sum(count_stale_ratings(items, who) for who in annotators)
     if not ratings:
+        if ignored:
+            raise ValueError(f"{runs[0]}: has no rating that counts; {_ignored_text(ignored)}")
         raise ValueError(f"{runs[0]}: has no ratings yet; start with prosg rate {runs[0]}")
-    names = list(dict.fromkeys(candidate.name for item in items for candidate in item.candidates))
+    files = {candidate.name: candidate.system for item in items for candidate in item.candidates}
     scales = {}
     for scale in SCALES:
         values = {(who, row, name): value for (who, row, name, which), value in ratings.items() if which == scale}
-        scales[scale] = _merge_scale(names, values)
-    ignored = sum(count_stale_ratings(items, who) for who in annotators)
-    return {"annotators": annotators, "ratings": len(ratings), "ignored": ignored, "scales": scales}
+        scales[scale] = _merge_scale([*files], values)
+    counts = {"ratings": len(ratings), "ignored": ignored, "left_out": left_out}
+    return {"annotators": annotators, **counts, "files": files, "scales": scales}
 
 
 def _merge_scale(names: Sequence[str], values: AnswerRatings) -> dict[str, Any]:
@@ -95,18 +100,29 @@ def merged_ratings_text(merged: Mapping[str, Any]) -> str:
         ["Krippendorff's alpha", *("-" if s["alpha"] is None else f"{s['alpha']:.3f}" for s in scales.values())]
     )
     agreement.append(["answers rated by two or more", *(str(scale["units"]) for scale in scales.values())])
-    pairs: Table = [["paired differences", *scales]]
+    pairs: Table = [["paired differences", *scales, "prompts"]]
+    fewest = LEAST_CLAIMED
     for ours, theirs in combinations(names, 2):
-        cells = []
+        cells, prompts = [], []
         for scale in scales.values():
             of_pair = [d for d in scale["differences"] if (d["ours"], d["theirs"]) == (ours, theirs)]
             cells.append(_mean_text(of_pair[0] if of_pair else None, "+"))
-        pairs.append([f"{ours} - {theirs}", *cells])
-    head = f"{len(merged['annotators'])} annotators ({', '.join(merged['annotators'])}), {merged['ratings']} ratings"
+            prompts += [difference["prompts"] for difference in of_pair]
+        fewest = min([fewest, *prompts])
+        pairs.append([f"{ours} - {theirs}", *cells, str(min(prompts, default=0))])
+    annotators = merged["annotators"]
+    head = f"{counted(len(annotators), 'annotator')} ({', '.join(annotators)}), {counted(merged['ratings'], 'rating')}"
     if merged["ignored"]:
-        head += f"; {merged['ignored']} more are of answers that have changed since"
+        head += f"; {_ignored_text(merged['ignored'])}"
+    if merged["left_out"]:
+        head += f"\n{left_out_text(merged['left_out'])}"
     tables = [means, agreement, *([pairs] if len(pairs) > 1 else [])]
-    return "\n\n".join([head, *map(to_text, tables)])
+    note = [f"Of fewer than {LEAST_CLAIMED} prompts no difference is claimed."] if fewest < LEAST_CLAIMED else []
+    return "\n\n".join([head, *map(to_text, tables), *note])
+
+
+def _ignored_text(number: int) -> str:
+    return f"{number} more do not count, since answers have changed or rows are left out"
 
 
 def _mean_text(mean: Mapping[str, Any] | None, sign: str = "") -> str:

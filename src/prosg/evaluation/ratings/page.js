@@ -6,6 +6,7 @@ const errorLine = document.getElementById("error");
 // Ratings are sent one after the other, so that they are written in the order in which they were given.
 let sent = Promise.resolve();
 let failures = 0;
+let waiting = 0;
 
 const focused = () => scales.indexOf(document.activeElement.closest("fieldset"));
 const open = () => scales.filter((scale) => scale.dataset.saved === "");
@@ -16,8 +17,14 @@ function focus(index, options) {
   if (scale) (scale.querySelector("input:checked") ?? scale.querySelector("input")).focus(options);
 }
 
+// The page shows what is on disk.
+function showSaved(scale) {
+  for (const radio of scale.querySelectorAll("input")) radio.checked = radio.value === scale.dataset.saved;
+}
+
 function save(scale, value) {
-  sent = sent.then(() => send(scale, value));
+  waiting += 1;
+  sent = sent.then(() => send(scale, value)).finally(() => (waiting -= 1));
 }
 
 async function send(scale, value) {
@@ -44,8 +51,7 @@ async function send(scale, value) {
   } catch (error) {
     // No reply, or not JSON: reported below.
   }
-  // The page shows what is on disk: the rating that could not be saved is taken back.
-  for (const radio of scale.querySelectorAll("input")) radio.checked = radio.value === scale.dataset.saved;
+  showSaved(scale); // the rating that could not be saved is taken back
   failures += 1;
   focus(scales.indexOf(scale));
   statusLine.textContent = "";
@@ -93,7 +99,10 @@ if (scales.length) {
   document.addEventListener("keydown", (event) => {
     if (handleKey(event)) event.preventDefault();
   });
-  for (const scale of scales) scale.addEventListener("change", (event) => save(scale, event.target.value));
+  for (const scale of scales) {
+    showSaved(scale); // what was clicked before this script ran was not sent
+    scale.addEventListener("change", (event) => save(scale, event.target.value));
+  }
   for (const link of document.querySelectorAll("nav a")) {
     link.addEventListener("click", (event) => {
       event.preventDefault();
@@ -102,6 +111,10 @@ if (scales.length) {
   }
   focus(Math.max(0, scales.indexOf(open()[0])), { preventScroll: true }); // the prompt is read first
 }
+// Ratings that are still to be sent would be lost: the browser asks before it leaves or reloads the page.
+addEventListener("beforeunload", (event) => {
+  if (waiting) event.preventDefault();
+});
 // A page that the browser kept may be older than the file.
 addEventListener("pageshow", (event) => {
   if (event.persisted) location.reload();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
 from typing import Annotated, Literal
@@ -16,14 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from prosg.evaluation.ratings.items import VALUES, RatingItem, answer_letter
 from prosg.evaluation.ratings.page import PagePosition, done_page, rating_page
 from prosg.evaluation.ratings.store import RatingKey, append_rating, current_ratings, is_finished
-from prosg.utils.outside import parse_json
+from prosg.utils.outside import parse_json, plain_reason
 from prosg.utils.store import record_id
 
-__all__ = ["make_app", "serve"]
+__all__ = ["UNUSABLE_FILE", "make_app", "serve"]
 
 HOST = "127.0.0.1"
 MOST_BYTES = 4096
 """Length of a rating's body; one has about a hundred bytes."""
+UNUSABLE_FILE = "the file of ratings cannot be read or written; the terminal in which prosg rate runs says why"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -93,9 +95,12 @@ def make_app(items: Sequence[RatingItem], annotator: str, seed: int = 0) -> Fast
         response.headers.update(HEADERS)
         return response
 
+    @app.exception_handler(OSError)
     @app.exception_handler(ValueError)
-    async def report_error(request: Request, error: ValueError) -> Response:
-        return JSONResponse({"detail": str(error)}, 500)
+    async def report_error(request: Request, error: Exception) -> Response:
+        # Not on the page: of several runs, the one whose file fails is that of the answer which was just rated.
+        print(f"error: {plain_reason(error)}", file=sys.stderr, flush=True)
+        return JSONResponse({"detail": UNUSABLE_FILE}, 500)
 
     @app.get("/")
     def start() -> Response:

@@ -36,8 +36,12 @@ RatingKey = tuple[str, str, str]
 
 def check_annotator(name: str) -> None:
     """Raises ValueError for an annotator's name that cannot be a file name."""
-    if not re.fullmatch(r"\w[\w-]{0,63}", name, re.ASCII):
+    if not _is_annotator(name):
         raise ValueError(f"--annotator is {name!r}; it has up to 64 letters of ASCII, digits, hyphens and underscores")
+
+
+def _is_annotator(name: str) -> bool:
+    return re.fullmatch(r"\w[\w-]{0,63}", name, re.ASCII) is not None
 
 
 def _file(run: Path, annotator: str) -> Path:
@@ -45,9 +49,24 @@ def _file(run: Path, annotator: str) -> Path:
 
 
 def find_annotators(items: Sequence[RatingItem]) -> list[str]:
-    """Names of all who rated in one of the items' runs, in alphabetical order."""
+    """Names of all who rated in one of the items' runs, in alphabetical order.
+
+    Raises:
+        ValueError: For a file whose name is no annotator's: a copy would count its ratings twice. Hidden files, which
+            editors leave, are passed over.
+    """
     runs = {candidate.run for item in items for candidate in item.candidates}
-    return sorted({file.stem for run in runs for file in (run / "ratings").glob("*.jsonl")})
+    files = [file for run in sorted(runs) for file in sorted((run / "ratings").glob("*.jsonl"))]
+    names = set()
+    for file in files:
+        if _is_annotator(file.stem):
+            names.add(file.stem)
+        elif not file.name.startswith("."):
+            raise ValueError(
+                f"{file}: no annotator has such a name, so it may be a copy; move it elsewhere, or rename it with "
+                "ASCII letters, digits, hyphens and underscores"
+            )
+    return sorted(names)
 
 
 def append_rating(
@@ -91,21 +110,22 @@ def _read_records(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _read_ratings(items: Sequence[RatingItem], annotator: str) -> tuple[dict[RatingKey, int], int]:
+    """The ratings that count, and the number of those that do not: each is what was said last of a scale and answer."""
     known = {
         (candidate.run, item.id, candidate.system): (candidate.name, derived_id(item.prompt, candidate.text))
         for item in items
         for candidate in item.candidates
     }
     values: dict[RatingKey, int] = {}
-    stale = 0
+    stale = set()
     for run in dict.fromkeys(run for run, _, _ in known):
         for record in _read_records(_file(run, annotator)):
             name, answer = known.get((run, record["id"], record["system"]), ("", ""))
             if answer == record["answer"]:
                 values[record["id"], name, record["scale"]] = record["value"]
-            elif name:
-                stale += 1
-    return values, stale
+            else:
+                stale.add((run, *(record[field] for field in ("id", "system", "scale", "answer"))))
+    return values, len(stale)
 
 
 def current_ratings(items: Sequence[RatingItem], annotator: str) -> dict[RatingKey, int]:
@@ -118,7 +138,7 @@ def current_ratings(items: Sequence[RatingItem], annotator: str) -> dict[RatingK
 
 
 def count_stale_ratings(items: Sequence[RatingItem], annotator: str) -> int:
-    """Number of recorded ratings that do not count since the answer has changed."""
+    """Number of recorded ratings that do not count: the answer has changed, or is none of the items'."""
     return _read_ratings(items, annotator)[1]
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from prosg.evaluation.formatting import join
 from prosg.evaluation.judge.protocol import UNPARSED
-from prosg.evaluation.judge.summary import judge_summary
+from prosg.evaluation.judge.summary import UNPARSED_HEADS, changed_text, judge_summary, unparsed_cells
 from prosg.evaluation.ratings.merge import merge_ratings
 from prosg.evaluation.report.blocks import Block, TableBlock
 from prosg.evaluation.report.cells import late_perplexity_of, numbers, of_seeds, perplexity_of, share
 from prosg.evaluation.results import Run
-from prosg.evaluation.statistics import Mean, mean_of
+from prosg.evaluation.statistics import LEAST_CLAIMED, Mean, mean_of
 from prosg.evaluation.system_result import ifeval_of
 from prosg.utils.tables import Table, counted
 
@@ -57,15 +57,28 @@ def has_ratings(folder: Path) -> bool:
 
 
 def rated_in(folder: Path) -> Mapping[str, Any]:
-    """What people rated, by scale; {} where none of it counts: answers may be others by now."""
+    """What people rated, by scale, with systems under the names of their files, since several may share a label.
+
+    {} where none of it counts: answers may be others by now.
+    """
     if not has_ratings(folder):
         return {}
     try:
-        scales: Mapping[str, Any] = merge_ratings([folder])["scales"]
+        merged = merge_ratings([folder])
     except ValueError as error:
         print(f"ratings are left out: {error}", file=sys.stderr)
         return {}
-    return scales
+    files = merged["files"]
+    return {
+        scale: {
+            **found,
+            "systems": {files[name]: mean for name, mean in found["systems"].items()},
+            "differences": [
+                one | {side: files[one[side]] for side in ("ours", "theirs")} for one in found["differences"]
+            ],
+        }
+        for scale, found in merged["scales"].items()
+    }
 
 
 def stages(run: Run) -> Iterator[Block]:
@@ -128,16 +141,19 @@ def _ratings_of(labels: Mapping[str, str], scales: Mapping[str, Any]) -> Iterato
     agreement.append(["alpha", *("-" if s["alpha"] is None else f"{s['alpha']:.3f}" for s in scales.values())])
     agreement.append(["answers rated by two or more", *(str(s["units"]) for s in scales.values())])
     yield TableBlock(agreement, "Agreement of annotators: Krippendorff's alpha for ordinal data.")
-    pairs: Table = [["difference", *scales]]
+    pairs: Table = [["difference", *scales, "prompts"]]
     found = dict.fromkeys((one["ours"], one["theirs"]) for scale in scales.values() for one in scale["differences"])
     for ours, theirs in found:
-        cells = []
+        cells, prompts = [], []
         for scale in scales.values():
             one = [d for d in scale["differences"] if (d["ours"], d["theirs"]) == (ours, theirs)]
             cells.append(_points(one[0] if one else None, "+"))
-        pairs.append([f"{labels.get(ours, ours)} - {labels.get(theirs, theirs)}", *cells])
+            prompts += [d["prompts"] for d in one]
+        pairs.append([f"{labels.get(ours, ours)} - {labels.get(theirs, theirs)}", *cells, str(min(prompts))])
     if len(pairs) > 1:
-        yield TableBlock(pairs, "Paired by annotator and prompt.")
+        yield TableBlock(
+            pairs, f"Paired by annotator and prompt; of fewer than {LEAST_CLAIMED} prompts nothing is claimed."
+        )
 
 
 def _points(one: Mapping[str, Any] | None, sign: str = "") -> str:
@@ -155,13 +171,13 @@ def judge(run: Run) -> Iterator[Block]:
 
 
 def _judge_of(labels: Mapping[str, str], found: Mapping[str, Any]) -> Iterator[Block]:
-    table: Table = [["system", "rows", "all stages", "last stage", "each stage", "unparsed stages"]]
+    table: Table = [["system", "rows", "all stages", "last stage", "each stage", *UNPARSED_HEADS]]
     for name, one in found["systems"].items():
         shares = [_judged(one[key]) for key in ("accuracy", "last_accuracy", "stage_accuracy")]
-        unparsed = f"{one['stages'][UNPARSED]} of {sum(one['stages'].values())}"
-        table.append([labels.get(name, name), str(one["n"]), *shares, unparsed])
+        table.append([labels.get(name, name), str(one["n"]), *shares, *unparsed_cells(one)])
     if len(table) > 1:
-        yield TableBlock(table, "What a model that judges said; unparsed replies are no failures and are not counted.")
+        said = "What a model that judges said; unparsed replies are no failures and are not counted."
+        yield TableBlock(table, f"{said} {changed_text(found)}".rstrip())
     pairs: Table = [["pair", "rows", "first", "second", "tie", "orders disagree", "unparsed"]]
     for name, one in found["pairs"].items():
         both = [labels.get(part, part) for part in name.split("--")]
