@@ -9,7 +9,6 @@ memory are measured. On a sample, the pairs found are compared with those of an 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -22,9 +21,10 @@ from random import Random
 from typing import Any
 
 import yaml
-from _common import commit
+from _common import commit, write_rows
 from rapidfuzz.distance import LCSseq
 
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.data.synthetic import words
 from prosg.musi.categories import chosen_categories
 from prosg.musi.config import load_config
@@ -138,10 +138,10 @@ def exhaustive(texts: list[str]) -> set[tuple[int, int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
-    parser.add_argument("--prompts", type=int, default=22_000)
-    parser.add_argument("--sample", type=int, default=2_000)
+    parser = ScriptParser(__doc__)
+    parser.add_out("JSON file for the rows")
+    parser.add_argument("--prompts", type=positive_int, default=22_000)
+    parser.add_argument("--sample", type=positive_int, default=2_000)
     args = parser.parse_args()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     made = drafts(args.prompts)
@@ -171,9 +171,8 @@ def main() -> None:
         print(f"{row['quantity']:44}{row['value']:12,.1f} {row['unit']}")
     if args.out:
         extra = {"machine": processor(), "commit": commit()}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text("[\n" + ",\n".join("  " + json.dumps(row | extra) for row in rows) + "\n]\n")
+        write_rows(args.out, [row | extra for row in rows])
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

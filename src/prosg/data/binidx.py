@@ -207,7 +207,8 @@ def _map_ids(index: Path, file: Path) -> NDArray[np.integer[Any]]:
     count, rest = divmod(size, dtype.itemsize)
     if rest:
         raise ValueError(
-            f"{file}: has {size} bytes, no whole number of ids of {dtype.itemsize} bytes; truncated, or of another index"
+            f"{file}: has {size} bytes, no whole number of ids of {dtype.itemsize} bytes; truncated, or of another "
+            "index"
         )
     return np.memmap(file, dtype, "r", shape=(count,)) if count else np.empty(0, dtype)
 
@@ -223,8 +224,8 @@ def _documents(file: Path, index: _Index, count: int) -> tuple[NDArray[np.int64]
         )
     if (indexed := index.sizes.sum()) < count:
         raise ValueError(
-            f"{file.with_suffix('.bin')}: holds {count} ids, but {file.name} has {indexed} in its sequences; of another "
-            "index, or its type of ids is wrong"
+            f"{file.with_suffix('.bin')}: holds {count} ids, but {file.name} has {indexed} in its sequences; of "
+            "another index, or its type of ids is wrong"
         )
     apart = np.flatnonzero(starts[1:] != stops[:-1]) + 1
     if not np.isin(apart, index.documents).all():
