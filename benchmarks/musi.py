@@ -26,6 +26,8 @@ from rapidfuzz.distance import LCSseq
 
 from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.data.synthetic import words
+from prosg.llm.budget import Cost
+from prosg.llm.completion import ChatReply
 from prosg.musi.categories import chosen_categories
 from prosg.musi.config import load_config
 from prosg.musi.prompts import prompt_requests
@@ -96,8 +98,8 @@ def fill(folder: Path, made: list[dict[str, Any]]) -> Path:
     with (folder / "out" / "prompts.jsonl").open("w") as out:
         for number, (_, request) in enumerate(requests):
             text = json.dumps({"prompts": made[number * PER_REQUEST : (number + 1) * PER_REQUEST]})
-            reply = {"reply": text, "finish": "stop", "refusal": "", "tokens_in": 0, "tokens_out": 0, "money": 0.0}
-            out.write(json.dumps({"id": request.id, **reply}) + "\n")
+            reply = ChatReply(text, "stop", "", Cost(0, 0, 0.0), "none")
+            out.write(json.dumps(reply.to_record(request.id)) + "\n")
     return file
 
 

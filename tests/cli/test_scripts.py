@@ -15,9 +15,9 @@ from prosg.cli.scripts import (
     file_to_read,
     natural_float,
     natural_int,
+    natural_ints,
     positive_float,
     positive_int,
-    positive_ints,
     rows_before,
     run_script,
 )
@@ -28,7 +28,7 @@ from prosg.cli.scripts import (
     [
         (natural_int, {"0": 0, "7": 7}, ["-1", "x", "1.5", "", "9" * 30]),
         (positive_int, {"1": 1}, ["0", "-1", "nan"]),
-        (positive_ints, {"1,2": [1, 2], "": []}, ["1,,2", "0,1", "x"]),
+        (natural_ints, {"0,2": [0, 2], "": []}, ["1,,2", "-1,1", "x"]),
         (natural_float, {"0": 0.0, "1e-3": 1e-3}, ["-0.1", "nan", "inf", "x"]),
         (positive_float, {"0.5": 0.5}, ["0", "-1", "nan", "inf"]),
     ],

@@ -29,9 +29,9 @@ __all__ = [
     "file_to_read",
     "natural_float",
     "natural_int",
+    "natural_ints",
     "positive_float",
     "positive_int",
-    "positive_ints",
     "rows_before",
     "run_script",
 ]
@@ -108,9 +108,9 @@ def positive_int(text: str) -> int:
     return _whole(text, 1)
 
 
-def positive_ints(text: str) -> list[int]:
-    """Reads whole numbers, 1 or more, like 1,2,3; none from an empty text."""
-    return [_whole(part, 1) for part in text.split(",")] if text else []
+def natural_ints(text: str) -> list[int]:
+    """Reads whole numbers, 0 or more, like 1,2,3; none from an empty text."""
+    return [_whole(part, 0) for part in text.split(",")] if text else []
 
 
 def natural_float(text: str) -> float:
