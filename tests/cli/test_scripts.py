@@ -49,6 +49,7 @@ def test_a_file_to_read_has_to_be_there(tmp_path: Path) -> None:
 def parser(**options: Any) -> ScriptParser:
     made = ScriptParser("Measures.\n\n    python it.py\n", prog="it.py")
     made.add_argument("--repeats", type=positive_int, default=7)
+    made.add_argument("--shape", choices=["0.4B", "tiny"], default="tiny")
     made.add_out("JSON file for the rows", **options)
     return made
 
@@ -62,6 +63,7 @@ def test_the_help_is_the_docstring() -> None:
     ("arguments", "words"),
     [
         ("--repeats 0", "--repeats: '0' must be a whole number, 1 or more"),
+        ("--shape 4B", "--shape: '4B' is unknown, did you mean 0.4B?; allowed: 0.4B, tiny"),
         ("--out {folder}", "is a folder"),
         ("--out {folder}/there.json", "there.json: exists; --overwrite replaces it"),
         ("--out {folder}/there.json/rows.json", "is no folder"),
