@@ -37,7 +37,8 @@ docs: $(VENV)/.prosg-docs
 
 bench: $(VENV)/.prosg-dev
 	set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; name=$$(basename "$$file" .py); \
-	$(BIN)/python "$$file" --out "benchmarks/results/$$name.json"; done
+	if grep -q 'merges=True' "$$file"; then replace=; else replace=--overwrite; fi; \
+	$(BIN)/python "$$file" --out "benchmarks/results/$$name.json" $$replace; done
 	$(BIN)/python scripts/performance_page.py
 
 $(BIN)/python:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -16,9 +15,11 @@ import torch
 from torch import Tensor
 
 from prosg.backbones.native import NativeBackbone
+from prosg.cli.scripts import ScriptParser, positive_int
 from prosg.core.update import LowRank, Update, prepare_update
 from prosg.model.prosg import ProSG
 from prosg.utils.environment import processor
+from prosg.utils.io import write_lines
 
 CPU = torch.device("cpu")
 
@@ -87,9 +88,9 @@ def commit() -> str:
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A JSON file with one row a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("[\n" + ",\n".join("  " + json.dumps(row) for row in rows) + "\n]\n", "utf-8")
+    """A JSON file with one row a line, which is there whole; whether it may be replaced was asked before."""
+    lines = [f"  {json.dumps(row)}{',' * (row is not rows[-1])}" for row in rows]
+    write_lines(path, ["[", *lines, "]"])
 
 
 RANK = 8
@@ -171,12 +172,12 @@ def show(it: Recurrence, rows: list[dict[str, Any]], sizes: dict[str, int], thre
 
 
 def main(it: Recurrence, description: str | None) -> None:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser = ScriptParser(description)
+    parser.add_out("JSON file for the rows")
     for name, size in it.sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=size)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=7)
+        parser.add_argument(f"--{name}", type=positive_int, default=size)
+    parser.add_argument("--threads", type=positive_int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=positive_int, default=7)
     args = parser.parse_args()
     torch.manual_seed(0)
     sizes = {name: getattr(args, name) for name in it.sizes}

@@ -16,6 +16,7 @@ from _common import medians
 from prosg.backbones import BACKBONES
 from prosg.backbones.native import NativeBackbone
 from prosg.checkpoints.backbone import save_backbone
+from prosg.cli.scripts import ScriptParser, positive_int
 from prosg.utils.allocation import keep_freed_memory
 
 SIZES = {"rwkv4": "169M", "rwkv7": "0.1B"}
@@ -80,11 +81,11 @@ def machine(dtype: str, repeats: int) -> tuple[float, float]:
 
 def shapes_parser(description: str | None, types: Sequence[str], repeats: int) -> argparse.ArgumentParser:
     """The options of what is measured at the published shapes."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser = ScriptParser(description)
+    parser.add_out("JSON file for the rows")
     parser.add_argument("--versions", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--types", nargs="+", choices=types, default=types)
-    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--repeats", type=positive_int, default=repeats)
     parser.add_argument("--small", action="store_true", help="tiny shapes, to try the script")
     return parser
 

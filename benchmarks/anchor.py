@@ -8,24 +8,23 @@ counts, and the ratio's is over the turns' own ratios.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from _common import commit
+from _common import commit, write_rows
 from torch import Tensor
 
 from prosg.backbones import BACKBONES
 from prosg.backbones.native import NativeBackbone
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.core.state import State
 from prosg.model.anchor import StateAnchor
 from prosg.utils.environment import processor
+from prosg.utils.spelling import check_known
 
 SIZES = {"rwkv4": "169M", "rwkv7": "0.1B", "retnet": "demo"}
 
@@ -97,26 +96,23 @@ def measure(name: str, batches: list[int], tokens: int, repeats: int) -> list[di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
-    parser.add_argument("--models", default="rwkv4,rwkv7")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = ScriptParser(__doc__)
+    parser.add_out("JSON file for the rows")
+    parser.add_list("--models", default=["rwkv4", "rwkv7"], help=f"of {', '.join(SIZES)}")
+    parser.add_argument("--batch", type=positive_int, nargs="+", default=[1, 32])
+    parser.add_argument("--tokens", type=positive_int, default=512)
+    parser.add_argument("--repeats", type=positive_int, default=7)
+    parser.add_argument("--threads", type=positive_int, default=2)
     options = parser.parse_args()
+    check_known("--models", options.models, SIZES)
     torch.set_num_threads(options.threads)
     print(f"{processor()}; torch {torch.__version__}; {options.threads} threads, fp32")
     print(f"{'model':8}{'':10}{'rows':>6}{'plain, ms':>12}{'anchor, ms':>12}{'more':>11}")
-    rows = [
-        row
-        for name in options.models.split(",")
-        for row in measure(name, options.batch, options.tokens, options.repeats)
-    ]
+    rows = [row for name in options.models for row in measure(name, options.batch, options.tokens, options.repeats)]
     if options.out:
         origin = {"threads": options.threads, "dtype": "float32", "machine": processor(), "commit": commit()}
-        options.out.write_text("[\n" + ",\n".join("  " + json.dumps(row | origin) for row in rows) + "\n]\n")
+        write_rows(options.out, [row | origin for row in rows])
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -35,6 +35,7 @@ from _peers import (
 from prosg.backbones.native import NativeBackbone
 from prosg.backbones.quantised import quantise
 from prosg.checkpoints.backbone import load_backbone
+from prosg.cli.scripts import positive_int, run_script
 from prosg.core.update import LowRank
 from prosg.utils.environment import processor
 
@@ -117,7 +118,7 @@ def measure(version: str, dtype: str, batches: list[int], repeats: int, small: b
 
 def main() -> None:
     parser = shapes_parser(__doc__, [*TYPES, "int8"], repeats=7)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--batches", type=positive_int, nargs="+", default=[1, 8, 32, 64])
     args = begin(parser)
     print(f"{processor()}; torch {torch.__version__}; one thread")
     print(f"{'':8}{'':6}{'':18}{'rows':>5}{'tokens/s':>10}{'x rwkv':>8}{'limit':>8}{'share':>7}")
@@ -132,9 +133,9 @@ def main() -> None:
                     flush=True,
                 )
                 every.append(row | {"machine": processor(), "commit": commit()})
-    if args.out:
-        write_rows(args.out, every)
+            if args.out:  # what is measured is kept, should the next be stopped
+                write_rows(args.out, every)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,20 +16,18 @@ thread, milliseconds of processor time, the best of many short runs of steps.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from _common import commit
+from _common import commit, write_rows
 
 from prosg.backbones import BACKBONES
 from prosg.backbones.native import NativeBackbone
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.checkpoints.load import load_model
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.tensors import pad
 from prosg.core.update import LowRank
@@ -144,19 +142,21 @@ def measure_steps(steps: int, sizes: list[int]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
-    parser.add_argument("--answers", type=int, default=1000)
-    parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=500)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="time so many steps under length control instead")
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 48], help="rows of such steps")
+    parser = ScriptParser(__doc__)
+    parser.add_out("JSON file for the rows")
+    parser.add_argument("--answers", type=positive_int, default=1000)
+    parser.add_argument("--tokens", type=positive_int, default=200)
+    parser.add_argument("--batch", type=positive_int, default=500)
+    parser.add_argument("--threads", type=positive_int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=positive_int, default=3)
+    parser.add_argument("--steps", type=positive_int, help="time so many steps under length control instead")
+    parser.add_argument("--rows", type=positive_int, nargs="+", default=[1, 8, 48], help="rows of such steps")
     args = parser.parse_args()
     if args.steps:
         origin = {"machine": processor(), "commit": commit(), "dtype": "float32"}
-        write_rows(args.out, [row | origin for row in measure_steps(args.steps, args.rows)])
+        rows = [row | origin for row in measure_steps(args.steps, args.rows)]
+        if args.out:
+            write_rows(args.out, rows)
         return
     model = make_model()
     count = sum(parameter.numel() for parameter in model.backbone.parameters())  # type: ignore[attr-defined]
@@ -172,14 +172,9 @@ def main() -> None:
             print(f"{threads:7} {name:14}{seconds:10.2f}{used:11.2f}{args.answers * args.tokens / seconds:18,.0f}")
             for quantity, value in (("generation", seconds), ("generation, processor time", used)):
                 rows.append({"quantity": quantity, "system": name, "value": value, "unit": "s", **sizes, **origin})
-    write_rows(args.out, rows)
-
-
-def write_rows(out: Path | None, rows: list[dict[str, Any]]) -> None:
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("[\n" + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n]\n", "utf-8")
+    if args.out:
+        write_rows(args.out, rows)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -30,7 +30,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +37,7 @@ from _common import Decoder, commit, medians, random_update, training_step, writ
 
 from prosg.backbones import BACKBONES
 from prosg.backbones.native import NativeBackbone
+from prosg.cli.scripts import ScriptParser, positive_float, run_script
 from prosg.model.config import PRESETS
 from prosg.model.prosg import ProSG
 from prosg.utils.environment import processor
@@ -189,15 +189,17 @@ def act(part: str, version: str, kernel: str, args: argparse.Namespace) -> Rows:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser = ScriptParser(__doc__)
+    parser.add_out("JSON file for the rows")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--shape", choices=SHAPES, default="0.4B")
     parser.add_argument("--versions", nargs="+", choices=("rwkv4", "rwkv7"), default=["rwkv7", "rwkv4"])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--kernels", nargs="+", default=["auto", "torch"], help="as in --kernel of the commands")
-    parser.add_argument("--limit", type=float, default=240, help="seconds for a part of one version by one kernel")
-    parser.add_argument("--budget", type=float, default=3600, help="seconds for everything together")
+    parser.add_argument(
+        "--limit", type=positive_float, default=240, help="seconds for a part of one version by one kernel"
+    )
+    parser.add_argument("--budget", type=positive_float, default=3600, help="seconds for everything together")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
@@ -221,4 +223,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,23 +18,22 @@ The first `--alone` requests are sent again afterwards, one at a time: the texts
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import random
 import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
 from _common import commit
 from _server import started
 
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.utils.environment import processor
+from prosg.utils.io import write_json
 
 OWNERS = ["ann", "bob"]
 KINDS = ("text", "conversation", "stored")
@@ -99,11 +98,11 @@ async def ask_all(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--clients", type=int, default=32, help="requests at once")
-    parser.add_argument("--alone", type=int, default=50, help="requests that are sent again, one at a time")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--requests", type=positive_int, default=2000)
+    parser.add_argument("--clients", type=positive_int, default=32, help="requests at once")
+    parser.add_argument("--alone", type=positive_int, default=50, help="requests that are sent again, one at a time")
+    parser.add_out("JSON file for the figures")
     options = parser.parse_args()
     sent = codes(options.requests)
     with started(OWNERS, "--queue", str(options.clients), "--cache", "4", "--limits.prompts", "0") as server:
@@ -131,9 +130,9 @@ def main() -> int:
     if options.out:
         names = {f"{kind}, {memory}, {name}": count for (kind, memory, name), count in sorted(found.items())}
         figures = {"requests": len(sent), "clients": options.clients, "leaked": leaked, "other alone": other} | names
-        options.out.write_text(json.dumps(figures | {"machine": processor(), "commit": commit()}, indent=2) + "\n")
+        write_json(options.out, figures | {"machine": processor(), "commit": commit()})
     return int(bool(leaked or other))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -9,8 +9,6 @@ operations over its rate in a large product, whichever takes longer. PyTorch has
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from _common import commit, medians, write_rows
 from decoding import machine
 from torch import Tensor
 
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.ops.linear import KERNELS
 from prosg.utils.environment import processor
 
@@ -63,11 +62,11 @@ def measure(name: str, shape: tuple[int, int], rows: list[int], repeats: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser = ScriptParser(__doc__)
+    parser.add_out("JSON file for the rows")
     parser.add_argument("--types", nargs="+", default=list(TYPES), choices=TYPES)
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 4, 8, 16, 32, 64])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--rows", nargs="+", type=positive_int, default=[1, 4, 8, 16, 32, 64])
+    parser.add_argument("--repeats", type=positive_int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{processor()}; torch {torch.__version__}; one thread; GFLOP/s")
@@ -92,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,27 +16,27 @@ each minute. Exits with 1 after a mistake.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
 import socket
-import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import openai
 from _common import commit
 from _server import Server, started
 
+from prosg.cli.scripts import ScriptParser, positive_float, positive_int, run_script
 from prosg.utils.environment import processor
+from prosg.utils.io import write_json
 
 OWNERS = ["ann", "bob"]
 MODEL = "demo"
@@ -339,14 +339,21 @@ def report(totals: Totals) -> None:
         print(f"{name:20}{', '.join(f'{count} x {status}' for status, count in found.items())}")
 
 
+def quantile(values: list[float], share: float) -> float | None:
+    """Of seconds; None where there are none."""
+    return round(float(np.quantile(values, share)), 3) if values else None
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=16, help="of the server")
-    parser.add_argument("--queue", type=int, default=64, help="of the server")
-    parser.add_argument("--cache", type=int, default=4, help="of the server, MiB: full before memory is measured")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--seconds", type=positive_float, default=60.0)
+    parser.add_argument("--clients", type=positive_int, default=16)
+    parser.add_argument("--rows", type=positive_int, default=16, help="of the server")
+    parser.add_argument("--queue", type=positive_int, default=64, help="of the server")
+    parser.add_argument(
+        "--cache", type=positive_int, default=4, help="of the server, MiB: full before memory is measured"
+    )
+    parser.add_out("JSON file for the figures")
     options = parser.parse_args()
     arguments = [f"--{name}={getattr(options, name)}" for name in ("rows", "queue", "cache")]
     with started(OWNERS, *arguments) as server:
@@ -363,8 +370,8 @@ def main() -> int:
         "requests": sum(totals.statuses.values()),
         "seconds": round(seconds, 1),
         "written tokens a second": round(counters["prosg_written_tokens_total"] / seconds),
-        "median seconds to an answer": round(statistics.median(totals.seconds), 3),
-        "99 % within, seconds": round(statistics.quantiles(totals.seconds, n=100)[98], 3),
+        "median seconds to an answer": quantile(totals.seconds, 0.5),
+        "99 % within, seconds": quantile(totals.seconds, 0.99),
         "answers": len(totals.seconds),
         "resident MB by minute": [round(count / 1e6, 1) for count in memory],
         "mistakes": len(totals.mistakes),
@@ -375,9 +382,9 @@ def main() -> int:
         print(f"mistake, {count} times: {mistake}", file=sys.stderr)
     if options.out:
         content = figures | {"clients": options.clients, "machine": processor(), "commit": commit()}
-        options.out.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(options.out, content)
     return int(bool(totals.mistakes))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -9,7 +9,6 @@ memory are measured. On a sample, the pairs found are compared with those of an 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -22,10 +21,13 @@ from random import Random
 from typing import Any
 
 import yaml
-from _common import commit
+from _common import commit, write_rows
 from rapidfuzz.distance import LCSseq
 
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.data.synthetic import words
+from prosg.llm.budget import Cost
+from prosg.llm.completion import ChatReply
 from prosg.musi.categories import chosen_categories
 from prosg.musi.config import load_config
 from prosg.musi.prompts import prompt_requests
@@ -96,8 +98,8 @@ def fill(folder: Path, made: list[dict[str, Any]]) -> Path:
     with (folder / "out" / "prompts.jsonl").open("w") as out:
         for number, (_, request) in enumerate(requests):
             text = json.dumps({"prompts": made[number * PER_REQUEST : (number + 1) * PER_REQUEST]})
-            reply = {"reply": text, "finish": "stop", "refusal": "", "tokens_in": 0, "tokens_out": 0, "money": 0.0}
-            out.write(json.dumps({"id": request.id, **reply}) + "\n")
+            reply = ChatReply(text, "stop", "", Cost(0, 0, 0.0), "none")
+            out.write(json.dumps(reply.to_record(request.id)) + "\n")
     return file
 
 
@@ -138,10 +140,10 @@ def exhaustive(texts: list[str]) -> set[tuple[int, int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
-    parser.add_argument("--prompts", type=int, default=22_000)
-    parser.add_argument("--sample", type=int, default=2_000)
+    parser = ScriptParser(__doc__)
+    parser.add_out("JSON file for the rows")
+    parser.add_argument("--prompts", type=positive_int, default=22_000)
+    parser.add_argument("--sample", type=positive_int, default=2_000)
     args = parser.parse_args()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     made = drafts(args.prompts)
@@ -171,9 +173,8 @@ def main() -> None:
         print(f"{row['quantity']:44}{row['value']:12,.1f} {row['unit']}")
     if args.out:
         extra = {"machine": processor(), "commit": commit()}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text("[\n" + ",\n".join("  " + json.dumps(row | extra) for row in rows) + "\n]\n")
+        write_rows(args.out, [row | extra for row in rows])
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

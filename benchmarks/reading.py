@@ -24,6 +24,7 @@ from _common import commit, median_interval, turns, write_rows
 from _peers import TYPES, begin, machine, random_model, rwkv_peer, shapes_parser, transformers_peer
 
 from prosg.checkpoints.backbone import load_backbone
+from prosg.cli.scripts import run_script
 from prosg.core.encoded import Memory
 from prosg.model.config import ProSGConfig
 from prosg.model.prosg import ProSG
@@ -78,9 +79,9 @@ def main() -> None:
                 more = f"  {row['interval']}" if "interval" in row else f"  {row['share']:.2f} of the limit"
                 print(f"{version:8}{dtype:6}{row['system']:14}{shown}{more}", flush=True)
                 every.append(row | {"machine": processor(), "commit": commit()})
-    if args.out:
-        write_rows(args.out, every)
+            if args.out:  # what is measured is kept, should the next be stopped
+                write_rows(args.out, every)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

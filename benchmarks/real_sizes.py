@@ -23,9 +23,11 @@ from _common import commit, training_step, write_rows
 
 from prosg.backbones import BACKBONES
 from prosg.checkpoints.backbone import load_backbone
+from prosg.cli.scripts import ScriptParser, file_to_read, positive_int, rows_before, run_script
 from prosg.model.config import PRESETS
 from prosg.model.prosg import ProSG
 from prosg.utils.environment import processor
+from prosg.utils.spelling import check_known
 
 SIZES = {
     "169M": {"rwkv4": "169M", "rwkv7": "0.1B"},
@@ -139,12 +141,14 @@ def measure(path: Path, system: str, action: str, threads: int) -> list[dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows; those of other systems in it stay")
+    parser = ScriptParser(__doc__)
+    parser.add_out("JSON file for the rows; those of other systems in it stay", merges=True)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["169M"])
     parser.add_argument("--versions", nargs="+", choices=["rwkv4", "rwkv7"], default=["rwkv4", "rwkv7"])
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the files are made")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--folder", type=file_to_read, default=Path(tempfile.gettempdir()), help="where the files are made"
+    )
+    parser.add_argument("--threads", type=positive_int, default=2)
     parser.add_argument("--actions", nargs="+", help="by default all that fit the size")
     parser.add_argument("--act", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -153,8 +157,10 @@ def main() -> None:
         found = act(args.folder, args.act)
         print(json.dumps(found | {"peak": peak()}))
         return
+    known = list(dict.fromkeys(action for some in ACTIONS.values() for action in some))
+    check_known("--actions", args.actions or (), known)
     print(f"{processor()}; torch {torch.__version__}; {args.threads} threads")
-    rows = json.loads(args.out.read_text()) if args.out and args.out.exists() else []
+    rows = rows_before(args.out)
     for size in args.sizes:
         for version in args.versions:
             system = f"{version} {size}"
@@ -165,10 +171,10 @@ def main() -> None:
                     about = {"machine": processor(), "commit": commit()}
                     new = [row | about for row in measure(path, system, action, args.threads)]
                     replaced = {(row["system"], row["quantity"]) for row in new}
-                    rows = [row for row in rows if (row["system"], row["quantity"]) not in replaced] + new
+                    rows = [row for row in rows if (row.get("system"), row.get("quantity")) not in replaced] + new
                     if args.out:
                         write_rows(args.out, rows)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

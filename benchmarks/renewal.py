@@ -9,22 +9,21 @@ Answers are the rows' own, read as a chat reads what it wrote; the code is writt
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from _common import commit
 
 from prosg.checkpoints.load import load_model
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.core.encoded import MEMORIES, EncodedPrompt, Memory, with_update
 from prosg.core.tensors import pad
 from prosg.data.row import Row
 from prosg.data.synthetic import make_rows
 from prosg.generation.decode import advance
 from prosg.model.prosg import ProSG
+from prosg.utils.io import write_json
 
 MARKER = "\nCode:"
 RENEWALS = ("never", "turn")
@@ -100,11 +99,11 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--rows", type=int, default=128)
-    parser.add_argument("--turns", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rows", type=positive_int, default=128)
+    parser.add_argument("--turns", type=positive_int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_out("JSON file for the figures")
     options = parser.parse_args()
     model = load_model(options.model)
     found = [
@@ -120,8 +119,8 @@ def main() -> None:
         print(f"{name} {row['turns']} turns, {row['tokens']:>4} tokens  first code {row['first']:.3f}{last}")
     if options.out:
         result = {"commit": commit(), "model": options.model, "rows": options.rows, "results": found}
-        options.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        write_json(options.out, result)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

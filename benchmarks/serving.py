@@ -15,20 +15,18 @@ what it is compared with, the median of `--repeats`:
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
-from _common import commit, median_interval
+from _common import commit, median_interval, write_rows
 from tokenizers import models, pre_tokenizers
 
 from prosg.backbones import BACKBONES
+from prosg.cli.scripts import ScriptParser, positive_int, rows_before, run_script
 from prosg.core.encoded import EncodedPrompt, Memory
 from prosg.generation.sampling import Sampling
 from prosg.model.config import ProSGConfig
@@ -183,19 +181,21 @@ def measure(bench: Bench, rows: Sequence[int], steps: int, long: int, stored: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--version", choices=BACKBONES, default="rwkv4")
     parser.add_argument("--shape", default="169M", help="a published size, demo, or debug")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
-    parser.add_argument("--rows", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--tokens", type=int, default=32, help="of an answer")
-    parser.add_argument("--steps", type=int, default=40, help="that are compared")
-    parser.add_argument("--long", type=int, default=4000, help="tokens of the prompt that is read meanwhile")
-    parser.add_argument("--stored", type=int, default=2000, help="tokens of the prompt that is encoded already")
-    parser.add_argument("--chunk", type=int, default=256, help="tokens of prompts between two steps")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows; those of other systems in it stay")
+    parser.add_argument("--rows", type=positive_int, nargs="+", default=[32, 64])
+    parser.add_argument("--tokens", type=positive_int, default=32, help="of an answer")
+    parser.add_argument("--steps", type=positive_int, default=40, help="that are compared")
+    parser.add_argument("--long", type=positive_int, default=4000, help="tokens of the prompt that is read meanwhile")
+    parser.add_argument(
+        "--stored", type=positive_int, default=2000, help="tokens of the prompt that is encoded already"
+    )
+    parser.add_argument("--chunk", type=positive_int, default=256, help="tokens of prompts between two steps")
+    parser.add_argument("--repeats", type=positive_int, default=3)
+    parser.add_argument("--threads", type=positive_int, default=1)
+    parser.add_out("JSON file for the rows; those of other systems in it stay", merges=True)
     options = parser.parse_args()
     sizes = BACKBONES[options.version].sizes
     if options.shape not in sizes:
@@ -207,12 +207,10 @@ def main() -> None:
     about = {"model": f"{options.version} {options.shape}", "dtype": options.dtype, "threads": options.threads}
     rows = [row | about for row in measure(bench, options.rows, options.steps, options.long, options.stored)]
     if options.out:
-        before = json.loads(options.out.read_text()) if options.out.exists() else []
-        kept = [row for row in before if any(row[name] != value for name, value in about.items())]
+        kept = [row for row in rows_before(options.out) if any(row.get(name) != value for name, value in about.items())]
         rows = kept + [row | {"machine": processor(), "commit": commit()} for row in rows]
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("[\n" + ",\n".join("  " + json.dumps(row) for row in rows) + "\n]\n")
+        write_rows(options.out, rows)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -9,8 +9,6 @@ as it stores them, each synced before the next, then read back. What `prosg info
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -23,12 +21,14 @@ from _common import commit
 from serving import DTYPES, make_model
 
 from prosg.backbones import BACKBONES
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.packed import PackedPrompt
 from prosg.inspection.prompt_memory import blank_prompt, file_bytes
 from prosg.serving.api.prompts import PromptRecord, PromptStore, prompt_id
 from prosg.serving.api.storage import Folder
 from prosg.utils.environment import processor
+from prosg.utils.io import write_json
 
 OWNER = "local"
 FINGERPRINT = "random"
@@ -86,12 +86,12 @@ def measure(version: str, shape: str, dtype: torch.dtype, count: int) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1000)
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--count", type=positive_int, default=1000)
     parser.add_argument("--version", choices=BACKBONES, default="rwkv4")
     parser.add_argument("--shape", default="demo", help="a published size, demo, or debug")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_out("JSON file for the figures")
     options = parser.parse_args()
     sizes = BACKBONES[options.version].sizes
     if options.shape not in sizes:
@@ -103,10 +103,8 @@ def main() -> None:
         print(f"{name:42}{value:12,.4g}" if value < 1000 else f"{name:42}{value:12,.0f}")
     if options.out:
         about = {"count": options.count, "model": f"{options.version} {options.shape}", "dtype": options.dtype}
-        options.out.write_text(
-            json.dumps(about | found | {"machine": processor(), "commit": commit()}, indent=2) + "\n"
-        )
+        write_json(options.out, about | found | {"machine": processor(), "commit": commit()})
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import commit, medians
+from _common import commit, medians, write_rows
 from torch import Tensor, nn
 
 from prosg.backbones import BACKBONES
 from prosg.checkpoints.backbone import save_backbone
+from prosg.cli.scripts import ScriptParser, positive_int, rows_before, run_script
 from prosg.model.config import PRESETS
 from prosg.model.prosg import ProSG
 from prosg.training.precision import narrowed
@@ -184,13 +185,13 @@ def measure(shape: str, version: str, phase: int, dtype: str, repeats: int) -> l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file for the rows; those of other measurements in it stay")
+    parser = ScriptParser(__doc__)
+    parser.add_out("JSON file for the rows; those of other measurements in it stay", merges=True)
     parser.add_argument("--shape", choices=SIZES, default="169m")
-    parser.add_argument("--versions", nargs="+", default=["rwkv4", "rwkv7"])
-    parser.add_argument("--phases", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--versions", nargs="+", choices=["rwkv4", "rwkv7"], default=["rwkv4", "rwkv7"])
+    parser.add_argument("--phases", type=int, nargs="+", choices=[1, 2], default=[1, 2])
     parser.add_argument("--types", nargs="+", choices=TYPES, default=["fp32", "bf16"])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=positive_int, default=3)
     parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     keep_freed_memory(of_any_size=True)
@@ -202,7 +203,7 @@ def main() -> None:
         return
     print(f"{processor()}; torch {torch.__version__}; one thread; {args.shape}")
     print(f"{'':8}{'phase':>6} {'':6}{'':14}{'tokens/s':>10}{'limit':>8}{'share':>7}")
-    rows = json.loads(args.out.read_text("utf-8")) if args.out and args.out.exists() else []
+    rows = rows_before(args.out)
     keys = ("quantity", "system", "version", "phase", "dtype", "shape")
     for version in args.versions:
         for phase in args.phases:
@@ -212,12 +213,11 @@ def main() -> None:
                     name = row["system"] if row["quantity"] == "step" else "peak, GB"
                     figures = f"{row['value']:10.2f}{bound}{row['share']:7.2f}"
                     print(f"{version:8}{phase:6} {dtype:6}{name:14}{figures}", flush=True)
-                    rows = [old for old in rows if any(old[key] != row[key] for key in keys)]
+                    rows = [old for old in rows if any(old.get(key) != row[key] for key in keys)]
                     rows.append(row | {"machine": processor(), "commit": commit()})
                 if args.out:
-                    args.out.parent.mkdir(parents=True, exist_ok=True)
-                    args.out.write_text("[\n" + ",\n".join("  " + json.dumps(row) for row in rows) + "\n]\n", "utf-8")
+                    write_rows(args.out, rows)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

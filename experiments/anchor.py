@@ -10,11 +10,9 @@ OUT/BACKBONE-story.json what the anchor does to the likelihood of a story. Kille
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ from typing import Any
 import torch
 
 from prosg.checkpoints.load import load_model
+from prosg.cli.scripts import ScriptParser, natural_int, natural_ints, positive_int, run_script
 from prosg.core.encoded import Memory
 from prosg.core.tensors import pad
-from prosg.data.synthetic import DEMO_KINDS, make_rows
+from prosg.data.synthetic import DEMO_KINDS, check_kinds, make_rows
 from prosg.demo.measuring import measure, system
 from prosg.demo.models import DEMO_MODELS
 from prosg.demo.trainings import phase1_jobs, prepare
@@ -71,7 +70,14 @@ def anchored(folder: Path, seed: int, label: str, tau: float, age: float, **opti
 
 
 def choose(
-    out: Path, name: str, folder: Path, seed: int, backbone: str, kinds: Sequence[str], sentences: str, jobs: int
+    out: Path,
+    name: str,
+    folder: Path,
+    seed: int,
+    backbone: str,
+    kinds: Sequence[str],
+    sentences: Sequence[int],
+    jobs: int,
 ) -> tuple[float, float]:
     """Window and age that are best on validation rows, mean over the lengths; of equal ones the longest window."""
     grid = [*itertools.product(WINDOWS[backbone], AGES[backbone])]
@@ -82,7 +88,7 @@ def choose(
     _, run = measure(
         out / f"{name}-choice",
         {"none": system(folder / "phase1", seed, "phase 1", memory="none"), **systems},
-        curve={"rows": CHOICE_ROWS, "sentences": [int(n) for n in sentences.split(",")]},
+        curve={"rows": CHOICE_ROWS, "sentences": sentences},
         seed=seed,
         split="validation",
         kinds=kinds,
@@ -107,28 +113,36 @@ def choose(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--backbone", choices=WINDOWS, required=True)
-    parser.add_argument("--seeds", default="1", help="like 1,2,3")
+    parser.add_argument("--seeds", type=natural_ints, default="1", help="like 1,2,3")
     parser.add_argument("--kinds", default=",".join(DEMO_KINDS))
-    parser.add_argument("--choice", default="5,60,125", help="lengths of stories by which window and age are chosen")
+    parser.add_argument(
+        "--choice", type=natural_ints, default="5,60,125", help="lengths of stories by which window and age are chosen"
+    )
     parser.add_argument("--choice-only", action="store_true", help="end there: a table by window, length and kind")
     parser.add_argument("--tag", default="", help="added to the folders' names, for other kinds")
-    parser.add_argument("--sentences", default="5,125", help="lengths of stories, with every control")
     parser.add_argument(
-        "--far", default="1100", help="a further one: every seed's own anchor, the first's other and mean"
+        "--sentences", type=natural_ints, default="5,125", help="lengths of stories, with every control"
     )
-    parser.add_argument("--farthest", default="7100", help="a last one: own anchors alone")
-    parser.add_argument("--rows", type=int, default=48, help="prompts a cell")
-    parser.add_argument("--far-rows", type=int, default=24)
-    parser.add_argument("--farthest-seeds", type=int, default=3)
+    parser.add_argument(
+        "--far",
+        type=natural_ints,
+        default="1100",
+        help="a further one: every seed's own anchor, the first's other and mean",
+    )
+    parser.add_argument("--farthest", type=natural_ints, default="7100", help="a last one: own anchors alone")
+    parser.add_argument("--rows", type=positive_int, default=48, help="prompts a cell")
+    parser.add_argument("--far-rows", type=positive_int, default=24)
+    parser.add_argument("--farthest-seeds", type=natural_int, default=3)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--jobs", type=positive_int, default=1)
     options = parser.parse_args()
-    backbone, out, kinds = options.backbone, options.out, options.kinds.split(",")
+    backbone, out = options.backbone, options.out
+    kinds = check_kinds("--kinds", options.kinds.split(","))
     demo = DEMO_MODELS[backbone]
     name = f"{backbone}{options.tag}"
-    seeds = [int(seed) for seed in options.seeds.split(",")]
+    seeds = options.seeds
     folders = {seed: out / f"{name}-{seed}" for seed in seeds}
     work = []
     for seed, folder in folders.items():
@@ -163,7 +177,7 @@ def main() -> int:
         _, run = measure(
             out / f"{name}-{part}",
             some,
-            curve={"rows": rows, "sentences": [int(n) for n in sentences.split(",")]},
+            curve={"rows": rows, "sentences": sentences},
             seed=seeds[0],
             kinds=kinds,
             measures=("curve",),
@@ -177,4 +191,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -10,9 +10,7 @@ report.
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,9 @@ import torch
 
 from prosg.checkpoints.anchor import save_anchor
 from prosg.checkpoints.load import load_model
+from prosg.cli.scripts import ScriptParser, file_to_read, natural_ints, positive_float, positive_int, run_script
 from prosg.data.row import write_rows
-from prosg.data.synthetic import SENTENCES, make_rows
+from prosg.data.synthetic import SENTENCES, check_kinds, make_rows
 from prosg.demo.measuring import measure, system
 from prosg.demo.trainings import common_options, length, training
 from prosg.evaluation.report.curves import late_table
@@ -79,19 +78,24 @@ def trained(folder: Path, kinds: list[str], tau: float, steps: int, longest: int
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("what", choices=["units", "trained"])
-    parser.add_argument("--model", type=Path, help="a backbone, for units")
-    parser.add_argument("--folder", type=Path, help="a seed's folder of experiments/anchor.py, for trained")
+    parser.add_argument("--model", type=file_to_read, help="a backbone, for units")
+    parser.add_argument("--folder", type=file_to_read, help="a seed's folder of experiments/anchor.py, for trained")
     parser.add_argument("--kinds", default="ending,names,code")
-    parser.add_argument("--tau", type=float, default=50.0)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--longest", type=int, default=SENTENCES[1], help="longest story that is trained on, sentences")
-    parser.add_argument("--sentences", default="5,60")
-    parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--tau", type=positive_float, default=50.0)
+    parser.add_argument("--steps", type=positive_int, default=500)
+    parser.add_argument(
+        "--longest", type=positive_int, default=SENTENCES[1], help="longest story that is trained on, sentences"
+    )
+    parser.add_argument("--sentences", type=natural_ints, default="5,60")
+    parser.add_argument("--rows", type=positive_int, default=48)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    kinds = options.kinds.split(",")
+    needed = "model" if options.what == "units" else "folder"
+    if getattr(options, needed) is None:
+        parser.error(f"{options.what} needs --{needed}")
+    kinds = check_kinds("--kinds", options.kinds.split(","))
     if options.what == "units":
         systems = units(options.model, options.tau, options.out)
     else:
@@ -99,7 +103,7 @@ def main() -> int:
     _, run = measure(
         options.out / "evaluation",
         systems,
-        curve={"rows": options.rows, "sentences": [int(n) for n in options.sentences.split(",")]},
+        curve={"rows": options.rows, "sentences": options.sentences},
         seed=1,
         split="validation",
         kinds=kinds,
@@ -116,4 +120,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

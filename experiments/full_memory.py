@@ -10,14 +10,13 @@ is right again, the update had its prompt all along.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from prosg import load_model
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State, limit_memory, map_state, memory_norms
 from prosg.data.row import Row
@@ -80,13 +79,13 @@ def measure(name: str, count: int, lengths: list[int], seed: int, split: str) ->
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("models", nargs="+", help="adapters' folders")
-    parser.add_argument("--rows", type=int, default=24)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1000, 3000, 10_000])
+    parser.add_argument("--rows", type=positive_int, default=24)
+    parser.add_argument("--tokens", type=positive_int, nargs="+", default=[1000, 3000, 10_000])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--out", type=Path)
+    parser.add_out("JSON file for the figures")
     options = parser.parse_args()
     found = [
         line
@@ -107,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -9,7 +9,6 @@ after it: killed and started again, it goes on. OUT/evaluation has the report.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 from prosg.backbones.rwkv4 import RWKV4, RWKV4Config
 from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
+from prosg.cli.scripts import ScriptParser, natural_ints, positive_int, run_script
 from prosg.data.synthetic import DEMO_KINDS, Difficulty, Filler
 from prosg.demo.measuring import measure, module_systems, system
 from prosg.demo.rivals import RIVALS
@@ -175,13 +175,13 @@ def systems_of(experiment: Experiment, folder: Path, seed: int) -> dict[str, dic
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("name", choices=EXPERIMENTS)
-    parser.add_argument("--seeds", default="1", help="one run of trainings each, like 1,2,3")
+    parser.add_argument("--seeds", type=natural_ints, default="1", help="one run of trainings each, like 1,2,3")
     parser.add_argument("--out", type=Path, required=True, help="the folder to go on in")
     parser.add_argument("--filler", default="", help="a text file, for the experiment of that name")
-    parser.add_argument("--rows", type=int, default=192, help="prompts a cell")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--rows", type=positive_int, default=192, help="prompts a cell")
+    parser.add_argument("--jobs", type=positive_int, default=2)
     parser.add_argument("--dtype", default="fp32", help="of training: fp32 or bf16")
     options = parser.parse_args()
     experiment = EXPERIMENTS[options.name]
@@ -191,7 +191,7 @@ def main() -> int:
     difficulty = Difficulty(filler=filler, **dict(experiment.difficulty))
     options.out.mkdir(parents=True, exist_ok=True)
     check_plan(options.out / "plan.json", {"name": options.name, "rows": options.rows}, "--out")
-    folders = {int(seed): options.out / f"seed-{seed}" for seed in options.seeds.split(",")}
+    folders = {seed: options.out / f"seed-{seed}" for seed in options.seeds}
     work: list[Job] = []
     for seed, folder in folders.items():
         rows = (experiment.rows, experiment.kinds, experiment.sentences, difficulty, experiment.easier)
@@ -222,4 +222,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

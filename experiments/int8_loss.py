@@ -8,8 +8,6 @@ int8` does it. Printed: share of tokens whose likeliest next token stays, mean K
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,9 @@ from torch import Tensor, nn
 
 from prosg.backbones.layers import quantise_matrix
 from prosg.checkpoints.load import load_model
+from prosg.cli.scripts import ScriptParser, file_to_read, positive_int, run_script
 from prosg.utils.environment import processor
+from prosg.utils.io import write_json
 
 
 def narrow(model: nn.Module) -> None:
@@ -37,17 +37,19 @@ def logits(model: Any, ids: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("model", type=Path)
-    parser.add_argument("text", type=Path)
+    parser.add_argument("text", type=file_to_read)
     parser.add_argument("--target-modules", nargs="+", default=[], help="for a model that transformers runs")
-    parser.add_argument("--tokens", type=int, default=8192)
-    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--tokens", type=positive_int, default=8192)
+    parser.add_argument("--window", type=positive_int, default=512)
     parser.add_argument("--name", default="", help="what the figures call the model; its folder by default")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_out("JSON file for the figures")
     args = parser.parse_args()
     model = load_model(args.model, dtype="fp32", target_modules=args.target_modules)
     ids = model.tokenizer.encode(args.text.read_text("utf-8")[: 8 * args.tokens])[: args.tokens]
+    if len(ids) < args.window:
+        raise ValueError(f"{args.text}: has {len(ids)} tokens; at least one window of {args.window} is needed")
     rows = torch.tensor(ids[: len(ids) // args.window * args.window]).view(-1, args.window)
     exact = logits(model, rows)
     narrow(model.backbone if not hasattr(model.backbone, "model") else model.backbone.model)
@@ -64,8 +66,8 @@ def main() -> None:
         print(f"{name:32}{value:.4f}" if isinstance(value, float) else f"{name:32}{value:,}")
     if args.out:
         rows_out = [{"model": args.name or args.model.name, **figures, "machine": processor()}]
-        args.out.write_text(json.dumps(rows_out, indent=2) + "\n", "utf-8")
+        write_json(args.out, rows_out)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -11,13 +11,13 @@ logits predict it. Late stages likewise, and how often each of their tokens is t
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from prosg.checkpoints.load import load_model, require_tokenizer
+from prosg.cli.scripts import ScriptParser, run_script
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.update import Update, mean_update
 from prosg.data.collate import collate
@@ -97,11 +97,11 @@ def measure(model: ProSG, rows: Sequence[EncodedRow], mean: Update | None) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--module", required=True, help="an adapter, or what its training left")
     parser.add_argument("--rows", required=True, help="jsonl rows, at least two of each kind")
     parser.add_argument("--train", nargs="*", default=[], help="jsonl rows whose prompts' mean update is measured, too")
-    parser.add_argument("--out", required=True, help="the JSON file to write: every row's values")
+    parser.add_out("the JSON file to write: every row's values", required=True)
     options = parser.parse_args()
     model = load_model(options.module)
     rows, trained = read_rows(options.rows), [row for path in options.train for row in read_rows(path)]
@@ -124,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

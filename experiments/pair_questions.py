@@ -10,9 +10,9 @@ multi-query associative recall (Arora et al., Zoology, arXiv 2312.04927).
 
 from __future__ import annotations
 
-import argparse
 from random import Random
 
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.data.row import Row, write_rows
 from prosg.data.synthetic.demo_grammars import exact
 from prosg.data.synthetic.difficulty import Difficulty, check_range, with_turns
@@ -43,11 +43,11 @@ def questions_row(rng: Random, items: tuple[int, int], sentences: tuple[int, int
 
 def main() -> None:
     """Writes the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, help="the jsonl file to write")
-    parser.add_argument("--size", type=int, default=1000, help="rows")
-    parser.add_argument("--items", type=int, nargs=2, default=(2, 8), help="pairs that a prompt gives")
-    parser.add_argument("--sentences", type=int, nargs=2, default=(1, 3), help="sentences of the story")
+    parser = ScriptParser(__doc__)
+    parser.add_out("the jsonl file to write", required=True)
+    parser.add_argument("--size", type=positive_int, default=1000, help="rows")
+    parser.add_argument("--items", type=positive_int, nargs=2, default=(2, 8), help="pairs that a prompt gives")
+    parser.add_argument("--sentences", type=positive_int, nargs=2, default=(1, 3), help="sentences of the story")
     parser.add_argument("--split", choices=list(SPLITS), default="train", help="contents never overlap")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other rows")
     options = parser.parse_args()
@@ -56,8 +56,6 @@ def main() -> None:
         check_range("sentences", tuple(options.sentences))
     except ValueError as error:
         parser.error(str(error))
-    if options.size < 1 or options.sentences[0] < 1:
-        parser.error("--size and --sentences are at least 1")
     rows = []
     for index in range(options.size):
         rng = Random(f"{options.seed}/{options.split}/questions/{index}")
@@ -66,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,7 +21,6 @@ for one window after the other and for the learned ones, with 95 % bootstrap int
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -39,6 +38,7 @@ from prosg.backbones.rwkv7 import RWKV7, RWKV7Config
 from prosg.checkpoints.anchor import load_anchor, save_anchor
 from prosg.checkpoints.backbone import save_backbone
 from prosg.checkpoints.load import load_model
+from prosg.cli.scripts import ScriptParser, file_to_read, natural_float, positive_float, positive_int, run_script
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import choose_rows, detach_state
 from prosg.evaluation.statistics import Mean, mean_of
@@ -99,7 +99,8 @@ def prepare(train: Sequence[Path], test: Sequence[Path], out: Path) -> None:
     tokenizer.save(out)
     for split, documents in texts.items():
         ids = [token for text in documents for token in (*tokenizer.encode(text), 0)]
-        np.save(out / f"{split}.npy", np.array(ids, np.uint16))
+        with written_whole(out / f"{split}.npy", overwrite=True) as temporary:
+            np.save(temporary, np.array(ids, np.uint16))
         print(f"{split}: {len(documents)} documents, {len(ids):,} tokens")
 
 
@@ -171,7 +172,7 @@ def train(out: Path, hours: float, threads: int, save_minutes: float) -> None:
                 "seconds": spent,
                 "loss": float(np.mean(losses[-100:])),
             }
-            (out / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+            write_json(out / "about.json", about)
 
 
 PROMPT, CONTINUATION, OWN = 256, 256, 2048
@@ -316,29 +317,29 @@ def _cell(one: Mean | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("prepare", help="text to token ids")
-    one.add_argument("--train", nargs="+", type=Path, required=True)
-    one.add_argument("--test", nargs="+", type=Path, required=True)
+    one.add_argument("--train", nargs="+", type=file_to_read, required=True)
+    one.add_argument("--test", nargs="+", type=file_to_read, required=True)
     one.add_argument("--out", type=Path, required=True)
     two = commands.add_parser("train", help="train the model")
     two.add_argument("--out", type=Path, required=True)
-    two.add_argument("--hours", type=float, default=2.0, help="over all starts")
-    two.add_argument("--threads", type=int, default=1)
-    two.add_argument("--save-minutes", type=float, default=5.0)
+    two.add_argument("--hours", type=positive_float, default=2.0, help="over all starts")
+    two.add_argument("--threads", type=positive_int, default=1)
+    two.add_argument("--save-minutes", type=positive_float, default=5.0)
     three = commands.add_parser("learn", help="learn a window and a strength for each head")
     three.add_argument("--out", type=Path, required=True)
-    three.add_argument("--steps", type=int, default=60)
-    three.add_argument("--rows", type=int, default=8, help="segments a step")
-    three.add_argument("--price-weight", type=float, default=4.0, help="of the own text's loss")
-    three.add_argument("--lr", type=float, default=0.1)
-    three.add_argument("--tau", type=float, default=100.0, help="all windows at the start")
+    three.add_argument("--steps", type=positive_int, default=60)
+    three.add_argument("--rows", type=positive_int, default=8, help="segments a step")
+    three.add_argument("--price-weight", type=natural_float, default=4.0, help="of the own text's loss")
+    three.add_argument("--lr", type=positive_float, default=0.1)
+    three.add_argument("--tau", type=positive_float, default=100.0, help="all windows at the start")
     four = commands.add_parser("measure", help="gain and price on held-out text")
     four.add_argument("--out", type=Path, required=True)
-    four.add_argument("--segments", type=int, default=64)
-    four.add_argument("--distances", type=int, nargs="+", default=[200, 1000, 4000])
-    four.add_argument("--taus", type=float, nargs="+", default=[50, 100, 300, 1000])
+    four.add_argument("--segments", type=positive_int, default=64)
+    four.add_argument("--distances", type=positive_int, nargs="+", default=[200, 1000, 4000])
+    four.add_argument("--taus", type=positive_float, nargs="+", default=[50, 100, 300, 1000])
     options = parser.parse_args()
     if options.command == "prepare":
         prepare(options.train, options.test, options.out)
@@ -351,4 +352,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

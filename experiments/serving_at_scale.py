@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,18 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from prosg.cli.common import check_new_file
+from prosg.cli.scripts import (
+    ScriptParser,
+    file_to_read,
+    natural_float,
+    natural_int,
+    positive_float,
+    positive_int,
+    rows_before,
+    run_script,
+)
+from prosg.utils.io import write_json, written_whole
 from serving_load import Server, shares, zipf_of
 from serving_simulation import ROUTERS, Costs, Load, Multiplexed, simulate
 from serving_tables import table
@@ -38,13 +48,14 @@ NEAR = 0.15
 
 def read_costs(path: Path, latency: float, bandwidth: float) -> tuple[Costs, bool]:
     """Costs of the first model in a file, and whether any of them is provisional."""
-    rows = json.loads(path.read_text("utf-8"))
-    rows = [row for row in rows if all(row[name] == rows[0][name] for name in ("model", "dtype", "threads"))]
+    rows = rows_before(path)
+    rows = [row for row in rows if all(row.get(one) == rows[0].get(one) for one in ("model", "dtype", "threads"))]
+    lacking = f"{path}: has no {{}}; written by: benchmarks/serving.py --out FILE"
 
     def value(quantity: str, system: str) -> float:
-        found = [row["value"] for row in rows if (row["quantity"], row["system"]) == (quantity, system)]
+        found = [row["value"] for row in rows if (row.get("quantity"), row.get("system")) == (quantity, system)]
         if not found:
-            raise SystemExit(f"{path}: has no {quantity!r} of {system!r}; written by: benchmarks/serving.py --out FILE")
+            raise ValueError(lacking.format(f"{quantity!r} of {system!r}"))
         return float(found[-1])
 
     steps = {1: 1 / value("throughput", "1 at once")}
@@ -52,7 +63,9 @@ def read_costs(path: Path, latency: float, bandwidth: float) -> tuple[Costs, boo
         match = re.fullmatch(r"step of (\d+) rows", row["quantity"])
         if match is not None and row["system"] == "update":
             steps[int(match[1])] = row["value"] / 1e3
-    encoded = next(row["system"] for row in rows if row["system"].endswith("tokens, encoded"))
+    encoded = next((row["system"] for row in rows if str(row["system"]).endswith("tokens, encoded")), None)
+    if encoded is None:
+        raise ValueError(lacking.format("'first token' of a prompt that is encoded already"))
     size = int(value("bytes of an encoded prompt", "state and update"))
     overhead = max(0.0, value("first token", encoded) / 1e3 - steps[1])
     order = sorted(steps)
@@ -109,46 +122,56 @@ async def check(options: argparse.Namespace) -> dict[str, Any]:
     return {"costs": vars(costs), "rate": rate, "real": real, "simulated": simulated}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--costs", type=Path, default=COSTS, help="written by benchmarks/serving.py")
+def main() -> int:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--costs", type=file_to_read, default=COSTS, help="written by benchmarks/serving.py")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the figures and the plot")
-    parser.add_argument("--replicas", type=int, default=64)
-    parser.add_argument("--prompts", type=int, default=1_000_000)
-    parser.add_argument("--zipf", type=float, default=1.0, help="exponent of Zipf's law")
-    parser.add_argument("--rate", type=float, default=300.0, help="requests a second, to all replicas together")
-    parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--warm", type=int, default=300_000, help="requests that have filled the caches before")
-    parser.add_argument("--tokens", type=int, default=24, help="of every answer")
-    parser.add_argument("--cache", type=int, nargs="+", default=[64, 256, 1024], help="MB of each replica")
-    parser.add_argument("--latency", type=float, default=0.02, help="seconds until the storage begins to send")
-    parser.add_argument("--bandwidth", type=float, default=100e6, help="bytes a second to each replica")
+    parser.add_argument("--overwrite", action="store_true", help="replace the figures and the plot that are there")
+    parser.add_argument("--replicas", type=positive_int, default=64)
+    parser.add_argument("--prompts", type=positive_int, default=1_000_000)
+    parser.add_argument("--zipf", type=natural_float, default=1.0, help="exponent of Zipf's law")
+    parser.add_argument(
+        "--rate", type=positive_float, default=300.0, help="requests a second, to all replicas together"
+    )
+    parser.add_argument("--requests", type=positive_int, default=5000)
+    parser.add_argument("--warm", type=natural_int, default=300_000, help="requests that have filled the caches before")
+    parser.add_argument("--tokens", type=positive_int, default=24, help="of every answer")
+    parser.add_argument("--cache", type=positive_int, nargs="+", default=[64, 256, 1024], help="MB of each replica")
+    parser.add_argument("--latency", type=natural_float, default=0.02, help="seconds until the storage begins to send")
+    parser.add_argument("--bandwidth", type=positive_float, default=100e6, help="bytes a second to each replica")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check-against", metavar="URL", help="a running server of `demo` with two replicas")
-    parser.add_argument("--check-prompts", type=int, default=40)
-    parser.add_argument("--check-tokens", type=int, default=12, help="of every answer there")
-    parser.add_argument("--check-cache", type=int, default=256, help="MiB: that server's --prompt-cache")
-    parser.add_argument("--check-requests", type=int, default=150)
-    parser.add_argument("--check-rate", type=float, help="requests a second; by default 40 %% of what they could do")
-    parser.add_argument("--cores", type=int, default=2, help="that the two replicas may use together")
+    parser.add_argument("--check-prompts", type=positive_int, default=40)
+    parser.add_argument("--check-tokens", type=positive_int, default=12, help="of every answer there")
+    parser.add_argument("--check-cache", type=positive_int, default=256, help="MiB: that server's --prompt-cache")
+    parser.add_argument("--check-requests", type=positive_int, default=150)
+    parser.add_argument(
+        "--check-rate", type=positive_float, help="requests a second; by default 40 %% of what they could do"
+    )
+    parser.add_argument("--cores", type=positive_int, default=2, help="that the two replicas may use together")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    names = ["serving-check.json"] if options.check_against else ["serving-at-scale.json", "serving-at-scale.png"]
+    written = [check_new_file("--out", options.out / name, options.overwrite) for name in names]
+    if options.check_against and options.check_tokens < 2:
+        parser.error("--check-tokens is 1, must be at least 2: what a token costs is the time between two")
     if options.check_against:
         found = asyncio.run(check(options))
         off = shares(found["real"], found["simulated"], CHECKED)
         for name in found["real"]:
             note = f"{100 * off[name]:+7.1f} %" if name in off else ""
             print(f"{name:22}real {found['real'][name]:10.4g}  simulated {found['simulated'][name]:10.4g}  {note}")
-        (options.out / "serving-check.json").write_text(json.dumps(found | {"off": off}, indent=2) + "\n", "utf-8")
-        sys.exit(int(any(abs(value) > NEAR for value in off.values())))
+        write_json(written[0], found | {"off": off})
+        return int(any(abs(value) > NEAR for value in off.values()))
     costs, provisional = read_costs(options.costs, options.latency, options.bandwidth)
     rows = scale(options, costs)
     about = {name: getattr(options, name) for name in ("replicas", "prompts", "zipf", "rate", "tokens", "seed", "warm")}
     content = {"about": about | {"provisional": provisional, "costs": vars(costs)}, "rows": rows}
-    (options.out / "serving-at-scale.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    plot(rows, options.out / "serving-at-scale.png")
+    write_json(written[0], content)
+    with written_whole(written[1], overwrite=True) as path:
+        plot(rows, path)
     print(table(rows))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -14,11 +14,14 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import simpy
 
+SHORTEST_STEP = 1e-6
+"""Seconds: time has to pass."""
 BOUND = 2.0
 """Load that consistent hashing lets a replica have, against the mean (Mirrokni, Thorup and Zadimoghaddam, 2016)."""
 POINTS = 128
@@ -51,13 +54,26 @@ class Costs:
     latency: float = 0.02
     bandwidth: float = 100e6
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for costs that nothing can have: the simulation would not end, or divide by zero."""
+        ascending = all(a < b for a, b in pairwise((0, *self.rows)))
+        if not self.rows or len(self.rows) != len(self.seconds) or not ascending:
+            raise ValueError(f"rows are {self.rows}, must be whole numbers from 1 on, ascending, each with its seconds")
+        for name in ("seconds", "overhead", "load", "latency"):
+            if not np.all((np.asarray(getattr(self, name)) >= 0) & np.isfinite(getattr(self, name))):
+                raise ValueError(f"{name} is {getattr(self, name)}, must be 0 or more")
+        if self.prompt_bytes < 1 or not self.bandwidth > 0:
+            raise ValueError(
+                f"prompt_bytes is {self.prompt_bytes} and bandwidth {self.bandwidth}; both must be above 0"
+            )
+
     def step(self, rows: int) -> float:
         """Seconds of a step, between and beyond what was measured by straight lines."""
         if len(self.rows) == 1:
-            return self.seconds[0]
+            return max(SHORTEST_STEP, self.seconds[0])
         right = min(max(1, bisect.bisect_left(self.rows, rows)), len(self.rows) - 1)
         (x0, x1), (y0, y1) = self.rows[right - 1 : right + 1], self.seconds[right - 1 : right + 1]
-        return max(1e-6, y0 + (y1 - y0) * (rows - x0) / (x1 - x0))
+        return max(SHORTEST_STEP, y0 + (y1 - y0) * (rows - x0) / (x1 - x0))
 
     @property
     def fetch(self) -> float:
@@ -81,9 +97,27 @@ class Load:
     tokens: int
     warm: Sequence[int] = ()
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a load without requests or tokens, of which no figures could be made."""
+        if not len(self.at) or len(self.at) != len(self.prompts):
+            raise ValueError(f"{len(self.at)} times and {len(self.prompts)} prompts; one of each for every request")
+        if self.at[0] < 0 or any(b < a for a, b in pairwise(self.at)):
+            raise ValueError("the times of requests must be 0 or more, and ascending")
+        if self.tokens < 1:
+            raise ValueError(f"tokens is {self.tokens}, must be at least 1")
+
     @classmethod
     def zipf(cls, prompts: int, exponent: float, requests: int, rate: float, tokens: int, warm: int, seed: int) -> Load:
-        """Prompts by Zipf's law, asked for at random times, `rate` a second."""
+        """Prompts by Zipf's law, asked for at random times, `rate` a second.
+
+        Raises:
+            ValueError: for numbers that are no load.
+        """
+        if min(prompts, requests) < 1 or warm < 0 or not rate > 0 or not 0 <= exponent < np.inf:
+            raise ValueError(
+                f"{prompts} prompts, {requests} requests, {rate} a second, {warm} before, exponent {exponent}; the "
+                "first three must be above 0, the others 0 or more"
+            )
         generator = np.random.default_rng(seed)
         shares = np.arange(1, prompts + 1, dtype=np.float64) ** -exponent
         bounds = np.cumsum(shares) / shares.sum()
@@ -269,7 +303,16 @@ def simulate(
 
     Returns:
         The share of hits, p50 and p99 of the seconds to the first token and to the end, requests a second, bytes moved.
+        A prompt counts as found from when it is first asked for, also while it is still on its way.
+
+    Raises:
+        ValueError: for replicas, rows or cores of which there are none, and a cache of less than nothing.
     """
+    if min(replicas, max_rows, 1 if cores is None else cores) < 1 or not cache_bytes >= 0:
+        raise ValueError(
+            f"{replicas} replicas, {max_rows} rows, {cores} cores, a cache of {cache_bytes} bytes; there must be at "
+            "least one of each, and 0 bytes or more"
+        )
     env = simpy.Environment()
     shared = None if cores is None else simpy.Resource(env, cores)
     size = max(1, int(cache_bytes / costs.prompt_bytes))

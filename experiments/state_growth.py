@@ -10,8 +10,6 @@ growth rate of the products over a text, which says whether that adds up.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from prosg.backbones.rwkv7 import RWKV7
 from prosg.checkpoints.load import load_model, require_tokenizer
+from prosg.cli.scripts import ScriptParser, positive_float, positive_int, run_script
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.state import State
 from prosg.data.row import Row
@@ -121,13 +120,13 @@ def transitions(model: RWKV7, tokens: Tensor) -> list[list[dict[str, float]]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--models", nargs="+", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=48)
-    parser.add_argument("--tokens", type=int, default=5000)
+    parser.add_argument("--rows", type=positive_int, default=48)
+    parser.add_argument("--tokens", type=positive_int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--tau", type=float, help="under an anchor with this window")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tau", type=positive_float, help="under an anchor with this window")
+    parser.add_out("JSON file for the figures", required=True)
     options = parser.parse_args()
     results: dict[str, Any] = {}
     table = [["model", "rows not finite", *(f"{mark:,}" for mark in MARKS if mark <= options.tokens)]]
@@ -153,4 +152,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

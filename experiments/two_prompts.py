@@ -17,16 +17,13 @@ each with the state that the two prompts left as one text, and with the state wi
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from dataclasses import replace
 from itertools import permutations
-from pathlib import Path
 
 import torch
 
 from prosg import load_model
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.core.encoded import EncodedPrompt
 from prosg.core.tensors import pad
 from prosg.core.update import LowRank, Update
@@ -37,6 +34,7 @@ from prosg.generation.sampling import Sampling
 from prosg.generation.text import generate_texts
 from prosg.model.prosg import ProSG
 from prosg.model.reading import read_prompt
+from prosg.utils.io import write_json
 from prosg.utils.tables import to_text
 
 LONGEST = 24
@@ -122,16 +120,16 @@ def measure(name: str, pairs: list[tuple[Row, Row]]) -> list[dict[str, object]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     rows = commands.add_parser("rows", help="write rows with two prompts")
     rows.add_argument("--split", default="train")
     measuring = commands.add_parser("measure", help="have modules read two prompts")
     measuring.add_argument("modules", nargs="+", help="demo, or adapters' folders")
     for command, count in ((rows, 12_000), (measuring, 96)):
-        command.add_argument("--rows", type=int, default=count)
+        command.add_argument("--rows", type=positive_int, default=count)
         command.add_argument("--seed", type=int, default=1)
-        command.add_argument("--out", type=Path, required=command is rows)
+        command.add_out("the file to write", required=command is rows)
     options = parser.parse_args()
     if options.command == "rows":
         write_rows(options.out, [joined(*pair) for pair in pairs_of(options.rows, options.seed, options.split)])
@@ -141,9 +139,9 @@ def main() -> int:
     head = ["module", "state", "update", "first right", "second right"]
     print(to_text([head, *([str(v) if isinstance(v, str) else f"{v:.2f}" for v in line.values()] for line in found)]))
     if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        write_json(options.out, found)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -10,17 +10,18 @@ on the test split.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from prosg.cli.scripts import ScriptParser, natural_ints, positive_int, run_script
 from prosg.data.row import read_rows, write_rows
 from prosg.demo.measuring import measure, module_systems, system
 from prosg.demo.models import DEMO_MODELS
 from prosg.demo.trainings import common_options, length, phase1_jobs, prepare, training
 from prosg.evaluation.report.curves import distance_table, late_table
 from prosg.utils.jobs import Job, check_plan, run_jobs
+from prosg.utils.spelling import check_known
 from prosg.utils.tables import to_text
 
 SEVEN = ("ending", "names", "code", "pairs", "sentence", "steps", "reverse")
@@ -65,20 +66,21 @@ def systems_of(folder: Path, seed: int, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--backbone", default="rwkv4", choices=["rwkv4", "rwkv7", "retnet"])
-    parser.add_argument("--seeds", default="1", help="one run of trainings each, like 1,2,3")
+    parser.add_argument("--seeds", type=natural_ints, default="1", help="one run of trainings each, like 1,2,3")
     parser.add_argument("--kinds", default=",".join(SEVEN), help="which kinds are left out, one after the other")
     parser.add_argument("--out", type=Path, required=True, help="the folder to go on in")
-    parser.add_argument("--rows", type=int, default=96, help="prompts a cell")
-    parser.add_argument("--sentences", default="5,60,125", help="lengths of the stories")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--rows", type=positive_int, default=96, help="prompts a cell")
+    parser.add_argument("--sentences", type=natural_ints, default="5,60,125", help="lengths of the stories")
+    parser.add_argument("--jobs", type=positive_int, default=2)
     options = parser.parse_args()
     kinds = options.kinds.split(",")
-    sentences = [int(count) for count in options.sentences.split(",")]
+    check_known("--kinds", kinds, SEVEN)
+    sentences = options.sentences
     options.out.mkdir(parents=True, exist_ok=True)
     check_plan(options.out / "plan.json", {"backbone": options.backbone, "rows": options.rows}, "--out")
-    folders = {int(seed): options.out / f"seed-{seed}" for seed in options.seeds.split(",")}
+    folders = {seed: options.out / f"seed-{seed}" for seed in options.seeds}
     work = [job for seed, folder in folders.items() for job in jobs_of(folder, seed, kinds, options.backbone)]
     run_jobs(work, options.jobs, live=sys.stderr.isatty())
     status = 0
@@ -104,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -48,7 +48,7 @@ part "device" 60 "$python" -c "$describe"
 # Exact products, so that fp32 is compared as fp32. The benchmark has the ordinary ones.
 part "tests" 170 env TRITON_F32_DEFAULT=ieee "$python" -m pytest -q -m gpu \
     tests/ops/test_fla.py tests/integration/test_gpu.py
-part "speed and memory" 300 "$python" benchmarks/gpu.py --out benchmarks/results/gpu.json --limit 150 --budget 290
+part "speed and memory" 300 "$python" benchmarks/gpu.py --out benchmarks/results/gpu.json --overwrite --limit 150 --budget 290
 
 if ((${#failed[@]})); then
     printf '== did not pass: %s\n' "${failed[@]}"

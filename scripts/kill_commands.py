@@ -8,7 +8,6 @@ Every file has to be whole after each kill; after the next run of the command no
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -28,9 +27,11 @@ import prosg.demo.plan
 import prosg.evaluation.runner
 from prosg.checkpoints.tensors import read_tensors
 from prosg.cli import main
+from prosg.cli.scripts import ScriptParser, positive_int, run_script
 from prosg.demo.plan import Plan, run_demo
 from prosg.utils.jobs import Job
 from prosg.utils.leftovers import LEFTOVER
+from prosg.utils.spelling import check_known
 from support.commands import make_command_folder
 from support.kills_at import in_child, leftovers, moments
 
@@ -128,7 +129,7 @@ def try_command(run: Callable[[], object], made: Path, times: int) -> dict[str, 
                 in_child(run, made)
 
         reset()
-        for moment in moments(run, made, times // 2):
+        for moment in moments(run, made, -(-times // 2)):
             reset()
             count(counts, run, made, moment)
     return counts
@@ -177,7 +178,9 @@ def all_commands(times: int, only: Sequence[str]) -> bool:
         shop = Path(folder)
         make_command_folder(shop)
         os.chdir(shop)
-        for name, (run, resumes) in commands(shop).items():
+        known = commands(shop)
+        check_known("--only", only, known)
+        for name, (run, resumes) in known.items():
             if only and name not in only:
                 continue
             start = time.perf_counter()
@@ -190,8 +193,8 @@ def all_commands(times: int, only: Sequence[str]) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--times", type=int, default=20, help="kills of each command")
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--times", type=positive_int, default=20, help="kills of each command")
     parser.add_argument("--only", nargs="+", default=[], help="names of commands")
     options = parser.parse_args()
-    raise SystemExit(0 if all_commands(options.times, options.only) else 1)
+    run_script(lambda: 0 if all_commands(options.times, options.only) else 1)

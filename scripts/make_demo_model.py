@@ -9,7 +9,6 @@ answers with it; a test holds it to the recorded scores.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -20,6 +19,8 @@ import torch
 from prosg.checkpoints.adapter import load_adapter, save_adapter
 from prosg.checkpoints.load import demo_model
 from prosg.cli import main as prosg
+from prosg.cli.scripts import ScriptParser, file_to_read, run_script
+from prosg.utils.io import write_json
 
 ROWS, SEED, SENTENCES = 192, 11, (5, 60)
 
@@ -40,21 +41,29 @@ def scores() -> list[dict[str, object]]:
 
 def main() -> None:
     """Copy phase 1 and `plus` of a run into the package, or a module alone, and score them there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", type=Path, help="folder of a seed of prosg demo")
-    parser.add_argument("--module", type=Path, help="an adapter on the packaged backbone")
+    parser = ScriptParser(__doc__)
+    parser.add_argument("run", nargs="?", type=file_to_read, help="folder of a seed of prosg demo")
+    parser.add_argument("--module", type=file_to_read, help="an adapter on the packaged backbone")
     options = parser.parse_args()
     if (options.run is None) == (options.module is None):
         parser.error("name a run, or --module")
     folder = demo_model().parent
     if options.run is not None:
+        adapter = options.run / "plus" / "adapter"
+        if not adapter.exists():
+            parser.error(f"{adapter}: no such folder")
+        new = folder / "base-new"  # whole, before the old one goes
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.copytree(options.run / "phase1" / "model", new)
         shutil.rmtree(folder / "base", ignore_errors=True)
-        shutil.copytree(options.run / "phase1" / "model", folder / "base")
-    model, _ = load_adapter(options.module or options.run / "plus" / "adapter")
+        new.rename(folder / "base")
+    else:
+        adapter = options.module
+    model, _ = load_adapter(adapter)
     save_adapter(model, folder / "plus", base="../base", overwrite=True)
     torch.set_num_threads(1)
-    (folder / "scores.json").write_text(json.dumps({"seed": SEED, "rows": scores()}, indent=2) + "\n", "utf-8")
+    write_json(folder / "scores.json", {"seed": SEED, "rows": scores()})
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -19,6 +19,8 @@ BAD = [
     case("data make x.jsonl --split nonsense", "train, validation, test"),
     case("data make x.jsonl --distance 1 2 --sentences 1,2", "--distance", "--sentences"),
     case("data make x.jsonl --distance 1", "--distance", "is 1 value", "MIN and MAX"),
+    case("data make x.jsonl --size 1 --distance 1000000000 1000000000", "--distance is 1000000000", "at most 5000000"),
+    case("data make x.jsonl --size 1 --sentences 0 5000001", "--sentences is 0 to 5000001", "at most 5000000"),
     case("data make /proc/x.jsonl --size 1", "/proc"),
     case("data check bad.jsonl", "bad.jsonl:2"),
     case("data make train.jsonl --filler train.jsonl --overwrite", "FILE train.jsonl", "that is read"),

@@ -27,6 +27,8 @@ def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("--size", "0", "--out", str(tmp_path / "out")), "--size is 0"),
         (("--size", "2000000", "--longest", "1", "--out", str(tmp_path / "out")), "no tasks"),
         (("--out", str(tmp_path / "full")), "exists"),
+        (("--size", "0", "--out", str(tmp_path / "full")), "--size is 0"),
+        (("--longest", "-3", "--out", str(tmp_path / "full")), "--longest is -3"),
         (("--out", str(tmp_path / "full"), "--overwrite"), "not replaced"),
         (("--out", str(file)), "is a file that is read"),
         (("--longest", "-3", "--out", str(tmp_path / "out")), "--longest is -3"),
@@ -35,6 +37,8 @@ def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ):
         assert main(["data", "compose", str(file), *options]) == 2
         assert word in capsys.readouterr().err
+    assert main(["data", "compose", "nowhere.json", "--size", "0", "--out", "out"]) == 2
+    assert capsys.readouterr().err == "error: --size is 0; it must be at least 1\n"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["data.jsonl", "full", "mine.txt"]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("simpy")
@@ -74,3 +77,70 @@ def test_ray_serve_prefers_a_replica_that_has_the_prompt_and_has_room() -> None:
     loads = [0] * 4
     loads[first] = 2
     assert router(1, loads) != first
+
+
+@pytest.mark.parametrize("share", [0.3, 0.4, 0.7, 0.95])
+def test_one_replica_that_writes_one_answer_at_a_time_is_a_queue(share: float) -> None:
+    """M/D/1: the exact times are Lindley's, each answer begins when it comes or when the one before it ends."""
+    costs = replace(COSTS, rows=(1,), seconds=(1.0,))
+    load = Load.zipf(1, 1.0, 20_000, share, 1, 1, seed=0)
+    found = simulate(load, costs, Consistent(1, None), replicas=1, cache_bytes=100, max_rows=1)
+    end, taken = 0.0, []
+    for at in load.at:
+        end = max(at, end) + 1.0
+        taken.append(end - at)
+    assert found["first_p50"] == found["whole_p50"] == pytest.approx(np.quantile(taken, 0.5))
+    assert found["whole_p99"] == pytest.approx(np.quantile(taken, 0.99))
+    assert np.mean(taken) == pytest.approx(1 + share / (2 * (1 - share)), rel=0.15)  # Pollaczek and Khinchine
+    if share < 0.5:  # more than half find it idle
+        assert found["whole_p50"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"rows": ()}, "rows are"),
+        ({"rows": (3, 1)}, "ascending"),
+        ({"rows": (1,)}, "each with its seconds"),
+        ({"seconds": (0.1, -1.0)}, "seconds is"),
+        ({"latency": -1.0}, "latency is -1"),
+        ({"latency": float("nan")}, "latency is nan"),
+        ({"bandwidth": 0.0}, "bandwidth 0"),
+        ({"prompt_bytes": 0}, "prompt_bytes is 0"),
+    ],
+)
+def test_costs_that_nothing_has(wrong: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        replace(COSTS, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"at": [], "prompts": []}, "0 times"),
+        ({"at": [1.0]}, "1 times and 2 prompts"),
+        ({"at": [2.0, 1.0]}, "ascending"),
+        ({"tokens": 0}, "tokens is 0"),
+    ],
+)
+def test_loads_that_are_none(wrong: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        replace(Load(at=[1.0, 2.0], prompts=[1, 2], tokens=3), **wrong)
+
+
+def test_rates_and_numbers_that_are_none() -> None:
+    right = {"prompts": 9, "exponent": 1.0, "requests": 3, "rate": 1.0, "tokens": 1, "warm": 0, "seed": 0}
+    load = Load.zipf(**right)
+    for wrong in ({"rate": 0.0}, {"requests": 0}, {"prompts": 0}, {"warm": -1}, {"exponent": -1.0}):
+        with pytest.raises(ValueError, match="must be above 0"):
+            Load.zipf(**(right | wrong))
+    for wrong in ({"replicas": 0}, {"max_rows": 0}, {"cores": 0}, {"cache_bytes": -1.0}):
+        with pytest.raises(ValueError, match="at least one"):
+            simulate(load, COSTS, Consistent(1, None), **({"replicas": 1, "cache_bytes": 1.0} | wrong))
+
+
+def test_a_step_that_takes_no_time_ends() -> None:
+    load = Load(at=[0.0], prompts=[1], tokens=3, warm=[1])
+    costs = replace(COSTS, rows=(1,), seconds=(0.0,))
+    found = simulate(load, costs, Consistent(1, None), replicas=1, cache_bytes=100)
+    assert found["whole_p99"] == pytest.approx(3e-6)

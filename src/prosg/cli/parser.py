@@ -127,7 +127,7 @@ class Parser(argparse.ArgumentParser):
         choice = re.search(r"^(.*?): invalid choice: '([^']*)' \(choose from (.*)\)$", message)
         if choice is not None:
             where, word, allowed = choice.groups()
-            known = re.findall(r"[\w-]+", allowed)
+            known = [name.strip(" '") for name in allowed.split(",")]
             message = f"{where}: {word!r} is unknown{meant(word, known)}; allowed: {', '.join(known)}"
         elif (unknown := message.removeprefix("unrecognized arguments: ")) != message:
             name = unknown.split()[0].partition("=")[0]

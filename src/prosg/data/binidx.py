@@ -204,17 +204,28 @@ def _map_ids(index: Path, file: Path) -> NDArray[np.integer[Any]]:
         size = file.stat().st_size
     except FileNotFoundError:
         raise ValueError(f"{file}: no such file, but it has to lie beside {index.name}") from None
-    count = size // dtype.itemsize
+    count, rest = divmod(size, dtype.itemsize)
+    if rest:
+        raise ValueError(
+            f"{file}: has {size} bytes, no whole number of ids of {dtype.itemsize} bytes; truncated, or of another "
+            "index"
+        )
     return np.memmap(file, dtype, "r", shape=(count,)) if count else np.empty(0, dtype)
 
 
 def _documents(file: Path, index: _Index, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where documents begin and stop, in the order of the file of `count` ids."""
     starts, stops = index.starts, index.starts + index.sizes
-    if len(stops) and (stops.max() > count):
+    furthest = starts if (starts > count).any() else stops  # beyond the file, a stop may not be a number any more
+    if len(furthest) and furthest.max() > count:
         raise ValueError(
-            f"{file.with_suffix('.bin')}: holds {count} ids, but {file.name} has sequences up to {stops.max()}; "
+            f"{file.with_suffix('.bin')}: holds {count} ids, but {file.name} has sequences up to {furthest.max()}; "
             "truncated, or of another index"
+        )
+    if (indexed := index.sizes.sum()) < count:
+        raise ValueError(
+            f"{file.with_suffix('.bin')}: holds {count} ids, but {file.name} has {indexed} in its sequences; of "
+            "another index, or its type of ids is wrong"
         )
     apart = np.flatnonzero(starts[1:] != stops[:-1]) + 1
     if not np.isin(apart, index.documents).all():

@@ -25,7 +25,7 @@ from prosg.musi.tasks import Task
 from prosg.musi.text import language
 from prosg.utils.progress import OnProgress, no_progress
 
-__all__ = ["compose_rows", "reuse_summary", "split_tasks"]
+__all__ = ["check_size", "compose_rows", "reuse_summary", "split_tasks"]
 
 SIMILAR = 0.7
 """ROUGE-L F1 above which two tasks are put into the same split."""
@@ -45,6 +45,12 @@ def split_tasks(tasks: Sequence[Task]) -> dict[str, list[Task]]:
     return by_split
 
 
+def check_size(size: int) -> None:
+    """Raises ValueError for a number of rows that is none."""
+    if size < 1:
+        raise ValueError(f"--size is {size}; it must be at least 1")
+
+
 def compose_rows(
     tasks: Sequence[Task], size: int, seed: int, *, on_progress: OnProgress = no_progress
 ) -> tuple[list[Row], dict[str, dict[str, int]]]:
@@ -53,8 +59,7 @@ def compose_rows(
     A split without tasks gets no rows; its share goes to `train`, or else to the first split with tasks. Returns the
     rows, and by split how often each task is used. Raises ValueError if the tasks are too few for so many rows.
     """
-    if size < 1:
-        raise ValueError(f"--size is {size}; it must be at least 1")
+    check_size(size)
     by_split = {name: some for name, some in split_tasks(tasks).items() if some}
     largest = next(iter(by_split))
     sizes = {name: size // 10 for name in by_split if name != largest}

@@ -10,7 +10,7 @@ from typing import Any
 
 from prosg.data.row import Row, write_rows
 from prosg.data.synthetic import SPLITS
-from prosg.musi.compose import compose_rows, reuse_summary
+from prosg.musi.compose import check_size, compose_rows, reuse_summary
 from prosg.musi.stats import count_rows, statistics_text
 from prosg.musi.tasks import TaskFile, read_tasks
 from prosg.utils.io import write_lines, written_whole
@@ -58,13 +58,17 @@ def compose(
 
     Returns:
         0, the exit status.
+
+    Raises:
+        ValueError: for a size or a longest task that is none, files that hold no tasks, and what may not be replaced.
     """
+    check_size(size)
+    if longest < 0:
+        raise ValueError(f"--longest is {longest}; it must be 0 (no limit) or more")
     path, single = Path(out), _is_file(out)
     report_file = path.with_suffix(".report.json") if single else path / REPORT
     for file in output_paths(out):
         check_replaceable(file, overwrite=overwrite, kind=None if single else COMPOSED_FOLDER)
-    if longest < 0:
-        raise ValueError(f"--longest is {longest}; it must be 0 (no limit) or more")
     tasks, task_files = read_tasks(files, longest)
     with progress_bar("composing", size, "row") as bar:
         rows, uses = compose_rows(tasks, size, seed, on_progress=bar.update)

@@ -62,9 +62,31 @@ def test_an_upload_that_breaks_off_is_not_there(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(OSError, match="bytes"):
         put(storage, "anna/one", "123")
     assert storage.names("anna") == []
+    assert storage._files.find(storage._root) == []  # nor what was uploaded of it
 
 
-@pytest.mark.parametrize("url", ["nowhere://prompts", "sftp://"])
+@pytest.mark.parametrize("name", ["a[1]", "st*r", "what?", "a b", "é#%20", "[!a]"])
+@pytest.mark.parametrize("kind", ["memory://prompts-of-tests", "local://", ""])
+def test_characters_of_patterns_stand_for_themselves(kind: str, name: str, tmp_path: Path) -> None:
+    other, storage = (open_storage(f"{kind}{tmp_path}/{folder}") for folder in ("a1", name))
+    put(other, "anna/one", "another's")
+    put(storage, "anna/one", "1")
+    put(storage, "anna/one", "1 again")
+    assert got(storage, "anna/one") == "1 again" and storage.names("anna") == ["one"]
+    storage.remove("anna/one")
+    assert storage.names("anna") == [] and got(other, "anna/one") == "another's"
+
+
+def test_kinds_of_urls(tmp_path: Path) -> None:
+    chained = open_storage(f"simplecache::{MEMORY}/{tmp_path.name}")
+    assert isinstance(chained, Bucket)
+    put(chained, "anna/one", "1")
+    assert got(open_storage(f"{MEMORY}/{tmp_path.name}"), "anna/one") == "1"
+    on_this_machine = open_storage(f"file://localhost{tmp_path}")
+    assert isinstance(on_this_machine, Folder) and on_this_machine.path == tmp_path
+
+
+@pytest.mark.parametrize("url", ["file://", "nowhere://prompts", "sftp://"])
 def test_a_place_that_cannot_be_reached_is_named(url: str) -> None:
     with pytest.raises(ValueError, match=url):
         open_storage(url)

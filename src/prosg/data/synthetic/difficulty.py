@@ -34,6 +34,8 @@ __all__ = [
 
 Range = tuple[int, int]
 """Least and greatest number, of which one is drawn for every row."""
+MOST = 5_000_000
+"""Words, sentences or turns of a row at most: a row that is much longer is a line that `read_rows` does not take."""
 NOTE = " Other tasks of this kind come in between."
 
 
@@ -48,7 +50,7 @@ class Difficulty:
         items: Number of items that the prompt gives.
 
     Raises:
-        ValueError: For a range that is negative or begins with the greater number.
+        ValueError: For a range that `check_range` refuses.
     """
 
     distractors: Range | None = None
@@ -90,9 +92,11 @@ SUPPORTS: dict[str, Callable[[Grammar], bool]] = {
 
 
 def check_range(name: str, numbers: Range) -> None:
-    """Raises ValueError for a range that is negative or begins with the greater number."""
-    if not 0 <= numbers[0] <= numbers[1]:
-        raise ValueError(f"{name} is {numbers[0]} to {numbers[1]}; it must be 0 or more, the smaller number first")
+    """Raises ValueError for a range that is negative, begins with the greater number, or goes beyond `MOST`."""
+    if not 0 <= numbers[0] <= numbers[1] <= MOST:
+        raise ValueError(
+            f"{name} is {numbers[0]} to {numbers[1]}; it must be 0 or more, at most {MOST}, the smaller number first"
+        )
 
 
 def share_no_word(contents: Contents, other: Iterable[str]) -> bool:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from prosg.utils.leftovers import sweep
@@ -21,7 +22,9 @@ from prosg.utils.paths import user_path
 
 __all__ = ["Bucket", "Folder", "Storage", "is_url", "open_storage"]
 
-URL = re.compile(r"[a-zA-Z][\w+.-]*://")
+URL = re.compile(r"(?:[a-zA-Z][\w+.-]*::)*[a-zA-Z][\w+.-]*://")
+"""s3://bucket, or one file system on top of another: simplecache::s3://bucket."""
+LOCAL = re.compile(r"file://(?:localhost(?=/))?")
 
 
 @runtime_checkable
@@ -50,11 +53,13 @@ def open_storage(place: str) -> Storage:
     """Opens a folder, by its path or as file://PATH, or what another URL of fsspec names; it is made if need be.
 
     Raises:
-        ValueError: for a URL of an unknown kind, and a place that cannot be reached.
+        ValueError: for a URL of an unknown kind or without a path, and a place that cannot be reached.
         OSError: for a folder that cannot be made.
     """
-    if place.startswith("file://"):
-        place = place.removeprefix("file://")
+    if (local := LOCAL.match(place)) is not None:
+        if not place[local.end() :]:
+            raise ValueError(f"{place} names no folder; give its path: file:///PATH")
+        place = place[local.end() :]
     return Bucket(place) if is_url(place) else Folder(Path(user_path(place)))
 
 
@@ -126,10 +131,23 @@ class Bucket:
             yield path
             content = path.read_bytes()
         self._files.makedirs(folder, exist_ok=True)
-        self._files.pipe_file(temporary, content)
-        self._check(temporary, len(content))
-        self._files.mv(temporary, f"{folder}/{last}")
+        try:
+            self._files.pipe_file(temporary, content)
+            self._check(temporary, len(content))
+            self._move(temporary, f"{folder}/{last}")
+        except BaseException:
+            with suppress(Exception):  # nobody would ever ask for it; what matters is why the writing failed
+                self._files.rm_file(temporary)
+            raise
         self._check(f"{folder}/{last}", len(content))
+
+    def _move(self, old: str, new: str) -> None:
+        """As fsspec's own `mv`, which takes a path with [, * or ? for a pattern and moves what else matches it."""
+        if type(self._files).mv is not AbstractFileSystem.mv:  # a rename, of a disk or over SFTP
+            self._files.mv(old, new)
+            return
+        self._files.cp_file(old, new)
+        self._files.rm_file(old)
 
     def _check(self, path: str, size: int) -> None:
         """Raises OSError unless a file is there, whole."""

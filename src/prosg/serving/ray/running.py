@@ -7,8 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
 
 import ray
 from ray import serve
@@ -42,22 +41,36 @@ def serve_replicas(plan: Plan, options: ReplicaOptions, when_ready: Callable[[st
         when_ready: Called with the host and the port when all replicas are ready.
 
     Raises:
-        ValueError: for an address that cannot be had, and where the replicas cannot be started.
+        ValueError: for an address that cannot be had, and where the replicas cannot be started or ended.
     """
     with listen(plan.api.host, plan.api.port) as listener:
         host, port = listener.getsockname()[:2]
     with _ray(options) as is_ours, _signals() as ended:
-        end = serve.shutdown if is_ours else partial(serve.delete, NAME)  # a cluster may have other applications
         try:
             serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
             serve.run(make_application(plan, options), name=NAME, logging_config=QUIET)
         except (RuntimeError, RayError) as error:
-            reason = _reason()
-            end()
-            raise ValueError(f"the replicas cannot be started: {reason or plain_reason(error)}") from None
+            reason = _reason() or plain_reason(error)
+            with suppress(ValueError):  # what matters is why they did not start
+                _end(is_ours)
+            raise ValueError(f"the replicas cannot be started: {reason}") from None
         when_ready(host, port)
         ended.wait()
-        end()
+        _end(is_ours)
+
+
+def _end(is_ours: bool) -> None:
+    """Ends the replicas. ValueError where they may go on: Serve's controller, which would end them, can have died."""
+    try:
+        if is_ours:
+            serve.shutdown()
+        else:
+            serve.delete(NAME)  # a cluster may have other applications
+    except (RuntimeError, RayError) as error:
+        if not is_ours:  # else they end with Ray
+            raise ValueError(
+                f"the replicas may still run in the Ray cluster, as the application {NAME}: {plain_reason(error)}"
+            ) from None
 
 
 @contextmanager
@@ -99,8 +112,11 @@ def _signals() -> Iterator[threading.Event]:
 
 
 def _reason() -> str:
-    """The last line of what Serve says of a deployment that failed."""
-    application = serve.status().applications.get(NAME)
+    """The last line of what Serve says of a deployment that failed; "" where it says nothing, or is dead."""
+    try:
+        application = serve.status().applications.get(NAME)
+    except (RuntimeError, RayError):
+        return ""
     deployments = [] if application is None else [*application.deployments.values()]
     lines = [line.strip() for one in deployments for line in one.message.splitlines() if line.strip()]
     return next((line for line in lines if "Error" in line), lines[-1] if lines else "")
